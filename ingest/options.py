@@ -1,0 +1,73 @@
+"""Options and arguments that several commands of `matchgraph ingest` share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from graphdb.repository import MatchingGraph
+    from graphdb.runner import Runner
+
+NEEDS_PROBE = (
+    "Image folders are looked at by a probe model: give a CLIP folder or MODEL/TAG with --probe or in "
+    "MATCHGRAPH_PROBE; none was given."
+)
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+skip_bad_option = click.option(
+    "--skip-bad", is_flag=True, help="Leave bad rows, folders and images out, list them, and write the rest."
+)
+text_option = click.option(
+    "--text",
+    "text",
+    multiple=True,
+    metavar="COLUMN",
+    help="Keep a column as text although it looks like numbers. Repeatable.",
+)
+probe_option = click.option(
+    "--probe",
+    envvar="MATCHGRAPH_PROBE",
+    help="CLIP model that looks at the images: a folder in open_clip's layout, or MODEL/TAG. "
+    "[env: MATCHGRAPH_PROBE]",
+)
+direction_option = click.option(
+    "--larger-is-better/--smaller-is-better",
+    "larger_is_better",
+    default=None,
+    help="Direction of a metric that is not known yet; it is kept in the graph.",
+)
+
+
+class GivenPath(click.Path):
+    """A path; whether it is there is told by whoever reads it. An empty one, as an unset variable leaves it,
+    would mean the working folder and is refused.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """See `click.ParamType`."""
+        if not value:
+            self.fail("The path is empty: name a file or a folder.", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+def path_argument(metavar: str) -> Callable[..., Any]:
+    """The argument `path` of a command."""
+    return click.argument("path", metavar=metavar, type=GivenPath())
+
+
+@contextmanager
+def opened_graph() -> Iterator[tuple[MatchingGraph, Runner]]:
+    """The graph that the environment names, with its connection."""
+    from graphdb.connection import connect
+    from graphdb.repository import MatchingGraph
+
+    with connect() as runner:
+        yield MatchingGraph(runner), runner
