@@ -38,6 +38,7 @@ FORBIDDEN_CATEGORIES = frozenset({"Cc", "Cs", "Zl", "Zp"})
 RESERVED_EDGE_NAMES = frozenset(
     {
         *("key", "metric", "value", "weight", "band", "run", "n_real", "n_gen", "extractor", "resize"),
+        *("std", "version", "extractor_name"),
         *("stage", "repeats", "training_seconds", "seconds_per_image"),
     }
 )

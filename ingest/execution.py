@@ -9,13 +9,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ingest.run import Job, Measurement, OnStep, Outcome
+from ingest.run import Job, OnStep, Outcome
 
 if TYPE_CHECKING:
     from PIL import Image
 
     from training.extractors import Extractor
     from training.pipelines import LoadedPipeline
+    from training.scoring import Score
 
 GRID_FILE = "samples.png"
 GRID_SIDE = 4
@@ -42,9 +43,9 @@ class LoraExecutor:
         pipeline = self._pipeline(job.model_folder, job.config.precision)
         # A dataset without captions is one of images without prompts.
         prompts = [image.caption or "" for image in list_captioned_images(job.dataset_folder)]
-        initial = None
+        initial: tuple[Score, ...] = ()
         if job.config.initial:
-            initial, _ = self._measure(job, pipeline, None, prompts, "sampling before", on_step)
+            initial, _, _ = self._measure(job, pipeline, None, prompts, "sampling before", on_step)
         record = fine_tune(
             pipeline,
             job.dataset_folder,
@@ -52,9 +53,12 @@ class LoraExecutor:
             job.out,
             on_step=lambda step, _loss: on_step("fine-tuning", step, job.config.steps),
         )
-        finetuned, shown = self._measure(job, pipeline, record.adapter, prompts, "sampling after", on_step)
+        finetuned, shown, drawing = self._measure(
+            job, pipeline, record.adapter, prompts, "sampling after", on_step
+        )
         save_grid(shown, job.out / GRID_FILE)
-        return Outcome(finetuned, initial, record.adapter, record.seconds, record.to_dict())
+        per_image = drawing / job.config.samples
+        return Outcome(finetuned, initial, record.adapter, record.seconds, per_image, record.to_dict())
 
     def close(self) -> None:
         """Free the model that is loaded."""
@@ -79,7 +83,7 @@ class LoraExecutor:
         prompts: list[str],
         step: str,
         on_step: OnStep,
-    ) -> tuple[Measurement, list[Image.Image]]:
+    ) -> tuple[tuple[Score, ...], list[Image.Image], float]:
         from training.frechet import GaussianStatistics
         from training.generate import stream_images
         from training.scoring import clip_fid
@@ -103,7 +107,7 @@ class LoraExecutor:
         # Closed also where a run is given up half-way: the next one must find the model without an adapter.
         with closing(stream_images(pipeline, adapter, prompts, job.config.sampling(self.device))) as images:
             score = clip_fid(watched(images), self.extractor, reference)
-        return Measurement(score.value, score.n_gen, drawing), shown
+        return (score,), shown, drawing
 
 
 def save_grid(images: list[Image.Image], file: Path) -> None:

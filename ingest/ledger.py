@@ -213,7 +213,7 @@ class Ledger:
                 "settings": {
                     key: value
                     for key, value in request.config.items()
-                    if isinstance(value, bool | int | float | str)
+                    if isinstance(value, bool | int | float | str) or key == "metrics"
                 },
                 "model_fingerprint": request.model_fingerprint,
                 "dataset_fingerprint": request.dataset_fingerprint,

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from graphdb.errors import GraphError
-from graphdb.models import Dataset, Model, Result, Statistics
+from graphdb.models import INITIAL, Dataset, Model, Result, Statistics, check_metric_name
 from ingest.datasets import METRIC, MINIMUM_IMAGES, listed_hash
 from ingest.errors import (
     BadInput,
@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from training.extractors import Extractor
     from training.generate import SampleConfig
     from training.lora import FineTuneConfig
+    from training.scoring import Score
 
 RECORD_FILE = "record.json"
 
@@ -70,9 +71,10 @@ class RunConfig:
         sampling_steps: scheduler steps for an image; None for the family's default.
         guidance: classifier-free guidance scale; None for the family's default.
         initial: whether the pretrained model is scored too.
+        metrics: what is measured, the metric of the edge's weight among them or not.
 
     Raises:
-        IngestError: fewer than two samples.
+        IngestError: fewer than two samples, or no metric, or one that is named twice.
         InvalidConfig: another value is out of its range.
 
     Source:
@@ -91,8 +93,13 @@ class RunConfig:
     sampling_steps: int | None = None
     guidance: float | None = None
     initial: bool = True
+    metrics: tuple[str, ...] = (METRIC,)
 
     def __post_init__(self) -> None:
+        if not self.metrics or len(set(self.metrics)) != len(self.metrics):
+            raise IngestError(f"metrics is {list(self.metrics)}; name at least one, each once.")
+        for metric in self.metrics:
+            check_metric_name(metric)
         if self.samples < MINIMUM_IMAGES:
             raise IngestError(f"samples is {self.samples}; a score takes {MINIMUM_IMAGES} or more.")
         self.fine_tuning()
@@ -131,7 +138,7 @@ class RunConfig:
 
     def asked(self) -> dict[str, Any]:
         """Return everything that the answer depends on, defaults of the training package included."""
-        whole = {**self.fine_tuning().to_dict(), **asdict(self)}
+        whole = {**self.fine_tuning().to_dict(), **asdict(self), "metrics": list(self.metrics)}
         del whole["device"]
         return whole
 
@@ -162,36 +169,23 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Measurement:
-    """One score and what it cost.
-
-    Args:
-        value: Frechet distance to the dataset, smaller is better.
-        n_gen: how many images were sampled.
-        seconds: how long sampling took.
-    """
-
-    value: float
-    n_gen: int
-    seconds: float
-
-
-@dataclass(frozen=True)
 class Outcome:
     """What an executor hands back.
 
     Args:
-        finetuned: the score after fine-tuning.
-        initial: the score before it, where that was asked for.
-        adapter: the LoRA weights, in the job's folder.
+        finetuned: the scores after fine-tuning, one for each metric asked for.
+        initial: the scores before it; empty where they were not asked for.
+        adapter: the trained weights, in the job's folder.
         training_seconds: how long fine-tuning took.
+        seconds_per_image: how long sampling one image took.
         details: further JSON-ready facts for the record (losses, versions...).
     """
 
-    finetuned: Measurement
-    initial: Measurement | None
+    finetuned: tuple[Score, ...]
+    initial: tuple[Score, ...]
     adapter: Path
     training_seconds: float
+    seconds_per_image: float
     details: Mapping[str, Any]
 
 
@@ -539,7 +533,7 @@ def _work_one(
                 reporter.step(name, done, of)
 
             outcome = executor.execute(job, on_step)
-        _record(graph, ledger, claim, job, outcome, executor.extractor, home)
+        _record(graph, ledger, claim, job, outcome, home)
     except BaseException as error:
         shutil.rmtree(job.out, ignore_errors=True)
         return _after_error(ledger, claim, error)
@@ -622,11 +616,9 @@ def _record(
     claim: Claim,
     job: Job,
     outcome: Outcome,
-    extractor: Extractor,
     home: Path,
 ) -> None:
     adapter_hash = file_sha256(outcome.adapter)
-    per_image = outcome.finetuned.seconds / outcome.finetuned.n_gen
     write_json(
         job.out / RECORD_FILE,
         {
@@ -639,63 +631,54 @@ def _record(
                 **job.config.asked(),
             },
             "measured": {
-                METRIC: outcome.finetuned.value,
-                f"initial_{METRIC}": outcome.initial.value if outcome.initial else None,
-                "n_real": job.reference.n,
-                "n_gen": outcome.finetuned.n_gen,
+                "finetuned": [score.to_dict() for score in outcome.finetuned],
+                "initial": [score.to_dict() for score in outcome.initial],
                 "training_seconds": outcome.training_seconds,
-                "seconds_per_image": per_image,
+                "seconds_per_image": outcome.seconds_per_image,
             },
-            "with": {
-                "extractor": extractor.hash,
-                "probe": extractor.name,
-                "resize": extractor.resize,
-                "adapter_sha256": adapter_hash,
-                "attempt": claim.attempt,
-                **outcome.details,
-            },
+            "with": {"adapter_sha256": adapter_hash, "attempt": claim.attempt, **outcome.details},
         },
     )
-    common = {
-        "run": job.run,
-        "n_real": job.reference.n,
-        "extractor": extractor.hash,
-        "resize": extractor.resize,
-    }
-    results = [
-        Result(
-            job.model,
-            job.dataset,
-            METRIC,
-            outcome.finetuned.value,
-            "finetuned",
-            {
-                **common,
-                "n_gen": outcome.finetuned.n_gen,
-                "training_seconds": outcome.training_seconds,
-                "seconds_per_image": per_image,
-            },
-        )
-    ]
-    if outcome.initial is not None:
-        provenance = {**common, "n_gen": outcome.initial.n_gen}
-        results.append(Result(job.model, job.dataset, METRIC, outcome.initial.value, "initial", provenance))
     ledger.complete(
         claim,
         graph,
-        results,
+        results_of(job, outcome),
         {
             "adapter": outcome.adapter.relative_to(home).as_posix(),
             "adapter_sha256": adapter_hash,
             "machine": machine_id(),
             "training_seconds": outcome.training_seconds,
-            "sampling_seconds": outcome.finetuned.seconds,
-            "seconds_per_image": per_image,
-            METRIC: outcome.finetuned.value,
-            # A property that is None is none.
-            f"initial_{METRIC}": outcome.initial.value if outcome.initial else None,
+            "seconds_per_image": outcome.seconds_per_image,
+            **{score.metric: score.value for score in outcome.finetuned},
+            **{f"{INITIAL}{score.metric}": score.value for score in outcome.initial},
         },
     )
+
+
+def results_of(job: Job, outcome: Outcome) -> list[Result]:
+    """Return what a run measured as the graph keeps it, each value with what it was measured with."""
+    cost = {"training_seconds": outcome.training_seconds, "seconds_per_image": outcome.seconds_per_image}
+    return [
+        Result(job.model, job.dataset, score.metric, score.value, stage, {**_provenance(job, score), **extra})
+        for stage, scores, extra in (
+            ("finetuned", outcome.finetuned, cost),
+            ("initial", outcome.initial, {}),
+        )
+        for score in scores
+    ]
+
+
+def _provenance(job: Job, score: Score) -> dict[str, Any]:
+    return {
+        "run": job.run,
+        "n_real": score.n_real,
+        "n_gen": score.n_gen,
+        "extractor": score.extractor,
+        "extractor_name": score.extractor_name,
+        "resize": score.resize,
+        "version": score.version,
+        **({} if score.std is None else {"std": score.std}),
+    }
 
 
 def _remove_older(out: Path) -> None:

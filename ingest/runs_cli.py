@@ -180,10 +180,12 @@ def status_line(run: Run) -> str:
 
 def figures(run: Run) -> str:
     """What a finished run measured, in a few words."""
-    before = run.properties.get("initial_clip_fid")
-    change = "" if before is None else f"{before:.4g} -> "
-    after, seconds = run.properties["clip_fid"], run.properties["training_seconds"]
-    return f"clip_fid {change}{after:.4g}, {seconds:.0f} s training"
+    parts = []
+    for metric in run.config["metrics"]:
+        before = run.properties.get(f"initial_{metric}")
+        change = "" if before is None else f"{before:.4g} -> "
+        parts.append(f"{metric} {change}{run.properties[metric]:.4g}")
+    return f"{', '.join(parts)}, {run.properties['training_seconds']:.0f} s training"
 
 
 def run_as_json(run: Run) -> dict[str, Any]:

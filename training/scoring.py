@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
     from training.extractors import Extractor
 
+CLIP_FID_VERSION = "1"
+
 
 @dataclass(frozen=True)
 class Score:
@@ -21,18 +23,24 @@ class Score:
     Attributes:
         metric: what was measured; for `clip_fid` smaller is better.
         value: the figure.
+        std: standard deviation of `value` where the metric is an average over subsets, else None.
         n_real: images of the dataset behind the reference.
         n_gen: generated images.
         extractor: hash of the feature extractor.
+        extractor_name: what the extractor is called.
         resize: how images came to the extractor's size.
+        version: of the metric's definition; values of different versions are not comparable.
     """
 
     metric: str
     value: float
+    std: float | None
     n_real: int
     n_gen: int
     extractor: str
+    extractor_name: str
     resize: str
+    version: str
 
     def to_dict(self) -> dict[str, Any]:
         """All fields by name, ready for JSON."""
@@ -63,4 +71,14 @@ def clip_fid(
     """
     generated = extractor.statistics(images, batch_size)
     value = frechet_distance(generated.mean, generated.covariance, reference.mean, reference.covariance)
-    return Score("clip_fid", value, reference.n, generated.n, extractor.hash, extractor.resize)
+    return Score(
+        "clip_fid",
+        value,
+        None,
+        reference.n,
+        generated.n,
+        extractor.hash,
+        extractor.name,
+        extractor.resize,
+        CLIP_FID_VERSION,
+    )

@@ -13,7 +13,6 @@ RUN_TIMES = (
     "attempt",
     "fence",
     "training_seconds",
-    "sampling_seconds",
     "seconds_per_image",
     "adapter",  # the folder's name has the fence in it
 )

@@ -21,7 +21,7 @@ ELSEWHERE = Owner("another-host", 1, 0.0)
 
 
 def request(model: str = "m", dataset: str = "d", **config: object) -> RunRequest:
-    return RunRequest(model, dataset, {"steps": 10, **config}, "mf", "df")
+    return RunRequest(model, dataset, {"steps": 10, "metrics": ["clip_fid"], **config}, "mf", "df")
 
 
 @pytest.fixture

@@ -21,14 +21,20 @@ from ingest.datasets import listed_hash
 from ingest.errors import BadInput, ExtractorMismatch, NothingToDo, SourceChanged
 from ingest.ledger import DONE, FAILED, QUEUED, RUNNING, Ledger, Owner
 from ingest.models import ingest_models
-from ingest.run import Job, Measurement, OnStep, Outcome, Plan, RunConfig, WorkSummary, plan_runs, work
+from ingest.run import Job, OnStep, Outcome, Plan, RunConfig, WorkSummary, plan_runs, work
 from tests.ingest.dump import dump
 from training.errors import InvalidConfig, NonFiniteLoss
+from training.scoring import Score
 
 ZOO = Path(__file__).parent / "data" / "zoo"
 CONFIG = RunConfig(steps=3, samples=4, resolution_px=32)
 EXTRACTOR: Any = SimpleNamespace(hash="abc", name="probe", resize="clean")
 ELSEWHERE = Owner("another-host", 1, 0.0)
+
+
+def score(metric: str, value: float) -> Score:
+    std = 0.25 if metric == "kid" else None
+    return Score(metric, value, std, 4, 4, "abc", "probe", "clean", "1")
 
 
 class StubExecutor:
@@ -47,8 +53,9 @@ class StubExecutor:
         adapter = job.out / "pytorch_lora_weights.safetensors"
         adapter.write_bytes(job.run.encode())
         value = float(int(job.run[:4], 16))
-        initial = Measurement(value + 1, 4, 0.5) if job.config.initial else None
-        return Outcome(Measurement(value, 4, 2.0), initial, adapter, 7.5, {"losses": [1.0]})
+        finetuned = tuple(score(metric, value) for metric in job.config.metrics)
+        initial = tuple(score(metric, value + 1) for metric in job.config.metrics if job.config.initial)
+        return Outcome(finetuned, initial, adapter, 7.5, 0.5, {"losses": [1.0]})
 
     def close(self) -> None:
         self.closed = True
@@ -199,11 +206,34 @@ def test_runs_are_done_once(zoo: MatchingGraph, ledger: Ledger, runner: Runner, 
     assert expected.items() <= edge[0]["e"].items()
     record = json.loads((job.out / "record.json").read_text())
     assert record["asked"]["steps"] == 3
-    assert record["measured"]["clip_fid"] == edge[0]["e"]["clip_fid"]
+    assert record["measured"]["finetuned"][0]["value"] == edge[0]["e"]["clip_fid"]
     before = dump(runner)
     again = do(zoo, ledger, home, StubExecutor(before=lambda job, _: pytest.fail(f"{job.run} was run again")))
     assert (again.total, again.already_done, again.done) == (4, 4, 0)
     assert dump(runner) == before
+
+
+def test_several_metrics_come_from_one_run(
+    zoo: MatchingGraph, ledger: Ledger, runner: Runner, home: Path
+) -> None:
+    config = replace(CONFIG, metrics=("clip_fid", "kid"))
+    planned = plan(zoo, config, models=["kolors"], datasets=["cats"])
+    assert work(zoo, ledger, planned, StubExecutor(), home, Silent()).done == 1
+    edge = runner.read("MATCH ()-[e:PERFORMS]->() RETURN properties(e) AS e")[0]["e"]
+    assert edge["clip_fid"] == edge["kid"] == edge["initial_kid"] - 1
+    assert edge["kid__std"] == 0.25
+    assert (edge["kid__version"], edge["kid__extractor_name"]) == ("1", "probe")
+    assert "clip_fid__std" not in edge
+    # Without one of its values it is not done.
+    runner.write("MATCH ()-[e:PERFORMS]->() REMOVE e.kid")
+    assert work(zoo, ledger, planned, StubExecutor(), home, Silent()).done == 1
+
+
+@pytest.mark.parametrize("metrics", [(), ("kid", "kid"), ("KID",)])
+def test_metrics_are_named_once(metrics: tuple[str, ...]) -> None:
+    with pytest.raises(Exception, match="metric") as refused:
+        replace(CONFIG, metrics=metrics)
+    assert refused.value.matchgraph_user_error
 
 
 def test_another_question_is_another_run(zoo: MatchingGraph, ledger: Ledger, home: Path) -> None:

@@ -28,6 +28,7 @@ def test_clip_fid_is_the_frechet_distance_of_clip_features(tmp_path):
     assert score.value == pytest.approx(expected, rel=1e-4)
     assert (score.metric, score.n_real, score.n_gen) == ("clip_fid", 30, 20)
     assert (score.extractor, score.resize) == (extractor.hash, "clean-bicubic")
+    assert (score.std, score.extractor_name, score.version) == (None, extractor.name, "1")
     assert clip_fid(real, extractor, reference).value == pytest.approx(0, abs=1e-6)
     with pytest.raises(TooFewSamples):
         clip_fid(made[:1], extractor, reference)
