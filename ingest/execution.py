@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ingest.pages import GRID_BEFORE_FILE, GRID_FILE
 from ingest.run import Job, OnStep, Outcome
 
 if TYPE_CHECKING:
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     from training.pipelines import LoadedPipeline
     from training.scoring import Score
 
-GRID_FILE = "samples.png"
 GRID_SIDE = 4
 
 
@@ -45,7 +45,8 @@ class LoraExecutor:
         prompts = [image.caption or "" for image in list_captioned_images(job.dataset_folder)]
         initial: tuple[Score, ...] = ()
         if job.config.initial:
-            initial, _, _ = self._measure(job, pipeline, None, prompts, "sampling before", on_step)
+            initial, shown, _ = self._measure(job, pipeline, None, prompts, "sampling before", on_step)
+            save_grid(shown, job.out / GRID_BEFORE_FILE)
         record = fine_tune(
             pipeline,
             job.dataset_folder,
@@ -58,7 +59,8 @@ class LoraExecutor:
         )
         save_grid(shown, job.out / GRID_FILE)
         per_image = drawing / job.config.samples
-        return Outcome(finetuned, initial, record.adapter, record.seconds, per_image, record.to_dict())
+        details = {**record.to_dict(), "prompts": [prompts[i % len(prompts)] for i in range(len(shown))]}
+        return Outcome(finetuned, initial, record.adapter, record.seconds, per_image, details)
 
     def close(self) -> None:
         """Free the model that is loaded."""

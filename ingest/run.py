@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from graphdb.errors import GraphError
 from graphdb.models import INITIAL, Dataset, Model, Result, Statistics, check_metric_name
+from ingest.cards import write_model_card
 from ingest.datasets import METRIC, MINIMUM_IMAGES, listed_hash
 from ingest.errors import (
     BadInput,
@@ -42,6 +43,7 @@ from ingest.ledger import (
     machine_id,
 )
 from ingest.models import pipeline_fingerprint
+from ingest.pages import write_run_page
 from ingest.results import check_known
 from ingest.tables import check_ids, read_table
 
@@ -619,26 +621,25 @@ def _record(
     home: Path,
 ) -> None:
     adapter_hash = file_sha256(outcome.adapter)
-    write_json(
-        job.out / RECORD_FILE,
-        {
-            "run": job.run,
-            "asked": {
-                "model": job.model,
-                "model_folder": str(job.model_folder),
-                "dataset": job.dataset,
-                "dataset_folder": str(job.dataset_folder),
-                **job.config.asked(),
-            },
-            "measured": {
-                "finetuned": [score.to_dict() for score in outcome.finetuned],
-                "initial": [score.to_dict() for score in outcome.initial],
-                "training_seconds": outcome.training_seconds,
-                "seconds_per_image": outcome.seconds_per_image,
-            },
-            "with": {"adapter_sha256": adapter_hash, "attempt": claim.attempt, **outcome.details},
+    record = {
+        "run": job.run,
+        "asked": {
+            "model": job.model,
+            "model_folder": str(job.model_folder),
+            "dataset": job.dataset,
+            "dataset_folder": str(job.dataset_folder),
+            **job.config.asked(),
         },
-    )
+        "measured": {
+            "finetuned": [score.to_dict() for score in outcome.finetuned],
+            "initial": [score.to_dict() for score in outcome.initial],
+            "training_seconds": outcome.training_seconds,
+            "seconds_per_image": outcome.seconds_per_image,
+        },
+        "with": {"adapter_sha256": adapter_hash, "attempt": claim.attempt, **outcome.details},
+    }
+    note = present(job.out, record)
+    write_json(job.out / RECORD_FILE, record if note is None else {**record, "note": note})
     ledger.complete(
         claim,
         graph,
@@ -647,12 +648,33 @@ def _record(
             "adapter": outcome.adapter.relative_to(home).as_posix(),
             "adapter_sha256": adapter_hash,
             "machine": machine_id(),
+            # A property that is None is none.
+            "note": note,
             "training_seconds": outcome.training_seconds,
             "seconds_per_image": outcome.seconds_per_image,
             **{score.metric: score.value for score in outcome.finetuned},
             **{f"{INITIAL}{score.metric}": score.value for score in outcome.initial},
         },
     )
+
+
+def present(out: Path, record: Mapping[str, Any]) -> str | None:
+    """Write a run's page and model card, neither of which is worth a run.
+
+    Args:
+        out: the run's folder.
+        record: what `record.json` will hold.
+
+    Returns:
+        Why one of them is missing; None where both are there.
+    """
+    notes = []
+    for what, write in (("page", write_run_page), ("model card", write_model_card)):
+        try:
+            write(out, record)
+        except Exception as error:
+            notes.append(f"no {what}: {type(error).__name__}: {error}".splitlines()[0])
+    return "; ".join(notes) or None
 
 
 def results_of(job: Job, outcome: Outcome) -> list[Result]:
