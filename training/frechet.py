@@ -12,6 +12,8 @@ from training.errors import DistanceError, NonFiniteDistance, ShapeMismatch, Too
 # How far below zero an eigenvalue of a covariance may lie, relative to the largest, before it is no rounding:
 # float32 statistics of fewer images than dimensions stay inside, a matrix that is no covariance does not.
 EIGENVALUE_TOLERANCE = 1e-5
+# How far, relative to the distance, the cheaper way to compute one may be off before the other is taken.
+FAST_TOLERANCE = 1e-6
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,9 +141,10 @@ def frechet_distance(
 ) -> float:
     """Squared Frechet distance between two Gaussians; 0 for equal ones, smaller is more alike.
 
-    |mean1 - mean2|^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2)). The trace of (C1 C2)^(1/2) is taken as the sum of the
-    singular values of C1^(1/2) C2^(1/2), which is the same number and real for every pair of covariances,
-    rank-deficient ones included, where a general matrix square root turns complex.
+    |mean1 - mean2|^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2)). With factors C = F F^T, the trace of (C1 C2)^(1/2) is
+    the sum of the singular values of F1^T F2, or of the roots of the eigenvalues of F1^T C2 F1: the same
+    number, and real for every pair of covariances, rank-deficient ones included, where a general matrix
+    square root turns complex. The eigenvalues are cheaper and are used where they are accurate enough.
 
     Args:
         mean1: (d,).
@@ -163,11 +166,11 @@ def frechet_distance(
     """
     one = GaussianStatistics(0, mean1, covariance1)
     two = GaussianStatistics(0, mean2, covariance2)
-    return _distance(one, _square_root(one.covariance), two, _square_root(two.covariance))
+    return _distance(Root(one), Root(two))
 
 
 def frechet_to_many(target: GaussianStatistics, others: Sequence[GaussianStatistics]) -> np.ndarray:
-    """Squared Frechet distances from one Gaussian to many, taking the target's matrix root once.
+    """Squared Frechet distances from one Gaussian to many, factoring the target once.
 
     Args:
         target: the one.
@@ -179,44 +182,133 @@ def frechet_to_many(target: GaussianStatistics, others: Sequence[GaussianStatist
     Raises:
         DistanceError: as `frechet_distance`.
     """
-    root = _square_root(target.covariance)
-    return np.array(
-        [_distance(target, root, other, _square_root(other.covariance)) for other in others], dtype=np.float64
-    )
+    root = Root(target)
+    return np.array([_distance(root, Root(other)) for other in others], dtype=np.float64)
 
 
-def _distance(
-    one: GaussianStatistics, root1: np.ndarray, two: GaussianStatistics, root2: np.ndarray
-) -> float:
-    from scipy.linalg import LinAlgError, svdvals
+def frechet_matrix(gaussians: Sequence[GaussianStatistics]) -> np.ndarray:
+    """Squared Frechet distances between all of k Gaussians, each of which is factored once.
 
-    if one.mean.shape != two.mean.shape:
-        raise ShapeMismatch(
-            f"Gaussians have dimensions {one.mean.size} and {two.mean.size}; are both of one extractor?"
-        )
-    shift = one.mean - two.mean
-    try:
-        # Overflow shows as a result that is not finite, which is refused below.
-        with np.errstate(over="ignore", invalid="ignore"):
-            cross = svdvals(root1 @ root2, overwrite_a=True).sum()
-            value = shift @ shift + np.trace(one.covariance) + np.trace(two.covariance) - 2 * cross
-    except (LinAlgError, ValueError) as error:
-        raise NonFiniteDistance(f"The Frechet distance could not be computed: {error}.") from None
-    if not np.isfinite(value):
-        raise NonFiniteDistance(f"The Frechet distance came out as {value}.")
-    return max(0.0, float(value))
+    Args:
+        gaussians: the k of them.
+
+    Returns:
+        float64, (k, k), symmetric, zeros on the diagonal.
+
+    Raises:
+        DistanceError: as `frechet_distance`.
+    """
+    roots = [Root(gaussian) for gaussian in gaussians]
+    matrix = np.zeros((len(roots), len(roots)))
+    for row, one in enumerate(roots):
+        for column in range(row):
+            matrix[row, column] = matrix[column, row] = _distance(one, roots[column])
+    return matrix
 
 
-def _square_root(covariance: np.ndarray) -> np.ndarray:
+class Root:
+    """A Gaussian with a factor F of its covariance, C = F F^T, which is all that distances to others need.
+
+    The factor is the Cholesky factor, ten times cheaper than a symmetric root; where the covariance is
+    singular, as one of fewer images than dimensions is, it is (d, rank), from the eigenvectors.
+
+    Args:
+        gaussian: the Gaussian.
+
+    Raises:
+        DistanceError: its matrix is no covariance.
+    """
+
+    def __init__(self, gaussian: GaussianStatistics) -> None:
+        from scipy.linalg import LinAlgError, cholesky
+
+        self.gaussian = gaussian
+        try:
+            self.factor = np.asfortranarray(cholesky(gaussian.covariance, lower=True))
+            self.triangular = True
+        except LinAlgError:
+            self.factor = _low_rank_factor(gaussian.covariance)
+            self.triangular = False
+
+    def around(self, covariance: np.ndarray) -> np.ndarray:
+        """Return F^T `covariance` F, of which the lower triangle counts."""
+        if not self.triangular:
+            return self.factor.T @ covariance @ self.factor
+        from scipy.linalg.blas import dtrmm
+
+        half = dtrmm(1.0, self.factor, covariance.T, side=1, lower=1)
+        return dtrmm(1.0, self.factor, half, side=0, lower=1, trans_a=1, overwrite_b=1)
+
+
+def _low_rank_factor(covariance: np.ndarray) -> np.ndarray:
     from scipy.linalg import LinAlgError, eigh
 
     try:
         eigenvalues, vectors = eigh(covariance)
     except LinAlgError as error:
         raise NonFiniteDistance(f"A covariance has no eigenvalues to be found: {error}.") from None
-    if eigenvalues[0] < -EIGENVALUE_TOLERANCE * max(abs(eigenvalues[0]), abs(eigenvalues[-1])):
+    largest = max(abs(eigenvalues[0]), abs(eigenvalues[-1]))
+    if eigenvalues[0] < -EIGENVALUE_TOLERANCE * largest:
         raise DistanceError(f"A covariance has the negative eigenvalue {eigenvalues[0]:.3g}.")
-    return (vectors * np.sqrt(eigenvalues.clip(min=0))) @ vectors.T
+    kept = eigenvalues > len(eigenvalues) * np.finfo(np.float64).eps * largest
+    return vectors[:, kept] * np.sqrt(eigenvalues[kept])
+
+
+def _distance(one: Root, two: Root) -> float:
+    if one.gaussian.mean.shape != two.gaussian.mean.shape:
+        raise ShapeMismatch(
+            f"Gaussians have dimensions {one.gaussian.mean.size} and {two.gaussian.mean.size}; "
+            "are both of one extractor?"
+        )
+    # Overflow shows as a result that is not finite, which is refused below.
+    with np.errstate(over="ignore", invalid="ignore"):
+        shift = one.gaussian.mean - two.gaussian.mean
+        alone = shift @ shift + np.trace(one.gaussian.covariance) + np.trace(two.gaussian.covariance)
+        cross, uncertainty = _fast_cross(one, two)
+        value = alone - 2 * cross
+        if not 2 * uncertainty <= FAST_TOLERANCE * value:
+            value = alone - 2 * _exact_cross(one, two)
+    if not np.isfinite(value):
+        raise NonFiniteDistance(f"The Frechet distance came out as {value}.")
+    return max(0.0, float(value))
+
+
+def _fast_cross(one: Root, two: Root) -> tuple[float, float]:
+    """Return tr (C1 C2)^(1/2) from the eigenvalues of F1^T C2 F1, and how far rounding may have moved it.
+
+    Eigenvalues are squared singular values, so small ones lose their digits to the largest one: each is off by
+    its rounding, and these add up as independent errors do. Factors are graded, so that the true error is
+    several orders smaller.
+    """
+    from scipy.linalg import LinAlgError, eigh
+
+    # The product of the smaller factor has no eigenvalues that are zero but for rounding.
+    if two.factor.shape[1] < one.factor.shape[1]:
+        one, two = two, one
+    if one.factor.shape[1] == 0:
+        return 0.0, 0.0
+    try:
+        eigenvalues = eigh(
+            one.around(two.gaussian.covariance), lower=True, eigvals_only=True, driver="evr", overwrite_a=True
+        )
+    except (LinAlgError, ValueError):
+        return np.nan, np.inf
+    rounding = np.finfo(np.float64).eps * abs(eigenvalues[-1])
+    roots = np.sqrt(eigenvalues.clip(min=0))
+    errors = rounding / np.maximum(roots, np.sqrt(rounding)) if rounding else roots
+    return float(roots.sum()), float(np.sqrt((errors**2).sum()))
+
+
+def _exact_cross(one: Root, two: Root) -> float:
+    """Return tr (C1 C2)^(1/2) as the sum of the singular values of F1^T F2."""
+    from scipy.linalg import LinAlgError, svdvals
+
+    if not (one.factor.size and two.factor.size):
+        return 0.0
+    try:
+        return float(svdvals(one.factor.T @ two.factor, overwrite_a=True).sum())
+    except (LinAlgError, ValueError) as error:
+        raise NonFiniteDistance(f"The Frechet distance could not be computed: {error}.") from None
 
 
 def _checked(mean: np.ndarray, covariance: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

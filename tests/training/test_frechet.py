@@ -10,6 +10,7 @@ from training.frechet import (
     GaussianAccumulator,
     GaussianStatistics,
     frechet_distance,
+    frechet_matrix,
     frechet_to_many,
     gaussian_statistics,
 )
@@ -94,6 +95,48 @@ def test_many_at_once_equal_one_by_one():
     one_by_one = [distance(known[0], other) for other in known]
     np.testing.assert_allclose(frechet_to_many(known[0], known), one_by_one, rtol=1e-10, atol=1e-9)
     assert frechet_to_many(known[0], []).shape == (0,)
+
+
+@pytest.mark.parametrize("decay", [0.0, 1.5, 3.0])
+@pytest.mark.parametrize(("n", "other_n"), [(12, 12), (12, 300), (40, 41), (300, 300)])
+def test_the_matrix_holds_the_pairs_whatever_the_spectrum(decay, n, other_n):
+    # Singular values of the product of symmetric roots: slower, and as accurate as float64 allows.
+    def by_roots(one, two):
+        roots = []
+        for covariance in (one.covariance, two.covariance):
+            eigenvalues, vectors = np.linalg.eigh(covariance)
+            roots.append((vectors * np.sqrt(eigenvalues.clip(min=0))) @ vectors.T)
+        cross = np.linalg.svd(roots[0] @ roots[1], compute_uv=False).sum()
+        shift = one.mean - two.mean
+        return shift @ shift + np.trace(one.covariance) + np.trace(two.covariance) - 2 * cross
+
+    rng = np.random.default_rng(40)
+    mixing = rng.normal(size=(40, 40)) * np.arange(1, 41)[:, None] ** -decay
+    known = [
+        gaussian_statistics(rng.normal(size=(size, 40)) @ (mixing + 0.1 * np.roll(mixing, place, 1)))
+        for place, size in enumerate([n, other_n, n])
+    ]
+    matrix = frechet_matrix(known)
+    np.testing.assert_array_equal(matrix, matrix.T)
+    np.testing.assert_array_equal(np.diag(matrix), 0)
+    expected = [[by_roots(one, two) for two in known] for one in known]
+    above = np.triu_indices(3, 1)
+    np.testing.assert_allclose(matrix[above], np.array(expected)[above], rtol=1e-6)
+    assert frechet_matrix([]).shape == (0, 0)
+
+
+def test_nearly_equal_gaussians_keep_their_digits():
+    # The distance is a millionth of the traces that it is the difference of.
+    rng = np.random.default_rng(41)
+    spectrum = np.logspace(0, -9, 30)
+    rotation = np.linalg.qr(rng.normal(size=(30, 30)))[0]
+    one = (rotation * spectrum) @ rotation.T
+    two = (rotation * (spectrum * 1.002)) @ rotation.T
+    expected = (spectrum * (1 - np.sqrt(1.002)) ** 2).sum()
+    zero = np.zeros(30)
+    assert frechet_distance(zero, (one + one.T) / 2, zero, (two + two.T) / 2) == pytest.approx(
+        expected, rel=1e-6
+    )
 
 
 @pytest.mark.parametrize(
