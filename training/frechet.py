@@ -276,9 +276,9 @@ def _distance(one: Root, two: Root) -> float:
 def _fast_cross(one: Root, two: Root) -> tuple[float, float]:
     """Return tr (C1 C2)^(1/2) from the eigenvalues of F1^T C2 F1, and how far rounding may have moved it.
 
-    Eigenvalues are squared singular values, so small ones lose their digits to the largest one: each is off by
-    its rounding, and these add up as independent errors do. Factors are graded, so that the true error is
-    several orders smaller.
+    Eigenvalues are squared singular values, so small ones lose their digits to the largest one: each is off
+    by its rounding, and these add up as independent errors do. Factors are graded, so that the true error is
+    mostly several orders smaller.
     """
     from scipy.linalg import LinAlgError, eigh
 
