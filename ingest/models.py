@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from graphdb.models import INTEGER_RANGE, Model
 from ingest.errors import BadInput, Problem
 from ingest.tables import Scalar, check_ids, check_unique, id_fault, read_table, typed_columns
+from training.families import FAMILIES as TRAINABLE
 
 if TYPE_CHECKING:
     from graphdb.repository import MatchingGraph
@@ -35,15 +36,9 @@ UNREAD_KEYS = {
     "transformers_version",
 }
 RENAMED_KEYS = {"torch_dtype": "dtype"}
-FAMILIES = {
-    "FluxPipeline": "flux",
-    "KolorsPipeline": "kolors",
-    "PixArtAlphaPipeline": "pixart",
-    "PixArtSigmaPipeline": "pixart",
-    "SanaPipeline": "sana",
-    "StableDiffusion3Pipeline": "sd3",
-    "StableDiffusionPipeline": "sd",
-    "StableDiffusionXLPipeline": "sdxl",
+# Pipeline class -> family.
+FAMILIES = {pipeline: family for family, (pipeline, _) in TRAINABLE.items()} | {
+    "PixArtAlphaPipeline": "pixart"  # known, although only its successor can be fine-tuned
 }
 JSON_LIMIT_BYTES = 16 * 2**20
 HEADER_LIMIT_BYTES = 100 * 2**20  # safetensors' own limit

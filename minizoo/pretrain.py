@@ -62,7 +62,7 @@ PRETRAININGS: Mapping[str, Pretraining] = {
     for p in (
         Pretraining(
             "tiny-unet",
-            "unet",
+            "sd",
             {"noto": 0.7, "fluent-emoji": 0.3},
             LoopConfig(
                 "tiny-unet",
@@ -120,7 +120,7 @@ def new_denoiser(family_name: str, seed: int) -> nn.Module:
     from diffusers import PixArtTransformer2DModel, SD3Transformer2DModel, UNet2DConditionModel
 
     torch.manual_seed(seed)
-    if family_name == "unet":
+    if family_name == "sd":
         return UNet2DConditionModel(
             sample_size=LATENT_SIZE,
             in_channels=4,
@@ -167,7 +167,7 @@ def new_scheduler(family_name: str) -> Any:
     """Make the scheduler that the real family's released folder has: SD 1.5, PixArt-Sigma, SD 3.5 medium."""
     from diffusers import DPMSolverMultistepScheduler, FlowMatchEulerDiscreteScheduler, PNDMScheduler
 
-    if family_name == "unet":
+    if family_name == "sd":
         return PNDMScheduler(
             beta_start=0.00085,
             beta_end=0.012,
@@ -209,7 +209,7 @@ def assemble(family_name: str, denoiser: nn.Module) -> Any:
         "tokenizer": transformers_tokenizer(),
         "scheduler": new_scheduler(family_name),
     }
-    if family_name == "unet":
+    if family_name == "sd":
         return StableDiffusionPipeline(
             unet=denoiser,
             text_encoder=plain,
@@ -331,7 +331,7 @@ def _model_card(which: Pretraining, step: int, size: int) -> str:
     loading = "Loads with `DiffusionPipeline.from_pretrained(folder)`"
     if which.family == "sd3":
         loading += ", given `text_encoder_3=None, tokenizer_3=None`: there is no T5"
-    loading += "." if which.family == "unet" else "; call it with `max_sequence_length=16`."
+    loading += "." if which.family == "sd" else "; call it with `max_sequence_length=16`."
     return f"""# {which.model}
 
 A tiny text-to-image pipeline of the `{which.family}` family for images of {TRAINING_RESOLUTION_PX} pixels,

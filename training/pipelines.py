@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import gc
 import json
-import math
 import os
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,7 +25,12 @@ PICKLED_SUFFIXES = frozenset({".bin", ".ckpt", ".joblib", ".pickle", ".pkl", ".p
 TRUSTED_LIBRARIES = frozenset({"diffusers", "transformers"})
 # Blackens pictures it takes for unsafe, which would be measured as the model's failure.
 SAFETY_CHECKER = "safety_checker"
-PRECISIONS = ("fp32", "bf16")
+# Name -> torch's.
+PRECISIONS = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+# A file's or shard's name, with the variant that diffusers and transformers put into it.
+WEIGHTS = re.compile(
+    r"(diffusion_pytorch_model|model)(\.(?P<variant>\w+))?(-\d+-of-\d+)?(\.(?P<older>\w+))?\.safetensors"
+)
 
 
 def read_model_index(folder: str | os.PathLike[str]) -> dict[str, Any]:
@@ -56,11 +61,14 @@ def read_model_index(folder: str | os.PathLike[str]) -> dict[str, Any]:
 def check_weight_files(folder: str | os.PathLike[str]) -> None:
     """Refuse pickled weights by name, and safetensors files whose header does not fit their content.
 
+    Only headers are read, so a file may say what it likes about its size.
+
     Args:
         folder: searched with all its subfolders.
 
     Raises:
-        UnsafeWeights: a file has a pickled format's suffix.
+        UnsafeWeights: a file has a pickled format's suffix, or a list of shards names one that is not beside
+            it as safetensors.
         BadPipeline: a safetensors file is truncated or corrupt.
     """
     from safetensors import SafetensorError, safe_open
@@ -80,6 +88,52 @@ def check_weight_files(folder: str | os.PathLike[str]) -> None:
                 raise BadPipeline(
                     f"{path} is no intact safetensors file: {_first_line(error)}. Fetch or save it again."
                 ) from None
+        if path.name.endswith(".json") and ".safetensors.index." in path.name:
+            _check_shards(path)
+
+
+def _check_shards(index: Path) -> None:
+    """Refuse a list of shards that leads elsewhere: loaders open whatever it names."""
+    try:
+        shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        raise BadPipeline(f"{index} is no list of shards; fetch or save the model again.") from None
+    for shard in sorted(map(str, shards)):
+        if Path(shard).name != shard or not shard.endswith(".safetensors"):
+            raise UnsafeWeights(f"{index} names {shard!r}, which is no safetensors file beside it.")
+        if not (index.parent / shard).is_file():
+            raise BadPipeline(f"{index} names {shard!r}, which is missing. Fetch the model again.")
+
+
+def weight_variant(folder: str | os.PathLike[str], components: Iterable[str]) -> str | None:
+    """Find the variant (`fp16`, `bf16`) that a pipeline folder's weights have to be asked for by.
+
+    Plain files win: loaded in half precision they give the variant's values, and in single precision better
+    ones.
+
+    Args:
+        folder: the pipeline folder.
+        components: names of its subfolders.
+
+    Returns:
+        None where every component has plain weights (or none).
+
+    Raises:
+        BadPipeline: no one variant has the weights of all components that lack plain ones.
+    """
+    needed: dict[str, set[str]] = {}
+    for component in components:
+        names = [WEIGHTS.fullmatch(path.name) for path in (Path(folder) / component).glob("*.safetensors")]
+        variants = {name["variant"] or name["older"] for name in names if name}
+        if variants and None not in variants:
+            needed[component] = variants
+    if not needed:
+        return None
+    shared = set.intersection(*needed.values())
+    if not shared:
+        found = ", ".join(f"{component}: {'/'.join(sorted(names))}" for component, names in needed.items())
+        raise BadPipeline(f"{folder} has its weights in variants that do not go together ({found}).")
+    return sorted(shared)[0]
 
 
 def load_pipeline(
@@ -107,19 +161,26 @@ def load_pipeline(
     index = read_model_index(root)
     family = family_of(index)
     absent: dict[str, Any] = {}
+    present: list[str] = []
     for name, entry in index.items():
         if not isinstance(entry, list):
             continue
-        if len(entry) != 2:
+        if len(entry) != 2 or not all(part is None or isinstance(part, str) for part in entry):
             raise BadPipeline(f"{root / 'model_index.json'}: component {name!r} is no [library, class] pair.")
         if entry == [None, None] or name == SAFETY_CHECKER:
             absent[name] = None
-        elif entry[0] not in TRUSTED_LIBRARIES:
+        elif entry[0] not in TRUSTED_LIBRARIES and tuple(entry) not in family.own_components:
             raise BadPipeline(
                 f"{root / 'model_index.json'}: component {name!r} comes from {entry[0]!r}; only classes of "
                 "diffusers and transformers are loaded, never code from a model folder."
             )
+        elif (code := root / name / f"{entry[0]}.py").exists():
+            # diffusers would take the class from this file.
+            raise UnsafeWeights(f"{code} is code in a model folder, which is never run; remove it.")
+        else:
+            present.append(name)
     check_weight_files(root)
+    variant = weight_variant(root, present)
 
     import diffusers
     import torch
@@ -134,14 +195,18 @@ def load_pipeline(
                 dtype=dtype or torch.float32,
                 use_safetensors=True,
                 local_files_only=True,
+                variant=variant,
+                **family.load_options,
                 **absent,
             )
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, AttributeError) as error:
+            # In here as well, because half precision on a CPU is warned of.
+            pipe = pipe.to(target)
+    except (OSError, ValueError, LookupError, TypeError, RuntimeError, AttributeError, ImportError) as error:
         problem = _first_line(error)
         raise BadPipeline(f"{root} cannot be loaded as a {family.pipeline_class}: {problem}") from error
     family.settle(pipe)
     pipe.set_progress_bar_config(disable=True)
-    return pipe.to(target), family
+    return pipe, family
 
 
 class LoadedPipeline:
@@ -158,7 +223,7 @@ class LoadedPipeline:
         Args:
             folder: see `load_pipeline`.
             device: `auto` or a torch device name.
-            precision: `fp32` or `bf16`, of all weights.
+            precision: a key of `PRECISIONS`, of all weights.
 
         Raises:
             InvalidConfig: unknown precision or device.
@@ -172,7 +237,7 @@ class LoadedPipeline:
         self.precision = precision
         self.device = choose_device(device)
         self.pipe, self.family = load_pipeline(
-            folder, device=device, dtype=torch.float32 if precision == "fp32" else torch.bfloat16
+            folder, device=device, dtype=getattr(torch, PRECISIONS[precision])
         )
 
     def check_resolution(self, resolution_px: int) -> None:
@@ -181,9 +246,7 @@ class LoadedPipeline:
         Raises:
             InvalidConfig: `resolution_px` is no multiple of the pipeline's unit.
         """
-        patch = getattr(self.family.denoiser(self.pipe).config, "patch_size", None) or 1
-        # Pipelines themselves insist on multiples of 8.
-        unit = math.lcm(8, self.pipe.vae_scale_factor * patch)
+        unit = self.family.size_unit_px(self.pipe)
         if resolution_px % unit:
             raise InvalidConfig(
                 f"resolution_px must be a multiple of {unit} for {self.folder.name}, got {resolution_px}."
@@ -214,7 +277,7 @@ def opened(
     Args:
         model: the one or the other.
         device: where a folder is loaded to; a loaded pipeline stays where it is.
-        precision: `fp32` or `bf16`.
+        precision: a key of `PRECISIONS`.
 
     Raises:
         InvalidConfig: a loaded pipeline has another precision.

@@ -61,8 +61,8 @@ def pipelines(tmp_path_factory: pytest.TempPathFactory, one_thread: None) -> Pat
     from tests.training import tiny
 
     zoo = tmp_path_factory.mktemp("zoo")
-    for name in ("unet", "sd3"):
-        tiny.save(name, zoo / f"tiny-{name}")
+    tiny.save("sd", zoo / "tiny-unet")
+    tiny.save("sd3", zoo / "tiny-sd3")
     return zoo
 
 

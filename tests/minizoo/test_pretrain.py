@@ -14,7 +14,7 @@ from minizoo.tokenizer import TOKENIZER, TOKENIZER_FILES
 from training.families import FAMILIES, family
 
 CALL = {
-    "unet": {},
+    "sd": {},
     "pixart": {"max_sequence_length": 16, "use_resolution_binning": False, "clean_caption": False},
     "sd3": {"max_sequence_length": 16},
 }
@@ -59,7 +59,7 @@ def test_diffusers_loads_the_folder_and_draws_repeatably_from_a_caption(which) -
 def test_a_model_has_learnt_its_styles(which) -> None:
     """Its loss on images of its main style is far below that of untrained weights, which is about one."""
     pipe, kind = load(which), family(which.family)
-    images = {"unet": "noto-animals", "pixart": "twemoji-food", "sd3": "openmoji-animals"}[which.family]
+    images = {"sd": "noto-animals", "pixart": "twemoji-food", "sd3": "openmoji-animals"}[which.family]
     pixels, captions = read_dataset(images)
     with torch.no_grad():
         latents = kind.encode_images(pipe, pixels)

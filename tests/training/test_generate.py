@@ -9,9 +9,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from training.adapters import ADAPTER_FILE, attach_adapter, detach_adapter, save_adapter
+from tests.training import tiny
+from training.adapters import ADAPTER_FILE, attach_adapter, detach_adapter, load_adapter, save_adapter
 from training.errors import BadAdapter, InvalidConfig
-from training.families import FAMILIES
+from training.families import FAMILIES, family
 from training.generate import SampleConfig, image_generator, sample_images, stream_images
 from training.pipelines import LoadedPipeline
 
@@ -55,17 +56,20 @@ def test_a_saved_adapter_reproduces_the_images_bit_for_bit(loaded, adapters, nam
     assert [image.tobytes() for image in unloaded] == [image.tobytes() for image in plain]
 
 
-@pytest.mark.parametrize("name", ["unet", "sd3"])
+@pytest.mark.parametrize("name", NAMES)
 def test_diffusers_own_pipeline_loads_the_file(tiny_folder, adapters, name):
     import diffusers
 
     folder, expected = adapters[name]
-    pipe = getattr(diffusers, FAMILIES[name][0]).from_pretrained(
-        tiny_folder(name), **({} if name == "unet" else {"text_encoder_3": None, "tokenizer_3": None})
-    )
-    pipe.vae.register_to_config(shift_factor=0.0)
+    pipe = getattr(diffusers, FAMILIES[name][0]).from_pretrained(tiny_folder(name))
+    # diffusers itself stumbles over a VAE without a shift.
+    if name == "sd3":
+        pipe.vae.register_to_config(shift_factor=0.0)
     pipe.set_progress_bar_config(disable=True)
-    pipe.load_lora_weights(folder)
+    if name == "pixart":  # the one pipeline to which diffusers gives no loader
+        load_adapter(pipe, family(name), folder)
+    else:
+        pipe.load_lora_weights(folder)
     image = pipe(
         ["a cat", "dogs"],
         num_inference_steps=3,
@@ -73,7 +77,7 @@ def test_diffusers_own_pipeline_loads_the_file(tiny_folder, adapters, name):
         generator=[image_generator(42, 0), image_generator(42, 1)],
         height=32,
         width=32,
-        **({} if name == "unet" else {"max_sequence_length": 16}),
+        **tiny.CALL[name],
     ).images[0]
     assert image.tobytes() == expected[0].tobytes()
 
@@ -93,9 +97,9 @@ def test_an_image_depends_on_its_number_and_not_on_the_batch(loaded, name):
 
 
 def test_a_stream_left_early_leaves_no_adapter(loaded, adapters):
-    one = loaded["unet"]
-    images = stream_images(one, adapters["unet"][0], ["a cat", "dogs"], SAMPLING)
-    assert next(images).tobytes() == adapters["unet"][1][0].tobytes()
+    one = loaded["sd"]
+    images = stream_images(one, adapters["sd"][0], ["a cat", "dogs"], SAMPLING)
+    assert next(images).tobytes() == adapters["sd"][1][0].tobytes()
     assert any(".lora_" in name for name in one.family.denoiser(one.pipe).state_dict())
     images.close()
     assert not any(".lora_" in name for name in one.family.denoiser(one.pipe).state_dict())
@@ -109,29 +113,29 @@ def test_seeds_and_numbers_do_not_overlap():
 def test_guidance_at_or_below_one_is_none(loaded):
     def draw(guidance):
         config = SampleConfig(n=1, steps=2, guidance=guidance, resolution_px=32, device="cpu")
-        return sample_images(loaded["unet"], None, ["a cat"], config)[0]
+        return sample_images(loaded["sd"], None, ["a cat"], config)[0]
 
     assert draw(0.0).tobytes() == draw(1.0).tobytes() != draw(3.0).tobytes()
 
 
 def test_adapters_of_other_models_are_refused(loaded, adapters, tmp_path):
-    for name, other in [("unet", "sd3"), ("sd3", "unet"), ("pixart", "unet"), ("sd3", "pixart")]:
+    for name, other in [("sd", "sd3"), ("sd3", "sd"), ("pixart", "sd"), ("sd3", "pixart")]:
         with pytest.raises(BadAdapter, match="does not fit"):
             sample_images(loaded[name], adapters[other][0], ["a cat"], SAMPLING)
-    weights = load_file(adapters["unet"][0] / ADAPTER_FILE)
+    weights = load_file(adapters["sd"][0] / ADAPTER_FILE)
     wider = {key: torch.cat([value, value], dim=1) for key, value in weights.items()}
     save_file(wider, tmp_path / ADAPTER_FILE)
     with pytest.raises(BadAdapter, match="does not fit") as refused:
-        sample_images(loaded["unet"], tmp_path, ["a cat"], SAMPLING)
+        sample_images(loaded["sd"], tmp_path, ["a cat"], SAMPLING)
     assert "\n" not in str(refused.value)
     # The pipeline is as good as before.
-    assert sample_images(loaded["unet"], adapters["unet"][0], ["a cat", "dogs"], SAMPLING)[0].tobytes() == (
-        adapters["unet"][1][0].tobytes()
+    assert sample_images(loaded["sd"], adapters["sd"][0], ["a cat", "dogs"], SAMPLING)[0].tobytes() == (
+        adapters["sd"][1][0].tobytes()
     )
 
 
 def test_damaged_missing_and_pickled_adapters_are_refused(loaded, adapters, tmp_path):
-    shutil.copy(adapters["unet"][0] / ADAPTER_FILE, tmp_path / "torn.safetensors")
+    shutil.copy(adapters["sd"][0] / ADAPTER_FILE, tmp_path / "torn.safetensors")
     (tmp_path / "torn.safetensors").write_bytes((tmp_path / "torn.safetensors").read_bytes()[:-50])
     (tmp_path / "weights.bin").write_bytes(b"\x80\x04.")
     for name, message in [
@@ -141,14 +145,14 @@ def test_damaged_missing_and_pickled_adapters_are_refused(loaded, adapters, tmp_
         (".", "cannot be read"),
     ]:
         with pytest.raises(BadAdapter, match=message):
-            sample_images(loaded["unet"], tmp_path / name, ["a cat"], SAMPLING)
+            sample_images(loaded["sd"], tmp_path / name, ["a cat"], SAMPLING)
 
 
 def test_impossible_requests_are_refused(loaded):
     with pytest.raises(InvalidConfig, match="at least one prompt"):
-        sample_images(loaded["unet"], None, [], SAMPLING)
+        sample_images(loaded["sd"], None, [], SAMPLING)
     with pytest.raises(InvalidConfig, match="multiple of 8"):
-        sample_images(loaded["unet"], None, ["a"], SampleConfig(n=1, resolution_px=30))
+        sample_images(loaded["sd"], None, ["a"], SampleConfig(n=1, resolution_px=30))
     for fault in ({"n": 0}, {"n": 1, "steps": 0}, {"n": 1, "guidance": -1.0}, {"n": 1, "seed": -2}):
         with pytest.raises(InvalidConfig, match=list(fault)[-1]):
             SampleConfig(**fault)

@@ -14,7 +14,8 @@ from training.adapters import ADAPTER_FILE, attach_adapter, detach_adapter
 from training.errors import BadDataset, BadImage, InvalidConfig, NonFiniteLoss
 from training.families import FAMILIES
 from training.generate import SampleConfig, sample_images
-from training.lora import FineTuneConfig, encode_dataset, fine_tune
+from training.encoding import encode_dataset
+from training.lora import FineTuneConfig, fine_tune
 from training.pipelines import LoadedPipeline
 
 NAMES = sorted(FAMILIES)
@@ -43,7 +44,7 @@ def test_two_steps_move_the_adapter_and_nothing_else(loaded, dataset, name):
     pipe, family = one.pipe, one.family
     denoiser = family.denoiser(pipe)
     parts = {key: part for key, part in pipe.components.items() if isinstance(part, torch.nn.Module)}
-    data = encode_dataset(one, dataset, config())
+    data = encode_dataset(one, dataset, resolution_px=32, seed=42)
     generator = torch.Generator().manual_seed(0)
     parameters = attach_adapter(pipe, family, rank=2, alpha=4, generator=generator)
     try:
@@ -89,7 +90,7 @@ def test_one_seed_gives_one_file_and_no_trace_in_the_pipeline(loaded, tiny_folde
 
 
 def test_the_adapter_starts_as_no_change(loaded, dataset, tmp_path):
-    one = loaded["unet"]
+    one = loaded["sd"]
     sampling = SampleConfig(n=1, steps=2, resolution_px=32)
     plain = sample_images(one, None, ["a cat"], sampling)
     fine_tune(one, dataset, config(steps=1, learning_rate=1e-30, weight_decay=0), tmp_path)
@@ -112,8 +113,8 @@ def test_a_batch_may_exceed_the_dataset(loaded, dataset, tmp_path):
 def test_every_image_is_seen_once_an_epoch_and_captions_stay_with_their_images(
     loaded, dataset, tmp_path, monkeypatch
 ):
-    one = loaded["unet"]
-    data = encode_dataset(one, dataset, config())
+    one = loaded["sd"]
+    data = encode_dataset(one, dataset, resolution_px=32, seed=42)
     seen = []
     own_loss = type(one.family).loss
 
@@ -144,7 +145,7 @@ def test_every_image_is_seen_once_an_epoch_and_captions_stay_with_their_images(
 def test_the_record_says_what_was_asked_what_happened_and_with_what(loaded, dataset, tmp_path):
     steps = []
     record = fine_tune(
-        loaded["unet"], dataset, config(), tmp_path, on_step=lambda step, loss: steps.append((step, loss))
+        loaded["sd"], dataset, config(), tmp_path, on_step=lambda step, loss: steps.append((step, loss))
     )
     written = json.loads((tmp_path / "record.json").read_text())
     assert written == record.to_dict()
@@ -155,7 +156,7 @@ def test_the_record_says_what_was_asked_what_happened_and_with_what(loaded, data
     assert (happened["images"], happened["captioned"], happened["captions_truncated"]) == (5, 4, 1)
     assert steps == list(enumerate(happened["losses"], start=1))
     assert happened["adapter_sha256"] == hashlib.sha256(record.adapter.read_bytes()).hexdigest()
-    assert written["used"]["family"] == "unet"
+    assert written["used"]["family"] == "sd"
     assert {"torch", "diffusers", "peft", "python"} <= written["used"]["versions"].keys()
     assert sorted(path.name for path in tmp_path.iterdir()) == [ADAPTER_FILE, "record.json"]
 
@@ -171,7 +172,7 @@ def test_the_header_carries_rank_and_alpha(loaded, dataset, tmp_path):
 
 @pytest.mark.parametrize("fault", ["loss", "gradient"])
 def test_a_non_finite_loss_leaves_no_weights(loaded, dataset, tmp_path, monkeypatch, fault):
-    one = loaded["unet"]
+    one = loaded["sd"]
     fine_tune(one, dataset, config(), tmp_path)
     own_loss = type(one.family).loss
     calls = []
@@ -196,20 +197,20 @@ def test_a_stop_from_outside_leaves_no_weights(loaded, dataset, tmp_path):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        fine_tune(loaded["unet"], dataset, config(), tmp_path, on_step=stop)
+        fine_tune(loaded["sd"], dataset, config(), tmp_path, on_step=stop)
     assert list(tmp_path.iterdir()) == []
-    fine_tune(loaded["unet"], dataset, config(), tmp_path)
+    fine_tune(loaded["sd"], dataset, config(), tmp_path)
 
 
 def test_faulty_datasets_are_found_before_the_first_step(loaded, dataset, tmp_path):
     with pytest.raises(BadDataset):
-        fine_tune(loaded["unet"], tmp_path, config(), tmp_path / "out")
+        fine_tune(loaded["sd"], tmp_path, config(), tmp_path / "out")
     Image.new("RGB", (40, 40)).save(tmp_path / "good.png")
     (tmp_path / "torn.png").write_bytes((tmp_path / "good.png").read_bytes()[:60])
     with pytest.raises(BadImage, match=r"torn\.png"):
-        fine_tune(loaded["unet"], tmp_path, config(), tmp_path / "out")
+        fine_tune(loaded["sd"], tmp_path, config(), tmp_path / "out")
     with pytest.raises(InvalidConfig, match="multiple of 8"):
-        fine_tune(loaded["unet"], dataset, config(resolution_px=36), tmp_path / "out")
+        fine_tune(loaded["sd"], dataset, config(resolution_px=36), tmp_path / "out")
 
 
 def test_uncaptioned_images_are_trained_on_with_the_empty_prompt(loaded, tmp_path):
@@ -242,7 +243,7 @@ def test_bfloat16_keeps_the_trained_weights_in_float32(tiny_folder, dataset, tmp
         {"alpha": 0},
         {"seed": -1},
         {"caption_dropout": 1.5},
-        {"precision": "fp16"},
+        {"precision": "fp8"},
         {"weight_decay": -1.0},
         {"max_gradient_norm": float("inf")},
         {"resolution_px": 0},

@@ -10,12 +10,13 @@ import pytest
 import torch
 
 from training.errors import BadPipeline, InvalidConfig, UnknownFamily, UnsafeWeights
+from training.families import FAMILIES
 from training.pipelines import LoadedPipeline, load_pipeline, opened
 
 
 @pytest.fixture
 def folder(tiny_folder, tmp_path) -> Path:
-    return Path(shutil.copytree(tiny_folder("unet"), tmp_path / "model"))
+    return Path(shutil.copytree(tiny_folder("sd"), tmp_path / "model"))
 
 
 def change_index(folder: Path, **entries: object) -> None:
@@ -23,7 +24,7 @@ def change_index(folder: Path, **entries: object) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | entries))
 
 
-@pytest.mark.parametrize("name", ["unet", "pixart", "sd3"])
+@pytest.mark.parametrize("name", sorted(FAMILIES))
 def test_every_family_loads_in_float32_on_the_device_asked_for(tiny_folder, name, capsys):
     pipe, family = load_pipeline(tiny_folder(name), device="cpu")
     assert type(pipe).__name__ == family.pipeline_class

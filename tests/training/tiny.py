@@ -1,8 +1,15 @@
-"""Random-weight pipelines of every family at the smallest size, in the layout of the real ones."""
+"""Random-weight pipelines of every family at the smallest size, in the layout of the real ones.
+
+Every component has the class that the released model has; text encoders come with tokenizers of letters,
+built here, so that nothing is fetched.
+"""
 
 from __future__ import annotations
 
+import inspect
 import json
+import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +18,16 @@ import torch
 TOKENS = 16
 RESOLUTION_PX = 32
 CHANNELS = 4
+WIDTH = 32  # of every text encoder
+POOLED = 16  # of a CLIP text encoder with projection
+LETTERS = [chr(code) for code in range(ord("a"), ord("z") + 1)]
 
 
 def tokenizer() -> Any:
     """A byte-level CLIP tokenizer without merges: each letter is a token."""
     from transformers import CLIPTokenizer
 
-    letters = [chr(code) for code in range(ord("a"), ord("z") + 1)]
-    vocabulary = ["<|startoftext|>", "<|endoftext|>", *letters, *(f"{letter}</w>" for letter in letters)]
+    vocabulary = ["<|startoftext|>", "<|endoftext|>", *LETTERS, *(f"{letter}</w>" for letter in LETTERS)]
     return CLIPTokenizer(
         vocab={token: number for number, token in enumerate(vocabulary)}, merges=[], model_max_length=TOKENS
     )
@@ -29,12 +38,12 @@ def text_config(**changes: Any) -> Any:
 
     return CLIPTextConfig(
         vocab_size=54,
-        hidden_size=32,
+        hidden_size=WIDTH,
         intermediate_size=64,
         num_hidden_layers=2,
         num_attention_heads=2,
         max_position_embeddings=TOKENS,
-        projection_dim=16,
+        projection_dim=POOLED,
         bos_token_id=0,
         eos_token_id=1,
         pad_token_id=1,
@@ -42,22 +51,154 @@ def text_config(**changes: Any) -> Any:
     )
 
 
-def vae() -> Any:
-    from diffusers import AutoencoderKL
+def t5_tokenizer() -> Any:
+    """A T5 tokenizer of letters."""
+    from transformers import T5Tokenizer
 
-    return AutoencoderKL(
-        block_out_channels=(8, 8, 16),
-        down_block_types=("DownEncoderBlock2D",) * 3,
-        up_block_types=("UpDecoderBlock2D",) * 3,
-        latent_channels=CHANNELS,
-        layers_per_block=1,
-        norm_num_groups=4,
-        scaling_factor=0.7,
-        sample_size=RESOLUTION_PX,
+    pieces = ["<pad>", "</s>", "<unk>", "▁", *LETTERS]
+    return T5Tokenizer(vocab=[(piece, -1.0) for piece in pieces], extra_ids=0, model_max_length=TOKENS)
+
+
+def t5(width: int = WIDTH) -> Any:
+    from transformers import T5Config, T5EncoderModel
+
+    return T5EncoderModel(
+        T5Config(
+            vocab_size=30,
+            d_model=width,
+            d_kv=8,
+            d_ff=64,
+            num_layers=2,
+            num_heads=2,
+            feed_forward_proj="gated-gelu",
+            dropout_rate=0.0,
+        )
     )
 
 
-def unet(prediction_type: str = "epsilon") -> Any:
+def gemma_tokenizer() -> Any:
+    """A Gemma tokenizer of letters, for which each line of Sana's instruction is one token more."""
+    from diffusers import SanaPipeline
+    from transformers import GemmaTokenizer
+
+    lines = inspect.signature(SanaPipeline.__call__).parameters["complex_human_instruction"].default
+    pieces = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>", "▁", *LETTERS]
+    tokens = GemmaTokenizer(
+        vocab={piece: number for number, piece in enumerate(pieces)},
+        merges=[],
+        add_bos_token=True,
+        model_max_length=TOKENS,
+    )
+    tokens.add_tokens(lines)
+    return tokens
+
+
+def gemma() -> Any:
+    from transformers import Gemma2Config, Gemma2Model
+
+    return Gemma2Model(
+        Gemma2Config(
+            vocab_size=40,
+            hidden_size=WIDTH,
+            intermediate_size=64,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            num_key_value_heads=1,
+            head_dim=16,
+            max_position_embeddings=2048,
+            query_pre_attn_scalar=16,
+            sliding_window=4096,
+            pad_token_id=0,
+            eos_token_id=1,
+            bos_token_id=2,
+        )
+    )
+
+
+def glm_tokenizer() -> Any:
+    """A ChatGLM tokenizer around a sentencepiece model of letters."""
+    import sentencepiece
+    from diffusers.pipelines.kolors import ChatGLMTokenizer
+
+    file = Path(tempfile.mkdtemp()) / "tokenizer.model"
+    with file.open("wb") as model:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter([" ".join(LETTERS)]),
+            model_writer=model,
+            model_type="char",
+            vocab_size=30,
+            normalization_rule_name="identity",
+            minloglevel=2,
+        )
+    return ChatGLMTokenizer(str(file), model_max_length=TOKENS)
+
+
+def glm() -> Any:
+    from diffusers.pipelines.kolors.text_encoder import ChatGLMConfig, ChatGLMModel
+
+    model = ChatGLMModel(
+        ChatGLMConfig(
+            num_layers=2,
+            padded_vocab_size=48,
+            hidden_size=WIDTH,
+            ffn_hidden_size=64,
+            kv_channels=16,
+            num_attention_heads=2,
+            seq_length=64,
+            multi_query_attention=True,
+            multi_query_group_num=1,
+            add_qkv_bias=True,
+            original_rope=True,
+        )
+    )
+    # The class leaves its memory as it finds it, since real weights always follow.
+    for name, parameter in model.named_parameters():
+        torch.nn.init.ones_(parameter) if "layernorm" in name else torch.nn.init.normal_(parameter, std=0.3)
+    return model
+
+
+def vae(**changes: Any) -> Any:
+    from diffusers import AutoencoderKL
+
+    return AutoencoderKL(
+        **{
+            "block_out_channels": (8, 8, 16),
+            "down_block_types": ("DownEncoderBlock2D",) * 3,
+            "up_block_types": ("UpDecoderBlock2D",) * 3,
+            "latent_channels": CHANNELS,
+            "layers_per_block": 1,
+            "norm_num_groups": 4,
+            "scaling_factor": 0.7,
+            "sample_size": RESOLUTION_PX,
+        }
+        | changes
+    )
+
+
+def dc_vae() -> Any:
+    """Sana's autoencoder, which has no posterior to draw from."""
+    from diffusers import AutoencoderDC
+
+    return AutoencoderDC(
+        latent_channels=CHANNELS,
+        attention_head_dim=8,
+        encoder_block_types=("ResBlock", "ResBlock", "EfficientViTBlock"),
+        decoder_block_types=("ResBlock", "ResBlock", "EfficientViTBlock"),
+        encoder_block_out_channels=(8, 8, 16),
+        decoder_block_out_channels=(8, 8, 16),
+        encoder_layers_per_block=(1, 1, 1),
+        decoder_layers_per_block=(1, 1, 1),
+        encoder_qkv_multiscales=((), (), (5,)),
+        decoder_qkv_multiscales=((), (), (5,)),
+        upsample_block_type="interpolate",
+        downsample_block_type="Conv",
+        decoder_norm_types="rms_norm",
+        decoder_act_fns="silu",
+        scaling_factor=0.7,
+    )
+
+
+def sd(prediction_type: str = "epsilon") -> Any:
     from diffusers import DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
     from transformers import CLIPTextModel
 
@@ -74,7 +215,7 @@ def unet(prediction_type: str = "epsilon") -> Any:
             layers_per_block=1,
             down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
             up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
-            cross_attention_dim=32,
+            cross_attention_dim=WIDTH,
             attention_head_dim=2,
             norm_num_groups=4,
         ),
@@ -93,14 +234,82 @@ def unet(prediction_type: str = "epsilon") -> Any:
     )
 
 
+def conditioned_unet(pooled: int, **changes: Any) -> Any:
+    """A U-Net that is told of sizes and a pooled prompt, as SDXL's and Kolors' are."""
+    from diffusers import UNet2DConditionModel
+
+    return UNet2DConditionModel(
+        **{
+            "sample_size": 8,
+            "in_channels": CHANNELS,
+            "out_channels": CHANNELS,
+            "block_out_channels": (16, 32),
+            "layers_per_block": 1,
+            "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
+            "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"),
+            "attention_head_dim": (2, 4),
+            "transformer_layers_per_block": (1, 2),
+            "use_linear_projection": True,
+            "norm_num_groups": 4,
+            "addition_embed_type": "text_time",
+            "addition_time_embed_dim": 8,
+            "projection_class_embeddings_input_dim": 6 * 8 + pooled,
+        }
+        | changes
+    )
+
+
+def euler(**changes: Any) -> Any:
+    from diffusers import EulerDiscreteScheduler
+
+    options = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
+    return EulerDiscreteScheduler(**options, timestep_spacing="leading", steps_offset=1, **changes)
+
+
+def sdxl(
+    prediction_type: str = "epsilon",
+    mid_block_type: str = "UNetMidBlock2DCrossAttn",
+    force_zeros_for_empty_prompt: bool = True,
+) -> Any:
+    """SDXL; Segmind-Vega is the same with a middle block without attention (`UNetMidBlock2D`)."""
+    from diffusers import StableDiffusionXLPipeline
+    from transformers import CLIPTextModel, CLIPTextModelWithProjection
+
+    torch.manual_seed(4)
+    return StableDiffusionXLPipeline(
+        vae=vae(force_upcast=True),
+        text_encoder=CLIPTextModel(text_config()),
+        text_encoder_2=CLIPTextModelWithProjection(text_config()),
+        tokenizer=tokenizer(),
+        tokenizer_2=tokenizer(),
+        unet=conditioned_unet(POOLED, cross_attention_dim=2 * WIDTH, mid_block_type=mid_block_type),
+        scheduler=euler(prediction_type=prediction_type),
+        force_zeros_for_empty_prompt=force_zeros_for_empty_prompt,
+    )
+
+
+def kolors() -> Any:
+    from diffusers import KolorsPipeline
+
+    torch.manual_seed(5)
+    return KolorsPipeline(
+        vae=vae(force_upcast=True),
+        text_encoder=glm(),
+        tokenizer=glm_tokenizer(),
+        unet=conditioned_unet(
+            WIDTH, cross_attention_dim=24, encoder_hid_dim=WIDTH, encoder_hid_dim_type="text_proj"
+        ),
+        scheduler=euler(num_train_timesteps=1100),
+    )
+
+
 def pixart(learned_sigma: bool = True) -> Any:
     from diffusers import DPMSolverMultistepScheduler, PixArtSigmaPipeline, PixArtTransformer2DModel
-    from transformers import CLIPTextModel
 
     torch.manual_seed(2)
     return PixArtSigmaPipeline(
-        tokenizer=tokenizer(),
-        text_encoder=CLIPTextModel(text_config()),
+        tokenizer=t5_tokenizer(),
+        text_encoder=t5(),
         vae=vae(),
         transformer=PixArtTransformer2DModel(
             num_attention_heads=2,
@@ -109,7 +318,7 @@ def pixart(learned_sigma: bool = True) -> Any:
             in_channels=CHANNELS,
             out_channels=2 * CHANNELS if learned_sigma else CHANNELS,
             cross_attention_dim=16,
-            caption_channels=32,
+            caption_channels=WIDTH,
             sample_size=8,
             patch_size=2,
             use_additional_conditions=False,
@@ -120,7 +329,38 @@ def pixart(learned_sigma: bool = True) -> Any:
     )
 
 
-def sd3(shift: float = 3.0) -> Any:
+def sana(qk_norm: str | None = None) -> Any:
+    """Sana; SANA-1.5 is the same with `qk_norm="rms_norm_across_heads"`."""
+    from diffusers import DPMSolverMultistepScheduler, SanaPipeline, SanaTransformer2DModel
+
+    torch.manual_seed(6)
+    return SanaPipeline(
+        tokenizer=gemma_tokenizer(),
+        text_encoder=gemma(),
+        vae=dc_vae(),
+        transformer=SanaTransformer2DModel(
+            in_channels=CHANNELS,
+            out_channels=CHANNELS,
+            num_attention_heads=2,
+            attention_head_dim=8,
+            num_layers=2,
+            num_cross_attention_heads=2,
+            cross_attention_head_dim=8,
+            cross_attention_dim=16,
+            caption_channels=WIDTH,
+            mlp_ratio=2.5,
+            sample_size=8,
+            patch_size=1,
+            qk_norm=qk_norm,
+        ),
+        scheduler=DPMSolverMultistepScheduler(
+            prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0
+        ),
+    )
+
+
+def sd3(shift: float = 3.0, t5_encoder: bool = True) -> Any:
+    """SD 3.5 medium with dual attention in its first block; `t5_encoder=False` leaves its third encoder out."""
     from diffusers import FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel, StableDiffusion3Pipeline
     from transformers import CLIPTextModelWithProjection
 
@@ -134,10 +374,12 @@ def sd3(shift: float = 3.0) -> Any:
             num_layers=2,
             attention_head_dim=8,
             num_attention_heads=2,
-            joint_attention_dim=64,
+            joint_attention_dim=2 * WIDTH,
             caption_projection_dim=16,
-            pooled_projection_dim=32,
+            pooled_projection_dim=2 * POOLED,
             pos_embed_max_size=8,
+            dual_attention_layers=(0,),
+            qk_norm="rms_norm",
         ),
         scheduler=FlowMatchEulerDiscreteScheduler(shift=shift),
         vae=vae(),
@@ -145,22 +387,79 @@ def sd3(shift: float = 3.0) -> Any:
         tokenizer=tokenizer(),
         text_encoder_2=CLIPTextModelWithProjection(text_config()),
         tokenizer_2=tokenizer(),
-        text_encoder_3=None,
-        tokenizer_3=None,
+        text_encoder_3=t5(2 * WIDTH) if t5_encoder else None,
+        tokenizer_3=t5_tokenizer() if t5_encoder else None,
     )
 
 
-BUILDERS = {"unet": unet, "pixart": pixart, "sd3": sd3}
+def flux(guidance_embeds: bool = True) -> Any:
+    """FLUX.1-dev; FLUX.1-schnell is the same without embedded guidance."""
+    from diffusers import FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel
+    from transformers import CLIPTextModel
+
+    torch.manual_seed(7)
+    return FluxPipeline(
+        transformer=FluxTransformer2DModel(
+            patch_size=1,
+            in_channels=4 * CHANNELS,
+            num_layers=1,
+            num_single_layers=1,
+            attention_head_dim=16,
+            num_attention_heads=2,
+            joint_attention_dim=WIDTH,
+            pooled_projection_dim=WIDTH,
+            guidance_embeds=guidance_embeds,
+            axes_dims_rope=(4, 6, 6),
+        ),
+        scheduler=FlowMatchEulerDiscreteScheduler(
+            shift=3.0,
+            use_dynamic_shifting=True,
+            base_shift=0.5,
+            max_shift=1.15,
+            base_image_seq_len=256,
+            max_image_seq_len=4096,
+        ),
+        vae=vae(shift_factor=0.1, use_quant_conv=False, use_post_quant_conv=False),
+        text_encoder=CLIPTextModel(text_config()),
+        tokenizer=tokenizer(),
+        text_encoder_2=t5(),
+        tokenizer_2=t5_tokenizer(),
+    )
+
+
+BUILDERS: dict[str, Callable[..., Any]] = {
+    "sd": sd,
+    "sdxl": sdxl,
+    "kolors": kolors,
+    "pixart": pixart,
+    "sana": sana,
+    "sd3": sd3,
+    "flux": flux,
+}
+
+# Arguments that the pipeline's own call needs at this size.
+CALL: dict[str, dict[str, Any]] = {
+    "sd": {},
+    "sdxl": {},
+    "kolors": {"max_sequence_length": TOKENS},
+    "pixart": {"max_sequence_length": TOKENS, "clean_caption": False, "use_resolution_binning": False},
+    "sana": {"max_sequence_length": TOKENS, "use_resolution_binning": False},
+    "sd3": {"max_sequence_length": TOKENS},
+    "flux": {"max_sequence_length": TOKENS},
+}
 
 
 def save(name: str, folder: Path, **options: Any) -> Path:
     """Write one family's tiny pipeline, its last layers filled so that the output depends on every input."""
+    from training.pipelines import quiet_libraries
+
     pipe = BUILDERS[name](**options)
     with torch.no_grad():
-        for parameter in (pipe.unet if name == "unet" else pipe.transformer).parameters():
+        for parameter in pipe.components.get("unet", pipe.components.get("transformer")).parameters():
             if not parameter.any():
                 parameter.normal_(std=0.05)
-    pipe.save_pretrained(folder, safe_serialization=True)
+    with quiet_libraries():
+        pipe.save_pretrained(folder, safe_serialization=True)
     return folder
 
 

@@ -1,7 +1,7 @@
 """Model families: what differs between diffusers pipelines in encoding, training and sampling.
 
 A new family is one module with a `FAMILY` object (see `training.families.base.Family`) and one line in
-`FAMILIES`.
+`FAMILIES`, which also says under which name the graph knows models of that pipeline class.
 """
 
 from __future__ import annotations
@@ -15,10 +15,15 @@ from training.errors import UnknownFamily
 if TYPE_CHECKING:
     from training.families.base import Family
 
+# Name -> diffusers pipeline class, module.
 FAMILIES: dict[str, tuple[str, str]] = {
-    "unet": ("StableDiffusionPipeline", "training.families.unet"),
+    "sd": ("StableDiffusionPipeline", "training.families.sd"),
+    "sdxl": ("StableDiffusionXLPipeline", "training.families.sdxl"),
+    "kolors": ("KolorsPipeline", "training.families.kolors"),
     "pixart": ("PixArtSigmaPipeline", "training.families.pixart"),
+    "sana": ("SanaPipeline", "training.families.sana"),
     "sd3": ("StableDiffusion3Pipeline", "training.families.sd3"),
+    "flux": ("FluxPipeline", "training.families.flux"),
 }
 
 

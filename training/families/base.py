@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from training.errors import UnsupportedScheduler
 
@@ -12,7 +13,8 @@ if TYPE_CHECKING:
     import torch
     from PIL import Image
 
-# One row per prompt in every tensor, so rows can be cached, picked and dropped without knowing the family.
+# One row per prompt (or per image) in every tensor, so rows can be cached, picked and dropped without knowing
+# the family.
 Conditioning = dict[str, "torch.Tensor"]
 
 
@@ -21,6 +23,20 @@ class Family(ABC):
 
     Families hold no state: the pipeline is always an argument. Random numbers come only from the generators
     given, which live on the CPU, so that one seed means the same noise on every device.
+
+    Attributes:
+        name: a key of `training.families.FAMILIES`.
+        pipeline_class: the diffusers class that pipelines of this family have.
+        denoiser_attribute: the pipeline's attribute that holds the denoiser.
+        lora_targets: the layers that get adapters, as peft matches them (by the end of their name).
+        default_steps: denoising steps, the default of the pipeline's call.
+        default_guidance: guidance scale, likewise.
+        classifier_free: guidance takes a second, unconditional forward in each step. Where it was distilled
+            into the denoiser the scale is an input of the one forward.
+        call_options: further arguments of the pipeline's call when sampling.
+        load_options: further arguments of the pipeline class's loader.
+        own_components: (library, class) pairs that the folder's index may name beside classes of diffusers
+            and transformers; diffusers keeps these classes in the module of the pipeline itself.
     """
 
     name: ClassVar[str]
@@ -29,7 +45,10 @@ class Family(ABC):
     lora_targets: ClassVar[tuple[str, ...]]
     default_steps: ClassVar[int]
     default_guidance: ClassVar[float]
-    call_options: ClassVar[Mapping[str, Any]] = {}  # further arguments of the pipeline's call when sampling
+    classifier_free: ClassVar[bool] = True
+    call_options: ClassVar[Mapping[str, Any]] = {}
+    load_options: ClassVar[Mapping[str, Any]] = {}
+    own_components: ClassVar[frozenset[tuple[str, str]]] = frozenset()
 
     def settle(self, pipe: Any) -> None:  # noqa: B027
         """Put right, once after loading, what the pipeline's own call would stumble over."""
@@ -55,13 +74,24 @@ class Family(ABC):
     def token_limits(self, pipe: Any) -> list[tuple[Any, int]]:
         """The tokenizers in use, each with the number of tokens (with specials) its text encoder is shown."""
 
+    def shown_prompts(self, pipe: Any, prompts: Sequence[str]) -> list[str]:  # noqa: ARG002
+        """The prompts as the pipeline hands them to its tokenizers."""
+        return list(prompts)
+
     def count_truncated(self, pipe: Any, prompts: Sequence[str]) -> int:
         """How many prompts lose words because at least one text encoder is not shown all of their tokens."""
+        shown = self.shown_prompts(pipe, prompts)
         cut: set[int] = set()
         for tokenizer, limit in self.token_limits(pipe):
-            tokens = tokenizer(list(prompts), truncation=False, verbose=False).input_ids
+            tokens = tokenizer(shown, truncation=False, verbose=False).input_ids
             cut.update(row for row, ids in enumerate(tokens) if len(ids) > limit)
         return len(cut)
+
+    def size_unit_px(self, pipe: Any) -> int:
+        """Sides of images must be a multiple of this, so that latents and patches come out whole."""
+        patch = getattr(self.denoiser(pipe).config, "patch_size", None) or 1
+        # Pipelines themselves insist on multiples of 8.
+        return math.lcm(8, pipe.vae_scale_factor * patch)
 
     def encode_images(
         self, pipe: Any, pixels: torch.Tensor, generator: torch.Generator | None = None
@@ -78,11 +108,43 @@ class Family(ABC):
         """
         import torch
 
-        with torch.no_grad():
-            posterior = pipe.vae.encode(pixels.to(pipe.vae.device, pipe.vae.dtype)).latent_dist
+        vae = pipe.vae
+        half = vae.dtype == torch.float16
+        # In half precision SDXL's VAE overflows; its weights come back from single precision unchanged.
+        # The module's own method, because diffusers' would warn of what is meant here.
+        if half:
+            torch.nn.Module.to(vae, torch.float32)
+        try:
+            with torch.no_grad():
+                encoded = vae.encode(pixels.to(vae.device, vae.dtype))
+        finally:
+            if half:
+                torch.nn.Module.to(vae, torch.float16)
+        if "latent" in encoded:  # an autoencoder without a posterior, such as Sana's
+            latents = encoded.latent
+        else:
+            posterior = encoded.latent_dist
             latents = posterior.mode() if generator is None else posterior.sample(generator)
-        shift = getattr(pipe.vae.config, "shift_factor", None) or 0.0
-        return (latents.float() - shift) * pipe.vae.config.scaling_factor
+        shift = getattr(vae.config, "shift_factor", None) or 0.0
+        return (latents.float() - shift) * vae.config.scaling_factor
+
+    def image_conditioning(
+        self,
+        pipe: Any,  # noqa: ARG002
+        sizes: Sequence[tuple[int, int]],  # noqa: ARG002
+        resolution_px: int,  # noqa: ARG002
+    ) -> Conditioning:
+        """What the denoiser is told of each training image beside its caption; nothing in most families.
+
+        Args:
+            pipe: the loaded pipeline.
+            sizes: width and height of n images before `training.images.square` scaled and cut them.
+            resolution_px: side of the squares.
+
+        Returns:
+            Tensors of n rows, to be handed to `loss` together with the prompts' rows.
+        """
+        return {}
 
     @abstractmethod
     def loss(
@@ -99,7 +161,7 @@ class Family(ABC):
             pipe: the loaded pipeline; only its scheduler's configuration is read.
             denoiser: what predicts; usually `self.denoiser(pipe)`.
             latents: clean latents as `encode_images` gives them, float32, (n, channels, h, w).
-            conditioning: n rows as `encode_prompts` gives them.
+            conditioning: n rows as `encode_prompts` gives them, and those of `image_conditioning` if any.
             generator: CPU generator; timesteps are drawn before noise.
 
         Returns:
@@ -122,13 +184,13 @@ class Family(ABC):
         Args:
             pipe: the loaded pipeline.
             conditioning: n rows of what to draw.
-            negative: one row, the unconditional one, for classifier-free guidance.
+            negative: one row, the unconditional one; families without classifier-free guidance ignore it.
             steps: denoising steps.
-            guidance: classifier-free guidance scale; 1 or less switches guidance off.
+            guidance: guidance scale; classifier-free guidance is off at 1 or less.
             generators: n CPU generators, one an image, so that the batch size does not change any image.
             resolution_px: width and height.
         """
-        unconditional = repeat_row(negative, len(generators))
+        unconditional = repeat_row(negative, len(generators)) if self.classifier_free else {}
         return pipe(
             **conditioning,
             **{f"negative_{name}": rows for name, rows in unconditional.items()},
@@ -144,6 +206,20 @@ class Family(ABC):
 def repeat_row(negative: Conditioning, count: int) -> Conditioning:
     """Repeat a one-row conditioning `count` times."""
     return {key: value.expand(count, *value.shape[1:]) for key, value in negative.items()}
+
+
+def without_empty(rows: torch.Tensor, prompts: Sequence[str]) -> torch.Tensor:
+    """Put zeros into the rows of empty prompts, as pipelines with `force_zeros_for_empty_prompt` do."""
+    import torch
+
+    empty = torch.tensor([prompt == "" for prompt in prompts], device=rows.device)
+    return rows.masked_fill(empty.view(-1, *[1] * (rows.ndim - 1)), 0.0)
+
+
+def number_shift(pipe: Any) -> None:
+    """Give a VAE that states no shift the number 0, which some pipelines add to every latent."""
+    if pipe.vae.config.shift_factor is None:
+        pipe.vae.register_to_config(shift_factor=0.0)
 
 
 def training_noise(latents: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
@@ -190,3 +266,79 @@ def diffuse(
     noisy = kept.sqrt() * latents + (1 - kept).sqrt() * noise
     target = noise if prediction == "epsilon" else kept.sqrt() * noise - (1 - kept).sqrt() * latents
     return noisy, timesteps.to(latents.device), target
+
+
+def draw_sigmas(
+    scheduler: Any, count: int, generator: torch.Generator, density: Literal["uniform", "logit_normal"]
+) -> torch.Tensor:
+    """Draw noise levels of the scheduler's training grid.
+
+    Args:
+        scheduler: the pipeline's flow-matching scheduler; only its configuration is read, since sampling
+            overwrites the grid it holds.
+        count: how many to draw.
+        generator: CPU generator.
+        density: of the position on the grid before it is shifted; `logit_normal` is the sigmoid of a
+            standard normal number.
+
+    Returns:
+        float32, (count,), each in (0, 1], with the static shift of a `FlowMatchEulerDiscreteScheduler`
+        applied. A dynamic shift depends on the size of the picture to be drawn, and a `flow_shift` is one
+        of the sampler; neither shapes the training grid.
+
+    Raises:
+        UnsupportedScheduler: the scheduler is no flow-matching one.
+
+    Source:
+        diffusers' `compute_density_for_timestep_sampling` and the grid of `FlowMatchEulerDiscreteScheduler`,
+        which the training scripts build from the pipeline's own scheduler configuration; Esser et al.,
+        "Scaling rectified flow transformers" (2024), section 3.1 (logit-normal density) and 5.3.2 (shift).
+    """
+    import torch
+
+    config = scheduler.config
+    if "num_train_timesteps" not in config or not ("shift" in config or config.get("use_flow_sigmas")):
+        raise UnsupportedScheduler(
+            f"{type(scheduler).__name__} is no flow-matching scheduler; give the pipeline a "
+            "FlowMatchEulerDiscreteScheduler."
+        )
+    grid = config.num_train_timesteps
+    if density == "uniform":
+        position = torch.rand(count, generator=generator)
+    else:
+        position = torch.sigmoid(torch.randn(count, generator=generator))
+    index = (position * grid).long().clamp(max=grid - 1)
+    sigmas = (grid - index).float() / grid
+    if config.get("use_dynamic_shifting", False):
+        return sigmas
+    shift = config.get("shift", 1.0)
+    return shift * sigmas / (1 + (shift - 1) * sigmas)
+
+
+def rectified_flow(
+    scheduler: Any,
+    latents: torch.Tensor,
+    generator: torch.Generator,
+    density: Literal["uniform", "logit_normal"],
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Move latents along the straight line towards noise, and give the velocity to predict.
+
+    Args:
+        scheduler: see `draw_sigmas`.
+        latents: float32, (n, channels, h, w).
+        generator: CPU generator.
+        density: see `draw_sigmas`.
+
+    Returns:
+        The latents (1 - sigma) x + sigma noise, the sigmas (n,), and the velocity noise - x.
+
+    Raises:
+        UnsupportedScheduler: see `draw_sigmas`.
+
+    Source:
+        Liu et al., "Flow straight and fast" (2022), Eq. 1; Esser et al. (2024), Eq. 13.
+    """
+    sigmas = draw_sigmas(scheduler, len(latents), generator, density).to(latents.device)
+    noise = training_noise(latents, generator)
+    mix = sigmas.view(-1, 1, 1, 1)
+    return (1 - mix) * latents + mix * noise, sigmas, noise - latents

@@ -19,6 +19,10 @@ class PixArtSigma(Family):
 
     A denoiser with twice as many output as input channels also predicts the variance. The pipeline drops
     those channels, and so does this loss: the LoRA weights are trained on the noise alone.
+
+    Source:
+        The noise's part of the objective of Chen et al., "PixArt-Sigma" (2024), as in the LoRA script of its
+        authors' repository (`train_pixart_lora_hf.py`), on the layers of diffusers' own scripts.
     """
 
     name = "pixart"
@@ -48,6 +52,9 @@ class PixArtSigma(Family):
                 max_sequence_length=self._prompt_tokens(pipe),
             )
         return {"prompt_embeds": embeddings, "prompt_attention_mask": mask}
+
+    def shown_prompts(self, pipe: Any, prompts: Sequence[str]) -> list[str]:  # noqa: ARG002
+        return [prompt.lower().strip() for prompt in prompts]
 
     def token_limits(self, pipe: Any) -> list[tuple[Any, int]]:
         return [(pipe.tokenizer, self._prompt_tokens(pipe))]

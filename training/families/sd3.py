@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from training.errors import UnsupportedScheduler
-from training.families.base import Conditioning, Family, training_noise
+from training.families.base import Conditioning, Family, number_shift, rectified_flow
 
 if TYPE_CHECKING:
     import torch
@@ -16,7 +15,13 @@ MAX_T5_TOKENS = 256
 
 
 class StableDiffusion3(Family):
-    """`StableDiffusion3Pipeline`; the objective is that of diffusers' SD3 LoRA training scripts."""
+    """`StableDiffusion3Pipeline`: SD 3 and SD 3.5.
+
+    Source:
+        LoRA layers are those of diffusers' `train_dreambooth_lora_sd3.py`. So is the objective with
+        `--precondition_outputs 0`: the script's default would weight each squared error by sigma squared,
+        which the paper does not.
+    """
 
     name = "sd3"
     pipeline_class = "StableDiffusion3Pipeline"
@@ -35,9 +40,7 @@ class StableDiffusion3(Family):
     default_guidance = 7.0
 
     def settle(self, pipe: Any) -> None:
-        # A VAE without a shift has None where this pipeline adds a number.
-        if pipe.vae.config.shift_factor is None:
-            pipe.vae.register_to_config(shift_factor=0.0)
+        number_shift(pipe)
 
     def _t5_tokens(self, pipe: Any) -> int:
         # Without T5 the pipeline puts a block of zeros in its place; it need be no longer than the CLIP part.
@@ -76,55 +79,20 @@ class StableDiffusion3(Family):
         """Rectified flow with logit-normal timesteps: predict noise - x at (1 - sigma) x + sigma noise.
 
         Source:
-            Esser et al., "Scaling rectified flow transformers" (2024): section 3.1 for the
-            logit-normal density (m = 0, s = 1), section 5.3.2 for the shift of sigma. The density of the
-            timesteps is the weighting, so each squared error has weight 1.
+            Esser et al., "Scaling rectified flow transformers" (2024), section 3.1 with m = 0 and s = 1. The
+            density of the timesteps is the weighting, so each squared error has weight 1.
         """
         import torch
 
-        sigmas = draw_sigmas(pipe.scheduler, len(latents), generator).to(latents.device)
-        noise = training_noise(latents, generator)
-        mix = sigmas.view(-1, 1, 1, 1)
+        noisy, sigmas, velocity = rectified_flow(pipe.scheduler, latents, generator, "logit_normal")
         predicted = denoiser(
-            hidden_states=(1 - mix) * latents + mix * noise,
+            hidden_states=noisy,
             timestep=sigmas * pipe.scheduler.config.num_train_timesteps,
             encoder_hidden_states=conditioning["prompt_embeds"],
             pooled_projections=conditioning["pooled_prompt_embeds"],
             return_dict=False,
         )[0]
-        return torch.nn.functional.mse_loss(predicted.float(), noise - latents)
-
-
-def draw_sigmas(scheduler: Any, count: int, generator: torch.Generator) -> torch.Tensor:
-    """Draw noise levels of the scheduler's training grid with logit-normal density.
-
-    Args:
-        scheduler: the pipeline's flow-matching scheduler; only its configuration is read, since sampling
-            overwrites the grid it holds.
-        count: how many to draw.
-        generator: CPU generator.
-
-    Returns:
-        float32, (count,), each in (0, 1], with the scheduler's static shift applied.
-
-    Raises:
-        UnsupportedScheduler: the scheduler is no flow-matching one.
-    """
-    import torch
-
-    config = scheduler.config
-    if "shift" not in config or "num_train_timesteps" not in config:
-        raise UnsupportedScheduler(
-            f"{type(scheduler).__name__} is no flow-matching scheduler; give the pipeline a "
-            "FlowMatchEulerDiscreteScheduler."
-        )
-    grid = config.num_train_timesteps
-    position = torch.sigmoid(torch.randn(count, generator=generator))
-    index = (position * grid).long().clamp(max=grid - 1)
-    sigmas = (grid - index).float() / grid
-    if getattr(config, "use_dynamic_shifting", False):
-        return sigmas
-    return config.shift * sigmas / (1 + (config.shift - 1) * sigmas)
+        return torch.nn.functional.mse_loss(predicted.float(), velocity)
 
 
 FAMILY = StableDiffusion3()

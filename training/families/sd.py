@@ -12,9 +12,14 @@ if TYPE_CHECKING:
 
 
 class StableDiffusion(Family):
-    """`StableDiffusionPipeline`; the objective is that of diffusers' `train_text_to_image_lora.py`."""
+    """`StableDiffusionPipeline`.
 
-    name = "unet"
+    Source:
+        Objective and LoRA layers are those of diffusers' `train_text_to_image_lora.py`: the mean squared
+        error of the noise, or of the velocity where the scheduler says so, at uniformly drawn timesteps.
+    """
+
+    name = "sd"
     pipeline_class = "StableDiffusionPipeline"
     denoiser_attribute = "unet"
     lora_targets = ("to_q", "to_k", "to_v", "to_out.0")

@@ -1,0 +1,117 @@
+"""FLUX.1: a transformer on packed latents, trained by flow matching and told its guidance scale."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from training.families.base import Conditioning, Family, number_shift, rectified_flow
+
+if TYPE_CHECKING:
+    import torch
+
+# The pipeline's own default, and the most that it takes.
+MAX_T5_TOKENS = 512
+
+
+class Flux(Family):
+    """`FluxPipeline`: FLUX.1-dev, and FLUX.1-schnell, which has no guidance input.
+
+    Source:
+        Objective and LoRA layers are those of diffusers' `train_dreambooth_lora_flux.py`: uniform timesteps,
+        weight 1, and an embedded guidance of 3.5 where the model has that input.
+    """
+
+    name = "flux"
+    pipeline_class = "FluxPipeline"
+    denoiser_attribute = "transformer"
+    lora_targets = (
+        "attn.to_k",
+        "attn.to_q",
+        "attn.to_v",
+        "attn.to_out.0",
+        "attn.add_k_proj",
+        "attn.add_q_proj",
+        "attn.add_v_proj",
+        "attn.to_add_out",
+        "ff.net.0.proj",
+        "ff.net.2",
+        "ff_context.net.0.proj",
+        "ff_context.net.2",
+    )
+    default_steps = 28
+    default_guidance = 3.5
+    classifier_free = False
+
+    def settle(self, pipe: Any) -> None:
+        number_shift(pipe)
+
+    def size_unit_px(self, pipe: Any) -> int:
+        # Latents are packed two by two, which the transformer's patch size of 1 does not say.
+        return math.lcm(8, 2 * pipe.vae_scale_factor)
+
+    def _t5_tokens(self, pipe: Any) -> int:
+        return min(MAX_T5_TOKENS, pipe.tokenizer_2.model_max_length)
+
+    def encode_prompts(self, pipe: Any, prompts: Sequence[str]) -> Conditioning:
+        import torch
+
+        with torch.no_grad():
+            embeddings, pooled, _ = pipe.encode_prompt(
+                list(prompts), device=pipe.device, max_sequence_length=self._t5_tokens(pipe)
+            )
+        return {"prompt_embeds": embeddings, "pooled_prompt_embeds": pooled}
+
+    def token_limits(self, pipe: Any) -> list[tuple[Any, int]]:
+        return [
+            (pipe.tokenizer, pipe.tokenizer.model_max_length),
+            (pipe.tokenizer_2, self._t5_tokens(pipe)),
+        ]
+
+    def loss(
+        self,
+        pipe: Any,
+        denoiser: torch.nn.Module,
+        latents: torch.Tensor,
+        conditioning: Conditioning,
+        generator: torch.Generator,
+    ) -> torch.Tensor:
+        """Rectified flow with uniform timesteps: predict noise - x at (1 - sigma) x + sigma noise."""
+        import torch
+
+        noisy, sigmas, velocity = rectified_flow(pipe.scheduler, latents, generator, "uniform")
+        count, _, height, width = latents.shape
+        embeddings = conditioning["prompt_embeds"]
+        guidance = None
+        if pipe.transformer.config.guidance_embeds:
+            guidance = torch.full((count,), self.default_guidance, device=latents.device)
+        predicted = denoiser(
+            hidden_states=pack(noisy),
+            timestep=sigmas,  # the transformer itself scales it by the length of the grid
+            guidance=guidance,
+            pooled_projections=conditioning["pooled_prompt_embeds"],
+            encoder_hidden_states=embeddings,
+            txt_ids=torch.zeros(embeddings.shape[1], 3, device=latents.device),
+            img_ids=positions(height // 2, width // 2).to(latents.device),
+            return_dict=False,
+        )[0]
+        return torch.nn.functional.mse_loss(predicted.float(), pack(velocity))
+
+
+def pack(latents: torch.Tensor) -> torch.Tensor:
+    """Turn (n, channels, h, w) into (n, h/2 * w/2, 4 * channels): a token for each two-by-two patch."""
+    count, channels, height, width = latents.shape
+    patches = latents.reshape(count, channels, height // 2, 2, width // 2, 2).permute(0, 2, 4, 1, 3, 5)
+    return patches.reshape(count, (height // 2) * (width // 2), 4 * channels)
+
+
+def positions(rows: int, columns: int) -> torch.Tensor:
+    """Position of each token, (rows * columns, 3): 0, row, column."""
+    import torch
+
+    row, column = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
+    return torch.stack([torch.zeros_like(row), row, column], dim=-1).reshape(-1, 3).float()
+
+
+FAMILY = Flux()

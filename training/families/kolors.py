@@ -1,0 +1,46 @@
+"""Kolors: the U-Net of SDXL with one language model, ChatGLM3, as its text encoder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from training.families.sdxl import StableDiffusionXL
+
+if TYPE_CHECKING:
+    import torch
+
+# The pipeline refuses more.
+MAX_PROMPT_TOKENS = 256
+
+
+class Kolors(StableDiffusionXL):
+    """`KolorsPipeline`; objective, size conditioning and LoRA layers are SDXL's.
+
+    Source:
+        Kolors team, "Kolors" (2024): SDXL's U-Net and objective over 1,100 timesteps. Its authors' LoRA
+        script is diffusers' SDXL script with another text encoder.
+    """
+
+    name = "kolors"
+    pipeline_class = "KolorsPipeline"
+    load_options: ClassVar[Mapping[str, Any]] = {}
+    own_components = frozenset({("kolors", "ChatGLMModel"), ("kolors", "ChatGLMTokenizer")})
+
+    def _prompt_tokens(self, pipe: Any) -> int:
+        return min(MAX_PROMPT_TOKENS, pipe.tokenizer.model_max_length)
+
+    def _encode(self, pipe: Any, prompts: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
+        embeddings, _, pooled, _ = pipe.encode_prompt(
+            prompts,
+            device=pipe.device,
+            do_classifier_free_guidance=False,
+            max_sequence_length=self._prompt_tokens(pipe),
+        )
+        return embeddings, pooled
+
+    def token_limits(self, pipe: Any) -> list[tuple[Any, int]]:
+        return [(pipe.tokenizer, self._prompt_tokens(pipe))]
+
+
+FAMILY = Kolors()
