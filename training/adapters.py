@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from training.errors import BadAdapter
+from training.files import publish
 from training.pipelines import quiet_libraries
 
 if TYPE_CHECKING:
@@ -166,18 +167,6 @@ def detach_adapter(pipe: Any, family: Family) -> None:
     # An adapter that failed to load can leave an empty one behind.
     if getattr(denoiser, "peft_config", None) is not None:
         denoiser.unload_lora()
-
-
-def publish(scratch: Path, target: Path) -> None:
-    """Give a finished file its name; a crash leaves the old file or the new one and never half of it."""
-    with open(scratch, "rb") as file:
-        os.fsync(file.fileno())
-    os.replace(scratch, target)
-    directory = os.open(target.parent, os.O_RDONLY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
 
 
 def _settle_header(path: Path) -> None:

@@ -9,9 +9,10 @@ from collections.abc import Generator, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from training.adapters import detach_adapter, load_adapter
+from training.cache import CacheUse, EncodingCache
+from training.encoding import encode_prompts
 from training.errors import InvalidConfig
-from training.lora import encode_in_batches
+from training.methods import load_weights
 from training.pipelines import PRECISIONS, LoadedPipeline, opened
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ class SampleConfig:
         seed: with an image's number it decides that image's noise, whatever the batch size.
         resolution_px: side of the images.
         batch_size: images drawn at a time.
-        precision: `fp32` or `bf16`.
+        precision: `fp32`, `bf16` or `fp16`.
         device: `auto` or a torch device name.
     """
 
@@ -67,14 +68,18 @@ def sample_images(
     adapter: str | os.PathLike[str] | None,
     prompts: Sequence[str],
     config: SampleConfig,
+    *,
+    cache: EncodingCache | None = None,
 ) -> list[Image.Image]:
     """Draw images for prompts.
 
     Args:
         model: a pipeline folder, or a pipeline kept loaded for several calls.
-        adapter: LoRA weights (a file, or the folder that `fine_tune` wrote); None for the plain model.
+        adapter: what `fine_tune` trained, LoRA or a whole denoiser (the file, or the folder it wrote);
+            None for the plain model.
         prompts: at least one; the empty string is allowed.
         config: how many and how.
+        cache: where encodings of prompts are kept for other calls and runs; none by default.
 
     Returns:
         `config.n` images of mode RGB.
@@ -84,7 +89,7 @@ def sample_images(
         BadAdapter: the adapter cannot be loaded into it.
         InvalidConfig: no prompts, or a resolution that does not suit the pipeline.
     """
-    return list(stream_images(model, adapter, prompts, config))
+    return list(stream_images(model, adapter, prompts, config, cache=cache))
 
 
 def stream_images(
@@ -92,6 +97,8 @@ def stream_images(
     adapter: str | os.PathLike[str] | None,
     prompts: Sequence[str],
     config: SampleConfig,
+    *,
+    cache: EncodingCache | None = None,
 ) -> Generator[Image.Image, None, None]:
     """Draw images as `sample_images` does, one batch in memory at a time.
 
@@ -102,6 +109,7 @@ def stream_images(
         adapter: as for `sample_images`.
         prompts: as for `sample_images`.
         config: as for `sample_images`.
+        cache: as for `sample_images`; prompts beyond what fits in memory need one.
 
     Yields:
         `config.n` images of mode RGB.
@@ -115,11 +123,10 @@ def stream_images(
         loaded.check_resolution(config.resolution_px)
         family, pipe = loaded.family, loaded.pipe
         wanted = list(dict.fromkeys(["", *(prompts[i % len(prompts)] for i in range(config.n))]))
-        conditioning = encode_in_batches(loaded, wanted)
+        conditioning = encode_prompts(loaded, wanted, CacheUse(cache))
         row_of = {prompt: row for row, prompt in enumerate(wanted)}
-        negative = {key: value[:1] for key, value in conditioning.items()}
-        if adapter is not None:
-            load_adapter(pipe, family, adapter)
+        negative = conditioning.pick([0], loaded.device)
+        unload = None if adapter is None else load_weights(pipe, family, adapter)
         try:
             family.denoiser(pipe).eval()
             for start in range(0, config.n, config.batch_size):
@@ -127,7 +134,7 @@ def stream_images(
                 rows = [row_of[prompts[i % len(prompts)]] for i in numbers]
                 yield from family.sample(
                     pipe,
-                    {key: value[rows] for key, value in conditioning.items()},
+                    conditioning.pick(rows, loaded.device),
                     negative,
                     steps=config.steps or family.default_steps,
                     guidance=family.default_guidance if config.guidance is None else config.guidance,
@@ -135,8 +142,8 @@ def stream_images(
                     resolution_px=config.resolution_px,
                 )
         finally:
-            if adapter is not None:
-                detach_adapter(pipe, family)
+            if unload is not None:
+                unload()
 
 
 def image_generator(seed: int, number: int) -> torch.Generator:

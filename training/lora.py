@@ -1,30 +1,37 @@
-"""LoRA fine-tuning of a pipeline's denoiser on a folder of captioned images."""
+"""Fine-tuning of a pipeline's denoiser on a folder of captioned images."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 import os
 import platform
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from training.adapters import ADAPTER_FILE, attach_adapter, detach_adapter, publish, save_adapter
+from training.cache import CacheUse, EncodingCache
+from training.checkpoint import (
+    Checkpoints,
+    DamagedCheckpoint,
+    Progress,
+    read_checkpoint,
+    remove_checkpoint,
+    write_checkpoint,
+)
+from training.encoding import dataset_hash, encode_dataset
 from training.errors import InvalidConfig, NonFiniteLoss
-from training.images import list_captioned_images, load_rgb, square
-from training.pipelines import PRECISIONS, LoadedPipeline, opened, quiet_libraries
-
-if TYPE_CHECKING:
-    import torch
-
-    from training.families.base import Conditioning
+from training.files import file_hash, folders_hash, write_json
+from training.images import list_captioned_images
+from training.loop import Training, attached
+from training.memory import PeakMemory, encoders_parked
+from training.methods import WEIGHT_FILES, Full, Lora, Method
+from training.pipelines import PRECISIONS, LoadedPipeline, opened, read_model_index
 
 RECORD_FILE = "record.json"
-ENCODING_BATCH = 16
+METHODS = ("lora", "full")
 
 
 @dataclass(frozen=True)
@@ -32,21 +39,27 @@ class FineTuneConfig:
     """What to train and how; checked when built.
 
     Steps, batch size, learning rate and optimiser default to those of Match & Choose, section 5.1; it does
-    not give the LoRA rank.
+    not give the LoRA rank, and has neither warm-up nor a learning-rate schedule.
 
     Attributes:
         steps: optimiser steps.
-        batch_size: images per step; may exceed the dataset, which is then gone through more than once a step.
+        batch_size: images per forward pass; may exceed the dataset, which then comes more than once.
         learning_rate: of AdamW, constant.
         rank: LoRA rank.
         alpha: LoRA alpha; the update is scaled by alpha / rank.
         resolution_px: images are scaled and cut to a square of this side.
         seed: decides start values, data order, timesteps, noise and which captions are dropped.
         caption_dropout: share of captions replaced by the empty one, for classifier-free guidance.
-        precision: of the frozen weights, `fp32` or `bf16`; the trained ones are always float32.
+        precision: of the frozen weights and of the arithmetic, `fp32`, `bf16` or `fp16`; trained weights and
+            their gradients are always float32. In fp16 the loss is scaled, on the CPU as on a GPU, and a step
+            whose gradients overflow leaves the weights alone; bf16 needs neither.
         weight_decay: of AdamW.
         max_gradient_norm: gradients are clipped to this norm.
         device: `auto` or a torch device name.
+        gradient_accumulation: forward passes per step, so a step sees this many times `batch_size` images.
+        gradient_checkpointing: compute activations again in the backward pass instead of keeping them.
+        method: `lora`, or `full` to train all weights of the denoiser; rank and alpha then mean nothing.
+        compile: run the denoiser through torch.compile; a failure to compile is noted, and trained without.
     """
 
     steps: int = 10_000
@@ -61,9 +74,13 @@ class FineTuneConfig:
     weight_decay: float = 1e-2
     max_gradient_norm: float = 1.0
     device: str = "auto"
+    gradient_accumulation: int = 1
+    gradient_checkpointing: bool = False
+    method: str = "lora"
+    compile: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "rank", "resolution_px"):
+        for name in ("steps", "batch_size", "rank", "resolution_px", "gradient_accumulation"):
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise InvalidConfig(f"{name} must be a whole number of at least 1, got {value!r}.")
@@ -78,6 +95,11 @@ class FineTuneConfig:
             raise InvalidConfig(f"caption_dropout must lie between 0 and 1, got {self.caption_dropout!r}.")
         if self.precision not in PRECISIONS:
             raise InvalidConfig(f"precision must be one of {', '.join(PRECISIONS)}, got {self.precision!r}.")
+        if self.method not in METHODS:
+            raise InvalidConfig(f"method must be one of {', '.join(METHODS)}, got {self.method!r}.")
+        for name in ("gradient_checkpointing", "compile"):
+            if not isinstance(getattr(self, name), bool):
+                raise InvalidConfig(f"{name} must be true or false, got {getattr(self, name)!r}.")
 
     def to_dict(self) -> dict[str, Any]:
         """All fields by name, ready for JSON."""
@@ -91,7 +113,8 @@ class FineTuneRecord:
     Attributes:
         adapter: the weights file.
         asked: model, dataset and the whole configuration.
-        happened: seconds, losses per step, counts of images and captions, the adapter's SHA-256.
+        happened: seconds, losses per step, counts of images and captions, what was cropped, peak memory, use
+            of the cache, where it was interrupted, the weights' SHA-256.
         used: versions, machine and device.
     """
 
@@ -107,7 +130,7 @@ class FineTuneRecord:
 
     @property
     def seconds(self) -> float:
-        """Wall time of the whole run, loading of the pipeline left out."""
+        """Wall time of all parts of the run that count, loading of the pipeline left out."""
         return self.happened["seconds"]
 
     @property
@@ -120,43 +143,32 @@ class FineTuneRecord:
         return {"asked": self.asked, "happened": self.happened, "used": self.used}
 
 
-@dataclass(frozen=True, eq=False)
-class EncodedDataset:
-    """A dataset as the denoiser is trained on it: every image and caption encoded once.
-
-    Attributes:
-        latents: float32, (n, channels, h, w), on the device.
-        conditioning: a row per different caption; row 0 is the empty one.
-        rows: row of each image's caption.
-        captioned: how many images have a caption.
-        truncated: how many images' captions lose words to a text encoder's length.
-    """
-
-    latents: torch.Tensor
-    conditioning: Conditioning
-    rows: torch.Tensor
-    captioned: int
-    truncated: int
-
-
 def fine_tune(
     model: str | os.PathLike[str] | LoadedPipeline,
     dataset_folder: str | os.PathLike[str],
     config: FineTuneConfig,
     out_dir: str | os.PathLike[str],
     on_step: Callable[[int, float], None] | None = None,
+    *,
+    checkpoints: Checkpoints | None = None,
+    cache: EncodingCache | None = None,
 ) -> FineTuneRecord:
-    """Train a LoRA adapter and save it through the pipeline class's own writer.
+    """Train an adapter, or all of the denoiser's weights, and save them.
 
-    Two runs with one configuration on one machine and the CPU give the same bytes.
+    Two runs with one configuration on one machine and the CPU give the same bytes, also where one of them was
+    interrupted and taken up again from a checkpoint.
 
     Args:
         model: a pipeline folder, or a pipeline kept loaded for several runs.
         dataset_folder: captioned images, see `training.images.list_captioned_images`.
         config: what to train.
-        out_dir: gets `pytorch_lora_weights.safetensors` and then `record.json`; those of an earlier run are
-            removed when training starts.
-        on_step: called after each step with its number, from 1, and its loss; what it raises stops the run.
+        out_dir: gets `pytorch_lora_weights.safetensors`, written by the pipeline class's own writer (or
+            `denoiser.safetensors`, see `training.methods`), and then `record.json`; those of an earlier run
+            are removed when training starts.
+        on_step: called after each step with its number, from 1, and its loss; what it raises stops the run,
+            and a checkpoint of that step is kept. Steps that a checkpoint stands for are not told again.
+        checkpoints: where the run's state is kept and what it goes on from; none by default.
+        cache: where encodings of images and captions are kept for other runs; none by default.
 
     Returns:
         The record of the run.
@@ -166,22 +178,39 @@ def fine_tune(
         BadDataset: the dataset folder is faulty.
         BadImage: one of its images is.
         InvalidConfig: the configuration does not suit the pipeline.
-        NonFiniteLoss: a loss or gradient is infinite or NaN; no weights are left behind.
+        CheckpointMismatch: the checkpoint to go on from is of another configuration, model or dataset.
+        NonFiniteEncoding: the VAE fails at this precision.
+        NonFiniteLoss: a loss or gradient is infinite or NaN; neither weights nor checkpoints are left behind,
+            those of `resume_from` included, which would only lead there again.
     """
     out = Path(out_dir)
     with opened(model, device=config.device, precision=config.precision) as loaded:
-        began = time.perf_counter()
-        dataset = encode_dataset(loaded, dataset_folder, config)
-        encoded = time.perf_counter()
+        began, memory = time.perf_counter(), PeakMemory(loaded.device)
+        identity = {}
+        if checkpoints is not None:
+            identity = _identity(loaded, dataset_hash(list_captioned_images(dataset_folder)), config)
+        session = _Session(loaded, config, checkpoints, identity, began, memory)
+        use = CacheUse(cache)
+        dataset = encode_dataset(
+            loaded, dataset_folder, resolution_px=config.resolution_px, seed=config.seed, use=use
+        )
+        encoding_seconds = time.perf_counter() - began
         out.mkdir(parents=True, exist_ok=True)
-        for name in (RECORD_FILE, ADAPTER_FILE):
+        for name in (RECORD_FILE, *WEIGHT_FILES):
             (out / name).unlink(missing_ok=True)
-        try:
-            losses, trainable = _train(loaded, dataset, config, on_step)
-            adapter = save_adapter(loaded.pipe, loaded.family, out)
-        finally:
-            detach_adapter(loaded.pipe, loaded.family)
-        ended = time.perf_counter()
+        method = _method(config)
+        with encoders_parked(loaded), attached(loaded, method, config) as parameters:
+            trainable = sum(parameter.numel() for parameter in parameters.values())
+            try:
+                session.train(Training(loaded, parameters, dataset, config), on_step)
+            except NonFiniteLoss:
+                if checkpoints is not None:
+                    remove_checkpoint(checkpoints.folder)
+                    if checkpoints.resume_from is not None:
+                        remove_checkpoint(checkpoints.resume_from)
+                raise
+            adapter = method.save(loaded, out)
+        images_per_step = config.batch_size * config.gradient_accumulation
         record = FineTuneRecord(
             adapter,
             asked={
@@ -190,140 +219,142 @@ def fine_tune(
                 "config": config.to_dict(),
             },
             happened={
-                "seconds": ended - began,
-                "encoding_seconds": encoded - began,
-                "images": len(dataset.rows),
+                "seconds": session.seconds,
+                "encoding_seconds": encoding_seconds,
+                "peak_memory_bytes": session.peak_memory_bytes,
+                "images": len(dataset),
                 "captioned": dataset.captioned,
                 "captions_truncated": dataset.truncated,
-                "epochs": config.steps * config.batch_size / len(dataset.rows),
+                "aspect": dataset.aspect,
+                "cache": use.counts(),
+                "epochs": config.steps * images_per_step / len(dataset),
+                "images_per_step": images_per_step,
                 "trainable_parameters": trainable,
-                "losses": losses,
-                "adapter_sha256": hashlib.sha256(adapter.read_bytes()).hexdigest(),
+                "losses": session.losses,
+                "skipped_steps": session.skipped_steps,
+                "resumed_at": session.resumed_at,
+                "notes": session.notes,
+                "adapter_sha256": file_hash(adapter),
             },
-            used=_circumstances(loaded),
+            used=_circumstances(loaded) | {"compiled": session.compiled},
         )
-    scratch = out / f".{RECORD_FILE}"
-    scratch.write_text(json.dumps(record.to_dict(), indent=2) + "\n", encoding="utf-8")
-    publish(scratch, out / RECORD_FILE)
+    write_json(out / RECORD_FILE, record.to_dict())
     return record
 
 
-def encode_dataset(
-    loaded: LoadedPipeline, dataset_folder: str | os.PathLike[str], config: FineTuneConfig
-) -> EncodedDataset:
-    """Decode, scale and encode all images and captions; neither VAE nor text encoder is used after.
+@dataclass
+class _Session:
+    """One process's part of a run, which may be taken up where another stopped."""
 
-    Args:
-        loaded: the pipeline that encodes.
-        dataset_folder: captioned images; one without a caption is trained on with the empty prompt.
-        config: gives resolution and seed (of the draws from the VAE's posterior).
+    loaded: LoadedPipeline
+    config: FineTuneConfig
+    checkpoints: Checkpoints | None
+    identity: dict[str, Any]
+    began: float
+    memory: PeakMemory
+    losses: list[float] = field(default_factory=list)
+    resumed_at: list[int] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    skipped_steps: int = 0
+    compiled: bool = False
+    # Of the parts before this one.
+    seconds_before: float = 0.0
+    peak_before: int = 0
 
-    Raises:
-        BadDataset: the folder is faulty.
-        BadImage: one of its images is.
-        InvalidConfig: the resolution does not suit the pipeline.
-    """
-    import numpy as np
-    import torch
+    @property
+    def seconds(self) -> float:
+        return self.seconds_before + time.perf_counter() - self.began
 
-    loaded.check_resolution(config.resolution_px)
-    images = list_captioned_images(dataset_folder)
-    generator = _generator(config.seed, "posterior")
-    latents = []
-    for start in range(0, len(images), ENCODING_BATCH):
-        batch = [
-            np.asarray(square(load_rgb(image.path), config.resolution_px))
-            for image in images[start : start + ENCODING_BATCH]
-        ]
-        pixels = torch.from_numpy(np.stack(batch)).permute(0, 3, 1, 2).float() / 127.5 - 1
-        latents.append(loaded.family.encode_images(loaded.pipe, pixels, generator))
-    captions = [image.caption or "" for image in images]
-    row_of = {caption: row for row, caption in enumerate(dict.fromkeys(["", *captions]))}
-    with quiet_libraries():
-        truncated = loaded.family.count_truncated(loaded.pipe, captions)
-    return EncodedDataset(
-        latents=torch.cat(latents),
-        conditioning=encode_in_batches(loaded, list(row_of)),
-        rows=torch.tensor([row_of[caption] for caption in captions]),
-        captioned=sum(image.caption is not None for image in images),
-        truncated=truncated,
-    )
+    @property
+    def peak_memory_bytes(self) -> int:
+        return max(self.peak_before, self.memory.bytes())
 
+    def train(self, training: Training, on_step: Callable[[int, float], None] | None) -> None:
+        """Make the steps that are left, and keep checkpoints of them."""
+        saved = self._take_up(training)
+        self.compiled = self.config.compile and training.compile()
+        self.notes += training.notes
+        last = self.config.steps
+        for step in range(len(self.losses) + 1, last + 1):
+            self.losses.append(training.step(step))
+            if self.checkpoints and (step % self.checkpoints.every_steps == 0 or step == last):
+                self._save(training)
+                saved = step
+            if on_step is not None:
+                try:
+                    on_step(step, self.losses[-1])
+                except BaseException:
+                    # A stop that was asked for loses no step; what stopped it is told whatever comes of this.
+                    if self.checkpoints and saved != step:
+                        with suppress(OSError, NonFiniteLoss):
+                            self._save(training)
+                    raise
+        training.check_finite(last)
+        self.skipped_steps = training.skipped_steps
 
-def encode_in_batches(loaded: LoadedPipeline, prompts: Sequence[str]) -> Conditioning:
-    """Encode any number of prompts, a batch at a time; row i belongs to prompt i."""
-    import torch
+    def _take_up(self, training: Training) -> int | None:
+        """Restore the state that the run is to go on from, and return its step; None to start anew."""
+        checkpoints = self.checkpoints
+        if checkpoints is None:
+            return None
+        resume_from = checkpoints.resume_from
+        found = None
+        try:
+            if resume_from is not None:
+                found = read_checkpoint(resume_from, self.identity)
+            if found is not None:
+                progress, tensors = found
+                training.restore(
+                    tensors,
+                    position=progress.position,
+                    skipped_steps=progress.skipped_steps,
+                    scaler=progress.scaler,
+                )
+        except (DamagedCheckpoint, ValueError) as error:
+            self.notes.append(f"A damaged checkpoint was left aside, training began anew: {error}")
+            found = None
+        if found is None:
+            remove_checkpoint(checkpoints.folder)
+            return None
+        self.losses = list(progress.losses)
+        self.seconds_before, self.peak_before = progress.seconds, progress.peak_memory_bytes
+        self.resumed_at = [*progress.resumed_at, progress.step]
+        self.notes = [*progress.notes, *self.notes]
+        if resume_from != checkpoints.folder:
+            remove_checkpoint(checkpoints.folder)
+            return None
+        return progress.step
 
-    # The libraries warn of each batch with long captions; the record has their number instead.
-    with quiet_libraries():
-        parts = [
-            loaded.family.encode_prompts(loaded.pipe, prompts[start : start + ENCODING_BATCH])
-            for start in range(0, len(prompts), ENCODING_BATCH)
-        ]
-    return {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
-
-
-def _train(
-    loaded: LoadedPipeline,
-    dataset: EncodedDataset,
-    config: FineTuneConfig,
-    on_step: Callable[[int, float], None] | None,
-) -> tuple[list[float], int]:
-    import torch
-
-    family, pipe, device = loaded.family, loaded.pipe, loaded.device
-    parameters = attach_adapter(
-        pipe, family, rank=config.rank, alpha=config.alpha, generator=_generator(config.seed, "adapter")
-    )
-    denoiser = family.denoiser(pipe)
-    # Not train(): the only thing it would switch on is dropout, which draws from the global generator.
-    denoiser.eval()
-    optimiser = torch.optim.AdamW(
-        parameters, lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
-    )
-    order = _shuffled(len(dataset.rows), _generator(config.seed, "order"))
-    dropout, noise = _generator(config.seed, "dropout"), _generator(config.seed, "noise")
-    mixed = torch.autocast(device.type, dtype=torch.bfloat16, enabled=config.precision == "bf16")
-    losses: list[float] = []
-    for step in range(1, config.steps + 1):
-        picked = torch.tensor([next(order) for _ in range(config.batch_size)])
-        kept = torch.rand(config.batch_size, generator=dropout) >= config.caption_dropout
-        rows = (dataset.rows[picked] * kept).to(device)
-        conditioning = {key: value[rows] for key, value in dataset.conditioning.items()}
-        with mixed:
-            loss = family.loss(pipe, denoiser, dataset.latents[picked.to(device)], conditioning, noise)
-        loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(parameters, config.max_gradient_norm)
-        value, gradient = torch.stack([loss.detach(), norm.to(loss.dtype)]).tolist()
-        if not (math.isfinite(value) and math.isfinite(gradient)):
-            raise NonFiniteLoss(
-                f"At step {step} the loss was {value} and the gradient norm {gradient}; nothing was saved. "
-                f"Try a learning rate below {config.learning_rate:g}, or fp32."
-            )
-        optimiser.step()
-        optimiser.zero_grad(set_to_none=True)
-        losses.append(value)
-        if on_step is not None:
-            on_step(step, value)
-    if not all(torch.isfinite(parameter).all() for parameter in parameters):
-        raise NonFiniteLoss("After the last step a weight was infinite or NaN; nothing was saved.")
-    return losses, sum(parameter.numel() for parameter in parameters)
-
-
-def _shuffled(count: int, generator: torch.Generator) -> Iterator[int]:
-    """Indices below `count` without end, each epoch in an order of its own."""
-    import torch
-
-    while True:
-        yield from torch.randperm(count, generator=generator).tolist()
+    def _save(self, training: Training) -> None:
+        assert self.checkpoints is not None
+        # Weights that no longer are numbers would only fail again.
+        training.check_finite(len(self.losses))
+        progress = Progress(
+            step=len(self.losses),
+            losses=self.losses,
+            position=training.position,
+            skipped_steps=training.skipped_steps,
+            scaler=training.scaler,
+            seconds=self.seconds,
+            peak_memory_bytes=self.peak_memory_bytes,
+            resumed_at=self.resumed_at,
+            notes=self.notes,
+        )
+        write_checkpoint(self.checkpoints.folder, self.identity, progress, training.tensors())
 
 
-def _generator(seed: int, purpose: str) -> torch.Generator:
-    """A CPU generator for one purpose, so that more draws for one never shift those for another."""
-    import torch
+def _method(config: FineTuneConfig) -> Method:
+    return Lora(config.rank, config.alpha) if config.method == "lora" else Full()
 
-    digest = hashlib.sha256(f"{purpose}:{seed}".encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+
+def _identity(loaded: LoadedPipeline, images: str, config: FineTuneConfig) -> dict[str, Any]:
+    """What two runs must have in common for one to go on where the other stopped."""
+    whole = config.to_dict()
+    # Where a run is worked on is no part of what it is.
+    del whole["device"]
+    index = read_model_index(loaded.folder)
+    weights = folders_hash(loaded.folder, [name for name, entry in index.items() if isinstance(entry, list)])
+    return whole | {"model": weights, "dataset": images}
 
 
 def _circumstances(loaded: LoadedPipeline) -> dict[str, Any]:

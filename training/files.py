@@ -1,0 +1,113 @@
+"""Files that appear whole or not at all, and what identifies their content."""
+
+from __future__ import annotations
+
+import errno
+import functools
+import hashlib
+import json
+import os
+import secrets
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+
+# Of files being written; a dot keeps them out of sight, and every reader skips them.
+SCRATCH_PREFIX = ".scratch-"
+
+
+def publish(scratch: Path, target: Path) -> None:
+    """Give a finished file its name; a crash leaves the old file or the new one and never half of it."""
+    with open(scratch, "rb") as file:
+        os.fsync(file.fileno())
+    os.replace(scratch, target)
+    directory = os.open(target.parent, os.O_RDONLY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
+
+
+def write_tensors(target: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> None:
+    """Write a safetensors file, whole or not at all.
+
+    Args:
+        target: the file, replaced where there is one; its folder must exist.
+        tensors: by name, on any device.
+        metadata: of the file's header. With one entry at most, equal content gives equal bytes.
+
+    Raises:
+        OSError: the file cannot be written; what was there before is still there.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    scratch = _scratch_beside(target)
+    try:
+        try:
+            save_file(
+                {name: tensor.detach().contiguous() for name, tensor in tensors.items()},
+                scratch,
+                metadata=dict(metadata),
+            )
+        except SafetensorError as error:
+            # The library tells of a full disk in words only.
+            if "os error 28" in str(error) or "No space left" in str(error):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(target)) from error
+            raise OSError(errno.EIO, str(error), str(target)) from error
+        publish(scratch, target)
+    finally:
+        scratch.unlink(missing_ok=True)
+
+
+def write_json(target: Path, content: Mapping[str, Any]) -> None:
+    """Write a JSON file, whole or not at all."""
+    scratch = _scratch_beside(target)
+    try:
+        scratch.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+        publish(scratch, target)
+    finally:
+        scratch.unlink(missing_ok=True)
+
+
+def file_hash(path: str | os.PathLike[str]) -> str:
+    """SHA-256 of a file's content; remembered as long as the file's size and times stay the same."""
+    real = os.path.realpath(path)
+    facts = os.stat(real)
+    return _hashed(real, facts.st_ino, facts.st_size, facts.st_mtime_ns)
+
+
+def folders_hash(root: Path, names: Iterable[str]) -> str:
+    """SHA-256 over the relative names and the contents of all files in some subfolders.
+
+    Args:
+        root: the folder that holds them.
+        names: the subfolders; one that is not there counts as empty.
+    """
+    files = sorted(
+        path.relative_to(root).as_posix()
+        for name in names
+        for path in (root / name).rglob("*")
+        if path.is_file()
+    )
+    return json_hash([[name, file_hash(root / name)] for name in files])
+
+
+def json_hash(content: Any) -> str:
+    """SHA-256 of a JSON-ready value, whatever the order of its keys."""
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _scratch_beside(target: Path) -> Path:
+    # Not tempfile's: its files are for their owner alone, and keep that when they are renamed.
+    return target.with_name(f"{SCRATCH_PREFIX}{os.getpid()}-{secrets.token_hex(6)}")
+
+
+@functools.lru_cache(maxsize=100_000)
+def _hashed(real: str, inode: int, size: int, modified_ns: int) -> str:  # noqa: ARG001
+    with open(real, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

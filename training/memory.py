@@ -1,0 +1,90 @@
+"""The most memory that a stretch of work took, and room for it on a GPU."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+
+    from training.pipelines import LoadedPipeline
+
+PROCESS_STATUS = Path("/proc/self/status")
+PROCESS_PEAK_RESET = Path("/proc/self/clear_refs")
+# What Linux wants written there to have the highest resident size start anew.
+RESET_PEAK = "5"
+
+
+class PeakMemory:
+    """The peak since this object was made: of a GPU's allocated memory, else of the process's resident size.
+
+    Where the resident peak cannot be reset (systems other than Linux), it is that of the process so far.
+
+    Args:
+        device: where the work is done.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        import torch
+
+        self._device = device
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+            return
+        with suppress(OSError):
+            PROCESS_PEAK_RESET.write_text(RESET_PEAK)
+
+    def bytes(self) -> int:
+        """The peak up to now."""
+        import torch
+
+        if self._device.type == "cuda":
+            return torch.cuda.max_memory_allocated(self._device)
+        try:
+            found = re.search(r"^VmHWM:\s+(\d+) kB$", PROCESS_STATUS.read_text(), re.MULTILINE)
+        except OSError:
+            found = None
+        if found:
+            return int(found[1]) * 1024
+        import psutil
+
+        facts = psutil.Process().memory_info()
+        return getattr(facts, "peak_wset", facts.rss)
+
+
+@contextmanager
+def encoders_parked(loaded: LoadedPipeline) -> Iterator[None]:
+    """Keep all of a pipeline but its denoiser in the CPU's memory inside; as it was after.
+
+    Nothing moves where the pipeline is in the CPU's memory anyway.
+    """
+    import torch
+
+    denoiser = loaded.family.denoiser(loaded.pipe)
+    others = [
+        component
+        for component in loaded.pipe.components.values()
+        if isinstance(component, torch.nn.Module) and component is not denoiser
+    ]
+    if loaded.device.type == "cpu":
+        yield
+        return
+    for component in others:
+        component.to("cpu")
+    _release(loaded.device)
+    try:
+        yield
+    finally:
+        for component in others:
+            component.to(loaded.device)
+
+
+def _release(device: torch.device) -> None:
+    import torch
+
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
