@@ -29,12 +29,24 @@ class UnsafeWeights(BadPipeline):
     """A model folder holds pickled weights, which run code when they are opened."""
 
 
+class CannotProfile(BadPipeline):
+    """A pipeline whose cost cannot be told from its configs."""
+
+
 class BadAdapter(TrainingError):
     """LoRA weights that cannot be read, or that do not fit the pipeline they are loaded into."""
 
 
 class NonFiniteLoss(TrainingError, ArithmeticError):
     """The training loss became infinite or not a number; nothing was saved."""
+
+
+class NonFiniteEncoding(TrainingError, ArithmeticError):
+    """A VAE or text encoder gave an infinite value or none at all; nothing was trained."""
+
+
+class CheckpointMismatch(TrainingError):
+    """A checkpoint belongs to another configuration, model or dataset; the message names the field."""
 
 
 class BadImage(TrainingError):
