@@ -130,7 +130,7 @@ def glm_tokenizer() -> Any:
             normalization_rule_name="identity",
             minloglevel=2,
         )
-    return ChatGLMTokenizer(str(file), model_max_length=TOKENS)
+    return ChatGLMTokenizer(str(file))
 
 
 def glm() -> Any:
@@ -144,7 +144,7 @@ def glm() -> Any:
             ffn_hidden_size=64,
             kv_channels=16,
             num_attention_heads=2,
-            seq_length=64,
+            seq_length=256,
             multi_query_attention=True,
             multi_query_group_num=1,
             add_qkv_bias=True,
@@ -360,7 +360,7 @@ def sana(qk_norm: str | None = None) -> Any:
 
 
 def sd3(shift: float = 3.0, t5_encoder: bool = True) -> Any:
-    """SD 3.5 medium with dual attention in its first block; `t5_encoder=False` leaves its third encoder out."""
+    """SD 3.5 medium, with dual attention in its first block; `t5_encoder=False` leaves T5 out."""
     from diffusers import FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel, StableDiffusion3Pipeline
     from transformers import CLIPTextModelWithProjection
 
@@ -441,7 +441,7 @@ BUILDERS: dict[str, Callable[..., Any]] = {
 CALL: dict[str, dict[str, Any]] = {
     "sd": {},
     "sdxl": {},
-    "kolors": {"max_sequence_length": TOKENS},
+    "kolors": {},
     "pixart": {"max_sequence_length": TOKENS, "clean_caption": False, "use_resolution_binning": False},
     "sana": {"max_sequence_length": TOKENS, "use_resolution_binning": False},
     "sd3": {"max_sequence_length": TOKENS},

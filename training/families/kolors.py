@@ -10,8 +10,8 @@ from training.families.sdxl import StableDiffusionXL
 if TYPE_CHECKING:
     import torch
 
-# The pipeline refuses more.
-MAX_PROMPT_TOKENS = 256
+# What the pipeline's call always encodes, whatever length it is given.
+PROMPT_TOKENS = 256
 
 
 class Kolors(StableDiffusionXL):
@@ -27,20 +27,17 @@ class Kolors(StableDiffusionXL):
     load_options: ClassVar[Mapping[str, Any]] = {}
     own_components = frozenset({("kolors", "ChatGLMModel"), ("kolors", "ChatGLMTokenizer")})
 
-    def _prompt_tokens(self, pipe: Any) -> int:
-        return min(MAX_PROMPT_TOKENS, pipe.tokenizer.model_max_length)
-
     def _encode(self, pipe: Any, prompts: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
         embeddings, _, pooled, _ = pipe.encode_prompt(
             prompts,
             device=pipe.device,
             do_classifier_free_guidance=False,
-            max_sequence_length=self._prompt_tokens(pipe),
+            max_sequence_length=PROMPT_TOKENS,
         )
         return embeddings, pooled
 
     def token_limits(self, pipe: Any) -> list[tuple[Any, int]]:
-        return [(pipe.tokenizer, self._prompt_tokens(pipe))]
+        return [(pipe.tokenizer, PROMPT_TOKENS)]
 
 
 FAMILY = Kolors()
