@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import json
+import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,7 +17,6 @@ TEMPLATE = "card.md.jinja"
 CARD_FILE = "README.md"
 TAGS = ("text-to-image", "diffusers", "diffusers-training", "lora", "matchgraph")
 HUB_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*(/[A-Za-z0-9][A-Za-z0-9_.-]*)?")
-TORCH_TYPES = {"bf16": "torch.bfloat16", "fp16": "torch.float16"}
 # Folders of the training machine say nothing to a reader; losses and samples are on the run's page.
 LEFT_OUT = ("_folder", "losses", "adapter_sha256")
 # What Markdown, its tables, HTML and formulas would take for markup; an underscore within a word is none.
@@ -98,41 +99,69 @@ def loading_code(record: Mapping[str, Any]) -> str:
     import diffusers
 
     from training.families import family
+    from training.pipelines import PRECISIONS
 
-    own = family(used["family"])
-    prompts = record["with"].get("prompts") or [""]
-    options = {
-        "height": asked["resolution_px"],
-        "width": asked["resolution_px"],
-        "num_inference_steps": asked.get("sampling_steps"),
-        "guidance_scale": asked.get("guidance"),
-        **own.call_options,
-    }
-    arguments = "".join(f", {name}={literal(value)}" for name, value in options.items() if value is not None)
-    half = TORCH_TYPES.get(asked.get("precision", ""))
-    lines = [f"from diffusers import {own.pipeline_class}"]
-    if half:
-        lines.insert(0, "import torch")
-    adaptable = hasattr(getattr(diffusers, own.pipeline_class), "load_lora_weights")
-    if not adaptable:
-        lines.append("from diffusers.loaders.peft import PeftAdapterMixin")
-    loading = f"base, use_safetensors=True{f', torch_dtype={half}' if half else ''}"
-    lines += [
-        "",
-        f"base = {literal(asked['model'])}  # its name on the hub, or its folder",
-        f"pipe = {own.pipeline_class}.from_pretrained({loading})",
-    ]
-    if adaptable:
-        lines.append(f'pipe.load_lora_weights(".", weight_name="{ADAPTER_FILE}")')
+    own, folder = family(used["family"]), Path(asked["model_folder"])
+    pipeline = getattr(diffusers, own.pipeline_class)
+    imports = ["import torch", f"from diffusers import {own.pipeline_class}"]
+    # Said even where it is the usual one: some text encoders would come in the precision of their files.
+    arguments = {"use_safetensors": "True", "torch_dtype": f"torch.{PRECISIONS[asked['precision']]}"}
+    arguments |= {name: literal(value) for name, value in own.load_options.items()}
+    # diffusers wants to be told of each component that a pipeline does without.
+    arguments |= dict.fromkeys(_absent_components(folder), "None")
+    if hasattr(pipeline, "load_lora_weights"):
+        loading = [f'pipe.load_lora_weights(".", weight_name="{ADAPTER_FILE}")']
     else:
-        lines += [
-            f"# {own.pipeline_class} has no adapter methods of its own, and its denoiser borrows them.",
+        imports.append("from diffusers.loaders.peft import PeftAdapterMixin")
+        loading = [
+            f"# {own.pipeline_class} has no adapter methods of its own, so its denoiser borrows them.",
             f"denoiser = pipe.{own.denoiser_attribute}",
             'denoiser.__class__ = type("Adaptable", (type(denoiser), PeftAdapterMixin), {})',
             f'denoiser.load_lora_adapter(".", prefix=None, weight_name="{ADAPTER_FILE}")',
         ]
-    lines.append(f"image = pipe({literal(prompts[0])}{arguments}).images[0]")
-    return "\n".join(lines)
+    sampling = {
+        "height": asked["resolution_px"],
+        "width": asked["resolution_px"],
+        "num_inference_steps": asked["sampling_steps"],
+        "guidance_scale": asked["guidance"],
+        "max_sequence_length": _shorter_prompts(pipeline, folder),
+        **own.call_options,
+    }
+    prompts = record["with"].get("prompts") or [""]
+    call = [f"    {literal(prompts[0])},"]
+    call += [f"    {name}={literal(value)}," for name, value in sampling.items() if value is not None]
+    given = ", ".join(["base", *(f"{name}={value}" for name, value in arguments.items())])
+    return "\n".join(
+        [
+            *imports,
+            "",
+            f"base = {literal(asked['model'])}  # its name on the hub, or its folder",
+            f"pipe = {own.pipeline_class}.from_pretrained({given})",
+            *loading,
+            "image = pipe(",
+            *call,
+            ").images[0]",
+        ]
+    )
+
+
+def _absent_components(folder: Path) -> list[str]:
+    """The components that a pipeline's index names as absent; none where the folder is not here."""
+    try:
+        index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
+    except OSError:
+        return []
+    return [name for name, value in index.items() if isinstance(value, list) and not any(value)]
+
+
+def _shorter_prompts(pipeline: type, folder: Path) -> int | None:
+    """The length of prompts, where the pipeline's call would fill them up to more than its encoder takes."""
+    usual = inspect.signature(pipeline.__call__).parameters.get("max_sequence_length")
+    tokenizers = sorted(folder.glob("tokenizer*/tokenizer_config.json"))
+    if usual is None or not tokenizers:
+        return None
+    limit = json.loads(tokenizers[-1].read_text(encoding="utf-8")).get("model_max_length", math.inf)
+    return limit if limit < usual.default else None
 
 
 def literal(value: Any) -> str:

@@ -26,7 +26,7 @@ from tests.ingest.dump import dump
 from training.errors import InvalidConfig, NonFiniteLoss
 from training.scoring import Score
 
-ZOO = Path(__file__).parent / "data" / "zoo"
+ZOO = Path(__file__).parents[2] / "zoo"
 CONFIG = RunConfig(steps=3, samples=4, resolution_px=32)
 EXTRACTOR: Any = SimpleNamespace(hash="abc", name="probe", resize="clean")
 ELSEWHERE = Owner("another-host", 1, 0.0)
@@ -234,6 +234,27 @@ def test_metrics_are_named_once(metrics: tuple[str, ...]) -> None:
     with pytest.raises(Exception, match="metric") as refused:
         replace(CONFIG, metrics=metrics)
     assert refused.value.matchgraph_user_error
+
+
+def test_a_run_has_a_page_and_a_card(zoo: MatchingGraph, ledger: Ledger, home: Path) -> None:
+    executor = StubExecutor()
+    do(zoo, ledger, home, executor)
+    for job in executor.jobs:
+        assert job.model in (job.out / "index.html").read_text()
+        assert job.dataset in (job.out / "README.md").read_text()
+        assert "note" not in ledger.run(job.run).properties
+
+
+def test_a_page_that_cannot_be_written_is_noted_and_fails_nothing(
+    zoo: MatchingGraph, ledger: Ledger, home: Path
+) -> None:
+    executor = StubExecutor(before=lambda job, _: (job.out / "index.html").mkdir())
+    assert do(zoo, ledger, home, executor).done == 4
+    job = executor.jobs[0]
+    note = ledger.run(job.run).properties["note"]
+    assert note.startswith("no page: IsADirectoryError")
+    assert json.loads((job.out / "record.json").read_text())["note"] == note
+    assert (job.out / "README.md").is_file()
 
 
 def test_another_question_is_another_run(zoo: MatchingGraph, ledger: Ledger, home: Path) -> None:
