@@ -61,8 +61,16 @@ class ExtractorUnavailable(TrainingError):
     """The weights of a feature extractor cannot be had or read."""
 
 
+class MissingLibrary(TrainingError, ImportError):
+    """An optional library is not installed; the message says what to install."""
+
+
+class UnknownMeasure(TrainingError):
+    """A metric that no extractor and distance make, or whose extractor was not given."""
+
+
 class DistanceError(TrainingError, ValueError):
-    """A Frechet distance cannot be computed from what was given."""
+    """A distance cannot be computed from what was given."""
 
 
 class ShapeMismatch(DistanceError):

@@ -484,3 +484,97 @@ def save_clip(folder: Path, seed: int = 0, config: dict[str, Any] = CLIP_CONFIG)
     model = open_clip.CLIP(**config["model_cfg"])
     save_file(model.state_dict(), folder / "open_clip_model.safetensors")
     return folder
+
+
+def save_vision(folder: Path, kind: str = "dinov2", seed: int = 0) -> Path:
+    """Write a random DINOv2 or SigLIP as `save_pretrained` does, with a preprocessor for 28 or 32 pixels."""
+    import transformers
+
+    torch.manual_seed(seed)
+    size = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+    preprocessor: dict[str, Any] = {"image_mean": [0.5, 0.4, 0.3], "image_std": [0.2, 0.3, 0.4]}
+    if kind == "dinov2":
+        model = transformers.Dinov2Model(transformers.Dinov2Config(image_size=28, patch_size=14, **size))
+        preprocessor |= {"size": {"shortest_edge": 40}, "crop_size": {"height": 28, "width": 28}}
+    else:
+        vision = {"image_size": 32, "patch_size": 8, **size}
+        text = {"vocab_size": 60, "max_position_embeddings": 8, **size}
+        model = transformers.SiglipModel(transformers.SiglipConfig(text_config=text, vision_config=vision))
+        preprocessor["size"] = {"height": 32, "width": 32}
+    model.save_pretrained(folder)
+    (folder / "preprocessor_config.json").write_text(json.dumps(preprocessor))
+    return folder
+
+
+def save_inception(file: Path, seed: int = 0) -> Path:
+    """Write random weights for FID's Inception, scaled so that they keep a signal alive through its depth."""
+    from safetensors.torch import save_file
+
+    from training.extractors.inception import build
+
+    torch.manual_seed(seed)
+    network = build()
+    for layer in network.modules():
+        if isinstance(layer, torch.nn.Conv2d):
+            torch.nn.init.kaiming_normal_(layer.weight)
+    save_file(network.state_dict(), file)
+    return file
+
+
+def imagebind_tensors(width: int = 160, layers: int = 2, out: int = 24, side: int = 2) -> dict[str, Any]:
+    """Random tensors under the names of ImageBind's published file, those of other inputs among them."""
+    generator = torch.Generator().manual_seed(0)
+    shapes: dict[str, tuple[int, ...]] = {
+        "modality_preprocessors.vision.cls_token": (1, 1, width),
+        "modality_preprocessors.vision.rgbt_stem.proj.1.weight": (width, 3, 2, 14, 14),
+        "modality_preprocessors.vision.pos_embedding_helper.pos_embed": (1, side * side + 1, width),
+        "modality_preprocessors.text.pos_embed": (1, 77, 8),
+        "modality_trunks.vision.pre_transformer_layer.0.weight": (width,),
+        "modality_trunks.vision.pre_transformer_layer.0.bias": (width,),
+        "modality_heads.vision.0.weight": (width,),
+        "modality_heads.vision.0.bias": (width,),
+        "modality_heads.vision.2.weight": (out, width),
+    }
+    for number in range(layers):
+        block = f"modality_trunks.vision.blocks.{number}"
+        shapes |= {
+            f"{block}.attn.in_proj_weight": (3 * width, width),
+            f"{block}.attn.in_proj_bias": (3 * width,),
+            f"{block}.attn.out_proj.weight": (width, width),
+            f"{block}.attn.out_proj.bias": (width,),
+            f"{block}.norm_1.weight": (width,),
+            f"{block}.norm_1.bias": (width,),
+            f"{block}.mlp.fc1.weight": (4 * width, width),
+            f"{block}.mlp.fc1.bias": (4 * width,),
+            f"{block}.mlp.fc2.weight": (width, 4 * width),
+            f"{block}.mlp.fc2.bias": (width,),
+            f"{block}.norm_2.weight": (width,),
+            f"{block}.norm_2.bias": (width,),
+        }
+    return {name: 0.1 * torch.randn(shape, generator=generator) for name, shape in shapes.items()}
+
+
+def save_sentence_model(folder: Path, seed: int = 0) -> Path:
+    """Write a random Sentence-T5 (mean over tokens, projection, length 1) as sentence-transformers does."""
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.models import Dense, Normalize, Pooling, Transformer
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast, T5Config, T5EncoderModel
+
+    words = ["<pad>", "</s>", "<unk>", "a", "cat", "dog", "of", "the", "sea", "b", "c", "trees"]
+    tokens = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
+    tokens.pre_tokenizer = pre_tokenizers.Whitespace()
+    torch.manual_seed(seed)
+    encoder = folder.with_name(f"{folder.name}-encoder")
+    config = T5Config(vocab_size=12, d_model=16, d_kv=8, d_ff=32, num_layers=2, num_heads=2)
+    T5EncoderModel(config).save_pretrained(encoder)
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokens,
+        pad_token="<pad>",
+        eos_token="</s>",
+        unk_token="<unk>",
+        model_max_length=8,
+    ).save_pretrained(encoder)
+    parts = [Transformer(str(encoder)), Pooling(16, "mean"), Dense(16, 12, bias=False), Normalize()]
+    SentenceTransformer(modules=parts, device="cpu").save_pretrained(str(folder))
+    return folder
