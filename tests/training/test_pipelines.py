@@ -11,7 +11,7 @@ import torch
 
 from training.errors import BadPipeline, InvalidConfig, UnknownFamily, UnsafeWeights
 from training.families import FAMILIES
-from training.pipelines import LoadedPipeline, load_pipeline, opened
+from training.pipelines import LoadedPipeline, load_pipeline, opened, quiet_libraries
 
 
 @pytest.fixture
@@ -31,6 +31,114 @@ def test_every_family_loads_in_float32_on_the_device_asked_for(tiny_folder, name
     weights = next(family.denoiser(pipe).parameters())
     assert (weights.dtype, weights.device.type) == (torch.float32, "cpu")
     assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("precision", "expected"),
+    [("fp32", torch.float32), ("bf16", torch.bfloat16), ("fp16", torch.float16)],
+)
+def test_precisions_are_those_of_all_weights(folder, precision, expected, capfd):
+    with LoadedPipeline(folder, device="cpu", precision=precision) as loaded:
+        for part in (loaded.pipe.unet, loaded.pipe.vae, loaded.pipe.text_encoder):
+            assert {weight.dtype for weight in part.parameters()} == {expected}
+    assert "cannot run with `cpu`" not in capfd.readouterr().err
+
+
+def test_sana_keeps_what_half_precision_is_too_narrow_for_in_bfloat16(tiny_folder):
+    with LoadedPipeline(tiny_folder("sana"), device="cpu", precision="fp16") as loaded:
+        pipe = loaded.pipe
+        assert pipe.transformer.dtype == torch.float16
+        assert (pipe.text_encoder.dtype, pipe.vae.dtype) == (torch.bfloat16, torch.bfloat16)
+
+
+def weights_of(folder: Path, **options: object) -> dict[str, torch.Tensor]:
+    pipe, _ = load_pipeline(folder, device="cpu", **options)
+    modules = {name: part for name, part in pipe.components.items() if isinstance(part, torch.nn.Module)}
+    return {
+        f"{name}.{key}": value for name, part in modules.items() for key, value in part.state_dict().items()
+    }
+
+
+def save_as(source: Path, target: Path, dtype: torch.dtype = torch.float32, **options: object) -> Path:
+    """Write the pipeline anew, with all its weights from `source`."""
+    pipe, _ = load_pipeline(source, device="cpu", dtype=dtype)
+    with quiet_libraries():
+        pipe.save_pretrained(target, safe_serialization=True, **options)
+    return target
+
+
+@pytest.mark.parametrize("name", ["sdxl", "kolors", "sd3"])
+@pytest.mark.parametrize("shards", [False, True])
+def test_folders_with_a_variant_only_and_in_shards_load(tiny_folder, tmp_path, name, shards):
+    plain = tiny_folder(name)
+    options = {"max_shard_size": "40KB"} if shards else {}
+    folder = save_as(plain, tmp_path / name, torch.float16, variant="fp16", **options)
+    files = sorted(path.name for path in folder.rglob("*.safetensors"))
+    assert all(".fp16" in file for file in files)
+    assert any("-of-" in file for file in files) == shards
+    expected = weights_of(plain, dtype=torch.float16)
+    loaded = weights_of(folder, dtype=torch.float16)
+    assert loaded.keys() == expected.keys()
+    assert all(torch.equal(value, expected[key]) for key, value in loaded.items())
+    assert {value.dtype for value in weights_of(folder).values() if value.is_floating_point()} == {
+        torch.float32
+    }
+
+
+def test_plain_shards_load(tiny_folder, tmp_path):
+    folder = save_as(tiny_folder("flux"), tmp_path / "flux", max_shard_size="40KB")
+    assert len(list((folder / "transformer").glob("*-of-*.safetensors"))) > 1
+    expected = weights_of(tiny_folder("flux"))
+    assert all(torch.equal(value, expected[key]) for key, value in weights_of(folder).items())
+
+
+def test_plain_weights_are_taken_where_there_are_both(folder, tmp_path):
+    save_as(folder, tmp_path / "half", torch.float16, variant="fp16")
+    for path in (tmp_path / "half").rglob("*.fp16.safetensors"):
+        shutil.copy(path, folder / path.relative_to(tmp_path / "half"))
+    plain = weights_of(folder)
+    assert any(not torch.equal(value.half().float(), value) for value in plain.values())
+    # One component has nothing but the variant.
+    (folder / "unet" / "diffusion_pytorch_model.safetensors").unlink()
+    mixed = weights_of(folder)
+    assert all(
+        torch.equal(value.half().float(), value) for key, value in mixed.items() if key.startswith("unet")
+    )
+
+
+def test_variants_that_do_not_go_together_are_refused(folder):
+    for part, variant in (("unet", "fp16"), ("vae", "bf16")):
+        weights = folder / part / "diffusion_pytorch_model.safetensors"
+        weights.rename(weights.with_name(f"diffusion_pytorch_model.{variant}.safetensors"))
+    with pytest.raises(BadPipeline, match=r"do not go together \(unet: fp16, vae: bf16\)") as refused:
+        load_pipeline(folder)
+    assert "\n" not in str(refused.value)
+
+
+def test_lists_of_shards_lead_nowhere_else(tiny_folder, tmp_path):
+    folder = save_as(tiny_folder("sd"), tmp_path / "sd", max_shard_size="40KB")
+    index = folder / "unet" / "diffusion_pytorch_model.safetensors.index.json"
+    good = json.loads(index.read_text())
+    first = next(iter(good["weight_map"]))
+    shutil.copy(index.parent / good["weight_map"][first], tmp_path / "elsewhere.safetensors")
+    (tmp_path / "elsewhere.bin").write_bytes(b"\x80\x04.")
+    for shard, error in [
+        ("../../elsewhere.bin", UnsafeWeights),
+        ("../../elsewhere.safetensors", UnsafeWeights),
+        (str(tmp_path / "elsewhere.safetensors"), UnsafeWeights),
+        ("gone.safetensors", BadPipeline),
+        (7, UnsafeWeights),
+    ]:
+        index.write_text(json.dumps(good | {"weight_map": good["weight_map"] | {first: shard}}))
+        with pytest.raises(error, match=r"index\.json names") as refused:
+            load_pipeline(folder)
+        assert "\n" not in str(refused.value)
+    for content in ("[]", "{", '{"weight_map": []}', '{"weight_map": {"a": {}}}', '{"a": ' + "[" * 100_000):
+        index.write_text(content)
+        with pytest.raises(BadPipeline, match=r"index\.json is no list of shards"):
+            load_pipeline(folder)
+    index.write_text(json.dumps(good))
+    load_pipeline(folder, device="cpu")
 
 
 @pytest.mark.parametrize("name", ["unet/old.bin", "vae/weights.PT", "model.ckpt", "a.pkl", "x.pth"])
@@ -98,6 +206,38 @@ def test_unknown_classes_and_code_in_the_folder_are_refused(folder):
         load_pipeline(folder)
 
 
+def test_classes_beside_a_pipeline_are_trusted_for_that_pipeline_alone(folder, tiny_folder, tmp_path):
+    change_index(folder, text_encoder=["kolors", "ChatGLMModel"])
+    with pytest.raises(BadPipeline, match="comes from 'kolors'"):
+        load_pipeline(folder)
+    kolors = Path(shutil.copytree(tiny_folder("kolors"), tmp_path / "kolors"))
+    load_pipeline(kolors, device="cpu")
+    for entry in (
+        ["kolors", "KolorsPipeline"],
+        ["kolors.text_encoder", "ChatGLMModel"],
+        ["os", "ChatGLMModel"],
+    ):
+        change_index(kolors, text_encoder=entry)
+        with pytest.raises(BadPipeline, match="'text_encoder' comes from"):
+            load_pipeline(kolors)
+
+
+@pytest.mark.parametrize("entry", [[["diffusers"], "X"], [{}, 1], ["diffusers", 3], [None, "X", "Y"]])
+def test_entries_that_are_no_names_are_refused(folder, entry):
+    change_index(folder, unet=entry)
+    with pytest.raises(BadPipeline, match=r"'unet' is no \[library, class\] pair"):
+        load_pipeline(folder)
+
+
+def test_code_named_as_a_library_is_never_run(folder):
+    (folder / "unet" / "diffusers.py").write_text(
+        "import pathlib\npathlib.Path(__file__).with_name('ran').touch()\nclass UNet2DConditionModel: pass\n"
+    )
+    with pytest.raises(UnsafeWeights, match=r"diffusers\.py is code in a model folder"):
+        load_pipeline(folder)
+    assert not (folder / "unet" / "ran").exists()
+
+
 def test_the_safety_checker_is_left_out(folder):
     change_index(folder, safety_checker=["stable_diffusion", "StableDiffusionSafetyChecker"])
     pipe, _ = load_pipeline(folder, device="cpu")
@@ -123,3 +263,15 @@ def test_a_loaded_pipeline_is_used_as_it_stands(folder):
         with pytest.raises(InvalidConfig, match="multiple of 8"):
             loaded.check_resolution(36)
     assert loaded.pipe is None
+
+
+# Flux packs two by two latents of a factor of 4, and Sana's pipeline insists on 32 whatever the factor.
+@pytest.mark.parametrize(("name", "unit"), [("sd", 8), ("sd3", 8), ("flux", 8), ("sana", 32)])
+def test_resolutions_come_in_the_units_of_the_family(tiny_folder, name, unit):
+    with LoadedPipeline(tiny_folder(name), device="cpu") as loaded:
+        loaded.check_resolution(2 * unit)
+        with pytest.raises(InvalidConfig, match=f"multiple of {unit}"):
+            loaded.check_resolution(3 * unit // 2)
+        if name == "flux":
+            loaded.pipe.vae_scale_factor = 8  # the real one's
+            assert loaded.family.size_unit_px(loaded.pipe) == 16
