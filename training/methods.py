@@ -106,6 +106,8 @@ class Full:
         if self._original is not None:
             denoiser = loaded.family.denoiser(loaded.pipe)
             denoiser.requires_grad_(False)
+            # A step that was broken off leaves gradients, which the next run would add its own to.
+            denoiser.zero_grad(set_to_none=True)
             _put_back(denoiser, self._original)
             self._original = None
 

@@ -94,14 +94,17 @@ class Family(ABC):
         return math.lcm(8, pipe.vae_scale_factor * patch)
 
     def encode_images(
-        self, pipe: Any, pixels: torch.Tensor, generator: torch.Generator | None = None
+        self,
+        pipe: Any,
+        pixels: torch.Tensor,
+        generator: torch.Generator | list[torch.Generator] | None = None,
     ) -> torch.Tensor:
         """Encode images into latents, shifted and scaled as the denoiser expects them.
 
         Args:
             pipe: the loaded pipeline.
             pixels: float32, (n, 3, height, width), values in -1..1.
-            generator: draws from the VAE's posterior; None takes its mean.
+            generator: draws from the VAE's posterior, one for all images or one for each; None takes its mean.
 
         Returns:
             float32, (n, channels, height / factor, width / factor).
