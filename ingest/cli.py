@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,23 +40,88 @@ for command in COMMANDS:
 
 @ingest.command()
 @path_argument("FILE.csv|FOLDER")
+@click.option(
+    "--id", "model_id", metavar="ID", help="Id of the one pipeline in FOLDER, instead of the folder's name."
+)
+@click.option(
+    "--throughput/--no-throughput",
+    "throughput",
+    default=None,
+    help="Measure images per second, with the weights, or do not. Without either: on a GPU, and on a CPU "
+    "where it takes a minute at most.",
+)
+@click.option(
+    "--device", default="auto", show_default=True, help="auto (a GPU where there is one) or a torch device."
+)
+@click.option(
+    "--precision",
+    type=click.Choice(["fp32", "bf16", "fp16"]),
+    default="fp32",
+    show_default=True,
+    help="Of the weights, when throughput is measured.",
+)
+@click.option(
+    "--batch-size", type=click.IntRange(1), default=1, show_default=True, help="Images in a measured call."
+)
+@click.option(
+    "--resolution",
+    "resolution_px",
+    type=click.IntRange(8),
+    help="Side of the measured images, in pixels; by default 512 or the pipeline's own, if smaller.",
+)
+@click.option(
+    "--sampling-steps",
+    "steps",
+    type=click.IntRange(1),
+    help="Inference steps of a measured call; by default the pipeline's.",
+)
+@click.option(
+    "--guidance",
+    type=click.FloatRange(0),
+    help="Guidance scale of a measured call; by default the pipeline's.",
+)
 @text_option
 @skip_bad_option
 @json_option
-def models(path: Path, text: Sequence[str], skip_bad: bool, as_json: bool) -> None:
+def models(
+    path: Path, model_id: str | None, text: Sequence[str], skip_bad: bool, as_json: bool, **measuring: Any
+) -> None:
     """Add models: a table of attributes, or diffusers pipeline folders.
 
     The table has a column `model` (or `id`); every other column is an attribute. A folder is one pipeline
-    (model_index.json and its components' configs) or holds several. No weights are loaded.
+    (model_index.json and its components' configs) or holds several. From the configs alone come `params`
+    (values stored for the denoiser) and `tflop` of the pipeline's default call for one image of 512 pixels,
+    as in the paper; where the weights are there, `throughput` is measured. What is known of an unchanged
+    folder is not measured again.
     """
+    from ingest.facts import FactsConfig
     from ingest.models import ingest_models
 
-    with opened_graph() as (graph, _):
-        report = ingest_models(graph, path, text=text, skip_bad=skip_bad)
+    with opened_graph() as (graph, _), step_bar() as progress:
+        report = ingest_models(
+            graph,
+            path,
+            text=text,
+            skip_bad=skip_bad,
+            model_id=model_id,
+            facts=FactsConfig(**measuring),
+            progress=progress,
+        )
     for note in report.notes:
         click.echo(f"Note: {note}", err=True)
-    facts = {"models": list(report.written), "notes": list(report.notes)}
-    show(f"{count(len(report.written), 'model')} in the graph.", facts, report.skipped, as_json)
+    measured = {name: dict(figures) for name, figures in report.measured.items()}
+    facts = {"models": list(report.written), "notes": list(report.notes), "measured": measured}
+    lines = [f"{count(len(report.written), 'model')} in the graph.", *map(figures_line, measured.items())]
+    show("\n".join(lines), facts, report.skipped, as_json)
+
+
+def figures_line(entry: tuple[str, Mapping[str, float]]) -> str:
+    """What is known of one model, in one line."""
+    name, figures = entry
+    words = [f"{figures['params']:,} parameters"] if "params" in figures else []
+    words += [f"{figures['tflop']:.4g} TFLOP"] if "tflop" in figures else []
+    words += [f"{figures['throughput']:.4g} images/s"] if "throughput" in figures else []
+    return f"{name}: {', '.join(words) or 'nothing measured'}"
 
 
 @ingest.command()

@@ -7,19 +7,29 @@ import json
 import math
 import os
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from graphdb.models import INTEGER_RANGE, Model
 from ingest.errors import BadInput, Problem
+from ingest.facts import (
+    MEASURED,
+    FactsConfig,
+    check_device,
+    is_measured,
+    known_facts,
+    profile_facts,
+    throughput_facts,
+)
 from ingest.tables import Scalar, check_ids, check_unique, id_fault, read_table, typed_columns
 from training.families import FAMILIES as TRAINABLE
 
 if TYPE_CHECKING:
     from graphdb.repository import MatchingGraph
 
+Progress = Callable[[str, int, int], None]
 INDEX = "model_index.json"
 CONFIGS = ("config.json", "scheduler_config.json")
 DENOISERS = ("unet", "transformer")
@@ -109,60 +119,115 @@ class ModelsReport:
         written: ids of the models.
         skipped: problems of what was left out.
         notes: what was passed over without harm.
+        measured: `params`, `tflop` and `throughput` of the models read from folders, as far as known.
     """
 
     written: tuple[str, ...]
     skipped: tuple[Problem, ...]
     notes: tuple[str, ...]
+    measured: Mapping[str, Mapping[str, float]]
 
 
 def ingest_models(
-    graph: MatchingGraph, path: Path, *, text: Collection[str] = (), skip_bad: bool = False
+    graph: MatchingGraph,
+    path: Path,
+    *,
+    text: Collection[str] = (),
+    skip_bad: bool = False,
+    model_id: str | None = None,
+    facts: FactsConfig | None = None,
+    progress: Progress | None = None,
 ) -> ModelsReport:
     """Read a table or pipeline folders (see `read_model_table`, `read_pipelines`) and save the models.
 
     What the graph knows of a model and the input does not say is kept, so a table can add to what pipeline
-    folders gave. A pipeline folder replaces all that a pipeline folder gave before. One transaction.
+    folders gave. A pipeline folder replaces all that a pipeline folder gave before. One transaction; then
+    throughputs are measured, and each is saved as soon as it is known.
 
     Args:
         graph: the graph.
         path: a CSV file, or a folder.
         text: columns of the table to be kept as text although they look like numbers.
         skip_bad: leave bad rows and folders out instead of refusing all.
+        model_id: id of the model in the one pipeline folder that `path` is; the folder's name if None.
+        facts: count parameters and operations of pipeline folders and measure their throughput, as it says;
+            None takes what the configs and the weights' headers say. What was measured of an unchanged folder
+            is not measured again.
+        progress: told the step, and how many of how many models it has done.
 
     Returns:
         What was written.
 
     Raises:
         BadInput: the input has problems; nothing was written.
+        training.errors.InvalidConfig: this machine has no such device; nothing was written.
     """
-    notes: tuple[str, ...] = ()
     stored = {model.id: model for model in graph.models()}
-    if path.is_dir():
-        reading = read_pipelines(path)
-        if reading.problems and not skip_bad:
-            raise BadInput(reading.problems)
-        models, skipped, notes = reading.models, reading.problems, reading.notes
-        stored = {
-            model.id: Model(model.id, _without_components(model.properties)) for model in stored.values()
-        }
-    else:
+    if not path.is_dir():
+        if model_id is not None:
+            problem = Problem(str(path), 0, "is no pipeline folder", "leave the id to the table's rows")
+            raise BadInput([problem], skippable=False)
         models, skipped = read_model_table(path, text=text, skip_bad=skip_bad)
-    merged = [
-        Model(model.id, {**stored[model.id].properties, **model.properties}) if model.id in stored else model
-        for model in models
-    ]
+        merged = [Model(model.id, {**_properties(stored, model.id), **model.properties}) for model in models]
+        if merged:
+            graph.save_models(merged)
+        return ModelsReport(tuple(model.id for model in merged), skipped, (), {})
+    if facts is not None:
+        check_device(facts)
+    reading = read_pipelines(path, model_id=model_id)
+    if reading.problems and not skip_bad:
+        raise BadInput(reading.problems)
+    notes = list(reading.notes)
+    merged = []
+    known = {model.id: known_facts(model, stored.get(model.id)) for model in reading.models}
+    for number, model in enumerate(reading.models):
+        counted: dict[str, Any] = {}
+        if facts is not None:
+            counted, remarks = profile_facts(model, known[model.id])
+            notes.extend(remarks)
+            if progress is not None:
+                progress("operations counted", number + 1, len(reading.models))
+        properties = {
+            **_without_components(_properties(stored, model.id)),
+            **known[model.id],
+            **model.properties,
+            **counted,
+        }
+        if "params" not in properties:
+            reason = "has no safetensors weights here, so params is left out"
+            notes.append(f"{model.properties['source']}: the denoiser {reason}")
+        merged.append(Model(model.id, properties))
     if merged:
         graph.save_models(merged)
-    return ModelsReport(tuple(model.id for model in merged), skipped, notes)
+    for number, model in enumerate(merged):
+        if facts is None:
+            break
+        found, remarks = throughput_facts(model, known[model.id], facts)
+        notes.extend(remarks)
+        if found:
+            merged[number] = Model(model.id, {**model.properties, **found})
+            graph.save_models([merged[number]])
+        if progress is not None:
+            progress("throughput measured", number + 1, len(merged))
+    measured = {
+        model.id: {name: model.properties[name] for name in MEASURED if name in model.properties}
+        for model in merged
+    }
+    return ModelsReport(tuple(model.id for model in merged), reading.problems, tuple(notes), measured)
+
+
+def _properties(stored: Mapping[str, Model], model_id: str) -> Mapping[str, Any]:
+    return stored[model_id].properties if model_id in stored else {}
 
 
 def _without_components(properties: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the attributes that no component of a pipeline gave."""
+    """Return the attributes that neither a component of a pipeline nor a measurement gave."""
     components = tuple(name.removesuffix("class") for name in properties if name.endswith("_class"))
     gone = (*components, "scheduler_")
     return {
-        name: value for name, value in properties.items() if not name.startswith(gone) and name != "params"
+        name: value
+        for name, value in properties.items()
+        if not name.startswith(gone) and not is_measured(name)
     }
 
 
@@ -184,25 +249,33 @@ def pipeline_folders(folder: Path) -> list[Path]:
     return inside
 
 
-def read_pipelines(folder: Path) -> PipelineReading:
+def read_pipelines(folder: Path, *, model_id: str | None = None) -> PipelineReading:
     """Read one pipeline folder, or each pipeline folder in `folder`, without loading any weights.
 
     Args:
         folder: a folder with a model_index.json, or a folder of such folders.
+        model_id: id of the model, of one folder only; the folder's name if None.
 
     Returns:
         The models with their attributes, the folders that could not be read, and notes.
 
     Raises:
-        BadInput: there is no pipeline folder at all.
+        BadInput: there is no pipeline folder at all, or an id is given for several or is none.
     """
+    folders = pipeline_folders(folder)
+    if model_id is not None:
+        fault = id_fault(model_id, "model")
+        if len(folders) > 1 or not (folder / INDEX).exists():
+            fault = ("holds several pipelines, which one id cannot name", "name one of them")
+        if fault:
+            raise BadInput([Problem(str(folder), 0, *fault)], skippable=False)
     models: list[Model] = []
     problems: list[Problem] = []
     notes: list[str] = []
     first: dict[str, Path] = {}
-    for pipeline in pipeline_folders(folder):
+    for pipeline in folders:
         try:
-            model, remarks = _read_pipeline(pipeline)
+            model, remarks = _read_pipeline(pipeline, model_id)
         except _Unreadable as error:
             problems.append(error.problem)
             continue
@@ -221,9 +294,9 @@ def read_pipelines(folder: Path) -> PipelineReading:
     return PipelineReading(tuple(models), tuple(problems), tuple(notes))
 
 
-def _read_pipeline(folder: Path) -> tuple[Model, list[str]]:
+def _read_pipeline(folder: Path, model_id: str | None) -> tuple[Model, list[str]]:
     # Not the resolved name: a link called sdxl into a download cache is the model sdxl.
-    name = Path(os.path.abspath(folder)).name
+    name = model_id or Path(os.path.abspath(folder)).name
     fault = id_fault(name, "model")
     if fault:
         raise _Unreadable(Problem(repr(str(folder))[1:-1], 0, fault[0], "rename the folder"))
@@ -264,9 +337,7 @@ def _read_pipeline(folder: Path) -> tuple[Model, list[str]]:
         )
     properties["denoiser"] = properties.get(f"{denoiser}_class", denoiser)
     params = count_parameters(folder / denoiser)
-    if params is None:
-        notes.append(f"{folder}: {denoiser} has no safetensors weights here, so params is left out")
-    else:
+    if params is not None:
         properties["params"] = params
     properties["source"] = str(source)
     properties["content_hash"] = pipeline_fingerprint(source)

@@ -32,6 +32,8 @@ MAX_CATEGORY_NAME = 40
 IDENTIFYING = re.compile(
     r"(^|_)(id|name|source|path|name_or_path|folder|file|url|hash|sha256|revision|commit|version|extractor|probe)$"
 )
+# How a measured figure is made up, and where it was measured; the figure itself is `tflop` or `throughput`.
+PROVENANCE = re.compile(r"^(tflop|throughput)_")
 
 
 @dataclass(frozen=True)
@@ -65,12 +67,29 @@ def model_features(models: Sequence[Model]) -> FeatureTable:
 
     Returns:
         One row per model; no columns where nothing differs. See `encode_attributes` for the rules.
+        Throughputs count only if all were measured on one device, in one precision and batch size: others
+        would tell the machines apart and not the models.
 
     Source:
         Match & Choose, section 4.2: "retain the hyperparameters that differ globally across the whole zoo",
         then "normalization and one-hot encoding".
     """
-    return encode_attributes({model.id: model.properties for model in models})
+    measured = [model.properties for model in models if "throughput" in model.properties]
+    conditions = {
+        tuple(properties.get(f"throughput_{name}") for name in ("device", "precision", "batch_size"))
+        for properties in measured
+    }
+    dropped = {"throughput"} if len(conditions) > 1 else set()
+    return encode_attributes(
+        {
+            model.id: {
+                name: value
+                for name, value in model.properties.items()
+                if name not in dropped and not PROVENANCE.match(name)
+            }
+            for model in models
+        }
+    )
 
 
 def dataset_features(datasets: Sequence[Dataset]) -> FeatureTable:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from graphdb.runner import Runner
 from ingest.errors import BadInput
 from tests.ingest.dump import dump
 
-ZOO = Path(__file__).parent / "data" / "zoo"
+ZOO = Path(__file__).parents[2] / "zoo"
 Invoke = Callable[..., Result]
 
 
@@ -50,6 +51,7 @@ def test_tables_in_and_results_out(invoke: Invoke, graph: MatchingGraph, tmp_pat
     assert answer(invoke("models", tmp_path / "models.csv", "--json")) == {
         "models": ["m", "n"],
         "notes": [],
+        "measured": {},
         "skipped": [],
     }
     assert answer(invoke("datasets", tmp_path / "datasets.csv", "--json"))["datasets"] == ["d", "e"]
@@ -63,16 +65,21 @@ def test_tables_in_and_results_out(invoke: Invoke, graph: MatchingGraph, tmp_pat
 def test_pipeline_folders_and_a_table_add_up(
     invoke: Invoke, graph: MatchingGraph, runner: Runner, tmp_path: Path
 ) -> None:
-    result = invoke("models", ZOO)
-    assert result.stdout == "4 models in the graph.\n"
-    assert "no safetensors weights" in result.stderr
+    folder = tmp_path / "zoo"
+    for name in ("sd-1.5", "juggernaut-x"):
+        shutil.copytree(ZOO / name, folder / name)
+    result = invoke("models", folder)
+    lines = result.stdout.splitlines()
+    assert lines[0] == "2 models in the graph."
+    assert "sd-1.5: 859,520,964 parameters, 71.58 TFLOP" in lines
+    assert "juggernaut-x: the pipeline names no scheduler class" in result.stderr
     table = tmp_path / "facts.csv"
     table.write_text("model,released,params\nsd-1.5,2022,859520964\n")
     assert invoke("models", table).exit_code == 0
     model = next(model for model in graph.models() if model.id == "sd-1.5")
     assert (model.properties["released"], model.properties["denoiser"]) == (2022, "UNet2DConditionModel")
     before = dump(runner)
-    assert invoke("models", ZOO).exit_code == 0
+    assert invoke("models", folder).exit_code == 0
     assert invoke("models", table).exit_code == 0
     assert dump(runner) == before
 

@@ -13,8 +13,7 @@ import pytest
 from ingest.errors import BadInput
 from ingest.models import pipeline_fingerprint, read_model_table, read_pipelines
 
-ZOO = Path(__file__).parent / "data" / "zoo"
-WHOLE_ZOO = Path(__file__).parents[3] / "shared" / "zoo"
+ZOO = Path(__file__).parents[2] / "zoo"
 
 
 @pytest.fixture
@@ -82,7 +81,12 @@ def test_real_pipelines() -> None:
     reading = read_pipelines(ZOO)
     assert not reading.problems
     by_id = {model.id: model.properties for model in reading.models}
-    assert list(by_id) == ["juggernaut-x", "kolors", "sana-1.6b", "sd-1.5"]
+    assert len(by_id) == 10
+    families = {"flux", "kolors", "pixart", "sana", "sd", "sd3", "sdxl"}
+    assert {properties["family"] for properties in by_id.values()} == families
+    for properties in by_id.values():
+        assert len(properties) > 60
+        assert {"vae_class", "text_encoder_class", "denoiser"} <= set(properties)
     sd = by_id["sd-1.5"]
     assert sd["family"] == "sd"
     assert sd["pipeline"] == "StableDiffusionPipeline"
@@ -105,27 +109,6 @@ def test_real_pipelines() -> None:
     assert by_id["sana-1.6b"]["denoiser"] == "SanaTransformer2DModel"
     assert by_id["juggernaut-x"]["scheduler_beta_end"] == 0.012
     assert "scheduler_class" not in by_id["juggernaut-x"]
-
-
-@pytest.mark.skipif(
-    not WHOLE_ZOO.is_dir(), reason="needs the config files of all ten real pipelines in ../shared/zoo"
-)
-def test_all_ten_real_pipelines() -> None:
-    reading = read_pipelines(WHOLE_ZOO)
-    assert not reading.problems
-    assert {model.properties["family"] for model in reading.models} == {
-        "flux",
-        "kolors",
-        "pixart",
-        "sana",
-        "sd",
-        "sd3",
-        "sdxl",
-    }
-    assert len(reading.models) == 10
-    for model in reading.models:
-        assert len(model.properties) > 60
-        assert {"vae_class", "text_encoder_class", "denoiser"} <= set(model.properties)
 
 
 def test_one_pipeline_folder_and_a_folder_of_them_are_the_same(pipeline: Path) -> None:
@@ -240,6 +223,16 @@ def test_a_link_keeps_its_own_name(pipeline: Path, tmp_path: Path) -> None:
     model = read_pipelines(zoo).models[0]
     assert model.id == "my-sd"
     assert model.properties["source"] == str(pipeline.resolve())
+
+
+def test_an_id_may_be_given_to_one_pipeline(pipeline: Path) -> None:
+    model = read_pipelines(pipeline, model_id="a/`b`").models[0]
+    assert (model.id, model.properties["name"]) == ("a/`b`", "a/`b`")
+    with pytest.raises(BadInput, match="holds several pipelines"):
+        read_pipelines(pipeline.parent, model_id="x")
+    for wrong in ("", "a\nb"):
+        with pytest.raises(BadInput, match="use an id of 1 to"):
+            read_pipelines(pipeline, model_id=wrong)
 
 
 def test_no_pipeline_at_all(tmp_path: Path) -> None:

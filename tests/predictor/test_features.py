@@ -38,6 +38,18 @@ class TestModelFeatures:
         )
         assert table.columns == ("z",)
 
+    def test_measured_figures_count_and_how_they_were_measured_does_not(self):
+        def zoo(*devices):
+            names = ("tflop", "tflop_calls", "throughput", "throughput_device")
+            rows = zip((1.0, 2.0, 4.0), (9, 8, 7), (5.0, 6.0, 3.0), devices, strict=True)
+            return [
+                Model(model, dict(zip(names, row, strict=True)))
+                for model, row in zip("abc", rows, strict=True)
+            ]
+
+        assert model_features(zoo("gpu", "gpu", "gpu")).columns == ("tflop", "throughput")
+        assert model_features(zoo("gpu", "gpu", "cpu")).columns == ("tflop",)
+
     def test_categories_and_booleans(self):
         table = encode_attributes(
             {"a": {"f": "unet", "b": True}, "b": {"f": "dit", "b": True}, "c": {"f": "mm", "b": False}}
