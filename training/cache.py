@@ -115,10 +115,8 @@ class CacheUse:
             self.misses += 1
             return None
         self.hits += 1
-        now = time.time_ns()
         with suppress(FileNotFoundError):
-            # Not left to the file system, which may keep no times of reading.
-            os.utime(path, ns=(now, now))
+            _mark_used(path)
         return tensors
 
     def store(self, facts: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -143,6 +141,7 @@ class CacheUse:
             with FileLock(cache.folder / LOCK_FILE, timeout=LOCK_TIMEOUT_S):
                 if self._make_room(needed):
                     write_tensors(path, tensors, {})
+                    _mark_used(path)
                     return _mapped(path) or dict(tensors)
         except (OSError, Timeout):
             pass
@@ -172,6 +171,12 @@ class CacheUse:
             path.unlink(missing_ok=True)
             excess -= size
         return True
+
+
+def _mark_used(path: Path) -> None:
+    # Not left to the file system, which may keep no times of reading, and whose clock lags behind ours.
+    now = time.time_ns()
+    os.utime(path, ns=(now, now))
 
 
 def _mapped(path: Path) -> dict[str, torch.Tensor] | None:

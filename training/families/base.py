@@ -104,7 +104,7 @@ class Family(ABC):
         Args:
             pipe: the loaded pipeline.
             pixels: float32, (n, 3, height, width), values in -1..1.
-            generator: draws from the VAE's posterior, one for all images or one for each; None takes its mean.
+            generator: draws from the VAE's posterior, one for all images or one each; None takes its mean.
 
         Returns:
             float32, (n, channels, height / factor, width / factor).

@@ -1,0 +1,156 @@
+"""Encoding datasets: each image and caption once, in the right row, under a key that tells everything."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from training import encoding
+from training.cache import CacheUse, EncodingCache
+from training.encoding import Rows, dataset_hash, encode_dataset, encode_prompts
+from training.errors import BadImage, NonFiniteEncoding
+from training.images import list_captioned_images
+from training.pipelines import LoadedPipeline
+
+
+@pytest.fixture(scope="module")
+def pixart(tiny_folder):
+    with LoadedPipeline(tiny_folder("pixart"), device="cpu") as loaded:
+        yield loaded
+
+
+@pytest.fixture
+def copy(dataset, tmp_path) -> Path:
+    """The dataset, to be changed."""
+    return Path(shutil.copytree(dataset, tmp_path / "images"))
+
+
+def test_rows_are_picked_across_shards_in_the_order_asked():
+    shards = [{"x": torch.arange(start, min(start + 3, 8)).view(-1, 1)} for start in (0, 3, 6)]
+    rows = Rows(shards)
+    assert len(rows) == 8
+    assert rows.pick([7, 0, 3, 2, 3])["x"].tolist() == [[7], [0], [3], [2], [3]]
+
+
+def test_batches_hold_images_with_their_own_captions(pixart, dataset):
+    data = encode_dataset(pixart, dataset, resolution_px=32, seed=1)
+    assert len(data) == 5
+    latents, conditioning = data.batch([4, 1, 0], [True, False, True])
+    captions = encode_prompts(pixart, ["a cat", "", "a cat"]).pick([0, 1, 2])
+    assert latents.shape == (3, 4, 8, 8)
+    for name, rows in conditioning.items():
+        assert torch.allclose(rows, captions[name], atol=1e-5)
+    assert torch.equal(latents[1], data.batch([1], [True])[0][0])
+    assert (data.captioned, data.truncated) == (4, 1)
+
+
+def test_what_is_told_of_an_image_stays_with_it(tiny_folder, dataset):
+    with LoadedPipeline(tiny_folder("sdxl"), device="cpu") as loaded:
+        data = encode_dataset(loaded, dataset, resolution_px=32, seed=1)
+    _, conditioning = data.batch([3, 0], [True, True])
+    [name] = data.image_conditioning
+    # Original height and width, as the dataset's images have them.
+    assert conditioning[name][:, :2].tolist() == [[45, 39], [45, 36]]
+
+
+def test_batches_are_put_together_from_several_shards(pixart, dataset, monkeypatch):
+    whole = encode_dataset(pixart, dataset, resolution_px=32, seed=1)
+    monkeypatch.setattr(encoding, "LARGEST_IMAGE_BATCH", 2)
+    monkeypatch.setattr(encoding, "PROMPT_BATCH", 2)
+    parts = encode_dataset(pixart, dataset, resolution_px=32, seed=1)
+    for one, other in zip(whole.batch(range(5), [True] * 5), parts.batch(range(5), [True] * 5), strict=True):
+        for name, rows in one.items() if isinstance(one, dict) else [("", one)]:
+            assert torch.allclose(rows, other[name] if name else other, atol=1e-4)
+
+
+def test_an_images_draw_depends_on_it_and_the_seed_alone(pixart, copy):
+    before = encode_dataset(pixart, copy, resolution_px=32, seed=1).batch(range(5), [True] * 5)[0]
+    lines = (copy / "metadata.jsonl").read_text().splitlines()
+    (copy / "metadata.jsonl").write_text("\n".join(reversed(lines)))
+    after = encode_dataset(pixart, copy, resolution_px=32, seed=1).batch(range(5), [True] * 5)[0]
+    assert torch.allclose(before, after.flip(0), atol=1e-4)
+    other = encode_dataset(pixart, copy, resolution_px=32, seed=2).batch(range(5), [True] * 5)[0]
+    # The posterior's own spread lies between draws of two seeds.
+    assert not torch.allclose(after, other, atol=1e-2)
+
+
+def test_cutting_is_reported(pixart, tmp_path):
+    for name, size in {"square": (40, 40), "wide": (80, 40), "small": (16, 20)}.items():
+        Image.new("RGB", size, "teal").save(tmp_path / f"{name}.png")
+    aspect = encode_dataset(pixart, tmp_path, resolution_px=32, seed=1).aspect
+    assert aspect["handling"] == encoding.ASPECT_HANDLING
+    assert (aspect["cropped"], aspect["enlarged"]) == (2, 1)
+    # Of the wide image half is lost, of the small one 4 rows of 20.
+    assert aspect["pixels_cut"] == pytest.approx((0 + 0.5 + 0.2) / 3)
+
+
+def misses(loaded: LoadedPipeline, folder: Path, cache: EncodingCache, **changes: int) -> int:
+    use = CacheUse(cache)
+    encode_dataset(loaded, folder, **({"resolution_px": 32, "seed": 1} | changes), use=use)
+    return use.misses
+
+
+def test_a_key_tells_all_that_an_encoding_depends_on(pixart, copy, tiny_folder, tmp_path):
+    cache = EncodingCache(tmp_path / "cache", 10**8)
+    assert misses(pixart, copy, cache) == 2
+    assert misses(pixart, copy, cache) == 0
+    # Of images and captions, one entry each.
+    assert misses(pixart, copy, cache, seed=2) == 1
+    assert misses(pixart, copy, cache, resolution_px=48) == 1
+    with LoadedPipeline(tiny_folder("pixart"), device="cpu", precision="bf16") as half:
+        assert misses(half, copy, cache) == 2
+    changed = Path(shutil.copytree(pixart.folder, tmp_path / "changed"))
+    with LoadedPipeline(changed, device="cpu") as same:
+        assert misses(same, copy, cache) == 0
+    for part, lost in [("transformer", 0), ("scheduler", 0), ("vae", 1), ("text_encoder", 1)]:
+        config = next((changed / part).glob("*config.json"))
+        config.write_text(config.read_text() + " ")
+        with LoadedPipeline(changed, device="cpu") as other:
+            assert misses(other, copy, cache) == lost, part
+    metadata = copy / "metadata.jsonl"
+    metadata.write_text(metadata.read_text().replace("a dog", "a hog"))
+    assert misses(pixart, copy, cache) == 1
+    Image.new("RGB", (40, 40), "red").save(copy / "1.png")
+    assert misses(pixart, copy, cache) == 1
+
+
+def test_images_that_turned_bad_are_found_although_they_are_cached(pixart, copy, tmp_path):
+    cache = EncodingCache(tmp_path / "cache", 10**8)
+    misses(pixart, copy, cache)
+    (copy / "2.png").write_bytes((copy / "2.png").read_bytes()[:60])
+    with pytest.raises(BadImage, match=r"2\.png"):
+        misses(pixart, copy, cache)
+
+
+def test_a_vae_that_overflows_is_told_and_not_cached(pixart, dataset, tmp_path, monkeypatch):
+    own = type(pixart.family).encode_images
+    monkeypatch.setattr(type(pixart.family), "encode_images", lambda *given: own(*given) / 0)
+    cache = EncodingCache(tmp_path, 10**8)
+    with pytest.raises(NonFiniteEncoding, match="fp32"):
+        misses(pixart, dataset, cache)
+    assert cache.size_bytes() == 0
+
+
+def test_the_hash_of_a_dataset_is_of_its_content(copy, tmp_path):
+    before = dataset_hash(list_captioned_images(copy))
+    moved = Path(shutil.copytree(copy, tmp_path / "elsewhere"))
+    assert dataset_hash(list_captioned_images(moved)) == before
+    rows = [json.loads(line) for line in (copy / "metadata.jsonl").read_text().splitlines()]
+
+    def after(changed: list[dict[str, str]]) -> str:
+        (copy / "metadata.jsonl").write_text("\n".join(map(json.dumps, changed)))
+        return dataset_hash(list_captioned_images(copy))
+
+    assert after(rows) == before
+    assert after(rows[::-1]) != before
+    assert after([rows[0] | {"text": "a hat"}, *rows[1:]]) != before
+    pixels = np.asarray(Image.open(copy / "0.png")).copy()
+    pixels[0, 0, 0] ^= 1
+    Image.fromarray(pixels).save(copy / "0.png")
+    assert after(rows) != before
