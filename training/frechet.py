@@ -166,7 +166,7 @@ def frechet_distance(
     """
     one = GaussianStatistics(0, mean1, covariance1)
     two = GaussianStatistics(0, mean2, covariance2)
-    return _distance(Root(one), Root(two))
+    return frechet_between(Root(one), Root(two))
 
 
 def frechet_to_many(target: GaussianStatistics, others: Sequence[GaussianStatistics]) -> np.ndarray:
@@ -183,7 +183,7 @@ def frechet_to_many(target: GaussianStatistics, others: Sequence[GaussianStatist
         DistanceError: as `frechet_distance`.
     """
     root = Root(target)
-    return np.array([_distance(root, Root(other)) for other in others], dtype=np.float64)
+    return np.array([frechet_between(root, Root(other)) for other in others], dtype=np.float64)
 
 
 def frechet_matrix(gaussians: Sequence[GaussianStatistics]) -> np.ndarray:
@@ -202,7 +202,7 @@ def frechet_matrix(gaussians: Sequence[GaussianStatistics]) -> np.ndarray:
     matrix = np.zeros((len(roots), len(roots)))
     for row, one in enumerate(roots):
         for column in range(row):
-            matrix[row, column] = matrix[column, row] = _distance(one, roots[column])
+            matrix[row, column] = matrix[column, row] = frechet_between(one, roots[column])
     return matrix
 
 
@@ -254,7 +254,12 @@ def _low_rank_factor(covariance: np.ndarray) -> np.ndarray:
     return vectors[:, kept] * np.sqrt(eigenvalues[kept])
 
 
-def _distance(one: Root, two: Root) -> float:
+def frechet_between(one: Root, two: Root) -> float:
+    """Squared Frechet distance between two Gaussians that are factored already; see `frechet_distance`.
+
+    Raises:
+        DistanceError: as there.
+    """
     if one.gaussian.mean.shape != two.gaussian.mean.shape:
         raise ShapeMismatch(
             f"Gaussians have dimensions {one.gaussian.mean.size} and {two.gaussian.mean.size}; "
