@@ -19,3 +19,7 @@ class StageNotReady(MinizooError):
 
 class NonFiniteTraining(MinizooError):
     """A training loss stopped being a number."""
+
+
+class DatasetsDiffer(MinizooError):
+    """Datasets drawn again are not those that were recorded, or would be written over."""

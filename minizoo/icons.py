@@ -75,6 +75,10 @@ STYLE_WORDS: Mapping[str, str] = {
     "openmoji": "openmoji style",
     "fluent-emoji": "fluent 3d style",
     "fluent-emoji-flat": "fluent flat style",
+    "noto-v1": "old noto style",
+    "emojione": "emojione style",
+    "emojione-v1": "old emojione style",
+    "fluent-emoji-high-contrast": "high contrast style",
 }
 _SKIN_TONE = re.compile(r"skin-tone|-(?:medium-)?(?:dark|light)$|-medium$")
 _PERSON_WORDS = {"man", "woman", "person", "men", "women", "people"}
@@ -156,27 +160,41 @@ def read_icons(packages: Path = PACKAGES) -> tuple[Icon, ...]:
     """
     icons: list[Icon] = []
     for style, version in PACKAGE_VERSIONS.items():
-        folder = packages / style
-        if not (folder / "icons.json").is_file():
-            raise IconPackagesMissing(
-                f"icon package @iconify-json/{style} {version} is not in {packages.name}: "
-                "run `npm install` with the versions in minizoo/LICENCES.md in minizoo/work"
-            )
-        found = json.loads((folder / "package.json").read_text(encoding="utf-8"))["version"]
-        if found != version:
-            raise IconPackagesMissing(
-                f"icon package {style} is {found}, expected {version}: install that version"
-            )
-        data = json.loads((folder / "icons.json").read_text(encoding="utf-8"))
+        drawings = read_package(packages, style, version)
         # The 3D package names its icons like the flat one but brings no categories.
         categories = read_categories(packages / ("fluent-emoji-flat" if style == "fluent-emoji" else style))
         for category, names in categories.items():
-            icons.extend(
-                Icon(style, category, name, _svg(data["icons"][name], data))
-                for name in names
-                if name in data["icons"] and not data["icons"][name].get("hidden")
-            )
+            icons.extend(Icon(style, category, name, drawings[name]) for name in names if name in drawings)
     return tuple(sorted(icons, key=lambda icon: (icon.style, icon.category, icon.name)))
+
+
+def read_package(packages: Path, style: str, version: str) -> dict[str, str]:
+    """Read the drawings of one icon package.
+
+    Args:
+        packages: the folder that holds one folder for each icon package.
+        style: the package's name.
+        version: which one it must be; another draws other pixels.
+
+    Returns:
+        Icon name -> SVG; hidden icons left out.
+
+    Raises:
+        IconPackagesMissing: the package is absent or of another version.
+    """
+    folder = packages / style
+    if not (folder / "icons.json").is_file():
+        raise IconPackagesMissing(
+            f"icon package @iconify-json/{style} {version} is not in {packages.name}: "
+            "run `npm install` with the versions in minizoo/LICENCES.md in minizoo/work"
+        )
+    found = json.loads((folder / "package.json").read_text(encoding="utf-8"))["version"]
+    if found != version:
+        raise IconPackagesMissing(
+            f"icon package {style} is {found}, expected {version}: install that version"
+        )
+    data = json.loads((folder / "icons.json").read_text(encoding="utf-8"))
+    return {name: _svg(icon, data) for name, icon in data["icons"].items() if not icon.get("hidden")}
 
 
 def _svg(icon: Mapping[str, object], package: Mapping[str, object]) -> str:

@@ -109,7 +109,8 @@ def _write_checkpoint(path: Path, step: int, seconds: float, tensors: Mapping[st
 
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
-    save_file(dict(tensors), partial, metadata={"step": str(step), "seconds": f"{seconds:.1f}"})
+    contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
+    save_file(contiguous, partial, metadata={"step": str(step), "seconds": f"{seconds:.1f}"})
     partial.replace(path)
 
 
@@ -177,11 +178,12 @@ def train(
         with torch.no_grad():
             for name, value in parameters.items():
                 value.copy_(stored[f"now.{name}"])
-                average[name] = stored[f"ema.{name}"]
+                average[name].copy_(stored[f"ema.{name}"])
+                # In the parameter's own memory layout, which the file does not keep.
                 optimiser.state[value] = {
                     "step": torch.tensor(float(start)),
-                    "exp_avg": stored[f"avg.{name}"],
-                    "exp_avg_sq": stored[f"sq.{name}"],
+                    "exp_avg": torch.empty_like(value).copy_(stored[f"avg.{name}"]),
+                    "exp_avg_sq": torch.empty_like(value).copy_(stored[f"sq.{name}"]),
                 }
         logger.info("%s: going on at step %d", config.name, start)
     _keep_rows_before(curve, start)
