@@ -178,6 +178,8 @@ def _settle_header(path: Path) -> None:
     settled = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     # The format allows spaces behind the header; tensors keep their 8-byte alignment.
     settled += b" " * (-len(settled) % 8)
+    # A new file, since the library makes ones that their owner alone may read.
+    path.unlink()
     path.write_bytes(len(settled).to_bytes(8, "little") + settled + content[8 + length :])
 
 

@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import secrets
+import stat
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -46,6 +47,8 @@ def write_tensors(target: Path, tensors: Mapping[str, torch.Tensor], metadata: M
     from safetensors.torch import save_file
 
     scratch = _scratch_beside(target)
+    scratch.touch()
+    usual = stat.S_IMODE(scratch.stat().st_mode)
     try:
         try:
             save_file(
@@ -53,6 +56,8 @@ def write_tensors(target: Path, tensors: Mapping[str, torch.Tensor], metadata: M
                 scratch,
                 metadata=dict(metadata),
             )
+            # The library makes files that their owner alone may read.
+            scratch.chmod(usual)
         except SafetensorError as error:
             # The library tells of a full disk in words only.
             if "os error 28" in str(error) or "No space left" in str(error):

@@ -11,10 +11,10 @@ import torch
 from PIL import Image
 
 from training.adapters import ADAPTER_FILE, attach_adapter, detach_adapter
+from training.encoding import encode_dataset
 from training.errors import BadDataset, BadImage, InvalidConfig, NonFiniteLoss
 from training.families import FAMILIES
 from training.generate import SampleConfig, sample_images
-from training.encoding import encode_dataset
 from training.lora import FineTuneConfig, fine_tune
 from training.pipelines import LoadedPipeline
 
@@ -108,6 +108,11 @@ def test_a_batch_may_exceed_the_dataset(loaded, dataset, tmp_path):
     record = fine_tune(loaded["pixart"], dataset, config(steps=2, batch_size=13), tmp_path)
     assert len(record.losses) == 2
     assert record.happened["epochs"] == pytest.approx(26 / 5)
+    record = fine_tune(
+        loaded["pixart"], dataset, config(steps=2, batch_size=13, gradient_accumulation=3), tmp_path
+    )
+    assert record.happened["images_per_step"] == 39
+    assert record.happened["epochs"] == pytest.approx(78 / 5)
 
 
 def test_every_image_is_seen_once_an_epoch_and_captions_stay_with_their_images(
@@ -156,6 +161,11 @@ def test_the_record_says_what_was_asked_what_happened_and_with_what(loaded, data
     happened = written["happened"]
     assert (happened["images"], happened["captioned"], happened["captions_truncated"]) == (5, 4, 1)
     assert steps == list(enumerate(happened["losses"], start=1))
+    assert happened["aspect"]["cropped"] == 5
+    assert happened["peak_memory_bytes"] > 2**20
+    assert happened["seconds"] >= happened["encoding_seconds"] > 0
+    assert (happened["resumed_at"], happened["skipped_steps"], happened["notes"]) == ([], 0, [])
+    assert happened["cache"] is None
     assert happened["adapter_sha256"] == hashlib.sha256(record.adapter.read_bytes()).hexdigest()
     assert written["used"]["family"] == "sd"
     assert {"torch", "diffusers", "peft", "python"} <= written["used"]["versions"].keys()
@@ -222,13 +232,14 @@ def test_uncaptioned_images_are_trained_on_with_the_empty_prompt(loaded, tmp_pat
     assert (record.happened["captioned"], record.happened["images"]) == (0, 1)
 
 
-def test_bfloat16_keeps_the_trained_weights_in_float32(tiny_folder, dataset, tmp_path):
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_half_precision_keeps_the_trained_weights_in_float32(tiny_folder, dataset, tmp_path, precision):
     from safetensors import safe_open
 
-    record = fine_tune(tiny_folder("pixart"), dataset, config(precision="bf16"), tmp_path)
+    record = fine_tune(tiny_folder("pixart"), dataset, config(precision=precision), tmp_path)
     with safe_open(record.adapter, framework="pt") as weights:
         assert {weights.get_tensor(key).dtype for key in weights.keys()} == {torch.float32}  # noqa: SIM118
-    sampling = SampleConfig(n=1, steps=2, resolution_px=32, precision="bf16", device="cpu")
+    sampling = SampleConfig(n=1, steps=2, resolution_px=32, precision=precision, device="cpu")
     assert sample_images(tiny_folder("pixart"), tmp_path, ["a cat"], sampling)[0].size == (32, 32)
 
 
@@ -248,6 +259,10 @@ def test_bfloat16_keeps_the_trained_weights_in_float32(tiny_folder, dataset, tmp
         {"weight_decay": -1.0},
         {"max_gradient_norm": float("inf")},
         {"resolution_px": 0},
+        {"gradient_accumulation": 0},
+        {"gradient_checkpointing": 1},
+        {"method": "dora"},
+        {"compile": "yes"},
     ],
 )
 def test_impossible_configurations_are_refused_when_built(fault):
