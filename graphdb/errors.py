@@ -61,6 +61,10 @@ class InvalidId(GraphError, ValueError):
     """An id is empty, too long, or has control characters."""
 
 
+class MixedExtractors(GraphError):
+    """Values of one metric were measured with different extractors and cannot be compared."""
+
+
 class InvalidValue(GraphError, ValueError):
     """A value to be stored is not finite, out of its range, or of the wrong type."""
 

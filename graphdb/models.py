@@ -334,6 +334,8 @@ class Snapshot:
             fine-tuning, `initial` before it; either may be NaN, never both.
         similar: columns dataset, other, value with dataset < other, sorted.
         similarity: the metric of `similar`; None when no two datasets were compared.
+        measured_with: hash of the extractor of all values of `performs`, "not-recorded" where none is known.
+        compared_with: the same of `similar`.
     """
 
     metric: Metric
@@ -342,6 +344,8 @@ class Snapshot:
     performs: pd.DataFrame
     similar: pd.DataFrame
     similarity: Metric | None = None
+    measured_with: str | None = None
+    compared_with: str | None = None
 
 
 def _forbidden_character(text: str) -> str | None:

@@ -16,13 +16,14 @@ a stored median.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
 
 from graphdb import queries
-from graphdb.errors import InvalidValue, NodeNotFound, UnknownMetric
+from graphdb.errors import InvalidValue, MixedExtractors, NodeNotFound, UnknownMetric
 from graphdb.metrics import DEFAULT_METRIC, KNOWN_METRICS
 from graphdb.models import (
     INITIAL,
@@ -45,6 +46,8 @@ T = TypeVar("T")
 Statement = tuple[str, dict[str, Any]]
 
 BATCH_ROWS = 2000
+# What values are told to be measured with of which no extractor is recorded, as from most tables.
+NOT_RECORDED = "not-recorded"
 PERFORMS_COLUMNS = ["model", "dataset", "value", "initial"]
 SIMILAR_COLUMNS = ["dataset", "other", "value"]
 
@@ -226,16 +229,40 @@ class MatchingGraph:
         rows = self._runner.read(queries.load("read/statistics"), extractor=extractor)
         return sorted((_statistics_from(row) for row in rows), key=lambda s: (s.dataset, s.resize))
 
-    def snapshot(self, metric: str = DEFAULT_METRIC, similarity: str | None = None) -> Snapshot:
+    def compared(self, metric: str, extractor: str) -> set[tuple[str, str]]:
+        """The pairs of datasets, ids in sorted order, that were compared by a metric of one extractor.
+
+        Args:
+            metric: its name.
+            extractor: the extractor's hash.
+        """
+        rows = self._runner.read(queries.load("read/similar"), metric=metric)
+        return {
+            (min(row["dataset"], row["other"]), max(row["dataset"], row["other"]))
+            for row in rows
+            if row["extractor"] == extractor
+        }
+
+    def snapshot(
+        self,
+        metric: str = DEFAULT_METRIC,
+        similarity: str | None = None,
+        extractors: Collection[str] = (),
+    ) -> Snapshot:
         """The whole matching graph by one metric.
+
+        Values of one metric by different extractors are different quantities, and are never put together.
 
         Args:
             metric: the metric of the model-dataset edges.
             similarity: the metric of the dataset-dataset edges; None for `metric` if two datasets were
                 compared by it, else for the only one by which any were.
+            extractors: hashes of the extractors to keep to, where values of one metric are by several;
+                `NOT_RECORDED` for values of which no extractor is recorded.
 
         Raises:
             UnknownMetric: a metric is not known.
+            MixedExtractors: the values are by several extractors, and `extractors` does not choose one.
             InvalidValue: `similarity` is None and several other metrics are there to choose from.
         """
         import pandas as pd
@@ -248,15 +275,31 @@ class MatchingGraph:
         similar = (
             self._runner.read(queries.load("read/similar"), metric=compared_by.name) if compared_by else []
         )
+        measured_with, compared_with = _extractors(metric, performs, compared_by, similar, set(extractors))
+        _keep_to(measured_with, performs)
         return Snapshot(
             metric=chosen,
             models=tuple(self.models()),
             datasets=tuple(self.datasets()),
-            performs=_frame(pd.DataFrame(performs, columns=PERFORMS_COLUMNS), ["model", "dataset"]),
+            performs=_frame(
+                pd.DataFrame(
+                    [row for row in performs if row["value"] is not None or row["initial"] is not None],
+                    columns=PERFORMS_COLUMNS,
+                ),
+                ["model", "dataset"],
+            ),
             similar=_frame(
-                _sorted_pairs(pd.DataFrame(similar, columns=SIMILAR_COLUMNS)), ["dataset", "other"]
+                _sorted_pairs(
+                    pd.DataFrame(
+                        [row for row in similar if (row["extractor"] or NOT_RECORDED) == compared_with],
+                        columns=SIMILAR_COLUMNS,
+                    )
+                ),
+                ["dataset", "other"],
             ),
             similarity=compared_by,
+            measured_with=measured_with,
+            compared_with=compared_with,
         )
 
     # -- checks and statements
@@ -329,6 +372,65 @@ class MatchingGraph:
                 f"Datasets are compared by {', '.join(present)}, not by {metric}: name a similarity."
             )
         return known[present[0]] if present else None
+
+
+def _extractors(
+    metric: str,
+    performs: list[dict[str, Any]],
+    compared_by: Metric | None,
+    similar: list[dict[str, Any]],
+    chosen: set[str],
+) -> tuple[str | None, str | None]:
+    """Return the one extractor of each kind of edge, None where there are no values.
+
+    Raises:
+        MixedExtractors: there are several, and `chosen` does not leave one; or the two kinds of edge are by
+            one metric but by different extractors.
+    """
+    results = [row for row in performs if row["value"] is not None]
+    initial = [row for row in performs if row["initial"] is not None]
+    kinds = [
+        (f"Results by {metric}", [row["extractor"] for row in results]
+         + [row["initial_extractor"] for row in initial]),
+        (f"Similarities by {compared_by.name if compared_by else ''}", [row["extractor"] for row in similar]),
+    ]  # fmt: skip
+    unknown = chosen - {extractor or NOT_RECORDED for _, used in kinds for extractor in used}
+    if unknown:
+        raise MixedExtractors(
+            f"No value was measured with the extractor {min(unknown)!r}; those there are: "
+            f"{'; '.join(_by_extractor(used) for _, used in kinds if used)}."
+        )
+    kept: list[str | None] = []
+    for what, used in kinds:
+        counts = Counter(extractor or NOT_RECORDED for extractor in used)
+        left = [name for name in counts if len(counts) == 1 or name in chosen]
+        if len(counts) > 1 and len(left) != 1:
+            raise MixedExtractors(
+                f"{what} were measured with different extractors, whose values cannot be compared: "
+                f"{_by_extractor(used)}. Keep to one with --measured-with HASH."
+            )
+        kept.append(left[0] if left else None)
+    by_results, by_similarities = kept
+    if compared_by is not None and compared_by.name == metric and len({*kept} - {None, NOT_RECORDED}) > 1:
+        raise MixedExtractors(
+            f"Results by {metric} were measured with the extractor {by_results}, similarities with "
+            f"{by_similarities}, and their values cannot be compared: measure both with one, or choose "
+            "another metric of similarities with --similarity."
+        )
+    return by_results, by_similarities
+
+
+def _keep_to(extractor: str | None, performs: list[dict[str, Any]]) -> None:
+    """Take out of rows of results what was measured with another extractor."""
+    for row in performs:
+        for value, by in (("value", "extractor"), ("initial", "initial_extractor")):
+            if (row[by] or NOT_RECORDED) != extractor:
+                row[value] = None
+
+
+def _by_extractor(used: Iterable[str | None]) -> str:
+    counts = Counter(extractor or NOT_RECORDED for extractor in used)
+    return ", ".join(f"{name} ({counts[name]} values)" for name in sorted(counts))
 
 
 def _distinct(rows: Sequence[T], key: Any, what: str, content: Any = lambda row: row) -> list[T]:

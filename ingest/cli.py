@@ -15,7 +15,9 @@ from ingest.options import (
     NEEDS_PROBE,
     GivenPath,
     direction_option,
+    extractor_option,
     json_option,
+    metric_option,
     opened_graph,
     path_argument,
     probe_option,
@@ -23,6 +25,9 @@ from ingest.options import (
     text_option,
 )
 from ingest.runs_cli import COMMANDS
+
+# In the data folder: features of datasets, which can be computed again.
+FEATURES_FOLDER = "features"
 
 
 @click.group()
@@ -127,45 +132,74 @@ def figures_line(entry: tuple[str, Mapping[str, float]]) -> str:
 @ingest.command()
 @click.argument("paths", metavar="FILE.csv|FOLDER...", nargs=-1, required=True, type=GivenPath())
 @probe_option
+@extractor_option
+@metric_option
+@click.option(
+    "--embedding",
+    default="clip",
+    show_default=True,
+    metavar="EXTRACTOR",
+    help="Whose mean features become the datasets' embedding.",
+)
 @text_option
 @skip_bad_option
 @json_option
 def datasets(
-    paths: Sequence[Path], probe: str | None, text: Sequence[str], skip_bad: bool, as_json: bool
+    paths: Sequence[Path],
+    probe: str | None,
+    extractors: Sequence[str],
+    metrics: Sequence[str],
+    embedding: str,
+    text: Sequence[str],
+    skip_bad: bool,
+    as_json: bool,
 ) -> None:
     """Add datasets: tables with embeddings, or image folders.
 
     A table has a column `dataset` (or `id`), the mean embedding in columns e0..eN, and any attributes. An
     image folder holds images with captions in metadata.jsonl (file_name, text) or in text files beside them;
-    a folder of such folders gives several datasets. Images need --probe. Several paths are taken one after
-    another; the first with problems ends the command.
+    a folder of such folders gives several datasets. Images need --probe. Datasets are compared with each
+    other by every --metric. Several paths are taken one after another; the first with problems ends the
+    command.
     """
     from ingest.datasets import DatasetsReport, ingest_dataset_table, ingest_image_folders
 
-    extractor = None
+    extractor = scorer = None
     if any(path.is_dir() for path in paths):
-        if probe is None:
-            raise click.UsageError(NEEDS_PROBE)
-        from training.extractors import load_clip
+        from graphdb.connection import settings_from_environment
+        from ingest.instruments import extractor_specs, load_instruments
+        from training.scoring import PROBE, Scorer, needed_extractors
 
-        extractor = load_clip(probe)
+        specs = extractor_specs(probe, extractors)
+        needed = [embedding, *needed_extractors(metrics)]
+        if PROBE in needed and PROBE not in specs:
+            raise click.UsageError(NEEDS_PROBE)
+        instruments = load_instruments(specs, needed)
+        extractor = instruments[embedding]
+        cache = settings_from_environment().home / FEATURES_FOLDER
+        scorer = Scorer(metrics, instruments, cache, also=[embedding])
     reports: list[DatasetsReport] = []
     with opened_graph() as (graph, _):
         for path in paths:
             if path.is_dir():
                 with step_bar() as progress:
                     reports.append(
-                        ingest_image_folders(graph, path, extractor, skip_bad=skip_bad, progress=progress)
+                        ingest_image_folders(
+                            graph, path, extractor, scorer=scorer, skip_bad=skip_bad, progress=progress
+                        )
                     )
             else:
                 reports.append(ingest_dataset_table(graph, path, text=text, skip_bad=skip_bad))
     written = [name for report in reports for name in report.written]
     unchanged = [name for report in reports for name in report.unchanged]
     measured = sum(report.similarities for report in reports)
+    notes = [text for report in reports for text in report.notes]
+    for line in notes:
+        click.echo(f"Note: {line}", err=True)
     show(
         f"{count(len(written), 'dataset')} written, {len(unchanged)} unchanged, "
         f"{count(measured, 'similarity', 'similarities')} measured.",
-        {"datasets": written, "unchanged": unchanged, "similarities": measured},
+        {"datasets": written, "unchanged": unchanged, "similarities": measured, "notes": notes},
         [problem for report in reports for problem in report.skipped],
         as_json,
     )

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from graphdb.models import Dataset, Similar, Statistics
+from graphdb.errors import UnknownMetric
+from graphdb.models import Dataset, Metric, Property, Similar, Statistics
 from ingest.errors import BadInput, Problem
 from ingest.models import fingerprint_files
 from ingest.tables import (
@@ -25,12 +26,13 @@ from ingest.tables import (
     read_table,
     typed_columns,
 )
+from training.frechet import GaussianStatistics
 
 if TYPE_CHECKING:
     from graphdb.repository import MatchingGraph
-    from training.extractors import Extractor
-    from training.frechet import GaussianStatistics
+    from training.extractors import CaptionExtractor, Extractor
     from training.images import CaptionedImage
+    from training.scoring import Measure, Reference, Sample, Scorer
 
 EMBEDDING_COLUMN = re.compile(r"e(0|[1-9]\d*)", re.ASCII)
 METRIC = "clip_fid"
@@ -78,12 +80,14 @@ class DatasetsReport:
         unchanged: ids of those that the graph held already, with the same images and the same probe.
         similarities: how many pairs were measured.
         skipped: problems of what was left out.
+        notes: distances that could not be measured, and why.
     """
 
     written: tuple[str, ...]
     unchanged: tuple[str, ...]
     similarities: int
     skipped: tuple[Problem, ...]
+    notes: tuple[str, ...] = ()
 
 
 def read_dataset_table(
@@ -250,21 +254,24 @@ def ingest_dataset_table(
 def ingest_image_folders(
     graph: MatchingGraph,
     folder: Path,
-    extractor: Extractor,
+    extractor: Extractor | CaptionExtractor,
     *,
+    scorer: Scorer | None = None,
     skip_bad: bool = False,
     progress: Progress | None = None,
 ) -> DatasetsReport:
     """Bring image folders into the graph: attributes, mean embedding, feature statistics, distances.
 
     All images are decoded before anything is written. Each dataset is then written in one transaction, with
-    its distances to all datasets in the graph that the same extractor looked at, so an interrupted ingestion
+    its distances to all datasets in the graph that the same extractors looked at, so an interrupted ingestion
     is completed by running it again. A dataset that is there already, unchanged, is left alone.
 
     Args:
         graph: the graph.
         folder: a folder of images, or a folder of such folders.
-        extractor: the probe model.
+        extractor: the probe model, whose mean features become a dataset's embedding.
+        scorer: the metrics that datasets are compared by, with their extractors, the probe among them; by
+            default CLIP-FID of the probe.
         skip_bad: leave bad images and folders out instead of refusing all.
         progress: told how far it is.
 
@@ -273,88 +280,183 @@ def ingest_image_folders(
 
     Raises:
         BadInput: an image or a folder cannot be used; nothing was written.
+        BadDataset: a metric of captions finds too few of them.
     """
     note = progress or (lambda _step, _done, _of: None)
     reading = read_folders(folder, on_image=lambda done, of: note("checking images", done, of))
     if reading.problems and not skip_bad:
         raise BadInput(reading.problems)
-    stored = {dataset.id: dataset for dataset in graph.datasets()}
-    known = {statistics.dataset: statistics for statistics in graph.statistics(extractor.hash)}
+    comparison = Comparison(graph, extractor, scorer)
     written: list[str] = []
     unchanged: list[str] = []
+    notes: list[str] = []
     measured = 0
     for position, found in enumerate(reading.folders, start=1):
         note("measuring datasets", position - 1, len(reading.folders))
         content = images_hash(found)
-        before = stored.get(found.id)
-        if before is not None and found.id in known and _is_same(before, content, extractor):
+        if comparison.is_known(found.id, content):
             unchanged.append(found.id)
             continue
-        dataset, statistics, similar = measure_folder(found, content, extractor, before, list(known.values()))
-        graph.save_datasets([dataset], [statistics], similar)
-        known[found.id] = statistics
+        look = comparison.look(found, content)
+        graph.save_datasets([look.dataset], look.statistics, look.similar)
+        comparison.add(look)
         written.append(found.id)
-        measured += len(similar)
+        measured += len(look.similar)
+        notes += look.notes
     note("measuring datasets", len(reading.folders), len(reading.folders))
-    return DatasetsReport(tuple(written), tuple(unchanged), measured, reading.problems)
+    return DatasetsReport(tuple(written), tuple(unchanged), measured, reading.problems, tuple(notes))
 
 
-def measure_folder(
-    found: ImageFolder,
-    content: str,
-    extractor: Extractor,
-    before: Dataset | None,
-    known: Sequence[Statistics],
-) -> tuple[Dataset, Statistics, list[Similar]]:
-    """Look at a dataset's images and compare them with known datasets; nothing is written.
+@dataclass(frozen=True, eq=False)
+class Look:
+    """A dataset as it was measured: what `save_datasets` takes, and more.
 
     Args:
-        found: the dataset.
-        content: hash of its images, see `images_hash`.
-        extractor: the probe model.
-        before: what the graph says of it already.
-        known: statistics of the graph's datasets by the same extractor; its own are passed over.
-
-    Returns:
-        The node, its statistics, and its distances to the others: what `save_datasets` takes.
+        dataset: the node.
+        statistics: of its features, by each extractor.
+        similar: its distances to other datasets.
+        notes: distances that could not be measured, and why.
+        reference: its features, to compare others with.
     """
-    from training.frechet import frechet_to_many
 
-    statistics = measure(found, extractor)
-    others = [other for other in known if other.dataset != found.id]
-    distances = frechet_to_many(_gaussian(statistics), [_gaussian(other) for other in others])
-    similar = [
-        Similar(found.id, other.dataset, METRIC, distance, _provenance(statistics, other))
-        for other, distance in zip(others, distances.tolist(), strict=True)
-    ]
-    return _merged(before, _described(found, content, statistics, extractor)), statistics, similar
+    dataset: Dataset
+    statistics: tuple[Statistics, ...]
+    similar: tuple[Similar, ...]
+    notes: tuple[str, ...]
+    reference: Reference
 
 
-def measure(found: ImageFolder, extractor: Extractor) -> Statistics:
-    """Return mean and covariance of the probe's features over a dataset's images.
+class Comparison:
+    """Compares datasets with those of the graph; of each, what distances need is read and computed once.
 
     Args:
-        found: the dataset.
+        graph: the graph; read, and metrics that it does not know are defined in it.
         extractor: the probe model.
-
-    Returns:
-        Statistics with float64 mean (d,) and covariance (d, d).
+        scorer: the metrics, with their extractors, the probe among them; by default CLIP-FID of the probe.
     """
-    from training.images import load_rgb
 
-    fitted = extractor.statistics(load_rgb(image.path) for image in found.images)
-    return Statistics(found.id, extractor.hash, extractor.resize, fitted.n, fitted.mean, fitted.covariance)
+    def __init__(
+        self, graph: MatchingGraph, extractor: Extractor | CaptionExtractor, scorer: Scorer | None = None
+    ) -> None:
+        from training.scoring import PROBE, Sample, Scorer
+
+        self._probe = extractor
+        self._scorer = scorer or Scorer((METRIC,), {PROBE: extractor})
+        self._stored = {dataset.id: dataset for dataset in graph.datasets()}
+        self._samples: dict[str, dict[str, Sample]] = {
+            name: {
+                known.dataset: Sample(GaussianStatistics(known.n, known.mean, known.covariance))
+                for known in graph.statistics(instrument.hash)
+            }
+            for name, instrument in self._scorer.extractors.items()
+        }
+        self._pairs: dict[str, set[tuple[str, str]]] = {}
+        for measure in self._scorer.measures:
+            define_metric(graph, measure)
+            instrument = self._scorer.extractors[measure.extractor]
+            self._pairs[measure.metric] = graph.compared(measure.metric, instrument.hash)
+
+    def is_known(self, dataset: str, content: str) -> bool:
+        """Say whether the graph holds all there is to measure of a dataset with these images."""
+        stored = self._stored.get(dataset)
+        if stored is None or not _is_same(stored, content, self._probe):
+            return False
+        for measure in self._scorer.measures:
+            known = self._samples[measure.extractor]
+            pairs = self._pairs[measure.metric]
+            if any(tuple(sorted((dataset, other))) not in pairs for other in known if other != dataset):
+                return False
+        return all(dataset in known for known in self._samples.values())
+
+    def look(self, found: ImageFolder, content: str) -> Look:
+        """Look at a dataset's images and compare them with the known datasets; nothing is written.
+
+        Args:
+            found: the dataset.
+            content: hash of its images, see `images_hash`.
+
+        Raises:
+            BadDataset: a metric of captions finds too few of them.
+        """
+        reference = self._scorer.reference(found.folder, content, images=found.images)
+        similar: list[Similar] = []
+        notes: list[str] = []
+        for measure in self._scorer.measures:
+            instrument = self._scorer.extractors[measure.extractor]
+            own = reference.samples[measure.extractor]
+            for other in sorted(self._samples[measure.extractor]):
+                if other == found.id:
+                    continue
+                sample = self._sample(other, measure)
+                if sample is None:
+                    notes.append(
+                        f"{measure.metric} of {found.id!r} and {other!r} was not measured: the images of "
+                        f"{other!r} are not here as they were ingested."
+                    )
+                    continue
+                distance = own.distance(sample, measure.distance)
+                provenance: dict[str, Property] = {
+                    "extractor": instrument.hash,
+                    "extractor_name": instrument.name,
+                    "resize": instrument.resize,
+                    "version": measure.version,
+                    # Of two samples the smaller one limits how far their distance can be trusted.
+                    "n_real": min(own.n, sample.n),
+                }
+                if distance.std is not None:
+                    provenance["std"] = distance.std
+                similar.append(Similar(found.id, other, measure.metric, distance.value, provenance))
+        statistics = {
+            name: Statistics(
+                found.id,
+                instrument.hash,
+                instrument.resize,
+                reference.samples[name].n,
+                reference.samples[name].statistics.mean,
+                reference.samples[name].statistics.covariance,
+            )
+            for name, instrument in self._scorer.extractors.items()
+        }
+        probed = next(known for known in statistics.values() if known.extractor == self._probe.hash)
+        dataset = _merged(self._stored.get(found.id), _described(found, content, probed, self._probe))
+        return Look(dataset, tuple(statistics.values()), tuple(similar), tuple(notes), reference)
+
+    def add(self, look: Look) -> None:
+        """Take a dataset among the known ones."""
+        self._stored[look.dataset.id] = look.dataset
+        for name, sample in look.reference.samples.items():
+            self._samples[name][look.dataset.id] = sample
+        for similar in look.similar:
+            self._pairs[similar.metric].add(similar.pair)
+
+    def _sample(self, dataset: str, measure: Measure) -> Sample | None:
+        """A known dataset as a metric needs it; None where its images would have to be here and are not."""
+        from training.errors import TrainingError
+        from training.scoring import OF_FEATURES
+
+        sample = self._samples[measure.extractor][dataset]
+        if measure.distance not in OF_FEATURES or sample.features is not None:
+            return sample
+        properties = self._stored[dataset].properties
+        folder, content = Path(str(properties.get("source"))), str(properties.get("content_hash"))
+        try:
+            if listed_hash(folder) != content:
+                return None
+            seen = self._scorer.reference(folder, content)
+        except TrainingError:
+            return None
+        for name, known in seen.samples.items():
+            self._samples[name][dataset] = known
+        return seen.samples[measure.extractor]
 
 
-def _gaussian(statistics: Statistics) -> GaussianStatistics:
-    from training.frechet import GaussianStatistics
-
-    return GaussianStatistics(statistics.n, statistics.mean, statistics.covariance)
-
-
-def _provenance(one: Statistics, other: Statistics) -> dict[str, str | int]:
-    # Of two samples the smaller one limits how far their distance can be trusted.
-    return {"extractor": one.extractor, "resize": one.resize, "n_real": min(one.n, other.n)}
+def define_metric(graph: MatchingGraph, measure: Measure) -> None:
+    """Define a metric in the graph where it is not known, as one of which less is better."""
+    try:
+        graph.metric(measure.metric)
+    except UnknownMetric:
+        # Kernel distances are unbiased estimates, which may fall a little below zero.
+        graph.save_metric(Metric(measure.metric, minimum=0 if measure.distance == "fid" else None))
 
 
 def images_hash(found: ImageFolder) -> str:
@@ -382,7 +484,9 @@ def listed_hash(folder: Path) -> str:
     return images_hash(ImageFolder(folder.name, folder, tuple(list_captioned_images(folder))))
 
 
-def _described(found: ImageFolder, content: str, statistics: Statistics, extractor: Extractor) -> Dataset:
+def _described(
+    found: ImageFolder, content: str, statistics: Statistics, extractor: Extractor | CaptionExtractor
+) -> Dataset:
     captions = [image.caption for image in found.images if image.caption]
     properties: dict[str, Any] = {
         "name": found.id,
@@ -398,7 +502,7 @@ def _described(found: ImageFolder, content: str, statistics: Statistics, extract
     return Dataset(found.id, properties, tuple(statistics.mean.tolist()))
 
 
-def _is_same(stored: Dataset, content: str, extractor: Extractor) -> bool:
+def _is_same(stored: Dataset, content: str, extractor: Extractor | CaptionExtractor) -> bool:
     had = (stored.properties.get("content_hash"), stored.properties.get("extractor"))
     return had == (content, extractor.hash)
 

@@ -35,6 +35,24 @@ probe_option = click.option(
     help="CLIP model that looks at the images: a folder in open_clip's layout, or MODEL/TAG. "
     "[env: MATCHGRAPH_PROBE]",
 )
+metric_option = click.option(
+    "--metric",
+    "metrics",
+    multiple=True,
+    default=("clip_fid",),
+    show_default=True,
+    metavar="NAME",
+    help="What to measure: clip_fid, fid, kid, cmmd, or EXTRACTOR_DISTANCE such as dinov2_fid (distances: "
+    "fid, kid, cmmd). Repeatable.",
+)
+extractor_option = click.option(
+    "--extractor",
+    "extractors",
+    multiple=True,
+    metavar="NAME=WEIGHTS",
+    help="Where the weights of an extractor are: NAME=WEIGHTS for inception, dinov2, siglip, imagebind or t5 "
+    "(captions), NAME=KIND:WEIGHTS for one with a name of its own. Repeatable.",
+)
 direction_option = click.option(
     "--larger-is-better/--smaller-is-better",
     "larger_is_better",

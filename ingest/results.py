@@ -263,7 +263,15 @@ def _merge(
         same = [result for _, result in group]
         values = [result.value for result in same]
         other = next((row for row, result in group if result.value != values[0]), None)
-        if other is None or on_duplicate == "first":
+        measured = {result.provenance.get("extractor") for result in same}
+        if other is not None and len(measured) > 1 and on_duplicate in ("mean", "best"):
+            reason = (
+                f"{stage} {name} of model {model!r} on {dataset!r} was measured with different extractors, "
+                f"{' and '.join(sorted(str(extractor or 'one not recorded') for extractor in measured))}"
+            )
+            remedy = "keep the rows of one; values of different extractors cannot be compared"
+            table.problem(other.line, reason, remedy, also=[row.line for row in rows])
+        elif other is None or on_duplicate == "first":
             results.append(same[0])
         elif on_duplicate == "last":
             results.append(same[-1])

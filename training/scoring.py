@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 DISTANCES = {"fid": "1", "kid": "1", "cmmd": "1"}
 # Metrics that the literature knows by shorter names than extractor and distance would give.
 SHORT = {"fid": ("inception", "fid"), "kid": ("inception", "kid"), "cmmd": ("clip", "cmmd")}
+# The extractor that --probe gives.
+PROBE = "clip"
 # Distances that look at the features themselves and not only at their mean and covariance.
 OF_FEATURES = frozenset({"kid", "cmmd"})
 
@@ -198,6 +200,7 @@ class Scorer:
         extractors: by name, all that the metrics need and no matter what others.
         cache_dir: where features of datasets are kept, by content and extractor; None to keep them no longer
             than this process.
+        also: extractors that look at datasets though no metric needs them.
 
     Raises:
         UnknownMeasure: a metric cannot be measured, or its extractor was not given.
@@ -208,6 +211,8 @@ class Scorer:
         metrics: Sequence[str],
         extractors: Mapping[str, Extractor | CaptionExtractor],
         cache_dir: Path | None = None,
+        *,
+        also: Sequence[str] = (),
     ) -> None:
         self.measures = tuple(parse_metric(metric) for metric in metrics)
         for measure in self.measures:
@@ -217,7 +222,7 @@ class Scorer:
                     f"{measure.metric} needs the extractor {measure.extractor!r}, which was not given: name "
                     f"it with {'--probe SPEC' if measure.extractor == 'clip' else option}."
                 )
-        names = dict.fromkeys(measure.extractor for measure in self.measures)
+        names = dict.fromkeys([*(measure.extractor for measure in self.measures), *also])
         self.extractors = {name: extractors[name] for name in names}
         self.cache_dir = cache_dir
         self._of_features = {m.extractor for m in self.measures if m.distance in OF_FEATURES}

@@ -11,9 +11,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from graphdb.errors import InvalidValue, NodeNotFound, UnknownMetric
+from graphdb.errors import InvalidValue, MixedExtractors, NodeNotFound, UnknownMetric
 from graphdb.models import Dataset, Metric, Model, Result, Similar, Statistics
-from graphdb.repository import MatchingGraph, edge_key
+from graphdb.repository import NOT_RECORDED, MatchingGraph, edge_key
 from graphdb.runner import Runner
 from graphdb.weights import result_weight, similarity_weight
 
@@ -409,3 +409,77 @@ def test_clear_leaves_the_record_of_the_schema(graph: MatchingGraph, runner: Run
     graph.clear()
     assert dump(runner) == []
     assert schema.apply(runner) == 0
+
+
+def results_by(*rows: tuple[str, str, float, str | None], stage: str = "finetuned") -> list[Result]:
+    return [
+        Result(model, dataset, "clip_fid", value, stage, {"extractor": extractor} if extractor else {})
+        for model, dataset, value, extractor in rows
+    ]
+
+
+@pytest.fixture
+def two_extractors(graph: MatchingGraph) -> MatchingGraph:
+    """Results of two extractors, and one of which no extractor is recorded."""
+    graph.save_models([Model("m"), Model("n")])
+    graph.save_datasets([Dataset("a"), Dataset("b"), Dataset("c")])
+    graph.save_results(results_by(("m", "a", 1.0, "aaaa"), ("n", "a", 2.0, "aaaa"), ("m", "b", 30.0, "bbbb")))
+    graph.save_results(results_by(("n", "b", 4.0, None)))
+    graph.save_results(results_by(("m", "a", 9.0, "aaaa"), ("m", "b", 90.0, "aaaa"), stage="initial"))
+    return graph
+
+
+def test_values_of_different_extractors_are_never_put_together(two_extractors: MatchingGraph) -> None:
+    with pytest.raises(MixedExtractors) as refused:
+        two_extractors.snapshot()
+    assert "aaaa (4 values), bbbb (1 values), not-recorded (1 values)" in str(refused.value)
+    assert "--measured-with" in str(refused.value)
+    snapshot = two_extractors.snapshot(extractors=["aaaa"])
+    assert snapshot.measured_with == "aaaa"
+    rows = {(row.model, row.dataset): (row.value, row.initial) for row in snapshot.performs.itertuples()}
+    assert rows.keys() == {("m", "a"), ("n", "a"), ("m", "b")}
+    assert rows["m", "a"] == (1.0, 9.0)
+    # The value after fine-tuning is of another extractor than the one before it.
+    assert np.isnan(rows["m", "b"][0])
+    assert rows["m", "b"][1] == 90.0
+    other = two_extractors.snapshot(extractors=["bbbb"])
+    assert [tuple(row) for row in other.performs[["model", "dataset", "value"]].to_numpy()] == [
+        ("m", "b", 30.0)
+    ]
+    unknown = two_extractors.snapshot(extractors=[NOT_RECORDED])
+    assert unknown.performs["value"].tolist() == [4.0]
+    with pytest.raises(MixedExtractors, match="'cccc'"):
+        two_extractors.snapshot(extractors=["cccc"])
+    with pytest.raises(MixedExtractors, match="different extractors"):
+        two_extractors.snapshot(extractors=["aaaa", "bbbb"])
+
+
+def test_similarities_of_different_extractors_are_refused_too(graph: MatchingGraph) -> None:
+    graph.save_datasets([Dataset("a"), Dataset("b"), Dataset("c")])
+    graph.save_similarities(
+        [
+            Similar("a", "b", "clip_fid", 1.0, {"extractor": "aaaa"}),
+            Similar("a", "c", "clip_fid", 2.0, {"extractor": "bbbb"}),
+        ]
+    )
+    assert graph.compared("clip_fid", "bbbb") == {("a", "c")}
+    with pytest.raises(MixedExtractors, match=r"Similarities by clip_fid.*aaaa \(1 values\), bbbb"):
+        graph.snapshot()
+    kept = graph.snapshot(extractors=["bbbb"])
+    assert (kept.similar["value"].tolist(), kept.compared_with) == ([2.0], "bbbb")
+
+
+def test_results_and_similarities_by_one_metric_are_of_one_extractor(graph: MatchingGraph) -> None:
+    graph.save_models([Model("m")])
+    graph.save_datasets([Dataset("a"), Dataset("b")])
+    graph.save_results(results_by(("m", "a", 1.0, "aaaa")))
+    graph.save_similarities([Similar("a", "b", "clip_fid", 1.0, {"extractor": "bbbb"})])
+    with pytest.raises(MixedExtractors, match="aaaa, similarities with bbbb"):
+        graph.snapshot()
+    # By another metric they may be: nothing compares the one with the other.
+    graph.save_similarities([Similar("a", "b", "cmmd", 1.0, {"extractor": "bbbb"})])
+    snapshot = graph.snapshot(similarity="cmmd")
+    assert (snapshot.measured_with, snapshot.compared_with) == ("aaaa", "bbbb")
+    # Of recorded values nothing else may be known.
+    graph.save_similarities([Similar("a", "b", "clip_fid", 1.0)])
+    assert graph.snapshot().compared_with == NOT_RECORDED
