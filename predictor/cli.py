@@ -28,7 +28,9 @@ if TYPE_CHECKING:
     from graphdb.runner import Runner
     from predictor.evaluation import Evaluation
     from predictor.matching import Cost, Prediction, Recipe
+    from predictor.metrics import Interval
     from predictor.ranker import Ranker
+    from predictor.replay import BudgetCurve, ReplayConfig
 
 EMBEDDERS = ("gds", "node2vec+")
 RANKERS = ("catboost", "forest")
@@ -46,6 +48,9 @@ def method_options(command: Callable[..., Any]) -> Callable[..., Any]:
     options = [
         click.option("--metric", default="clip_fid", show_default=True, help="Metric of the results."),
         click.option("--similarity", help="Metric of the datasets' similarities, where there are several."),
+        click.option("--measured-with", "measured_with", multiple=True, metavar="HASH",
+                     help="Keep to values of this extractor, where there are several of one metric. "
+                     "Repeatable: one for the results, one for the similarities."),
         click.option("--embedder", type=click.Choice(EMBEDDERS), default="gds", show_default=True,
                      help="node2vec in Graph Data Science, or node2vec+ here."),
         click.option("--ranker", type=click.Choice(RANKERS), default="catboost", show_default=True,
@@ -71,6 +76,7 @@ class Method:
 
     metric: str
     similarity: str | None
+    measured_with: tuple[str, ...]
     embedder: str
     ranker: str
     features: str
@@ -125,18 +131,67 @@ def predict(target: str, probe: str | None, save: bool, as_json: bool, **options
         show_prediction(prediction, measured, seconds)
 
 
+class Shares(click.ParamType):
+    """Budget points: rising shares between 0 and 1, with commas between them."""
+
+    name = "SHARES"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """See `click.ParamType`."""
+        try:
+            return value if isinstance(value, tuple) else tuple(float(part) for part in value.split(","))
+        except ValueError:
+            self.fail(f"{value!r}: give shares of the whole cost, such as 0.1,0.2,0.4.", param, ctx)
+
+
 @click.command()
+@click.option(
+    "--budget-curve",
+    "curve",
+    is_flag=True,
+    help="Replay instead: hide the results, reveal them in the order of active measurement and others, and "
+    "show accuracy against budget.",
+)
+@click.option(
+    "--shares",
+    type=Shares(),
+    default="0.1,0.2,0.4,0.6",
+    show_default=True,
+    help="Of --budget-curve: budget points, as shares of the cost of all results.",
+)
+@click.option(
+    "--replays",
+    type=click.IntRange(1),
+    default=3,
+    show_default=True,
+    help="Of --budget-curve: repetitions, each with a seed of its own.",
+)
 @method_options
-def evaluate(as_json: bool, **options: Any) -> None:
+def evaluate(curve: bool, shares: tuple[float, ...], replays: int, as_json: bool, **options: Any) -> None:
     """Leave-one-dataset-out accuracy of the prediction, beside baselines.
 
     Each dataset in turn loses its results, and the models are ranked for it from what is left. OSR: how often
     the best model was selected. tau_w: agreement of the whole order, mistakes among the best weigh more. O2B:
     how much worse than the model best on average the selected one is (negative: better). O2O: how much worse
     than the best one. Brackets are 95 % bootstrap intervals over datasets.
+
+    With --budget-curve, a quarter of the datasets at a time stands for those of users and is ranked from the
+    results of the others, which are revealed step by step.
     """
     method = Method(**options)
     started = time.perf_counter()
+    if curve:
+        from predictor.replay import ReplayConfig
+
+        config = ReplayConfig(shares=shares, replays=replays, seed=method.seed)
+        with progress_bar() as progress:
+            replayed, basis = replay_graph(method, config, progress)
+        seconds = time.perf_counter() - started
+        if as_json:
+            click.echo(json.dumps(curve_as_json(replayed, basis, seconds), allow_nan=False))
+        else:
+            show_curve(replayed, basis, seconds)
+        return
     with progress_bar() as progress:
         evaluation = evaluate_graph(method, progress)
     seconds = time.perf_counter() - started
@@ -176,6 +231,7 @@ def predict_target(
             if save:
                 graph.save_datasets([dataset], [statistics], similar)
             snapshot = load_snapshot(graph, runner, method, similarity=folder_metric())
+            check_compared_with(snapshot, statistics.extractor, target)
             about: Dataset | str = dataset
             distances = {(set(pair.pair) - {dataset.id}).pop(): pair.value for pair in similar}
         else:
@@ -216,7 +272,7 @@ def measure_new_dataset(
         NoSimilarity: the graph has no statistics to compare with.
         IngestError: the folder, or an image in it, cannot be used.
     """
-    from ingest.datasets import dataset_folders, images_hash, measure_folder, read_folders
+    from ingest.datasets import Comparison, dataset_folders, images_hash, read_folders
     from ingest.errors import BadInput
     from training.extractors import load_clip
 
@@ -244,8 +300,7 @@ def measure_new_dataset(
     from predictor.features import check_same_extractor
 
     check_same_extractor(known, extractor.hash, f"{folder}")
-    statistics = graph.statistics(extractor.hash)
-    if not statistics:
+    if not graph.statistics(extractor.hash):
         raise NoSimilarity(
             f"No dataset of the graph has feature statistics by probe {extractor.hash}, so {folder} cannot "
             "be compared with any. Bring image folders in with `matchgraph ingest datasets FOLDER --probe "
@@ -255,9 +310,25 @@ def measure_new_dataset(
     if reading.problems:
         raise BadInput(reading.problems, skippable=False)
     found = reading.folders[0]
-    before = next((dataset for dataset in known if dataset.id == found.id), None)
     progress("embedding images", 0, 0)
-    return measure_folder(found, images_hash(found), extractor, before, statistics)
+    look = Comparison(graph, extractor).look(found, images_hash(found))
+    return look.dataset, look.statistics[0], list(look.similar)
+
+
+def check_compared_with(snapshot: Snapshot, extractor: str, target: str) -> None:
+    """Make sure that a folder's distances are by the extractor of those in the graph.
+
+    Raises:
+        ExtractorMismatch: they are not.
+    """
+    from graphdb.repository import NOT_RECORDED
+
+    if snapshot.compared_with not in (None, NOT_RECORDED, extractor):
+        raise ExtractorMismatch(
+            f"{target} was compared with the graph's datasets by the extractor {extractor}, these with each "
+            f"other by {snapshot.compared_with}, and the values cannot be compared: give the probe of the "
+            f"latter, or keep to the former with --measured-with {extractor}."
+        )
 
 
 def evaluate_graph(method: Method, progress: Progress) -> Evaluation:
@@ -280,6 +351,31 @@ def evaluate_graph(method: Method, progress: Progress) -> Evaluation:
         )
 
 
+def replay_graph(method: Method, config: ReplayConfig, progress: Progress) -> tuple[BudgetCurve, str]:
+    """Replay the graph's results in several orders; also says what the costs rest on."""
+    from graphdb.connection import connect
+    from graphdb.repository import MatchingGraph
+    from predictor.active import pair_hours
+    from predictor.replay import budget_curve
+
+    progress("connecting", 0, 0)
+    with connect() as runner:
+        snapshot = load_snapshot(MatchingGraph(runner), runner, method)
+        embedder, ranker, recipe = method.build(runner)
+        # No dataset is left out: times are no results.
+        hours, basis = pair_hours(snapshot, load_costs(runner, snapshot, ""))
+        curve = budget_curve(
+            snapshot,
+            hours,
+            embedder,
+            ranker,
+            recipe,
+            config,
+            progress=lambda done, of, what: progress(what, done, of),
+        )
+    return curve, basis
+
+
 def folder_metric() -> str:
     """The metric by which image folders are compared."""
     from ingest.datasets import METRIC
@@ -300,7 +396,7 @@ def load_snapshot(
     from graphdb.metrics import KNOWN_METRICS
 
     try:
-        snapshot = graph.snapshot(method.metric, similarity or method.similarity)
+        snapshot = graph.snapshot(method.metric, similarity or method.similarity, method.measured_with)
         if snapshot.performs["value"].notna().any():
             return snapshot
     except UnknownMetric:
@@ -417,6 +513,45 @@ def evaluation_as_json(evaluation: Evaluation, seconds: float) -> dict[str, Any]
     }
 
 
+def curve_as_json(curve: BudgetCurve, basis: str, seconds: float) -> dict[str, Any]:
+    """The replay as plain data; undefined figures are null."""
+
+    def plain(figures: Mapping[str, Interval]) -> dict[str, Any]:
+        return {key: _plain(asdict(figure)) for key, figure in figures.items()}
+
+    def plain_lead(lead: Mapping[str, Mapping[str, Interval]]) -> dict[str, Any]:
+        return {key: plain(figures) for key, figures in lead.items()}
+
+    return {
+        "orders": [
+            {
+                "key": order.key,
+                "title": order.title,
+                "points": [
+                    {
+                        "share": point.share,
+                        "hours": point.hours,
+                        "pairs": point.pairs,
+                        "figures": plain(point.figures),
+                        "average_rank": plain(point.average_rank),
+                        "lead": plain_lead(point.lead),
+                    }
+                    for point in order.points
+                ],
+                "lead": plain_lead(order.lead),
+            }
+            for order in curve.curves
+        ],
+        "all_results": plain(curve.everything),
+        "hours": curve.hours,
+        "hours_from": basis,
+        "datasets": curve.datasets,
+        "trainings": curve.trainings,
+        "seconds": seconds,
+        "provenance": dict(curve.provenance),
+    }
+
+
 def show_prediction(prediction: Prediction, measured: Mapping[str, float], seconds: float) -> None:
     """Print the ranking as a table and the answer as a sentence."""
     from graphdb.rendering import new_table, stdout_console
@@ -513,6 +648,51 @@ def show_evaluation(evaluation: Evaluation, seconds: float) -> None:
     for dataset, reason in evaluation.skipped.items():
         console.print(f"Not held out: {dataset} ({reason}).", soft_wrap=True)
     console.print(verdict(evaluation, seconds), soft_wrap=True)
+
+
+def show_curve(curve: BudgetCurve, basis: str, seconds: float) -> None:
+    """Print accuracy against budget for all orders, and what to make of it."""
+    from graphdb.rendering import new_table, stdout_console
+
+    console = stdout_console()
+    metric = curve.provenance["metric"]
+    table = new_table(f"Accuracy by budget on {curve.datasets} datasets by {metric}: τ_w, and OSR below it")
+    table.add_column("budget", justify="right")
+    for order in curve.curves:
+        table.add_column(order.title, justify="right", overflow="fold")
+    for row in zip(*(order.points for order in curve.curves), strict=True):
+        budget = f"{row[0].share:.0%}\n{row[0].share * curve.hours:.3g} h"
+        table.add_row(budget, *(curve_cell(point.figures) for point in row))
+    table.add_row(f"100%\n{curve.hours:.3g} h", curve_cell(curve.everything), *[""] * (len(curve.curves) - 1))
+    console.print(table)
+    active = curve.curves[0]
+    for other in curve.curves[1:]:
+        lead = active.lead[other.key]
+        console.print(curve_verdict(active.title, other.title, lead["tau_w"], lead["osr"]), soft_wrap=True)
+    console.print(
+        f"Costs from {basis}. {curve.trainings} trainings in {seconds:.0f} s, nothing but replayed.",
+        soft_wrap=True,
+    )
+
+
+def curve_cell(figures: Mapping[str, Interval]) -> str:
+    """One budget point of one order: the agreement of the order with its interval, and the hits."""
+    tau = figures["tau_w"]
+    return f"{tau.mean:.2f} [{tau.low:.2f}, {tau.high:.2f}]\n{figures['osr'].mean * PERCENT:.0f} %"
+
+
+def curve_verdict(active: str, other: str, tau: Interval, osr: Interval) -> str:
+    """Whether one order is better than another over all budget points, in a sentence."""
+    if tau.low > 0:
+        judged = "teaches more than"
+    elif tau.high < 0:
+        judged = "teaches less than"
+    else:
+        judged = "does not clearly differ from"
+    return (
+        f"{active} {judged} {other.lower()} at equal budget: τ_w {tau.mean:+.3f} [{tau.low:+.3f}, "
+        f"{tau.high:+.3f}], OSR {osr.mean:+.3f} [{osr.low:+.3f}, {osr.high:+.3f}], mean over the budgets."
+    )
 
 
 def verdict(evaluation: Evaluation, seconds: float) -> str:

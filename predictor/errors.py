@@ -31,3 +31,7 @@ class UnknownMetricName(PredictorError):
 
 class InvalidRows(PredictorError, ValueError):
     """Rows, ranks or probabilities of the wrong shape, or with non-finite numbers."""
+
+
+class NothingToPropose(PredictorError):
+    """There is no pair to measure, or none that the budget pays for."""

@@ -139,7 +139,7 @@ def evaluate(
         Match & Choose, sections 5.1 and 5.2, Table 3.
     """
     recipe = recipe or Recipe()
-    held_out, skipped = _folds(snapshot, recipe)
+    held_out, skipped = held_out_datasets(snapshot, recipe)
     folds = []
     for done, dataset in enumerate(held_out):
         if progress:
@@ -211,7 +211,13 @@ def evaluate_fold(
     return Fold(dataset, len(models), tuple(models[truth == truth.min()].tolist()), scores)
 
 
-def _folds(snapshot: Snapshot, recipe: Recipe) -> tuple[list[str], dict[str, str]]:
+def held_out_datasets(snapshot: Snapshot, recipe: Recipe) -> tuple[list[str], dict[str, str]]:
+    """Which datasets can be held out, and why the others cannot, by id.
+
+    Raises:
+        NotEnoughResults: fewer than two datasets have two measured models.
+        NoSimilarity: features ask for the graph, and no dataset has similarities.
+    """
     matrix = loss_matrix(snapshot)
     counts = dict(zip(matrix.datasets, (~np.isnan(matrix.losses)).sum(axis=0), strict=True))
     rankable = [dataset for dataset in matrix.datasets if counts[dataset] >= 2]

@@ -180,36 +180,49 @@ class Ranked:
 def rank_models(
     visible: Snapshot, dataset: str, embedder: Embedder, ranker: Ranker, recipe: Recipe | None = None
 ) -> Ranked:
-    """Train on the visible results and rank the zoo for one dataset.
+    """Train on the visible results and rank the zoo for one dataset; see `rank_models_for`."""
+    return rank_models_for(visible, [dataset], embedder, ranker, recipe)[dataset]
+
+
+def rank_models_for(
+    visible: Snapshot,
+    datasets: Sequence[str],
+    embedder: Embedder,
+    ranker: Ranker,
+    recipe: Recipe | None = None,
+) -> dict[str, Ranked]:
+    """Train on the visible results and rank the zoo for some datasets, of none of which a result is used.
 
     Args:
-        visible: the graph without results of this dataset, see `hide_results`; they are taken out here again,
-            in case.
-        dataset: id of the dataset, a node of `visible`.
+        visible: the graph without results of these datasets, see `hide_results`; they are taken out here
+            again, in case.
+        datasets: ids of the datasets, nodes of `visible`.
         embedder: of the graph's nodes; not called for features="node".
-        ranker: is trained anew.
+        ranker: is trained anew, once for all of them.
         recipe: what goes into the rows.
 
     Returns:
-        The predictions for every model, also those never measured.
+        By dataset, the predictions for every model, also those never measured.
 
     Raises:
         NotEnoughResults: no other dataset has two measured models.
-        NoSimilarity: the dataset has no SIMILAR edge, so the graph says nothing about it.
+        NoSimilarity: a dataset has no SIMILAR edge, so the graph says nothing about it.
         UnknownTarget: the graph has no such dataset.
 
     Source:
         Match & Choose, sections 4.4 and 4.5.
     """
     recipe = recipe or Recipe()
-    visible = hide_results(visible, dataset)
+    for dataset in datasets:
+        visible = hide_results(visible, dataset)
     check_enough(visible)
-    if recipe.features != "node" and not similarities_of(visible, dataset):
-        raise NoSimilarity(
-            f"Dataset {dataset!r} has no similarity to any other dataset, so the graph says nothing about "
-            "it. Record some with `matchgraph ingest similarities FILE.csv`, ingest the datasets' images "
-            "with one probe, or use --features node."
-        )
+    for dataset in datasets:
+        if recipe.features != "node" and not similarities_of(visible, dataset):
+            raise NoSimilarity(
+                f"Dataset {dataset!r} has no similarity to any other dataset, so the graph says nothing "
+                "about it. Record some with `matchgraph ingest similarities FILE.csv`, ingest the datasets' "
+                "images with one probe, or use --features node."
+            )
     embeddings = (
         {} if recipe.features == "node" else embedder.embed(node_names(visible), weighted_edges(visible))
     )
@@ -218,7 +231,7 @@ def rank_models(
     usable = (~np.isnan(matrix.losses)).sum(axis=0) >= 2
     rows, columns = np.nonzero(~np.isnan(matrix.losses) & usable)
     pairs = [(matrix.models[row], matrix.datasets[column]) for row, column in zip(rows, columns, strict=True)]
-    asked = [(model, dataset) for model in matrix.models]
+    asked = [(model, dataset) for dataset in datasets for model in matrix.models]
     table = assemble(
         pairs + asked,
         model_features(visible.models),
@@ -230,8 +243,13 @@ def rank_models(
     classes = RankClasses(len(matrix.models), recipe.max_classes)
     ranks = ranks_within(matrix.losses[rows, columns], columns)
     ranker.fit(table.values[: len(pairs)], classes.targets(ranks, columns))
-    new = table.values[len(pairs) :]
-    return Ranked(matrix.models, summarise(ranker.predict_distribution(new), classes), new, table.parts)
+    ranked = {}
+    for number, dataset in enumerate(datasets):
+        start = len(pairs) + number * len(matrix.models)
+        own = table.values[start : start + len(matrix.models)]
+        prediction = summarise(ranker.predict_distribution(own), classes)
+        ranked[dataset] = Ranked(matrix.models, prediction, own, table.parts)
+    return ranked
 
 
 def predict(

@@ -1,0 +1,373 @@
+"""How accuracy grows with what was spent: recorded results, hidden and revealed again in several orders.
+
+Some datasets stand for those that users will bring: nothing of them is measured, and the models are ranked
+for them. The pairs of all other datasets start hidden. Each order reveals them until a share of their whole
+cost is spent, the predictor learns from what is visible, and its ranking is compared with the truth. Every
+dataset is in turn one of the users'.
+
+The active order plans anew at each budget point, from what it has seen by then, as a user would. No order
+sees a hidden value, and none knows the users' datasets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from predictor.active import SLACK_H, Pair, check_costs, propose, restricted, round_robin
+from predictor.baselines import average_rank
+from predictor.errors import InvalidRows, NotEnoughResults, NothingToPropose
+from predictor.evaluation import held_out_datasets
+from predictor.matching import Recipe, provenance, rank_models_for
+from predictor.metrics import OSR, TAU, Interval, bootstrap_interval, optimal_selection, weighted_tau
+from predictor.visibility import loss_matrix
+
+if TYPE_CHECKING:
+    from graphdb.embedding import Embedder
+    from graphdb.models import Snapshot
+    from predictor.ranker import Ranker
+
+FIGURES = (OSR, TAU)
+ACTIVE = "active"
+METHOD, REFERENCE = "method", "average_rank"
+
+
+@dataclass(frozen=True)
+class Order:
+    """An order in which pairs are measured.
+
+    Attributes:
+        key: its name in JSON.
+        title: its name for people.
+        arrange: puts all pairs in order, given a seed; None for the order that is planned as results come in.
+    """
+
+    key: str
+    title: str
+    arrange: Callable[[Sequence[Pair], int], list[Pair]] | None = None
+
+
+def shuffled(pairs: Sequence[Pair], seed: int) -> list[Pair]:
+    """All pairs in random order."""
+    return [sorted(pairs)[i] for i in np.random.default_rng(seed).permutation(len(pairs))]
+
+
+def dataset_by_dataset(pairs: Sequence[Pair], seed: int) -> list[Pair]:
+    """All models on one dataset, then on the next, both in random order: what many would do by hand."""
+    place: dict[str, int] = {}
+    for _, dataset in shuffled(pairs, seed):
+        place.setdefault(dataset, len(place))
+    return sorted(shuffled(pairs, seed), key=lambda pair: place[pair[1]])
+
+
+ORDERS = (
+    Order(ACTIVE, "Active"),
+    Order("random", "Random", shuffled),
+    Order("round_robin", "Round robin", round_robin),
+    Order("by_dataset", "Dataset by dataset", dataset_by_dataset),
+)
+
+
+@dataclass(frozen=True)
+class ReplayConfig:
+    """How a replay is made.
+
+    Attributes:
+        shares: budget points, as shares of the cost of all that could be measured.
+        replays: how often everything is repeated with another seed.
+        folds: groups of datasets that are the users' in turn.
+        seed: of the first replay.
+
+    Raises:
+        InvalidRows: a number is out of its range.
+    """
+
+    shares: tuple[float, ...] = (0.1, 0.2, 0.4, 0.6)
+    replays: int = 3
+    folds: int = 4
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.shares or sorted(set(self.shares)) != list(self.shares):
+            raise InvalidRows(f"budget shares must rise, got {self.shares}")
+        if not (self.shares[0] > 0 and self.shares[-1] < 1):
+            raise InvalidRows(f"budget shares must lie between 0 and 1, got {self.shares}")
+        if self.replays < 1 or self.folds < 2:
+            raise InvalidRows(f"needs a replay and 2 folds, got {self.replays} and {self.folds}")
+
+
+@dataclass(frozen=True)
+class CurvePoint:
+    """How well an order has taught the predictor by a budget.
+
+    Attributes:
+        share: of the cost of all that could be measured.
+        hours: what that is, on average over folds.
+        pairs: how many were measured for it, on average over folds.
+        figures: of the method's rankings, by key of the selection metric: mean over datasets with interval.
+        average_rank: the same of the average-rank baseline, which learns from the same results.
+        lead: by key of another order and then of the metric, how much better this one's figure is at the same
+            budget, dataset by dataset.
+    """
+
+    share: float
+    hours: float
+    pairs: float
+    figures: Mapping[str, Interval]
+    average_rank: Mapping[str, Interval]
+    lead: Mapping[str, Mapping[str, Interval]]
+
+
+@dataclass(frozen=True)
+class OrderCurve:
+    """One order.
+
+    Attributes:
+        key: its name in JSON.
+        title: its name for people.
+        points: by rising budget.
+        lead: as of a point, but of the mean over all points.
+    """
+
+    key: str
+    title: str
+    points: tuple[CurvePoint, ...]
+    lead: Mapping[str, Mapping[str, Interval]]
+
+
+@dataclass(frozen=True)
+class BudgetCurve:
+    """Accuracy against budget.
+
+    Attributes:
+        curves: of the orders, the active one first.
+        everything: figures with all results, the same for every order.
+        hours: of all that could be measured, on average over folds.
+        datasets: how many are the users' in turn.
+        trainings: how often the ranker was trained.
+        provenance: what it was computed from and with.
+    """
+
+    curves: tuple[OrderCurve, ...]
+    everything: Mapping[str, Interval]
+    hours: float
+    datasets: int
+    trainings: int
+    provenance: Mapping[str, Any]
+
+
+def budget_curve(
+    snapshot: Snapshot,
+    hours: Mapping[str, float],
+    embedder: Embedder,
+    ranker: Ranker,
+    recipe: Recipe | None = None,
+    config: ReplayConfig | None = None,
+    *,
+    orders: Sequence[Order] = ORDERS,
+    progress: Callable[[int, int, str], None] | None = None,
+) -> BudgetCurve:
+    """Replay recorded results in several orders.
+
+    The ranker is trained `replays * folds * (orders * shares + 1)` times, each time for all datasets of a
+    fold at once.
+
+    Args:
+        snapshot: the graph, with the truth.
+        hours: cost of a fine-tuning, by model.
+        embedder: called with what is visible.
+        ranker: trained anew each time.
+        recipe: what goes into the rows.
+        config: how the replay is made.
+        orders: to compare.
+        progress: told the number of finished trainings, of all of them, and what is at hand.
+
+    Returns:
+        The curves.
+
+    Raises:
+        NotEnoughResults: fewer datasets with two measured models than folds.
+        NoSimilarity: features ask for the graph, and no dataset has similarities.
+        InvalidRows: a cost is not above 0.
+    """
+    recipe, config = recipe or Recipe(), config or ReplayConfig()
+    check_costs(hours, 1.0)
+    targets, _ = held_out_datasets(snapshot, recipe)
+    if len(targets) < 2 * config.folds:
+        raise NotEnoughResults(
+            f"A replay in {config.folds} folds needs {2 * config.folds} datasets with at least 2 measured "
+            f"models; the graph has {len(targets)}."
+        )
+    replay = _Replay(snapshot, hours, embedder, ranker, recipe, config, tuple(orders), progress)
+    for seed in range(config.seed, config.seed + config.replays):
+        shuffled_targets = np.random.default_rng(seed).permutation(targets)
+        for fold in range(config.folds):
+            replay.run_fold(sorted(shuffled_targets[fold :: config.folds].tolist()), seed)
+    details = provenance(snapshot, targets[0], embedder, ranker, recipe)
+    details.pop("extractor")
+    return replay.summarised(targets, details)
+
+
+class _Replay:
+    """Gathers the figures of all folds."""
+
+    def __init__(
+        self,
+        snapshot: Snapshot,
+        hours: Mapping[str, float],
+        embedder: Embedder,
+        ranker: Ranker,
+        recipe: Recipe,
+        config: ReplayConfig,
+        orders: tuple[Order, ...],
+        progress: Callable[[int, int, str], None] | None,
+    ) -> None:
+        self.snapshot, self.hours, self.config, self.orders = snapshot, hours, config, orders
+        self._method = embedder, ranker, recipe
+        self._progress = progress
+        self._truth = loss_matrix(snapshot)
+        self._all = config.replays * config.folds * (len(orders) * len(config.shares) + 1)
+        self.trainings = 0
+        # By order, share (1 for everything), predicting method, figure and dataset: one number a replay.
+        self._figures: dict[tuple[str, float, str, str, str], list[float]] = {}
+        self._spent: dict[tuple[str, float], list[tuple[float, int]]] = {}
+        self._total: list[float] = []
+
+    def run_fold(self, targets: Sequence[str], seed: int) -> None:
+        """Replay all orders with these datasets as the users'."""
+        pool = restricted(
+            self.snapshot,
+            {model.id for model in self.snapshot.models},
+            {dataset.id for dataset in self.snapshot.datasets} - set(targets),
+        )
+        measured = pool.performs[pool.performs["value"].notna()]
+        pairs = sorted(zip(measured["model"], measured["dataset"], strict=True))
+        total = sum(self.hours[model] for model, _ in pairs)
+        self._total.append(total)
+        for order in self.orders:
+            arranged = order.arrange(pairs, seed) if order.arrange else None
+            known: list[Pair] = []
+            for share in self.config.shares:
+                self._note(f"{order.title}, {share:.0%} of the budget")
+                left = share * total - sum(self.hours[model] for model, _ in known)
+                if arranged is None:
+                    known += self._planned(pool, known, pairs, left, seed)
+                else:
+                    hidden = set(pairs) - set(known)
+                    known += affordable([pair for pair in arranged if pair in hidden], self.hours, left)
+                spent = sum(self.hours[model] for model, _ in known)
+                self._spent.setdefault((order.key, share), []).append((spent, len(known)))
+                self._score(order.key, share, known, targets)
+        self._note("all results")
+        self._score("", 1.0, pairs, targets)
+
+    def _planned(
+        self, pool: Snapshot, known: Sequence[Pair], pairs: Sequence[Pair], left: float, seed: int
+    ) -> list[Pair]:
+        hidden = sorted(set(pairs) - set(known))
+        try:
+            proposal = propose(only(pool, known), self.hours, left, candidates=hidden, seed=seed)
+        except (NothingToPropose, InvalidRows):
+            return []
+        return [(pair.model, pair.dataset) for pair in proposal.pairs]
+
+    def _score(self, order: str, share: float, known: Sequence[Pair], targets: Sequence[str]) -> None:
+        visible = only(self.snapshot, known)
+        try:
+            ranked = rank_models_for(visible, targets, *self._method)
+            own = {dataset: ranked[dataset].prediction.expected_rank for dataset in targets}
+        except NotEnoughResults:
+            # No dataset has two measured models yet, so all models tie.
+            own = dict.fromkeys(targets, np.zeros(len(self.snapshot.models)))
+        self.trainings += 1
+        average = average_rank(loss_matrix(visible))
+        for dataset in targets:
+            truth = self._truth.losses[:, self._truth.datasets.index(dataset)]
+            there = ~np.isnan(truth)
+            for method, losses in ((METHOD, own[dataset]), (REFERENCE, average)):
+                for metric, figure in ((OSR, optimal_selection), (TAU, weighted_tau)):
+                    key = (order, share, method, metric.key, dataset)
+                    self._figures.setdefault(key, []).append(figure(losses[there], truth[there]))
+
+    def _note(self, what: str) -> None:
+        if self._progress:
+            self._progress(self.trainings, self._all, what)
+
+    def _per_dataset(self, order: str, share: float, method: str, metric: str, targets: list) -> np.ndarray:
+        """The mean over replays for each dataset, so that intervals are over datasets."""
+        return np.array(
+            [np.mean(self._figures[order, share, method, metric, dataset]) for dataset in targets]
+        )
+
+    def summarised(self, targets: list[str], details: Mapping[str, Any]) -> BudgetCurve:
+        """All figures as curves."""
+        seed = self.config.seed
+
+        def interval(values: np.ndarray) -> Interval:
+            return bootstrap_interval(values, seed=seed)
+
+        def figures(order: str, share: float, method: str) -> dict[str, Interval]:
+            return {
+                metric.key: interval(self._per_dataset(order, share, method, metric.key, targets))
+                for metric in FIGURES
+            }
+
+        def lead(order: Order, shares: Sequence[float]) -> dict[str, dict[str, Interval]]:
+            def over(key: str, metric: str) -> np.ndarray:
+                own = [self._per_dataset(key, share, METHOD, metric, targets) for share in shares]
+                return np.mean(own, axis=0)
+
+            return {
+                other.key: {
+                    metric.key: interval(over(order.key, metric.key) - over(other.key, metric.key))
+                    for metric in FIGURES
+                }
+                for other in self.orders
+                if other is not order
+            }
+
+        curves = []
+        for order in self.orders:
+            points = []
+            for share in self.config.shares:
+                spent = np.mean(self._spent[order.key, share], axis=0)
+                points.append(
+                    CurvePoint(
+                        share,
+                        float(spent[0]),
+                        float(spent[1]),
+                        figures(order.key, share, METHOD),
+                        figures(order.key, share, REFERENCE),
+                        lead(order, [share]),
+                    )
+                )
+            curves.append(OrderCurve(order.key, order.title, tuple(points), lead(order, self.config.shares)))
+        return BudgetCurve(
+            tuple(curves),
+            figures("", 1.0, METHOD),
+            float(np.mean(self._total)),
+            len(targets),
+            self.trainings,
+            {**details, **asdict(self.config)},
+        )
+
+
+def affordable(order: Sequence[Pair], hours: Mapping[str, float], budget_hours: float) -> list[Pair]:
+    """The pairs that a budget pays for, in order; one that is too dear is passed over."""
+    taken, left = [], budget_hours
+    for model, dataset in order:
+        if hours[model] <= left + SLACK_H:
+            taken.append((model, dataset))
+            left -= hours[model]
+    return taken
+
+
+def only(snapshot: Snapshot, pairs: Sequence[Pair]) -> Snapshot:
+    """The graph with the results of these pairs alone."""
+    wanted = set(pairs)
+    performs = snapshot.performs
+    kept = [pair in wanted for pair in zip(performs["model"], performs["dataset"], strict=True)]
+    return replace(snapshot, performs=performs[kept].reset_index(drop=True))
