@@ -67,6 +67,26 @@ class SourceChanged(IngestError):
     """A model's or dataset's folder no longer holds what was ingested from it."""
 
 
+class ConfigChanged(IngestError):
+    """A run of the same model, dataset and seed is unfinished, or was queued, with another configuration."""
+
+
+class RunOutdated(IngestError):
+    """The model or dataset was ingested anew, with other content, after the run had been queued."""
+
+
+class WorkerFailed(IngestError):
+    """Local worker processes died one after another without getting anything done."""
+
+
+class RayMissing(IngestError, ImportError):
+    """Ray was asked for and is not installed."""
+
+
+class ClusterUnusable(IngestError):
+    """A Ray cluster does not answer, or its nodes cannot do what is asked."""
+
+
 class StaleFence(IngestError):
     """A worker wrote for a run that was taken from it in the meantime; its write was refused."""
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import closing
@@ -9,58 +11,87 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ingest.errors import ExtractorMismatch
+from ingest.estimates import AFTER, BEFORE, TRAINING
 from ingest.pages import GRID_BEFORE_FILE, GRID_FILE
 from ingest.run import Job, OnStep, Outcome
+from training.files import write_json
 
 if TYPE_CHECKING:
     from PIL import Image
 
+    from training.cache import EncodingCache
     from training.extractors import Extractor
     from training.pipelines import LoadedPipeline
     from training.scoring import Score
 
 GRID_SIDE = 4
+# The name of the extractor that looked at the datasets.
+PROBE = "clip"
+# Scores of the pretrained model, kept beside the checkpoint: a run that is taken up again need not sample it.
+INITIAL_FILE = "initial.json"
+CHECKPOINT_STEPS = 500
 
 
 @dataclass
 class LoraExecutor:
-    """Fine-tunes with LoRA and scores by CLIP-FID; keeps one model loaded, as runs come grouped by model.
+    """Fine-tunes and scores by CLIP-FID; keeps one model loaded, as runs come grouped by model.
 
     Args:
-        extractor: the probe model.
         device: "auto" or a torch device name.
+        checkpoint_steps: training steps between two checkpoints.
+        cache: where encodings of images and captions are kept for other runs; None for nowhere.
+        extractors: by hash, those that are loaded already; others are loaded from where the run says.
     """
 
-    extractor: Extractor
     device: str = "auto"
+    checkpoint_steps: int = CHECKPOINT_STEPS
+    cache: EncodingCache | None = None
+    extractors: dict[str, Extractor] = field(default_factory=dict)
     _loaded: LoadedPipeline | None = field(default=None, init=False, repr=False)
 
     def execute(self, job: Job, on_step: OnStep) -> Outcome:
         """Score the pretrained model, fine-tune it, and score it again; see `ingest.run.Executor`."""
+        from training.checkpoint import Checkpoints
         from training.images import list_captioned_images
         from training.lora import fine_tune
 
+        extractor = self._extractor(job)
         pipeline = self._pipeline(job.model_folder, job.config.precision)
         # A dataset without captions is one of images without prompts.
         prompts = [image.caption or "" for image in list_captioned_images(job.dataset_folder)]
-        initial: tuple[Score, ...] = ()
-        if job.config.initial:
-            initial, shown, _ = self._measure(job, pipeline, None, prompts, "sampling before", on_step)
-            save_grid(shown, job.out / GRID_BEFORE_FILE)
+        initial = self._initial(job, pipeline, extractor, prompts, on_step) if job.config.initial else ()
+        on_step(TRAINING, 0, job.config.steps)
         record = fine_tune(
             pipeline,
             job.dataset_folder,
             job.config.fine_tuning(self.device),
             job.out,
-            on_step=lambda step, _loss: on_step("fine-tuning", step, job.config.steps),
+            on_step=lambda step, loss: on_step(TRAINING, step, job.config.steps, loss),
+            checkpoints=Checkpoints(job.checkpoint, self.checkpoint_steps, job.resume_from),
+            cache=self.cache,
         )
         finetuned, shown, drawing = self._measure(
-            job, pipeline, record.adapter, prompts, "sampling after", on_step
+            job, pipeline, extractor, record.adapter, prompts, AFTER, on_step
         )
         save_grid(shown, job.out / GRID_FILE)
         per_image = drawing / job.config.samples
         details = {**record.to_dict(), "prompts": [prompts[i % len(prompts)] for i in range(len(shown))]}
         return Outcome(finetuned, initial, record.adapter, record.seconds, per_image, details)
+
+    def _initial(
+        self, job: Job, pipeline: LoadedPipeline, extractor: Extractor, prompts: list[str], on_step: OnStep
+    ) -> tuple[Score, ...]:
+        """Score the pretrained model, or find its scores beside an earlier claim's checkpoint."""
+        kept, grid = job.checkpoint / INITIAL_FILE, job.checkpoint / GRID_BEFORE_FILE
+        scores = read_scores(kept)
+        if scores is None:
+            scores, shown, _ = self._measure(job, pipeline, extractor, None, prompts, BEFORE, on_step)
+            save_grid(shown, grid)
+            write_json(kept, {"scores": [score.to_dict() for score in scores]})
+        if grid.exists():
+            shutil.copyfile(grid, job.out / GRID_BEFORE_FILE)
+        return scores
 
     def close(self) -> None:
         """Free the model that is loaded."""
@@ -77,10 +108,31 @@ class LoraExecutor:
             loaded = self._loaded = LoadedPipeline(folder, device=self.device, precision=precision)
         return loaded
 
+    def _extractor(self, job: Job) -> Extractor:
+        from training.extractors import load_clip
+
+        wanted = job.asked["extractor"]
+        if wanted not in self.extractors:
+            spec = job.extractors.get(PROBE)
+            if spec is None:
+                raise ExtractorMismatch(
+                    f"Run {job.run} does not say where its extractor {wanted} is; queue it again with "
+                    "`matchgraph ingest run`."
+                )
+            found = load_clip(spec, device=self.device)
+            if found.hash != wanted:
+                raise ExtractorMismatch(
+                    f"The extractor at {spec} is {found.hash}, and run {job.run} was planned with {wanted}; "
+                    "bring that one back, or queue the run anew."
+                )
+            self.extractors[wanted] = found
+        return self.extractors[wanted]
+
     def _measure(
         self,
         job: Job,
         pipeline: LoadedPipeline,
+        extractor: Extractor,
         adapter: Path | None,
         prompts: list[str],
         step: str,
@@ -108,8 +160,19 @@ class LoraExecutor:
         reference = GaussianStatistics(job.reference.n, job.reference.mean, job.reference.covariance)
         # Closed also where a run is given up half-way: the next one must find the model without an adapter.
         with closing(stream_images(pipeline, adapter, prompts, job.config.sampling(self.device))) as images:
-            score = clip_fid(watched(images), self.extractor, reference)
+            score = clip_fid(watched(images), extractor, reference)
         return (score,), shown, drawing
+
+
+def read_scores(file: Path) -> tuple[Score, ...] | None:
+    """Return the scores kept in a file; None where there is none that can be read."""
+    from training.scoring import Score
+
+    try:
+        rows = json.loads(file.read_text(encoding="utf-8"))["scores"]
+        return tuple(Score(**row) for row in rows)
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def save_grid(images: list[Image.Image], file: Path) -> None:

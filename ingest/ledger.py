@@ -12,8 +12,8 @@ import json
 import os
 import platform
 import uuid
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,14 +28,15 @@ if TYPE_CHECKING:
     from graphdb.repository import MatchingGraph
     from graphdb.runner import Runner
 
-QUEUED, RUNNING, DONE, FAILED = "QUEUED", "RUNNING", "DONE", "FAILED"
-STATUSES = (QUEUED, RUNNING, DONE, FAILED)
+QUEUED, RUNNING, DONE, FAILED, CANCELLED = "QUEUED", "RUNNING", "DONE", "FAILED", "CANCELLED"
+STATUSES = (QUEUED, RUNNING, DONE, FAILED, CANCELLED)
 # Short, so that a dead worker on another machine is noticed soon; the heartbeat has six tries within it.
 LEASE_MS = 60_000
 HEARTBEAT_S = 10.0
 MAX_ATTEMPTS = 3
 ERROR_LIMIT = 2_000
-# Clock ticks make a process' start time differ a little between two readings.
+TRACEBACK_LIMIT = 8_000
+# Where there is no count of ticks since the boot, two readings of a start time may differ a little.
 START_TOLERANCE_S = 2.0
 
 
@@ -49,6 +50,10 @@ class RunRequest:
         config: everything that decides the answer, as JSON-ready values.
         model_fingerprint: hash of the model's files.
         dataset_fingerprint: hash of the dataset's images and captions.
+        replicate: whether it repeats a measurement under another seed to tell its noise, so that its figures
+            stay on the run and leave the edge alone.
+        extractors: where each extractor's weights are, by its name; no part of the question, which names the
+            weights by their hash.
     """
 
     model: str
@@ -56,13 +61,51 @@ class RunRequest:
     config: Mapping[str, Any]
     model_fingerprint: str
     dataset_fingerprint: str
+    replicate: bool = False
+    extractors: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def id(self) -> str:
         """16 hex digits that are the same for the same question."""
         parts = [self.model, self.dataset, self.config, self.model_fingerprint, self.dataset_fingerprint]
+        if self.replicate:
+            parts.append("replicate")
         text = json.dumps(parts, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run is, as its worker tells it with each heartbeat.
+
+    Args:
+        stage: what it is at.
+        step: how much of the stage is done.
+        of: of how much.
+        loss: the last training loss, if there is one.
+    """
+
+    stage: str
+    step: int = 0
+    of: int = 0
+    loss: float | None = None
+
+
+@dataclass(frozen=True)
+class Pace:
+    """When a running run's progress was written; times in milliseconds by the server's clock.
+
+    Args:
+        began: when the stage was first heard of.
+        first: its step then.
+        heard: when the worker was last heard of.
+        now: when this was read.
+    """
+
+    began: int
+    first: int
+    heard: int
+    now: int
 
 
 @dataclass(frozen=True)
@@ -73,13 +116,17 @@ class Run:
         id: its id.
         model: the model's id.
         dataset: the dataset's id.
-        status: QUEUED, RUNNING, DONE or FAILED.
+        status: one of STATUSES.
         attempt: how many times it was begun.
         max_attempts: how many times it may be begun.
         fence: grows with every claim.
         expired: whether it is RUNNING under a lease that has run out.
         owner: who holds it, if anybody does.
         config: the configuration asked for.
+        extractors: where each extractor's weights are, by its name.
+        replicate: whether its figures leave the edge alone.
+        progress: how far it is, or was when it was last worked on.
+        pace: when that was, where a worker has told.
         error: why the last attempt failed.
         properties: all properties of the node.
     """
@@ -94,6 +141,10 @@ class Run:
     expired: bool
     owner: Owner | None
     config: Mapping[str, Any]
+    extractors: Mapping[str, str]
+    replicate: bool
+    progress: Progress | None
+    pace: Pace | None
     error: str | None
     properties: Mapping[str, Any]
 
@@ -105,7 +156,7 @@ class Owner:
     Args:
         host: names one boot of one machine, or of one container on it.
         pid: process id there.
-        started: when the process started, seconds since the epoch.
+        started: when the process started, in a unit of the host's that no change of its clock moves.
     """
 
     host: str
@@ -115,7 +166,7 @@ class Owner:
     @classmethod
     def here(cls) -> Owner:
         """Return this process as an owner."""
-        return cls(host_id(), os.getpid(), psutil.Process().create_time())
+        return cls(host_id(), os.getpid(), start_of(psutil.Process()))
 
     def to_json(self) -> str:
         """Return the owner as it is stored."""
@@ -136,7 +187,7 @@ class Owner:
         try:
             process = psutil.Process(self.pid)
             alive = process.status() != psutil.STATUS_ZOMBIE
-            return not alive or abs(process.create_time() - self.started) > START_TOLERANCE_S
+            return not alive or abs(start_of(process) - self.started) > START_TOLERANCE_S
         except psutil.NoSuchProcess:
             return True
         except psutil.AccessDenied:
@@ -156,6 +207,18 @@ class Claim:
     run: str
     attempt: int
     fence: int
+
+
+def start_of(process: psutil.Process) -> float:
+    """Return when a process started: clock ticks since the boot where the system tells them, else seconds.
+
+    The seconds are reckoned from the clock as it is now, so that they move when it is set.
+    """
+    try:
+        fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
+        return float(fields[19])
+    except (OSError, IndexError, ValueError):
+        return process.create_time()
 
 
 def machine_id() -> str:
@@ -215,6 +278,8 @@ class Ledger:
                     for key, value in request.config.items()
                     if isinstance(value, bool | int | float | str) or key == "metrics"
                 },
+                "extractors": json.dumps(request.extractors, sort_keys=True),
+                "replicate": request.replicate,
                 "model_fingerprint": request.model_fingerprint,
                 "dataset_fingerprint": request.dataset_fingerprint,
                 "max_attempts": max_attempts,
@@ -262,33 +327,51 @@ class Ledger:
         Returns:
             The claim, or None where somebody else holds the run or it is finished.
         """
-        values = {"token": uuid.uuid4().hex, "owner": owner.to_json(), "lease_ms": self._lease_ms}
+        values = {
+            "token": uuid.uuid4().hex,
+            "owner": owner.to_json(),
+            "host": platform.node(),
+            "lease_ms": self._lease_ms,
+        }
         rows = self._locked(run, "ledger/claim", values)
         return Claim(run, rows[0]["attempt"], rows[0]["fence"]) if rows else None
 
-    def claim_next(self, ids: Sequence[str], owner: Owner) -> Claim | None:
-        """Take the first of the runs that can be taken.
+    def claim_next(
+        self,
+        ids: Sequence[str] | None,
+        owner: Owner,
+        *,
+        without: Collection[str] = (),
+        last: Collection[str] = (),
+        model: str | None = None,
+    ) -> Claim | None:
+        """Take the run that suits a worker best: of the model it has loaded, else of one that few are at.
 
         Args:
-            ids: run ids in the order of preference.
+            ids: run ids in the order of preference; None for the whole ledger in the order of queueing.
             owner: who takes it.
+            without: runs to leave alone.
+            last: runs to take when there is no other.
+            model: id of the model that is loaded.
 
         Returns:
             The claim, or None where none of them can be taken.
         """
-        while rows := self._runner.read(load("ledger/claimable"), ids=list(ids)):
+        wanted = None if ids is None else {run: place for place, run in enumerate(ids)}
+        values = {"wanted": wanted, "without": list(without), "last": list(last), "model": model}
+        while rows := self._runner.read(load("ledger/claimable"), **values):
             claim = self.claim(rows[0]["id"], owner)
             if claim is not None:
                 return claim
         return None
 
-    def heartbeat(self, claim: Claim) -> None:
-        """Extend the lease.
+    def heartbeat(self, claim: Claim, progress: Progress) -> None:
+        """Extend the lease and tell how far the run is.
 
         Raises:
-            StaleFence: the run was taken from this worker.
+            StaleFence: the run was taken from this worker, or cancelled.
         """
-        self._held(claim, "ledger/heartbeat", {"lease_ms": self._lease_ms})
+        self._held(claim, "ledger/heartbeat", {"lease_ms": self._lease_ms, **asdict(progress)})
 
     def complete(
         self, claim: Claim, graph: MatchingGraph, results: Sequence[Result], outcome: Mapping[str, Any]
@@ -298,14 +381,14 @@ class Ledger:
         Args:
             claim: the worker's claim.
             graph: knows how results are written.
-            results: what to write on the edge from model to dataset.
+            results: what to write on the edge from model to dataset; empty for a replicate.
             outcome: properties for the run (seconds, adapter, hashes).
 
         Raises:
             StaleFence: the run was taken from this worker; nothing was written.
         """
         statements = [
-            (load("ledger/lock"), {"id": claim.run}),
+            (load("ledger/lock"), {"ids": [claim.run]}),
             (load("ledger/complete"), {"id": claim.run, "fence": claim.fence, "outcome": dict(outcome)}),
             *graph.result_statements(results),
         ]
@@ -314,12 +397,13 @@ class Ledger:
         except GuardFailed as error:
             raise _stale(claim) from error
 
-    def fail(self, claim: Claim, error: str, *, final: bool = False) -> str:
+    def fail(self, claim: Claim, error: str, *, traceback: str | None = None, final: bool = False) -> str:
         """End an attempt that failed.
 
         Args:
             claim: the worker's claim.
             error: why it failed.
+            traceback: where, for an error that should not be.
             final: whether a further attempt would fail in the same way.
 
         Returns:
@@ -328,16 +412,24 @@ class Ledger:
         Raises:
             StaleFence: the run was taken from this worker.
         """
-        rows = self._held(claim, "ledger/fail", {"error": error[:ERROR_LIMIT], "final": final})
-        return rows[0]["status"]
+        values = {
+            "error": error[:ERROR_LIMIT],
+            "traceback": traceback and traceback[-TRACEBACK_LIMIT:],
+            "final": final,
+        }
+        return self._held(claim, "ledger/fail", values)[0]["status"]
 
-    def release(self, claim: Claim) -> None:
+    def release(self, claim: Claim, note: str | None = None) -> None:
         """Give a run back unfinished; the attempt does not count.
+
+        Args:
+            claim: the worker's claim.
+            note: why, where the user should know.
 
         Raises:
             StaleFence: the run was taken from this worker.
         """
-        self._held(claim, "ledger/release", {})
+        self._held(claim, "ledger/release", {"note": note and note[:ERROR_LIMIT]})
 
     def recover(self, ids: Sequence[str] | None = None) -> list[str]:
         """End the attempts of workers that are gone: leases that ran out, processes of this host that died.
@@ -362,17 +454,34 @@ class Ledger:
         return taken
 
     def requeue(self, ids: Sequence[str], *, statuses: Sequence[str]) -> list[str]:
-        """Queue finished runs anew, with all their attempts.
+        """Queue ended runs anew, with all their attempts.
 
         Args:
             ids: the runs.
-            statuses: which of them are meant, of DONE and FAILED.
+            statuses: which of them are meant, of DONE, FAILED and CANCELLED.
 
         Returns:
             Ids of the runs that are queued now.
         """
-        rows = self._runner.write(load("ledger/requeue"), ids=list(ids), **{"from": list(statuses)})
-        return [row["id"] for row in rows]
+        return self._changed(ids, "ledger/requeue", {"from": list(statuses)})
+
+    def cancel(self, ids: Sequence[str]) -> list[str]:
+        """Cancel runs that are queued or running; a worker that is at one notices at its next heartbeat.
+
+        Args:
+            ids: the runs.
+
+        Returns:
+            Ids of the runs that were cancelled.
+        """
+        return self._changed(ids, "ledger/cancel", {})
+
+    def _changed(self, ids: Sequence[str], statement: str, values: Mapping[str, Any]) -> list[str]:
+        if not ids:
+            return []
+        chosen = {"ids": sorted(ids)}
+        statements = [(load("ledger/lock"), chosen), (load(statement), {**chosen, **values})]
+        return [row["id"] for row in self._runner.write_many(statements)[1]]
 
     def _held(self, claim: Claim, statement: str, values: Mapping[str, Any]) -> list[dict[str, Any]]:
         rows = self._locked(claim.run, statement, {"fence": claim.fence, **values})
@@ -381,14 +490,14 @@ class Ledger:
         return rows
 
     def _locked(self, run: str, statement: str, values: Mapping[str, Any]) -> list[dict[str, Any]]:
-        statements = [(load("ledger/lock"), {"id": run}), (load(statement), {"id": run, **values})]
+        statements = [(load("ledger/lock"), {"ids": [run]}), (load(statement), {"id": run, **values})]
         return self._runner.write_many(statements)[1]
 
 
 def _stale(claim: Claim) -> StaleFence:
     return StaleFence(
-        f"Run {claim.run} was taken from this worker (its fence {claim.fence} is out of date); nothing was "
-        "written. `matchgraph ingest status` shows how it stands."
+        f"Run {claim.run} was taken from this worker or cancelled (its fence {claim.fence} is out of date); "
+        "nothing was written. `matchgraph ingest status` shows how it stands."
     )
 
 
@@ -405,6 +514,23 @@ def _run(row: Mapping[str, Any]) -> Run:
         expired=bool(row["expired"]),
         owner=Owner.from_json(properties.get("owner")),
         config=json.loads(properties["config"]),
+        extractors=json.loads(properties["extractors"]),
+        replicate=properties["replicate"],
+        progress=_progress(properties),
+        pace=_pace(properties, row["now"]),
         error=properties.get("error"),
         properties=properties,
     )
+
+
+def _progress(properties: Mapping[str, Any]) -> Progress | None:
+    if "stage" not in properties:
+        return None
+    values = (properties.get("step", 0), properties.get("of", 0), properties.get("loss"))
+    return Progress(properties["stage"], *values)
+
+
+def _pace(properties: Mapping[str, Any], now: int) -> Pace | None:
+    if "stage_at" not in properties:
+        return None
+    return Pace(properties["stage_at"], properties["stage_from"], properties["updated_at"], now)

@@ -1,148 +1,58 @@
-"""Working off fine-tuning runs in this process: score, fine-tune, sample, score again, record.
+"""One fine-tuning run from its claim to its record.
 
-What is done with a run is an executor's business (`ingest.execution`); this module decides which runs there
-are, holds their leases while they are worked on, and records each once and wholly, or not at all.
+What is done with a run is an executor's business (`ingest.execution`); this module holds the lease meanwhile,
+and records the run once and wholly, or not at all.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
+import errno
 import os
 import shutil
 import threading
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from graphdb.errors import GraphError
-from graphdb.models import INITIAL, Dataset, Model, Result, Statistics, check_metric_name
+from graphdb.errors import AuthenticationFailed, DatabaseFailed, GraphError, ServerUnreachable
+from graphdb.models import INITIAL, Result, Statistics
+from ingest.artefacts import (
+    CHECKPOINT_FOLDER,
+    RECORD_FILE,
+    carry_checkpoint,
+    claim_folder,
+    keep_checkpoint,
+    remove_all_but,
+    remove_run,
+)
 from ingest.cards import write_model_card
-from ingest.datasets import METRIC, MINIMUM_IMAGES, listed_hash
-from ingest.errors import (
-    BadInput,
-    ExtractorMismatch,
-    IngestError,
-    NothingToDo,
-    SourceChanged,
-    StaleFence,
-)
-from ingest.ledger import (
-    DONE,
-    FAILED,
-    HEARTBEAT_S,
-    QUEUED,
-    RUNNING,
-    Claim,
-    Ledger,
-    Owner,
-    Run,
-    RunRequest,
-    machine_id,
-)
-from ingest.models import pipeline_fingerprint
+from ingest.config import RunConfig
+from ingest.errors import ConfigChanged, ExtractorMismatch, SourceChanged, StaleFence
+from ingest.ledger import CANCELLED, DONE, Claim, Ledger, Progress, Run, machine_id
 from ingest.pages import write_run_page
-from ingest.results import check_known
-from ingest.tables import check_ids, read_table
+from training.errors import BadAdapter, ExtractorUnavailable
+from training.files import file_hash, write_json
 
 if TYPE_CHECKING:
     from graphdb.repository import MatchingGraph
-    from training.extractors import Extractor
-    from training.generate import SampleConfig
-    from training.lora import FineTuneConfig
     from training.scoring import Score
 
-RECORD_FILE = "record.json"
-
-
-@dataclass(frozen=True)
-class RunConfig:
-    """What a fine-tuning run does; every field is part of the question that the run answers.
-
-    Args:
-        steps: optimiser steps.
-        batch_size: images in a step.
-        learning_rate: of AdamW.
-        rank: LoRA rank.
-        resolution_px: side of the images trained on and sampled.
-        precision: "fp32" or "bf16".
-        seed: of training and sampling.
-        samples: images sampled for the score.
-        sampling_steps: scheduler steps for an image; None for the family's default.
-        guidance: classifier-free guidance scale; None for the family's default.
-        initial: whether the pretrained model is scored too.
-        metrics: what is measured, the metric of the edge's weight among them or not.
-
-    Raises:
-        IngestError: fewer than two samples, or no metric, or one that is named twice.
-        InvalidConfig: another value is out of its range.
-
-    Source:
-        Match & Choose, section 5.1, "Setup": 10,000 steps, batch 8, learning rate 1e-5 with AdamW, LoRA,
-        10,000 samples; rank and resolution are not given there.
-    """
-
-    steps: int = 10_000
-    batch_size: int = 8
-    learning_rate: float = 1e-5
-    rank: int = 16
-    resolution_px: int = 512
-    precision: str = "fp32"
-    seed: int = 42
-    samples: int = 10_000
-    sampling_steps: int | None = None
-    guidance: float | None = None
-    initial: bool = True
-    metrics: tuple[str, ...] = (METRIC,)
-
-    def __post_init__(self) -> None:
-        if not self.metrics or len(set(self.metrics)) != len(self.metrics):
-            raise IngestError(f"metrics is {list(self.metrics)}; name at least one, each once.")
-        for metric in self.metrics:
-            check_metric_name(metric)
-        if self.samples < MINIMUM_IMAGES:
-            raise IngestError(f"samples is {self.samples}; a score takes {MINIMUM_IMAGES} or more.")
-        self.fine_tuning()
-        self.sampling()
-
-    def fine_tuning(self, device: str = "auto") -> FineTuneConfig:
-        """Return the part that fine-tunes; LoRA alpha equals the rank, so the update is not scaled."""
-        from training.lora import FineTuneConfig
-
-        return FineTuneConfig(
-            steps=self.steps,
-            batch_size=self.batch_size,
-            learning_rate=self.learning_rate,
-            rank=self.rank,
-            alpha=self.rank,
-            resolution_px=self.resolution_px,
-            seed=self.seed,
-            precision=self.precision,
-            device=device,
-        )
-
-    def sampling(self, device: str = "auto") -> SampleConfig:
-        """Return the part that samples."""
-        from training.generate import SampleConfig
-
-        return SampleConfig(
-            n=self.samples,
-            steps=self.sampling_steps,
-            guidance=self.guidance,
-            seed=self.seed,
-            resolution_px=self.resolution_px,
-            batch_size=self.batch_size,
-            precision=self.precision,
-            device=device,
-        )
-
-    def asked(self) -> dict[str, Any]:
-        """Return everything that the answer depends on, defaults of the training package included."""
-        whole = {**self.fine_tuning().to_dict(), **asdict(self), "metrics": list(self.metrics)}
-        del whole["device"]
-        return whole
+# What ended an attempt, beside "done"; an error's own words otherwise.
+LOST, GIVEN_UP = "taken by another worker", "cancelled"
+# How long a finished run waits for a database that went away, say to be started again.
+PATIENCE_S = 600.0
+RETRY_S = 2.0
+# What is wrong with this machine or this program, and not with the run.
+LOCAL_FAULTS = (SourceChanged, ExtractorMismatch, ExtractorUnavailable, ConfigChanged)
+# What another attempt may well get past, although it has a message for the user.
+PASSING_FAULTS = (BadAdapter,)
+# The database is gone; what it was told last may have been done or not.
+DATABASE_FAULTS = (ServerUnreachable, DatabaseFailed, AuthenticationFailed)
+FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 @dataclass(frozen=True)
@@ -155,9 +65,14 @@ class Job:
         model_folder: its pipeline folder.
         dataset: the dataset's id.
         dataset_folder: its image folder.
+        dataset_hash: hash of the dataset's images and captions.
         reference: statistics of the dataset's images.
         config: what to do.
+        asked: the same as the ledger has it, hashes of the extractors included.
+        extractors: where each extractor's weights are, by its name.
         out: an empty folder for the artefacts.
+        checkpoint: the folder in it for what lets a later claim go on; removed when the run is done.
+        resume_from: the same folder where it holds an earlier claim's checkpoint, else None.
     """
 
     run: str
@@ -165,9 +80,14 @@ class Job:
     model_folder: Path
     dataset: str
     dataset_folder: Path
+    dataset_hash: str
     reference: Statistics
     config: RunConfig
+    asked: Mapping[str, Any]
+    extractors: Mapping[str, str]
     out: Path
+    checkpoint: Path
+    resume_from: Path | None
 
 
 @dataclass(frozen=True)
@@ -191,21 +111,30 @@ class Outcome:
     details: Mapping[str, Any]
 
 
-# Told the name of a step within a run, how much of it is done, and of how much.
-OnStep = Callable[[str, int, int], None]
+class OnStep(Protocol):
+    """Told how far a run is; raises to stop one that was taken from this worker, or at the user's wish."""
+
+    def __call__(self, stage: str, done: int, of: int, loss: float | None = None) -> None:
+        """Take note.
+
+        Args:
+            stage: what the run is at, see `ingest.estimates.stages` for those that take long.
+            done: how much of the stage is done.
+            of: of how much.
+            loss: the training loss, if there is one.
+        """
+        ...
 
 
 class Executor(Protocol):
-    """Carries out a run."""
-
-    extractor: Extractor
+    """Carries out runs."""
 
     def execute(self, job: Job, on_step: OnStep) -> Outcome:
         """Score, fine-tune, sample and score.
 
         Args:
             job: the run.
-            on_step: to be called often; it raises to stop a run that was taken from this worker.
+            on_step: to be called often.
 
         Raises:
             TrainingError: the run cannot be carried out; another attempt would end in the same way.
@@ -228,7 +157,7 @@ class Reporter(Protocol):
         """Say that a run is worked on."""
         ...
 
-    def step(self, name: str, done: int, of: int) -> None:
+    def step(self, stage: str, done: int, of: int, loss: float | None) -> None:
         """Say how far the run is."""
         ...
 
@@ -237,334 +166,177 @@ class Reporter(Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class WorkSummary:
-    """How the work went.
-
-    Args:
-        total: runs asked for.
-        already_done: done before.
-        done: done now.
-        failed: run id to error, of those that failed now or before.
-        elsewhere: ids of runs that other workers hold.
-        queued: ids of runs that are still to be done.
-    """
-
-    total: int
-    already_done: int
-    done: int
-    failed: Mapping[str, str]
-    elsewhere: tuple[str, ...]
-    queued: tuple[str, ...]
+class Unforeseen(Exception):
+    """An attempt failed by an error that should not be; the ledger has it. Its cause is the error itself."""
 
 
-@dataclass(frozen=True)
-class Plan:
-    """The runs asked for, grouped by model.
-
-    Args:
-        requests: run id to request, in the order of work.
-        models: the models by id.
-        datasets: the datasets by id.
-        references: statistics by dataset id.
-        config: what each run does.
-    """
-
-    requests: Mapping[str, RunRequest]
-    models: Mapping[str, Model]
-    datasets: Mapping[str, Dataset]
-    references: Mapping[str, Statistics]
-    config: RunConfig
+class NotHere(Exception):
+    """This machine, or this version of the program, cannot carry the run out; it was given back."""
 
 
-def read_pairs(path: Path, *, models: Collection[str], datasets: Collection[str]) -> list[tuple[str, str]]:
-    """Read (model, dataset) pairs from a CSV file with these two columns.
-
-    Args:
-        path: the file.
-        models: ids of the models in the graph.
-        datasets: ids of the datasets in the graph.
-
-    Returns:
-        The pairs, each once.
-
-    Raises:
-        BadInput: the file has problems.
-    """
-    table = read_table(path, required=("model", "dataset"))
-    check_ids(table, {"model": "model", "dataset": "dataset"})
-    check_known(table, "model", "model", models)
-    check_known(table, "dataset", "dataset", datasets)
-    if table.problems:
-        raise BadInput(sorted(set(table.problems)), skippable=False)
-    return list(dict.fromkeys((row.cells["model"], row.cells["dataset"]) for row in table.rows))
-
-
-def plan_runs(
-    graph: MatchingGraph,
-    config: RunConfig,
-    extractor: Extractor,
-    *,
-    models: Sequence[str] = (),
-    datasets: Sequence[str] = (),
-    pairs: Path | None = None,
-) -> Plan:
-    """Decide which runs there are; reads the graph and the folders, writes nothing.
-
-    Args:
-        graph: the graph.
-        config: what each run does.
-        extractor: the probe model, which must be the one that the datasets were ingested with.
-        models: ids of the models; none for all that have a folder.
-        datasets: ids of the datasets; none for all that have a folder.
-        pairs: a CSV file of pairs, instead of all models with all datasets.
-
-    Returns:
-        The plan, grouped by model.
-
-    Raises:
-        NothingToDo: no pair is left.
-        SourceChanged: a folder is gone or holds something else than was ingested.
-        ExtractorMismatch: a dataset was ingested with another probe.
-        BadInput: the file of pairs has problems.
-    """
-    all_models = {model.id: model for model in graph.models()}
-    all_datasets = {dataset.id: dataset for dataset in graph.datasets()}
-    if pairs is not None:
-        wanted = read_pairs(pairs, models=all_models, datasets=all_datasets)
-    else:
-        chosen_models = _chosen("model", models, all_models)
-        chosen_datasets = _chosen("dataset", datasets, all_datasets)
-        wanted = [(model, dataset) for model in chosen_models for dataset in chosen_datasets]
-    wanted.sort()
-    model_hashes = {model: _model_hash(all_models[model]) for model, _ in wanted}
-    dataset_hashes = {dataset: _dataset_hash(all_datasets[dataset]) for _, dataset in wanted}
-    references = _references(graph, extractor, [all_datasets[dataset] for dataset in dataset_hashes])
-    asked = {**config.asked(), "extractor": extractor.hash}
-    requests = [
-        RunRequest(model, dataset, asked, model_hashes[model], dataset_hashes[dataset])
-        for model, dataset in wanted
-    ]
-    return Plan({request.id: request for request in requests}, all_models, all_datasets, references, config)
-
-
-def _chosen(kind: str, ids: Sequence[str], known: Mapping[str, Model] | Mapping[str, Dataset]) -> list[str]:
-    unknown = [name for name in ids if name not in known]
-    if unknown:
-        raise NothingToDo(
-            f"There is no {kind} {unknown[0]!r} in the graph; add it with `matchgraph ingest {kind}s`."
-        )
-    chosen = list(dict.fromkeys(ids)) or [
-        name for name, node in known.items() if node.properties.get("source")
-    ]
-    if not chosen:
-        raise NothingToDo(
-            f"No {kind} in the graph has a folder; add one with `matchgraph ingest {kind}s FOLDER`."
-        )
-    return chosen
-
-
-def _source(kind: str, node: Model | Dataset) -> Path:
-    source = node.properties.get("source")
-    if not isinstance(source, str):
-        raise SourceChanged(
-            f"The {kind} {node.id!r} has no folder, as it came from a table; add one with `matchgraph ingest "
-            f"{kind}s FOLDER`."
-        )
-    folder = Path(source)
-    if not folder.is_dir():
-        raise SourceChanged(
-            f"The folder of {kind} {node.id!r}, {folder}, is not here; bring it back, or ingest it from "
-            "where it is now."
-        )
-    return folder
-
-
-def _unchanged(kind: str, node: Model | Dataset, found: str) -> str:
-    if node.properties.get("content_hash") != found:
-        raise SourceChanged(
-            f"The folder of {kind} {node.id!r} holds something else than when it was ingested; run "
-            f"`matchgraph ingest {kind}s {node.properties['source']}` again."
-        )
-    return found
-
-
-def _model_hash(model: Model) -> str:
-    return _unchanged("model", model, pipeline_fingerprint(_source("model", model)))
-
-
-def _dataset_hash(dataset: Dataset) -> str:
-    return _unchanged("dataset", dataset, listed_hash(_source("dataset", dataset)))
-
-
-def _references(
-    graph: MatchingGraph, extractor: Extractor, datasets: Sequence[Dataset]
-) -> dict[str, Statistics]:
-    found = {statistics.dataset: statistics for statistics in graph.statistics(extractor.hash)}
-    for dataset in datasets:
-        if dataset.id not in found:
-            known = dataset.properties.get("probe", "none")
-            raise ExtractorMismatch(
-                f"The dataset {dataset.id!r} was measured with the probe {known!r}, not with "
-                f"{extractor.name!r} ({extractor.hash}): use that probe, or ingest the dataset with this one."
-            )
-    return found
-
-
-def enqueue_plan(ledger: Ledger, plan: Plan, home: Path, *, retry_failed: bool = False) -> list[Run]:
-    """Bring a plan's runs into the ledger and see which of them are really done.
-
-    A run is done when its edge is in the graph and its adapter lies where it was written, unchanged; one that
-    is marked so and is not is queued again. Runs of dead workers are taken back.
+class Pulse:
+    """Extends a claim's lease from a thread of its own, and tells the ledger how far the run is.
 
     Args:
         ledger: the ledger.
-        plan: the runs.
-        home: the data folder, in which artefacts lie.
-        retry_failed: whether failed runs are queued again.
-
-    Returns:
-        The runs as they stand.
+        claim: the claim.
+        interval_s: seconds between two heartbeats; the first of each stage comes at once.
     """
-    ids = ledger.enqueue(list(plan.requests.values()))
-    ledger.recover(ids)
-    measured = ledger.measured(ids)
-    lost = [
-        run.id
-        for run in ledger.runs(ids)
-        if run.status == DONE and not (run.id in measured and has_artefact(run, home))
-    ]
-    if lost:
-        ledger.requeue(lost, statuses=[DONE])
-    if retry_failed:
-        ledger.requeue(ids, statuses=[FAILED])
-    return ledger.runs(ids)
+
+    def __init__(self, ledger: Ledger, claim: Claim, interval_s: float) -> None:
+        self.lost = threading.Event()
+        self._ledger = ledger
+        self._claim = claim
+        self._interval_s = interval_s
+        self._progress = Progress("loading")
+        self._wake = threading.Event()
+        self._over = False
+
+    def tell(self, progress: Progress) -> None:
+        """Note how far the run is, for the next heartbeat."""
+        entered = progress.stage != self._progress.stage
+        self._progress = progress
+        if entered:
+            self._wake.set()
+
+    @contextmanager
+    def beating(self) -> Iterator[None]:
+        """Keep the lease while the block runs."""
+        thread = threading.Thread(target=self._beat, name=f"heartbeat-{self._claim.run}", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            self._over = True
+            self._wake.set()
+            thread.join()
+
+    def _beat(self) -> None:
+        while not self._over:
+            try:
+                self._ledger.heartbeat(self._claim, self._progress)
+            except StaleFence:
+                self.lost.set()
+                return
+            except GraphError:
+                pass  # the lease outlasts several lost beats; the final write tells whether it held
+            self._wake.wait(self._interval_s)
+            self._wake.clear()
 
 
-def has_artefact(run: Run, home: Path) -> bool:
-    """Say whether a finished run's adapter is there, unchanged; on another machine it is taken on trust."""
-    if run.properties.get("machine") != machine_id():
-        return True
-    adapter = home / str(run.properties.get("adapter"))
-    return adapter.is_file() and file_sha256(adapter) == run.properties.get("adapter_sha256")
-
-
-def work(
+def carry_out(
     graph: MatchingGraph,
     ledger: Ledger,
-    plan: Plan,
+    claim: Claim,
+    prepare: Callable[[Run, Path], Job],
     executor: Executor,
     home: Path,
     reporter: Reporter,
     *,
-    retry_failed: bool = False,
-    heartbeat_s: float = HEARTBEAT_S,
-) -> WorkSummary:
-    """Work off a plan in this process; each run is tried once.
+    stop: threading.Event,
+    heartbeat_s: float,
+) -> str:
+    """Carry out one claimed run and record it.
 
     Args:
         graph: where results go.
         ledger: the ledger.
-        plan: the runs.
-        executor: carries them out.
-        home: the data folder; artefacts go to `runs/<run id>/` in it.
+        claim: this worker's claim.
+        prepare: makes the job from the run and the folder of this claim.
+        executor: does the work.
+        home: the data folder.
         reporter: told how it goes.
-        retry_failed: whether runs that failed before are tried again.
+        stop: set when the user wants it to end; the run is then given back at its next step.
         heartbeat_s: seconds between two extensions of the lease.
 
     Returns:
-        How it went.
+        "done", or why the attempt ended otherwise.
 
     Raises:
-        KeyboardInterrupt: by Ctrl-C, after the run at hand was given back.
-        GraphError: the graph is gone.
+        KeyboardInterrupt: the user stopped it; the run was given back and its checkpoint is kept.
+        NotHere: the run was given back, as another machine may be able to carry it out.
+        Unforeseen: the attempt failed by an error that should not be.
+        GraphError: the graph is gone. The run is taken up again once its lease has expired.
+        OSError: the disk is full; the run was given back.
     """
-    runs = enqueue_plan(ledger, plan, home, retry_failed=retry_failed)
-    already_done = sum(run.status == DONE for run in runs)
-    reporter.planned(len(runs), already_done)
-    order = list(plan.requests)
-    left = [
-        run_id
-        for run_id in order
-        if any(run.id == run_id and run.status in {QUEUED, RUNNING} for run in runs)
-    ]
-    owner = Owner.here()
-    done = 0
+    out = claim_folder(home, claim.run, claim.fence)
+    pulse = Pulse(ledger, claim, heartbeat_s)
+
+    def on_step(stage: str, done: int, of: int, loss: float | None = None) -> None:
+        pulse.tell(Progress(stage, done, of, loss))
+        if pulse.lost.is_set():
+            raise StaleFence(f"Run {claim.run} was taken from this worker.")
+        if stop.is_set():
+            raise KeyboardInterrupt
+        reporter.step(stage, done, of, loss)
+
     try:
-        while left and (claim := ledger.claim_next(left, owner)) is not None:
-            left.remove(claim.run)
-            run = ledger.run(claim.run)
-            reporter.began(run)
-            outcome = _work_one(graph, ledger, plan, executor, home, reporter, claim, heartbeat_s)
-            done += outcome == "done"
-            # Read anew: a finished run holds its figures.
-            reporter.ended(ledger.run(claim.run), outcome)
-    finally:
-        executor.close()
-    after = ledger.runs(order)
-    return WorkSummary(
-        total=len(after),
-        already_done=already_done,
-        done=done,
-        failed={run.id: run.error or "" for run in after if run.status == FAILED},
-        elsewhere=tuple(run.id for run in after if run.status == RUNNING),
-        queued=tuple(run.id for run in after if run.status == QUEUED),
-    )
-
-
-def _work_one(
-    graph: MatchingGraph,
-    ledger: Ledger,
-    plan: Plan,
-    executor: Executor,
-    home: Path,
-    reporter: Reporter,
-    claim: Claim,
-    heartbeat_s: float,
-) -> str:
-    """Work on one claimed run and return "done" or why it is not."""
-    job = _job(plan, claim, home)
-    shutil.rmtree(job.out, ignore_errors=True)
-    job.out.mkdir(parents=True)
-    try:
-        with _kept_alive(ledger, claim, heartbeat_s) as lost:
-
-            def on_step(name: str, done: int, of: int) -> None:
-                if lost.is_set():
-                    raise StaleFence(f"Run {claim.run} was taken from this worker.")
-                reporter.step(name, done, of)
-
+        with pulse.beating():
+            job = prepare(ledger.run(claim.run), out)
             outcome = executor.execute(job, on_step)
-        _record(graph, ledger, claim, job, outcome, home)
+            pulse.tell(Progress("writing"))
+            _record(graph, ledger, claim, job, outcome, home)
     except BaseException as error:
-        shutil.rmtree(job.out, ignore_errors=True)
-        return _after_error(ledger, claim, error)
-    _remove_older(job.out)
+        return _after_error(ledger, claim, error, out, home)
+    remove_all_but(out)
     return "done"
 
 
-def _after_error(ledger: Ledger, claim: Claim, error: BaseException) -> str:
-    """Tell the ledger how an attempt ended; raises what must end the whole work."""
-    if isinstance(error, GraphError):
+def _after_error(ledger: Ledger, claim: Claim, error: BaseException, out: Path, home: Path) -> str:
+    """Tell the ledger how an attempt ended, and keep of its files what a later one can use."""
+    if isinstance(error, DATABASE_FAULTS):
+        # All files stay, since the run may be done.
+        raise error
+    run = ledger.run(claim.run)
+    if run.status == DONE and run.fence == claim.fence:
+        # What came between was too late: the run is recorded.
+        remove_all_but(out)
+        if isinstance(error, Exception):
+            return "done"
         raise error
     try:
-        if isinstance(error, StaleFence):
-            return "taken by another worker"
-        if not isinstance(error, Exception):
-            ledger.release(claim)
-        elif getattr(error, "matchgraph_user_error", False):
-            # The seed is part of the question, so another attempt would fail in the same way.
-            ledger.fail(claim, str(error), final=True)
-            return str(error)
-        elif _is_out_of_memory(error):
-            why = f"out of memory: {error}".splitlines()[0]
-            ledger.fail(claim, why)
-            return why
-        else:
-            ledger.fail(claim, f"{type(error).__name__}: {error}")
+        return _end_attempt(ledger, claim, error, out, home)
     except StaleFence:
-        return "taken by another worker"
-    raise error
+        run = ledger.run(claim.run)
+        if run.status == CANCELLED:
+            remove_run(home, claim.run)
+            return GIVEN_UP
+        if run.status == DONE:
+            shutil.rmtree(out, ignore_errors=True)
+        else:
+            keep_checkpoint(out)
+        return LOST
+
+
+def _end_attempt(ledger: Ledger, claim: Claim, error: BaseException, out: Path, home: Path) -> str:
+    if isinstance(error, StaleFence):
+        raise error
+    if _is_full(error):
+        keep_checkpoint(out)
+        ledger.release(claim, str(error))
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(out)) from error
+    if not isinstance(error, Exception):
+        keep_checkpoint(out)
+        ledger.release(claim)
+        raise error
+    if isinstance(error, LOCAL_FAULTS):
+        keep_checkpoint(out)
+        ledger.release(claim, str(error))
+        raise NotHere(str(error)) from error
+    if getattr(error, "matchgraph_user_error", False) and not isinstance(error, PASSING_FAULTS):
+        # The seed is part of the question, so another attempt would fail in the same way.
+        remove_run(home, claim.run)
+        ledger.fail(claim, str(error), final=True)
+        return str(error)
+    keep_checkpoint(out)
+    if isinstance(error, PASSING_FAULTS) or _is_out_of_memory(error):
+        why = (f"out of memory: {error}" if _is_out_of_memory(error) else str(error)).splitlines()[0]
+        ledger.fail(claim, why)
+        return why
+    ledger.fail(
+        claim, f"{type(error).__name__}: {error}", traceback="".join(traceback.format_exception(error))
+    )
+    raise Unforeseen(str(error)) from error
 
 
 def _is_out_of_memory(error: Exception) -> bool:
@@ -572,55 +344,57 @@ def _is_out_of_memory(error: Exception) -> bool:
     return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
 
 
-def _job(plan: Plan, claim: Claim, home: Path) -> Job:
-    request = plan.requests[claim.run]
+def _is_full(error: BaseException | None) -> bool:
+    # Libraries that are not written in Python hand on the words of the system instead of its number.
+    while error is not None:
+        if getattr(error, "errno", None) in FULL or "No space left on device" in str(error):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def make_job(
+    run: Run,
+    model_folder: Path,
+    dataset_folder: Path,
+    reference: Statistics,
+    out: Path,
+) -> Job:
+    """Make a run's job and its folder.
+
+    Args:
+        run: the run.
+        model_folder: where the model is here.
+        dataset_folder: where the dataset is here.
+        reference: statistics of the dataset's images.
+        out: the folder of this claim.
+
+    Raises:
+        ConfigChanged: this version of the program would do something else than was asked for.
+    """
+    config = RunConfig.from_asked(run.config)
+    resume_from = carry_checkpoint(out)
     return Job(
-        run=claim.run,
-        model=request.model,
-        model_folder=_source("model", plan.models[request.model]),
-        dataset=request.dataset,
-        dataset_folder=_source("dataset", plan.datasets[request.dataset]),
-        reference=plan.references[request.dataset],
-        config=plan.config,
-        # Each claim has a folder of its own, so a worker that lost its claim cannot overwrite another's.
-        out=home / "runs" / claim.run / f"claim-{claim.fence}",
+        run=run.id,
+        model=run.model,
+        model_folder=model_folder,
+        dataset=run.dataset,
+        dataset_folder=dataset_folder,
+        dataset_hash=run.properties["dataset_fingerprint"],
+        reference=reference,
+        config=config,
+        asked=run.config,
+        extractors=run.extractors,
+        out=out,
+        checkpoint=out / CHECKPOINT_FOLDER,
+        resume_from=resume_from,
     )
 
 
-@contextmanager
-def _kept_alive(ledger: Ledger, claim: Claim, heartbeat_s: float) -> Iterator[threading.Event]:
-    """Extend the lease in a thread; the event handed out is set when the run was taken from this worker."""
-    lost = threading.Event()
-    over = threading.Event()
-
-    def beat() -> None:
-        while not over.wait(heartbeat_s):
-            try:
-                ledger.heartbeat(claim)
-            except StaleFence:
-                lost.set()
-                return
-            except GraphError:
-                continue  # the lease outlasts several lost beats; the final write tells whether it held
-
-    thread = threading.Thread(target=beat, name=f"heartbeat-{claim.run}", daemon=True)
-    thread.start()
-    try:
-        yield lost
-    finally:
-        over.set()
-        thread.join()
-
-
 def _record(
-    graph: MatchingGraph,
-    ledger: Ledger,
-    claim: Claim,
-    job: Job,
-    outcome: Outcome,
-    home: Path,
+    graph: MatchingGraph, ledger: Ledger, claim: Claim, job: Job, outcome: Outcome, home: Path
 ) -> None:
-    adapter_hash = file_sha256(outcome.adapter)
+    adapter_hash = file_hash(outcome.adapter)
     record = {
         "run": job.run,
         "asked": {
@@ -628,7 +402,7 @@ def _record(
             "model_folder": str(job.model_folder),
             "dataset": job.dataset,
             "dataset_folder": str(job.dataset_folder),
-            **job.config.asked(),
+            **job.asked,
         },
         "measured": {
             "finetuned": [score.to_dict() for score in outcome.finetuned],
@@ -640,22 +414,32 @@ def _record(
     }
     note = present(job.out, record)
     write_json(job.out / RECORD_FILE, record if note is None else {**record, "note": note})
-    ledger.complete(
-        claim,
-        graph,
-        results_of(job, outcome),
-        {
-            "adapter": outcome.adapter.relative_to(home).as_posix(),
-            "adapter_sha256": adapter_hash,
-            "machine": machine_id(),
-            # A property that is None is none.
-            "note": note,
-            "training_seconds": outcome.training_seconds,
-            "seconds_per_image": outcome.seconds_per_image,
-            **{score.metric: score.value for score in outcome.finetuned},
-            **{f"{INITIAL}{score.metric}": score.value for score in outcome.initial},
-        },
-    )
+    replicate = ledger.run(claim.run).replicate
+    values = {
+        "adapter": outcome.adapter.relative_to(home).as_posix(),
+        "adapter_sha256": adapter_hash,
+        "machine": machine_id(),
+        # A property that is None is none.
+        "note": note,
+        "training_seconds": outcome.training_seconds,
+        "seconds_per_image": outcome.seconds_per_image,
+        **{score.metric: score.value for score in outcome.finetuned},
+        **{f"{INITIAL}{score.metric}": score.value for score in outcome.initial},
+    }
+    results = [] if replicate else results_of(job, outcome)
+    _patiently(lambda: ledger.complete(claim, graph, results, values))
+
+
+def _patiently(write: Callable[[], None]) -> None:
+    """Write, also where the database goes away and comes back; the fence tells whether it is still right."""
+    give_up = time.monotonic() + PATIENCE_S
+    while True:
+        try:
+            return write()
+        except DATABASE_FAULTS:
+            if time.monotonic() > give_up:
+                raise
+            time.sleep(RETRY_S)
 
 
 def present(out: Path, record: Mapping[str, Any]) -> str | None:
@@ -701,27 +485,3 @@ def _provenance(job: Job, score: Score) -> dict[str, Any]:
         "version": score.version,
         **({} if score.std is None else {"std": score.std}),
     }
-
-
-def _remove_older(out: Path) -> None:
-    """Remove what earlier claims of the same run left behind."""
-    for folder in out.parent.iterdir():
-        if folder != out and folder.is_dir():
-            shutil.rmtree(folder, ignore_errors=True)
-
-
-def file_sha256(file: Path) -> str:
-    """Return the SHA-256 of a file as hex digits."""
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def write_json(file: Path, value: Mapping[str, Any]) -> None:
-    """Write a JSON file so that it is there whole or not at all."""
-    partial = file.with_name(f".{file.name}.partial")
-    with partial.open("w", encoding="utf-8") as stream:
-        json.dump(value, stream, indent=2, sort_keys=True, ensure_ascii=False)
-        stream.write("\n")
-        stream.flush()
-        os.fsync(stream.fileno())
-    partial.replace(file)

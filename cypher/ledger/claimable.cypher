@@ -1,9 +1,16 @@
-// The first run in the order of $ids that a worker may take: queued, or running under a lease that has expired.
-// Parameters: ids, run ids in the order of preference.
-UNWIND range(0, size($ids) - 1) AS position
-MATCH (run:Run {id: $ids[position]})
-WHERE run.status = 'QUEUED'
-   OR (run.status = 'RUNNING' AND run.lease_until < timestamp() AND run.attempt < run.max_attempts)
+// The run that a worker had best take next, of those that are queued or running under a lease that has expired.
+// First those it has not tried yet, then those of the model it has loaded, then those of models that fewest others are at.
+// Parameters: wanted, a map from run id to its place in the order, or null for all runs; without, ids of runs to be left alone;
+// last, ids of runs to be taken when there is no other; model, the id of the model at hand, or null.
+MATCH (model:Model)<-[:OF]-(run:Run)-[:ON]->(dataset:Dataset)
+WHERE ($wanted IS NULL OR $wanted[run.id] IS NOT NULL)
+  AND NOT run.id IN $without
+  AND (run.status = 'QUEUED'
+       OR (run.status = 'RUNNING' AND run.lease_until < timestamp() AND run.attempt < run.max_attempts))
+WITH run, model, dataset,
+     run.id IN $last AS tried,
+     coalesce(model.id = $model, false) AS loaded,
+     COUNT { (model)<-[:OF]-(:Run {status: 'RUNNING'}) } AS busy
 RETURN run.id AS id
-ORDER BY position
+ORDER BY tried, NOT loaded, busy, $wanted[run.id], run.queued_at, model.id, dataset.id, run.id
 LIMIT 1

@@ -4,6 +4,8 @@
 MATCH (run:Run {id: $id})
 WHERE run.fence = $fence AND run.status IN ['RUNNING', 'DONE']
 SET run += $outcome,
-    run.status = 'DONE'
-REMOVE run.error, run.owner, run.token, run.lease_until
+    run.status = 'DONE',
+    run.ended_at = timestamp()
+REMOVE run.error, run.traceback, run.owner, run.token, run.lease_until, run.stage, run.stage_at, run.stage_from, run.step, run.of,
+       run.loss, run.updated_at
 RETURN run.id AS id

@@ -1,5 +1,6 @@
-// Queue fine-tuning runs; a run that is in the ledger already stays as it is.
-// Parameters: rows, a list of {id, model, dataset, config, settings, model_fingerprint, dataset_fingerprint, max_attempts}.
+// Queue fine-tuning runs; a run that is in the ledger already stays as it is, but is told where the extractors are now.
+// Parameters: rows, a list of {id, model, dataset, config, settings, extractors, replicate, model_fingerprint, dataset_fingerprint,
+// max_attempts}.
 UNWIND $rows AS row
 MATCH (model:Model {id: row.model})
 MATCH (dataset:Dataset {id: row.dataset})
@@ -9,9 +10,12 @@ ON CREATE SET run += row.settings,
               run.attempt = 0,
               run.max_attempts = row.max_attempts,
               run.fence = 0,
+              run.queued_at = timestamp(),
               run.config = row.config,
+              run.replicate = row.replicate,
               run.model_fingerprint = row.model_fingerprint,
               run.dataset_fingerprint = row.dataset_fingerprint
+SET run.extractors = row.extractors
 MERGE (run)-[:OF]->(model)
 MERGE (run)-[:ON]->(dataset)
 RETURN run.id AS id, run.status AS status

@@ -1,9 +1,10 @@
-// Queue finished runs anew, with all their attempts.
+// Queue ended runs anew, with all their attempts. Run after lock.cypher in one transaction.
 // Parameters: ids, the runs; from, the statuses they may have.
 UNWIND $ids AS id
 MATCH (run:Run {id: id})
 WHERE run.status IN $from
 SET run.status = 'QUEUED',
-    run.attempt = 0
-REMOVE run.error
+    run.attempt = 0,
+    run.queued_at = timestamp()
+REMOVE run.error, run.traceback, run.ended_at
 RETURN run.id AS id

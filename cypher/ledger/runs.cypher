@@ -1,9 +1,10 @@
-// All runs with their model and dataset, or those of $ids.
+// All runs with their model and dataset, or those of $ids, and the server's time in milliseconds.
 // Parameters: ids, run ids, or null for all.
 MATCH (model:Model)<-[:OF]-(run:Run)-[:ON]->(dataset:Dataset)
 WHERE $ids IS NULL OR run.id IN $ids
 RETURN properties(run) AS run,
        model.id AS model,
        dataset.id AS dataset,
-       run.status = 'RUNNING' AND run.lease_until < timestamp() AS expired
+       run.status = 'RUNNING' AND run.lease_until < timestamp() AS expired,
+       timestamp() AS now
 ORDER BY model, dataset, run.id

@@ -6,16 +6,24 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner, Result
 from PIL import Image
 
 from graphdb.connection import HOME_VARIABLE, Settings
 
 ROOT = Path(__file__).parents[2]
+Invoke = Callable[..., Result]
+
+
+def answer(result: Result) -> dict:
+    """What a command printed as JSON."""
+    assert result.exit_code == 0, result.output
+    return json.loads(result.stdout)
 
 
 def write_images(folder: Path, seed: int, captions: Sequence[str | None]) -> Path:
@@ -78,3 +86,14 @@ def start(settings: Settings) -> Callable[..., subprocess.Popen[str]]:
         )
 
     return start
+
+
+@pytest.fixture
+def invoke(environment: Mapping[str, str]) -> Invoke:
+    """Run `matchgraph ingest` with these arguments in process, on the test server."""
+    from cli.main import matchgraph
+
+    def invoke(*arguments: object) -> Result:
+        return CliRunner().invoke(matchgraph, ["ingest", *map(str, arguments)], env=dict(environment))
+
+    return invoke

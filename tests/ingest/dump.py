@@ -15,6 +15,11 @@ RUN_TIMES = (
     "training_seconds",
     "seconds_per_image",
     "adapter",  # the folder's name has the fence in it
+    "queued_at",
+    "started_at",
+    "ended_at",
+    "host",
+    "extractors",  # where they are
 )
 NODES = "MATCH (n) WHERE NOT n:Schema RETURN labels(n) AS labels, properties(n) AS properties"
 EDGES = """

@@ -2,38 +2,23 @@
 
 from __future__ import annotations
 
-import json
 import shutil
-from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import CliRunner
 
 from cli.main import matchgraph
 from graphdb.repository import MatchingGraph
 from graphdb.runner import Runner
 from ingest.errors import BadInput
+from tests.ingest.conftest import Invoke, answer
 from tests.ingest.dump import dump
 
 ZOO = Path(__file__).parents[2] / "zoo"
-Invoke = Callable[..., Result]
 
 
-@pytest.fixture
-def invoke(environment: Mapping[str, str]) -> Invoke:
-    def invoke(*arguments: object) -> Result:
-        return CliRunner().invoke(matchgraph, ["ingest", *map(str, arguments)], env=dict(environment))
-
-    return invoke
-
-
-def answer(result: Result) -> dict:
-    assert result.exit_code == 0, result.output
-    return json.loads(result.stdout)
-
-
-@pytest.mark.parametrize("command", ["", "models", "datasets", "results", "similarities", "run", "status"])
+@pytest.mark.parametrize("command", ["", "models", "datasets", "results", "similarities"])
 def test_every_command_has_help(command: str) -> None:
     result = CliRunner().invoke(matchgraph, ["ingest", *command.split(), "--help"])
     assert result.exit_code == 0
@@ -101,9 +86,6 @@ def test_problems_go_to_stderr_and_nothing_is_written(invoke: Invoke, runner: Ru
     ("arguments", "expected"),
     [
         (["datasets", str(ZOO)], "--probe"),
-        (["run"], "--probe"),
-        (["run", "--pairs", "x.csv", "--model", "m"], "--pairs stands alone"),
-        (["run", "--steps", "0"], "--steps"),
         (["results", "x.csv", "--on-duplicate", "guess"], "--on-duplicate"),
         (["models"], "Missing argument"),
         (["models", ""], "The path is empty"),
@@ -117,72 +99,3 @@ def test_wrong_usage(
     result = invoke(*arguments)
     assert result.exit_code == 2
     assert expected in result.stderr
-
-
-def test_fine_tuning_from_folders_to_edges(
-    invoke: Invoke,
-    graph: MatchingGraph,
-    runner: Runner,
-    pipelines: Path,
-    probe: Path,
-    image_folders: Path,
-    environment: Mapping[str, str],
-) -> None:
-    assert answer(invoke("models", pipelines, "--json"))["models"] == ["tiny-sd3", "tiny-unet"]
-    singly = [image_folders / name for name in ("dogs", "cats")]
-    found = answer(invoke("datasets", *singly, "--probe", probe, "--json"))
-    assert (found["datasets"], found["similarities"]) == (["dogs", "cats"], 1)
-    found = answer(invoke("datasets", image_folders, "--probe", probe, "--json"))
-    assert (found["datasets"], found["unchanged"], found["similarities"]) == (["trees"], ["cats", "dogs"], 2)
-    assert "params" in graph.models()[0].properties
-    options = [
-        "--probe",
-        probe,
-        "--steps",
-        2,
-        "--batch-size",
-        2,
-        "--rank",
-        2,
-        "--resolution",
-        32,
-        "--samples",
-        3,
-    ]
-    options += ["--sampling-steps", 2, "--dataset", "cats", "--device", "cpu", "--json"]
-    result = invoke("run", *options)
-    done = answer(result)
-    assert (done["total"], done["already_done"], done["done"]) == (2, 0, 2)
-    performs = graph.snapshot().performs
-    assert performs[["model", "dataset"]].values.tolist() == [["tiny-sd3", "cats"], ["tiny-unet", "cats"]]
-    assert (performs[["value", "initial"]] > 0).all().all()
-    assert (performs.value != performs.initial).all()
-    row = performs.iloc[0]
-    assert f"tiny-sd3 x cats: clip_fid {row.initial:.4g} -> {row.value:.4g}, " in result.stderr
-    runs = answer(invoke("status", "--json"))
-    assert runs["counts"] == {"QUEUED": 0, "RUNNING": 0, "DONE": 2, "FAILED": 0}
-    home = Path(environment["MATCHGRAPH_HOME"])
-    for run in runs["runs"]:
-        folder = (home / run["adapter"]).parent
-        names = sorted(file.name for file in folder.iterdir())
-        assert names == ["pytorch_lora_weights.safetensors", "record.json", "samples.png"]
-        assert len(json.loads((folder / "record.json").read_text())["with"]["happened"]["losses"]) == 2
-    assert invoke("status").stdout.startswith("0 queued, 0 running, 2 done, 0 failed\n")
-    before = dump(runner)
-    again = invoke("run", *options[:-1])
-    assert again.stdout == "2 runs: 2 already done.\n"
-    assert dump(runner) == before
-
-
-def test_failures_are_listed_and_exit_with_1(
-    invoke: Invoke, graph: MatchingGraph, image_folders: Path, probe: Path
-) -> None:
-    # Kolors is a pipeline that no family of the training package knows.
-    assert invoke("models", ZOO / "kolors").exit_code == 0
-    assert invoke("datasets", image_folders / "cats", "--probe", probe).exit_code == 0
-    result = invoke("run", "--probe", probe, "--steps", 1, "--samples", 2, "--device", "cpu")
-    assert result.exit_code == 1
-    assert "KolorsPipeline" in result.stderr
-    assert "1 failed (try again with --retry-failed)" in result.stdout
-    assert "FAILED" in invoke("status").stdout
-    assert graph.snapshot().performs.empty

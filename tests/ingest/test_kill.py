@@ -12,14 +12,16 @@ import pytest
 
 from graphdb.repository import MatchingGraph
 from graphdb.runner import Runner
+from ingest.config import RunConfig
 from ingest.datasets import ingest_dataset_table, ingest_image_folders
 from ingest.ledger import DONE, RUNNING, Ledger
 from ingest.models import ingest_models
+from ingest.plan import plan_runs, queue_plan
 from ingest.results import ingest_results
-from ingest.run import RunConfig, plan_runs, work
+from ingest.worker import work
 from tests.ingest.conftest import write_images
 from tests.ingest.dump import RUN_TIMES, dump
-from tests.ingest.test_run import Silent
+from tests.ingest.stub import Silent
 
 Start = Callable[..., "subprocess.Popen[str]"]
 PATIENCE_S = 120
@@ -148,7 +150,9 @@ def test_killed_among_runs(
 
     def finish(home: Path) -> list[str]:
         plan = plan_runs(graph, config, extractor)
-        work(graph, ledger, plan, LoraExecutor(extractor, "cpu"), home, Silent())
+        queue_plan(ledger, plan, home)
+        executor = LoraExecutor("cpu", extractors={extractor.hash: extractor})
+        work(graph, ledger, executor, home, Silent(), list(plan.requests))
         assert [run.status for run in ledger.runs()] == [DONE] * 6
         return dump(runner, without=RUN_TIMES)
 

@@ -6,16 +6,18 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
+import psutil
 import pytest
 
 from graphdb.models import Dataset, Model, Result
 from graphdb.repository import MatchingGraph
 from graphdb.runner import Runner
 from ingest.errors import IngestError, StaleFence, UnknownRun
-from ingest.ledger import DONE, FAILED, QUEUED, RUNNING, Claim, Ledger, Owner, RunRequest
+from ingest.ledger import CANCELLED, DONE, FAILED, QUEUED, RUNNING, Claim, Ledger, Owner, Progress, RunRequest
 
 LONG_MS = 60_000
 SHORT_MS = 1
+AT_WORK = Progress("fine-tuning", 3, 10, 0.5)
 # A process that cannot be on this host, so that nobody here takes it for dead.
 ELSEWHERE = Owner("another-host", 1, 0.0)
 
@@ -138,20 +140,20 @@ def test_an_expired_lease_goes_to_the_next(ledger: Ledger, runner: Runner) -> No
     assert (second.attempt, second.fence) == (2, 2)
     assert not ledger.run(run).expired
     for late in (
-        lambda: ledger.heartbeat(first),
+        lambda: ledger.heartbeat(first, AT_WORK),
         lambda: ledger.fail(first, "too late"),
         lambda: ledger.release(first),
     ):
         with pytest.raises(StaleFence):
             late()
-    ledger.heartbeat(second)
+    ledger.heartbeat(second, AT_WORK)
     assert ledger.run(run).fence == 2
 
 
 def test_a_heartbeat_keeps_the_run(ledger: Ledger, runner: Runner) -> None:
     (run,) = ledger.enqueue([request()])
     held = claim(Ledger(runner, lease_ms=SHORT_MS), run)
-    ledger.heartbeat(held)
+    ledger.heartbeat(held, AT_WORK)
     wait_for_expiry()
     assert not ledger.run(run).expired
     assert ledger.claim(run, ELSEWHERE) is None
@@ -243,7 +245,7 @@ def test_giving_a_run_back_costs_no_attempt(ledger: Ledger) -> None:
     again = claim(ledger, run)
     assert (again.attempt, again.fence) == (1, 2)
     with pytest.raises(StaleFence):
-        ledger.heartbeat(held)
+        ledger.heartbeat(held, AT_WORK)
 
 
 def test_dead_processes_of_this_host_are_recognised(ledger: Ledger) -> None:
@@ -262,3 +264,134 @@ def test_dead_processes_of_this_host_are_recognised(ledger: Ledger) -> None:
         ids[1]: RUNNING,
         ids[2]: QUEUED,
     }
+
+
+def test_a_heartbeat_tells_how_far_the_run_is(ledger: Ledger, runner: Runner) -> None:
+    (run,) = ledger.enqueue([request()])
+    held = claim(ledger, run)
+    assert ledger.run(run).progress == Progress("claimed")
+    assert ledger.run(run).pace is None
+    ledger.heartbeat(held, Progress("fine-tuning", 100, 1000, 0.5))
+    first = ledger.run(run)
+    ledger.heartbeat(held, Progress("fine-tuning", 150, 1000, 0.25))
+    second = ledger.run(run)
+    assert second.progress == Progress("fine-tuning", 150, 1000, 0.25)
+    assert first.pace is not None
+    assert second.pace is not None
+    # The stage's beginning stays, its last heartbeat moves on.
+    assert (second.pace.began, second.pace.first) == (first.pace.began, 100)
+    assert second.pace.heard >= first.pace.heard
+    ledger.heartbeat(held, Progress("sampling after", 1, 5))
+    third = ledger.run(run)
+    assert third.progress == Progress("sampling after", 1, 5, None)
+    assert third.pace is not None
+    assert third.pace.first == 1
+    # A new claim begins anew; what is done has no progress.
+    ledger.release(held)
+    again = claim(ledger, run)
+    assert ledger.run(run).progress == Progress("claimed")
+    ledger.heartbeat(again, AT_WORK)
+    ledger.complete(again, MatchingGraph(runner), [result(1.0)], {})
+    assert ledger.run(run).progress is None
+
+
+def test_a_cancelled_run_is_taken_from_its_worker(ledger: Ledger, zoo: MatchingGraph) -> None:
+    queued, running, done = ledger.enqueue([request(number=number) for number in range(3)])
+    held = claim(ledger, running)
+    ledger.complete(claim(ledger, done), zoo, [result(1.0)], {})
+    assert sorted(ledger.cancel([queued, running, done])) == sorted([queued, running])
+    assert [ledger.run(run).status for run in (queued, running, done)] == [CANCELLED, CANCELLED, DONE]
+    for late in (
+        lambda: ledger.heartbeat(held, AT_WORK),
+        lambda: ledger.fail(held, "too late"),
+        lambda: ledger.release(held),
+        lambda: ledger.complete(held, zoo, [result(2.0)], {}),
+    ):
+        with pytest.raises(StaleFence, match="cancelled"):
+            late()
+    assert ledger.claim_next(None, ELSEWHERE) is None
+    assert ledger.recover() == []
+    assert zoo.snapshot().performs["value"].tolist() == [1.0]
+    # Queued again it is another's: the worker that had it stays out.
+    assert ledger.requeue([running], statuses=[CANCELLED]) == [running]
+    claim(ledger, running)
+    with pytest.raises(StaleFence):
+        ledger.heartbeat(held, AT_WORK)
+    assert ledger.cancel([]) == []
+
+
+def test_cancelling_and_claiming_race_without_harm(ledger: Ledger) -> None:
+    for number in range(8):
+        (run,) = ledger.enqueue([request(number=number)])
+        barrier = threading.Barrier(2)
+
+        def together(what: str, run: str = run, barrier: threading.Barrier = barrier) -> object:
+            barrier.wait()
+            return ledger.cancel([run]) if what == "cancel" else ledger.claim(run, ELSEWHERE)
+
+        with ThreadPoolExecutor(2) as pool:
+            cancelled, held = pool.map(together, ["cancel", "claim"])
+        assert cancelled == [run]
+        assert ledger.run(run).status == CANCELLED
+        if held is not None:
+            with pytest.raises(StaleFence):
+                ledger.heartbeat(held, AT_WORK)  # type: ignore[arg-type]
+
+
+def test_a_worker_gets_runs_of_its_own_model_and_others_a_model_of_their_own(ledger: Ledger) -> None:
+    ids = ledger.enqueue([request(model, number=number) for model in ("m", "n") for number in range(3)])
+    model_of = {run.id: run.model for run in ledger.runs()}
+
+    def take(**preferences: object) -> str:
+        taken = ledger.claim_next(ids, ELSEWHERE, **preferences)  # type: ignore[arg-type]
+        assert taken is not None
+        return taken.run
+
+    assert take() == ids[0]
+    # Somebody is at m already.
+    assert take() == ids[3]
+    assert model_of[take(model="m")] == "m"
+    assert take(last=[ids[4], ids[2]], model="m") == ids[5]
+    assert take(without=[ids[2]]) == ids[4]
+    assert ledger.claim_next(ids[3:], ELSEWHERE) is None
+    assert ledger.claim_next(None, ELSEWHERE, without=[ids[2]]) is None
+    assert ledger.claim_next(None, ELSEWHERE).run == ids[2]  # type: ignore[union-attr]
+
+
+def test_a_replicate_is_a_question_of_its_own_and_done_by_its_figures(
+    ledger: Ledger, zoo: MatchingGraph
+) -> None:
+    plain = request(seed=7)
+    again = RunRequest("m", "d", plain.config, "mf", "df", replicate=True, extractors={"clip": "there"})
+    assert plain.id != again.id
+    assert RunRequest("m", "d", plain.config, "mf", "df", extractors={"clip": "there"}).id == plain.id
+    run, _ = ledger.enqueue([again, plain])
+    assert ledger.run(run).replicate
+    assert ledger.run(run).extractors == {"clip": "there"}
+    zoo.save_results([result(5.0)])
+    ledger.complete(claim(ledger, run), zoo, [], {"adapter": "a"})
+    assert ledger.measured([run]) == set()
+    ledger.requeue([run], statuses=[DONE])
+    ledger.complete(claim(ledger, run), zoo, [], {"adapter": "a", "clip_fid": 6.0})
+    assert ledger.measured([run]) == {run}
+    assert zoo.snapshot().performs["value"].tolist() == [5.0]
+
+
+def test_where_an_extractor_is_can_change(ledger: Ledger) -> None:
+    here, there = (
+        RunRequest("m", "d", request().config, "mf", "df", extractors={"clip": place})
+        for place in ("here", "there")
+    )
+    (run,) = ledger.enqueue([here])
+    held = claim(ledger, run)
+    ledger.enqueue([there])
+    assert ledger.run(run).extractors == {"clip": "there"}
+    ledger.heartbeat(held, AT_WORK)
+
+
+def test_a_process_is_known_whatever_the_clock_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    here = Owner.here()
+    moved = psutil.Process().create_time() + 3600
+    monkeypatch.setattr(psutil.Process, "create_time", lambda _: moved)
+    assert not here.is_dead_here()
+    assert Owner.here() == here

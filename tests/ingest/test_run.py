@@ -5,90 +5,30 @@ from __future__ import annotations
 import json
 import shutil
 import threading
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
-import numpy as np
 import pytest
 
-from graphdb.models import Dataset, Model, Statistics
 from graphdb.repository import MatchingGraph
 from graphdb.runner import Runner
-from ingest.datasets import listed_hash
+from ingest.config import RunConfig
 from ingest.errors import BadInput, ExtractorMismatch, NothingToDo, SourceChanged
 from ingest.ledger import DONE, FAILED, QUEUED, RUNNING, Ledger, Owner
-from ingest.models import ingest_models
-from ingest.run import Job, OnStep, Outcome, Plan, RunConfig, WorkSummary, plan_runs, work
-from tests.ingest.dump import dump
+from ingest.plan import plan_runs, queue_plan
+from ingest.run import Job, OnStep
+from ingest.worker import work
+from tests.ingest.dump import RUN_TIMES, dump
+from tests.ingest.stub import CONFIG, Silent, StubExecutor, do, fill, plan
 from training.errors import InvalidConfig, NonFiniteLoss
-from training.scoring import Score
 
-ZOO = Path(__file__).parents[2] / "zoo"
-CONFIG = RunConfig(steps=3, samples=4, resolution_px=32)
-EXTRACTOR: Any = SimpleNamespace(hash="abc", name="probe", resize="clean")
 ELSEWHERE = Owner("another-host", 1, 0.0)
-
-
-def score(metric: str, value: float) -> Score:
-    std = 0.25 if metric == "kid" else None
-    return Score(metric, value, std, 4, 4, "abc", "probe", "clean", "1")
-
-
-class StubExecutor:
-    """Writes a file in place of an adapter; `before` may break it, run by run."""
-
-    extractor = EXTRACTOR
-
-    def __init__(self, before: Callable[[Job, OnStep], None] = lambda *_: None) -> None:
-        self.jobs: list[Job] = []
-        self.closed = False
-        self._before = before
-
-    def execute(self, job: Job, on_step: OnStep) -> Outcome:
-        self.jobs.append(job)
-        self._before(job, on_step)
-        adapter = job.out / "pytorch_lora_weights.safetensors"
-        adapter.write_bytes(job.run.encode())
-        value = float(int(job.run[:4], 16))
-        finetuned = tuple(score(metric, value) for metric in job.config.metrics)
-        initial = tuple(score(metric, value + 1) for metric in job.config.metrics if job.config.initial)
-        return Outcome(finetuned, initial, adapter, 7.5, 0.5, {"losses": [1.0]})
-
-    def close(self) -> None:
-        self.closed = True
-
-
-class Silent:
-    def __init__(self) -> None:
-        self.ends: list[str] = []
-
-    def planned(self, total: int, done: int) -> None: ...
-    def began(self, run: Any) -> None: ...
-    def step(self, name: str, done: int, of: int) -> None: ...
-    def ended(self, run: Any, outcome: str) -> None:  # noqa: ARG002
-        self.ends.append(outcome)
 
 
 @pytest.fixture
 def zoo(graph: MatchingGraph, tmp_path: Path, image_folders: Path) -> MatchingGraph:
-    folder = tmp_path / "models"
-    for name in ("sd-1.5", "kolors"):
-        shutil.copytree(ZOO / name, folder / name)
-    ingest_models(graph, folder)
-    graph.save_models([Model("from-a-table", {"params": 1})])
-    names = ("cats", "dogs")
-    graph.save_datasets(
-        [
-            Dataset(
-                name, {"source": str(image_folders / name), "content_hash": listed_hash(image_folders / name)}
-            )
-            for name in names
-        ],
-        [Statistics(name, "abc", "clean", 4, np.zeros(2), np.eye(2)) for name in names],
-    )
+    fill(graph, tmp_path / "models", image_folders)
     return graph
 
 
@@ -100,16 +40,6 @@ def home(tmp_path: Path) -> Path:
 @pytest.fixture
 def ledger(runner: Runner) -> Ledger:
     return Ledger(runner)
-
-
-def plan(graph: MatchingGraph, config: RunConfig = CONFIG, **selection: Any) -> Plan:
-    return plan_runs(graph, config, EXTRACTOR, **selection)
-
-
-def do(
-    graph: MatchingGraph, ledger: Ledger, home: Path, executor: StubExecutor, **options: Any
-) -> WorkSummary:
-    return work(graph, ledger, plan(graph), executor, home, Silent(), **options)
 
 
 def test_the_paper_s_recipe_is_the_default() -> None:
@@ -218,7 +148,7 @@ def test_several_metrics_come_from_one_run(
 ) -> None:
     config = replace(CONFIG, metrics=("clip_fid", "kid"))
     planned = plan(zoo, config, models=["kolors"], datasets=["cats"])
-    assert work(zoo, ledger, planned, StubExecutor(), home, Silent()).done == 1
+    assert do(zoo, ledger, home, StubExecutor(), planned).done == 1
     edge = runner.read("MATCH ()-[e:PERFORMS]->() RETURN properties(e) AS e")[0]["e"]
     assert edge["clip_fid"] == edge["kid"] == edge["initial_kid"] - 1
     assert edge["kid__std"] == 0.25
@@ -226,7 +156,7 @@ def test_several_metrics_come_from_one_run(
     assert "clip_fid__std" not in edge
     # Without one of its values it is not done.
     runner.write("MATCH ()-[e:PERFORMS]->() REMOVE e.kid")
-    assert work(zoo, ledger, planned, StubExecutor(), home, Silent()).done == 1
+    assert do(zoo, ledger, home, StubExecutor(), planned).done == 1
 
 
 @pytest.mark.parametrize("metrics", [(), ("kid", "kid"), ("KID",)])
@@ -260,7 +190,7 @@ def test_a_page_that_cannot_be_written_is_noted_and_fails_nothing(
 def test_another_question_is_another_run(zoo: MatchingGraph, ledger: Ledger, home: Path) -> None:
     do(zoo, ledger, home, StubExecutor())
     other = plan(zoo, replace(CONFIG, steps=4, initial=False), models=["kolors"], datasets=["cats"])
-    assert work(zoo, ledger, other, StubExecutor(), home, Silent()).done == 1
+    assert do(zoo, ledger, home, StubExecutor(), other).done == 1
     assert len(ledger.runs()) == 5
 
 
@@ -270,7 +200,7 @@ def test_done_means_artefact_hash_and_edge(
 ) -> None:
     executor = StubExecutor()
     do(zoo, ledger, home, executor)
-    before = dump(runner, without=["fence", "adapter"])
+    before = dump(runner, without=RUN_TIMES)
     job = executor.jobs[1]
     adapter = job.out / "pytorch_lora_weights.safetensors"
     if loss == "adapter gone":
@@ -283,7 +213,7 @@ def test_done_means_artefact_hash_and_edge(
     summary = do(zoo, ledger, home, repaired)
     assert [one.run for one in repaired.jobs] == [job.run]
     assert (summary.already_done, summary.done) == (3, 1)
-    assert dump(runner, without=["fence", "adapter"]) == before
+    assert dump(runner, without=RUN_TIMES) == before
     assert len(list((home / "runs" / job.run).iterdir())) == 1
 
 
@@ -308,17 +238,43 @@ def test_a_failed_run_leaves_no_edge_and_no_weights(zoo: MatchingGraph, ledger: 
     assert do(zoo, ledger, home, StubExecutor(), retry_failed=True).done == 2
 
 
-def test_out_of_memory_is_tried_again_another_time(zoo: MatchingGraph, ledger: Ledger, home: Path) -> None:
-    summary = do(zoo, ledger, home, failing(MemoryError("no more")))
-    assert (summary.done, len(summary.queued), summary.failed) == (2, 2, {})
-    assert "out of memory" in str(ledger.run(summary.queued[0]).error)
-    assert do(zoo, ledger, home, StubExecutor()).done == 2
+def test_out_of_memory_is_tried_again_when_nothing_else_is_left(
+    zoo: MatchingGraph, ledger: Ledger, home: Path
+) -> None:
+    executor = failing(MemoryError("no more"))
+    summary = do(zoo, ledger, home, executor)
+    assert summary.done == 2
+    assert set(summary.failed.values()) == {"out of memory: no more"}
+    models = [job.model for job in executor.jobs]
+    assert models == ["kolors", "kolors", "sd-1.5", "sd-1.5", *["kolors"] * 4]
+    assert {run.attempt for run in ledger.runs() if run.status == FAILED} == {3}
+    assert do(zoo, ledger, home, StubExecutor(), retry_failed=True).done == 2
 
 
-def test_a_bug_is_recorded_and_not_hidden(zoo: MatchingGraph, ledger: Ledger, home: Path) -> None:
+def test_a_poison_pair_stops_after_its_attempts_and_tells_where(
+    zoo: MatchingGraph, ledger: Ledger, home: Path
+) -> None:
+    summary = do(zoo, ledger, home, failing(ZeroDivisionError("oops")))
+    assert (summary.done, len(summary.failed)) == (2, 2)
+    for run in ledger.runs(list(summary.failed)):
+        assert (run.status, run.attempt, run.error) == (FAILED, 3, "ZeroDivisionError: oops")
+        assert "raise error" in run.properties["traceback"]
+    assert do(zoo, ledger, home, StubExecutor(), retry_failed=True).done == 2
+    assert not any("traceback" in run.properties or run.error for run in ledger.runs())
+
+
+def test_a_broken_machine_does_not_use_up_everybody_s_attempts(
+    zoo: MatchingGraph, ledger: Ledger, home: Path
+) -> None:
+    def breaks(job: Job, _: OnStep) -> None:
+        raise ZeroDivisionError(job.run)
+
+    queue_plan(ledger, plan(zoo, replace(CONFIG, seed=1)), home)
+    queue_plan(ledger, plan(zoo, replace(CONFIG, seed=2)), home)
     with pytest.raises(ZeroDivisionError):
-        do(zoo, ledger, home, failing(ZeroDivisionError("oops")))
-    assert [run.error for run in ledger.runs() if run.error] == ["ZeroDivisionError: oops"]
+        work(zoo, ledger, StubExecutor(breaks), home, Silent())
+    assert sum(run.attempt for run in ledger.runs()) == 5
+    assert {run.status for run in ledger.runs()} == {QUEUED}
 
 
 def test_ctrl_c_gives_the_run_back(zoo: MatchingGraph, ledger: Ledger, home: Path) -> None:
@@ -371,7 +327,7 @@ def test_a_worker_that_lost_its_run_stops_and_writes_nothing(
         pytest.fail("the heartbeat did not notice that the run was taken")
 
     reporter = Silent()
-    summary = work(zoo, ledger, plan(zoo), StubExecutor(be_robbed), home, reporter, heartbeat_s=0.02)
+    summary = do(zoo, ledger, home, StubExecutor(be_robbed), reporter=reporter, heartbeat_s=0.02)
     assert reporter.ends == ["taken by another worker", "done", "done", "done"]
     assert summary.elsewhere == tuple(stolen)
     assert len(zoo.snapshot().performs) == 3

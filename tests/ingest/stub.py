@@ -1,0 +1,104 @@
+"""An executor that trains nothing, and what it needs: the database and the folders stay real."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+from graphdb.models import Dataset, Model, Statistics
+from graphdb.repository import MatchingGraph
+from ingest.config import RunConfig
+from ingest.datasets import listed_hash
+from ingest.ledger import Ledger
+from ingest.models import ingest_models
+from ingest.plan import Plan, plan_runs, queue_plan
+from ingest.run import Job, OnStep, Outcome
+from ingest.worker import WorkSummary, work
+from training.scoring import Score
+
+ZOO = Path(__file__).parents[2] / "zoo"
+CONFIG = RunConfig(steps=3, samples=4, resolution_px=32)
+EXTRACTOR: Any = SimpleNamespace(hash="abc", name="probe", resize="clean")
+ADAPTER = "pytorch_lora_weights.safetensors"
+
+
+def score(metric: str, value: float) -> Score:
+    std = 0.25 if metric == "kid" else None
+    return Score(metric, value, std, 4, 4, "abc", "probe", "clean", "1")
+
+
+class StubExecutor:
+    """Writes a file in place of an adapter; `before` may break it, run by run."""
+
+    def __init__(self, before: Callable[[Job, OnStep], None] = lambda *_: None) -> None:
+        self.jobs: list[Job] = []
+        self.closed = False
+        self._before = before
+
+    def execute(self, job: Job, on_step: OnStep) -> Outcome:
+        self.jobs.append(job)
+        self._before(job, on_step)
+        adapter = job.out / ADAPTER
+        adapter.write_bytes(job.run.encode())
+        value = float(int(job.run[:4], 16))
+        finetuned = tuple(score(metric, value) for metric in job.config.metrics)
+        initial = tuple(score(metric, value + 1) for metric in job.config.metrics if job.config.initial)
+        return Outcome(finetuned, initial, adapter, 7.5, 0.5, {"losses": [1.0]})
+
+    def close(self) -> None:
+        self.closed = True
+
+
+class Silent:
+    """A reporter that remembers how runs ended."""
+
+    def __init__(self) -> None:
+        self.ends: list[str] = []
+
+    def planned(self, total: int, done: int) -> None: ...
+    def began(self, run: Any) -> None: ...
+    def step(self, stage: str, done: int, of: int, loss: float | None) -> None: ...
+    def ended(self, run: Any, outcome: str) -> None:  # noqa: ARG002
+        self.ends.append(outcome)
+
+
+def fill(graph: MatchingGraph, models: Path, images: Path) -> None:
+    """Put two models and two datasets with folders into the graph, and a model from a table."""
+    for name in ("sd-1.5", "kolors"):
+        shutil.copytree(ZOO / name, models / name)
+    ingest_models(graph, models)
+    graph.save_models([Model("from-a-table", {"params": 1})])
+    names = ("cats", "dogs")
+    graph.save_datasets(
+        [
+            Dataset(name, {"source": str(images / name), "content_hash": listed_hash(images / name)})
+            for name in names
+        ],
+        [Statistics(name, "abc", "clean", 4, np.zeros(2), np.eye(2)) for name in names],
+    )
+
+
+def plan(graph: MatchingGraph, config: RunConfig = CONFIG, **selection: Any) -> Plan:
+    return plan_runs(graph, config, EXTRACTOR, **selection)
+
+
+def do(
+    graph: MatchingGraph,
+    ledger: Ledger,
+    home: Path,
+    executor: StubExecutor,
+    planned: Plan | None = None,
+    *,
+    reporter: Silent | None = None,
+    retry_failed: bool = False,
+    **options: Any,
+) -> WorkSummary:
+    """Queue a plan and work it off, as `ingest run` does."""
+    planned = planned or plan(graph)
+    queue_plan(ledger, planned, home, retry_failed=retry_failed)
+    return work(graph, ledger, executor, home, reporter or Silent(), list(planned.requests), **options)

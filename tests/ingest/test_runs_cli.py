@@ -1,0 +1,292 @@
+"""The commands about runs, in process: plan, run, worker, status, retry and cancel."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from cli.main import matchgraph
+from graphdb.repository import MatchingGraph
+from graphdb.runner import Runner
+from ingest.errors import ConfigChanged, NothingToDo, UnknownRun
+from ingest.ledger import Ledger, Owner, Progress
+from tests.ingest.conftest import Invoke, answer
+from tests.ingest.dump import dump
+
+ZOO = Path(__file__).parents[2] / "zoo"
+SMALL = [
+    "--steps",
+    2,
+    "--batch-size",
+    2,
+    "--rank",
+    2,
+    "--resolution",
+    32,
+    "--samples",
+    3,
+    "--sampling-steps",
+    2,
+]
+
+
+@pytest.mark.parametrize("command", ["plan", "run", "worker", "status", "retry", "cancel"])
+def test_every_command_has_help(command: str) -> None:
+    result = CliRunner().invoke(matchgraph, ["ingest", command, "--help"])
+    assert result.exit_code == 0
+    assert "Usage" in result.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["run"], "--probe"),
+        (["run", "--pairs", "x.csv", "--model", "m"], "--pairs stands alone"),
+        (["plan", "--pairs", "x.csv", "--model", "m"], "--pairs stands alone"),
+        (["run", "--steps", "0"], "--steps"),
+        (["run", "--workers", "0"], "--workers"),
+        (["run", "--workers", "many"], "--workers"),
+        (["retry"], "--all"),
+        (["cancel", "--all", "0123456789abcdef"], "--all"),
+        (["status", "--watch", "--json"], "--watch"),
+    ],
+)
+def test_wrong_usage(
+    invoke: Invoke, monkeypatch: pytest.MonkeyPatch, arguments: list[str], expected: str
+) -> None:
+    monkeypatch.delenv("MATCHGRAPH_PROBE", raising=False)
+    result = invoke(*arguments)
+    assert result.exit_code == 2
+    assert expected in result.stderr
+
+
+@pytest.fixture
+def zoo(invoke: Invoke, probe: Path, image_folders: Path) -> list[object]:
+    """Two models without weights and two datasets; gives the options of a plan for them."""
+    assert invoke("models", ZOO, "--no-throughput").exit_code == 0
+    folders = [image_folders / name for name in ("cats", "dogs")]
+    assert invoke("datasets", *folders, "--probe", probe).exit_code == 0
+    return ["--probe", probe, *SMALL, "--model", "sd-1.5", "--model", "sdxl-base"]
+
+
+def test_a_plan_says_what_there_is_and_what_the_rest_costs(
+    invoke: Invoke, runner: Runner, graph: MatchingGraph, zoo: list[object]
+) -> None:
+    before = dump(runner)
+    first = answer(invoke("plan", *zoo, "--price-per-hour", 3, "--json"))
+    assert dump(runner) == before
+    assert first == answer(invoke("run", *zoo, "--price-per-hour", 3, "--dry-run", "--json"))
+    assert dump(runner) == before
+    assert {run["state"] for run in first["runs"]} == {"NEW"}
+    assert (first["to_do"], first["not_estimated"]) == (4, 0)
+    assert first["cost"] == pytest.approx(first["device_hours"] * 3)
+    assert first["device_hours"] > 0
+    assert {run["estimate"]["basis"] for run in first["runs"]} == {"50 TFLOP/s assumed"}
+    # SDXL computes more than SD 1.5 for a picture of one size.
+    seconds = {run["model"]: run["estimate"]["seconds"] for run in first["runs"]}
+    assert seconds["sdxl-base"] > seconds["sd-1.5"]
+
+    ledger = Ledger(runner)
+    assert (
+        invoke("run", *zoo, "--queue").stdout == "4 runs, 4 queued; `matchgraph ingest worker` does them.\n"
+    )
+    done, running = (run["id"] for run in first["runs"][:2])
+    here = Owner.here()
+    claim = ledger.claim(done, here)
+    assert claim is not None
+    outcome = {"machine": "another", "adapter": "a", "training_seconds": 40.0, "seconds_per_image": 10.0}
+    row = next(run for run in first["runs"] if run["id"] == done)
+    (result,) = [_result(row["model"], row["dataset"])]
+    ledger.complete(claim, graph, [result], {**outcome, "clip_fid": 5.0})
+    held = ledger.claim(running, here)
+    assert held is not None
+    ledger.heartbeat(held, Progress("fine-tuning", 1, 2, 0.5))
+    second = answer(invoke("plan", *zoo, "--json"))
+    assert [run["state"] for run in second["runs"]] == ["DONE", "RUNNING", "QUEUED", "QUEUED"]
+    assert [run["recorded"] for run in second["runs"]] == [True, False, False, False]
+    estimates = [run["estimate"] for run in second["runs"]]
+    assert estimates[0] == {"seconds": 0.0, "basis": "done"}
+    # Half of the training, and one of two samplings of three images.
+    assert estimates[1]["seconds"] == pytest.approx(40 / 2 + 3 * 10)
+    assert estimates[2]["basis"] == "runs of other models"
+    table = invoke("plan", *zoo, "--price-per-hour", 3).stdout
+    assert "4 runs: 1 done, 2 queued, 1 running." in table
+    assert "at 3.00 an hour" in table
+
+
+def _result(model: str, dataset: str) -> object:
+    from graphdb.models import Result
+
+    return Result(model, dataset, "clip_fid", 5.0, "finetuned", {})
+
+
+def test_a_changed_configuration_is_refused_by_name(
+    invoke: Invoke, runner: Runner, zoo: list[object]
+) -> None:
+    assert invoke("run", *zoo, "--queue").exit_code == 0
+    before = dump(runner)
+    changed = [*zoo, "--learning-rate", "1e-3"]
+    for command in (["run", *changed, "--queue"], ["plan", *changed]):
+        refused = invoke(*command)
+        assert isinstance(refused.exception, ConfigChanged)
+        message = str(refused.exception)
+        assert "learning_rate was 1e-05 there and is 0.001 here" in message
+        assert "ingest cancel" in message
+        assert "--also" in message
+    assert dump(runner) == before
+    # Another seed is another question, and so is a pair that is not unfinished.
+    assert invoke("run", *changed, "--seed", 7, "--queue").exit_code == 0
+    assert invoke("run", *changed, "--also", "--queue").exit_code == 0
+    assert len(Ledger(runner).runs()) == 12
+    assert invoke("cancel", "--all").stdout == "12 runs cancelled.\n"
+    assert invoke("run", *changed, "--rank", 3, "--queue").exit_code == 0
+
+
+def test_cancelled_and_failed_runs_are_queued_again_on_request(
+    invoke: Invoke, runner: Runner, environment: Mapping[str, str], zoo: list[object]
+) -> None:
+    ledger = Ledger(runner)
+    assert invoke("run", *zoo, "--queue").exit_code == 0
+    ids = [run.id for run in ledger.runs()]
+    claim = ledger.claim(ids[0], Owner.here())
+    assert claim is not None
+    ledger.fail(claim, "broken", traceback="line 1\nline 2", final=True)
+    left = Path(environment["MATCHGRAPH_HOME"], "runs", ids[1], "claim-1", "checkpoint")
+    left.mkdir(parents=True)
+    assert answer(invoke("cancel", ids[1], ids[0], "--json")) == {"cancelled": [ids[1]]}
+    assert not left.parent.parent.exists()
+    listed = invoke("status").stdout
+    assert listed.startswith("2 queued, 0 running, 0 done, 1 failed, 1 cancelled\n")
+    assert "broken" in listed
+    shown = invoke("status", ids[0]).stdout
+    assert "line 1\nline 2" in shown
+    assert '"steps": 2' in shown
+    # What was cancelled stays so until it is asked for.
+    again = invoke("run", *zoo, "--queue", "--retry-failed", "--json")
+    assert ids[1] not in answer(again)["queued"]
+    assert ids[0] in answer(again)["queued"]
+    assert answer(invoke("retry", "--all", "--json")) == {"queued": []}
+    result = invoke("retry", ids[1], ids[0])
+    assert result.stdout == "1 run queued.\n"
+    assert result.stderr == f"{ids[0]} is queued: nothing to retry.\n"
+    assert isinstance(invoke("retry", "0" * 16).exception, UnknownRun)
+
+
+def test_status_tells_how_far_a_run_is(
+    invoke: Invoke, runner: Runner, graph: MatchingGraph, zoo: list[object]
+) -> None:
+    ledger = Ledger(runner)
+    assert invoke("run", *zoo, "--queue").exit_code == 0
+    run = ledger.runs()[0].id
+    claim = ledger.claim(run, Owner.here())
+    assert claim is not None
+    ledger.heartbeat(claim, Progress("fine-tuning", 1, 2, 0.125))
+    facts = answer(invoke("status", run, "--json"))
+    assert facts["counts"]["RUNNING"] == 1
+    assert facts["runs"][0]["progress"] == {"stage": "fine-tuning", "step": 1, "of": 2, "loss": 0.125}
+    assert facts["runs"][0]["seconds_left"] > 0
+    assert "token" not in facts["runs"][0]
+    line = invoke("status").stdout
+    assert "fine-tuning 1/2, loss 0.125" in line
+    assert " left" in line
+    runner.write("MATCH (run:Run {id: $id}) SET run.lease_until = 0", id=run)
+    assert "its worker is gone" in invoke("status").stdout
+
+
+def test_watching_ends_when_nothing_is_left_to_do(invoke: Invoke, zoo: list[object]) -> None:
+    assert invoke("run", *zoo, "--queue").exit_code == 0
+    assert invoke("cancel", "--all").exit_code == 0
+    result = invoke("status", "--watch")
+    assert result.exit_code == 0
+    assert "4 cancelled" in result.stdout
+
+
+def test_a_replicate_needs_a_seed_of_its_own(
+    invoke: Invoke, runner: Runner, graph: MatchingGraph, zoo: list[object]
+) -> None:
+    ledger = Ledger(runner)
+    assert invoke("run", *zoo, "--queue").exit_code == 0
+    # The same seed is refused only where there is something to repeat.
+    run = ledger.runs()[0]
+    claim = ledger.claim(run.id, Owner.here())
+    assert claim is not None
+    ledger.complete(claim, graph, [_result(run.model, run.dataset)], {"machine": "another", "clip_fid": 5.0})
+    refused = invoke("run", *zoo, "--replicate", "--queue")
+    assert isinstance(refused.exception, NothingToDo)
+    assert "--seed" in str(refused.exception)
+    assert invoke("run", *zoo, "--replicate", "--seed", 43, "--queue").exit_code == 0
+    assert sum(run.replicate for run in ledger.runs()) == 4
+    assert "replicate, seed 43" in invoke("status").stdout
+
+
+def test_fine_tuning_from_folders_to_edges(
+    invoke: Invoke,
+    graph: MatchingGraph,
+    runner: Runner,
+    pipelines: Path,
+    probe: Path,
+    image_folders: Path,
+    environment: Mapping[str, str],
+) -> None:
+    assert answer(invoke("models", pipelines, "--json"))["models"] == ["tiny-sd3", "tiny-unet"]
+    singly = [image_folders / name for name in ("dogs", "cats")]
+    found = answer(invoke("datasets", *singly, "--probe", probe, "--json"))
+    assert (found["datasets"], found["similarities"]) == (["dogs", "cats"], 1)
+    found = answer(invoke("datasets", image_folders, "--probe", probe, "--json"))
+    assert (found["datasets"], found["unchanged"], found["similarities"]) == (["trees"], ["cats", "dogs"], 2)
+    assert "params" in graph.models()[0].properties
+    options = [
+        "--probe",
+        probe,
+        "--steps",
+        2,
+        "--batch-size",
+        2,
+        "--rank",
+        2,
+        "--resolution",
+        32,
+        "--samples",
+        3,
+    ]
+    options += ["--sampling-steps", 2, "--dataset", "cats", "--device", "cpu", "--json"]
+    result = invoke("run", *options)
+    done = answer(result)
+    assert (done["total"], done["already_done"], done["done"]) == (2, 0, 2)
+    performs = graph.snapshot().performs
+    assert performs[["model", "dataset"]].values.tolist() == [["tiny-sd3", "cats"], ["tiny-unet", "cats"]]
+    assert (performs[["value", "initial"]] > 0).all().all()
+    assert (performs.value != performs.initial).all()
+    row = performs.iloc[0]
+    assert f"tiny-sd3 x cats: clip_fid {row.initial:.4g} -> {row.value:.4g}, " in result.stderr
+    runs = answer(invoke("status", "--json"))
+    assert runs["counts"] == {"QUEUED": 0, "RUNNING": 0, "DONE": 2, "FAILED": 0, "CANCELLED": 0}
+    home = Path(environment["MATCHGRAPH_HOME"])
+    for run in runs["runs"]:
+        folder = (home / run["adapter"]).parent
+        names = sorted(file.name for file in folder.iterdir())
+        assert names == ["pytorch_lora_weights.safetensors", "record.json", "samples.png"]
+        assert len(json.loads((folder / "record.json").read_text())["with"]["happened"]["losses"]) == 2
+    assert invoke("status").stdout.startswith("0 queued, 0 running, 2 done, 0 failed, 0 cancelled\n")
+    before = dump(runner)
+    again = invoke("run", *options[:-1])
+    assert again.stdout == "2 runs: 2 already done.\n"
+    assert dump(runner) == before
+
+
+def test_failures_are_listed_and_exit_with_1(
+    invoke: Invoke, graph: MatchingGraph, image_folders: Path, probe: Path
+) -> None:
+    # Kolors is a pipeline that no family of the training package knows.
+    assert invoke("models", ZOO / "kolors").exit_code == 0
+    assert invoke("datasets", image_folders / "cats", "--probe", probe).exit_code == 0
+    result = invoke("run", "--probe", probe, "--steps", 1, "--samples", 2, "--device", "cpu")
+    assert result.exit_code == 1
+    assert "KolorsPipeline" in result.stderr
+    assert "1 failed (try again with --retry-failed, " in result.stdout
+    assert "FAILED" in invoke("status").stdout
+    assert graph.snapshot().performs.empty
