@@ -82,9 +82,15 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:
         if not getattr(error, "matchgraph_user_error", False):
             raise
-        click.echo(f"Error: {error}", err=True)
+        click.echo(f"Error: {_without_controls(str(error))}", err=True)
         return USER_ERROR_EXIT
     return result if isinstance(result, int) else 0
+
+
+def _without_controls(message: str) -> str:
+    """Spell out control characters: a file's name must not clear or colour the terminal it is shown on."""
+    controls = (*range(10), *range(11, 32), *range(127, 160))
+    return message.translate({code: f"\\x{code:02x}" for code in controls})
 
 
 def _discard_stdout() -> None:
