@@ -446,7 +446,9 @@ class Comparison:
         except TrainingError:
             return None
         for name, known in seen.samples.items():
-            self._samples[name][dataset] = known
+            # Of the others the graph has no statistics yet.
+            if dataset in self._samples[name]:
+                self._samples[name][dataset] = known
         return seen.samples[measure.extractor]
 
 

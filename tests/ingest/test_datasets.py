@@ -230,3 +230,117 @@ def test_metadata_may_point_into_subfolders(tmp_path: Path) -> None:
     rows = [{"file_name": f"train/{number}.png", "text": "x"} for number in range(2)]
     (folder / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
     assert [found.id for found in read_folders(folder).folders] == ["nested"]
+
+
+@pytest.fixture(scope="module")
+def instruments(extractor, tmp_path_factory) -> dict:
+    from tests.training import tiny
+    from training.extractors import ExtractorSpec, load_extractor
+
+    folder = tmp_path_factory.mktemp("weights")
+    dinov2 = ExtractorSpec("dinov2", "dinov2", str(tiny.save_vision(folder / "dinov2")))
+    t5 = ExtractorSpec("t5", "t5", str(tiny.save_sentence_model(folder / "t5")))
+    loaded = {spec.name: load_extractor(spec, device="cpu") for spec in (dinov2, t5)}
+    return {"clip": extractor, **loaded}
+
+
+def similar_values(graph: MatchingGraph, metric: str) -> dict[tuple[str, str], float]:
+    frame = graph.snapshot(similarity=metric).similar
+    return {(row.dataset, row.other): row.value for row in frame.itertuples()}
+
+
+def edge(runner: Runner, one: str, other: str) -> dict:
+    query = "MATCH (:Dataset {id: $one})-[e:SIMILAR]-(:Dataset {id: $other}) RETURN properties(e) AS p"
+    return runner.read(query, one=one, other=other)[0]["p"]
+
+
+METRICS = ("clip_fid", "cmmd", "dinov2_kid", "t5_fid")
+
+
+def test_datasets_are_compared_by_every_metric(
+    graph: MatchingGraph, runner: Runner, image_folders: Path, extractor, instruments, tmp_path: Path
+) -> None:
+    from training.images import load_rgb
+    from training.kernels import cmmd
+    from training.scoring import Scorer
+
+    scorer = Scorer(METRICS, instruments, tmp_path / "cache")
+    report = ingest_image_folders(graph, image_folders, extractor, scorer=scorer)
+    assert (report.written, report.similarities) == (("cats", "dogs", "trees"), 12)
+    for name in ("clip", "dinov2", "t5"):
+        described = graph.statistics(instruments[name].hash)
+        assert [statistics.dataset for statistics in described] == ["cats", "dogs", "trees"]
+        assert {statistics.n for statistics in described} == {3 if name == "t5" else 4}
+    found = edge(runner, "cats", "dogs")
+    features = [
+        extractor.features([load_rgb(path) for path in sorted((image_folders / name).glob("*.png"))])
+        for name in ("cats", "dogs")
+    ]
+    assert found["cmmd"] == pytest.approx(cmmd(*features).value, rel=1e-4)
+    assert found["cmmd__extractor"] == found["clip_fid__extractor"] == extractor.hash
+    assert found["dinov2_kid__extractor"] == instruments["dinov2"].hash
+    assert found["dinov2_kid__std"] >= 0
+    assert (found["dinov2_kid__n_real"], found["t5_fid__n_real"], found["t5_fid__resize"]) == (
+        4,
+        3,
+        "captions",
+    )
+    assert {found[f"{metric}__version"] for metric in METRICS} == {"1"}
+    # Metrics that the graph did not know point the right way now.
+    assert graph.metric("dinov2_kid").larger_is_better is False
+    assert graph.metric("t5_fid").minimum == 0
+    before = dump(runner)
+    again = Scorer(METRICS, instruments, tmp_path / "cache")
+    assert ingest_image_folders(graph, image_folders, extractor, scorer=again).unchanged == report.written
+    assert dump(runner) == before
+
+
+def test_a_metric_added_later_completes_the_pairs(
+    graph: MatchingGraph, runner: Runner, image_folders: Path, extractor, instruments, tmp_path: Path
+) -> None:
+    from training.scoring import Scorer
+
+    at_once = Scorer(METRICS, instruments, tmp_path / "cache")
+    ingest_image_folders(graph, image_folders, extractor, scorer=at_once)
+    expected = {metric: similar_values(graph, metric) for metric in METRICS}
+    graph.clear()
+    ingest_image_folders(graph, image_folders, extractor)
+    for metrics in (("clip_fid", "dinov2_fid"), ("clip_fid", "cmmd"), METRICS):
+        scorer = Scorer(metrics, instruments, tmp_path / "cache")
+        assert ingest_image_folders(graph, image_folders, extractor, scorer=scorer).written
+        assert not ingest_image_folders(graph, image_folders, extractor, scorer=scorer).written
+    for metric in METRICS:
+        assert similar_values(graph, metric) == pytest.approx(expected[metric], rel=1e-5, abs=1e-9)
+    assert "dinov2_fid" in edge(runner, "cats", "trees")
+
+
+def test_kernel_distances_to_a_dataset_whose_images_are_gone_are_left_out_and_told(
+    graph: MatchingGraph, runner: Runner, image_folders: Path, extractor, instruments, tmp_path: Path
+) -> None:
+    from training.scoring import Scorer
+
+    ingest_image_folders(graph, image_folders / "dogs", extractor)
+    shutil.rmtree(image_folders / "dogs")
+    scorer = Scorer(("clip_fid", "cmmd"), instruments, tmp_path / "cache")
+    report = ingest_image_folders(graph, image_folders / "cats", extractor, scorer=scorer)
+    assert report.similarities == 1
+    assert report.notes == (
+        "cmmd of 'cats' and 'dogs' was not measured: the images of 'dogs' are not here as they were "
+        "ingested.",
+    )
+    assert "cmmd" not in edge(runner, "cats", "dogs")
+    assert "clip_fid" in edge(runner, "cats", "dogs")
+
+
+def test_captions_may_describe_the_datasets(
+    graph: MatchingGraph, image_folders: Path, instruments, tmp_path: Path
+) -> None:
+    from training.scoring import Scorer
+
+    scorer = Scorer(("clip_fid",), instruments, tmp_path / "cache", also=["t5"])
+    ingest_image_folders(graph, image_folders, instruments["t5"], scorer=scorer)
+    cats = next(dataset for dataset in graph.datasets() if dataset.id == "cats")
+    assert cats.properties["extractor"] == instruments["t5"].hash
+    expected = instruments["t5"].features(["a cats", "a b", "c"]).mean(axis=0)
+    np.testing.assert_allclose(cats.embedding, expected, atol=1e-6)
+    assert len(similar_values(graph, "clip_fid")) == 3

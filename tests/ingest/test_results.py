@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from graphdb.metrics import KNOWN_METRICS
 from graphdb.models import Dataset, Metric, Model
 from graphdb.repository import MatchingGraph
 from graphdb.runner import Runner
 from ingest.errors import BadInput
-from ingest.results import ingest_results
+from ingest.results import ingest_results, read_results
 from tests.ingest.dump import dump
 
 HEADER = "model,dataset,metric,value"
@@ -211,3 +212,15 @@ def test_a_refused_file_defines_no_metric(zoo: MatchingGraph, runner: Runner, ta
     with pytest.raises(BadInput):
         ingest_results(zoo, table, larger_is_better=True)
     assert dump(runner) == before
+
+
+@pytest.mark.parametrize("how", ["mean", "best"])
+def test_values_of_different_extractors_are_not_made_one(tmp_path: Path, how: str) -> None:
+    path = tmp_path / "results.csv"
+    path.write_text(
+        "model,dataset,metric,value,extractor\nm,a,clip_fid,1,aaaa\nm,a,clip_fid,30,bbbb\nm,b,clip_fid,2,\n"
+    )
+    arguments = {"models": ["m"], "datasets": ["a", "b"], "metric": KNOWN_METRICS.__getitem__}
+    with pytest.raises(BadInput, match="different extractors, aaaa and bbbb"):
+        read_results(path, on_duplicate=how, **arguments)
+    assert read_results(path, on_duplicate="first", **arguments).results[0].provenance["extractor"] == "aaaa"
