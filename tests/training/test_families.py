@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import inspect
+import json
 import math
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -16,6 +19,7 @@ from training.families.base import draw_sigmas
 from training.pipelines import load_pipeline, quiet_libraries
 
 NAMES = sorted(FAMILIES)
+ZOO = Path(__file__).parents[2] / "zoo"  # configurations of real models
 # Every VAE of the tiny pipelines has this scaling factor; FLUX.1's has a shift as well.
 SCALE = 0.7
 PROMPTS = ["a cat", "", "dogs"]
@@ -339,6 +343,71 @@ def test_flux_loss_is_rectified_flow_on_packed_latents(tiny_folder, latents, gui
     torch.testing.assert_close(
         own.loss(pipe, pipe.transformer, latents, conditioning, generator(7)), expected
     )
+
+
+def widths(name: str, encoders: dict[str, dict]) -> dict[str, tuple[int, ...]]:
+    """Shapes of a prompt's rows as the text encoders' configurations have them."""
+    first, second, third = (encoders.get(f"text_encoder{n}", {}) for n in ("", "_2", "_3"))
+    if name == "sd":
+        return {"prompt_embeds": (77, first["hidden_size"])}
+    if name == "sdxl":
+        tokens = (77, first["hidden_size"] + second["hidden_size"])
+        return {"prompt_embeds": tokens, "pooled_prompt_embeds": (second["projection_dim"],)}
+    if name == "kolors":
+        return {"prompt_embeds": (256, first["hidden_size"]), "pooled_prompt_embeds": (first["hidden_size"],)}
+    if name == "sd3":
+        pooled = first["projection_dim"] + second["projection_dim"]
+        return {"prompt_embeds": (333, third["d_model"]), "pooled_prompt_embeds": (pooled,)}
+    if name == "flux":
+        return {"prompt_embeds": (512, second["d_model"]), "pooled_prompt_embeds": (first["hidden_size"],)}
+    width = first["d_model"] if name == "pixart" else first["hidden_size"]
+    return {"prompt_embeds": (300, width), "prompt_attention_mask": (300,)}
+
+
+@pytest.mark.parametrize("model", sorted(path.name for path in ZOO.iterdir() if path.is_dir()))
+def test_objective_and_adapter_fit_the_real_models(model):
+    """In every width the denoiser is the released one, of a layer or two and without its weights."""
+    import diffusers
+
+    def config(part: str) -> dict:
+        return json.loads(next((ZOO / model / part).glob("*config.json")).read_text())
+
+    own = family_of(json.loads((ZOO / model / "model_index.json").read_text()))
+    part, wanted, vae = own.denoiser_attribute, config(own.denoiser_attribute), config("vae")
+    depth = {"num_layers": 2, "num_single_layers": 1, "transformer_layers_per_block": 1}
+    wanted |= {key: value for key, value in depth.items() if key in wanted}
+    # The class that diffusers itself takes for the older name in PixArt-Sigma's folder.
+    kind = {"Transformer2DModel": "PixArtTransformer2DModel"}.get(
+        wanted["_class_name"], wanted["_class_name"]
+    )
+    noise = config("scheduler")
+    encoders = {path.name: config(path.name) for path in (ZOO / model).glob("text_encoder*")}
+    channels = vae.get("block_out_channels") or vae["encoder_block_out_channels"]
+    meta = torch.device("meta")
+    with meta:
+        denoiser = getattr(diffusers, kind).from_config(wanted)
+    pipe = SimpleNamespace(
+        scheduler=getattr(diffusers, noise.get("_class_name", "EulerDiscreteScheduler")).from_config(noise),
+        vae_scale_factor=2 ** (len(channels) - 1),
+        device=meta,
+        components={part: denoiser},
+        **{part: denoiser},
+    )
+    assert 512 % own.size_unit_px(pipe) == 0
+    side = 512 // pipe.vae_scale_factor
+    rows = {key: torch.ones(2, *shape, device=meta) for key, shape in widths(own.name, encoders).items()}
+    rows |= own.image_conditioning(pipe, [(700, 600), (512, 512)], 512)
+    parameters = attach_adapter(pipe, own, rank=4, alpha=4, generator=generator())
+    loss = own.loss(
+        pipe, denoiser, torch.ones(2, vae["latent_channels"], side, side, device=meta), rows, generator()
+    )
+    loss.backward()
+    assert loss.shape == ()
+    assert parameters
+    assert all(parameter.grad is not None for parameter in parameters)
+    adapted = {name.split(".lora_")[0] for name, _ in denoiser.named_parameters() if ".lora_" in name}
+    for target in own.lora_targets:
+        assert any(name.endswith(target) for name in adapted), target
 
 
 @pytest.mark.parametrize(
