@@ -26,9 +26,6 @@ from ingest.options import (
 )
 from ingest.runs_cli import COMMANDS
 
-# In the data folder: features of datasets, which can be computed again.
-FEATURES_FOLDER = "features"
-
 
 @click.group()
 def ingest() -> None:
@@ -167,7 +164,7 @@ def datasets(
     extractor = scorer = None
     if any(path.is_dir() for path in paths):
         from graphdb.connection import settings_from_environment
-        from ingest.instruments import extractor_specs, load_instruments
+        from ingest.instruments import FEATURES_FOLDER, extractor_specs, load_instruments
         from training.scoring import PROBE, Scorer, needed_extractors
 
         specs = extractor_specs(probe, extractors)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +16,10 @@ from ingest.errors import ExtractorMismatch
 from ingest.estimates import AFTER, BEFORE, TRAINING
 from ingest.pages import GRID_BEFORE_FILE, GRID_FILE
 from ingest.run import Job, OnStep, Outcome
+from training.extractors import load_extractor, parse_extractors, require_images
 from training.files import write_json
+from training.frechet import GaussianStatistics
+from training.scoring import Score, Scorer
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -23,11 +27,11 @@ if TYPE_CHECKING:
     from training.cache import EncodingCache
     from training.extractors import Extractor
     from training.pipelines import LoadedPipeline
-    from training.scoring import Score
+
+# Told images, gives a score for each metric.
+Measuring = Callable[[Iterable["Image.Image"]], tuple[Score, ...]]
 
 GRID_SIDE = 4
-# The name of the extractor that looked at the datasets.
-PROBE = "clip"
 # Scores of the pretrained model, kept beside the checkpoint: a run that is taken up again need not sample it.
 INITIAL_FILE = "initial.json"
 CHECKPOINT_STEPS = 500
@@ -35,19 +39,21 @@ CHECKPOINT_STEPS = 500
 
 @dataclass
 class LoraExecutor:
-    """Fine-tunes and scores by CLIP-FID; keeps one model loaded, as runs come grouped by model.
+    """Fine-tunes and scores by every metric asked for; keeps one model loaded, as runs come grouped by model.
 
     Args:
         device: "auto" or a torch device name.
         checkpoint_steps: training steps between two checkpoints.
         cache: where encodings of images and captions are kept for other runs; None for nowhere.
         extractors: by hash, those that are loaded already; others are loaded from where the run says.
+        features: where features of datasets are kept for other runs; None for nowhere.
     """
 
     device: str = "auto"
     checkpoint_steps: int = CHECKPOINT_STEPS
     cache: EncodingCache | None = None
     extractors: dict[str, Extractor] = field(default_factory=dict)
+    features: Path | None = None
     _loaded: LoadedPipeline | None = field(default=None, init=False, repr=False)
 
     def execute(self, job: Job, on_step: OnStep) -> Outcome:
@@ -56,11 +62,18 @@ class LoraExecutor:
         from training.images import list_captioned_images
         from training.lora import fine_tune
 
-        extractor = self._extractor(job)
+        scorer = Scorer(job.config.metrics, self._extractors(job), self.features)
+        known = job.reference
+        reference = scorer.reference(
+            job.dataset_folder,
+            job.dataset_hash,
+            known=known and {known.extractor: GaussianStatistics(known.n, known.mean, known.covariance)},
+        )
+        score = partial(scorer.score, reference=reference)
         pipeline = self._pipeline(job.model_folder, job.config.precision)
         # A dataset without captions is one of images without prompts.
         prompts = [image.caption or "" for image in list_captioned_images(job.dataset_folder)]
-        initial = self._initial(job, pipeline, extractor, prompts, on_step) if job.config.initial else ()
+        initial = self._initial(job, pipeline, score, prompts, on_step) if job.config.initial else ()
         on_step(TRAINING, 0, job.config.steps)
         record = fine_tune(
             pipeline,
@@ -72,7 +85,7 @@ class LoraExecutor:
             cache=self.cache,
         )
         finetuned, shown, drawing = self._measure(
-            job, pipeline, extractor, record.adapter, prompts, AFTER, on_step
+            job, pipeline, score, record.adapter, prompts, AFTER, on_step
         )
         save_grid(shown, job.out / GRID_FILE)
         per_image = drawing / job.config.samples
@@ -80,13 +93,13 @@ class LoraExecutor:
         return Outcome(finetuned, initial, record.adapter, record.seconds, per_image, details)
 
     def _initial(
-        self, job: Job, pipeline: LoadedPipeline, extractor: Extractor, prompts: list[str], on_step: OnStep
+        self, job: Job, pipeline: LoadedPipeline, score: Measuring, prompts: list[str], on_step: OnStep
     ) -> tuple[Score, ...]:
         """Score the pretrained model, or find its scores beside an earlier claim's checkpoint."""
         kept, grid = job.checkpoint / INITIAL_FILE, job.checkpoint / GRID_BEFORE_FILE
         scores = read_scores(kept)
         if scores is None:
-            scores, shown, _ = self._measure(job, pipeline, extractor, None, prompts, BEFORE, on_step)
+            scores, shown, _ = self._measure(job, pipeline, score, None, prompts, BEFORE, on_step)
             save_grid(shown, grid)
             write_json(kept, {"scores": [score.to_dict() for score in scores]})
         if grid.exists():
@@ -108,39 +121,38 @@ class LoraExecutor:
             loaded = self._loaded = LoadedPipeline(folder, device=self.device, precision=precision)
         return loaded
 
-    def _extractor(self, job: Job) -> Extractor:
-        from training.extractors import load_clip
-
-        wanted = job.asked["extractor"]
-        if wanted not in self.extractors:
-            spec = job.extractors.get(PROBE)
-            if spec is None:
+    def _extractors(self, job: Job) -> dict[str, Extractor]:
+        """The extractors that a run was planned with, by name."""
+        for name, wanted in job.asked["extractors"].items():
+            if wanted in self.extractors:
+                continue
+            weights = job.extractors.get(name)
+            if weights is None:
                 raise ExtractorMismatch(
-                    f"Run {job.run} does not say where its extractor {wanted} is; queue it again with "
-                    "`matchgraph ingest run`."
+                    f"Run {job.run} does not say where its extractor {name!r} ({wanted}) is; queue it again "
+                    "with `matchgraph ingest run`."
                 )
-            found = load_clip(spec, device=self.device)
+            spec = parse_extractors([f"{name}={weights}"])[name]
+            found = load_extractor(spec, device=self.device)
             if found.hash != wanted:
                 raise ExtractorMismatch(
-                    f"The extractor at {spec} is {found.hash}, and run {job.run} was planned with {wanted}; "
-                    "bring that one back, or queue the run anew."
+                    f"The extractor at {spec.weights} is {found.hash}, and run {job.run} was planned with "
+                    f"{wanted}; bring that one back, or queue the run anew."
                 )
-            self.extractors[wanted] = found
-        return self.extractors[wanted]
+            self.extractors[wanted] = require_images(found, name)
+        return {name: self.extractors[wanted] for name, wanted in job.asked["extractors"].items()}
 
     def _measure(
         self,
         job: Job,
         pipeline: LoadedPipeline,
-        extractor: Extractor,
+        score: Measuring,
         adapter: Path | None,
         prompts: list[str],
         step: str,
         on_step: OnStep,
     ) -> tuple[tuple[Score, ...], list[Image.Image], float]:
-        from training.frechet import GaussianStatistics
         from training.generate import stream_images
-        from training.scoring import clip_fid
 
         shown: list[Image.Image] = []
         drawing = 0.0
@@ -157,17 +169,14 @@ class LoraExecutor:
                 started = time.perf_counter()
 
         on_step(step, 0, job.config.samples)
-        reference = GaussianStatistics(job.reference.n, job.reference.mean, job.reference.covariance)
         # Closed also where a run is given up half-way: the next one must find the model without an adapter.
         with closing(stream_images(pipeline, adapter, prompts, job.config.sampling(self.device))) as images:
-            score = clip_fid(watched(images), extractor, reference)
-        return (score,), shown, drawing
+            scores = score(watched(images))
+        return scores, shown, drawing
 
 
 def read_scores(file: Path) -> tuple[Score, ...] | None:
     """Return the scores kept in a file; None where there is none that can be read."""
-    from training.scoring import Score
-
     try:
         rows = json.loads(file.read_text(encoding="utf-8"))["scores"]
         return tuple(Score(**row) for row in rows)

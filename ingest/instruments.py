@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING
 
 from ingest.errors import IngestError
 
+# In the data folder: features of datasets, which can be computed again.
+FEATURES_FOLDER = "features"
+
 if TYPE_CHECKING:
     from training.extractors import CaptionExtractor, Extractor, ExtractorSpec
 

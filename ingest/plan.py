@@ -20,6 +20,7 @@ from ingest.ledger import DONE, FAILED, MAX_ATTEMPTS, QUEUED, RUNNING, Ledger, R
 from ingest.models import pipeline_fingerprint
 from ingest.results import check_known
 from ingest.tables import check_ids, read_table
+from training.scoring import PROBE
 
 if TYPE_CHECKING:
     from graphdb.repository import MatchingGraph
@@ -99,7 +100,7 @@ def read_pairs(path: Path, *, models: Collection[str], datasets: Collection[str]
 def plan_runs(
     graph: MatchingGraph,
     config: RunConfig,
-    extractor: Extractor,
+    extractors: Mapping[str, Extractor],
     *,
     models: Sequence[str] = (),
     datasets: Sequence[str] = (),
@@ -112,12 +113,13 @@ def plan_runs(
     Args:
         graph: the graph.
         config: what each run does.
-        extractor: the probe model, which must be the one that the datasets were ingested with.
+        extractors: by name, those that the metrics need; the probe among them, if it is, must be the one that
+            the datasets were ingested with.
         models: ids of the models; none for all that have a folder.
         datasets: ids of the datasets; none for all that have a folder.
         pairs: a CSV file of pairs, instead of all models with all datasets.
         replicate: measure again under another seed, to tell the noise; the edges are left alone.
-        weights: where workers find each extractor's weights, by its name.
+        weights: where workers find each extractor, by its name: `WEIGHTS` or `KIND:WEIGHTS`.
 
     Returns:
         The plan, grouped by model.
@@ -130,17 +132,12 @@ def plan_runs(
     """
     all_models = {model.id: model for model in graph.models()}
     all_datasets = {dataset.id: dataset for dataset in graph.datasets()}
-    if pairs is not None:
-        wanted = read_pairs(pairs, models=all_models, datasets=all_datasets)
-    else:
-        chosen_models = _chosen("model", models, all_models)
-        chosen_datasets = _chosen("dataset", datasets, all_datasets)
-        wanted = [(model, dataset) for model in chosen_models for dataset in chosen_datasets]
-    wanted.sort()
+    wanted = select_pairs(all_models, all_datasets, models=models, datasets=datasets, pairs=pairs)
     model_hashes = {model: model_hash(all_models[model]) for model, _ in wanted}
     dataset_hashes = {dataset: dataset_hash(all_datasets[dataset]) for _, dataset in wanted}
-    _check_measured_by(graph, extractor, [all_datasets[dataset] for dataset in dataset_hashes])
-    asked = {**config.asked(), "extractor": extractor.hash}
+    if PROBE in extractors:
+        _check_measured_by(graph, extractors[PROBE], [all_datasets[dataset] for dataset in dataset_hashes])
+    asked = {**config.asked(), "extractors": {name: extractors[name].hash for name in sorted(extractors)}}
     requests = [
         RunRequest(
             model,
@@ -154,6 +151,34 @@ def plan_runs(
         for model, dataset in wanted
     ]
     return Plan({request.id: request for request in requests}, all_models, all_datasets, config)
+
+
+def select_pairs(
+    all_models: Mapping[str, Model],
+    all_datasets: Mapping[str, Dataset],
+    *,
+    models: Sequence[str] = (),
+    datasets: Sequence[str] = (),
+    pairs: Path | None = None,
+) -> list[tuple[str, str]]:
+    """Decide which pairs of model and dataset are meant, sorted.
+
+    Args:
+        all_models: the graph's models by id.
+        all_datasets: the graph's datasets by id.
+        models: ids of the models; none for all that have a folder.
+        datasets: ids of the datasets; none for all that have a folder.
+        pairs: a CSV file of pairs, instead of all models with all datasets.
+
+    Raises:
+        NothingToDo: a model or dataset is unknown, or none has a folder.
+        BadInput: the file of pairs has problems.
+    """
+    if pairs is not None:
+        return sorted(read_pairs(pairs, models=all_models, datasets=all_datasets))
+    chosen_models = _chosen("model", models, all_models)
+    chosen_datasets = _chosen("dataset", datasets, all_datasets)
+    return sorted((model, dataset) for model in chosen_models for dataset in chosen_datasets)
 
 
 def _chosen(kind: str, ids: Sequence[str], known: Mapping[str, Model] | Mapping[str, Dataset]) -> list[str]:

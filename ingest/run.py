@@ -66,10 +66,10 @@ class Job:
         dataset: the dataset's id.
         dataset_folder: its image folder.
         dataset_hash: hash of the dataset's images and captions.
-        reference: statistics of the dataset's images.
+        reference: statistics of the dataset's images by the probe; None where no metric needs it.
         config: what to do.
         asked: the same as the ledger has it, hashes of the extractors included.
-        extractors: where each extractor's weights are, by its name.
+        extractors: where each extractor's weights are, by its name: `WEIGHTS` or `KIND:WEIGHTS`.
         out: an empty folder for the artefacts.
         checkpoint: the folder in it for what lets a later claim go on; removed when the run is done.
         resume_from: the same folder where it holds an earlier claim's checkpoint, else None.
@@ -81,7 +81,7 @@ class Job:
     dataset: str
     dataset_folder: Path
     dataset_hash: str
-    reference: Statistics
+    reference: Statistics | None
     config: RunConfig
     asked: Mapping[str, Any]
     extractors: Mapping[str, str]
@@ -357,7 +357,7 @@ def make_job(
     run: Run,
     model_folder: Path,
     dataset_folder: Path,
-    reference: Statistics,
+    reference: Statistics | None,
     out: Path,
 ) -> Job:
     """Make a run's job and its folder.
@@ -366,7 +366,7 @@ def make_job(
         run: the run.
         model_folder: where the model is here.
         dataset_folder: where the dataset is here.
-        reference: statistics of the dataset's images.
+        reference: statistics of the dataset's images by the probe; None where no metric needs it.
         out: the folder of this claim.
 
     Raises:

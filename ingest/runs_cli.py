@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -22,7 +24,16 @@ from ingest.display import (
     run_bar,
     status_line,
 )
-from ingest.options import NEEDS_PROBE, GivenPath, json_option, opened_graph, probe_option
+from ingest.errors import IngestError
+from ingest.options import (
+    NEEDS_PROBE,
+    GivenPath,
+    extractor_option,
+    json_option,
+    metric_option,
+    opened_graph,
+    probe_option,
+)
 from training.pipelines import PRECISIONS
 
 if TYPE_CHECKING:
@@ -30,10 +41,12 @@ if TYPE_CHECKING:
     from ingest.ledger import Ledger, Run
     from ingest.plan import Plan, PlannedRun
     from ingest.worker import WorkerOptions, WorkSummary
+    from predictor.active import Proposal
     from training.extractors import Extractor
 
 FAILED_EXIT = 1
 WATCH_S = 2.0
+SECONDS_PER_HOUR = 3600
 GIB = 2**30
 
 PLANNING_OPTIONS = (
@@ -58,6 +71,8 @@ PLANNING_OPTIONS = (
         help="Pairs to run instead: columns model, dataset.",
     ),
     probe_option,
+    extractor_option,
+    metric_option,
     click.option(
         "--steps", type=click.IntRange(1), default=10_000, show_default=True, help="Optimiser steps."
     ),
@@ -186,21 +201,52 @@ def with_options(options: Sequence[Callable[..., Any]]) -> Callable[[Callable[..
 
 @click.command()
 @with_options(PLANNING_OPTIONS)
+@click.option(
+    "--budget",
+    "budget_hours",
+    type=click.FloatRange(0, min_open=True),
+    metavar="HOURS",
+    help="Propose instead which missing pairs would teach the predictor most in so many hours of one device.",
+)
+@click.option(
+    "--out",
+    type=GivenPath(),
+    metavar="FILE.csv",
+    help="Of --budget: write the proposed pairs, for `ingest run --pairs`.",
+)
 @json_option
-def plan(probe: str | None, price_per_hour: float | None, as_json: bool, **options: Any) -> None:
+def plan(
+    probe: str | None,
+    price_per_hour: float | None,
+    budget_hours: float | None,
+    out: Path | None,
+    as_json: bool,
+    **options: Any,
+) -> None:
     """Show which runs `ingest run` would do, what there is already, and how long the rest takes.
 
     Nothing is written. Times come from runs that are done, of the same model where there are any, or else
     from what the model computes.
+
+    With --budget: of the pairs without a result, the ones from which the predictor would learn most about
+    which model is good where, for each hour they take, near-copies of each other left out. Without results
+    and similarities that is an even cover of models and datasets.
     """
     from graphdb.connection import settings_from_environment
     from ingest.ledger import Ledger
 
+    if budget_hours is None and out is not None:
+        raise click.UsageError("--out writes what --budget proposes: give a budget.")
     with opened_graph() as (graph, runner):
+        ledger = Ledger(runner)
+        if budget_hours is not None:
+            proposal = proposed_runs(graph, ledger, budget_hours, options)
+            if out is not None:
+                write_pairs(proposal, out)
+            show_proposal(proposal, budget_hours, price_per_hour, out, as_json)
+            return
         planned, _, also = planned_runs(graph, probe, "cpu", options)
-        show_plan(
-            graph, Ledger(runner), planned, settings_from_environment().home, also, price_per_hour, as_json
-        )
+        show_plan(graph, ledger, planned, settings_from_environment().home, also, price_per_hour, as_json)
 
 
 @click.command()
@@ -240,7 +286,7 @@ def run(
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Fine-tune models on datasets, sample, and record the CLIP-FID before and after.
+    """Fine-tune models on datasets, sample, and record every --metric before and after.
 
     What is done already is not done again, so after Ctrl-C, a crash or a power cut the same command goes on
     where it stopped, within a run from its last checkpoint. Several of these may run at once, on several
@@ -257,7 +303,7 @@ def run(
     number = number_of_workers(workers, device)
     with opened_graph() as (graph, runner):
         ledger = Ledger(runner)
-        planned, extractor, also = planned_runs(graph, probe, device if number == 1 else "cpu", options)
+        planned, instruments, also = planned_runs(graph, probe, device if number == 1 else "cpu", options)
         if dry_run:
             show_plan(graph, ledger, planned, settings.home, also, price_per_hour, as_json)
             return
@@ -269,7 +315,9 @@ def run(
             return
         with stopped_by_signals(announce_stop) as stop:
             if number == 1:
-                summary = work_here(graph, ledger, list(planned.requests), settings, working, extractor, stop)
+                summary = work_here(
+                    graph, ledger, list(planned.requests), settings, working, instruments, stop
+                )
             else:
                 summary = work_beside(ledger, planned, settings, working, number, stop)
     show_summary(summary, as_json)
@@ -405,25 +453,115 @@ def cancel(ids: Sequence[str], everything: bool, as_json: bool) -> None:
     show_changed("cancelled", cancelled, [] if everything else chosen, "nothing to cancel", as_json)
 
 
-def planned_runs(
-    graph: MatchingGraph, probe: str | None, device: str, options: dict[str, Any]
-) -> tuple[Plan, Extractor, bool]:
-    """The plan that the options ask for, its extractor, and whether it may stand beside unfinished runs."""
+def check_pairs_alone(options: dict[str, Any]) -> None:
+    """Refuse a file of pairs beside a selection of models or datasets."""
     if options["pairs"] is not None and (options["models"] or options["datasets"]):
         raise click.UsageError("--pairs stands alone: leave --model and --dataset out.")
-    if probe is None:
-        raise click.UsageError(NEEDS_PROBE)
-    from ingest.config import RunConfig
-    from ingest.execution import PROBE
-    from ingest.plan import plan_runs
-    from training.extractors import ExtractorSpec, load_clip
 
+
+def planned_runs(
+    graph: MatchingGraph, probe: str | None, device: str, options: dict[str, Any]
+) -> tuple[Plan, Mapping[str, Extractor], bool]:
+    """The plan that the options ask for, its extractors, and whether it may stand beside unfinished runs."""
+    check_pairs_alone(options)
+    from ingest.config import RunConfig
+    from ingest.instruments import extractor_specs, load_instruments
+    from ingest.plan import plan_runs
+    from training.extractors import require_images
+    from training.scoring import PROBE, needed_extractors
+
+    specs = extractor_specs(probe, options.pop("extractors"))
+    # The order in which metrics are named does not make another question.
+    options["metrics"] = tuple(sorted(options["metrics"]))
+    needed = needed_extractors(options["metrics"])
+    if PROBE in needed and PROBE not in specs:
+        raise click.UsageError(NEEDS_PROBE)
     also = options.pop("also")
     selection = {name: options.pop(name) for name in ("models", "datasets", "pairs", "replicate")}
     config = RunConfig(**options)
-    extractor = load_clip(probe, device=device)
-    weights = {PROBE: ExtractorSpec(PROBE, "clip", probe).located().weights}
-    return plan_runs(graph, config, extractor, weights=weights, **selection), extractor, also
+    instruments = {
+        name: require_images(found, name) for name, found in load_instruments(specs, needed, device).items()
+    }
+    located = {name: specs[name].located() for name in needed}
+    weights = {name: f"{spec.kind}:{spec.weights}" for name, spec in located.items()}
+    return plan_runs(graph, config, instruments, weights=weights, **selection), instruments, also
+
+
+def proposed_runs(
+    graph: MatchingGraph, ledger: Ledger, budget_hours: float, options: dict[str, Any]
+) -> Proposal:
+    """The pairs worth a budget, out of those that the options select and the ledger does not hold."""
+    check_pairs_alone(options)
+    from ingest.config import RunConfig
+    from ingest.estimates import Estimator
+    from ingest.ledger import DONE
+    from ingest.plan import select_pairs
+    from predictor.active import propose
+
+    selection = {name: options.pop(name) for name in ("models", "datasets", "pairs")}
+    for name in ("also", "replicate", "extractors"):
+        options.pop(name, None)
+    config = RunConfig(**options)
+    snapshot = graph.snapshot(config.metrics[0])
+    models = {model.id: model for model in snapshot.models}
+    datasets = {dataset.id: dataset for dataset in snapshot.datasets}
+    runs = ledger.runs()
+    unfinished = {(run.model, run.dataset) for run in runs if run.status != DONE}
+    candidates = set(select_pairs(models, datasets, **selection)) - unfinished
+    estimator = Estimator(runs, models)
+    seconds = {model: estimator.whole(model, config.asked()).seconds for model in models}
+    known = [value for value in seconds.values() if value]
+    # A model of which nothing is known may cost as much as any.
+    usual = median(known) if known else SECONDS_PER_HOUR
+    hours = {model: (value or usual) / SECONDS_PER_HOUR for model, value in seconds.items()}
+    return propose(snapshot, hours, budget_hours, candidates=candidates, seed=config.seed)
+
+
+def write_pairs(proposal: Proposal, file: Path) -> None:
+    """Write a proposal as the table that `ingest run --pairs` reads."""
+    try:
+        with file.open("w", encoding="utf-8", newline="") as stream:
+            writer = csv.writer(stream, lineterminator="\n")
+            writer.writerow(["model", "dataset", "hours", "why"])
+            for pair in proposal.pairs:
+                writer.writerow([pair.model, pair.dataset, f"{pair.hours:.4g}", pair.why])
+    except OSError as error:
+        raise IngestError(f"{file} cannot be written ({error.strerror}): check the path.") from error
+
+
+def show_proposal(
+    proposal: Proposal, budget_hours: float, price_per_hour: float | None, out: Path | None, as_json: bool
+) -> None:
+    """Print which pairs to measure, what they cost and why."""
+    from rich.text import Text
+
+    from graphdb.rendering import new_table, stdout_console
+
+    cost = None if price_per_hour is None else proposal.hours * price_per_hour
+    if as_json:
+        facts = {**asdict(proposal), "budget_hours": budget_hours, "cost": cost}
+        click.echo(json.dumps(facts, ensure_ascii=False))
+        return
+    table = new_table()
+    table.add_column("#", justify="right")
+    table.add_column("model", overflow="fold")
+    table.add_column("dataset", overflow="fold")
+    table.add_column("time", justify="right")
+    table.add_column("teaches", justify="right")
+    table.add_column("why", overflow="fold")
+    for place, pair in enumerate(proposal.pairs, start=1):
+        cells = [place, pair.model, pair.dataset, duration(pair.hours * SECONDS_PER_HOUR)]
+        table.add_row(*(Text(str(cell)) for cell in [*cells, f"{pair.gain:.1%}", pair.why]))
+    stdout_console().print(table)
+    price = "" if cost is None else f", {cost:,.2f} at {price_per_hour:,.2f} an hour"
+    click.echo(
+        f"{len(proposal.pairs)} of {count(proposal.missing, 'missing pair')} in about "
+        f"{duration(proposal.hours * SECONDS_PER_HOUR)} on one device{price}. They take away "
+        f"{1 - proposal.uncertainty_left:.0%} of the uncertainty about which model is good where, as "
+        f"{proposal.basis} leave it."
+    )
+    if out is not None:
+        click.echo(f"Written to {out}: `matchgraph ingest run --pairs` does them.")
 
 
 def number_of_workers(asked: str, device: str) -> int:
@@ -445,11 +583,12 @@ def work_here(
     ids: Sequence[str],
     settings: Any,
     options: WorkerOptions,
-    extractor: Extractor,
+    instruments: Mapping[str, Extractor],
     stop: Any,
 ) -> WorkSummary:
     """Work the runs off in this process."""
     from ingest.execution import LoraExecutor
+    from ingest.instruments import FEATURES_FOLDER
     from ingest.worker import CACHE_FOLDER, work
     from training.cache import EncodingCache
 
@@ -457,7 +596,8 @@ def work_here(
         options.device,
         options.checkpoint_steps,
         EncodingCache(settings.home / CACHE_FOLDER, options.cache_bytes),
-        {extractor.hash: extractor},
+        {extractor.hash: extractor for extractor in instruments.values()},
+        settings.home / FEATURES_FOLDER,
     )
     with run_bar() as reporter:
         return work(graph, ledger, executor, settings.home, reporter, ids, stop=stop)

@@ -6,7 +6,6 @@ that reaches both: a child process of `ingest run`, a job of a batch system, an 
 
 from __future__ import annotations
 
-import _thread
 import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,11 +16,14 @@ from typing import TYPE_CHECKING
 
 from graphdb.models import Statistics
 from ingest.artefacts import sweep
+from ingest.datasets import define_metric
 from ingest.errors import ExtractorMismatch, RunOutdated
 from ingest.execution import CHECKPOINT_STEPS, LoraExecutor
+from ingest.instruments import FEATURES_FOLDER
 from ingest.ledger import CANCELLED, DONE, FAILED, HEARTBEAT_S, LEASE_MS, QUEUED, RUNNING, Ledger, Owner, Run
 from ingest.plan import dataset_hash, model_hash, source_folder
 from ingest.run import Executor, Job, NotHere, Reporter, Unforeseen, carry_out, make_job
+from training.scoring import PROBE, parse_metric
 
 if TYPE_CHECKING:
     from graphdb.connection import Settings
@@ -129,12 +131,17 @@ class Preparation:
                 )
         model_hash(model)
         dataset_hash(dataset)
+        # Before the work rather than after it: a result by a metric that is not known could not be written.
+        for metric in run.config["metrics"]:
+            define_metric(self._graph, parse_metric(metric))
         return make_job(
             run, source_folder("model", model), source_folder("dataset", dataset), self._reference(run), out
         )
 
-    def _reference(self, run: Run) -> Statistics:
-        extractor = run.config["extractor"]
+    def _reference(self, run: Run) -> Statistics | None:
+        extractor = run.config["extractors"].get(PROBE)
+        if extractor is None:
+            return None
         if (extractor, run.dataset) not in self._references:
             self._references.update(
                 {(extractor, found.dataset): found for found in self._graph.statistics(extractor)}
@@ -307,6 +314,7 @@ def work_queue(
                 options.device,
                 options.checkpoint_steps,
                 EncodingCache(settings.home / CACHE_FOLDER, options.cache_bytes),
+                features=settings.home / FEATURES_FOLDER,
             ),
             settings.home,
             reporter or Quiet(),
@@ -335,7 +343,9 @@ def stopped_by_signals(
         Set at the first signal.
     """
     stop = threading.Event()
-    timer = threading.Timer(grace_s, _thread.interrupt_main)
+    main = threading.get_ident()
+    # A real signal, to this very thread: it ends a call that waits as well.
+    timer = threading.Timer(grace_s, lambda: signal.pthread_kill(main, signal.SIGINT))
     timer.daemon = True
 
     def ask(*_: object) -> None:

@@ -366,15 +366,3 @@ class Scorer:
 
 def _facts(content_hash: str, extractor: Extractor | CaptionExtractor) -> dict[str, str]:
     return {"content": content_hash, "extractor": extractor.hash}
-
-
-def clip_fid(
-    images: Iterable[Image.Image],
-    extractor: Extractor,
-    reference: GaussianStatistics,
-    *,
-    batch_size: int = BATCH,
-) -> Score:
-    """CLIP-FID against known statistics; see `Scorer`."""
-    scorer = Scorer(("clip_fid",), {"clip": extractor})
-    return scorer.score(images, Reference("", {"clip": Sample(reference)}), batch_size=batch_size)[0]

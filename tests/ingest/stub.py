@@ -84,7 +84,7 @@ def fill(graph: MatchingGraph, models: Path, images: Path) -> None:
 
 
 def plan(graph: MatchingGraph, config: RunConfig = CONFIG, **selection: Any) -> Plan:
-    return plan_runs(graph, config, EXTRACTOR, **selection)
+    return plan_runs(graph, config, {"clip": EXTRACTOR}, **selection)
 
 
 def do(
@@ -102,3 +102,11 @@ def do(
     planned = planned or plan(graph)
     queue_plan(ledger, planned, home, retry_failed=retry_failed)
     return work(graph, ledger, executor, home, reporter or Silent(), list(planned.requests), **options)
+
+
+def failing(error: BaseException, model: str = "kolors") -> StubExecutor:
+    def before(job: Job, _: OnStep) -> None:
+        if job.model == model:
+            raise error
+
+    return StubExecutor(before)

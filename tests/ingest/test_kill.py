@@ -149,7 +149,7 @@ def test_killed_among_runs(
         ingest_image_folders(graph, image_folders, extractor)
 
     def finish(home: Path) -> list[str]:
-        plan = plan_runs(graph, config, extractor)
+        plan = plan_runs(graph, config, {"clip": extractor})
         queue_plan(ledger, plan, home)
         executor = LoraExecutor("cpu", extractors={extractor.hash: extractor})
         work(graph, ledger, executor, home, Silent(), list(plan.requests))

@@ -1,27 +1,23 @@
-"""Planning and working off runs: done stays done, failures are told, interrupted runs are given back."""
+"""One run from claim to record: recorded once and wholly, given back, lost, cancelled, or failed."""
 
 from __future__ import annotations
 
+import errno
 import json
-import shutil
 import threading
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
+from graphdb.errors import ServerUnreachable
 from graphdb.repository import MatchingGraph
 from graphdb.runner import Runner
-from ingest.config import RunConfig
-from ingest.errors import BadInput, ExtractorMismatch, NothingToDo, SourceChanged
-from ingest.ledger import DONE, FAILED, QUEUED, RUNNING, Ledger, Owner
-from ingest.plan import plan_runs, queue_plan
+from ingest.ledger import CANCELLED, DONE, FAILED, QUEUED, RUNNING, Ledger, Owner
 from ingest.run import Job, OnStep
-from ingest.worker import work
-from tests.ingest.dump import RUN_TIMES, dump
-from tests.ingest.stub import CONFIG, Silent, StubExecutor, do, fill, plan
-from training.errors import InvalidConfig, NonFiniteLoss
+from tests.ingest.dump import dump
+from tests.ingest.stub import CONFIG, Silent, StubExecutor, do, failing, fill, plan
+from training.errors import BadAdapter, NonFiniteLoss
 
 ELSEWHERE = Owner("another-host", 1, 0.0)
 
@@ -40,75 +36,6 @@ def home(tmp_path: Path) -> Path:
 @pytest.fixture
 def ledger(runner: Runner) -> Ledger:
     return Ledger(runner)
-
-
-def test_the_paper_s_recipe_is_the_default() -> None:
-    config = RunConfig()
-    assert (config.steps, config.batch_size, config.learning_rate, config.samples) == (
-        10_000,
-        8,
-        1e-5,
-        10_000,
-    )
-
-
-def test_bad_settings_are_refused() -> None:
-    for change in ({"steps": 0}, {"learning_rate": float("nan")}, {"precision": "fp8"}, {"guidance": -1.0}):
-        with pytest.raises(InvalidConfig):
-            replace(CONFIG, **change)  # type: ignore[arg-type]
-    with pytest.raises(Exception, match="samples is 1"):
-        replace(CONFIG, samples=1)
-
-
-def test_all_models_and_datasets_with_a_folder_grouped_by_model(zoo: MatchingGraph) -> None:
-    requests = list(plan(zoo).requests.values())
-    assert [(request.model, request.dataset) for request in requests] == [
-        ("kolors", "cats"),
-        ("kolors", "dogs"),
-        ("sd-1.5", "cats"),
-        ("sd-1.5", "dogs"),
-    ]
-    assert {"steps", "extractor", "alpha", "caption_dropout", "samples"} <= set(requests[0].config)
-    assert "device" not in requests[0].config
-
-
-def test_selections(zoo: MatchingGraph, tmp_path: Path) -> None:
-    assert len(plan(zoo, models=["kolors"], datasets=["cats"]).requests) == 1
-    pairs = tmp_path / "pairs.csv"
-    pairs.write_text("model,dataset\nsd-1.5,dogs\nkolors,cats\nsd-1.5,dogs\n")
-    wanted = plan(zoo, pairs=pairs).requests.values()
-    assert [(request.model, request.dataset) for request in wanted] == [
-        ("kolors", "cats"),
-        ("sd-1.5", "dogs"),
-    ]
-    pairs.write_text("model,dataset\nsd-1.5,birds\n")
-    with pytest.raises(BadInput, match="dataset 'birds' is not in the graph"):
-        plan(zoo, pairs=pairs)
-    with pytest.raises(NothingToDo, match="no model 'absent'"):
-        plan(zoo, models=["absent"])
-    with pytest.raises(SourceChanged, match="'from-a-table' has no folder"):
-        plan(zoo, models=["from-a-table"])
-
-
-def test_an_empty_graph_has_nothing_to_do(graph: MatchingGraph) -> None:
-    with pytest.raises(NothingToDo, match="ingest models FOLDER"):
-        plan(graph)
-
-
-def test_changed_or_missing_folders_are_refused(
-    zoo: MatchingGraph, image_folders: Path, tmp_path: Path
-) -> None:
-    (image_folders / "cats" / "metadata.jsonl").unlink()
-    with pytest.raises(SourceChanged, match="'cats' holds something else"):
-        plan(zoo)
-    shutil.rmtree(tmp_path / "models" / "kolors")
-    with pytest.raises(SourceChanged, match=r"'kolors', .* is not here"):
-        plan(zoo)
-
-
-def test_another_probe_is_refused(zoo: MatchingGraph) -> None:
-    with pytest.raises(ExtractorMismatch, match="'other'"):
-        plan_runs(zoo, CONFIG, SimpleNamespace(hash="xyz", name="other", resize="clean"))  # type: ignore[arg-type]
 
 
 def test_runs_are_done_once(zoo: MatchingGraph, ledger: Ledger, runner: Runner, home: Path) -> None:
@@ -159,13 +86,6 @@ def test_several_metrics_come_from_one_run(
     assert do(zoo, ledger, home, StubExecutor(), planned).done == 1
 
 
-@pytest.mark.parametrize("metrics", [(), ("kid", "kid"), ("KID",)])
-def test_metrics_are_named_once(metrics: tuple[str, ...]) -> None:
-    with pytest.raises(Exception, match="metric") as refused:
-        replace(CONFIG, metrics=metrics)
-    assert refused.value.matchgraph_user_error
-
-
 def test_a_run_has_a_page_and_a_card(zoo: MatchingGraph, ledger: Ledger, home: Path) -> None:
     executor = StubExecutor()
     do(zoo, ledger, home, executor)
@@ -187,44 +107,6 @@ def test_a_page_that_cannot_be_written_is_noted_and_fails_nothing(
     assert (job.out / "README.md").is_file()
 
 
-def test_another_question_is_another_run(zoo: MatchingGraph, ledger: Ledger, home: Path) -> None:
-    do(zoo, ledger, home, StubExecutor())
-    other = plan(zoo, replace(CONFIG, steps=4, initial=False), models=["kolors"], datasets=["cats"])
-    assert do(zoo, ledger, home, StubExecutor(), other).done == 1
-    assert len(ledger.runs()) == 5
-
-
-@pytest.mark.parametrize("loss", ["adapter gone", "adapter changed", "edge gone"])
-def test_done_means_artefact_hash_and_edge(
-    zoo: MatchingGraph, ledger: Ledger, runner: Runner, home: Path, loss: str
-) -> None:
-    executor = StubExecutor()
-    do(zoo, ledger, home, executor)
-    before = dump(runner, without=RUN_TIMES)
-    job = executor.jobs[1]
-    adapter = job.out / "pytorch_lora_weights.safetensors"
-    if loss == "adapter gone":
-        adapter.unlink()
-    elif loss == "adapter changed":
-        adapter.write_bytes(b"x")
-    else:
-        runner.write("MATCH ()-[e:PERFORMS]->() WHERE e.run = $run DELETE e", run=job.run)
-    repaired = StubExecutor()
-    summary = do(zoo, ledger, home, repaired)
-    assert [one.run for one in repaired.jobs] == [job.run]
-    assert (summary.already_done, summary.done) == (3, 1)
-    assert dump(runner, without=RUN_TIMES) == before
-    assert len(list((home / "runs" / job.run).iterdir())) == 1
-
-
-def failing(error: BaseException, model: str = "kolors") -> StubExecutor:
-    def before(job: Job, _: OnStep) -> None:
-        if job.model == model:
-            raise error
-
-    return StubExecutor(before)
-
-
 def test_a_failed_run_leaves_no_edge_and_no_weights(zoo: MatchingGraph, ledger: Ledger, home: Path) -> None:
     summary = do(zoo, ledger, home, failing(NonFiniteLoss("the loss became NaN at step 2")))
     assert summary.done == 2
@@ -236,45 +118,6 @@ def test_a_failed_run_leaves_no_edge_and_no_weights(zoo: MatchingGraph, ledger: 
     # It would fail again, so it is not tried again unless that is asked for.
     assert do(zoo, ledger, home, StubExecutor(lambda job, _: pytest.fail(job.run))).failed == summary.failed
     assert do(zoo, ledger, home, StubExecutor(), retry_failed=True).done == 2
-
-
-def test_out_of_memory_is_tried_again_when_nothing_else_is_left(
-    zoo: MatchingGraph, ledger: Ledger, home: Path
-) -> None:
-    executor = failing(MemoryError("no more"))
-    summary = do(zoo, ledger, home, executor)
-    assert summary.done == 2
-    assert set(summary.failed.values()) == {"out of memory: no more"}
-    models = [job.model for job in executor.jobs]
-    assert models == ["kolors", "kolors", "sd-1.5", "sd-1.5", *["kolors"] * 4]
-    assert {run.attempt for run in ledger.runs() if run.status == FAILED} == {3}
-    assert do(zoo, ledger, home, StubExecutor(), retry_failed=True).done == 2
-
-
-def test_a_poison_pair_stops_after_its_attempts_and_tells_where(
-    zoo: MatchingGraph, ledger: Ledger, home: Path
-) -> None:
-    summary = do(zoo, ledger, home, failing(ZeroDivisionError("oops")))
-    assert (summary.done, len(summary.failed)) == (2, 2)
-    for run in ledger.runs(list(summary.failed)):
-        assert (run.status, run.attempt, run.error) == (FAILED, 3, "ZeroDivisionError: oops")
-        assert "raise error" in run.properties["traceback"]
-    assert do(zoo, ledger, home, StubExecutor(), retry_failed=True).done == 2
-    assert not any("traceback" in run.properties or run.error for run in ledger.runs())
-
-
-def test_a_broken_machine_does_not_use_up_everybody_s_attempts(
-    zoo: MatchingGraph, ledger: Ledger, home: Path
-) -> None:
-    def breaks(job: Job, _: OnStep) -> None:
-        raise ZeroDivisionError(job.run)
-
-    queue_plan(ledger, plan(zoo, replace(CONFIG, seed=1)), home)
-    queue_plan(ledger, plan(zoo, replace(CONFIG, seed=2)), home)
-    with pytest.raises(ZeroDivisionError):
-        work(zoo, ledger, StubExecutor(breaks), home, Silent())
-    assert sum(run.attempt for run in ledger.runs()) == 5
-    assert {run.status for run in ledger.runs()} == {QUEUED}
 
 
 def test_ctrl_c_gives_the_run_back(zoo: MatchingGraph, ledger: Ledger, home: Path) -> None:
@@ -289,22 +132,6 @@ def test_ctrl_c_gives_the_run_back(zoo: MatchingGraph, ledger: Ledger, home: Pat
     assert all(run.attempt == 0 for run in by_status[QUEUED])
     assert not executor.jobs[-1].out.exists()
     assert do(zoo, ledger, home, StubExecutor()).done == 2
-
-
-def test_a_run_of_another_worker_is_left_alone(zoo: MatchingGraph, ledger: Ledger, home: Path) -> None:
-    ids = ledger.enqueue(list(plan(zoo).requests.values()))
-    assert ledger.claim(ids[0], ELSEWHERE)
-    summary = do(zoo, ledger, home, StubExecutor())
-    assert (summary.done, summary.elsewhere) == (3, (ids[0],))
-
-
-def test_a_dead_process_of_this_host_is_replaced_at_once(
-    zoo: MatchingGraph, ledger: Ledger, home: Path
-) -> None:
-    ids = ledger.enqueue(list(plan(zoo).requests.values()))
-    here = Owner.here()
-    assert ledger.claim(ids[0], Owner(here.host, here.pid, here.started - 1000))
-    assert do(zoo, ledger, home, StubExecutor()).done == 4
 
 
 def test_a_worker_that_lost_its_run_stops_and_writes_nothing(
@@ -344,3 +171,157 @@ def test_a_worker_that_lost_its_run_without_noticing_is_refused(
     summary = do(zoo, ledger, home, StubExecutor(be_robbed))
     assert (summary.done, len(summary.elsewhere)) == (0, 4)
     assert zoo.snapshot().performs.empty
+
+
+def test_a_cancelled_run_stops_at_a_heartbeat_and_leaves_nothing(
+    zoo: MatchingGraph, ledger: Ledger, home: Path
+) -> None:
+    def be_cancelled(job: Job, on_step: OnStep) -> None:
+        if job.model != "kolors":
+            return
+        (job.checkpoint / "state").write_text("half of it")
+        ledger.cancel([job.run])
+        pause = threading.Event()
+        for _ in range(2000):
+            on_step("fine-tuning", 1, 3)
+            pause.wait(0.005)
+        pytest.fail("the heartbeat did not notice that the run was cancelled")
+
+    reporter = Silent()
+    summary = do(zoo, ledger, home, StubExecutor(be_cancelled), reporter=reporter, heartbeat_s=0.02)
+    assert reporter.ends == ["cancelled", "cancelled", "done", "done"]
+    assert (summary.done, len(summary.cancelled), summary.failed) == (2, 2, {})
+    assert not any((home / "runs" / run).exists() for run in summary.cancelled)
+    assert {run.status for run in ledger.runs()} == {CANCELLED, DONE}
+
+
+def test_a_stop_comes_at_the_next_step_and_keeps_the_checkpoint(
+    zoo: MatchingGraph, ledger: Ledger, home: Path
+) -> None:
+    stop = threading.Event()
+
+    def be_stopped(job: Job, on_step: OnStep) -> None:
+        (job.checkpoint / "state").write_text("half of it")
+        (job.out / "litter").write_text("x")
+        stop.set()
+        on_step("fine-tuning", 1, 3)
+        pytest.fail("it went on")
+
+    chosen = plan(zoo, models=["kolors"], datasets=["cats"])
+    with pytest.raises(KeyboardInterrupt):
+        do(zoo, ledger, home, StubExecutor(be_stopped), chosen, stop=stop)
+    (run,) = ledger.runs()
+    assert (run.status, run.attempt) == (QUEUED, 0)
+    folder = home / "runs" / run.id
+    assert [path.name for path in (folder / "claim-1").iterdir()] == ["checkpoint"]
+    found: list[str | None] = []
+
+    def look(job: Job, _: OnStep) -> None:
+        found.append(job.resume_from and (job.resume_from / "state").read_text())
+        # The claim has the checkpoint for itself.
+        (job.checkpoint / "state").unlink()
+        assert (folder / "claim-1" / "checkpoint" / "state").exists()
+        raise MemoryError
+
+    do(zoo, ledger, home, StubExecutor(look), chosen)
+    assert found[0] == "half of it"
+    assert do(zoo, ledger, home, StubExecutor(), chosen, retry_failed=True).done == 1
+    assert len(list(folder.iterdir())) == 1
+    assert not (next(folder.iterdir()) / "checkpoint").exists()
+
+
+def test_a_full_disk_is_nobody_s_fault(zoo: MatchingGraph, ledger: Ledger, home: Path) -> None:
+    def fill_up(_: Job, __: OnStep) -> None:
+        try:
+            raise RuntimeError("I/O error: No space left on device (os error 28)")
+        except RuntimeError as error:
+            # As a library wraps it.
+            raise BadAdapter("cannot be written") from error
+
+    with pytest.raises(OSError, match="No space left") as full:
+        do(zoo, ledger, home, StubExecutor(fill_up))
+    assert full.value.errno == errno.ENOSPC
+    assert [(run.status, run.attempt) for run in ledger.runs()] == [(QUEUED, 0)] * 4
+    assert do(zoo, ledger, home, StubExecutor()).done == 4
+
+
+def test_an_adapter_damaged_on_the_way_is_tried_again(zoo: MatchingGraph, ledger: Ledger, home: Path) -> None:
+    seen: list[str] = []
+
+    def damage(job: Job, _: OnStep) -> None:
+        seen.append(job.run)
+        if seen.count(job.run) == 1:
+            raise BadAdapter("cut short")
+
+    assert do(zoo, ledger, home, StubExecutor(damage)).done == 4
+    assert len(seen) == 8
+
+
+class Flaky(Ledger):
+    """A ledger whose database is away at the first two attempts to complete a run."""
+
+    def __init__(self, runner: Runner, *, commit: bool) -> None:
+        super().__init__(runner)
+        self.failures = 0
+        self._commit = commit
+
+    def complete(self, *arguments: object) -> None:
+        if self.failures < 2:
+            self.failures += 1
+            if self._commit:
+                super().complete(*arguments)  # type: ignore[arg-type]
+            raise ServerUnreachable("nobody answers")
+        super().complete(*arguments)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("commit", [False, True])
+def test_a_database_that_comes_back_gets_its_result(
+    zoo: MatchingGraph,
+    runner: Runner,
+    home: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    commit: bool,
+) -> None:
+    monkeypatch.setattr("ingest.run.RETRY_S", 0.01)
+    ledger = Flaky(runner, commit=commit)
+    assert do(zoo, ledger, home, StubExecutor()).done == 4
+    assert ledger.failures == 2
+    assert len(zoo.snapshot().performs) == 4
+
+
+def test_what_was_recorded_stays_recorded_whatever_comes_right_after(
+    zoo: MatchingGraph, ledger: Ledger, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    complete = Ledger.complete
+
+    def interrupted(self: Ledger, *arguments: object) -> None:
+        complete(self, *arguments)  # type: ignore[arg-type]
+        raise KeyboardInterrupt
+
+    chosen = plan(zoo, models=["kolors"], datasets=["cats"])
+    with monkeypatch.context() as patch:
+        patch.setattr(Ledger, "complete", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            do(zoo, ledger, home, StubExecutor(), chosen)
+    assert [run.status for run in ledger.runs()] == [DONE]
+    assert do(zoo, ledger, home, StubExecutor(), chosen).already_done == 1
+
+
+def test_the_ledger_hears_of_each_stage_at_once(zoo: MatchingGraph, ledger: Ledger, home: Path) -> None:
+    heard: list[str] = []
+
+    def watch(job: Job, on_step: OnStep) -> None:
+        pause = threading.Event()
+        for stage in ("sampling before", "fine-tuning"):
+            on_step(stage, 1, 2, 0.5)
+            for _ in range(1000):
+                progress = ledger.run(job.run).progress
+                if progress is not None and progress.stage == stage:
+                    heard.append(stage)
+                    break
+                pause.wait(0.005)
+
+    chosen = plan(zoo, models=["kolors"], datasets=["cats"])
+    # The heartbeat itself would take its time.
+    do(zoo, ledger, home, StubExecutor(watch), chosen, heartbeat_s=60)
+    assert heard == ["sampling before", "fine-tuning"]
