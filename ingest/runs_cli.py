@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from graphdb.repository import MatchingGraph
     from ingest.ledger import Ledger, Run
     from ingest.plan import Plan, PlannedRun
+    from ingest.ray_executor import ClusterOptions
     from ingest.worker import WorkerOptions, WorkSummary
     from predictor.active import Proposal
     from training.extractors import Extractor
@@ -254,10 +255,30 @@ def plan(
 @with_options(WORKING_OPTIONS)
 @click.option(
     "--workers",
-    default="1",
-    show_default=True,
     metavar="N|auto",
-    help="Worker processes on this machine; auto: one for each GPU, or for every four cores.",
+    help="Workers at once: processes on this machine, 1 by default, auto for one on each GPU or every four "
+    "cores; on a cluster as many as there is room for by default.",
+)
+@click.option(
+    "--executor",
+    type=click.Choice(["local", "ray"]),
+    default="local",
+    show_default=True,
+    help="Where the workers are: on this machine, or on a Ray cluster.",
+)
+@click.option(
+    "--address",
+    help="Of the Ray cluster: HOST:PORT or ray://HOST:PORT; by default the one that this machine is part of.",
+)
+@click.option(
+    "--gpus",
+    type=click.FloatRange(0),
+    help="GPUs of each worker on a Ray cluster, or a fraction of one; by default 1 where there are any.",
+)
+@click.option(
+    "--cpus",
+    type=click.FloatRange(0, min_open=True),
+    help="Cores of each worker on a Ray cluster; by default 1 beside a GPU, and else up to 4.",
 )
 @click.option("--queue", is_flag=True, help="Only queue the runs, for `matchgraph ingest worker` to do.")
 @click.option("--dry-run", is_flag=True, help="Show the plan, as `ingest plan` does, and write nothing.")
@@ -278,7 +299,11 @@ def run(
     device: str,
     checkpoint_steps: int,
     cache_gb: float,
-    workers: str,
+    workers: str | None,
+    executor: str,
+    address: str | None,
+    gpus: float | None,
+    cpus: float | None,
     queue: bool,
     dry_run: bool,
     max_attempts: int,
@@ -292,6 +317,10 @@ def run(
     where it stopped, within a run from its last checkpoint. Several of these may run at once, on several
     machines too, if they use the same Neo4j. The defaults are the paper's and take hours on a GPU for each
     pair.
+
+    With --executor ray the workers are tasks on a Ray cluster, each with a share of its GPUs or cores. Its
+    nodes need matchgraph, a Neo4j that all of them reach, and a file system with the models, the datasets and
+    MATCHGRAPH_HOME under the same paths. A lost node's runs go on elsewhere.
     """
     from graphdb.connection import settings_from_environment
     from ingest.ledger import Ledger
@@ -300,7 +329,8 @@ def run(
 
     settings = settings_from_environment()
     working = WorkerOptions(device, checkpoint_steps, int(cache_gb * GIB))
-    number = number_of_workers(workers, device)
+    number = None if executor == "ray" else number_of_workers("1" if workers is None else workers, device)
+    cluster = cluster_options(executor, address, workers, gpus, cpus)
     with opened_graph() as (graph, runner):
         ledger = Ledger(runner)
         planned, instruments, also = planned_runs(graph, probe, device if number == 1 else "cpu", options)
@@ -314,7 +344,9 @@ def run(
             show_queued(runs, as_json)
             return
         with stopped_by_signals(announce_stop) as stop:
-            if number == 1:
+            if cluster is not None:
+                summary = work_on_cluster(ledger, planned, settings, working, cluster, stop)
+            elif number == 1:
                 summary = work_here(
                     graph, ledger, list(planned.requests), settings, working, instruments, stop
                 )
@@ -557,8 +589,8 @@ def show_proposal(
     click.echo(
         f"{len(proposal.pairs)} of {count(proposal.missing, 'missing pair')} in about "
         f"{duration(proposal.hours * SECONDS_PER_HOUR)} on one device{price}. They take away "
-        f"{1 - proposal.uncertainty_left:.0%} of the uncertainty about which model is good where, as "
-        f"{proposal.basis} leave it."
+        f"{1 - proposal.uncertainty_left:.0%} of the uncertainty about which model is good where (known so "
+        f"far: {proposal.basis})."
     )
     if out is not None:
         click.echo(f"Written to {out}: `matchgraph ingest run --pairs` does them.")
@@ -624,6 +656,55 @@ def work_beside(
             shares,
             lambda runs: display.show(runs, Estimator(runs, planned.models)),
             stop,
+        )
+    runs = ledger.runs(ids)
+    done = sum(run.status == DONE for run in runs)
+    return summarise(runs, already_done=before, done=done - before, not_here=not_here)
+
+
+def cluster_options(
+    executor: str, address: str | None, workers: str | None, gpus: float | None, cpus: float | None
+) -> ClusterOptions | None:
+    """What is asked of a Ray cluster; None where none is to be used."""
+    if executor != "ray":
+        for name, value in (("--address", address), ("--gpus", gpus), ("--cpus", cpus)):
+            if value is not None:
+                raise click.UsageError(f"{name} is for --executor ray.")
+        return None
+    if address == "":
+        raise click.BadParameter("It is empty: name a cluster.", param_hint="--address")
+    from ingest.ray_executor import ClusterOptions
+
+    number = None if workers in (None, "auto") else number_of_workers(workers, "cpu")
+    return ClusterOptions(address or "auto", number, gpus, cpus)
+
+
+def work_on_cluster(
+    ledger: Ledger,
+    planned: Plan,
+    settings: Any,
+    options: WorkerOptions,
+    cluster: ClusterOptions,
+    stop: Any,
+) -> WorkSummary:
+    """Work the runs off on a Ray cluster."""
+    from ingest.estimates import Estimator
+    from ingest.ledger import DONE
+    from ingest.ray_executor import work_on_ray
+    from ingest.worker import summarise
+
+    ids = list(planned.requests)
+    before = sum(run.status == DONE for run in ledger.runs(ids))
+    with joint_display() as display:
+        not_here = work_on_ray(
+            settings,
+            ledger,
+            ids,
+            options,
+            cluster,
+            lambda runs: display.show(runs, Estimator(runs, planned.models)),
+            stop,
+            lambda sentence: click.echo(sentence, err=True),
         )
     runs = ledger.runs(ids)
     done = sum(run.status == DONE for run in runs)

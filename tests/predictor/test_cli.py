@@ -311,6 +311,45 @@ class TestEvaluate:
         assert mirrored["methods"] == plain["methods"]
 
 
+class TestBudgetCurve:
+    QUICK = ("--budget-curve", "--ranker", "forest", "--trees", 5, "--features", "node")
+
+    def test_json(self, graph, command, zoo, save):
+        save(graph, zoo(n_datasets=8, n_models=3))
+        code, out, err = command("evaluate", *self.QUICK, "--replays", 1, "--shares", "0.3,0.6", "--json")
+        assert (code, err) == (0, "")
+        answer = json.loads(out)
+        assert [order["key"] for order in answer["orders"]] == [
+            "active",
+            "random",
+            "round_robin",
+            "by_dataset",
+        ]
+        assert [point["share"] for point in answer["orders"][0]["points"]] == [0.3, 0.6]
+        assert set(answer["orders"][0]["lead"]) == {"random", "round_robin", "by_dataset"}
+        # Six of the eight datasets can be measured at a time; each fine-tuning took 103 s.
+        assert answer["hours"] == pytest.approx(3 * 6 * 103 / 3600)
+        assert answer["hours_from"] == "recorded times of 3 of 3 models"
+        assert answer["trainings"] == 4 * (4 * 2 + 1)
+        assert answer["provenance"]["shares"] == [0.3, 0.6]
+
+    def test_text(self, graph, command, zoo, save):
+        save(graph, zoo(n_datasets=8, n_models=3))
+        code, out, _ = command("evaluate", *self.QUICK, "--replays", 1, "--shares", "0.5")
+        assert code == 0
+        assert "Dataset by dataset" in out
+        assert "50%" in out
+        assert "Active does not clearly differ from random at equal budget" in out or "Active teaches" in out
+        assert "20 trainings" in out
+
+    def test_shares_are_numbers_that_rise(self, graph, command, zoo, save):
+        assert "give shares of the whole cost" in command("evaluate", "--budget-curve", "--shares", "half")[2]
+        save(graph, zoo(n_datasets=8, n_models=3))
+        code, _, err = command("evaluate", *self.QUICK, "--shares", "0.5,0.2")
+        assert code == 2
+        assert "must rise" in err
+
+
 def test_durations_in_their_own_unit():
     assert [duration(value) for value in (None, 0.25, 90, 600, 9000)] == [
         "",
