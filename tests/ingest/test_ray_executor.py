@@ -1,0 +1,290 @@
+"""A Ray cluster of two nodes: work on it is stopped, a node is killed; the graph does not show it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from graphdb.connection import Settings
+from graphdb.repository import MatchingGraph
+from graphdb.runner import Runner
+from ingest.config import RunConfig
+from ingest.datasets import ingest_image_folders
+from ingest.errors import ClusterUnusable, RayMissing, WorkerFailed
+from ingest.estimates import TRAINING
+from ingest.execution import LoraExecutor
+from ingest.ledger import CANCELLED, DONE, QUEUED, RUNNING, Ledger, Owner, Run
+from ingest.models import ingest_models
+from ingest.plan import plan_runs, queue_plan
+from ingest.ray_executor import ClusterOptions, Share, check_reach, share_of, work_on_ray
+from ingest.worker import WorkerOptions, work
+from tests.ingest.conftest import Invoke
+from tests.ingest.dump import RUN_TIMES, dump
+from tests.ingest.stub import Silent
+
+PATIENCE_S = 180
+OPTIONS = WorkerOptions("cpu", lease_ms=20_000, heartbeat_s=1.0)
+NODE = {"num_cpus": 1, "num_gpus": 0, "object_store_memory": 80 * 2**20, "include_dashboard": False}
+# Of a node that is killed, the cluster then hears within two seconds.
+HEALTH = {
+    "health_check_initial_delay_ms": 0,
+    "health_check_period_ms": 500,
+    "health_check_failure_threshold": 3,
+}
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Any]:
+    """Two nodes with a core each, and a head with none, which cannot be killed alone."""
+    before = {name: os.environ.get(name) for name in ("RAY_USAGE_STATS_ENABLED", "OMP_NUM_THREADS")}
+    os.environ.update(RAY_USAGE_STATS_ENABLED="0", OMP_NUM_THREADS="1")
+    from ray.cluster_utils import Cluster
+
+    head = {**NODE, "num_cpus": 0, "_system_config": HEALTH}
+    cluster = Cluster(initialize_head=True, head_node_args=head)
+    for _ in range(2):
+        cluster.add_node(wait=False, **NODE)
+    cluster.wait_for_nodes()
+    yield cluster
+    cluster.shutdown()
+    for name, value in before.items():
+        if value is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = value
+
+
+@pytest.fixture
+def fill(
+    graph: MatchingGraph, runner: Runner, pipelines: Path, image_folders: Path, probe: Path
+) -> Callable[[Path, RunConfig], list[str]]:
+    """Fill the graph with a model and three datasets, and queue the run of each pair; gives their ids."""
+    from training.extractors import load_clip
+
+    extractor = load_clip(str(probe), device="cpu")
+
+    def fill(home: Path, config: RunConfig) -> list[str]:
+        graph.clear()
+        ingest_models(graph, sorted(pipelines.iterdir())[0])
+        ingest_image_folders(graph, image_folders, extractor)
+        plan = plan_runs(graph, config, {"clip": extractor}, weights={"clip": f"clip:{probe}"})
+        queue_plan(Ledger(runner), plan, home)
+        return list(plan.requests)
+
+    return fill
+
+
+def config(steps: int, seed: int) -> RunConfig:
+    return RunConfig(
+        steps=steps,
+        batch_size=2,
+        rank=2,
+        resolution_px=32,
+        samples=3,
+        sampling_steps=2,
+        initial=False,
+        seed=seed,
+    )
+
+
+def node_of(cluster: Any, owner: Owner) -> Any:
+    """The node that a worker's process belongs to."""
+    ancestors = {process.pid for process in psutil.Process(owner.pid).parents()}
+    return next(
+        node
+        for node in cluster.worker_nodes
+        if any(info.process.pid in ancestors for infos in node.all_processes.values() for info in infos)
+    )
+
+
+def on_ray(
+    settings: Settings,
+    runner: Runner,
+    ids: Sequence[str],
+    cluster: Any,
+    watch: Callable[[Sequence[Run]], None] = lambda _: None,
+    stop: threading.Event | None = None,
+    **options: Any,
+) -> dict[str, str]:
+    give_up = time.monotonic() + PATIENCE_S
+
+    def watched(runs: Sequence[Run]) -> None:
+        assert time.monotonic() < give_up, [run.status for run in runs]
+        watch(runs)
+
+    return work_on_ray(
+        settings,
+        Ledger(runner),
+        ids,
+        OPTIONS,
+        ClusterOptions(cluster.address, **options),
+        watched,
+        stop or threading.Event(),
+    )
+
+
+def test_stopped_work_is_given_back(
+    settings: Settings,
+    runner: Runner,
+    cluster: Any,
+    fill: Callable[[Path, RunConfig], list[str]],
+    probe: Path,
+    start: Callable[..., subprocess.Popen[str]],
+) -> None:
+    fill(settings.home, config(steps=1, seed=5))
+    ledger = Ledger(runner)
+    ledger.cancel([run.id for run in ledger.runs()])
+    where = ["--executor", "ray", "--address", cluster.address, "--workers", 1, "--cpus", 1]
+    what = ["--steps", 1_000_000, "--batch-size", 2, "--resolution", 32, "--samples", 3, "--no-initial"]
+    process = start("ingest", "run", "--probe", probe, "--device", "cpu", *where, *what)
+
+    def training() -> list[Run]:
+        return [run for run in ledger.runs() if run.progress is not None and run.progress.stage == TRAINING]
+
+    give_up = time.monotonic() + PATIENCE_S
+    while not training():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < give_up
+        time.sleep(0.2)
+    process.send_signal(signal.SIGINT)
+    answer, said = process.communicate(timeout=PATIENCE_S)
+    assert process.returncode != 0
+    assert "Stopping at the next step" in said
+    assert "Traceback" not in answer + said
+    (begun,) = training()
+    runs = [run for run in ledger.runs() if run.status != CANCELLED]
+    assert [run.status for run in runs] == [QUEUED] * 3
+    # It was given back and not lost: that costs no attempt, and a checkpoint says how far it came.
+    assert (begun.fence, begun.attempt) == (1, 0)
+    assert sum(run.fence for run in runs) == 1
+    assert list((settings.home / "runs" / begun.id).rglob("checkpoint.safetensors"))
+
+
+def test_a_node_killed_in_mid_run_changes_nothing(
+    settings: Settings,
+    runner: Runner,
+    graph: MatchingGraph,
+    cluster: Any,
+    fill: Callable[[Path, RunConfig], list[str]],
+    tmp_path: Path,
+) -> None:
+    asked = config(steps=40, seed=6)
+    ids = fill(tmp_path, asked)
+    work(graph, Ledger(runner), LoraExecutor("cpu"), tmp_path, Silent(), ids)
+    clean = dump(runner, without=RUN_TIMES)
+
+    assert fill(settings.home, asked) == ids
+    killed: list[str] = []
+
+    def watch(runs: Sequence[Run]) -> None:
+        for run in runs:
+            if not killed and run.status == RUNNING and run.owner is not None:
+                killed.append(run.id)
+                node = node_of(cluster, run.owner)
+                # As when a machine loses its power: all that ran on it is gone at once.
+                psutil.Process(run.owner.pid).kill()
+                cluster.remove_node(node, allow_graceful=False)
+
+    assert on_ray(settings, runner, ids, cluster, watch) == {}
+    assert len(killed) == len(cluster.worker_nodes) == 1
+    runs = Ledger(runner).runs(ids)
+    assert [run.status for run in runs] == [DONE] * 3
+    assert {run.id: run.fence for run in runs} == {run: 2 if run in killed else 1 for run in ids}
+    assert dump(runner, without=RUN_TIMES) == clean
+
+
+def test_workers_that_cannot_start_are_not_started_for_ever(
+    settings: Settings,
+    runner: Runner,
+    cluster: Any,
+    fill: Callable[[Path, RunConfig], list[str]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ids = fill(settings.home, config(steps=1, seed=7))
+    # The workers find themselves on another machine than the one that the managed server answers to.
+    monkeypatch.setattr("socket.gethostname", lambda: "elsewhere")
+    monkeypatch.setattr(
+        "ingest.ray_executor.living_nodes",
+        lambda _: [{"NodeManagerHostname": "elsewhere", "NodeID": "1", "Resources": {"CPU": 1.0}}],
+    )
+    with pytest.raises(
+        WorkerFailed, match=r"lost before they get to a run.*cannot reach the Neo4j of elsewhere"
+    ):
+        on_ray(settings, runner, ids, cluster)
+    assert [run.status for run in Ledger(runner).runs(ids)] == [QUEUED] * 3
+
+
+def test_a_graph_that_other_machines_cannot_reach_is_no_graph_for_them(tmp_path: Path) -> None:
+    managed = Settings(tmp_path)
+    check_reach(managed, "a", "a")
+    for settings in (managed, Settings(tmp_path, uri="bolt://localhost:7687", password="x")):
+        with pytest.raises(ClusterUnusable, match="node b cannot reach the Neo4j of a"):
+            check_reach(settings, "a", "b")
+    check_reach(Settings(tmp_path, uri="bolt://graph.example:7687", password="x"), "a", "b")
+
+
+@pytest.mark.parametrize(
+    ("nodes", "asked", "device", "expected"),
+    [
+        ([{"CPU": 8.0}, {"CPU": 6.0}], {}, "auto", Share(4.0, 0.0, 3, 3)),
+        ([{"CPU": 2.0}, {"CPU": 1.0}], {}, "auto", Share(2.0, 0.0, 1, 1)),
+        ([{"CPU": 64.0, "GPU": 8.0}, {"CPU": 8.0}], {}, "auto", Share(1.0, 1.0, 8, 8)),
+        ([{"CPU": 64.0, "GPU": 8.0}], {"gpus": 0.5, "workers": 3}, "auto", Share(1.0, 0.5, 3, 16)),
+        ([{"CPU": 4.0, "GPU": 8.0}], {"cpus": 2.0}, "cuda", Share(2.0, 1.0, 2, 2)),
+        ([{"CPU": 8.0, "GPU": 1.0}], {}, "cpu", Share(4.0, 0.0, 2, 2)),
+        ([{"CPU": 8.0}], {}, "cuda", Share(1.0, 1.0, 1, 0)),
+        ([{}, {"CPU": 4.0}], {"cpus": 0.0}, "cpu", Share(0.0, 0.0, 2, 2)),
+    ],
+)
+def test_each_worker_gets_its_share(
+    nodes: list[dict[str, float]], asked: dict[str, float], device: str, expected: Share
+) -> None:
+    assert share_of([{"Resources": node} for node in nodes], ClusterOptions(**asked), device) == expected
+
+
+def test_no_ray_and_no_cluster_are_said_in_one_line(
+    settings: Settings, runner: Runner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Nowhere:
+        address = "nowhere"
+
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    with pytest.raises(ClusterUnusable, match="No Ray cluster can be used at 'nowhere'") as caught:
+        on_ray(settings, runner, [], Nowhere)
+    assert "\n" not in str(caught.value)
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(RayMissing, match=r"pip install 'matchgraph\[ray\]'"):
+        on_ray(settings, runner, [], Nowhere)
+
+
+@pytest.mark.parametrize("options", [["--gpus", 1], ["--cpus", 1], ["--address", "host:1"]])
+def test_options_of_a_cluster_are_refused_without_one(
+    invoke: Invoke, probe: Path, options: list[object]
+) -> None:
+    result = invoke("run", "--probe", probe, *options)
+    assert result.exit_code == 2
+    assert f"{options[0]} is for --executor ray" in result.stderr
+
+
+def test_an_empty_address_names_no_cluster(invoke: Invoke, probe: Path) -> None:
+    result = invoke("run", "--probe", probe, "--executor", "ray", "--address", "")
+    assert result.exit_code == 2
+    assert "--address" in result.stderr
+
+
+def test_a_numbered_gpu_is_rays_to_choose(settings: Settings, runner: Runner) -> None:
+    options = WorkerOptions("cuda:1")
+    with pytest.raises(ClusterUnusable, match="--device cuda:1"):
+        work_on_ray(
+            settings, Ledger(runner), [], options, ClusterOptions(), lambda _: None, threading.Event()
+        )
