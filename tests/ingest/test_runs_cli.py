@@ -10,10 +10,13 @@ import pytest
 from click.testing import CliRunner
 
 from cli.main import matchgraph
+from graphdb.models import Result as Measured
 from graphdb.repository import MatchingGraph
 from graphdb.runner import Runner
-from ingest.errors import ConfigChanged, NothingToDo, UnknownRun
+from ingest.errors import ConfigChanged, IngestError, NothingToDo, UnknownRun
 from ingest.ledger import Ledger, Owner, Progress
+from ingest.models import ingest_models
+from predictor.errors import NothingToPropose
 from tests.ingest.conftest import Invoke, answer
 from tests.ingest.dump import dump
 
@@ -47,6 +50,9 @@ def test_every_command_has_help(command: str) -> None:
         (["run"], "--probe"),
         (["run", "--pairs", "x.csv", "--model", "m"], "--pairs stands alone"),
         (["plan", "--pairs", "x.csv", "--model", "m"], "--pairs stands alone"),
+        (["plan", "--budget", "5", "--pairs", "x.csv", "--model", "m"], "--pairs stands alone"),
+        (["plan", "--budget", "0"], "--budget"),
+        (["plan", "--out", "x.csv"], "--budget"),
         (["run", "--steps", "0"], "--steps"),
         (["run", "--workers", "0"], "--workers"),
         (["run", "--workers", "many"], "--workers"),
@@ -65,12 +71,18 @@ def test_wrong_usage(
 
 
 @pytest.fixture
-def zoo(invoke: Invoke, probe: Path, image_folders: Path) -> list[object]:
+def zoo(
+    invoke: Invoke, graph: MatchingGraph, probe: Path, image_folders: Path, tmp_path: Path
+) -> list[object]:
     """Two models without weights and two datasets; gives the options of a plan for them."""
-    assert invoke("models", ZOO, "--no-throughput").exit_code == 0
+    table = tmp_path / "facts.csv"
+    table.write_text("model,tflop\nsd-1.5,71.58\nsdxl-base,155.96\n")
+    for name in ("sd-1.5", "sdxl-base"):
+        ingest_models(graph, ZOO / name)
+    ingest_models(graph, table)
     folders = [image_folders / name for name in ("cats", "dogs")]
     assert invoke("datasets", *folders, "--probe", probe).exit_code == 0
-    return ["--probe", probe, *SMALL, "--model", "sd-1.5", "--model", "sdxl-base"]
+    return ["--probe", probe, *SMALL]
 
 
 def test_a_plan_says_what_there_is_and_what_the_rest_costs(
@@ -100,8 +112,8 @@ def test_a_plan_says_what_there_is_and_what_the_rest_costs(
     assert claim is not None
     outcome = {"machine": "another", "adapter": "a", "training_seconds": 40.0, "seconds_per_image": 10.0}
     row = next(run for run in first["runs"] if run["id"] == done)
-    (result,) = [_result(row["model"], row["dataset"])]
-    ledger.complete(claim, graph, [result], {**outcome, "clip_fid": 5.0})
+    outcome["clip_fid"] = 5.0
+    ledger.complete(claim, graph, [result(row["model"], row["dataset"])], outcome)
     held = ledger.claim(running, here)
     assert held is not None
     ledger.heartbeat(held, Progress("fine-tuning", 1, 2, 0.5))
@@ -118,10 +130,8 @@ def test_a_plan_says_what_there_is_and_what_the_rest_costs(
     assert "at 3.00 an hour" in table
 
 
-def _result(model: str, dataset: str) -> object:
-    from graphdb.models import Result
-
-    return Result(model, dataset, "clip_fid", 5.0, "finetuned", {})
+def result(model: str, dataset: str) -> Measured:
+    return Measured(model, dataset, "clip_fid", 5.0, "finetuned", {})
 
 
 def test_a_changed_configuration_is_refused_by_name(
@@ -170,15 +180,13 @@ def test_cancelled_and_failed_runs_are_queued_again_on_request(
     assert ids[1] not in answer(again)["queued"]
     assert ids[0] in answer(again)["queued"]
     assert answer(invoke("retry", "--all", "--json")) == {"queued": []}
-    result = invoke("retry", ids[1], ids[0])
-    assert result.stdout == "1 run queued.\n"
-    assert result.stderr == f"{ids[0]} is queued: nothing to retry.\n"
+    retried = invoke("retry", ids[1], ids[0])
+    assert retried.stdout == "1 run queued.\n"
+    assert retried.stderr == f"{ids[0]} is queued: nothing to retry.\n"
     assert isinstance(invoke("retry", "0" * 16).exception, UnknownRun)
 
 
-def test_status_tells_how_far_a_run_is(
-    invoke: Invoke, runner: Runner, graph: MatchingGraph, zoo: list[object]
-) -> None:
+def test_status_tells_how_far_a_run_is(invoke: Invoke, runner: Runner, zoo: list[object]) -> None:
     ledger = Ledger(runner)
     assert invoke("run", *zoo, "--queue").exit_code == 0
     run = ledger.runs()[0].id
@@ -214,7 +222,7 @@ def test_a_replicate_needs_a_seed_of_its_own(
     run = ledger.runs()[0]
     claim = ledger.claim(run.id, Owner.here())
     assert claim is not None
-    ledger.complete(claim, graph, [_result(run.model, run.dataset)], {"machine": "another", "clip_fid": 5.0})
+    ledger.complete(claim, graph, [result(run.model, run.dataset)], {"machine": "another", "clip_fid": 5.0})
     refused = invoke("run", *zoo, "--replicate", "--queue")
     assert isinstance(refused.exception, NothingToDo)
     assert "--seed" in str(refused.exception)
@@ -269,7 +277,8 @@ def test_fine_tuning_from_folders_to_edges(
     for run in runs["runs"]:
         folder = (home / run["adapter"]).parent
         names = sorted(file.name for file in folder.iterdir())
-        assert names == ["pytorch_lora_weights.safetensors", "record.json", "samples.png"]
+        assert {"pytorch_lora_weights.safetensors", "record.json", "samples.png"} <= set(names)
+        assert "checkpoint" not in names
         assert len(json.loads((folder / "record.json").read_text())["with"]["happened"]["losses"]) == 2
     assert invoke("status").stdout.startswith("0 queued, 0 running, 2 done, 0 failed, 0 cancelled\n")
     before = dump(runner)
@@ -290,3 +299,45 @@ def test_failures_are_listed_and_exit_with_1(
     assert "1 failed (try again with --retry-failed, " in result.stdout
     assert "FAILED" in invoke("status").stdout
     assert graph.snapshot().performs.empty
+
+
+def test_a_budget_is_spent_on_missing_pairs_that_run_takes(
+    invoke: Invoke, runner: Runner, graph: MatchingGraph, zoo: list[object], tmp_path: Path
+) -> None:
+    whole = answer(invoke("plan", *zoo, "--json"))
+    seconds = {run["model"]: run["estimate"]["seconds"] for run in whole["runs"]}
+    graph.save_results([Measured("sd-1.5", "cats", "clip_fid", 5.0)])
+    before = dump(runner)
+    file = tmp_path / "pairs.csv"
+    budget = whole["device_hours"]
+    asked = ("plan", *zoo, "--budget", budget, "--price-per-hour", 3, "--json")
+    proposal = answer(invoke(*asked, "--out", file))
+    assert dump(runner) == before
+    assert proposal == answer(invoke(*asked))
+    pairs = {(pair["model"], pair["dataset"]) for pair in proposal["pairs"]}
+    assert pairs == {("sd-1.5", "dogs"), ("sdxl-base", "cats"), ("sdxl-base", "dogs")}
+    assert proposal["missing"] == 3
+    for pair in proposal["pairs"]:
+        assert pair["hours"] == pytest.approx(seconds[pair["model"]] / 3600)
+    assert proposal["hours"] == pytest.approx(sum(pair["hours"] for pair in proposal["pairs"]))
+    assert proposal["cost"] == pytest.approx(3 * proposal["hours"])
+
+    planned = answer(invoke("run", *zoo, "--pairs", file, "--dry-run", "--json"))
+    assert {(run["model"], run["dataset"]) for run in planned["runs"]} == pairs
+    shown = invoke(*asked[:-1]).stdout
+    assert "3 of 3 missing pairs" in shown
+    assert "first result of this model" in shown
+
+    # What is queued is on its way already, and what is not selected is not wanted.
+    assert invoke("run", *zoo, "--model", "sd-1.5", "--queue").exit_code == 0
+    left = answer(invoke(*asked, "--dataset", "dogs"))
+    assert [(pair["model"], pair["dataset"]) for pair in left["pairs"]] == [("sdxl-base", "dogs")]
+
+
+def test_a_budget_that_pays_for_nothing(invoke: Invoke, zoo: list[object], tmp_path: Path) -> None:
+    nothing = invoke("plan", *zoo, "--budget", 1e-9)
+    assert isinstance(nothing.exception, NothingToPropose)
+    assert "raise --budget" in str(nothing.exception)
+    nowhere = invoke("plan", *zoo, "--budget", 1e9, "--out", tmp_path / "no" / "p.csv")
+    assert isinstance(nowhere.exception, IngestError)
+    assert "cannot be written" in str(nowhere.exception)

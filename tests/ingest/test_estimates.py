@@ -1,0 +1,108 @@
+"""Times of runs: from runs that are done, from their own pace, or from what a model computes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from graphdb.models import Model
+from ingest.estimates import ASSUMED_TFLOP_PER_S, Estimator
+from ingest.ledger import Pace, Progress, Run
+
+CONFIG = {
+    "steps": 100,
+    "batch_size": 2,
+    "resolution_px": 512,
+    "precision": "fp32",
+    "samples": 10,
+    "sampling_steps": None,
+    "guidance": None,
+    "initial": True,
+}
+# 50 steps, two forwards in each: one forward is 1 TFLOP.
+MODELS = {"m": Model("m", {"family": "sd", "tflop": 100.0}), "n": Model("n", {"family": "sd", "tflop": 50.0})}
+
+
+def run(model: str = "m", status: str = "DONE", **changes: Any) -> Run:
+    properties = {"training_seconds": 60.0, "seconds_per_image": 3.0} if status == "DONE" else {}
+    progress, pace = changes.pop("progress", None), changes.pop("pace", None)
+    return Run(
+        id="0" * 16,
+        model=model,
+        dataset="d",
+        status=status,
+        attempt=1,
+        max_attempts=3,
+        fence=1,
+        expired=False,
+        owner=None,
+        config={**CONFIG, **changes},
+        extractors={},
+        replicate=False,
+        progress=progress,
+        pace=pace,
+        error=None,
+        properties=properties,
+    )
+
+
+def test_a_run_like_one_that_is_done_takes_as_long() -> None:
+    estimator = Estimator([run(), run(status="QUEUED")], MODELS)
+    estimate = estimator.whole("m", CONFIG)
+    assert (estimate.seconds, estimate.basis) == (60 + 2 * 30, "runs of this model")
+    assert estimator.whole("m", {**CONFIG, "initial": False}).seconds == 60 + 30
+    assert estimator.whole("m", {**CONFIG, "steps": 1000}).seconds == pytest.approx(600 + 2 * 30)
+
+
+def test_other_settings_are_scaled() -> None:
+    estimator = Estimator([run()], MODELS)
+    larger = estimator.whole("m", {**CONFIG, "resolution_px": 1024, "initial": False})
+    assert larger.seconds == pytest.approx(4 * 90)
+    assert larger.basis == "runs of this model with other settings"
+    # A run with the same settings says more than one without.
+    both = Estimator([run(), run(resolution_px=1024)], MODELS)
+    assert both.whole("m", {**CONFIG, "resolution_px": 1024, "initial": False}).seconds == pytest.approx(90)
+    # By default 50 scheduler steps.
+    fewer = estimator.stage("sampling after", "m", {**CONFIG, "sampling_steps": 25})
+    assert fewer.seconds == pytest.approx(15)
+
+
+def test_another_model_s_runs_tell_the_machine_s_speed() -> None:
+    estimate = Estimator([run()], MODELS).whole("n", CONFIG)
+    # Half as much to compute.
+    assert estimate.seconds == pytest.approx(60 / 2 + 2 * 30 / 2)
+    assert estimate.basis == "runs of other models"
+
+
+def test_without_any_run_the_work_is_reckoned() -> None:
+    estimate = Estimator([], MODELS).stage("fine-tuning", "m", CONFIG)
+    assert estimate.seconds == pytest.approx(3 * 100 * 2 / ASSUMED_TFLOP_PER_S)
+    assert "assumed" in estimate.basis
+    sampling = Estimator([], MODELS).stage("sampling after", "m", CONFIG)
+    assert sampling.seconds == pytest.approx(100 * 10 / ASSUMED_TFLOP_PER_S)
+    unguided = Estimator([], MODELS).stage("sampling after", "m", {**CONFIG, "guidance": 1.0})
+    assert unguided.seconds == pytest.approx(50 * 10 / ASSUMED_TFLOP_PER_S)
+    models = {"p": Model("p", {"params": 10**9}), "t": Model("t", {"throughput": 2.0, "family": "sd"})}
+    # 2 operations for each parameter and each of 32 x 32 tokens.
+    by_params = Estimator([], models).stage("fine-tuning", "p", CONFIG)
+    assert by_params.seconds == pytest.approx(2e9 * 1024 / 1e12 * 3 * 200 / ASSUMED_TFLOP_PER_S)
+    assert Estimator([], models).stage("sampling after", "t", CONFIG).seconds == pytest.approx(10 / 2)
+    nothing = Estimator([], models).whole("t", CONFIG)
+    assert (nothing.seconds, nothing.basis) == (None, "nothing known of this model")
+    assert Estimator([], {}).whole("gone", CONFIG).seconds is None
+
+
+def test_a_running_run_is_judged_by_its_own_pace() -> None:
+    # 20 steps in 10 s, heard 1 s ago: 40 s to 30 s for the 60 that are left, whatever others took.
+    pace = Pace(began=5_000, first=20, heard=15_000, now=16_000)
+    running = run(status="RUNNING", progress=Progress("fine-tuning", 40, 100, 0.1), pace=pace)
+    estimator = Estimator([run(), running], MODELS)
+    assert estimator.left(running).seconds == pytest.approx(60 * 0.5 - 1 + 30)
+    # Resumed in the middle and told once only: the share that is left of what others took.
+    told_once = run(status="RUNNING", progress=Progress("fine-tuning", 40, 100), pace=Pace(5, 40, 5, 6))
+    assert estimator.left(told_once).seconds == pytest.approx(60 * 0.6 + 30)
+    assert estimator.left(run(status="RUNNING", progress=Progress("claimed"))).seconds == 120
+    last = run(status="RUNNING", progress=Progress("sampling after", 5, 10), pace=Pace(0, 0, 10_000, 30_000))
+    assert estimator.left(last).seconds == 0
+    assert estimator.left(run(status="RUNNING", progress=Progress("writing"))).basis == "nearly done"

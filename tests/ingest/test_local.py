@@ -1,0 +1,204 @@
+"""Worker processes on this machine: they share the runs, survive each other's death, and end when told to."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import psutil
+import pytest
+
+from graphdb.connection import Settings
+from graphdb.repository import MatchingGraph
+from graphdb.runner import Runner
+from ingest import local
+from ingest.config import RunConfig
+from ingest.datasets import ingest_image_folders
+from ingest.errors import WorkerFailed
+from ingest.execution import LoraExecutor
+from ingest.ledger import DONE, QUEUED, RUNNING, Ledger, Run
+from ingest.models import ingest_models
+from ingest.plan import Plan, plan_runs, queue_plan
+from ingest.worker import WorkerOptions, work
+from tests.ingest.conftest import ROOT
+from tests.ingest.dump import RUN_TIMES, dump
+from tests.ingest.stub import Silent, fill, plan
+
+PATIENCE_S = 180
+CONFIG = RunConfig(
+    steps=40, batch_size=2, rank=2, resolution_px=32, samples=2, sampling_steps=1, initial=False, seed=3
+)
+
+
+def test_gpus_are_shared_out_and_cores_divided(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(local.THREADS_VARIABLE, raising=False)
+    monkeypatch.setattr(local, "_cores", lambda: 16)
+    assert local.places(3, ["0", "GPU-a"]) == [
+        {local.GPU_VARIABLE: "0", local.THREADS_VARIABLE: "5"},
+        {local.GPU_VARIABLE: "GPU-a", local.THREADS_VARIABLE: "5"},
+        {local.GPU_VARIABLE: "0", local.THREADS_VARIABLE: "5"},
+    ]
+    assert local.places(20, [])[0] == {local.THREADS_VARIABLE: "1"}
+    monkeypatch.setenv(local.THREADS_VARIABLE, "2")
+    assert local.places(2, []) == [{}, {}]
+    assert local.worker_count(None, []) == 4
+    assert local.worker_count(None, ["0", "1"]) == 2
+    assert local.worker_count(7, ["0"]) == 7
+
+
+def test_the_gpus_that_are_visible(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    monkeypatch.delenv(local.GPU_VARIABLE, raising=False)
+    assert local.visible_gpus("auto") == ["0", "1", "2"]
+    assert local.visible_gpus("cuda:1") == ["1"]
+    assert local.visible_gpus("cpu") == []
+    monkeypatch.setenv(local.GPU_VARIABLE, "5,GPU-b,7")
+    assert local.visible_gpus("cuda") == ["5", "GPU-b", "7"]
+    assert local.visible_gpus("cuda:2") == ["7"]
+
+
+@pytest.fixture
+def planned(graph: MatchingGraph, pipelines: Path, probe: Path, image_folders: Path) -> Plan:
+    """Two runs of one tiny model."""
+    from training.extractors import load_clip
+
+    extractor = load_clip(str(probe), device="cpu")
+    ingest_models(graph, sorted(pipelines.iterdir())[-1])
+    shutil.rmtree(image_folders / "trees")
+    ingest_image_folders(graph, image_folders, extractor)
+    return plan_runs(graph, CONFIG, {"clip": extractor}, weights={"clip": f"clip:{probe}"})
+
+
+def training(run: Run) -> bool:
+    return run.status == RUNNING and run.progress is not None and run.progress.stage == "fine-tuning"
+
+
+def children() -> list[psutil.Process]:
+    return [child for child in psutil.Process().children() if "ingest.worker_process" in child.cmdline()]
+
+
+def test_stopped_and_with_a_child_killed_it_ends_as_if_nothing_had_been(
+    planned: Plan, graph: MatchingGraph, runner: Runner, settings: Settings
+) -> None:
+    ledger, ids = Ledger(runner), list(planned.requests)
+    queue_plan(ledger, planned, settings.home)
+    options = WorkerOptions(device="cpu", checkpoint_steps=5)
+    one_thread = {local.THREADS_VARIABLE: "1"}
+
+    # The wish to stop, which Ctrl-C is taken for, goes on to the child.
+    stop = threading.Event()
+
+    def stop_when_training(runs: Sequence[Run]) -> None:
+        if any(map(training, runs)):
+            stop.set()
+
+    with pytest.raises(KeyboardInterrupt):
+        local.work_locally(settings, ledger, ids, options, [one_thread], stop_when_training, stop)
+    assert not children()
+    assert [(run.status, run.attempt) for run in ledger.runs()] == [(QUEUED, 0)] * 2
+
+    # A child that dies is replaced, and its run goes on elsewhere.
+    killed: list[str] = []
+
+    def kill_one(runs: Sequence[Run]) -> None:
+        for run in runs:
+            if training(run) and not killed:
+                assert run.owner is not None
+                os.kill(run.owner.pid, signal.SIGKILL)
+                killed.append(run.id)
+
+    assert (
+        local.work_locally(settings, ledger, ids, options, [one_thread] * 2, kill_one, threading.Event())
+        == {}
+    )
+    assert not children()
+    assert ledger.run(killed[0]).attempt == 2
+    assert {run.status for run in ledger.runs()} == {DONE}
+    disturbed = dump(runner, without=RUN_TIMES)
+
+    runner.write("MATCH (r:Run) DETACH DELETE r")
+    runner.write("MATCH ()-[e:PERFORMS]->() DELETE e")
+    queue_plan(ledger, planned, settings.home)
+    assert work(graph, ledger, LoraExecutor("cpu"), settings.home, Silent(), ids).done == 2
+    assert dump(runner, without=RUN_TIMES) == disturbed
+
+
+def test_a_child_ends_with_its_parent(
+    planned: Plan, runner: Runner, settings: Settings, environment: Mapping[str, str]
+) -> None:
+    ledger = Ledger(runner)
+    queue_plan(ledger, planned, settings.home)
+    child = subprocess.Popen(
+        [sys.executable, "-m", "ingest.worker_process"],
+        cwd=ROOT,
+        env={**os.environ, **environment, "OMP_NUM_THREADS": "1"},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    order = {
+        "settings": {**asdict(settings), "home": str(settings.home)},
+        "ids": list(planned.requests),
+        "without": [],
+        "options": asdict(WorkerOptions(device="cpu")),
+    }
+    assert child.stdin is not None
+    child.stdin.write(json.dumps(order).encode() + b"\n")
+    child.stdin.flush()
+    give_up = time.monotonic() + PATIENCE_S
+    while not any(map(training, ledger.runs())):
+        assert child.poll() is None, child.communicate()
+        assert time.monotonic() < give_up
+        time.sleep(0.02)
+    # As when the parent is killed: the pipe between them is closed.
+    child.communicate(timeout=PATIENCE_S)
+    assert child.returncode == 130
+    assert [run.status for run in ledger.runs()] == [QUEUED, QUEUED]
+
+
+def test_children_that_die_at_once_end_the_work(
+    graph: MatchingGraph, runner: Runner, image_folders: Path, tmp_path: Path
+) -> None:
+    fill(graph, tmp_path / "models", image_folders)
+    ledger = Ledger(runner)
+    planned = plan(graph)
+    queue_plan(ledger, planned, tmp_path)
+    shares = [{"PYTHONHOME": str(tmp_path / "nowhere")}]
+    seen: list[int] = []
+    with pytest.raises(WorkerFailed, match=r"worker-1\.log"):
+        local.work_locally(
+            Settings(home=tmp_path),
+            ledger,
+            list(planned.requests),
+            WorkerOptions(device="cpu"),
+            shares,
+            lambda runs: seen.append(len(runs)),
+            threading.Event(),
+        )
+    assert set(seen) == {4}
+    assert {run.status for run in ledger.runs()} == {QUEUED}
+
+
+def test_nothing_queued_starts_nobody(graph: MatchingGraph, runner: Runner, tmp_path: Path) -> None:  # noqa: ARG001
+    nobody = [{"PYTHONHOME": str(tmp_path / "nowhere")}]
+    found = local.work_locally(
+        Settings(home=tmp_path),
+        Ledger(runner),
+        [],
+        WorkerOptions(),
+        nobody,
+        lambda _: None,
+        threading.Event(),
+    )
+    assert found == {}

@@ -1,0 +1,71 @@
+"""Which runs there are: selections, folders that changed, and what the ledger has already."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from graphdb.repository import MatchingGraph
+from ingest.errors import BadInput, ExtractorMismatch, NothingToDo, SourceChanged
+from ingest.plan import plan_runs
+from tests.ingest.stub import CONFIG, fill, plan
+
+
+@pytest.fixture
+def zoo(graph: MatchingGraph, tmp_path: Path, image_folders: Path) -> MatchingGraph:
+    fill(graph, tmp_path / "models", image_folders)
+    return graph
+
+
+def test_all_models_and_datasets_with_a_folder_grouped_by_model(zoo: MatchingGraph) -> None:
+    requests = list(plan(zoo).requests.values())
+    assert [(request.model, request.dataset) for request in requests] == [
+        ("kolors", "cats"),
+        ("kolors", "dogs"),
+        ("sd-1.5", "cats"),
+        ("sd-1.5", "dogs"),
+    ]
+    assert {"steps", "extractors", "alpha", "caption_dropout", "samples"} <= set(requests[0].config)
+    assert "device" not in requests[0].config
+
+
+def test_selections(zoo: MatchingGraph, tmp_path: Path) -> None:
+    assert len(plan(zoo, models=["kolors"], datasets=["cats"]).requests) == 1
+    pairs = tmp_path / "pairs.csv"
+    pairs.write_text("model,dataset\nsd-1.5,dogs\nkolors,cats\nsd-1.5,dogs\n")
+    wanted = plan(zoo, pairs=pairs).requests.values()
+    assert [(request.model, request.dataset) for request in wanted] == [
+        ("kolors", "cats"),
+        ("sd-1.5", "dogs"),
+    ]
+    pairs.write_text("model,dataset\nsd-1.5,birds\n")
+    with pytest.raises(BadInput, match="dataset 'birds' is not in the graph"):
+        plan(zoo, pairs=pairs)
+    with pytest.raises(NothingToDo, match="no model 'absent'"):
+        plan(zoo, models=["absent"])
+    with pytest.raises(SourceChanged, match="'from-a-table' has no folder"):
+        plan(zoo, models=["from-a-table"])
+
+
+def test_an_empty_graph_has_nothing_to_do(graph: MatchingGraph) -> None:
+    with pytest.raises(NothingToDo, match="ingest models FOLDER"):
+        plan(graph)
+
+
+def test_changed_or_missing_folders_are_refused(
+    zoo: MatchingGraph, image_folders: Path, tmp_path: Path
+) -> None:
+    (image_folders / "cats" / "metadata.jsonl").unlink()
+    with pytest.raises(SourceChanged, match="'cats' holds something else"):
+        plan(zoo)
+    shutil.rmtree(tmp_path / "models" / "kolors")
+    with pytest.raises(SourceChanged, match=r"'kolors', .* is not here"):
+        plan(zoo)
+
+
+def test_another_probe_is_refused(zoo: MatchingGraph) -> None:
+    with pytest.raises(ExtractorMismatch, match="'other'"):
+        plan_runs(zoo, CONFIG, {"clip": SimpleNamespace(hash="xyz", name="other", resize="clean")})  # type: ignore[dict-item]
