@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -34,7 +36,13 @@ from tests.ingest.stub import Silent
 
 PATIENCE_S = 180
 OPTIONS = WorkerOptions("cpu", lease_ms=20_000, heartbeat_s=1.0)
-NODE = {"num_cpus": 1, "num_gpus": 0, "object_store_memory": 80 * 2**20, "include_dashboard": False}
+NODE = {
+    "num_cpus": 1,
+    "num_gpus": 0,
+    "object_store_memory": 80 * 2**20,
+    "include_dashboard": False,
+    "include_log_monitor": False,
+}
 # Of a node that is killed, the cluster then hears within two seconds.
 HEALTH = {
     "health_check_initial_delay_ms": 0,
@@ -50,13 +58,16 @@ def cluster() -> Iterator[Any]:
     os.environ.update(RAY_USAGE_STATS_ENABLED="0", OMP_NUM_THREADS="1")
     from ray.cluster_utils import Cluster
 
-    head = {**NODE, "num_cpus": 0, "_system_config": HEALTH}
+    # Not pytest's folder, whose long name would not fit the address of a socket.
+    folder = tempfile.mkdtemp(prefix="ray-")
+    head = {**NODE, "num_cpus": 0, "no_monitor": True, "temp_dir": folder, "_system_config": HEALTH}
     cluster = Cluster(initialize_head=True, head_node_args=head)
     for _ in range(2):
         cluster.add_node(wait=False, **NODE)
     cluster.wait_for_nodes()
     yield cluster
     cluster.shutdown()
+    shutil.rmtree(folder, ignore_errors=True)
     for name, value in before.items():
         if value is None:
             del os.environ[name]
