@@ -12,13 +12,15 @@ from typing import Any
 
 from ingest.pages import facts, score_rows, training_blocks, write_text
 from training.adapters import ADAPTER_FILE
+from training.methods import DENOISER_FILE
 
 TEMPLATE = "card.md.jinja"
 CARD_FILE = "README.md"
-TAGS = ("text-to-image", "diffusers", "diffusers-training", "lora", "matchgraph")
+TAGS = ("text-to-image", "diffusers", "diffusers-training", "matchgraph")
 HUB_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*(/[A-Za-z0-9][A-Za-z0-9_.-]*)?")
-# Folders of the training machine say nothing to a reader; losses and samples are on the run's page.
-LEFT_OUT = ("_folder", "losses", "adapter_sha256")
+# What says nothing to a reader elsewhere: folders and caches of the training machine. Losses and samples are
+# on the run's page.
+LEFT_OUT = re.compile(r".*_folder|losses|adapter_sha256|cache\..*")
 # What Markdown, its tables, HTML and formulas would take for markup; an underscore within a word is none.
 MARKUP = re.compile(r"[\\`*\[\]<>#|~&$]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])")
 
@@ -49,7 +51,7 @@ def write_model_card(folder: Path, record: Mapping[str, Any]) -> Path:
         base_model=model if HUB_NAME.fullmatch(model) else None,
         library_name="diffusers",
         pipeline_tag="text-to-image",
-        tags=list(TAGS),
+        tags=[*TAGS, *([] if _is_full(record) else ["lora"])],
         model_name=f"{model} fine-tuned on {dataset}",
         eval_results=[
             EvalResult(
@@ -71,6 +73,7 @@ def write_model_card(folder: Path, record: Mapping[str, Any]) -> Path:
     body = environment.get_template(TEMPLATE).render(
         model=model,
         dataset=dataset,
+        weights="All weights of the denoiser" if _is_full(record) else "LoRA weights",
         pipeline_class=used.get("pipeline_class", ""),
         loading=loading_code(record),
         scores=rows,
@@ -78,7 +81,7 @@ def write_model_card(folder: Path, record: Mapping[str, Any]) -> Path:
         training=[
             (name, value)
             for name, value in facts({**asked, **happened, **used.get("versions", {})})
-            if not name.endswith(LEFT_OUT)
+            if not LEFT_OUT.fullmatch(name)
         ],
     )
     return write_text(folder / CARD_FILE, str(ModelCard(f"---\n{header.to_yaml()}\n---\n\n{body}")))
@@ -109,7 +112,10 @@ def loading_code(record: Mapping[str, Any]) -> str:
     arguments |= {name: literal(value) for name, value in own.load_options.items()}
     # diffusers wants to be told of each component that a pipeline does without.
     arguments |= dict.fromkeys(_absent_components(folder), "None")
-    if hasattr(pipeline, "load_lora_weights"):
+    if _is_full(record):
+        imports.append("from safetensors.torch import load_file")
+        loading = [f'pipe.{own.denoiser_attribute}.load_state_dict(load_file("{DENOISER_FILE}"))']
+    elif hasattr(pipeline, "load_lora_weights"):
         loading = [f'pipe.load_lora_weights(".", weight_name="{ADAPTER_FILE}")']
     else:
         imports.append("from diffusers.loaders.peft import PeftAdapterMixin")
@@ -143,6 +149,11 @@ def loading_code(record: Mapping[str, Any]) -> str:
             ").images[0]",
         ]
     )
+
+
+def _is_full(record: Mapping[str, Any]) -> bool:
+    """Whether all weights were trained, and not an adapter."""
+    return record["asked"].get("method") == "full"
 
 
 def _absent_components(folder: Path) -> list[str]:

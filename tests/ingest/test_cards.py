@@ -63,9 +63,12 @@ def test_names_are_only_text(tmp_path: Path) -> None:
     assert text.count(HOSTILE) == 6
 
 
-@pytest.mark.parametrize("name", sorted(FAMILIES))
+@pytest.mark.parametrize(
+    ("name", "method"), [*((name, "lora") for name in sorted(FAMILIES)), ("sd3", "full")]
+)
 def test_the_code_draws_what_the_run_drew(
     name: str,
+    method: str,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     one_thread: None,  # noqa: ARG001
@@ -82,14 +85,21 @@ def test_the_code_draws_what_the_run_drew(
     images = write_images(tmp_path / "images", 0, ["a cat", "b"])
     size = tiny.RESOLUTION_PX
     config = FineTuneConfig(
-        steps=2, batch_size=2, learning_rate=0.05, rank=2, alpha=2, resolution_px=size, device="cpu"
+        steps=2,
+        batch_size=2,
+        learning_rate=0.01,
+        rank=2,
+        alpha=2,
+        resolution_px=size,
+        device="cpu",
+        method=method,
     )
     trained = fine_tune(base, images, config, tmp_path / "run")
     drawn = SampleConfig(n=1, steps=2, guidance=2.0, resolution_px=size, device="cpu")
     expected = sample_images(base, trained.adapter, ["a cat"], drawn)[0]
 
     told = record(str(base))
-    told["asked"] |= {"model_folder": str(base), "resolution_px": size, "guidance": 2.0}
+    told["asked"] |= {"model_folder": str(base), "resolution_px": size, "guidance": 2.0, "method": method}
     told["with"] = {"attempt": 1, "prompts": ["a cat"], **trained.to_dict()}
     card = write_model_card(trained.adapter.parent, told).read_text()
     code = re.search(r"```python\n(.*?)```", card, re.DOTALL)
