@@ -105,6 +105,25 @@ def _check_shards(index: Path) -> None:
             raise BadPipeline(f"{index} names {shard!r}, which is missing. Fetch the model again.")
 
 
+def _check_complete(root: Path, family: Family, components: Iterable[str]) -> None:
+    """Refuse a folder that lacks components, or has their configs alone."""
+    gone, bare = [], []
+    for component in components:
+        folder = root / component
+        if not folder.is_dir():
+            gone.append(component)
+        # Schedulers, tokenizers and the like have configs of other names, and no weights.
+        elif (folder / "config.json").is_file() and not any(folder.glob("*.safetensors")):
+            bare.append(component)
+    lacking = [f"no folder {', '.join(gone)}"] if gone else []
+    lacking += [f"no weights (*.safetensors) in {', '.join(bare)}"] if bare else []
+    if lacking:
+        raise BadPipeline(
+            f"{root} cannot be loaded as a {family.pipeline_class}: it has {' and '.join(lacking)}. "
+            "Fetch the whole model."
+        )
+
+
 def weight_variant(folder: str | os.PathLike[str], components: Iterable[str]) -> str | None:
     """Find the variant (`fp16`, `bf16`) that a pipeline folder's weights have to be asked for by.
 
@@ -180,6 +199,7 @@ def load_pipeline(
         else:
             present.append(name)
     check_weight_files(root)
+    _check_complete(root, family, present)
     variant = weight_variant(root, present)
 
     import diffusers
