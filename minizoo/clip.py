@@ -103,7 +103,7 @@ def shift_and_flip(images: Tensor, may_flip: Tensor, generator: torch.Generator)
     return torch.where(flip[:, None, None, None], moved.flip(3), moved)
 
 
-def train_clip(pool: Pool, config: LoopConfig = CONFIG) -> OpenClip:
+def train_clip(pool: Pool, config: LoopConfig = CONFIG, folder: Path = CLIP) -> OpenClip:
     """Train the CLIP on the pretraining pool, contrastively.
 
     A batch may hold one concept in several styles. Half of the captions name the style, and those match only
@@ -113,6 +113,7 @@ def train_clip(pool: Pool, config: LoopConfig = CONFIG) -> OpenClip:
     Args:
         pool: the drawn pool of all styles.
         config: the run.
+        folder: holds the tokenizer.
 
     Source:
         Radford et al. (2021), "Learning Transferable Visual Models From Natural Language Supervision",
@@ -121,7 +122,7 @@ def train_clip(pool: Pool, config: LoopConfig = CONFIG) -> OpenClip:
     """
     import torch
 
-    tokenize = open_clip_tokenizer()
+    tokenize = open_clip_tokenizer(folder)
     rows = [index for index in range(len(pool.icons)) if index % HELD_OUT_EVERY]
     icons = [pool.icons[index] for index in rows]
     images = pixels_to_tensor(pool.pixels[rows])
@@ -152,12 +153,13 @@ def train_clip(pool: Pool, config: LoopConfig = CONFIG) -> OpenClip:
     return model
 
 
-def save_clip(pool: Pool, folder: Path = CLIP) -> dict[str, float]:
+def save_clip(pool: Pool, folder: Path = CLIP, config: LoopConfig = CONFIG) -> dict[str, float]:
     """Write the CLIP from its newest checkpoint in open_clip's layout, and measure it on icons it never saw.
 
     Args:
         pool: the drawn pool of all styles.
         folder: the tokenizer's folder; gains the configuration and the weights.
+        config: the run.
 
     Returns:
         Measured numbers, those of `retrieval` among them.
@@ -165,24 +167,24 @@ def save_clip(pool: Pool, folder: Path = CLIP) -> dict[str, float]:
     import torch
     from safetensors.torch import save_file
 
-    step, seconds, weights = averaged_weights(CONFIG.name)
-    model = new_clip(CONFIG.seed)
+    step, seconds, weights = averaged_weights(config.name)
+    model = new_clip(config.seed)
     model.load_state_dict(weights, strict=False)
     # Shipped in half precision: measure what is shipped.
     model = model.half().float().eval()
     held_out = [index for index in range(len(pool.icons)) if index % HELD_OUT_EVERY == 0]
-    measured = {"steps": step, "seconds": seconds, **retrieval(model, pool, held_out)}
+    measured = {"steps": step, "seconds": seconds, **retrieval(model, pool, held_out, folder)}
     measured["parameters"] = sum(p.numel() for p in model.parameters())
     folder.mkdir(parents=True, exist_ok=True)
-    config = {"model_cfg": MODEL_CFG, "preprocess_cfg": PREPROCESS_CFG}
-    (folder / "open_clip_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    settings = {"model_cfg": MODEL_CFG, "preprocess_cfg": PREPROCESS_CFG}
+    (folder / "open_clip_config.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
     state = {name: value.to(torch.float16).contiguous() for name, value in model.state_dict().items()}
     save_file(state, folder / "open_clip_model.safetensors", metadata={"format": "pt"})
-    (WORK / "clip.json").write_text(json.dumps(measured, indent=2) + "\n", encoding="utf-8")
+    (WORK / f"{config.name}.json").write_text(json.dumps(measured, indent=2) + "\n", encoding="utf-8")
     return measured
 
 
-def retrieval(model: OpenClip, pool: Pool, held_out: list[int]) -> dict[str, float]:
+def retrieval(model: OpenClip, pool: Pool, held_out: list[int], folder: Path = CLIP) -> dict[str, float]:
     """Find the caption of held-out icons among all captions of the pool.
 
     The icon was never seen; its concept may have been, in another style.
@@ -191,6 +193,7 @@ def retrieval(model: OpenClip, pool: Pool, held_out: list[int]) -> dict[str, flo
         model: a CLIP.
         pool: the drawn pool of all styles.
         held_out: rows of the pool to ask about.
+        folder: holds the tokenizer.
 
     Returns:
         Share found first and in the first five among `captions` captions, and the share whose style is told
@@ -198,7 +201,7 @@ def retrieval(model: OpenClip, pool: Pool, held_out: list[int]) -> dict[str, flo
     """
     import torch
 
-    tokenize = open_clip_tokenizer()
+    tokenize = open_clip_tokenizer(folder)
     captions = sorted({icon.caption for icon in pool.icons})
     with torch.no_grad():
         image = model.encode_image(pixels_to_tensor(pool.pixels[held_out]), normalize=True)

@@ -179,6 +179,8 @@ def train(
             for name, value in parameters.items():
                 value.copy_(stored[f"now.{name}"])
                 average[name].copy_(stored[f"ema.{name}"])
+                if f"avg.{name}" not in stored:
+                    continue
                 # In the parameter's own memory layout, which the file does not keep.
                 optimiser.state[value] = {
                     "step": torch.tensor(float(start)),
@@ -224,8 +226,9 @@ def train(
             tensors = {f"now.{name}": value.detach() for name, value in parameters.items()}
             tensors |= {f"ema.{name}": value for name, value in average.items()}
             for name, value in parameters.items():
-                state = optimiser.state[value]
-                tensors |= {f"avg.{name}": state["exp_avg"], f"sq.{name}": state["exp_avg_sq"]}
+                # A class may have weights that this use of it never touches; they have no state.
+                if state := optimiser.state.get(value):
+                    tensors |= {f"avg.{name}": state["exp_avg"], f"sq.{name}": state["exp_avg_sq"]}
             _write_checkpoint(path, done, seconds + time.monotonic() - began, tensors)
     with torch.no_grad():
         for name, value in parameters.items():

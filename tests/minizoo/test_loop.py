@@ -66,6 +66,41 @@ def test_an_interrupted_run_equals_an_uninterrupted_one() -> None:
     assert columns(curve) == columns((loop.LOGS / "line.csv").read_text())  # but for the seconds
 
 
+def test_weights_that_are_never_touched_stay_as_they_are_and_do_not_hinder_resuming() -> None:
+    def with_idle() -> torch.nn.ModuleDict:
+        return torch.nn.ModuleDict({"used": new_line(), "idle": torch.nn.Linear(2, 2)})
+
+    model = with_idle()
+    idle = model["idle"].weight.detach().clone()
+    train(replace(CONFIG, stop_after=4), model, line_losses(model["used"]))
+    resumed = with_idle()
+    train(CONFIG, resumed, line_losses(resumed["used"]))
+    assert torch.equal(resumed["idle"].weight, idle)
+    assert is_finished(CONFIG)
+
+
+def test_a_memory_layout_of_its_own_survives_resuming() -> None:
+    def convolution() -> torch.nn.Module:
+        torch.manual_seed(0)
+        return torch.nn.Conv2d(3, 4, 3).to(memory_format=torch.channels_last)
+
+    def losses_of(model: torch.nn.Module):
+        def losses(step: int, generator: torch.Generator):  # noqa: ARG001
+            return {"loss": model(torch.randn(2, 3, 5, 5, generator=generator)).square().mean()}
+
+        return losses
+
+    whole = convolution()
+    train(CONFIG, whole, losses_of(whole))
+    loop.checkpoint_path("line").unlink()
+    broken = convolution()
+    train(replace(CONFIG, stop_after=4), broken, losses_of(broken))
+    resumed = convolution()
+    train(CONFIG, resumed, losses_of(resumed))
+    assert resumed.weight.is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(whole.weight, resumed.weight)
+
+
 def test_training_learns_and_leaves_the_average_in_the_model() -> None:
     model = new_line()
     average = train(replace(CONFIG, steps=200), model, line_losses(model))
