@@ -170,7 +170,8 @@ class LoraExecutor:
 
         on_step(step, 0, job.config.samples)
         # Closed also where a run is given up half-way: the next one must find the model without an adapter.
-        with closing(stream_images(pipeline, adapter, prompts, job.config.sampling(self.device))) as images:
+        sampling = job.config.sampling(self.device)
+        with closing(stream_images(pipeline, adapter, prompts, sampling, cache=self.cache)) as images:
             scores = score(watched(images))
         return scores, shown, drawing
 
