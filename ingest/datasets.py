@@ -384,17 +384,20 @@ class Comparison:
         for measure in self._scorer.measures:
             instrument = self._scorer.extractors[measure.extractor]
             own = reference.samples[measure.extractor]
-            for other in sorted(self._samples[measure.extractor]):
-                if other == found.id:
-                    continue
-                sample = self._sample(other, measure)
-                if sample is None:
-                    notes.append(
-                        f"{measure.metric} of {found.id!r} and {other!r} was not measured: the images of "
-                        f"{other!r} are not here as they were ingested."
-                    )
-                    continue
-                distance = own.distance(sample, measure.distance)
+            others = {
+                other: self._sample(other, measure)
+                for other in sorted(self._samples[measure.extractor])
+                if other != found.id
+            }
+            notes += [
+                f"{measure.metric} of {found.id!r} and {other!r} was not measured: the images of {other!r} "
+                "are not here as they were ingested."
+                for other, sample in others.items()
+                if sample is None
+            ]
+            there = {other: sample for other, sample in others.items() if sample is not None}
+            distances = own.distances(list(there.values()), measure.distance)
+            for (other, sample), distance in zip(there.items(), distances, strict=True):
                 provenance: dict[str, Property] = {
                     "extractor": instrument.hash,
                     "extractor_name": instrument.name,

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import combinations
 
 import numpy as np
 
@@ -183,7 +186,7 @@ def frechet_to_many(target: GaussianStatistics, others: Sequence[GaussianStatist
         DistanceError: as `frechet_distance`.
     """
     root = Root(target)
-    return np.array([frechet_between(root, Root(other)) for other in others], dtype=np.float64)
+    return distances_between([(root, Root(other)) for other in others])
 
 
 def frechet_matrix(gaussians: Sequence[GaussianStatistics]) -> np.ndarray:
@@ -199,11 +202,34 @@ def frechet_matrix(gaussians: Sequence[GaussianStatistics]) -> np.ndarray:
         DistanceError: as `frechet_distance`.
     """
     roots = [Root(gaussian) for gaussian in gaussians]
+    pairs = list(combinations(range(len(roots)), 2))
     matrix = np.zeros((len(roots), len(roots)))
-    for row, one in enumerate(roots):
-        for column in range(row):
-            matrix[row, column] = matrix[column, row] = frechet_between(one, roots[column])
+    distances = distances_between([(roots[one], roots[two]) for one, two in pairs])
+    for (one, two), distance in zip(pairs, distances, strict=True):
+        matrix[one, two] = matrix[two, one] = distance
     return matrix
+
+
+def distances_between(pairs: Sequence[tuple[Root, Root]]) -> np.ndarray:
+    """Squared Frechet distances of many pairs, shared out among the cores.
+
+    Args:
+        pairs: k pairs of Gaussians that are factored already.
+
+    Returns:
+        float64, (k,), in the order of `pairs`.
+
+    Raises:
+        DistanceError: as `frechet_distance`.
+    """
+    from threadpoolctl import threadpool_limits
+
+    workers = min(len(pairs), os.cpu_count() or 1)
+    if workers < 2:
+        return np.array([frechet_between(one, two) for one, two in pairs], dtype=np.float64)
+    # Several matrices at once, each on one core, gain more than several cores on one matrix of this size.
+    with threadpool_limits(1), ThreadPoolExecutor(workers) as pool:
+        return np.array(list(pool.map(lambda pair: frechet_between(*pair), pairs)), dtype=np.float64)
 
 
 class Root:
@@ -224,20 +250,9 @@ class Root:
 
         self.gaussian = gaussian
         try:
-            self.factor = np.asfortranarray(cholesky(gaussian.covariance, lower=True))
-            self.triangular = True
+            self.factor = cholesky(gaussian.covariance, lower=True)
         except LinAlgError:
             self.factor = _low_rank_factor(gaussian.covariance)
-            self.triangular = False
-
-    def around(self, covariance: np.ndarray) -> np.ndarray:
-        """Return F^T `covariance` F, of which the lower triangle counts."""
-        if not self.triangular:
-            return self.factor.T @ covariance @ self.factor
-        from scipy.linalg.blas import dtrmm
-
-        half = dtrmm(1.0, self.factor, covariance.T, side=1, lower=1)
-        return dtrmm(1.0, self.factor, half, side=0, lower=1, trans_a=1, overwrite_b=1)
 
 
 def _low_rank_factor(covariance: np.ndarray) -> np.ndarray:
@@ -285,18 +300,15 @@ def _fast_cross(one: Root, two: Root) -> tuple[float, float]:
     by its rounding, and these add up as independent errors do. Factors are graded, so that the true error is
     mostly several orders smaller.
     """
-    from scipy.linalg import LinAlgError, eigh
-
     # The product of the smaller factor has no eigenvalues that are zero but for rounding.
     if two.factor.shape[1] < one.factor.shape[1]:
         one, two = two, one
     if one.factor.shape[1] == 0:
         return 0.0, 0.0
     try:
-        eigenvalues = eigh(
-            one.around(two.gaussian.covariance), lower=True, eigvals_only=True, driver="evr", overwrite_a=True
-        )
-    except (LinAlgError, ValueError):
+        # NumPy's, since SciPy's would keep other threads from running.
+        eigenvalues = np.linalg.eigvalsh(one.factor.T @ two.gaussian.covariance @ one.factor)
+    except np.linalg.LinAlgError:
         return np.nan, np.inf
     rounding = np.finfo(np.float64).eps * abs(eigenvalues[-1])
     roots = np.sqrt(eigenvalues.clip(min=0))

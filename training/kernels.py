@@ -21,8 +21,8 @@ Kernel = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
 @dataclass(frozen=True)
-class KernelDistance:
-    """A squared maximum mean discrepancy; smaller is more alike, about 0 for two samples of one distribution.
+class Distance:
+    """How far apart two samples are; smaller is more alike, about 0 for two samples of one distribution.
 
     Attributes:
         value: the estimate; an unbiased one may fall a little below 0.
@@ -40,7 +40,7 @@ def kid(
     subsets: int = KID_SUBSETS,
     subset_size: int | None = None,
     seed: int = KID_SEED,
-) -> KernelDistance:
+) -> Distance:
     """Kernel distance with the cubic kernel (x.y / d + 1)^3, as the mean over random subsets.
 
     Args:
@@ -81,7 +81,7 @@ def kid(
             x = _rows(one, rng.choice(len(one), subset_size, replace=False))
             y = _rows(two, rng.choice(len(two), subset_size, replace=False))
             values[number] = _within(x, cubic) + _within(y, cubic) - 2 * cubic(x, y).mean()
-        return KernelDistance(_finite(values.mean()), _finite(values.std()))
+        return Distance(_finite(values.mean()), _finite(values.std()))
 
 
 def cmmd(
@@ -90,7 +90,7 @@ def cmmd(
     *,
     within_one: float | None = None,
     within_two: float | None = None,
-) -> KernelDistance:
+) -> Distance:
     """Kernel distance with the kernel exp(-|x - y|^2 / (2 sigma^2)) on features of length 1, times 1000.
 
     The estimate is the unbiased one of the publication's equation. Its code counts the pairs of a row with
@@ -121,7 +121,7 @@ def cmmd(
     between /= len(one) * len(two)
     within_one = mean_similarity(one) if within_one is None else within_one
     within_two = mean_similarity(two) if within_two is None else within_two
-    return KernelDistance(_finite(CMMD_SCALE * (within_one + within_two - 2 * between)))
+    return Distance(_finite(CMMD_SCALE * (within_one + within_two - 2 * between)))
 
 
 def mean_similarity(features: np.ndarray) -> float:

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 from training.errors import BadDataset, UnknownMeasure
 from training.extractors.base import BATCH, CaptionExtractor
 from training.features import Features, FeatureWriter, read_features, writing
-from training.frechet import GaussianAccumulator, GaussianStatistics, Root, frechet_between
+from training.frechet import GaussianAccumulator, GaussianStatistics, Root, distances_between, frechet_between
 from training.images import CaptionedImage, list_captioned_images, load_rgb
-from training.kernels import KernelDistance, cmmd, kid
+from training.kernels import Distance, cmmd, kid
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -155,7 +155,15 @@ class Sample:
         """The covariance's factor, which costs more than a distance does."""
         return Root(self.statistics)
 
-    def distance(self, other: Sample, distance: str) -> KernelDistance:
+    def distances(self, others: Sequence[Sample], distance: str) -> list[Distance]:
+        """Measure how far each of several samples is from this one; see `distance`."""
+        if distance != "fid":
+            return [self.distance(other, distance) for other in others]
+        return [
+            Distance(value) for value in distances_between([(self.root, o.root) for o in others]).tolist()
+        ]
+
+    def distance(self, other: Sample, distance: str) -> Distance:
         """Measure how far another sample of the same extractor is from this one.
 
         Args:
@@ -166,7 +174,7 @@ class Sample:
             DistanceError: the samples do not fit, are too small, or have no finite distance.
         """
         if distance == "fid":
-            return KernelDistance(frechet_between(self.root, other.root))
+            return Distance(frechet_between(self.root, other.root))
         if self.features is None or other.features is None:
             raise ValueError(f"{distance} is of features, and one sample has none")
         if distance == "kid":

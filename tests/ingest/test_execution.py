@@ -1,9 +1,7 @@
-"""Carrying out a run for real on a tiny pipeline: a stop in the middle costs nothing and changes nothing."""
+"""Carrying out a run with real extractors: every metric, loaded from what the run's node says."""
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,123 +9,144 @@ import pytest
 
 from graphdb.repository import MatchingGraph
 from graphdb.runner import Runner
-from ingest.config import RunConfig
 from ingest.datasets import ingest_image_folders
-from ingest.execution import INITIAL_FILE, LoraExecutor, read_scores
-from ingest.ledger import DONE, QUEUED, Ledger
+from ingest.errors import ExtractorMismatch
+from ingest.execution import LoraExecutor
+from ingest.ledger import DONE, Ledger
 from ingest.models import ingest_models
-from ingest.plan import plan_runs, queue_plan
-from ingest.worker import work
-from tests.ingest.dump import RUN_TIMES, dump
-from tests.ingest.stub import Silent
-from training.checkpoint import checkpoint_step
-from training.files import file_hash
+from tests.ingest.conftest import Invoke, answer
 
-CONFIG = RunConfig(steps=4, batch_size=2, rank=2, resolution_px=32, samples=3, sampling_steps=2, seed=11)
+METRICS = ("clip_fid", "cmmd", "mine_fid", "mine_kid")
+OPTIONS = ["--steps", 2, "--batch-size", 2, "--rank", 2, "--resolution", 32, "--samples", 4]
+OPTIONS += ["--sampling-steps", 2, "--device", "cpu", "--dataset", "cats", "--model", "tiny-sd3"]
 
 
-class Stops(Silent):
-    """Asks for a stop at a step of a stage, and counts what was done in each."""
+@pytest.fixture(scope="module")
+def dinov2(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from tests.training import tiny
 
-    def __init__(self, stop: threading.Event, at: tuple[str, int] | None = None) -> None:
-        super().__init__()
-        self.stages: dict[str, list[int]] = {}
-        self.losses: list[float] = []
-        self._stop, self._at = stop, at
-
-    def step(self, stage: str, done: int, of: int, loss: float | None) -> None:  # noqa: ARG002
-        self.stages.setdefault(stage, []).append(done)
-        if loss is not None:
-            self.losses.append(loss)
-        if (stage, done) == self._at:
-            self._stop.set()
+    return tiny.save_vision(tmp_path_factory.mktemp("weights") / "dinov2")
 
 
 @pytest.fixture
-def scene(
-    graph: MatchingGraph, pipelines: Path, probe: Path, image_folders: Path, tmp_path: Path
-) -> Mapping[str, Any]:
-    """One model, one dataset, and a run of them that nothing befell, in a folder of its own."""
+def asked(dinov2: Path, probe: Path) -> list[Any]:
+    """The options of a run that measures by two extractors."""
+    metrics = [part for metric in METRICS for part in ("--metric", metric)]
+    return [*OPTIONS, "--probe", probe, "--extractor", f"mine=dinov2:{dinov2}", *metrics]
+
+
+@pytest.fixture
+def zoo(graph: MatchingGraph, pipelines: Path, image_folders: Path, probe: Path) -> MatchingGraph:
     from training.extractors import load_clip
 
-    extractor = load_clip(str(probe), device="cpu")
-    ingest_models(graph, next(pipelines.iterdir()))
-    ingest_image_folders(graph, image_folders / "cats", extractor)
-    return {"extractor": extractor, "home": tmp_path / "home"}
+    ingest_models(graph, pipelines / "tiny-sd3")
+    ingest_image_folders(graph, image_folders / "cats", load_clip(str(probe), device="cpu"))
+    return graph
 
 
-def test_a_stopped_run_goes_on_where_it_was(
-    graph: MatchingGraph, runner: Runner, scene: Mapping[str, Any], tmp_path: Path
+def edge(runner: Runner) -> dict[str, Any]:
+    return runner.read("MATCH (:Model)-[e:PERFORMS]->(:Dataset) RETURN properties(e) AS p")[0]["p"]
+
+
+def test_a_run_measures_every_metric_and_a_worker_needs_only_the_ledger(
+    zoo: MatchingGraph, runner: Runner, invoke: Invoke, asked: list[Any], probe: Path, dinov2: Path
 ) -> None:
-    ledger, extractor, home = Ledger(runner), scene["extractor"], scene["home"]
-    plan = plan_runs(graph, CONFIG, {"clip": extractor})
+    from training.extractors import ExtractorSpec, load_clip, load_extractor
 
-    def go(home: Path, at: tuple[str, int] | None = None) -> Stops:
-        stop = threading.Event()
-        reporter = Stops(stop, at)
-        queue_plan(ledger, plan, home)
-        executor = LoraExecutor("cpu", extractors={extractor.hash: extractor})
-        if at is None:
-            assert work(graph, ledger, executor, home, reporter, list(plan.requests), stop=stop).done == 1
-        else:
-            with pytest.raises(KeyboardInterrupt):
-                work(graph, ledger, executor, home, reporter, list(plan.requests), stop=stop)
-        return reporter
-
-    whole = go(tmp_path / "other")
-    clean = dump(runner, without=RUN_TIMES)
-    (done,) = ledger.runs()
-    runner.write("MATCH (r:Run) DETACH DELETE r")
-    runner.write("MATCH ()-[e:PERFORMS]->() DELETE e")
-
-    # The stop takes effect at the step after it, whose state is kept.
-    first = go(home, ("fine-tuning", 2))
-    (run,) = ledger.runs()
-    assert (run.status, run.attempt) == (QUEUED, 0)
-    checkpoint = home / "runs" / run.id / "claim-1" / "checkpoint"
-    kept = checkpoint_step(checkpoint)
-    assert kept == first.stages["fine-tuning"][-1] + 1 == 3
-    scores = read_scores(checkpoint / INITIAL_FILE)
-    assert scores is not None
-    assert scores[0].value == done.properties["initial_clip_fid"]
-
-    second = go(home, ("sampling after", 1))
-    # Neither the pretrained model's images nor steps that were made are made again.
-    assert "sampling before" not in second.stages
-    assert first.losses + second.losses == whole.losses[:2] + whole.losses[3:]
-    third = go(home)
-    assert not third.losses
-    assert dump(runner, without=RUN_TIMES) == clean
-    (run,) = ledger.runs()
-    assert (run.status, run.attempt) == (DONE, 1)
-    adapter = home / run.properties["adapter"]
-    assert file_hash(adapter) == done.properties["adapter_sha256"]
-    assert (adapter.parent / "samples_before.png").exists()
-    assert [path.name for path in adapter.parent.parent.iterdir()] == ["claim-3"]
-    assert not (adapter.parent / "checkpoint").exists()
+    answer(invoke("run", *asked, "--queue", "--json"))
+    (queued,) = Ledger(runner).runs()
+    hashes = {
+        "clip": load_clip(str(probe), device="cpu").hash,
+        "mine": load_extractor(ExtractorSpec("mine", "dinov2", str(dinov2)), device="cpu").hash,
+    }
+    assert queued.config["extractors"] == hashes
+    assert queued.config["metrics"] == list(METRICS)
+    assert queued.extractors == {"clip": f"clip:{probe}", "mine": f"dinov2:{dinov2}"}
+    # The worker is told of neither metrics nor extractors.
+    assert answer(invoke("worker", "--device", "cpu", "--json"))["done"] == 1
+    (run,) = Ledger(runner).runs()
+    assert run.status == DONE
+    found = edge(runner)
+    for metric in METRICS:
+        for name in (metric, f"initial_{metric}"):
+            assert isinstance(found[name], float)
+            assert found[f"{name}__extractor"] == hashes["mine" if metric.startswith("mine") else "clip"]
+            assert (found[f"{name}__n_real"], found[f"{name}__n_gen"]) == (4, 4)
+            assert (found[f"{name}__version"], found[f"{name}__resize"]) == ("1", "clean-bicubic")
+            assert (f"{name}__std" in found) == (metric == "mine_kid")
+        assert run.properties[metric] == found[metric]
+    # The graph did not know these two before.
+    assert zoo.metric("mine_fid").minimum == 0
+    assert zoo.snapshot("mine_kid").performs["value"].tolist() == [found["mine_kid"]]
+    # In another order they are the same question.
+    again = answer(invoke("run", *asked[:-4], "--metric", "mine_kid", "--metric", "mine_fid", "--json"))
+    assert again["already_done"] == 1
 
 
-def test_another_extractor_at_the_same_place_is_refused(
-    graph: MatchingGraph, runner: Runner, scene: Mapping[str, Any], tmp_path: Path
+def test_an_extractor_that_is_another_now_is_refused(
+    zoo: MatchingGraph,  # noqa: ARG001
+    runner: Runner,
+    invoke: Invoke,
+    asked: list[Any],
+    dinov2: Path,
+    tmp_path: Path,
 ) -> None:
     from tests.training import tiny
 
-    ledger, extractor, home = Ledger(runner), scene["extractor"], scene["home"]
-    other = tiny.save_clip(tmp_path / "other-clip", seed=5)
-    plan = plan_runs(graph, CONFIG, {"clip": extractor}, weights={"clip": f"clip:{other}"})
-    queue_plan(ledger, plan, home)
-    summary = work(graph, ledger, LoraExecutor("cpu"), home, Silent())
-    assert "was planned with" in next(iter(summary.not_here.values()))
-    assert ledger.runs()[0].status == QUEUED
-    gone = plan_runs(graph, CONFIG, {"clip": extractor})
-    queue_plan(ledger, gone, home)
-    summary = work(graph, ledger, LoraExecutor("cpu"), home, Silent())
-    assert "does not say where" in next(iter(summary.not_here.values()))
+    other = tiny.save_vision(tmp_path / "other", seed=1)
+    answer(invoke("run", *asked, "--queue", "--json"))
+    (queued,) = Ledger(runner).runs()
+    executor = LoraExecutor("cpu")
+    for extractors, message in (
+        ({**queued.extractors, "mine": f"dinov2:{other}"}, "was planned with"),
+        ({"clip": queued.extractors["clip"]}, "does not say where its extractor 'mine'"),
+    ):
+        job: Any = type("Job", (), {"run": "r", "asked": queued.config, "extractors": extractors})
+        with pytest.raises(ExtractorMismatch, match=message):
+            executor._extractors(job)
+    assert str(dinov2) in queued.extractors["mine"]
 
 
-@pytest.mark.parametrize("content", [None, "", "{}", '{"scores": [{"metric": 1}]}', "[]"])
-def test_scores_that_cannot_be_read_are_measured_again(tmp_path: Path, content: str | None) -> None:
-    file = tmp_path / INITIAL_FILE
-    if content is not None:
-        file.write_text(content)
-    assert read_scores(file) is None
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--metric", "fid"], "--extractor inception=WEIGHTS"),
+        (["--metric", "clip_score"], "cannot be measured"),
+        (["--metric", "dinov2_fid", "--extractor", "dinov2=no/where"], "cannot be fetched"),
+        (["--extractor", "clip=somewhere/else"], "both give the extractor 'clip'"),
+        (["--metric", "clip_fid", "--metric", "clip_fid"], "each once"),
+    ],
+)
+def test_metrics_that_cannot_be_had_are_refused_before_anything_runs(
+    zoo: MatchingGraph,  # noqa: ARG001
+    runner: Runner,
+    invoke: Invoke,
+    probe: Path,
+    options: list[str],
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import huggingface_hub
+
+    # An address of this machine at which nothing answers stands for a missing network.
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")
+    result = invoke("run", *OPTIONS, "--probe", probe, *options)
+    assert message in str(result.exception or "") + result.output
+    assert result.exit_code != 0
+    assert not Ledger(runner).runs()
+
+
+def test_datasets_by_several_metrics_from_the_command_line(
+    graph: MatchingGraph, invoke: Invoke, image_folders: Path, probe: Path, dinov2: Path, settings: Any
+) -> None:
+    arguments = ["datasets", image_folders, "--probe", probe, "--extractor", f"mine=dinov2:{dinov2}"]
+    metrics = ["--metric", "clip_fid", "--metric", "mine_fid", "--json"]
+    found = answer(invoke(*arguments, *metrics))
+    assert (found["datasets"], found["similarities"]) == (["cats", "dogs", "trees"], 6)
+    assert answer(invoke(*arguments, *metrics))["unchanged"] == ["cats", "dogs", "trees"]
+    assert len(graph.snapshot(similarity="mine_fid").similar) == 3
+    assert list((settings.home / "features").glob("*.safetensors"))
+    # Another extractor may describe the datasets.
+    described = answer(invoke(*arguments, *metrics, "--embedding", "mine"))
+    assert described["datasets"] == ["cats", "dogs", "trees"]
+    assert {dataset.properties["probe"] for dataset in graph.datasets()} == {"dinov2"}

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from cli.main import run
-from graphdb.models import Dataset, Metric, Model, Result
+from graphdb.models import Dataset, Metric, Model, Result, Similar
 from predictor.cli import duration
 
 FAST = ["--trees", "10"]
@@ -348,6 +348,51 @@ class TestBudgetCurve:
         code, _, err = command("evaluate", *self.QUICK, "--shares", "0.5,0.2")
         assert code == 2
         assert "must rise" in err
+
+
+class TestExtractors:
+    """Values of one metric by different extractors never meet in one answer."""
+
+    @pytest.mark.parametrize("arguments", [("evaluate",), ("predict", "d03")])
+    def test_mixed_results_are_refused_and_one_extractor_may_be_chosen(
+        self, graph, command, zoo, save, arguments
+    ):
+        save(graph, zoo(n_datasets=5))
+        rows = list(graph.snapshot().performs.itertuples())
+        graph.save_results(
+            [
+                Result(row.model, row.dataset, "clip_fid", 1000 * row.value, provenance={"extractor": "aaaa"})
+                for row in rows
+                if row.dataset == "d01"
+            ]
+        )
+        code, out, err = command(*arguments, "--json", *FAST)
+        assert (code, out) == (2, "")
+        assert err.count("\n") == 1
+        ours = sum(row.dataset == "d01" for row in rows)
+        assert f"aaaa ({ours} values), not-recorded ({len(rows) - ours} values)" in err
+        assert "--measured-with" in err
+        code, out, _ = command(*arguments, "--json", "--measured-with", "not-recorded", *FAST)
+        assert code == 0
+        left = len([row for row in rows if row.dataset not in ("d01", arguments[-1])])
+        assert json.loads(out)["provenance"]["results"] == left
+        code, _, err = command(*arguments, "--json", "--measured-with", "bbbb", *FAST)
+        assert (code, "'bbbb'" in err) == (2, True)
+
+    def test_a_folder_is_compared_by_the_extractor_of_the_graphs_similarities(
+        self, graph, command, colours, probe
+    ):
+        folder = write_images(colours / "brick", (190, 45, 35), 9)
+        similar = graph.snapshot().similar
+        graph.save_similarities(
+            [
+                Similar(row.dataset, row.other, "clip_fid", row.value, {"extractor": "aaaa"})
+                for row in similar.itertuples()
+            ]
+        )
+        code, out, err = command("predict", folder, "--probe", probe, *FAST)
+        assert (code, out) == (2, "")
+        assert "these with each other by aaaa" in err
 
 
 def test_durations_in_their_own_unit():
