@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from training.errors import BadAdapter
-from training.files import publish
+from training.files import failing_as_files_do, publish
 from training.pipelines import quiet_libraries
 
 if TYPE_CHECKING:
@@ -86,6 +86,9 @@ def save_adapter(pipe: Any, family: Family, folder: str | os.PathLike[str]) -> P
 
     Returns:
         The path of the file. Equal weights give equal bytes.
+
+    Raises:
+        OSError: it cannot be written.
     """
     from peft.utils import get_peft_model_state_dict
 
@@ -97,7 +100,7 @@ def save_adapter(pipe: Any, family: Family, folder: str | os.PathLike[str]) -> P
     config.target_modules = sorted(config.target_modules)
     scratch = Path(tempfile.mkdtemp(dir=target, prefix=".adapter-"))
     try:
-        with quiet_libraries():
+        with quiet_libraries(), failing_as_files_do(target / ADAPTER_FILE):
             if hasattr(pipe, "save_lora_weights"):
                 part = family.denoiser_attribute
                 layers = get_peft_model_state_dict(denoiser, adapter_name=ADAPTER_NAME)

@@ -9,7 +9,8 @@ import json
 import os
 import secrets
 import stat
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -43,29 +44,40 @@ def write_tensors(target: Path, tensors: Mapping[str, torch.Tensor], metadata: M
     Raises:
         OSError: the file cannot be written; what was there before is still there.
     """
-    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     scratch = _scratch_beside(target)
     scratch.touch()
     usual = stat.S_IMODE(scratch.stat().st_mode)
     try:
-        try:
+        with failing_as_files_do(target):
             save_file(
                 {name: tensor.detach().contiguous() for name, tensor in tensors.items()},
                 scratch,
                 metadata=dict(metadata),
             )
-            # The library makes files that their owner alone may read.
-            scratch.chmod(usual)
-        except SafetensorError as error:
-            # The library tells of a full disk in words only.
-            if "os error 28" in str(error) or "No space left" in str(error):
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(target)) from error
-            raise OSError(errno.EIO, str(error), str(target)) from error
+        # The library makes files that their owner alone may read.
+        scratch.chmod(usual)
         publish(scratch, target)
     finally:
         scratch.unlink(missing_ok=True)
+
+
+@contextmanager
+def failing_as_files_do(target: Path) -> Iterator[None]:
+    """Turn errors of writing safetensors, which tells of a full disk in words only, into those of files.
+
+    Args:
+        target: the file that the error is to name.
+    """
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except SafetensorError as error:
+        full = "os error 28" in str(error) or "No space left" in str(error)
+        number = errno.ENOSPC if full else errno.EIO
+        raise OSError(number, os.strerror(number) if full else str(error), str(target)) from error
 
 
 def write_json(target: Path, content: Mapping[str, Any]) -> None:

@@ -320,7 +320,7 @@ class _Session:
         self.seconds_before, self.peak_before = progress.seconds, progress.peak_memory_bytes
         self.resumed_at = [*progress.resumed_at, progress.step]
         self.notes = [*progress.notes, *self.notes]
-        if resume_from != checkpoints.folder:
+        if resume_from is None or resume_from.resolve() != checkpoints.folder.resolve():
             remove_checkpoint(checkpoints.folder)
             return None
         return progress.step

@@ -312,6 +312,19 @@ def test_a_damaged_checkpoint_is_left_aside(pixart, dataset, uninterrupted, tmp_
     assert "damaged checkpoint" in record.happened["notes"][0]
 
 
+def test_a_folder_by_another_name_is_the_same_folder(pixart, dataset, pull, tmp_path):
+    (tmp_path / "link").symlink_to(tmp_path / "a")
+    pull(pixart, 4)
+    with pytest.raises(Pulled):
+        fine_tune(pixart, dataset, config(), tmp_path, checkpoints=Checkpoints(tmp_path / "a", 3))
+    pull(pixart, 1)
+    with pytest.raises(Pulled):
+        fine_tune(
+            pixart, dataset, config(), tmp_path, checkpoints=Checkpoints(tmp_path / "a", 3, tmp_path / "link")
+        )
+    assert checkpoint_step(tmp_path / "a") == 3
+
+
 def test_nothing_to_go_on_from_is_no_fault(pixart, dataset, uninterrupted, tmp_path):
     fine_tune(pixart, dataset, config(seed=3), tmp_path, checkpoints=Checkpoints(tmp_path, 100))
     # What another run left in the folder is not taken up unasked.

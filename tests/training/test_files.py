@@ -42,6 +42,8 @@ def test_a_full_disk_is_told_as_one(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="No space left") as told:
         write_tensors(tmp_path / "a.safetensors", {}, {})
     assert told.value.errno == errno.ENOSPC
+    with pytest.raises(OSError, match="odd"), files.failing_as_files_do(tmp_path / "a.safetensors"):
+        raise SafetensorError("odd")
 
 
 def test_others_may_read_what_is_written(tmp_path):
