@@ -90,6 +90,8 @@ class MatchingGraph:
         datasets: Sequence[Dataset],
         statistics: Sequence[Statistics] = (),
         similar: Sequence[Similar] = (),
+        *,
+        changed: Collection[str] = (),
     ) -> None:
         """Save datasets with, in the same transaction, statistics of their features and their distances.
 
@@ -100,6 +102,8 @@ class MatchingGraph:
             statistics: of these datasets or of ones in the graph; one of the same extractor and resize is
                 replaced.
             similar: distances between these datasets or ones in the graph.
+            changed: ids of datasets whose images are others now: what extractors measured on them before is
+                removed, as far as it is not given anew.
 
         Raises:
             NodeNotFound: statistics or a distance are of a dataset that is neither given nor in the graph.
@@ -115,10 +119,12 @@ class MatchingGraph:
         )
         edges = self._similarity_statements(similar, given)
         rows = [{"id": d.id, "properties": _dataset_properties(d)} for d in datasets]
+        forgotten = ("statistics", "distances") if changed else ()
         # Covariances are megabytes: one statement each keeps messages small.
         self._write(
             [
                 *_batched("write/datasets", rows),
+                *((queries.load(f"write/forget-{what}"), {"ids": sorted(changed)}) for what in forgotten),
                 *((queries.load("write/statistics"), {"rows": [_statistics_row(s)]}) for s in described),
                 *edges,
             ]

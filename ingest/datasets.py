@@ -297,8 +297,9 @@ def ingest_image_folders(
         if comparison.is_known(found.id, content):
             unchanged.append(found.id)
             continue
+        changed = comparison.forget_changed(found.id, content)
         look = comparison.look(found, content)
-        graph.save_datasets([look.dataset], look.statistics, look.similar)
+        graph.save_datasets([look.dataset], look.statistics, look.similar, changed=changed)
         comparison.add(look)
         written.append(found.id)
         measured += len(look.similar)
@@ -367,6 +368,18 @@ class Comparison:
             if any(tuple(sorted((dataset, other))) not in pairs for other in known if other != dataset):
                 return False
         return all(dataset in known for known in self._samples.values())
+
+    def forget_changed(self, dataset: str, content: str) -> list[str]:
+        """Forget what was measured on other images of a dataset; returns its id if there are any."""
+        stored = self._stored.get(dataset)
+        before = stored.properties.get("content_hash") if stored is not None else None
+        if before in (None, content):
+            return []
+        for known in self._samples.values():
+            known.pop(dataset, None)
+        for pairs in self._pairs.values():
+            pairs -= {pair for pair in pairs if dataset in pair}
+        return [dataset]
 
     def look(self, found: ImageFolder, content: str) -> Look:
         """Look at a dataset's images and compare them with the known datasets; nothing is written.

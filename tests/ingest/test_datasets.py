@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from graphdb.models import Dataset
+from graphdb.models import Dataset, Similar
 from graphdb.repository import MatchingGraph
 from graphdb.runner import Runner
 from ingest.datasets import (
@@ -344,3 +344,29 @@ def test_captions_may_describe_the_datasets(
     expected = instruments["t5"].features(["a cats", "a b", "c"]).mean(axis=0)
     np.testing.assert_allclose(cats.embedding, expected, atol=1e-6)
     assert len(similar_values(graph, "clip_fid")) == 3
+
+
+def test_what_was_measured_on_other_images_is_forgotten(
+    graph: MatchingGraph, runner: Runner, image_folders: Path, extractor, instruments, tmp_path: Path
+) -> None:
+    from training.scoring import Scorer
+
+    scorer = Scorer(("clip_fid", "dinov2_fid"), instruments, tmp_path / "cache")
+    ingest_image_folders(graph, image_folders, extractor, scorer=scorer)
+    # A recorded value is nobody's to remove.
+    graph.save_similarities([Similar("cats", "dogs", "fid", 7.0)])
+    write_images(image_folders / "dogs", 9, ["x", "y", "z", "a"])
+    ingest_image_folders(graph, image_folders, extractor)
+    assert [s.dataset for s in graph.statistics(instruments["dinov2"].hash)] == ["cats", "trees"]
+    assert len(graph.statistics(extractor.hash)) == 3
+    assert set(similar_values(graph, "dinov2_fid")) == {("cats", "trees")}
+    assert set(similar_values(graph, "clip_fid")) == {("cats", "dogs"), ("cats", "trees"), ("dogs", "trees")}
+    found = edge(runner, "cats", "dogs")
+    assert (found["fid"], found["metric"], found["value"]) == (7.0, "clip_fid", found["clip_fid"])
+    assert not [name for name in found if name.startswith("dinov2")]
+    # With no metric left but the recorded one, that is what the edge shows; with none at all it goes.
+    graph.save_datasets([d for d in graph.datasets() if d.id == "dogs"], changed=["dogs"])
+    found = edge(runner, "cats", "dogs")
+    assert (found["metric"], found["value"]) == ("fid", 7.0)
+    assert {"extractor", "clip_fid", "weight"}.isdisjoint(found)
+    assert not runner.read("MATCH (:Dataset {id: 'dogs'})-[e:SIMILAR]-(:Dataset {id: 'trees'}) RETURN e")
