@@ -28,12 +28,16 @@ logger = logging.getLogger(__name__)
 Kind = Literal["kl", "dc"]
 SHARED = WORK / "shared"
 CONFIGS: dict[Kind, LoopConfig] = {
-    "kl": LoopConfig(
-        "autoencoder-kl", steps=4000, batch_size=32, learning_rate=2e-3, decay_share=0.7, ema_decay=0.995
-    ),
-    "dc": LoopConfig(
-        "autoencoder-dc", steps=3500, batch_size=32, learning_rate=2e-3, decay_share=0.7, ema_decay=0.995
-    ),
+    kind: LoopConfig(
+        f"autoencoder-{kind}",
+        steps=steps,
+        batch_size=32,
+        learning_rate=2e-3,
+        decay_share=0.7,
+        ema_decay=0.995,
+        checkpoint_every=50,
+    )
+    for kind, steps in (("kl", 4000), ("dc", 3500))
 }
 # Two colours, the direction and the place of one edge are eight numbers: what a patch of 4x4 pixels of an
 # icon mostly holds. With the four channels of the real VAEs, whose patches show far less, outlines blur.
