@@ -7,27 +7,26 @@ need this package, the folders of models and datasets under the same paths, and 
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from ingest.errors import ClusterUnusable, RayMissing, WorkerFailed
 from ingest.ledger import QUEUED, RUNNING, Ledger, Run
-from ingest.worker import GRACE_S, WorkerOptions, stopped_by_signals, work_queue
+from ingest.worker import PATIENCE_S, WorkerOptions, stopped_by_signals, work_queue
 
 if TYPE_CHECKING:
     from graphdb.connection import Settings
 
 POLL_S = 1.0
-# A worker that was asked to stop saves a checkpoint, and interrupts itself after its own patience is over.
-PATIENCE_S = GRACE_S + 20.0
 # After so many tasks that were lost one after another without a claim between them no better one will come.
 MOST_LOSSES_IN_VAIN = 3
 # Cores of a worker without a GPU, where a node has as many.
@@ -122,7 +121,7 @@ def work_on_ray(
                 f"No node of the cluster has {share.cpus:g} cores and {share.gpus:g} GPUs for a worker: "
                 "waiting for one; --cpus and --gpus ask for less."
             )
-        return _Dispatcher(ray, settings, ledger, ids, options, share).run(watch, stop)
+        return _Dispatcher(ray, settings, ledger, ids, options, share, tell).run(watch, stop)
 
 
 class _Dispatcher:
@@ -136,8 +135,10 @@ class _Dispatcher:
         ids: Sequence[str],
         options: WorkerOptions,
         share: Share,
+        tell: Callable[[str], None],
     ) -> None:
         self._ray, self._ledger, self._ids, self._share = ray, ledger, ids, share
+        self._tell = tell
         self._order = (settings, list(ids), options, socket.gethostname())
         self._lease_s = options.lease_ms / 1000
         self._task = ray.remote(serve).options(
@@ -191,6 +192,7 @@ class _Dispatcher:
 
     def _lost(self, reason: str) -> None:
         """Take note of a task that ended without having done its work."""
+        self._tell(f"A worker was lost, and its run goes on in another: {reason}")
         self._ledger.recover(self._ids)
         self._doubt_until = time.monotonic() + self._lease_s + POLL_S
         so_far = sum(run.fence for run in self._ledger.runs(self._ids))
@@ -281,10 +283,12 @@ def connected(address: str) -> Iterator[Any]:
     finally:
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, before)
-    try:
-        yield ray
-    finally:
-        ray.shutdown()
+    # Ray prints the last words of lost nodes, page by page, where answers belong, and the rest at its end.
+    with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):
+        try:
+            yield ray
+        finally:
+            ray.shutdown()
 
 
 def living_nodes(ray: Any) -> list[dict[str, Any]]:

@@ -325,7 +325,7 @@ def run(
     from graphdb.connection import settings_from_environment
     from ingest.ledger import Ledger
     from ingest.plan import queue_plan
-    from ingest.worker import WorkerOptions, stopped_by_signals
+    from ingest.worker import GRACE_S, PATIENCE_S, WorkerOptions, stopped_by_signals
 
     settings = settings_from_environment()
     working = WorkerOptions(device, checkpoint_steps, int(cache_gb * GIB))
@@ -343,7 +343,7 @@ def run(
         if queue:
             show_queued(runs, as_json)
             return
-        with stopped_by_signals(announce_stop) as stop:
+        with stopped_by_signals(announce_stop, grace_s=GRACE_S if number == 1 else PATIENCE_S) as stop:
             if cluster is not None:
                 summary = work_on_cluster(ledger, planned, settings, working, cluster, stop)
             elif number == 1:

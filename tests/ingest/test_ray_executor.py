@@ -125,6 +125,7 @@ def on_ray(
     cluster: Any,
     watch: Callable[[Sequence[Run]], None] = lambda _: None,
     stop: threading.Event | None = None,
+    told: list[str] | None = None,
     **options: Any,
 ) -> dict[str, str]:
     give_up = time.monotonic() + PATIENCE_S
@@ -141,6 +142,7 @@ def on_ray(
         ClusterOptions(cluster.address, **options),
         watched,
         stop or threading.Event(),
+        told.append if told is not None else lambda _: None,
     )
 
 
@@ -188,6 +190,7 @@ def test_a_node_killed_in_mid_run_changes_nothing(
     cluster: Any,
     fill: Callable[[Path, RunConfig], list[str]],
     tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     asked = config(steps=40, seed=6)
     ids = fill(tmp_path, asked)
@@ -206,7 +209,12 @@ def test_a_node_killed_in_mid_run_changes_nothing(
                 psutil.Process(run.owner.pid).kill()
                 cluster.remove_node(node, allow_graceful=False)
 
-    assert on_ray(settings, runner, ids, cluster, watch) == {}
+    told: list[str] = []
+    capsys.readouterr()
+    assert on_ray(settings, runner, ids, cluster, watch, told=told) == {}
+    assert capsys.readouterr().out == ""
+    assert len(told) == 1
+    assert told[0].startswith("A worker was lost")
     assert len(killed) == len(cluster.worker_nodes) == 1
     runs = Ledger(runner).runs(ids)
     assert [run.status for run in runs] == [DONE] * 3
