@@ -654,6 +654,7 @@ def show_evaluation(evaluation: Evaluation, seconds: float) -> None:
 def show_curve(curve: BudgetCurve, basis: str, seconds: float) -> None:
     """Print accuracy against budget for all orders, and what to make of it."""
     from graphdb.rendering import new_table, stdout_console
+    from predictor.active import SECONDS_PER_HOUR
 
     console = stdout_console()
     metric = curve.provenance["metric"]
@@ -662,16 +663,17 @@ def show_curve(curve: BudgetCurve, basis: str, seconds: float) -> None:
     for order in curve.curves:
         table.add_column(order.title, justify="right", overflow="fold")
     for row in zip(*(order.points for order in curve.curves), strict=True):
-        budget = f"{row[0].share:.0%}\n{row[0].share * curve.hours:.3g} h"
+        budget = f"{row[0].share:.0%}\n{duration(row[0].share * curve.hours * SECONDS_PER_HOUR)}"
         table.add_row(budget, *(curve_cell(point.figures) for point in row))
-    table.add_row(f"100%\n{curve.hours:.3g} h", curve_cell(curve.everything), *[""] * (len(curve.curves) - 1))
+    whole = f"100%\n{duration(curve.hours * SECONDS_PER_HOUR)}"
+    table.add_row(whole, curve_cell(curve.everything), *[""] * (len(curve.curves) - 1))
     console.print(table)
     active = curve.curves[0]
     for other in curve.curves[1:]:
         lead = active.lead[other.key]
         console.print(curve_verdict(active.title, other.title, lead["tau_w"], lead["osr"]), soft_wrap=True)
     console.print(
-        f"Costs from {basis}. {curve.trainings} trainings in {seconds:.0f} s, nothing but replayed.",
+        f"Costs from {basis}. The ranker was trained {curve.trainings} times in {seconds:.0f} s.",
         soft_wrap=True,
     )
 

@@ -340,7 +340,7 @@ class TestBudgetCurve:
         assert "Dataset by dataset" in out
         assert "50%" in out
         assert "Active does not clearly differ from random at equal budget" in out or "Active teaches" in out
-        assert "20 trainings" in out
+        assert "trained 20 times" in out
 
     def test_shares_are_numbers_that_rise(self, graph, command, zoo, save):
         assert "give shares of the whole cost" in command("evaluate", "--budget-curve", "--shares", "half")[2]
