@@ -314,6 +314,9 @@ def test_a_cancelled_run_is_taken_from_its_worker(ledger: Ledger, zoo: MatchingG
     assert zoo.snapshot().performs["value"].tolist() == [1.0]
     # Queued again it is another's: the worker that had it stays out.
     assert ledger.requeue([running], statuses=[CANCELLED]) == [running]
+    with pytest.raises(StaleFence):
+        ledger.fail(held, "too late", final=True)
+    assert ledger.run(running).status == QUEUED
     claim(ledger, running)
     with pytest.raises(StaleFence):
         ledger.heartbeat(held, AT_WORK)

@@ -205,6 +205,16 @@ def test_status_tells_how_far_a_run_is(invoke: Invoke, runner: Runner, zoo: list
     assert "its worker is gone" in invoke("status").stdout
 
 
+def test_several_workers_without_anything_to_do(invoke: Invoke, zoo: list[object]) -> None:
+    assert invoke("run", *zoo, "--queue").exit_code == 0
+    assert invoke("cancel", "--all").exit_code == 0
+    for workers in ("2", "1"):
+        result = invoke("run", *zoo, "--device", "cpu", "--workers", workers)
+        assert result.exit_code == 0
+        assert result.stdout == "4 runs: 0 done now, 0 already done, 4 cancelled.\n"
+    assert invoke("worker", "--device", "cpu").stdout == "0 runs: 0 already done.\n"
+
+
 def test_watching_ends_when_nothing_is_left_to_do(invoke: Invoke, zoo: list[object]) -> None:
     assert invoke("run", *zoo, "--queue").exit_code == 0
     assert invoke("cancel", "--all").exit_code == 0
@@ -290,7 +300,7 @@ def test_fine_tuning_from_folders_to_edges(
 def test_failures_are_listed_and_exit_with_1(
     invoke: Invoke, graph: MatchingGraph, image_folders: Path, probe: Path
 ) -> None:
-    # Kolors is a pipeline that no family of the training package knows.
+    # Of Kolors there are only the configs here, and no weights to load.
     assert invoke("models", ZOO / "kolors").exit_code == 0
     assert invoke("datasets", image_folders / "cats", "--probe", probe).exit_code == 0
     result = invoke("run", "--probe", probe, "--steps", 1, "--samples", 2, "--device", "cpu")
