@@ -140,15 +140,13 @@ def score_rows(record: Mapping[str, Any]) -> list[ScoreRow]:
     before = {score["metric"]: score for score in measured["initial"]}
     rows = []
     for after in measured["finetuned"]:
-        known = KNOWN_METRICS.get(after["metric"])
+        larger = larger_is_better(after["metric"])
         start, end = before.get(after["metric"], {}).get("value"), after["value"]
-        gain = (
-            None if start is None or known is None else (end - start) * (1 if known.larger_is_better else -1)
-        )
+        gain = None if start is None or larger is None else (end - start) * (1 if larger else -1)
         rows.append(
             ScoreRow(
                 metric=after["metric"],
-                better="" if known is None else "larger" if known.larger_is_better else "smaller",
+                better="" if larger is None else "larger" if larger else "smaller",
                 before="" if start is None else _with_deviation(before[after["metric"]]),
                 after=_with_deviation(after),
                 change="" if not start else f"{100 * (end - start) / abs(start):+.1f} %".replace("-", "−"),
@@ -161,6 +159,15 @@ def score_rows(record: Mapping[str, Any]) -> list[ScoreRow]:
             )
         )
     return rows
+
+
+def larger_is_better(metric: str) -> bool | None:
+    """The direction of a metric that a run measures; None of one that is none of ours."""
+    from training.scoring import DISTANCES
+
+    if metric in KNOWN_METRICS:
+        return KNOWN_METRICS[metric].larger_is_better
+    return False if metric.rpartition("_")[2] in DISTANCES else None
 
 
 def pictures_of(folder: Path) -> list[Picture]:

@@ -106,14 +106,15 @@ def test_a_record_that_tells_little_still_has_a_page(tmp_path: Path) -> None:
 def test_better_depends_on_the_metric() -> None:
     told = record()
     told["measured"] = {
-        "finetuned": [score("clip_fid", 2.0), score("clip_score", 2.0), score("own_metric", 2.0)],
-        "initial": [score("clip_fid", 1.0), score("clip_score", 1.0), score("own_metric", 1.0)],
+        "finetuned": [score(name, 2.0) for name in ("clip_fid", "clip_score", "dinov2_kid", "own")],
+        "initial": [score(name, 1.0) for name in ("clip_fid", "clip_score", "dinov2_kid", "own")],
     }
     rows = {row.metric: (row.better, row.improved, row.change) for row in score_rows(told)}
     assert rows == {
         "clip_fid": ("smaller", False, "+100.0 %"),
         "clip_score": ("larger", True, "+100.0 %"),
-        "own_metric": ("", None, "+100.0 %"),
+        "dinov2_kid": ("smaller", False, "+100.0 %"),
+        "own": ("", None, "+100.0 %"),
     }
 
 
