@@ -8,6 +8,7 @@ import math
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
@@ -434,6 +435,36 @@ def test_the_grid_of_sanas_sampler_is_the_one_that_the_training_script_makes_of_
     script = FlowMatchEulerDiscreteScheduler.from_config(pipe.scheduler.config)
     drawn = draw_sigmas(pipe.scheduler, 300, generator(1), "uniform")
     assert (drawn[:, None] - script.sigmas[None]).abs().min(dim=1).values.max() < 1e-6
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bf16", "fp16"])
+@pytest.mark.parametrize("name", NAMES)
+def test_half_precisions_come_close_to_single_precision(loaded, tiny_folder, name, dtype):
+    pixels = torch.rand(3, 3, 32, 32, generator=generator()) * 2 - 1
+
+    def measure(pipe, own):
+        with quiet_libraries():
+            rows = own.encode_prompts(pipe, PROMPTS)
+        encoded = own.encode_images(pipe, pixels)
+        with torch.autocast("cpu", dtype=dtype, enabled=pipe is not loaded[name][0]):
+            loss = own.loss(pipe, own.denoiser(pipe), encoded, rows, generator(7))
+        with quiet_libraries():
+            image = own.sample(
+                pipe,
+                {key: value[:1] for key, value in rows.items()},
+                {key: value[1:2] for key, value in rows.items()},
+                steps=2,
+                guidance=2.0,
+                generators=[generator(3)],
+                resolution_px=32,
+            )[0]
+        assert (loss.dtype, encoded.dtype) == (torch.float32, torch.float32)
+        return float(loss.detach()), np.asarray(image, dtype=float)
+
+    loss, image = measure(*loaded[name])
+    half_loss, half_image = measure(*load_pipeline(tiny_folder(name), device="cpu", dtype=dtype))
+    assert half_loss == pytest.approx(loss, rel=0.02)
+    assert np.abs(half_image - image).mean() < 4
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -45,9 +45,12 @@ class Sana(Family):
         import torch
 
         # Neither Gemma nor this autoencoder has the range of half precision; the model cards load both so.
+        # The module's own method, because diffusers' would warn of what is meant here.
         if pipe.transformer.dtype == torch.float16:
-            pipe.text_encoder.to(torch.bfloat16)
-            pipe.vae.to(torch.bfloat16)
+            for part in (pipe.text_encoder, pipe.vae):
+                torch.nn.Module.to(part, torch.bfloat16)
+            for block in pipe.transformer.transformer_blocks:
+                block.attn1.set_processor(LinearAttention(block.attn1.processor))
 
     def size_unit_px(self, pipe: Any) -> int:
         # The pipeline's own check, whatever its autoencoder.
@@ -112,6 +115,22 @@ class Sana(Family):
         if predicted.shape[1] == 2 * latents.shape[1]:
             predicted = predicted.chunk(2, dim=1)[0]
         return torch.nn.functional.mse_loss(predicted.float(), velocity)
+
+
+class LinearAttention:
+    """Sana's linear attention, kept in the single precision that diffusers computes it in.
+
+    Autocast would take its products back to half precision, in which the sum that it divides by can be 0.
+    """
+
+    def __init__(self, processor: Any) -> None:
+        self._processor = processor
+
+    def __call__(self, attn: Any, hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        import torch
+
+        with torch.autocast(hidden_states.device.type, enabled=False):
+            return self._processor(attn, hidden_states.to(attn.to_q.weight.dtype), *args, **kwargs)
 
 
 FAMILY = Sana()
