@@ -1,8 +1,8 @@
 """Fine-tuning and sampling beside the same work done by diffusers' own loop, in one run and turn by turn.
 
-On the CPU, the pipelines of the small zoo and a tiny one of every family:
+On the CPU, the pipelines of the small zoo, and tiny ones of the families that it lacks:
 
-    python -m bench.training
+    python -m bench.training --family sdxl --family kolors --family sana --family flux
 
 On a GPU, pipelines of full size with random weights, which need no download; `--zoo` takes any folder of
 pipeline folders that hold configs:
@@ -226,7 +226,7 @@ def pipelines(
 
 @click.command()
 @click.option("--models", default="minizoo/models", type=click.Path(path_type=Path), help="Small pipelines.")
-@click.option("--family", "families", multiple=True, help="Tiny families; all of them by default.")
+@click.option("--family", "families", multiple=True, help="Add a tiny pipeline of this family.")
 @click.option("--zoo", type=click.Path(path_type=Path), help="Folder of pipeline folders with configs.")
 @click.option("--shape", "shapes", multiple=True, help="Folder in --zoo to build with random weights.")
 @click.option("--dataset", default="minizoo/datasets/noto-food", type=click.Path(path_type=Path))
@@ -311,7 +311,7 @@ def main(
         "rows": rows,
     }
     RESULTS.mkdir(exist_ok=True)
-    with pipelines(models, zoo, shapes, families or sorted(tiny.BUILDERS), device, precision) as found:
+    with pipelines(models, zoo, shapes, families, device, precision) as found:
         for title, load in found.items():
             with load() as loaded, tempfile.TemporaryDirectory() as scratch:
                 parameters = loaded.family.denoiser(loaded.pipe).parameters()
