@@ -180,7 +180,7 @@ def pictures_of(folder: Path) -> list[Picture]:
 
 
 def facts(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
-    """Flatten nested values to names and words, those that are None left out.
+    """Flatten nested values to names and words; None and empty lists are left out.
 
     Args:
         values: JSON-ready values; names within a nested one follow its own name and a point.
@@ -193,7 +193,7 @@ def facts(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
     for name, value in values.items():
         if isinstance(value, Mapping):
             rows += facts(value, f"{prefix}{name}.")
-        elif value is not None:
+        elif value is not None and value != []:
             rows.append((f"{prefix}{name}", in_words(value)))
     return rows
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from ingest.pages import EMBEDDED_PX, score_rows, write_run_page
+from ingest.pages import EMBEDDED_PX, facts, score_rows, write_run_page
 from tests.ingest.records import HOSTILE, record, score
 
 ROOT = Path(__file__).parents[2]
@@ -101,6 +101,11 @@ def test_a_record_that_tells_little_still_has_a_page(tmp_path: Path) -> None:
     assert "before" not in seen.text
     assert "img" not in seen.tags
     assert not (tmp_path / "loss.svg").exists()
+
+
+def test_facts_are_flat_and_say_something() -> None:
+    values = {"a": {"b": 1, "c": {"d": "x"}}, "none": None, "empty": [], "no": False, "list": [1, 2]}
+    assert facts(values) == [("a.b", "1"), ("a.c.d", "x"), ("no", "false"), ("list", "[1, 2]")]
 
 
 def test_better_depends_on_the_metric() -> None:
