@@ -13,7 +13,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -224,20 +224,42 @@ def _start(
             # Ctrl-C then goes to the parent alone, which hands it on.
             start_new_session=True,
         )
-    order = {
+    assert process.stdin is not None
+    line = json.dumps(order(settings, ids, without, options, share)).encode() + b"\n"
+    try:
+        # Not closed: its end tells the child that the parent is gone.
+        process.stdin.write(line)
+        process.stdin.flush()
+    except BrokenPipeError:
+        pass  # it died already, which the next look at it shows
+    return Child(process, log, answer)
+
+
+def order(
+    settings: Settings,
+    ids: Sequence[str],
+    without: Sequence[str],
+    options: WorkerOptions,
+    share: Mapping[str, str],
+) -> dict[str, Any]:
+    """Return what a child is told to do, JSON-ready; see `ingest.worker_process`.
+
+    Args:
+        settings: which graph, and the data folder.
+        ids: the runs in the order of preference.
+        without: runs to leave alone.
+        options: how to work.
+        share: the child's environment variables.
+    """
+    if GPU_VARIABLE in share:
+        # The one GPU that the child sees has number 0 there, whatever it has here.
+        options = replace(options, device=options.device.partition(":")[0])
+    return {
         "settings": {**asdict(settings), "home": str(settings.home)},
         "ids": list(ids),
         "without": list(without),
         "options": asdict(options),
     }
-    assert process.stdin is not None
-    try:
-        # Not closed: its end tells the child that the parent is gone.
-        process.stdin.write(json.dumps(order).encode() + b"\n")
-        process.stdin.flush()
-    except BrokenPipeError:
-        pass  # it died already, which the next look at it shows
-    return Child(process, log, answer)
 
 
 def last_words(log: Path) -> str:

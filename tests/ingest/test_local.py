@@ -11,7 +11,6 @@ import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 
 import psutil
@@ -66,6 +65,16 @@ def test_the_gpus_that_are_visible(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(local.GPU_VARIABLE, "5,GPU-b,7")
     assert local.visible_gpus("cuda") == ["5", "GPU-b", "7"]
     assert local.visible_gpus("cuda:2") == ["7"]
+
+
+def test_a_child_knows_its_gpu_by_the_number_that_it_sees(tmp_path: Path) -> None:
+    def device(share: Mapping[str, str], asked: str) -> str:
+        options = WorkerOptions(device=asked)
+        return local.order(Settings(home=tmp_path), [], [], options, share)["options"]["device"]
+
+    one = {local.GPU_VARIABLE: "1"}
+    assert [device(one, asked) for asked in ("cuda:1", "cuda", "auto")] == ["cuda", "cuda", "auto"]
+    assert device({}, "cpu") == "cpu"
 
 
 @pytest.fixture
@@ -147,12 +156,7 @@ def test_a_child_ends_with_its_parent(
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     )
-    order = {
-        "settings": {**asdict(settings), "home": str(settings.home)},
-        "ids": list(planned.requests),
-        "without": [],
-        "options": asdict(WorkerOptions(device="cpu")),
-    }
+    order = local.order(settings, list(planned.requests), [], WorkerOptions(device="cpu"), {})
     assert child.stdin is not None
     child.stdin.write(json.dumps(order).encode() + b"\n")
     child.stdin.flush()
