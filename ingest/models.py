@@ -25,6 +25,7 @@ from ingest.facts import (
 )
 from ingest.tables import Scalar, check_ids, check_unique, id_fault, read_table, typed_columns
 from training.families import FAMILIES as TRAINABLE
+from training.files import files_below
 
 if TYPE_CHECKING:
     from graphdb.repository import MatchingGraph
@@ -492,10 +493,12 @@ def pipeline_fingerprint(folder: Path) -> str:
         16 hex digits over names and contents of its .json and .safetensors files. Large files enter by
         their size and blocks spread over them.
     """
-    files: list[Path] = []
-    for parent, folders, names in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        files.extend(Path(parent, name) for name in sorted(names) if name.endswith((".json", ".safetensors")))
+    files = [
+        file
+        for file in files_below(folder)
+        if file.name.endswith((".json", ".safetensors"))
+        and not any(part.startswith(".") for part in file.relative_to(folder).parts[:-1])
+    ]
     return fingerprint_files(folder, files)
 
 

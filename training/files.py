@@ -104,12 +104,7 @@ def folders_hash(root: Path, names: Iterable[str]) -> str:
         root: the folder that holds them.
         names: the subfolders; one that is not there counts as empty.
     """
-    files = sorted(
-        path.relative_to(root).as_posix()
-        for name in names
-        for path in (root / name).rglob("*")
-        if path.is_file()
-    )
+    files = sorted(path.relative_to(root).as_posix() for name in names for path in files_below(root / name))
     return json_hash([[name, file_hash(root / name)] for name in files])
 
 
@@ -128,3 +123,20 @@ def _scratch_beside(target: Path) -> Path:
 def _hashed(real: str, inode: int, size: int, modified_ns: int) -> str:  # noqa: ARG001
     with open(real, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def files_below(folder: Path) -> list[Path]:
+    """List all files in a folder and its subfolders, in a fixed order.
+
+    Links to folders are followed, as those who load a model follow them, but not back into a folder that they
+    lie in.
+
+    Args:
+        folder: one that is not there holds no files.
+    """
+    files: list[Path] = []
+    for parent, folders, names in os.walk(folder, followlinks=True):
+        around = {os.path.realpath(parent), *map(os.path.realpath, Path(parent).parents)}
+        folders[:] = sorted(name for name in folders if os.path.realpath(Path(parent, name)) not in around)
+        files.extend(Path(parent, name) for name in sorted(names))
+    return [file for file in files if file.is_file()]

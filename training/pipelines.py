@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from training.errors import BadPipeline, InvalidConfig, UnsafeWeights
 from training.families import family_of
+from training.files import files_below
 
 if TYPE_CHECKING:
     import torch
@@ -73,7 +74,7 @@ def check_weight_files(folder: str | os.PathLike[str]) -> None:
     """
     from safetensors import SafetensorError, safe_open
 
-    for path in sorted(Path(folder).rglob("*")):
+    for path in files_below(Path(folder)):
         suffix = path.suffix.lower()
         if suffix in PICKLED_SUFFIXES:
             raise UnsafeWeights(

@@ -159,6 +159,14 @@ def test_fingerprint_follows_configs_and_weights(pipeline: Path) -> None:
     assert len({before, with_weights, pipeline_fingerprint(pipeline)}) == 3
 
 
+def test_fingerprint_follows_a_component_that_is_a_link(pipeline: Path, tmp_path: Path) -> None:
+    shared = (pipeline / "vae").rename(tmp_path / "shared-vae")
+    (pipeline / "vae").symlink_to(shared)
+    before = pipeline_fingerprint(pipeline)
+    weights(shared / "diffusion_pytorch_model.safetensors", {"a": [3, 4]})
+    assert pipeline_fingerprint(pipeline) != before
+
+
 @pytest.mark.parametrize(
     ("file", "content", "expected"),
     [

@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from training import files
-from training.files import file_hash, folders_hash, json_hash, write_json, write_tensors
+from training.files import file_hash, files_below, folders_hash, json_hash, write_json, write_tensors
 
 
 def test_a_write_that_fails_leaves_the_file_before(tmp_path, monkeypatch):
@@ -78,3 +78,22 @@ def test_a_hash_follows_the_content(tmp_path):
     file.rename(tmp_path / "part" / "b")
     assert folders_hash(tmp_path, ["part"]) != folder
     assert json_hash({"a": 1, "b": 2}) == json_hash({"b": 2, "a": 1}) != json_hash({"a": 2, "b": 1})
+
+
+def test_links_to_folders_are_followed_but_not_in_circles(tmp_path):
+    shared, folder = tmp_path / "shared", tmp_path / "model"
+    (shared / "inner").mkdir(parents=True)
+    (shared / "inner" / "weights").write_text("w")
+    (folder / "b").mkdir(parents=True)
+    (folder / "b" / "config").write_text("c")
+    for name in ("a", "z"):
+        (folder / name).symlink_to(shared)
+    (shared / "back").symlink_to(folder)
+    (folder / "b" / "up").symlink_to(folder)
+    (folder / "broken").symlink_to(tmp_path / "nothing")
+    names = [file.relative_to(folder).as_posix() for file in files_below(folder)]
+    assert [name for name in names if "back" not in name] == ["a/inner/weights", "b/config", "z/inner/weights"]
+    assert len(names) < 10
+    before = folders_hash(folder, ["a"])
+    (shared / "inner" / "weights").write_text("other")
+    assert folders_hash(folder, ["a"]) != before
