@@ -205,8 +205,8 @@ def run_bar() -> Iterator[RunReporter]:
 
 
 def ending(run: Run, outcome: str) -> str:
-    """How a run ended, in one line."""
-    return f"{run.model} x {run.dataset}: {figures(run) if run.status == 'DONE' else outcome}"
+    """How a run ended for a worker, in one line; what another one recorded meanwhile is not its doing."""
+    return f"{run.model} x {run.dataset}: {figures(run) if outcome == 'done' else outcome}"
 
 
 class JointDisplay:
@@ -231,7 +231,8 @@ class JointDisplay:
                 self._print(f"{len(ended)} of {len(runs)} runs ended before.")
         for run_id in ended.keys() - self._ended:
             run = ended[run_id]
-            self._print(ending(run, run.error or run.status.lower()))
+            outcome = "done" if run.status == "DONE" else run.error or run.status.lower()
+            self._print(ending(run, outcome))
         self._ended = set(ended)
         if self._live is not None:
             self._live.update(runs_table(runs, estimator), refresh=True)

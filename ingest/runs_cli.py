@@ -887,6 +887,8 @@ def show_summary(summary: WorkSummary, as_json: bool) -> None:
         return
     parts = [f"{summary.done} done now"] if summary.done or summary.already_done < summary.total else []
     parts.append(f"{summary.already_done} already done")
+    if summary.done_elsewhere:
+        parts.append(f"{summary.done_elsewhere} done by other workers")
     for runs, what in (
         (summary.failed, "failed (try again with --retry-failed, or `matchgraph ingest retry`)"),
         (summary.elsewhere, "with other workers"),

@@ -71,6 +71,7 @@ class WorkSummary:
         total: runs asked for; those that were worked on or are still to be done, where all were.
         already_done: done before.
         done: done now.
+        done_elsewhere: done by other workers meanwhile.
         failed: run id to error, of those that failed now or before.
         not_here: run id to reason, of those that this machine cannot carry out; they are queued.
         elsewhere: ids of runs that other workers hold.
@@ -81,6 +82,7 @@ class WorkSummary:
     total: int
     already_done: int
     done: int
+    done_elsewhere: int
     failed: Mapping[str, str]
     not_here: Mapping[str, str]
     elsewhere: tuple[str, ...]
@@ -266,6 +268,7 @@ def summarise(
         total=len(runs),
         already_done=already_done,
         done=done,
+        done_elsewhere=max(0, len(ids(DONE)) - already_done - done),
         failed={run.id: run.error or "" for run in runs if run.status == FAILED},
         not_here={run.id: not_here[run.id] for run in runs if not_here and run.id in not_here},
         elsewhere=ids(RUNNING),

@@ -11,8 +11,10 @@ from pathlib import Path
 import pytest
 
 from graphdb.errors import ServerUnreachable
+from graphdb.models import Result
 from graphdb.repository import MatchingGraph
 from graphdb.runner import Runner
+from ingest.display import ending
 from ingest.ledger import CANCELLED, DONE, FAILED, QUEUED, RUNNING, Ledger, Owner
 from ingest.run import Job, OnStep
 from tests.ingest.dump import dump
@@ -156,6 +158,7 @@ def test_a_worker_that_lost_its_run_stops_and_writes_nothing(
     reporter = Silent()
     summary = do(zoo, ledger, home, StubExecutor(be_robbed), reporter=reporter, heartbeat_s=0.02)
     assert reporter.ends == ["taken by another worker", "done", "done", "done"]
+    assert (summary.done, summary.done_elsewhere) == (3, 0)
     assert summary.elsewhere == tuple(stolen)
     assert len(zoo.snapshot().performs) == 3
     assert not (home / "runs" / stolen[0] / "claim-1").exists()
@@ -325,3 +328,24 @@ def test_the_ledger_hears_of_each_stage_at_once(zoo: MatchingGraph, ledger: Ledg
     # The heartbeat itself would take its time.
     do(zoo, ledger, home, StubExecutor(watch), chosen, heartbeat_s=60)
     assert heard == ["sampling before", "fine-tuning"]
+
+
+def test_what_another_worker_finished_is_its_own_doing(
+    zoo: MatchingGraph, ledger: Ledger, runner: Runner, home: Path
+) -> None:
+    def be_overtaken(job: Job, _: OnStep) -> None:
+        while (held := ledger.claim(job.run, ELSEWHERE)) is None:
+            runner.write("MATCH (run:Run {id: $id}) SET run.lease_until = 0", id=job.run)
+        values = {"machine": "another", "training_seconds": 1.0, "clip_fid": 1.0}
+        ledger.complete(held, zoo, [Result(job.model, job.dataset, "clip_fid", 1.0, "finetuned", {})], values)
+
+    reporter = Silent()
+    chosen = plan(zoo, models=["kolors"], datasets=["cats"])
+    summary = do(zoo, ledger, home, StubExecutor(be_overtaken), chosen, reporter=reporter)
+    assert (summary.done, summary.done_elsewhere) == (0, 1)
+    assert reporter.ends == ["taken by another worker"]
+    (run,) = ledger.runs()
+    assert ending(run, reporter.ends[0]) == "kolors x cats: taken by another worker"
+    assert ending(run, "done").startswith("kolors x cats: clip_fid 1")
+    assert not list((home / "runs" / run.id).iterdir())
+    assert zoo.snapshot().performs["value"].tolist() == [1.0]
