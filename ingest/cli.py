@@ -13,6 +13,7 @@ from ingest.display import count, step_bar
 from ingest.errors import Problem
 from ingest.options import (
     NEEDS_PROBE,
+    FiniteRange,
     GivenPath,
     direction_option,
     extractor_option,
@@ -79,7 +80,7 @@ for command in COMMANDS:
 )
 @click.option(
     "--guidance",
-    type=click.FloatRange(0),
+    type=FiniteRange(0),
     help="Guidance scale of a measured call; by default the pipeline's.",
 )
 @text_option

@@ -27,6 +27,7 @@ from ingest.display import (
 from ingest.errors import IngestError
 from ingest.options import (
     NEEDS_PROBE,
+    FiniteRange,
     GivenPath,
     extractor_option,
     json_option,
@@ -138,7 +139,7 @@ PLANNING_OPTIONS = (
     ),
     click.option(
         "--guidance",
-        type=click.FloatRange(0),
+        type=FiniteRange(0),
         help="Classifier-free guidance scale; by default the model family's.",
     ),
     click.option(
@@ -160,7 +161,7 @@ PLANNING_OPTIONS = (
     ),
     click.option(
         "--price-per-hour",
-        type=click.FloatRange(0),
+        type=FiniteRange(0),
         metavar="MONEY",
         help="Of one device, to reckon what the plan costs.",
     ),
@@ -181,7 +182,7 @@ WORKING_OPTIONS = (
     ),
     click.option(
         "--cache-gb",
-        type=click.FloatRange(0, min_open=True),
+        type=FiniteRange(0, min_open=True),
         default=20.0,
         show_default=True,
         help="Room for cached encodings of images and captions.",
@@ -205,7 +206,7 @@ def with_options(options: Sequence[Callable[..., Any]]) -> Callable[[Callable[..
 @click.option(
     "--budget",
     "budget_hours",
-    type=click.FloatRange(0, min_open=True),
+    type=FiniteRange(0, min_open=True),
     metavar="HOURS",
     help="Propose instead which missing pairs would teach the predictor most in so many hours of one device.",
 )
@@ -272,12 +273,12 @@ def plan(
 )
 @click.option(
     "--gpus",
-    type=click.FloatRange(0),
+    type=FiniteRange(0),
     help="GPUs of each worker on a Ray cluster, or a fraction of one; by default 1 where there are any.",
 )
 @click.option(
     "--cpus",
-    type=click.FloatRange(0, min_open=True),
+    type=FiniteRange(0, min_open=True),
     help="Cores of each worker on a Ray cluster; by default 1 beside a GPU, and else up to 4.",
 )
 @click.option("--queue", is_flag=True, help="Only queue the runs, for `matchgraph ingest worker` to do.")

@@ -59,6 +59,11 @@ def test_every_command_has_help(command: str) -> None:
         (["retry"], "--all"),
         (["cancel", "--all", "0123456789abcdef"], "--all"),
         (["status", "--watch", "--json"], "--watch"),
+        (["plan", "--price-per-hour", "nan"], "no finite number"),
+        (["plan", "--budget", "inf"], "no finite number"),
+        (["run", "--cache-gb", "nan"], "no finite number"),
+        (["worker", "--cache-gb", "inf"], "no finite number"),
+        (["models", "zoo", "--guidance", "nan"], "no finite number"),
     ],
 )
 def test_wrong_usage(

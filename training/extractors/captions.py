@@ -75,7 +75,8 @@ def load(weights: str, device: str) -> CaptionExtractor:
     except ExtractorUnavailable:
         raise
     except (TrainingError, *loading_errors()) as error:
-        raise ExtractorUnavailable(f"{folder} cannot be loaded: {first_line(error)} {ADVICE}") from error
+        reason = first_line(error).rstrip(".:")
+        raise ExtractorUnavailable(f"{folder} cannot be loaded: {reason}. {ADVICE}") from error
 
     def encode(captions: list[str]) -> Any:
         return model.encode(

@@ -61,7 +61,7 @@ def load(weights: str, device: str) -> Extractor:
         digest = instrument_hash([path], seen)
     except loading_errors() as error:
         raise ExtractorUnavailable(
-            f"{path} does not hold the weights of FID's Inception: {first_line(error)} {ADVICE}"
+            f"{path} does not hold the weights of FID's Inception: {first_line(error).rstrip('.:')}. {ADVICE}"
         ) from error
     target = choose_device(device)
     network.to(target).eval().requires_grad_(False)
