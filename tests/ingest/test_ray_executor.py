@@ -54,12 +54,15 @@ HEALTH = {
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Any]:
     """Two nodes with a core each, and a head with none, which cannot be killed alone."""
-    before = {name: os.environ.get(name) for name in ("RAY_USAGE_STATS_ENABLED", "OMP_NUM_THREADS")}
-    os.environ.update(RAY_USAGE_STATS_ENABLED="0", OMP_NUM_THREADS="1")
-    from ray.cluster_utils import Cluster
-
     # Not pytest's folder, whose long name would not fit the address of a socket.
     folder = tempfile.mkdtemp(prefix="ray-")
+    changed = {"RAY_USAGE_STATS_ENABLED": "0", "OMP_NUM_THREADS": "1", "RAY_TMPDIR": folder}
+    before = {name: os.environ.get(name) for name in changed}
+    os.environ.update(changed)
+    # A test cluster notes its address there, and does not make the folder where nobody used Ray before.
+    Path(folder, "ray").mkdir()
+    from ray.cluster_utils import Cluster
+
     head = {**NODE, "num_cpus": 0, "no_monitor": True, "temp_dir": folder, "_system_config": HEALTH}
     cluster = Cluster(initialize_head=True, head_node_args=head)
     for _ in range(2):
