@@ -6,12 +6,13 @@ MATCHGRAPH := $(BIN)/matchgraph
 NEW    := noto-food
 # Small enough for two cores; the defaults of `ingest run` are the paper's.
 SMALL  := --steps 200 --batch-size 16 --learning-rate 1e-3 --resolution 32 --samples 96 --sampling-steps 10 --guidance 1
-# Models this small gain little from a second thread each.
+# Models this small gain little from a second thread each, and figures then do not depend on the number of cores.
 WORKERS := --workers 2
 
 .PHONY: demo test lint bench clean
 demo clean: export MATCHGRAPH_HOME := $(CURDIR)/.demo
 demo: export MATCHGRAPH_PROBE := $(CURDIR)/minizoo/clip
+demo: export OMP_NUM_THREADS := 1
 
 # The tests' packages are few beside torch, so one environment serves all targets.
 $(VENV)/.installed: pyproject.toml constraints.txt

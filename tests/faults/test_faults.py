@@ -1,0 +1,362 @@
+"""After every fault the graph ends as a clean run leaves it: nothing is RUNNING, no edge is there twice.
+
+Workers are real processes that fine-tune a tiny pipeline; `trapped.py` says how one is made to fail at a
+given call.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import shutil
+import signal
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import psutil
+import pytest
+
+from graphdb.connection import Settings, connect
+from graphdb.repository import MatchingGraph
+from graphdb.runner import Runner
+from graphdb.server import ManagedServer
+from ingest.datasets import ingest_image_folders
+from ingest.ledger import DONE, FAILED, QUEUED, RUNNING, Ledger
+from ingest.models import ingest_models
+from tests.faults.trapped import matchgraph
+from tests.ingest.conftest import write_images
+from tests.ingest.dump import RUN_TIMES, dump
+from tests.training import tiny
+
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload(["tests.faults.loaded"])
+PATIENCE_S = 180
+STEPS, SAMPLES, BATCH = 4, 4, 2
+RUN = (
+    f"ingest run --device cpu --steps {STEPS} --batch-size {BATCH} --rank 2 --resolution 32"
+    f" --samples {SAMPLES} --sampling-steps 2"
+).split()
+
+
+class Worker:
+    """`matchgraph` as a process of its own, forked from one that has loaded the libraries already.
+
+    Args:
+        home: the data folder.
+        probe: folder of the probe model.
+        arguments: of the command line.
+        trap: see `tests.faults.trapped`.
+    """
+
+    def __init__(self, home: Path, probe: Path, arguments: Sequence[str], trap: str | None) -> None:
+        with tempfile.NamedTemporaryFile(delete=False) as file:
+            self._said = Path(file.name)
+        self._process = FORKS.Process(
+            target=matchgraph, args=(list(arguments), trap, str(home), str(probe), file.name), daemon=True
+        )
+        self._process.start()
+
+    def end(self) -> tuple[int, str]:
+        """Wait for the end; gives the exit status, negative for a signal, and what was said."""
+        self._process.join(PATIENCE_S)
+        status = self._process.exitcode
+        said = self._said.read_text()
+        assert status is not None, f"still running after {PATIENCE_S} s: {said}"
+        self._said.unlink()
+        return status, said
+
+    def wait_until_stopped(self) -> None:
+        def stopped() -> bool:
+            assert self._process.exitcode is None, self._said.read_text()
+            return psutil.Process(self._process.pid).status() == psutil.STATUS_STOPPED
+
+        wait_for(stopped)
+
+    def continue_(self) -> None:
+        assert self._process.pid is not None
+        os.kill(self._process.pid, signal.SIGCONT)
+
+    def kill(self) -> None:
+        self._process.kill()
+
+
+class Scene:
+    """A graph with one model and one dataset, and what can befall the one run there is.
+
+    Args:
+        home: the data folder, in which artefacts lie.
+        folder: holds the model, the dataset and the probe.
+        runner: the graph's connection.
+    """
+
+    def __init__(self, home: Path, folder: Path, runner: Runner) -> None:
+        self.home, self.folder, self.runner = home, folder, runner
+        self.graph, self.ledger = MatchingGraph(runner), Ledger(runner)
+        self.images = folder / "images"
+
+    def fill(self) -> None:
+        from training.extractors import load_clip
+
+        shutil.rmtree(self.home / "runs", ignore_errors=True)
+        self.graph.clear()
+        ingest_models(self.graph, self.folder / "models")
+        ingest_image_folders(self.graph, self.images, load_clip(str(self.folder / "probe"), device="cpu"))
+
+    def start(self, *arguments: str, trap: str | None = None) -> Worker:
+        """Start `matchgraph`, with a trap or without."""
+        return Worker(self.home, self.folder / "probe", arguments or RUN, trap)
+
+    def run(self, *arguments: str, trap: str | None = None) -> tuple[int, str]:
+        """Run `matchgraph` to its end; gives its exit status and what it said."""
+        return self.start(*arguments, trap=trap).end()
+
+    def status(self) -> str:
+        (run,) = self.ledger.runs()
+        return run.status
+
+    def finished(self) -> list[str]:
+        """The graph, after checking that it holds one finished run and one edge."""
+        assert self.status() == DONE
+        edges = self.runner.read("MATCH (:Model)-[e:PERFORMS]->(:Dataset) RETURN count(e) AS n")
+        assert edges == [{"n": 1}]
+        return dump(self.runner, without=RUN_TIMES)
+
+    def edges(self) -> int:
+        return self.runner.read("MATCH (:Model)-[e:PERFORMS]->(:Dataset) RETURN count(e) AS n")[0]["n"]
+
+    def weights(self) -> list[str]:
+        """Names of all files with trained weights."""
+        names = {"pytorch_lora_weights.safetensors", "checkpoint.safetensors"}
+        return sorted(path.name for path in (self.home / "runs").rglob("*") if path.name in names)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("faults")
+    tiny.save("sd", folder / "models" / "tiny")
+    write_images(folder / "images" / "cats", 0, ["a cat", None, "cats", "c"])
+    tiny.save_clip(folder / "probe")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def clean(settings: Settings, runner: Runner, folder: Path) -> list[str]:
+    """The graph that a run gives when nothing befalls it."""
+    scene = Scene(settings.home, folder, runner)
+    scene.fill()
+    status, said = scene.run()
+    assert status == 0, said
+    return scene.finished()
+
+
+@pytest.fixture
+def scene(
+    graph: MatchingGraph,  # noqa: ARG001
+    settings: Settings,
+    runner: Runner,
+    folder: Path,
+    clean: list[str],  # noqa: ARG001
+) -> Scene:
+    scene = Scene(settings.home, folder, runner)
+    scene.fill()
+    return scene
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+# The commit of the transaction that completes a run.
+COMMIT = (
+    "graphdb.repository:MatchingGraph.result_statements:1:then=graphdb.runner:Runner.write_many:1:"
+    "then=neo4j._sync.work.transaction:TransactionBase._commit:1:"
+)
+# Before or after which call the worker dies. Sampling makes two calls a stage.
+MOMENTS = {
+    "claimed": "ingest.ledger:Ledger.claim_next:1:killed",
+    "sampling the pretrained model": "training.families.base:Family.sample:2:kill",
+    "encoding": "training.lora:encode_dataset:1:killed",
+    "training": "torch.nn.utils:clip_grad_norm_:3:kill",
+    "saving": "diffusers:StableDiffusionPipeline.save_lora_weights:1:killed",
+    "sampling": "training.families.base:Family.sample:4:kill",
+    "scoring": "training.scoring:Scorer.score:2:killed",
+    "showing": "ingest.run:present:1:kill",
+    "recording": "ingest.ledger:Ledger.complete:1:kill",
+    "committing": COMMIT + "kill",
+    "committed": COMMIT + "killed",
+}
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_a_worker_killed_while(scene: Scene, clean: list[str], moment: str) -> None:
+    status, said = scene.run(trap=MOMENTS[moment])
+    assert status == -signal.SIGKILL, said
+    assert scene.status() == (DONE if moment == "committed" else RUNNING)
+    assert scene.edges() == (moment == "committed")
+    status, said = scene.run()
+    assert status == 0, said
+    assert scene.finished() == clean
+    (claim,) = (scene.home / "runs").glob("*/claim-*")
+    assert {path.suffix for path in claim.iterdir()} >= {".safetensors", ".json", ".png", ".html"}
+
+
+def test_two_workers_that_race_for_one_run(scene: Scene, clean: list[str]) -> None:
+    workers = [scene.start(), scene.start()]
+    ends = [worker.end() for worker in workers]
+    assert [status for status, _ in ends] == [0, 0], ends
+    (run,) = scene.ledger.runs()
+    assert (run.attempt, run.fence) == (1, 1)
+    assert scene.finished() == clean
+
+
+def test_a_zombie_that_returns_after_its_lease_expired(scene: Scene, clean: list[str]) -> None:
+    zombie = scene.start(trap="ingest.ledger:Ledger.complete:1:stop")
+    try:
+        zombie.wait_until_stopped()
+        # Stands for the minute that the lease takes to expire.
+        scene.runner.write("MATCH (r:Run) SET r.lease_until = timestamp() - 1")
+        status, said = scene.run()
+        assert status == 0, said
+        assert scene.finished() == clean
+        before = sorted((scene.home / "runs").rglob("*"))
+        zombie.continue_()
+        status, said = zombie.end()
+    finally:
+        zombie.kill()
+    assert status == 0, said
+    assert "taken by another worker" in said
+    assert scene.finished() == clean
+    assert sorted((scene.home / "runs").rglob("*")) == before
+
+
+def test_a_full_disk(scene: Scene, clean: list[str]) -> None:
+    status, said = scene.run(trap="training.files:write_tensors:1:raise")
+    assert (status, said.count("Traceback")) == (2, 0), said
+    assert "No space left on device" in said
+    assert scene.edges() == 0
+    assert scene.status() == QUEUED
+    status, said = scene.run()
+    assert status == 0, said
+    assert scene.finished() == clean
+
+
+def test_a_loss_that_is_not_a_number(scene: Scene, clean: list[str]) -> None:
+    status, said = scene.run(trap="torch.nn.functional:mse_loss:3:nan")
+    assert status == 1, said
+    assert "At step 3 the loss was nan" in said
+    assert scene.status() == FAILED
+    assert scene.edges() == 0
+    assert scene.weights() == []
+    assert "loss was nan" in (scene.ledger.runs()[0].error or "")
+    # Nothing is tried again unasked: the same seed gives the same loss.
+    status, said = scene.run()
+    assert status == 1, said
+    status, said = scene.run("ingest", "retry", "--all")
+    assert status == 0, said
+    status, said = scene.run()
+    assert status == 0, said
+    assert scene.finished() == clean
+
+
+def test_a_truncated_adapter(scene: Scene, clean: list[str]) -> None:
+    assert scene.run()[0] == 0
+    (adapter,) = (scene.home / "runs").rglob("pytorch_lora_weights.safetensors")
+    adapter.write_bytes(adapter.read_bytes()[:-100])
+    status, said = scene.run()
+    assert status == 0, said
+    assert scene.finished() == clean
+    (adapter,) = (scene.home / "runs").rglob("pytorch_lora_weights.safetensors")
+    assert scene.ledger.runs()[0].fence == 2
+
+
+def test_an_image_that_is_damaged_after_registration(scene: Scene, clean: list[str]) -> None:
+    image = scene.images / "cats" / "1.png"
+    content = image.read_bytes()
+    image.write_bytes(content[:-20])
+    try:
+        status, said = scene.run()
+        assert status == 2, said
+        assert "'cats'" in said
+        assert scene.runner.read("MATCH (r:Run {status: 'RUNNING'}) RETURN r") == []
+    finally:
+        image.write_bytes(content)
+    status, said = scene.run()
+    assert status == 0, said
+    assert scene.finished() == clean
+
+
+def test_an_image_that_is_damaged_while_the_worker_trains(
+    scene: Scene, clean: list[str], tmp_path: Path
+) -> None:
+    image = scene.images / "cats" / "1.png"
+    content = image.read_bytes()
+    half, script = tmp_path / "half.png", tmp_path / "damage.sh"
+    half.write_bytes(content[: len(content) // 2])
+    script.write_text(f"cp '{half}' '{image}'\n")
+    try:
+        status, said = scene.run(trap=f"training.lora:encode_dataset:1:run={script}")
+        assert status == 1, said
+        assert "1.png cannot be decoded" in said
+        assert scene.status() == FAILED
+        assert scene.edges() == 0
+    finally:
+        image.write_bytes(content)
+    assert scene.run("ingest", "retry", "--all")[0] == 0
+    status, said = scene.run()
+    assert status == 0, said
+    assert scene.finished() == clean
+
+
+@pytest.mark.parametrize("jump_s", [86_400, -86_400])
+def test_a_clock_that_jumps(scene: Scene, clean: list[str], jump_s: int) -> None:
+    """The worker's clock is a day off from the middle of its run on, then it dies."""
+    status, said = scene.run(
+        trap=f"training.lora:encode_dataset:1:then=time:time:1:jump={jump_s}",
+    )
+    assert status == 0, said
+    assert scene.finished() == clean
+
+
+def test_a_lease_that_seems_to_last_for_days(scene: Scene, clean: list[str]) -> None:
+    """As after the server's clock was put back: the dead worker is known by its process."""
+    assert scene.run(trap=MOMENTS["training"])[0] == -signal.SIGKILL
+    scene.runner.write("MATCH (r:Run) SET r.lease_until = timestamp() + 100 * 86400000")
+    status, said = scene.run()
+    assert status == 0, said
+    assert scene.finished() == clean
+
+
+@pytest.fixture(scope="module")
+def own_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Data folder of a server that may be killed."""
+    home = tmp_path_factory.mktemp("own")
+    yield home
+    ManagedServer(home).stop()
+
+
+def test_the_server_killed_in_mid_write(folder: Path, clean: list[str], own_home: Path) -> None:
+    settings = Settings(home=own_home)
+    with connect(settings) as runner:
+        scene = Scene(own_home, folder, runner)
+        scene.fill()
+    worker = scene.start(trap=COMMIT + "stop")
+    try:
+        worker.wait_until_stopped()
+        server = ManagedServer(own_home)
+        state = server.running()
+        assert state is not None
+        os.kill(state.pid, signal.SIGKILL)
+        wait_for(lambda: server.running() is None)
+        worker.continue_()
+        # Starts the server again, which undoes what was not committed; the worker waits for that.
+        with connect(settings) as runner:
+            status, said = worker.end()
+            assert status == 0, said
+            assert Scene(own_home, folder, runner).finished() == clean
+    finally:
+        worker.kill()
