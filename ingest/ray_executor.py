@@ -31,6 +31,9 @@ POLL_S = 1.0
 MOST_LOSSES_IN_VAIN = 3
 # Cores of a worker without a GPU, where a node has as many.
 CORES_PER_WORKER = 4
+# For a cluster's port to take a connection; Ray itself asks a silent one for minutes.
+ANSWER_S = 10.0
+ADVICE = "Start one with `ray start --head`, or name another with --address."
 LOOPBACK = {"localhost", "127.0.0.1", "::1"}
 
 
@@ -271,14 +274,14 @@ def connected(address: str) -> Iterator[Any]:
             "--executor ray needs Ray, which is not installed here: pip install 'matchgraph[ray]', on every "
             "node of the cluster."
         ) from error
+    check_answers(address, ray.util.get_node_ip_address)
     # Ray takes the request to end as its own, and would exit before any run is given back.
     before = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(address=address, log_to_driver=False, logging_level="ERROR")
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
         raise ClusterUnusable(
-            f"No Ray cluster can be used at {address!r}: {_first_line(error)} Start one with `ray start "
-            "--head`, or name another with --address."
+            f"No Ray cluster can be used at {address!r}: {_first_line(error).rstrip('.:')}. {ADVICE}"
         ) from error
     finally:
         if threading.current_thread() is threading.main_thread():
@@ -289,6 +292,28 @@ def connected(address: str) -> Iterator[Any]:
             yield ray
         finally:
             ray.shutdown()
+
+
+def check_answers(address: str, own_address: Callable[[], str]) -> None:
+    """Refuse the address HOST:PORT or ray://HOST:PORT at which nothing listens; others are left to Ray.
+
+    Raises:
+        ClusterUnusable: no connection was taken.
+    """
+    scheme, found, place = address.rpartition("://")
+    host, _, port = place.rpartition(":")
+    if (found and scheme != "ray") or not host or not (port.isascii() and port.isdecimal()):
+        return
+    host = host.strip("[]")
+    # Ray takes a loopback address for the one by which other machines know this one.
+    hosts = [host, own_address()] if host in LOOPBACK else [host]
+    for place in hosts:
+        try:
+            socket.create_connection((place, int(port)), timeout=ANSWER_S).close()
+            return
+        except (OSError, OverflowError) as error:
+            reason = _first_line(error).rstrip(".:")
+    raise ClusterUnusable(f"No Ray cluster can be used at {address!r}: {reason}. {ADVICE}")
 
 
 def living_nodes(ray: Any) -> list[dict[str, Any]]:

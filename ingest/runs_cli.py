@@ -386,6 +386,7 @@ def worker(
       matchgraph ingest run --queue ...
       sbatch --array=1-40 --gpus=1 --time=12:00:00 --signal=B:TERM@120 \\
         --wrap 'exec matchgraph ingest worker'
+
     Two minutes before its time is over each gives back its run, which goes on from there in another.
     """
     from graphdb.connection import settings_from_environment

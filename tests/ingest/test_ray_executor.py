@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -28,7 +29,7 @@ from ingest.execution import LoraExecutor
 from ingest.ledger import CANCELLED, DONE, QUEUED, RUNNING, Ledger, Owner, Run
 from ingest.models import ingest_models
 from ingest.plan import plan_runs, queue_plan
-from ingest.ray_executor import ClusterOptions, Share, check_reach, share_of, work_on_ray
+from ingest.ray_executor import ClusterOptions, Share, check_reach, connected, share_of, work_on_ray
 from ingest.worker import WorkerOptions, work
 from tests.ingest.conftest import Invoke
 from tests.ingest.dump import RUN_TIMES, dump
@@ -287,6 +288,22 @@ def test_no_ray_and_no_cluster_are_said_in_one_line(
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(RayMissing, match=r"pip install 'matchgraph\[ray\]'"):
         on_ray(settings, runner, [], Nowhere)
+
+
+@pytest.mark.parametrize("scheme", ["", "ray://"])
+def test_a_port_at_which_nothing_listens_is_told_without_ray(
+    scheme: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(**_: Any) -> None:
+        raise AssertionError("Ray was left to find out")
+
+    monkeypatch.setattr("ray.init", never)
+    with socket.socket() as silent:
+        # Bound and not listening: the port is nobody else's, and takes no connection.
+        silent.bind(("127.0.0.1", 0))
+        address = f"{scheme}127.0.0.1:{silent.getsockname()[1]}"
+        with pytest.raises(ClusterUnusable, match=r"refused\. Start one with `ray start"), connected(address):
+            pass
 
 
 @pytest.mark.parametrize("options", [["--gpus", 1], ["--cpus", 1], ["--address", "host:1"]])
