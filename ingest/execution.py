@@ -58,7 +58,7 @@ class LoraExecutor:
 
     def execute(self, job: Job, on_step: OnStep) -> Outcome:
         """Score the pretrained model, fine-tune it, and score it again; see `ingest.run.Executor`."""
-        from training.checkpoint import Checkpoints
+        from training.checkpoint import Checkpoints, checkpoint_step
         from training.images import list_captioned_images
         from training.lora import fine_tune
 
@@ -74,7 +74,9 @@ class LoraExecutor:
         # A dataset without captions is one of images without prompts.
         prompts = [image.caption or "" for image in list_captioned_images(job.dataset_folder)]
         initial = self._initial(job, pipeline, score, prompts, on_step) if job.config.initial else ()
-        on_step(TRAINING, 0, job.config.steps)
+        # An estimate of the time left takes what an earlier claim did for done.
+        known_steps = checkpoint_step(job.resume_from) if job.resume_from else None
+        on_step(TRAINING, known_steps or 0, job.config.steps)
         record = fine_tune(
             pipeline,
             job.dataset_folder,

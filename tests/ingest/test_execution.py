@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,11 @@ from graphdb.repository import MatchingGraph
 from graphdb.runner import Runner
 from ingest.datasets import ingest_image_folders
 from ingest.errors import ExtractorMismatch
+from ingest.estimates import TRAINING
 from ingest.execution import LoraExecutor
 from ingest.ledger import DONE, Ledger
 from ingest.models import ingest_models
+from ingest.worker import Quiet, work
 from tests.ingest.conftest import Invoke, answer
 
 METRICS = ("clip_fid", "cmmd", "mine_fid", "mine_kid")
@@ -81,6 +84,28 @@ def test_a_run_measures_every_metric_and_a_worker_needs_only_the_ledger(
     # In another order they are the same question.
     again = answer(invoke("run", *asked[:-4], "--metric", "mine_kid", "--metric", "mine_fid", "--json"))
     assert again["already_done"] == 1
+
+
+def test_a_run_that_goes_on_tells_from_where(
+    zoo: MatchingGraph, runner: Runner, invoke: Invoke, asked: list[Any], tmp_path: Path
+) -> None:
+    answer(invoke("run", *asked, "--queue", "--json"))
+    stop, told = threading.Event(), []
+
+    class Watching(Quiet):
+        def step(self, stage: str, done: int, of: int, loss: float | None) -> None:  # noqa: ARG002
+            if stage == TRAINING:
+                told.append(done)
+                # Seen at the next step, which is the last one.
+                if done == 1:
+                    stop.set()
+
+    with pytest.raises(KeyboardInterrupt):
+        work(zoo, Ledger(runner), LoraExecutor("cpu"), tmp_path, Watching(), stop=stop)
+    assert told == [0, 1]
+    told.clear()
+    work(zoo, Ledger(runner), LoraExecutor("cpu"), tmp_path, Watching())
+    assert told == [2]
 
 
 def test_an_extractor_that_is_another_now_is_refused(
