@@ -80,7 +80,7 @@ def test_a_step_takes_the_mean_gradient_of_its_batches(pixart, dataset, monkeypa
         (sum(losses) / 3).backward()
         expected = [parameter.grad for parameter in parameters.values()]
     assert loss == pytest.approx(float(sum(losses).detach()) / 3, rel=1e-6)
-    assert len({float(each) for each in losses}) == 3
+    assert len({each.item() for each in losses}) == 3
     for gradient, wanted in zip(seen[0], expected, strict=True):
         assert torch.allclose(gradient, wanted, rtol=1e-4, atol=1e-8)
 
