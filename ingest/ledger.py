@@ -148,6 +148,11 @@ class Run:
     error: str | None
     properties: Mapping[str, Any]
 
+    @property
+    def is_waiting(self) -> bool:
+        """Whether a worker may take it."""
+        return self.status == QUEUED or (self.expired and self.attempt < self.max_attempts)
+
 
 @dataclass(frozen=True)
 class Owner:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from ingest.errors import WorkerFailed
-from ingest.ledger import QUEUED, Ledger, Run
+from ingest.ledger import Ledger, Run
 from ingest.worker import WorkerOptions
 
 if TYPE_CHECKING:
@@ -142,7 +142,7 @@ def work_locally(
         while not stop.is_set():
             runs = ledger.runs(ids)
             watch(runs)
-            waiting = [run for run in runs if run.id not in not_here and _is_waiting(run)]
+            waiting = [run for run in runs if run.id not in not_here and run.is_waiting]
             if not children and not waiting:
                 return not_here
             if not children:
@@ -176,10 +176,6 @@ def work_locally(
         ledger.recover(ids)
         watch(ledger.runs(ids))
     raise KeyboardInterrupt
-
-
-def _is_waiting(run: Run) -> bool:
-    return run.status == QUEUED or (run.expired and run.attempt < run.max_attempts)
 
 
 def _end(children: Any) -> None:

@@ -20,8 +20,9 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from ingest.errors import ClusterUnusable, RayMissing, WorkerFailed
-from ingest.ledger import QUEUED, RUNNING, Ledger, Run
+from ingest.ledger import RUNNING, Ledger, Run
 from ingest.worker import PATIENCE_S, WorkerOptions, stopped_by_signals, work_queue
+from training.errors import first_line
 
 if TYPE_CHECKING:
     from graphdb.connection import Settings
@@ -160,7 +161,7 @@ class _Dispatcher:
                 runs = self._ledger.runs(self._ids)
                 watch(runs)
                 hopeless = self._hopeless()
-                waiting = [run for run in runs if run.id not in hopeless and _is_waiting(run)]
+                waiting = [run for run in runs if run.id not in hopeless and run.is_waiting]
                 in_doubt = time.monotonic() < self._doubt_until and any(run.status == RUNNING for run in runs)
                 if in_doubt:
                     self._ledger.recover(self._ids)
@@ -185,7 +186,7 @@ class _Dispatcher:
             try:
                 report = self._ray.get(task)
             except self._ray.exceptions.RayError as error:
-                self._lost(_first_line(error))
+                self._lost(first_line(error))
                 continue
             for run_id, reason in report.not_here.items():
                 self._refusals.setdefault(run_id, Counter())[report.node] += 1
@@ -281,7 +282,7 @@ def connected(address: str) -> Iterator[Any]:
         ray.init(address=address, log_to_driver=False, logging_level="ERROR")
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
         raise ClusterUnusable(
-            f"No Ray cluster can be used at {address!r}: {_first_line(error).rstrip('.:')}. {ADVICE}"
+            f"No Ray cluster can be used at {address!r}: {first_line(error).rstrip('.:')}. {ADVICE}"
         ) from error
     finally:
         if threading.current_thread() is threading.main_thread():
@@ -312,7 +313,7 @@ def check_answers(address: str, own_address: Callable[[], str]) -> None:
             socket.create_connection((place, int(port)), timeout=ANSWER_S).close()
             return
         except (OSError, OverflowError) as error:
-            reason = _first_line(error).rstrip(".:")
+            reason = first_line(error).rstrip(".:")
     raise ClusterUnusable(f"No Ray cluster can be used at {address!r}: {reason}. {ADVICE}")
 
 
@@ -364,11 +365,3 @@ def share_of(nodes: Sequence[Mapping[str, Any]], cluster: ClusterOptions, device
 
     rooms = sum(room(node["Resources"]) for node in nodes)
     return Share(cpus, gpus, cluster.workers or max(1, rooms), rooms)
-
-
-def _is_waiting(run: Run) -> bool:
-    return run.status == QUEUED or (run.expired and run.attempt < run.max_attempts)
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

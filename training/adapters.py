@@ -14,7 +14,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from training.errors import BadAdapter
+from training.errors import BadAdapter, first_line
 from training.files import failing_as_files_do, publish
 from training.pipelines import quiet_libraries
 
@@ -153,8 +153,7 @@ def load_adapter(pipe: Any, family: Family, adapter: str | os.PathLike[str]) -> 
         loaded = sum(".lora_" in name for name, _ in denoiser.named_parameters())
     except (ValueError, RuntimeError, KeyError, TypeError, OSError) as error:
         detach_adapter(pipe, family)
-        first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise BadAdapter(f"{path} does not fit this {family.pipeline_class}: {first_line}") from error
+        raise BadAdapter(f"{path} does not fit this {family.pipeline_class}: {first_line(error)}") from error
     # diffusers only warns about keys that belong nowhere, and would then sample the plain model.
     if loaded != tensors:
         detach_adapter(pipe, family)

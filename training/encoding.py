@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.metadata
 import os
 from collections import deque
@@ -17,6 +16,7 @@ from training.errors import NonFiniteEncoding
 from training.files import file_hash, folders_hash, json_hash
 from training.images import CaptionedImage, list_captioned_images, load_rgb, square
 from training.pipelines import LoadedPipeline, quiet_libraries, read_model_index
+from training.seeds import seeded_generator
 
 if TYPE_CHECKING:
     import numpy as np
@@ -206,7 +206,7 @@ def _encode_images(
         latents = loaded.family.encode_images(
             loaded.pipe,
             pixels.permute(0, 3, 1, 2).float() / 127.5 - 1,
-            [_posterior_generator(seed, name) for name in hashes[number]],
+            [seeded_generator("posterior", seed, name) for name in hashes[number]],
         )
         if not torch.isfinite(latents).all():
             raise NonFiniteEncoding(
@@ -246,13 +246,6 @@ def _decode(path: Path, resolution_px: int) -> Decoded:
 
     image = load_rgb(path)
     return np.asarray(square(image, resolution_px)), image.size
-
-
-def _posterior_generator(seed: int, image_hash: str) -> torch.Generator:
-    import torch
-
-    digest = hashlib.sha256(f"posterior:{seed}:{image_hash}".encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
 
 
 def _text_folders(loaded: LoadedPipeline) -> list[str]:

@@ -83,3 +83,8 @@ class NonFiniteDistance(DistanceError):
 
 class TooFewSamples(DistanceError):
     """Fewer than two samples, of which no covariance can be taken."""
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message, or its name, for a message of one line."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 import os
 from collections.abc import Generator, Sequence
@@ -14,6 +13,7 @@ from training.encoding import encode_prompts
 from training.errors import InvalidConfig
 from training.methods import load_weights
 from training.pipelines import PRECISIONS, LoadedPipeline, opened
+from training.seeds import seeded_generator
 
 if TYPE_CHECKING:
     import torch
@@ -148,7 +148,4 @@ def stream_images(
 
 def image_generator(seed: int, number: int) -> torch.Generator:
     """The CPU generator of one image; those of other images and other seeds are unrelated to it."""
-    import torch
-
-    digest = hashlib.sha256(f"image:{seed}:{number}".encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+    return seeded_generator("image", seed, number)

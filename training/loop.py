@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from training.encoding import EncodedDataset
-from training.errors import InvalidConfig, NonFiniteLoss
+from training.errors import InvalidConfig, NonFiniteLoss, first_line
 from training.methods import Method
 from training.pipelines import LoadedPipeline
+from training.seeds import seeded_generator
 
 if TYPE_CHECKING:
     import torch
@@ -167,7 +167,7 @@ class Training:
             # Whatever a backend raises: the plain denoiser trains as well, or has the telling error.
             self._denoiser = plain
             torch.compiler.reset()
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            reason = first_line(error)
             self.notes.append(f"torch.compile failed, trained without it: {reason}")
             return False
         finally:
@@ -284,7 +284,4 @@ def attached(
 
 def purpose_generator(seed: int, purpose: str) -> torch.Generator:
     """A CPU generator for one purpose, so that more draws for one never shift those for another."""
-    import torch
-
-    digest = hashlib.sha256(f"{purpose}:{seed}".encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+    return seeded_generator(purpose, seed)

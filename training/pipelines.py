@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from training.errors import BadPipeline, InvalidConfig, UnsafeWeights
+from training.errors import BadPipeline, InvalidConfig, UnsafeWeights, first_line
 from training.families import family_of
 from training.files import files_below
 
@@ -87,7 +87,7 @@ def check_weight_files(folder: str | os.PathLike[str]) -> None:
                     pass
             except (SafetensorError, OSError) as error:
                 raise BadPipeline(
-                    f"{path} is no intact safetensors file: {_first_line(error)}. Fetch or save it again."
+                    f"{path} is no intact safetensors file: {first_line(error)}. Fetch or save it again."
                 ) from None
         if path.name.endswith(".json") and ".safetensors.index." in path.name:
             _check_shards(path)
@@ -223,7 +223,7 @@ def load_pipeline(
             # In here as well, because half precision on a CPU is warned of.
             pipe = pipe.to(target)
     except (OSError, ValueError, LookupError, TypeError, RuntimeError, AttributeError, ImportError) as error:
-        problem = _first_line(error)
+        problem = first_line(error)
         raise BadPipeline(f"{root} cannot be loaded as a {family.pipeline_class}: {problem}") from error
     family.settle(pipe)
     pipe.set_progress_bar_config(disable=True)
@@ -328,7 +328,7 @@ def choose_device(device: str) -> torch.device:
         chosen = torch.device(device)
         torch.empty(0, device=chosen)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise InvalidConfig(f"Device {device!r} cannot be used here: {_first_line(error)}") from None
+        raise InvalidConfig(f"Device {device!r} cannot be used here: {first_line(error)}") from None
     return chosen
 
 
@@ -350,7 +350,3 @@ def quiet_libraries() -> Iterator[None]:
             library.set_verbosity(verbosity)
             if progress:
                 library.enable_progress_bar()
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

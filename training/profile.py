@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
-from training.errors import BadPipeline, CannotProfile, InvalidConfig, UnknownFamily
+from training.errors import BadPipeline, CannotProfile, InvalidConfig, UnknownFamily, first_line
 from training.families import family_of
 from training.pipelines import SAFETY_CHECKER, quiet_libraries, read_model_index
 
@@ -375,7 +375,7 @@ class PipelineProfiler:
                     folder, local_files_only=True, trust_remote_code=False
                 )
             except Exception as error:
-                self._notes.append(f"the tokenizer cannot be read ({_first_line(error)})")
+                self._notes.append(f"the tokenizer cannot be read ({first_line(error)})")
             else:
                 tokenizer.encode = real.encode
                 return
@@ -417,7 +417,7 @@ class PipelineProfiler:
             raise
         except Exception as error:
             raise CannotProfile(
-                f"{self.folder} cannot be profiled: {type(error).__name__}: {_first_line(error)}"
+                f"{self.folder} cannot be profiled: {type(error).__name__}: {first_line(error)}"
             ) from error
 
 
@@ -654,7 +654,7 @@ def measure_throughput(
                 loaded.pipe(prompt=[PROMPT] * batch_size, generator=generators, **call)
         except (ValueError, TypeError, RuntimeError) as error:
             raise CannotProfile(
-                f"{loaded.folder} cannot be sampled at {call['height']} pixels: {_first_line(error)}"
+                f"{loaded.folder} cannot be sampled at {call['height']} pixels: {first_line(error)}"
             ) from error
         # The images are back in the CPU's memory by now, so no work of an accelerator is left out.
         seconds.append(time.perf_counter() - began)
@@ -685,7 +685,3 @@ def device_name(device: torch.device) -> str:
         lines = []
     name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), name)
     return f"{name}, {torch.get_num_threads()} threads"
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

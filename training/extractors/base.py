@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from training.errors import ExtractorUnavailable
+from training.errors import ExtractorUnavailable, first_line
 from training.frechet import GaussianAccumulator, GaussianStatistics
 
 if TYPE_CHECKING:
@@ -212,11 +212,6 @@ def loading_errors() -> tuple[type[Exception], ...]:
     from safetensors import SafetensorError
 
     return (OSError, SafetensorError, RuntimeError, ValueError, KeyError, TypeError, AttributeError)
-
-
-def first_line(error: Exception) -> str:
-    """Return the first line of an error's message, for a message of one line."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def hub_folder(repository: str, needed: Sequence[str], patterns: Sequence[str], advice: str) -> Path:

@@ -6,10 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from training.errors import ExtractorUnavailable, MissingLibrary, TrainingError
+from training.errors import ExtractorUnavailable, MissingLibrary, TrainingError, first_line
 from training.extractors.base import (
     CaptionExtractor,
-    first_line,
     hub_folder,
     instrument_hash,
     loading_errors,

@@ -6,11 +6,10 @@ import json
 import os
 from pathlib import Path
 
-from training.errors import ExtractorUnavailable
+from training.errors import ExtractorUnavailable, first_line
 from training.extractors.base import (
     CLEAN_RESIZE,
     Extractor,
-    first_line,
     hub_folder,
     instrument_hash,
     loading_errors,

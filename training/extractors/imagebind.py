@@ -9,11 +9,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from training.errors import ExtractorUnavailable
+from training.errors import ExtractorUnavailable, first_line
 from training.extractors.base import (
     CLEAN_RESIZE,
     Extractor,
-    first_line,
     hub_folder,
     instrument_hash,
     loading_errors,

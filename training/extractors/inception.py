@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from training.errors import ExtractorUnavailable, TrainingError
-from training.extractors.base import CLEAN_RESIZE, Extractor, first_line, instrument_hash, loading_errors
+from training.errors import ExtractorUnavailable, TrainingError, first_line
+from training.extractors.base import CLEAN_RESIZE, Extractor, instrument_hash, loading_errors
 from training.pipelines import choose_device
 
 if TYPE_CHECKING:

@@ -7,11 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from training.errors import ExtractorUnavailable, TrainingError
+from training.errors import ExtractorUnavailable, TrainingError, first_line
 from training.extractors.base import (
     CLEAN_RESIZE,
     Extractor,
-    first_line,
     hub_folder,
     instrument_hash,
     loading_errors,
