@@ -37,7 +37,7 @@ CONFIGS: dict[Kind, LoopConfig] = {
         ema_decay=0.995,
         checkpoint_every=50,
     )
-    for kind, steps in (("kl", 4000), ("dc", 3500))
+    for kind, steps in (("kl", 4000), ("dc", 2200))
 }
 # Two colours, the direction and the place of one edge are eight numbers: what a patch of 4x4 pixels of an
 # icon mostly holds. With the four channels of the real VAEs, whose patches show far less, outlines blur.
