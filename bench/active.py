@@ -43,7 +43,7 @@ from graphdb.node2vecplus import Node2VecPlus
 from graphdb.repository import MatchingGraph
 from predictor.active import pair_hours, propose, restricted
 from predictor.cli import load_costs
-from predictor.matching import Recipe
+from predictor.matching import PaperMatcher
 from predictor.metrics import Interval, bootstrap_interval
 from predictor.ranker import ForestRanker
 from predictor.replay import FIGURES, ORDERS, BudgetCurve, ReplayConfig, budget_curve
@@ -127,8 +127,8 @@ def replay(snapshot: Snapshot, hours: Mapping[str, float], config: ReplayConfig)
         if what == "all results":
             click.echo(f"{done} of {of} trainings, {time.perf_counter() - began:.0f} s", err=True)
 
-    ranker = ForestRanker(TREES, config.seed)
-    return budget_curve(snapshot, hours, embedder, ranker, Recipe(), config, progress=follow)
+    matcher = PaperMatcher(embedder, ForestRanker(TREES, config.seed))
+    return budget_curve(snapshot, hours, matcher, config, progress=follow)
 
 
 def planning_seconds(snapshot: Snapshot, hours: Mapping[str, float]) -> float:

@@ -26,9 +26,10 @@ from graphdb.connection import Settings, connect
 from graphdb.embedding import Embedder, GdsNode2Vec, Node2VecConfig
 from graphdb.weights import SHARPNESS
 from predictor.baselines import BASELINES
-from predictor.cli import WALKS
 from predictor.evaluation import evaluate
+from predictor.matching import PaperMatcher
 from predictor.ranker import CatBoostConfig, CatBoostRanker
+from predictor.recipes import WALKS
 from predictor.visibility import loss_matrix
 from tests.predictor.conftest import clustered_snapshot
 
@@ -131,7 +132,7 @@ def main(home: Path, seeds: int, first_seed: int, datasets: int, note: str) -> N
                 walks = replace(Node2VecConfig(**WALKS), iterations=iterations, seed=seed)
                 embedder = Reweighted(GdsNode2Vec(runner, walks), snapshot, form)
                 ranker = CatBoostRanker(CatBoostConfig(iterations=TREES, depth=DEPTH, seed=seed))
-                evaluation = evaluate(snapshot, embedder, ranker, baselines=BASELINES[:1])
+                evaluation = evaluate(snapshot, PaperMatcher(embedder, ranker), baselines=BASELINES[:1])
                 own, average = evaluation.summaries
                 taus.append(own.figures["tau_w"].mean)
                 overall.append(average.figures["tau_w"].mean)

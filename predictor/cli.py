@@ -20,23 +20,18 @@ from predictor.errors import (
     UnknownTarget,
 )
 from predictor.features import FEATURE_SETS, OPERATORS
+from predictor.recipes import DEFAULT_RECIPE, EMBEDDERS, RANKERS, RECIPES, build_recipe
 
 if TYPE_CHECKING:
-    from graphdb.embedding import Embedder
     from graphdb.models import Dataset, Similar, Snapshot, Statistics
     from graphdb.repository import MatchingGraph
     from graphdb.runner import Runner
     from predictor.evaluation import Evaluation
-    from predictor.matching import Cost, Prediction, Recipe
+    from predictor.matching import Cost, Matcher, Prediction
     from predictor.metrics import Interval
-    from predictor.ranker import Ranker
     from predictor.replay import BudgetCurve, ReplayConfig
 
-EMBEDDERS = ("gds", "node2vec+")
-RANKERS = ("catboost", "forest")
 MAX_SEED = 2**31 - 1
-# Measured by bench/walk_weights.py: on graphs of tens of nodes, more passes over the walks rank no better.
-WALKS = {"dimension": 64, "walk_length": 40, "iterations": 1}
 PERCENT = 100
 
 # Told what is going on, how much of it is done, and of how much.
@@ -51,6 +46,8 @@ def method_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--measured-with", "measured_with", multiple=True, metavar="HASH",
                      help="Keep to values of this extractor, where there are several of one metric. "
                      "Repeatable: one for the results, one for the similarities."),
+        click.option("--recipe", type=click.Choice(tuple(RECIPES)), default=DEFAULT_RECIPE, show_default=True,
+                     help="The method of ranking."),
         click.option("--embedder", type=click.Choice(EMBEDDERS), default="gds", show_default=True,
                      help="node2vec in Graph Data Science, or node2vec+ here."),
         click.option("--ranker", type=click.Choice(RANKERS), default="catboost", show_default=True,
@@ -77,6 +74,7 @@ class Method:
     metric: str
     similarity: str | None
     measured_with: tuple[str, ...]
+    recipe: str
     embedder: str
     ranker: str
     features: str
@@ -84,21 +82,18 @@ class Method:
     trees: int
     seed: int
 
-    def build(self, runner: Runner) -> tuple[Embedder, Ranker, Recipe]:
-        """The parts of the method that the options name."""
-        from graphdb.embedding import GdsNode2Vec, Node2VecConfig
-        from graphdb.node2vecplus import Node2VecPlus
-        from predictor.matching import Recipe
-        from predictor.ranker import CatBoostConfig, CatBoostRanker, ForestRanker
-
-        walks = Node2VecConfig(**WALKS, seed=self.seed)
-        embedder = GdsNode2Vec(runner, walks) if self.embedder == "gds" else Node2VecPlus(walks)
-        ranker = (
-            CatBoostRanker(CatBoostConfig(iterations=self.trees, seed=self.seed))
-            if self.ranker == "catboost"
-            else ForestRanker(self.trees, self.seed)
+    def build(self, runner: Runner) -> Matcher:
+        """The method that the options name."""
+        return build_recipe(
+            self.recipe,
+            runner,
+            embedder=self.embedder,
+            ranker=self.ranker,
+            features=self.features,
+            operator=self.operator,
+            trees=self.trees,
+            seed=self.seed,
         )
-        return embedder, ranker, Recipe(features=self.features, operator=self.operator)
 
 
 @click.command()
@@ -166,17 +161,27 @@ class Shares(click.ParamType):
     show_default=True,
     help="Of --budget-curve: repetitions, each with a seed of its own.",
 )
+@click.option(
+    "--removed",
+    type=click.FloatRange(0, 1, max_open=True),
+    default=0.0,
+    show_default=True,
+    help="Share of the visible results that is taken away at random in each fold.",
+)
 @method_options
-def evaluate(curve: bool, shares: tuple[float, ...], replays: int, as_json: bool, **options: Any) -> None:
+def evaluate(
+    curve: bool, shares: tuple[float, ...], replays: int, removed: float, as_json: bool, **options: Any
+) -> None:
     """Leave-one-dataset-out accuracy of the prediction, beside baselines.
 
     Each dataset in turn loses its results, and the models are ranked for it from what is left. OSR: how often
     the best model was selected. tau_w: agreement of the whole order, mistakes among the best weigh more. O2B:
     how much worse than the model best on average the selected one is (negative: better). O2O: how much worse
-    than the best one. Brackets are 95 % bootstrap intervals over datasets.
+    than the best one. Brackets are 95 % bootstrap intervals over datasets; p is that of a paired permutation
+    test of the method against each baseline.
 
     With --budget-curve, a quarter of the datasets at a time stands for those of users and is ranked from the
-    results of the others, which are revealed step by step. The ranker is trained 68 times for each replay and
+    results of the others, which are revealed step by step. The method is trained 68 times for each replay and
     its four budget points; --ranker forest makes that quick.
     """
     method = Method(**options)
@@ -194,7 +199,7 @@ def evaluate(curve: bool, shares: tuple[float, ...], replays: int, as_json: bool
             show_curve(replayed, basis, seconds)
         return
     with progress_bar() as progress:
-        evaluation = evaluate_graph(method, progress)
+        evaluation = evaluate_graph(method, removed, progress)
     seconds = time.perf_counter() - started
     if as_json:
         click.echo(json.dumps(evaluation_as_json(evaluation, seconds), allow_nan=False))
@@ -248,10 +253,10 @@ def predict_target(
                 )
             about, distances = target, {}
         name = about if isinstance(about, str) else about.id
-        embedder, ranker, recipe = method.build(runner)
+        matcher = method.build(runner)
         costs = load_costs(runner, snapshot, name)
         progress("ranking models", 0, 0)
-        prediction = predict_for(snapshot, about, embedder, ranker, recipe, distances=distances, costs=costs)
+        prediction = predict_for(snapshot, about, matcher, distances=distances, costs=costs)
     own = snapshot.performs[(snapshot.performs["dataset"] == name) & snapshot.performs["value"].notna()]
     measured = {} if is_folder else dict(zip(own["model"], map(float, own["value"]), strict=True))
     return prediction, measured
@@ -332,7 +337,7 @@ def check_compared_with(snapshot: Snapshot, extractor: str, target: str) -> None
         )
 
 
-def evaluate_graph(method: Method, progress: Progress) -> Evaluation:
+def evaluate_graph(method: Method, removed: float, progress: Progress) -> Evaluation:
     """Run the leave-one-dataset-out evaluation on the graph."""
     from graphdb.connection import connect
     from graphdb.repository import MatchingGraph
@@ -341,13 +346,11 @@ def evaluate_graph(method: Method, progress: Progress) -> Evaluation:
     progress("connecting", 0, 0)
     with connect() as runner:
         snapshot = load_snapshot(MatchingGraph(runner), runner, method)
-        embedder, ranker, recipe = method.build(runner)
         return evaluate_snapshot(
             snapshot,
-            embedder,
-            ranker,
-            recipe,
+            method.build(runner),
             seed=method.seed,
+            removed=removed,
             progress=lambda done, of, dataset: progress(f"without {dataset}", done, of),
         )
 
@@ -362,15 +365,12 @@ def replay_graph(method: Method, config: ReplayConfig, progress: Progress) -> tu
     progress("connecting", 0, 0)
     with connect() as runner:
         snapshot = load_snapshot(MatchingGraph(runner), runner, method)
-        embedder, ranker, recipe = method.build(runner)
         # No dataset is left out: times are no results.
         hours, basis = pair_hours(snapshot, load_costs(runner, snapshot, ""))
         curve = budget_curve(
             snapshot,
             hours,
-            embedder,
-            ranker,
-            recipe,
+            method.build(runner),
             config,
             progress=lambda done, of, what: progress(what, done, of),
         )
@@ -493,6 +493,7 @@ def evaluation_as_json(evaluation: Evaluation, seconds: float) -> dict[str, Any]
                 "title": summary.title,
                 "figures": {key: _plain(asdict(figure)) for key, figure in summary.figures.items()},
                 "minus_average_rank": {key: _plain(asdict(figure)) for key, figure in summary.gain.items()},
+                "p_value": _plain(summary.p_value),
             }
             for summary in evaluation.summaries
         ],
@@ -505,6 +506,8 @@ def evaluation_as_json(evaluation: Evaluation, seconds: float) -> dict[str, Any]
                     key: {"selected": list(score.selected), **_plain(score.figures)}
                     for key, score in fold.scores.items()
                 },
+                "p_best": dict(fold.p_best),
+                "expected_rank": dict(fold.expected_rank),
             }
             for fold in evaluation.folds
         ],
@@ -643,12 +646,22 @@ def show_evaluation(evaluation: Evaluation, seconds: float) -> None:
         cells = []
         for figure in SELECTION_METRICS:
             own = summary.figures[figure.key]
-            cells.append(f"{own.mean:.3g}\n[{own.low:.3g}, {own.high:.3g}]" if own.folds else "not available")
+            cell = f"{own.mean:.3g}\n[{own.low:.3g}, {own.high:.3g}]" if own.folds else "not available"
+            if own.folds and figure.key in summary.p_value:
+                cell += f"\np {p_value_text(summary.p_value[figure.key])}"
+            cells.append(cell)
         table.add_row(summary.title, *cells)
     console.print(table)
     for dataset, reason in evaluation.skipped.items():
         console.print(f"Not held out: {dataset} ({reason}).", soft_wrap=True)
     console.print(verdict(evaluation, seconds), soft_wrap=True)
+
+
+def p_value_text(p: float) -> str:
+    """A p-value as people write it; "n/a" where there was nothing to compare."""
+    if math.isnan(p):
+        return "n/a"
+    return "< 0.001" if p < 0.001 else f"= {p:.3f}"
 
 
 def show_curve(curve: BudgetCurve, basis: str, seconds: float) -> None:
@@ -673,7 +686,7 @@ def show_curve(curve: BudgetCurve, basis: str, seconds: float) -> None:
         lead = active.lead[other.key]
         console.print(curve_verdict(active.title, other.title, lead["tau_w"], lead["osr"]), soft_wrap=True)
     console.print(
-        f"Costs from {basis}. The ranker was trained {curve.trainings} times in {seconds:.0f} s.",
+        f"Costs from {basis}. The method was trained {curve.trainings} times in {seconds:.0f} s.",
         soft_wrap=True,
     )
 

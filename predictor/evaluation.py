@@ -7,6 +7,7 @@ folds and on the models measured there.
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,7 @@ import numpy as np
 
 from predictor.baselines import BASELINES, Baseline, average_loss
 from predictor.errors import NoSimilarity, NotEnoughResults
-from predictor.matching import Recipe, provenance, rank_models
+from predictor.matching import provenance
 from predictor.metrics import (
     O2B,
     O2O,
@@ -27,15 +28,22 @@ from predictor.metrics import (
     optimal_selection,
     outscore_to_best,
     outscore_to_optimal,
+    paired_p_value,
     selected,
     weighted_tau,
 )
-from predictor.visibility import hide_results, initial_losses, loss_matrix, similarities_of
+from predictor.ranker import RankPrediction, no_preference
+from predictor.visibility import (
+    hide_results,
+    initial_losses,
+    loss_matrix,
+    remove_results,
+    similarities_of,
+)
 
 if TYPE_CHECKING:
-    from graphdb.embedding import Embedder
     from graphdb.models import Snapshot
-    from predictor.ranker import Ranker
+    from predictor.matching import Matcher
 
 METHOD = "method"
 METHOD_TITLE = "Match & Choose"
@@ -64,12 +72,18 @@ class Fold:
         models: how many models were measured on it.
         best: the optimal models, several where they tie.
         scores: by method; a method that could not rank anything here is missing.
+        losses: what was measured, by model; smaller is better.
+        p_best: the method's chance of each model of the zoo, measured here or not, to be the best.
+        expected_rank: the method's expected rank of each model of the zoo.
     """
 
     dataset: str
     models: int
     best: tuple[str, ...]
     scores: Mapping[str, Score]
+    losses: Mapping[str, float]
+    p_best: Mapping[str, float]
+    expected_rank: Mapping[str, float]
 
 
 @dataclass(frozen=True)
@@ -81,12 +95,15 @@ class Summary:
         title: its name for people.
         figures: by key of the selection metric: mean and bootstrap interval over folds.
         gain: the same of the method's figure minus that of the average-rank baseline, fold by fold.
+        p_value: by key of the selection metric, of this baseline being no different from the method, see
+            `paired_p_value`; empty for the method itself.
     """
 
     key: str
     title: str
     figures: Mapping[str, Interval]
     gain: Mapping[str, Interval]
+    p_value: Mapping[str, float]
 
 
 @dataclass(frozen=True)
@@ -108,23 +125,22 @@ class Evaluation:
 
 def evaluate(
     snapshot: Snapshot,
-    embedder: Embedder,
-    ranker: Ranker,
-    recipe: Recipe | None = None,
+    matcher: Matcher,
     *,
     baselines: tuple[Baseline, ...] = BASELINES,
     seed: int = 0,
+    removed: float = 0.0,
     progress: Callable[[int, int, str], None] | None = None,
 ) -> Evaluation:
     """Leave out each dataset with at least two measured models, predict, and compare with the truth.
 
     Args:
         snapshot: the graph.
-        embedder: called in each fold with what is visible there.
-        ranker: trained anew in each fold.
-        recipe: what goes into the rows.
+        matcher: the method; sees in each fold what is visible there.
         baselines: to compare with.
-        seed: of baselines and bootstrap.
+        seed: of baselines, bootstrap, permutations and of what is removed.
+        removed: share of the visible results that is taken away at random, in each fold anew; nothing is
+            taken from the truth.
         progress: told the number of finished folds, of all folds, and the dataset now held out.
 
     Returns:
@@ -133,57 +149,60 @@ def evaluate(
 
     Raises:
         NotEnoughResults: fewer than two datasets have two measured models.
-        NoSimilarity: features ask for the graph, and no dataset has similarities.
+        NoSimilarity: the method needs similarities, and no dataset has any.
+        InvalidRows: a share to remove outside [0, 1).
 
     Source:
-        Match & Choose, sections 5.1 and 5.2, Table 3.
+        Match & Choose, sections 5.1 and 5.2, Table 3; section 5.3, Figure 6 for removed results.
     """
-    recipe = recipe or Recipe()
-    held_out, skipped = held_out_datasets(snapshot, recipe)
+    held_out, skipped = held_out_datasets(snapshot, matcher.needs_similarities)
     folds = []
     for done, dataset in enumerate(held_out):
         if progress:
             progress(done, len(held_out), dataset)
         folds.append(
-            evaluate_fold(snapshot, dataset, embedder, ranker, recipe, baselines=baselines, seed=seed)
+            evaluate_fold(snapshot, dataset, matcher, baselines=baselines, seed=seed, removed=removed)
         )
     titles = {METHOD: METHOD_TITLE, **{baseline.key: baseline.title for baseline in baselines}}
-    details = provenance(snapshot, held_out[0], embedder, ranker, recipe)
+    details = provenance(snapshot, held_out[0], matcher)
     details.pop("extractor")
     return Evaluation(
         tuple(_summarised(key, title, folds, seed) for key, title in titles.items()),
         tuple(folds),
         skipped,
-        {**details, "seed": seed},
+        {**details, "seed": seed, "removed": removed},
     )
 
 
 def evaluate_fold(
     snapshot: Snapshot,
     dataset: str,
-    embedder: Embedder,
-    ranker: Ranker,
-    recipe: Recipe,
+    matcher: Matcher,
     *,
     baselines: tuple[Baseline, ...] = BASELINES,
     seed: int = 0,
+    removed: float = 0.0,
 ) -> Fold:
     """Hold one dataset out and score the method and the baselines on it.
 
     Args:
         snapshot: the graph, with the truth.
         dataset: id of a dataset with at least two measured models.
-        embedder: called with what is visible.
-        ranker: trained anew.
-        recipe: what goes into the rows.
+        matcher: the method; sees what is visible.
         baselines: to compare with.
-        seed: of the baselines.
+        seed: of the baselines and of what is removed.
+        removed: share of the visible results that is taken away. Where too few are left to learn from, the
+            method prefers no model.
 
     Returns:
         The fold's details.
     """
     visible = hide_results(snapshot, dataset)
-    predicted = {METHOD: rank_models(visible, dataset, embedder, ranker, recipe).prediction.expected_rank}
+    if removed:
+        # Another draw for each fold, so that a lucky one does not decide about all of them.
+        visible = remove_results(visible, removed, zlib.crc32(f"{seed} {dataset}".encode()))
+    prediction = _ranked(matcher, visible, dataset, may_be_too_few=removed > 0)
+    predicted = {METHOD: prediction.expected_rank}
     # Only Initial is given what was measured on the held-out dataset, and only from before any fine-tuning.
     initial = initial_losses(snapshot, dataset)
     for baseline in baselines:
@@ -208,15 +227,32 @@ def evaluate_fold(
             O2O.key: outscore_to_optimal(own, truth),
         }
         scores[key] = Score(tuple(models[selected(own)].tolist()), figures)
-    return Fold(dataset, len(models), tuple(models[truth == truth.min()].tolist()), scores)
+    return Fold(
+        dataset,
+        len(models),
+        tuple(models[truth == truth.min()].tolist()),
+        scores,
+        losses=dict(zip(models.tolist(), truth.tolist(), strict=True)),
+        p_best=dict(zip(matrix.models, prediction.p_best.tolist(), strict=True)),
+        expected_rank=dict(zip(matrix.models, prediction.expected_rank.tolist(), strict=True)),
+    )
 
 
-def held_out_datasets(snapshot: Snapshot, recipe: Recipe) -> tuple[list[str], dict[str, str]]:
+def _ranked(matcher: Matcher, visible: Snapshot, dataset: str, *, may_be_too_few: bool) -> RankPrediction:
+    try:
+        return matcher.rank(visible, [dataset])[dataset].prediction
+    except NotEnoughResults:
+        if not may_be_too_few:
+            raise
+        return no_preference(len(visible.models))
+
+
+def held_out_datasets(snapshot: Snapshot, needs_similarities: bool) -> tuple[list[str], dict[str, str]]:
     """Which datasets can be held out, and why the others cannot, by id.
 
     Raises:
         NotEnoughResults: fewer than two datasets have two measured models.
-        NoSimilarity: features ask for the graph, and no dataset has similarities.
+        NoSimilarity: similarities are needed, and no dataset has any.
     """
     matrix = loss_matrix(snapshot)
     counts = dict(zip(matrix.datasets, (~np.isnan(matrix.losses)).sum(axis=0), strict=True))
@@ -232,7 +268,7 @@ def held_out_datasets(snapshot: Snapshot, recipe: Recipe) -> tuple[list[str], di
         if dataset.id not in rankable:
             count = counts.get(dataset.id, 0)
             skipped[dataset.id] = f"{count} measured model{'s' if count != 1 else ''}: nothing to rank"
-        elif recipe.features != "node" and not similarities_of(snapshot, dataset.id):
+        elif needs_similarities and not similarities_of(snapshot, dataset.id):
             skipped[dataset.id] = "no similarity to another dataset"
     held_out = [dataset for dataset in rankable if dataset not in skipped]
     if not held_out:
@@ -244,13 +280,16 @@ def held_out_datasets(snapshot: Snapshot, recipe: Recipe) -> tuple[list[str], di
 
 
 def _summarised(key: str, title: str, folds: list[Fold], seed: int) -> Summary:
-    figures, gain = {}, {}
+    figures, gain, p_value = {}, {}, {}
     for metric in SELECTION_METRICS:
-        own = np.array([_figure(fold, key, metric.key) for fold in folds])
-        reference = np.array([_figure(fold, REFERENCE, metric.key) for fold in folds])
+        own, method, reference = (
+            np.array([_figure(fold, name, metric.key) for fold in folds]) for name in (key, METHOD, REFERENCE)
+        )
         figures[metric.key] = bootstrap_interval(own, seed=seed)
         gain[metric.key] = bootstrap_interval(own - reference, seed=seed)
-    return Summary(key, title, figures, gain)
+        if key != METHOD:
+            p_value[metric.key] = paired_p_value(method, own, seed=seed)
+    return Summary(key, title, figures, gain, p_value)
 
 
 def _figure(fold: Fold, method: str, metric: str) -> float:

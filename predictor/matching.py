@@ -1,7 +1,8 @@
-"""The recipe: from a matching graph and a dataset to a ranking of the zoo's models, with its reasons.
+"""From a matching graph and a dataset to a ranking of the zoo's models, with its reasons.
 
-Embed the visible graph, put together one row for each measured (model, dataset) pair, learn the rank from the
-rows, and ask for the rows of the new dataset.
+A `Matcher` is a whole method of ranking. `PaperMatcher` is the one of Match & Choose: embed the visible
+graph, put together one row for each measured (model, dataset) pair, learn the rank from the rows, and ask for
+the rows of the new dataset.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import importlib.metadata
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -41,6 +42,7 @@ from predictor.visibility import (
     similarities_of,
     similarity_direction,
     weighted_edges,
+    without_results,
 )
 
 if TYPE_CHECKING:
@@ -53,7 +55,7 @@ LIBRARIES = ("catboost", "gensim", "graphdatascience", "neo4j", "numpy", "scikit
 
 
 @dataclass(frozen=True)
-class Recipe:
+class RowConfig:
     """What goes into a row, and how finely ranks are told apart.
 
     Attributes:
@@ -162,102 +164,144 @@ class Prediction:
 
 @dataclass(frozen=True, eq=False)
 class Ranked:
-    """The bare outcome of the recipe: all that evaluation needs.
+    """The bare outcome for one dataset: all that evaluation needs.
 
     Attributes:
         models: ids of the zoo, sorted.
         prediction: expected rank, its deviation and chance of being best, in that order of models.
-        values: float64, (n_models, n_columns), the rows that were asked for.
-        parts: what each column belongs to.
+        parts: what each column of the contributions belongs to: "graph", "dataset" or "model:<attribute>".
+        contributions: float64, (n_models, n_parts), how far each lifts a model towards the top; None where
+            they were not asked for, or the method cannot tell.
     """
 
     models: tuple[str, ...]
     prediction: RankPrediction
-    values: np.ndarray
-    parts: tuple[str, ...]
+    parts: tuple[str, ...] = ()
+    contributions: np.ndarray | None = None
 
 
-def rank_models(
-    visible: Snapshot, dataset: str, embedder: Embedder, ranker: Ranker, recipe: Recipe | None = None
-) -> Ranked:
-    """Train on the visible results and rank the zoo for one dataset; see `rank_models_for`."""
-    return rank_models_for(visible, [dataset], embedder, ranker, recipe)[dataset]
+class Matcher(Protocol):
+    """A whole method of ranking the zoo for datasets that nothing was measured on.
+
+    An implementation promises: none of the results of the datasets asked about is used, also where they are
+    in the graph it gets; the same graph gives the same answer, bit for bit; every model of the zoo is ranked,
+    also one that was never measured.
+
+    Attributes:
+        name: of the recipe.
+        needs_similarities: whether it cannot rank for a dataset without a SIMILAR edge.
+    """
+
+    name: str
+    needs_similarities: bool
+
+    def rank(self, visible: Snapshot, datasets: Sequence[str], *, explain: bool = False) -> dict[str, Ranked]:
+        """Rank the zoo for some datasets, of none of which a result is used.
+
+        Args:
+            visible: the graph without results of these datasets, see `hide_results`; they are taken out
+                again, in case.
+            datasets: ids of datasets, nodes of `visible`.
+            explain: whether contributions are wanted, which may take longer than the ranking.
+
+        Returns:
+            By dataset.
+
+        Raises:
+            NotEnoughResults: no other dataset has two measured models.
+            NoSimilarity: a dataset has no SIMILAR edge, and the method needs one.
+            UnknownTarget: the graph has no such dataset.
+        """
+        ...
+
+    def describe(self) -> dict[str, Any]:
+        """Everything that could change the answer but the graph, ready for JSON."""
+        ...
 
 
-def rank_models_for(
-    visible: Snapshot,
-    datasets: Sequence[str],
-    embedder: Embedder,
-    ranker: Ranker,
-    recipe: Recipe | None = None,
-) -> dict[str, Ranked]:
-    """Train on the visible results and rank the zoo for some datasets, of none of which a result is used.
+class PaperMatcher:
+    """The method of the paper: ranks as classes, learned from features and a graph embedding.
 
     Args:
-        visible: the graph without results of these datasets, see `hide_results`; they are taken out here
-            again, in case.
-        datasets: ids of the datasets, nodes of `visible`.
-        embedder: of the graph's nodes; not called for features="node".
-        ranker: is trained anew, once for all of them.
-        recipe: what goes into the rows.
-
-    Returns:
-        By dataset, the predictions for every model, also those never measured.
-
-    Raises:
-        NotEnoughResults: no other dataset has two measured models.
-        NoSimilarity: a dataset has no SIMILAR edge, so the graph says nothing about it.
-        UnknownTarget: the graph has no such dataset.
+        embedder: of the graph's nodes; not called for features="node", and may be None then.
+        ranker: is trained anew for each call.
+        rows: what goes into the rows.
 
     Source:
         Match & Choose, sections 4.4 and 4.5.
     """
-    recipe = recipe or Recipe()
+
+    name = "paper"
+
+    def __init__(self, embedder: Embedder | None, ranker: Ranker, rows: RowConfig | None = None) -> None:
+        self.embedder, self.ranker, self.rows = embedder, ranker, rows or RowConfig()
+        self.needs_similarities = self.rows.features != "node"
+
+    def rank(self, visible: Snapshot, datasets: Sequence[str], *, explain: bool = False) -> dict[str, Ranked]:
+        """See `Matcher.rank`; the ranker is trained once for all of the datasets."""
+        visible = without_results(visible, datasets)
+        check_enough(visible)
+        if self.needs_similarities:
+            check_similarities(visible, datasets)
+        matrix = loss_matrix(visible)
+        # A dataset with a single measured model ranks nothing.
+        usable = (~np.isnan(matrix.losses)).sum(axis=0) >= 2
+        measured, columns = np.nonzero(~np.isnan(matrix.losses) & usable)
+        pairs = [(matrix.models[m], matrix.datasets[d]) for m, d in zip(measured, columns, strict=True)]
+        asked = [(model, dataset) for dataset in datasets for model in matrix.models]
+        embeddings = (
+            self.embedder.embed(node_names(visible), weighted_edges(visible))
+            if self.needs_similarities
+            else {}
+        )
+        table = assemble(
+            pairs + asked,
+            model_features(visible.models),
+            dataset_features(visible.datasets),
+            embeddings,
+            features=self.rows.features,
+            operator=self.rows.operator,
+        )
+        classes = RankClasses(len(matrix.models), self.rows.max_classes)
+        ranks = ranks_within(matrix.losses[measured, columns], columns)
+        self.ranker.fit(table.values[: len(pairs)], classes.targets(ranks, columns))
+        ranked = {}
+        for number, dataset in enumerate(datasets):
+            start = len(pairs) + number * len(matrix.models)
+            own = table.values[start : start + len(matrix.models)]
+            prediction = summarise(self.ranker.predict_distribution(own), classes)
+            contributions = self.ranker.contributions(own) if explain else None
+            ranked[dataset] = Ranked(matrix.models, prediction, table.parts, contributions)
+        return ranked
+
+    def describe(self) -> dict[str, Any]:
+        """See `Matcher.describe`."""
+        return {
+            "embedder": described(self.embedder) if self.needs_similarities else None,
+            "ranker": described(self.ranker),
+            "rows": asdict(self.rows),
+        }
+
+
+def check_similarities(visible: Snapshot, datasets: Sequence[str]) -> None:
+    """Refuse to place a dataset in the graph that no edge joins to it.
+
+    Raises:
+        NoSimilarity: one of them has no SIMILAR edge.
+    """
     for dataset in datasets:
-        visible = hide_results(visible, dataset)
-    check_enough(visible)
-    for dataset in datasets:
-        if recipe.features != "node" and not similarities_of(visible, dataset):
+        if not similarities_of(visible, dataset):
             raise NoSimilarity(
                 f"Dataset {dataset!r} has no similarity to any other dataset, so the graph says nothing "
                 "about it. Record some with `matchgraph ingest similarities FILE.csv`, ingest the datasets' "
                 "images with one probe, or use --features node."
             )
-    embeddings = (
-        {} if recipe.features == "node" else embedder.embed(node_names(visible), weighted_edges(visible))
-    )
-    matrix = loss_matrix(visible)
-    # A dataset with a single measured model ranks nothing.
-    usable = (~np.isnan(matrix.losses)).sum(axis=0) >= 2
-    rows, columns = np.nonzero(~np.isnan(matrix.losses) & usable)
-    pairs = [(matrix.models[row], matrix.datasets[column]) for row, column in zip(rows, columns, strict=True)]
-    asked = [(model, dataset) for dataset in datasets for model in matrix.models]
-    table = assemble(
-        pairs + asked,
-        model_features(visible.models),
-        dataset_features(visible.datasets),
-        embeddings,
-        features=recipe.features,
-        operator=recipe.operator,
-    )
-    classes = RankClasses(len(matrix.models), recipe.max_classes)
-    ranks = ranks_within(matrix.losses[rows, columns], columns)
-    ranker.fit(table.values[: len(pairs)], classes.targets(ranks, columns))
-    ranked = {}
-    for number, dataset in enumerate(datasets):
-        start = len(pairs) + number * len(matrix.models)
-        own = table.values[start : start + len(matrix.models)]
-        prediction = summarise(ranker.predict_distribution(own), classes)
-        ranked[dataset] = Ranked(matrix.models, prediction, own, table.parts)
-    return ranked
 
 
 def predict(
     snapshot: Snapshot,
     dataset: str | Dataset,
-    embedder: Embedder,
-    ranker: Ranker,
-    recipe: Recipe | None = None,
+    matcher: Matcher,
     *,
     distances: Mapping[str, float] | None = None,
     costs: Mapping[str, Cost] | None = None,
@@ -268,9 +312,7 @@ def predict(
         snapshot: the graph.
         dataset: the id of one of its datasets, predicted for as if none of its results were known; or a new
             one.
-        embedder: of the graph's nodes.
-        ranker: is trained anew.
-        recipe: what goes into the rows.
+        matcher: the method.
         distances: of a new dataset, by id of the known one, in the metric of the snapshot's similarities.
         costs: by model id.
 
@@ -278,16 +320,15 @@ def predict(
         The ranking.
 
     Raises:
-        PredictorError: see `rank_models`.
+        PredictorError: see `Matcher.rank`.
     """
-    recipe = recipe or Recipe()
     if isinstance(dataset, str):
         target, visible = dataset, hide_results(snapshot, dataset)
     else:
         target, visible = dataset.id, add_dataset(snapshot, dataset, distances or {})
-    ranked = rank_models(visible, target, embedder, ranker, recipe)
+    ranked = matcher.rank(visible, [target], explain=True)[target]
     order = np.lexsort((ranked.models, -ranked.prediction.p_best, ranked.prediction.expected_rank))
-    reasons = explain(ranker.contributions(ranked.values), ranked.parts)
+    reasons = explain(ranked.contributions, ranked.parts)
     ranking = tuple(
         RankedModel(
             model=ranked.models[row],
@@ -299,17 +340,15 @@ def predict(
         )
         for row in order
     )
-    return Prediction(
-        target, ranking, evidence(visible, target), provenance(visible, target, embedder, ranker, recipe)
-    )
+    return Prediction(target, ranking, evidence(visible, target), provenance(visible, target, matcher))
 
 
 def explain(contributions: np.ndarray | None, parts: Sequence[str]) -> list[tuple[Reason, ...]]:
     """Sum the columns' contributions to readable parts, for each row.
 
     Args:
-        contributions: (n_rows, n_columns) of `Ranker.contributions`, or None.
-        parts: of each column, see `Rows`.
+        contributions: (n_rows, n_columns) of `Ranked`, or None.
+        parts: of each column.
 
     Returns:
         For each row the dataset embedding, the graph embedding, the model attributes that moved it most by
@@ -359,9 +398,7 @@ def evidence(visible: Snapshot, dataset: str) -> tuple[Neighbour, ...]:
     return tuple(neighbours)
 
 
-def provenance(
-    visible: Snapshot, dataset: str, embedder: Embedder, ranker: Ranker, recipe: Recipe
-) -> dict[str, Any]:
+def provenance(visible: Snapshot, dataset: str, matcher: Matcher) -> dict[str, Any]:
     """What a prediction was computed from and with, ready for JSON."""
     target = next(known for known in visible.datasets if known.id == dataset)
     return {
@@ -373,13 +410,13 @@ def provenance(
         "datasets": len(visible.datasets),
         "results": int(visible.performs["value"].notna().sum()),
         "extractor": target.properties.get("extractor"),
-        "embedder": {"name": embedder.name, **_settings(embedder)} if recipe.features != "node" else None,
-        "ranker": {"name": ranker.name, **_settings(ranker)},
-        "recipe": asdict(recipe),
+        "recipe": matcher.name,
+        **matcher.describe(),
         "versions": {name: importlib.metadata.version(name) for name in LIBRARIES},
     }
 
 
-def _settings(part: object) -> dict[str, Any]:
+def described(part: object) -> dict[str, Any]:
+    """The name and the configuration of an embedder or a ranker, ready for JSON."""
     config = getattr(part, "config", None)
-    return asdict(config) if config is not None else {}
+    return {"name": part.name, **(asdict(config) if config is not None else {})}

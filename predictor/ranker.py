@@ -306,6 +306,15 @@ class RankPrediction:
     p_best: np.ndarray
 
 
+def no_preference(n_models: int) -> RankPrediction:
+    """What is expected of models of which nothing is known."""
+    return RankPrediction(
+        np.full(n_models, (n_models + 1) / 2),
+        np.full(n_models, np.sqrt((n_models**2 - 1) / 12)),
+        np.full(n_models, 1 / n_models),
+    )
+
+
 def summarise(distributions: np.ndarray, classes: RankClasses) -> RankPrediction:
     """Expected rank, its standard deviation, and the chance of being best.
 

@@ -21,14 +21,13 @@ from predictor.active import SLACK_H, Pair, check_costs, propose, restricted, ro
 from predictor.baselines import average_rank
 from predictor.errors import InvalidRows, NotEnoughResults, NothingToPropose
 from predictor.evaluation import held_out_datasets
-from predictor.matching import Recipe, provenance, rank_models_for
+from predictor.matching import provenance
 from predictor.metrics import OSR, TAU, Interval, bootstrap_interval, optimal_selection, weighted_tau
 from predictor.visibility import loss_matrix
 
 if TYPE_CHECKING:
-    from graphdb.embedding import Embedder
     from graphdb.models import Snapshot
-    from predictor.ranker import Ranker
+    from predictor.matching import Matcher
 
 FIGURES = (OSR, TAU)
 ACTIVE = "active"
@@ -147,7 +146,7 @@ class BudgetCurve:
         everything: figures with all results, the same for every order.
         hours: of all that could be measured, on average over folds.
         datasets: how many are the users' in turn.
-        trainings: how often the ranker was trained.
+        trainings: how often the method was trained.
         provenance: what it was computed from and with.
     """
 
@@ -162,9 +161,7 @@ class BudgetCurve:
 def budget_curve(
     snapshot: Snapshot,
     hours: Mapping[str, float],
-    embedder: Embedder,
-    ranker: Ranker,
-    recipe: Recipe | None = None,
+    matcher: Matcher,
     config: ReplayConfig | None = None,
     *,
     orders: Sequence[Order] = ORDERS,
@@ -172,15 +169,13 @@ def budget_curve(
 ) -> BudgetCurve:
     """Replay recorded results in several orders.
 
-    The ranker is trained `replays * folds * (orders * shares + 1)` times, each time for all datasets of a
+    The method is trained `replays * folds * (orders * shares + 1)` times, each time for all datasets of a
     fold at once.
 
     Args:
         snapshot: the graph, with the truth.
         hours: cost of a fine-tuning, by model.
-        embedder: called with what is visible.
-        ranker: trained anew each time.
-        recipe: what goes into the rows.
+        matcher: the method; sees what is visible.
         config: how the replay is made.
         orders: to compare.
         progress: told the number of finished trainings, of all of them, and what is at hand.
@@ -190,23 +185,23 @@ def budget_curve(
 
     Raises:
         NotEnoughResults: fewer datasets with two measured models than folds.
-        NoSimilarity: features ask for the graph, and no dataset has similarities.
+        NoSimilarity: the method needs similarities, and no dataset has any.
         InvalidRows: a cost is not above 0.
     """
-    recipe, config = recipe or Recipe(), config or ReplayConfig()
+    config = config or ReplayConfig()
     check_costs(hours, 1.0)
-    targets, _ = held_out_datasets(snapshot, recipe)
+    targets, _ = held_out_datasets(snapshot, matcher.needs_similarities)
     if len(targets) < 2 * config.folds:
         raise NotEnoughResults(
             f"A replay in {config.folds} folds needs {2 * config.folds} datasets with at least 2 measured "
             f"models; the graph has {len(targets)}."
         )
-    replay = _Replay(snapshot, hours, embedder, ranker, recipe, config, tuple(orders), progress)
+    replay = _Replay(snapshot, hours, matcher, config, tuple(orders), progress)
     for seed in range(config.seed, config.seed + config.replays):
         shuffled_targets = np.random.default_rng(seed).permutation(targets)
         for fold in range(config.folds):
             replay.run_fold(sorted(shuffled_targets[fold :: config.folds].tolist()), seed)
-    details = provenance(snapshot, targets[0], embedder, ranker, recipe)
+    details = provenance(snapshot, targets[0], matcher)
     details.pop("extractor")
     return replay.summarised(targets, details)
 
@@ -218,15 +213,13 @@ class _Replay:
         self,
         snapshot: Snapshot,
         hours: Mapping[str, float],
-        embedder: Embedder,
-        ranker: Ranker,
-        recipe: Recipe,
+        matcher: Matcher,
         config: ReplayConfig,
         orders: tuple[Order, ...],
         progress: Callable[[int, int, str], None] | None,
     ) -> None:
         self.snapshot, self.hours, self.config, self.orders = snapshot, hours, config, orders
-        self._method = embedder, ranker, recipe
+        self._matcher = matcher
         self._progress = progress
         self._truth = loss_matrix(snapshot)
         self._all = config.replays * config.folds * (len(orders) * len(config.shares) + 1)
@@ -277,7 +270,7 @@ class _Replay:
     def _score(self, order: str, share: float, known: Sequence[Pair], targets: Sequence[str]) -> None:
         visible = only(self.snapshot, known)
         try:
-            ranked = rank_models_for(visible, targets, *self._method)
+            ranked = self._matcher.rank(visible, targets)
             own = {dataset: ranked[dataset].prediction.expected_rank for dataset in targets}
         except NotEnoughResults:
             # No dataset has two measured models yet, so all models tie.

@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from graphdb.weights import rank_fraction, result_weight, similarity_weight
-from predictor.errors import NotEnoughResults, UnknownTarget
+from predictor.errors import InvalidRows, NotEnoughResults, UnknownTarget
 from predictor.metrics import losses
 
 if TYPE_CHECKING:
@@ -49,6 +49,41 @@ def hide_results(snapshot: Snapshot, dataset: str) -> Snapshot:
         )
     visible = snapshot.performs[snapshot.performs["dataset"] != dataset].reset_index(drop=True)
     return replace(snapshot, performs=visible)
+
+
+def without_results(snapshot: Snapshot, datasets: Iterable[str]) -> Snapshot:
+    """The graph without any result of some datasets, see `hide_results`."""
+    for dataset in datasets:
+        snapshot = hide_results(snapshot, dataset)
+    return snapshot
+
+
+def remove_results(snapshot: Snapshot, share: float, seed: int) -> Snapshot:
+    """The graph with a share of its results after fine-tuning taken away at random.
+
+    For one seed, what is taken away at a smaller share is taken away at a larger one as well.
+
+    Args:
+        snapshot: the graph.
+        share: of the PERFORMS edges with a value, rounded to a whole number of them; in [0, 1).
+        seed: of the choice.
+
+    Returns:
+        A snapshot with the other edges; those between datasets stay.
+
+    Raises:
+        InvalidRows: for another share.
+
+    Source:
+        Match & Choose, section 5.3 and Figure 6: "a 10% sparsity means we remove randomly 10% of the
+        model-dataset edges".
+    """
+    if not 0 <= share < 1:
+        raise InvalidRows(f"the share of results to remove must be at least 0 and below 1, got {share}")
+    measured = np.flatnonzero(snapshot.performs["value"].notna())
+    order = np.random.default_rng(seed).permutation(measured)
+    gone = snapshot.performs.index[order[: round(share * len(measured))]]
+    return replace(snapshot, performs=snapshot.performs.drop(index=gone).reset_index(drop=True))
 
 
 def add_dataset(snapshot: Snapshot, dataset: Dataset, distances: Mapping[str, float]) -> Snapshot:

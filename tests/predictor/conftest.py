@@ -13,6 +13,7 @@ from graphdb.metrics import KNOWN_METRICS
 from graphdb.models import Dataset, Model, Result, Similar, Snapshot
 from graphdb.node2vecplus import Node2VecPlus
 from graphdb.repository import MatchingGraph
+from predictor.matching import PaperMatcher
 from predictor.ranker import CatBoostConfig, CatBoostRanker
 
 
@@ -100,3 +101,9 @@ def embedder() -> Node2VecPlus:
 def ranker() -> CatBoostRanker:
     """The real ranker with few trees."""
     return CatBoostRanker(CatBoostConfig(iterations=15, depth=3))
+
+
+@pytest.fixture
+def matcher(embedder: Node2VecPlus, ranker: CatBoostRanker) -> PaperMatcher:
+    """The paper's method with small parts, without a server."""
+    return PaperMatcher(embedder, ranker)

@@ -291,6 +291,9 @@ class TestEvaluate:
         ]
         assert answer["methods"][keys.index("initial")]["figures"]["osr"]["mean"] is None
         assert set(answer["methods"][0]["figures"]) == {"osr", "tau_w", "o2b", "o2o"}
+        assert answer["methods"][0]["p_value"] == {}
+        assert 0 < answer["methods"][1]["p_value"]["tau_w"] <= 1
+        assert sum(answer["folds"][0]["p_best"].values()) == pytest.approx(1)
         assert [fold["dataset"] for fold in answer["folds"]] == ["d00", "d01", "d02", "d03"]
         assert answer["provenance"]["seed"] == 0
 
@@ -301,9 +304,10 @@ class TestEvaluate:
         graph.save_results(
             [Result(row.model, row.dataset, "taste", -row.value) for row in snapshot.performs.itertuples()]
         )
-        options = ["--ranker", "forest", "--features", "node", *FAST]
+        options = ["--recipe", "paper", "--ranker", "forest", "--features", "node", *FAST, "--removed", "0.2"]
         code, out, _ = command("evaluate", "--metric", "taste", *options)
         assert code == 0
+        assert "p = " in out
         assert "Overall (average rank)" in out
         assert "95 % interval" in out
         mirrored = json.loads(command("evaluate", "--metric", "taste", "--json", *options)[1])

@@ -13,10 +13,11 @@ from graphdb.models import Metric
 from predictor.baselines import BASELINES
 from predictor.errors import NoSimilarity, NotEnoughResults
 from predictor.evaluation import METHOD, evaluate, evaluate_fold
-from predictor.matching import Recipe
+from predictor.matching import PaperMatcher, RowConfig
+from predictor.metrics import paired_p_value
 from predictor.ranker import CatBoostConfig, CatBoostRanker, ForestRanker
 
-NODE = Recipe(features="node")
+NODE = RowConfig(features="node")
 # All but the forest, which is most of the work.
 LIGHT = tuple(baseline for baseline in BASELINES if baseline.key != "direct")
 
@@ -27,13 +28,14 @@ def of(evaluation, key):
 
 @pytest.fixture
 def quick():
-    return CatBoostRanker(CatBoostConfig(iterations=5, depth=2))
+    """The paper's method on features alone, with few trees."""
+    return PaperMatcher(None, CatBoostRanker(CatBoostConfig(iterations=5, depth=2)), NODE)
 
 
 class TestFigures:
     def test_every_method_in_one_table(self, zoo, quick):
         snapshot = zoo(n_datasets=6)
-        evaluation = evaluate(snapshot, None, quick, NODE)
+        evaluation = evaluate(snapshot, quick)
         assert [summary.key for summary in evaluation.summaries] == [METHOD, *(b.key for b in BASELINES)]
         assert [fold.dataset for fold in evaluation.folds] == [f"d{i:02d}" for i in range(6)]
         for fold in evaluation.folds:
@@ -43,8 +45,66 @@ class TestFigures:
                 chosen = own[own["model"].isin(score.selected)]["value"]
                 assert score.figures["o2o"] == pytest.approx(chosen.mean() - own["value"].min())
 
+    def test_each_fold_keeps_the_methods_chances_and_the_truth(self, zoo, quick):
+        snapshot = zoo(n_datasets=4)
+        # A model that was not measured is ranked all the same.
+        performs = snapshot.performs.drop(index=snapshot.performs.index[0])
+        evaluation = evaluate(replace(snapshot, performs=performs), quick, baselines=LIGHT)
+        first = evaluation.folds[0]
+        assert list(first.p_best) == list(first.expected_rank) == [f"m{i}" for i in range(6)]
+        assert list(first.losses) == [f"m{i}" for i in range(1, 6)]
+        assert sum(first.p_best.values()) == pytest.approx(1)
+        least = min(first.expected_rank[model] for model in first.losses)
+        chosen = tuple(model for model in first.losses if first.expected_rank[model] == least)
+        assert first.scores[METHOD].selected == chosen
+        assert first.best == (min(first.losses, key=first.losses.get),)
+
+    def test_p_values_are_of_the_method_against_each_baseline(self, zoo, quick):
+        evaluation = evaluate(zoo(n_datasets=6), quick, baselines=LIGHT)
+        method, *others = evaluation.summaries
+        assert method.p_value == {}
+        for summary in others:
+            for metric in ("osr", "tau_w"):
+                own, base = (
+                    np.array(
+                        [
+                            fold.scores[key].figures[metric] if key in fold.scores else np.nan
+                            for fold in evaluation.folds
+                        ]
+                    )
+                    for key in (METHOD, summary.key)
+                )
+                expected = paired_p_value(own, base)
+                assert summary.p_value[metric] == pytest.approx(expected, nan_ok=True)
+        assert math.isnan(of(evaluation, "initial").p_value["tau_w"])
+        assert of(evaluation, "average_rank").p_value["tau_w"] < 1
+
+    def test_removed_results_are_missing_from_what_is_learned_from(self, zoo, quick, monkeypatch):
+        snapshot = zoo(n_datasets=6)
+        seen = []
+        rank = quick.rank
+
+        def watched(visible, datasets):
+            seen.append(visible)
+            return rank(visible, datasets)
+
+        monkeypatch.setattr(quick, "rank", watched)
+        evaluation = evaluate(snapshot, quick, baselines=LIGHT, removed=0.4)
+        assert evaluation.provenance["removed"] == 0.4
+        assert [len(visible.performs) for visible in seen] == [18] * 6
+        assert all(len(visible.similar) == 15 for visible in seen)
+        assert all(fold.models == 6 for fold in evaluation.folds)
+        pairs = [frozenset(zip(v.performs["model"], v.performs["dataset"], strict=True)) for v in seen]
+        assert len(set(pairs)) == 6
+
+    def test_where_too_little_is_left_no_model_is_preferred(self, zoo, quick):
+        evaluation = evaluate(zoo(n_datasets=6), quick, baselines=LIGHT, removed=0.97)
+        for fold in evaluation.folds:
+            assert list(fold.p_best.values()) == pytest.approx([1 / 6] * 6)
+            assert fold.scores[METHOD].figures["osr"] == pytest.approx(1 / 6)
+
     def test_what_is_known_of_baselines(self, zoo, quick):
-        evaluation = evaluate(zoo(n_datasets=6), None, quick, NODE, baselines=LIGHT)
+        evaluation = evaluate(zoo(n_datasets=6), quick, baselines=LIGHT)
         overall = of(evaluation, "average_value").figures["o2b"]
         assert (overall.mean, overall.low, overall.high) == (0, 0, 0)
         random = of(evaluation, "random").figures
@@ -60,7 +120,7 @@ class TestFigures:
         measured = performs["dataset"].isin(["d00", "d01"])
         performs.loc[measured, "initial"] = performs.loc[measured, "value"]
         figures = of(
-            evaluate(replace(snapshot, performs=performs), None, quick, NODE, baselines=LIGHT), "initial"
+            evaluate(replace(snapshot, performs=performs), quick, baselines=LIGHT), "initial"
         ).figures
         assert (figures["osr"].mean, figures["tau_w"].mean, figures["osr"].folds) == (1, 1, 2)
 
@@ -71,8 +131,8 @@ class TestFigures:
             metric=Metric("score", larger_is_better=True),
             performs=snapshot.performs.assign(value=-snapshot.performs["value"]),
         )
-        one = evaluate(snapshot, None, quick, NODE, baselines=LIGHT)
-        other = evaluate(mirrored, None, quick, NODE, baselines=LIGHT)
+        one = evaluate(snapshot, quick, baselines=LIGHT)
+        other = evaluate(mirrored, quick, baselines=LIGHT)
         assert one.folds == other.folds
 
     def test_missing_results_and_ties(self, zoo, quick):
@@ -80,7 +140,7 @@ class TestFigures:
         performs = snapshot.performs.drop(index=snapshot.performs.index[1::5]).assign(
             value=lambda rows: rows["value"].round(-1)
         )
-        evaluation = evaluate(replace(snapshot, performs=performs), None, quick, NODE, baselines=LIGHT)
+        evaluation = evaluate(replace(snapshot, performs=performs), quick, baselines=LIGHT)
         counts = performs["dataset"].value_counts()
         assert all(fold.models == counts[fold.dataset] for fold in evaluation.folds)
         # All values round to the same: any choice is optimal, and no order is defined.
@@ -89,32 +149,30 @@ class TestFigures:
         assert all(fold.scores[METHOD].figures["osr"] == 1 for fold in tied)
         assert all(math.isnan(fold.scores[METHOD].figures["tau_w"]) for fold in tied)
 
-    def test_tells_which_datasets_it_left_in(self, zoo, embedder, quick):
+    def test_tells_which_datasets_it_left_in(self, zoo, matcher):
         snapshot = zoo(n_datasets=6)
         performs = snapshot.performs[
             (snapshot.performs["dataset"] != "d01") | (snapshot.performs["model"] == "m0")
         ]
         similar = snapshot.similar[(snapshot.similar[["dataset", "other"]] != "d02").all(axis=1)]
-        evaluation = evaluate(
-            replace(snapshot, performs=performs, similar=similar), embedder, quick, baselines=LIGHT
-        )
+        evaluation = evaluate(replace(snapshot, performs=performs, similar=similar), matcher, baselines=LIGHT)
         assert evaluation.skipped == {
             "d01": "1 measured model: nothing to rank",
             "d02": "no similarity to another dataset",
         }
         assert len(evaluation.folds) == 4
 
-    def test_refuses_too_little(self, zoo, embedder, quick):
+    def test_refuses_too_little(self, zoo, matcher):
         snapshot = zoo(n_datasets=6)
         one = snapshot.performs[snapshot.performs["dataset"] == "d01"]
         with pytest.raises(NotEnoughResults, match="has 1"):
-            evaluate(replace(snapshot, performs=one), embedder, quick)
+            evaluate(replace(snapshot, performs=one), matcher)
         with pytest.raises(NoSimilarity):
-            evaluate(replace(snapshot, similar=snapshot.similar.iloc[:0]), embedder, quick)
+            evaluate(replace(snapshot, similar=snapshot.similar.iloc[:0]), matcher)
 
     def test_progress(self, zoo, quick):
         seen = []
-        evaluate(zoo(n_datasets=3), None, quick, NODE, baselines=(), progress=lambda *step: seen.append(step))
+        evaluate(zoo(n_datasets=3), quick, baselines=(), progress=lambda *step: seen.append(step))
         assert seen == [(0, 3, "d00"), (1, 3, "d01"), (2, 3, "d02")]
 
 
@@ -129,12 +187,12 @@ def test_no_method_sees_the_held_out_results(graph, runner, zoo, save):
     gds = GdsNode2Vec(runner, Node2VecConfig(dimension=16, walk_length=20))
     ranker = ForestRanker(20)
     save(graph, snapshot)
-    before = evaluate_fold(graph.snapshot(), "d04", gds, ranker, Recipe())
+    before = evaluate_fold(graph.snapshot(), "d04", PaperMatcher(gds, ranker))
     performs = snapshot.performs.copy()
     own = performs["dataset"] == "d04"
     performs.loc[own, "value"] = 500 - performs.loc[own, "value"]
     save(graph, replace(snapshot, performs=performs))
-    after = evaluate_fold(graph.snapshot(), "d04", gds, ranker, Recipe())
+    after = evaluate_fold(graph.snapshot(), "d04", PaperMatcher(gds, ranker))
     assert before.best != after.best
     assert selections(before) == selections(after)
     assert set(selections(before)) == {
@@ -167,7 +225,7 @@ def test_the_graph_wins_where_the_best_model_depends_on_the_kind_of_dataset(grap
     save(graph, zoo(n_datasets=15))
     gds = GdsNode2Vec(runner, Node2VecConfig(dimension=32, walk_length=40))
     ranker = CatBoostRanker(CatBoostConfig(iterations=30, depth=4))
-    evaluation = evaluate(graph.snapshot(), gds, ranker, baselines=BASELINES[:2])
+    evaluation = evaluate(graph.snapshot(), PaperMatcher(gds, ranker), baselines=BASELINES[:2])
     method = of(evaluation, METHOD)
     assert method.figures["tau_w"].mean > of(evaluation, "average_rank").figures["tau_w"].mean + 0.3
     assert method.gain["tau_w"].low > 0

@@ -1,4 +1,4 @@
-"""The recipe: nothing of the target's results enters, reasons add up, odd zoos are ranked."""
+"""The paper's method: nothing of the target's results enters, reasons add up, odd zoos are ranked."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ import pytest
 from graphdb.embedding import GdsNode2Vec, Node2VecConfig
 from graphdb.models import Dataset, Model
 from predictor.errors import InvalidRows, NoSimilarity, NotEnoughResults, UnknownTarget
-from predictor.matching import Cost, Recipe, explain, predict, rank_models
+from predictor.matching import Cost, PaperMatcher, RowConfig, explain, predict
 from predictor.ranker import CatBoostConfig, CatBoostRanker, ForestRanker
 from predictor.visibility import hide_results, similarities_of
 
 NAN = float("nan")
+NODE = RowConfig(features="node")
 
 
 def outcome(prediction):
@@ -33,8 +34,8 @@ def scrambled(snapshot, dataset: str):
 
 
 class TestPredict:
-    def test_ranks_the_whole_zoo(self, zoo, embedder, ranker):
-        prediction = predict(zoo(), "d00", embedder, ranker, costs={"m1": Cost(train_seconds=60)})
+    def test_ranks_the_whole_zoo(self, zoo, matcher):
+        prediction = predict(zoo(), "d00", matcher, costs={"m1": Cost(train_seconds=60)})
         assert sorted(model.model for model in prediction.ranking) == [f"m{i}" for i in range(6)]
         ranks = [model.expected_rank for model in prediction.ranking]
         assert ranks == sorted(ranks)
@@ -44,29 +45,29 @@ class TestPredict:
         assert costs["m1"] == 60
         assert costs["m2"] is None
 
-    def test_says_what_it_was_made_with(self, zoo, embedder, ranker):
-        prediction = predict(zoo(), "d00", embedder, ranker)
+    def test_says_what_it_was_made_with(self, zoo, embedder, matcher):
+        prediction = predict(zoo(), "d00", matcher)
         assert prediction.provenance["results"] == 17 * 6
         assert prediction.provenance["embedder"]["seed"] == embedder.config.seed
         assert prediction.provenance["ranker"]["iterations"] == 15
+        assert prediction.provenance["recipe"] == "paper"
+        assert prediction.provenance["rows"]["operator"] == "concat"
         assert set(prediction.provenance["versions"]) >= {"catboost", "numpy"}
 
-    def test_repeats_bit_for_bit(self, zoo, embedder, ranker):
-        assert outcome(predict(zoo(), "d00", embedder, ranker)) == outcome(
-            predict(zoo(), "d00", embedder, ranker)
-        )
+    def test_repeats_bit_for_bit(self, zoo, matcher):
+        assert outcome(predict(zoo(), "d00", matcher)) == outcome(predict(zoo(), "d00", matcher))
 
-    def test_the_targets_results_change_nothing(self, zoo, embedder, ranker):
+    def test_the_targets_results_change_nothing(self, zoo, matcher):
         snapshot = zoo()
-        told = predict(scrambled(snapshot, "d04"), "d04", embedder, ranker)
-        assert outcome(predict(snapshot, "d04", embedder, ranker)) == outcome(told)
+        told = predict(scrambled(snapshot, "d04"), "d04", matcher)
+        assert outcome(predict(snapshot, "d04", matcher)) == outcome(told)
 
-    def test_another_datasets_results_do_change_it(self, zoo, embedder, ranker):
+    def test_another_datasets_results_do_change_it(self, zoo, matcher):
         snapshot = zoo()
-        told = predict(scrambled(snapshot, "d07"), "d04", embedder, ranker)
-        assert outcome(predict(snapshot, "d04", embedder, ranker)) != outcome(told)
+        told = predict(scrambled(snapshot, "d07"), "d04", matcher)
+        assert outcome(predict(snapshot, "d04", matcher)) != outcome(told)
 
-    def test_a_new_dataset_is_predicted_like_a_hidden_one(self, zoo, embedder, ranker):
+    def test_a_new_dataset_is_predicted_like_a_hidden_one(self, zoo, matcher):
         snapshot = zoo()
         known = next(dataset for dataset in snapshot.datasets if dataset.id == "d05")
         distances = similarities_of(snapshot, "d05")
@@ -76,18 +77,18 @@ class TestPredict:
             performs=snapshot.performs[snapshot.performs["dataset"] != "d05"],
             similar=snapshot.similar[(snapshot.similar[["dataset", "other"]] != "d05").all(axis=1)],
         )
-        new = predict(without, known, embedder, ranker, distances=distances)
-        assert outcome(new) == outcome(predict(snapshot, "d05", embedder, ranker))
+        new = predict(without, known, matcher, distances=distances)
+        assert outcome(new) == outcome(predict(snapshot, "d05", matcher))
 
-    def test_a_model_without_results_is_ranked_by_its_features(self, zoo, embedder, ranker):
+    def test_a_model_without_results_is_ranked_by_its_features(self, zoo, matcher):
         snapshot = zoo()
         models = (*snapshot.models, Model("zz new", {"params": 3, "family": "a"}))
-        prediction = predict(replace(snapshot, models=models), "d00", embedder, ranker)
+        prediction = predict(replace(snapshot, models=models), "d00", matcher)
         assert "zz new" in {model.model for model in prediction.ranking}
 
-    def test_evidence_is_the_nearest_datasets_with_their_best_models(self, zoo, embedder, ranker):
+    def test_evidence_is_the_nearest_datasets_with_their_best_models(self, zoo, matcher):
         snapshot = zoo()
-        prediction = predict(snapshot, "d00", embedder, ranker)
+        prediction = predict(snapshot, "d00", matcher)
         near = sorted(similarities_of(snapshot, "d00").items(), key=lambda pair: pair[1])[:3]
         assert [(n.dataset, n.similarity) for n in prediction.neighbours] == near
         own = snapshot.performs[snapshot.performs["dataset"] == near[0][0]]
@@ -95,9 +96,9 @@ class TestPredict:
 
 
 class TestExplain:
-    def test_reasons_add_up(self, zoo, embedder, ranker):
-        ranked = rank_models(zoo(), "d00", embedder, ranker)
-        lifts = ranker.contributions(ranked.values)
+    def test_reasons_add_up(self, zoo, matcher):
+        ranked = matcher.rank(zoo(), ["d00"], explain=True)["d00"]
+        lifts = ranked.contributions
         reasons = explain(lifts, ranked.parts)
         assert np.allclose([sum(r.lift for r in row) for row in reasons], lifts.sum(axis=1))
         assert {r.part for r in reasons[0]} == {"graph", "dataset", "model:params", "model:family"}
@@ -118,26 +119,26 @@ class TestExplain:
         assert row[5].lift == pytest.approx(0.6)
 
     def test_a_ranker_that_cannot_tell(self, zoo, embedder):
-        prediction = predict(zoo(), "d00", embedder, ForestRanker(10))
+        prediction = predict(zoo(), "d00", PaperMatcher(embedder, ForestRanker(10)))
         assert all(model.why == () for model in prediction.ranking)
 
 
 class TestOddZoos:
-    def test_missing_results_and_ties(self, zoo, embedder, ranker):
+    def test_missing_results_and_ties(self, zoo, matcher):
         snapshot = zoo()
         performs = snapshot.performs.drop(index=range(0, len(snapshot.performs), 4))
         performs["value"] = performs["value"].round(0)
-        assert len(predict(replace(snapshot, performs=performs), "d00", embedder, ranker).ranking) == 6
+        assert len(predict(replace(snapshot, performs=performs), "d00", matcher).ranking) == 6
 
     def test_a_large_zoo(self, zoo, ranker):
         snapshot = zoo(n_datasets=6, n_models=120)
-        prediction = predict(snapshot, "d00", None, ranker, Recipe(features="node"))
+        prediction = predict(snapshot, "d00", PaperMatcher(None, ranker, NODE))
         assert len(prediction.ranking) == 120
         assert sum(model.p_best for model in prediction.ranking) == pytest.approx(1)
 
-    def test_one_known_dataset_and_two_models(self, zoo, embedder, ranker):
+    def test_one_known_dataset_and_two_models(self, zoo, matcher):
         snapshot = zoo(n_datasets=2, n_models=2)
-        prediction = predict(snapshot, "d00", embedder, ranker)
+        prediction = predict(snapshot, "d00", matcher)
         assert len(prediction.ranking) == 2
 
     def test_nothing_tells_models_apart(self, zoo, ranker):
@@ -147,45 +148,45 @@ class TestOddZoos:
             models=tuple(Model(model.id) for model in snapshot.models),
             datasets=tuple(Dataset(dataset.id) for dataset in snapshot.datasets),
         )
-        prediction = predict(blank, "d00", None, ranker, Recipe(features="node"))
+        prediction = predict(blank, "d00", PaperMatcher(None, ranker, NODE))
         assert [model.p_best for model in prediction.ranking] == pytest.approx([1 / 6] * 6)
 
-    def test_refuses_what_cannot_be_predicted(self, zoo, embedder, ranker):
+    def test_refuses_what_cannot_be_predicted(self, zoo, matcher):
         snapshot = zoo()
         alone = replace(
             snapshot, similar=snapshot.similar[(snapshot.similar[["dataset", "other"]] != "d00").all(axis=1)]
         )
         with pytest.raises(NoSimilarity, match="d00"):
-            predict(alone, "d00", embedder, ranker)
-        assert predict(alone, "d00", embedder, ranker, Recipe(features="node")).neighbours == ()
+            predict(alone, "d00", matcher)
+        assert predict(alone, "d00", PaperMatcher(None, matcher.ranker, NODE)).neighbours == ()
         one = pd.DataFrame([("m0", "d01", 1.0, NAN)], columns=["model", "dataset", "value", "initial"])
         with pytest.raises(NotEnoughResults):
-            predict(replace(snapshot, performs=one), "d00", embedder, ranker)
+            predict(replace(snapshot, performs=one), "d00", matcher)
         with pytest.raises(UnknownTarget):
-            predict(snapshot, "d99", embedder, ranker)
+            predict(snapshot, "d99", matcher)
         for wrong in ({"features": "edges"}, {"operator": "sum"}, {"max_classes": 1}):
             with pytest.raises(InvalidRows):
-                Recipe(**wrong)
+                RowConfig(**wrong)
 
 
 def test_the_targets_results_change_nothing_in_a_real_graph(graph, runner, zoo, save, ranker):
     snapshot = zoo(n_datasets=8)
     gds = GdsNode2Vec(runner, Node2VecConfig(dimension=16, walk_length=20))
     save(graph, snapshot)
-    before = predict(graph.snapshot(), "d04", gds, ranker)
-    elsewhere = predict(graph.snapshot(), "d03", gds, ranker)
+    before = predict(graph.snapshot(), "d04", PaperMatcher(gds, ranker))
+    elsewhere = predict(graph.snapshot(), "d03", PaperMatcher(gds, ranker))
     save(graph, scrambled(snapshot, "d04"))
-    after = predict(graph.snapshot(), "d04", gds, ranker)
+    after = predict(graph.snapshot(), "d04", PaperMatcher(gds, ranker))
     assert outcome(before) == outcome(after)
-    assert outcome(predict(graph.snapshot(), "d03", gds, ranker)) != outcome(elsewhere)
+    assert outcome(predict(graph.snapshot(), "d03", PaperMatcher(gds, ranker))) != outcome(elsewhere)
 
 
 def test_a_rebuilt_graph_gives_the_same_prediction(graph, runner, zoo, save):
     gds = GdsNode2Vec(runner, Node2VecConfig(dimension=16, walk_length=20))
     ranker = CatBoostRanker(CatBoostConfig(iterations=10, depth=3))
     save(graph, zoo(n_datasets=6))
-    before = predict(graph.snapshot(), "d04", gds, ranker)
+    before = predict(graph.snapshot(), "d04", PaperMatcher(gds, ranker))
     graph.clear()
     save(graph, zoo(n_datasets=6))
-    assert outcome(predict(graph.snapshot(), "d04", gds, ranker)) == outcome(before)
+    assert outcome(predict(graph.snapshot(), "d04", PaperMatcher(gds, ranker))) == outcome(before)
     assert hide_results(graph.snapshot(), "d04").performs.shape[0] == 30

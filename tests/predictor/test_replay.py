@@ -9,7 +9,7 @@ import predictor.replay
 from graphdb.embedding import Node2VecConfig
 from graphdb.node2vecplus import Node2VecPlus
 from predictor.errors import InvalidRows, NotEnoughResults
-from predictor.matching import Recipe
+from predictor.matching import PaperMatcher
 from predictor.ranker import ForestRanker
 from predictor.replay import ORDERS, Order, ReplayConfig, affordable, budget_curve, dataset_by_dataset, only
 
@@ -17,25 +17,21 @@ ONCE = ReplayConfig(shares=(0.2, 0.5), replays=1, folds=2)
 
 
 @pytest.fixture
-def embedder():
-    """As small as can be: what is learned from it does not matter here."""
-    return Node2VecPlus(Node2VecConfig(dimension=8, walk_length=8, walks_per_node=4, iterations=1))
-
-
-@pytest.fixture
-def forest():
-    return ForestRanker(20)
+def matcher():
+    """As small as can be: what is learned does not matter here."""
+    embedder = Node2VecPlus(Node2VecConfig(dimension=8, walk_length=8, walks_per_node=4, iterations=1))
+    return PaperMatcher(embedder, ForestRanker(20))
 
 
 def hours_of(snapshot) -> dict[str, float]:
     return {model.id: 1.0 + number % 3 for number, model in enumerate(snapshot.models)}
 
 
-def test_all_orders_at_all_budgets(zoo, embedder, forest):
+def test_all_orders_at_all_budgets(zoo, matcher):
     snapshot = zoo(n_datasets=8)
     told = []
     curve = budget_curve(
-        snapshot, hours_of(snapshot), embedder, forest, config=ONCE, progress=lambda *step: told.append(step)
+        snapshot, hours_of(snapshot), matcher, config=ONCE, progress=lambda *step: told.append(step)
     )
     assert [order.key for order in curve.curves] == [order.key for order in ORDERS]
     assert curve.trainings == 2 * (4 * 2 + 1) == len(told)
@@ -58,14 +54,14 @@ def test_all_orders_at_all_budgets(zoo, embedder, forest):
     assert lead == pytest.approx(np.mean(differences))
 
 
-def test_equal_seeds_give_equal_curves(zoo, embedder, forest):
+def test_equal_seeds_give_equal_curves(zoo, matcher):
     snapshot = zoo(n_datasets=8)
-    arguments = (snapshot, hours_of(snapshot), embedder, forest, Recipe(), ONCE)
+    arguments = (snapshot, hours_of(snapshot), matcher, ONCE)
     first = budget_curve(*arguments)
     assert budget_curve(*arguments).curves == first.curves
 
 
-def test_no_order_sees_what_is_hidden(zoo, embedder, forest, monkeypatch):
+def test_no_order_sees_what_is_hidden(zoo, matcher, monkeypatch):
     """Planning gets neither the users' datasets nor a result that was not revealed."""
     snapshot = zoo(n_datasets=8)
     seen = []
@@ -76,7 +72,7 @@ def test_no_order_sees_what_is_hidden(zoo, embedder, forest, monkeypatch):
         return propose(known, hours, budget, candidates=candidates, seed=seed)
 
     monkeypatch.setattr(predictor.replay, "propose", watched)
-    budget_curve(snapshot, hours_of(snapshot), embedder, forest, config=ONCE, orders=ORDERS[:1])
+    budget_curve(snapshot, hours_of(snapshot), matcher, config=ONCE, orders=ORDERS[:1])
     assert len(seen) == 4
     for known, candidates in seen:
         assert len(known.datasets) == 4
@@ -87,17 +83,17 @@ def test_no_order_sees_what_is_hidden(zoo, embedder, forest, monkeypatch):
     assert [len(known.performs) > 0 for known, _ in seen] == [False, True, False, True]
 
 
-def test_the_predictor_gets_only_what_was_revealed(zoo, embedder, forest, monkeypatch):
+def test_the_predictor_gets_only_what_was_revealed(zoo, matcher, monkeypatch):
     snapshot = zoo(n_datasets=8)
     visible = []
-    rank_models_for = predictor.replay.rank_models_for
+    rank = matcher.rank
 
-    def watched(graph, datasets, *method):
+    def watched(graph, datasets):
         visible.append((graph, datasets))
-        return rank_models_for(graph, datasets, *method)
+        return rank(graph, datasets)
 
-    monkeypatch.setattr(predictor.replay, "rank_models_for", watched)
-    budget_curve(snapshot, hours_of(snapshot), embedder, forest, config=ONCE, orders=ORDERS[1:2])
+    monkeypatch.setattr(matcher, "rank", watched)
+    budget_curve(snapshot, hours_of(snapshot), matcher, config=ONCE, orders=ORDERS[1:2])
     assert [len(graph.datasets) for graph, _ in visible] == [8] * 6
     for graph, targets in visible:
         assert not set(graph.performs["dataset"]) & set(targets)
@@ -105,14 +101,14 @@ def test_the_predictor_gets_only_what_was_revealed(zoo, embedder, forest, monkey
     assert counts[0] < counts[1] < counts[2] == 24
 
 
-def test_an_order_that_teaches_more_leads(zoo, embedder, forest):
+def test_an_order_that_teaches_more_leads(zoo, matcher):
     """Where one order of models holds everywhere, any whole dataset tells it, and a single model nothing."""
     snapshot = zoo(n_datasets=8, advantage=0.0, noise=0.01)
     whole = Order("whole", "Whole", lambda pairs, _: sorted(pairs, key=lambda pair: pair[::-1]))
     single = Order("single", "Single", lambda pairs, _: sorted(pairs))
     config = ReplayConfig(shares=(0.17,), replays=1, folds=4)
     curve = budget_curve(
-        snapshot, {f"m{i}": 1.0 for i in range(6)}, embedder, forest, config=config, orders=[single, whole]
+        snapshot, {f"m{i}": 1.0 for i in range(6)}, matcher, config=config, orders=[single, whole]
     )
     assert curve.curves[0].points[0].figures["tau_w"].mean == 0
     assert curve.curves[1].lead["single"]["tau_w"].low > 0.5
@@ -120,20 +116,20 @@ def test_an_order_that_teaches_more_leads(zoo, embedder, forest):
     assert curve.everything["tau_w"].mean > 0.5
 
 
-def test_too_little_to_rank_by_is_a_tie(zoo, embedder, forest):
+def test_too_little_to_rank_by_is_a_tie(zoo, matcher):
     snapshot = zoo(n_datasets=8)
     config = ReplayConfig(shares=(0.05,), replays=1, folds=2)
     curve = budget_curve(
-        snapshot, {f"m{i}": 1.0 for i in range(6)}, embedder, forest, config=config, orders=ORDERS[2:3]
+        snapshot, {f"m{i}": 1.0 for i in range(6)}, matcher, config=config, orders=ORDERS[2:3]
     )
     assert curve.curves[0].points[0].pairs == 1
     assert curve.curves[0].points[0].figures["osr"].mean == pytest.approx(1 / 6)
 
 
-def test_too_few_datasets(zoo, embedder, forest):
+def test_too_few_datasets(zoo, matcher):
     snapshot = zoo(n_datasets=6)
     with pytest.raises(NotEnoughResults, match="8 datasets"):
-        budget_curve(snapshot, hours_of(snapshot), embedder, forest)
+        budget_curve(snapshot, hours_of(snapshot), matcher)
 
 
 @pytest.mark.parametrize(

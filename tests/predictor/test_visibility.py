@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from graphdb.models import Dataset, Metric
-from predictor.errors import NotEnoughResults, UnknownTarget
+from predictor.errors import InvalidRows, NotEnoughResults, UnknownTarget
 from predictor.visibility import (
     add_dataset,
     check_enough,
@@ -18,6 +18,7 @@ from predictor.visibility import (
     initial_losses,
     loss_matrix,
     node_names,
+    remove_results,
     similarities_of,
     weighted_edges,
 )
@@ -128,3 +129,28 @@ def test_the_fingerprint_tells_of_any_change(zoo):
     }
     assert len(hashes) == 4
     assert graph_hash(snapshot) == graph_hash(zoo())
+
+
+class TestRemoveResults:
+    def test_a_share_of_the_results_goes_and_nothing_else(self, zoo):
+        snapshot = zoo()
+        sparse = remove_results(snapshot, 0.25, 0)
+        assert len(sparse.performs) == 81 == 0.75 * len(snapshot.performs)
+        pairs = set(zip(sparse.performs["model"], sparse.performs["dataset"], strict=True))
+        assert len(pairs) == 81
+        assert sparse.similar is snapshot.similar
+        assert sparse.datasets == snapshot.datasets
+
+    def test_more_are_taken_from_what_is_left(self, zoo):
+        def pairs(share, seed):
+            rows = remove_results(zoo(), share, seed).performs
+            return set(zip(rows["model"], rows["dataset"], strict=True))
+
+        assert pairs(0.6, 1) < pairs(0.3, 1)
+        assert pairs(0.3, 1) != pairs(0.3, 2)
+        assert pairs(0.0, 1) == pairs(0.0, 2)
+
+    def test_refuses_other_shares(self, zoo):
+        for share in (-0.1, 1.0):
+            with pytest.raises(InvalidRows, match="share"):
+                remove_results(zoo(), share, 0)

@@ -1,0 +1,35 @@
+"""Recipes by name: what each is made of, and what is refused."""
+
+from __future__ import annotations
+
+import pytest
+
+from graphdb.node2vecplus import Node2VecPlus
+from predictor.errors import InvalidRows
+from predictor.ranker import CatBoostRanker, ForestRanker
+from predictor.recipes import DEFAULT_RECIPE, RECIPES, build_recipe
+
+
+def test_the_papers_recipe_with_its_ingredients():
+    matcher = build_recipe("paper", embedder="node2vec+", operator="l1", trees=7, seed=3)
+    assert isinstance(matcher.embedder, Node2VecPlus)
+    assert isinstance(matcher.ranker, CatBoostRanker)
+    told = matcher.describe()
+    assert told["embedder"]["seed"] == told["ranker"]["seed"] == 3
+    assert (told["ranker"]["iterations"], told["rows"]["operator"]) == (7, "l1")
+    forest = build_recipe("paper", features="node", ranker="forest")
+    assert isinstance(forest.ranker, ForestRanker)
+    assert forest.describe()["embedder"] is None
+    assert not forest.needs_similarities
+
+
+def test_the_default_is_known():
+    assert DEFAULT_RECIPE in RECIPES
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"name": "soup"}, {"embedder": "none"}, {"ranker": "none"}, {"features": "none"}, {}]
+)
+def test_refuses_what_it_does_not_know(wrong):
+    with pytest.raises(InvalidRows, match=r"soup|none|needs a database"):
+        build_recipe(**{"name": "paper", **wrong})
