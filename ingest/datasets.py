@@ -478,9 +478,11 @@ def define_metric(graph: MatchingGraph, measure: Measure) -> None:
 
 
 def images_hash(found: ImageFolder) -> str:
-    """Return 16 hex digits over a dataset's images, their names and captions, which tell of a change."""
+    """Return 16 hex digits over a dataset's images, their names, captions and split."""
     digest = hashlib.sha256(fingerprint_files(found.folder, [image.path for image in found.images]).encode())
     digest.update(json.dumps([image.caption for image in found.images]).encode())
+    if any(image.held_out for image in found.images):
+        digest.update(json.dumps([image.held_out for image in found.images]).encode())
     return digest.hexdigest()[:16]
 
 

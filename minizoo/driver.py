@@ -53,6 +53,7 @@ def stages() -> list[Stage]:
 
     shared("autoencoders", "kl", "dc")
     shared("towers", "clip", "t5", "glm", "gemma")
+    shared("probes", "dinov2", "siglip")
     # To where the learning rate begins to fall, so that all ten can be looked at before any is settled.
     models("0.75", "sd15", "sdxl", "sd3", "pixart", "kolors", "flux-pro", "sana-small", "sana-large")
     models("1.0", "sdxl", "juggernaut", "vega", "flux-pro", "flux")

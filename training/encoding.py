@@ -110,8 +110,8 @@ class EncodedDataset:
 
 
 def dataset_hash(images: Sequence[CaptionedImage]) -> str:
-    """SHA-256 over the images' contents and captions in their order, wherever the files lie."""
-    return json_hash([[file_hash(image.path), image.caption] for image in images])
+    """SHA-256 over the contents and captions of the images to train on, in order, wherever the files lie."""
+    return json_hash([[file_hash(image.path), image.caption] for image in images if not image.held_out])
 
 
 def encode_dataset(
@@ -122,7 +122,9 @@ def encode_dataset(
     seed: int,
     use: CacheUse | None = None,
 ) -> EncodedDataset:
-    """Decode, scale and encode all images and captions; neither VAE nor text encoder is used after.
+    """Decode, scale and encode images and captions; neither VAE nor text encoder is used after.
+
+    Images that the dataset holds out are left alone.
 
     Args:
         loaded: the pipeline that encodes.
@@ -139,7 +141,7 @@ def encode_dataset(
     """
     loaded.check_resolution(resolution_px)
     use = use or CacheUse(None)
-    images = list_captioned_images(dataset_folder)
+    images = [image for image in list_captioned_images(dataset_folder) if not image.held_out]
     latents, sizes = _encode_images(loaded, images, resolution_px, seed, use)
     captions = [image.caption or "" for image in images]
     row_of = {caption: row for row, caption in enumerate(dict.fromkeys(["", *captions]))}

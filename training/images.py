@@ -31,20 +31,31 @@ MAX_PIXELS = 64_000_000
 DECODING_ERRORS = (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error, zlib.error)
 
 
+# Hugging Face's names of splits, and whether their images are fine-tuned on.
+SPLITS = {"train": True, "validation": False, "valid": False, "val": False, "test": False}
+
+
 @dataclass(frozen=True)
 class CaptionedImage:
-    """An image file with its caption, None where it has none."""
+    """An image file with its caption, None where it has none.
+
+    Attributes:
+        path: the file.
+        caption: its text.
+        held_out: whether fine-tuning must not see it.
+    """
 
     path: Path
     caption: str | None
+    held_out: bool = False
 
 
 def list_captioned_images(folder: str | os.PathLike[str]) -> list[CaptionedImage]:
     """List the images of a dataset folder with their captions.
 
     Captions come from `metadata.jsonl` (Hugging Face imagefolder: one object per line with `file_name`,
-    relative to the folder, and `text`), else from a text file beside each image with the same stem, else
-    there are none.
+    relative to the folder, and `text`; a `split` other than "train" holds an image out), else from a text
+    file beside each image with the same stem, else there are none.
 
     Args:
         folder: the dataset; images may lie in subfolders, and a file may be a link, as in download caches.
@@ -82,6 +93,8 @@ def list_captioned_images(folder: str | os.PathLike[str]) -> list[CaptionedImage
         images = [CaptionedImage(path, _caption_beside(path)) for path in found]
     if not images:
         raise BadDataset(f"{root} holds no images ({', '.join(sorted(SUFFIXES))}).")
+    if all(image.held_out for image in images):
+        raise BadDataset(f'{metadata} holds every image out; give some the split "train".')
     return images
 
 
@@ -233,7 +246,10 @@ def _from_metadata(root: Path, metadata: Path) -> list[CaptionedImage]:
         path = root / relative
         if not path.is_file():
             raise BadDataset(f"{where}: there is no file {name!r} in the folder.")
-        images.append(CaptionedImage(path, (text or "").strip() or None))
+        split = row.get("split", "train")
+        if not isinstance(split, str) or split not in SPLITS:
+            raise BadDataset(f'{where}: "split" must be one of {", ".join(SPLITS)}, got {split!r}.')
+        images.append(CaptionedImage(path, (text or "").strip() or None, not SPLITS[split]))
     return images
 
 

@@ -50,6 +50,19 @@ def test_batches_hold_images_with_their_own_captions(pixart, dataset):
     assert (data.captioned, data.truncated) == (4, 1)
 
 
+def test_images_held_out_are_not_trained_on(pixart, copy):
+    whole = encode_dataset(pixart, copy, resolution_px=32, seed=1)
+    before = dataset_hash(list_captioned_images(copy))
+    rows = [json.loads(line) for line in (copy / "metadata.jsonl").read_text().splitlines()]
+    rows[1]["split"] = "validation"
+    (copy / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    data = encode_dataset(pixart, copy, resolution_px=32, seed=1)
+    assert (len(whole), len(data)) == (5, 4)
+    kept = whole.batch([0, 2, 3, 4], [True] * 4)[0]
+    assert torch.allclose(data.batch([0, 1, 2, 3], [True] * 4)[0], kept, atol=1e-5)
+    assert dataset_hash(list_captioned_images(copy)) != before
+
+
 def test_what_is_told_of_an_image_stays_with_it(tiny_folder, dataset):
     with LoadedPipeline(tiny_folder("sdxl"), device="cpu") as loaded:
         data = encode_dataset(loaded, dataset, resolution_px=32, seed=1)

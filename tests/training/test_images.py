@@ -74,6 +74,8 @@ def test_captions_from_text_files_else_none(tmp_path):
         ({"text": "x"}, 'line 2: "file_name" must be'),
         ({"file_name": "b.png", "text": 3}, 'line 2: "text" must be'),
         ({"file_name": "b.png", "text": "\ud800"}, "line 2: the caption of 'b.png' holds half"),
+        ({"file_name": "b.png", "split": "trian"}, "line 2: \"split\" must be one of .* got 'trian'"),
+        ({"file_name": "b.png", "split": ["train"]}, 'line 2: "split" must be one of'),
         (["b.png"], "line 2: is no JSON object"),
         (b"[" * 100_000, "line 2: is no JSON"),
         (b'{"file_name": "b.png", ', "line 2: is no JSON"),
@@ -86,6 +88,17 @@ def test_faulty_metadata_is_refused_by_line(tmp_path, row, message):
     picture(tmp_path.parent, "a.png")
     metadata(tmp_path, {"file_name": "a.png", "text": "x"}, row)
     with pytest.raises(BadDataset, match=message):
+        list_captioned_images(tmp_path)
+
+
+def test_a_split_other_than_train_holds_an_image_out(tmp_path):
+    for name in "abc":
+        picture(tmp_path, f"{name}.png")
+    rows = [{"file_name": "a.png", "split": "validation"}, {"file_name": "b.png", "split": "train"}]
+    metadata(tmp_path, *rows, {"file_name": "c.png"})
+    assert [image.held_out for image in list_captioned_images(tmp_path)] == [True, False, False]
+    metadata(tmp_path, *({"file_name": f"{name}.png", "split": "test"} for name in "abc"))
+    with pytest.raises(BadDataset, match="holds every image out"):
         list_captioned_images(tmp_path)
 
 
