@@ -1,0 +1,55 @@
+"""The page of a report: a summary in words, then each section with its figures, its tables and how they were
+made, in one file that opens anywhere, without a network and without scripts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from predictor.report.paper import NOTE
+from predictor.report.sections import Section
+
+TEMPLATE = "report.html.jinja"
+
+
+@dataclass(frozen=True)
+class Head:
+    """What stands above and below the sections.
+
+    Attributes:
+        title: of the page.
+        summary: sentences, the answer first.
+        command: that makes this report.
+        facts: what it was computed from and with, by name.
+    """
+
+    title: str
+    summary: Sequence[str]
+    command: str
+    facts: Mapping[str, Any]
+
+
+def render_page(head: Head, sections: Sequence[Section]) -> str:
+    """Make the page.
+
+    Args:
+        head: what stands above and below the sections.
+        sections: in their order; one without data takes a line.
+
+    Returns:
+        A self-contained HTML document; every value is escaped, and nothing in it can load or run anything.
+    """
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+    from markupsafe import Markup
+
+    environment = Environment(
+        loader=PackageLoader("predictor.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    # Drawings escape the names within them themselves.
+    return environment.get_template(TEMPLATE).render(head=head, sections=sections, drawn=Markup, note=NOTE)

@@ -1,0 +1,404 @@
+"""A study as a section of the page: what it says in words, its figures, its tables and how they were made."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from predictor.metrics import OSR, SELECTION_METRICS, TAU, Interval
+from predictor.report import figures, tables
+from predictor.report.rankers import TITLES
+from predictor.report.studies import (
+    Comparison,
+    Importances,
+    Landscape,
+    Noise,
+    Row,
+    Sparsity,
+    Timing,
+)
+from predictor.report.tables import Table
+
+SURE = 0.05
+INTERVALS = "Brackets are 95 % bootstrap intervals over datasets"
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A figure of a section.
+
+    Attributes:
+        svg: the drawing.
+        caption: what it shows.
+    """
+
+    svg: str
+    caption: str
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of the report.
+
+    Attributes:
+        key: its name for `--only`.
+        title: for people.
+        source: what of the paper it is, such as "Table 3".
+        lead: what it says, in a sentence or two; for a part without data, why there is none.
+        caption: how to read it.
+        drawings: its figures.
+        tables: its tables.
+        data: tables too long for the page, as CSV files only.
+        folds: how many datasets were held out; 0 where none are.
+        seeds: that it was computed with.
+        missing: whether the graph has no data for it.
+    """
+
+    key: str
+    title: str
+    source: str
+    lead: str
+    caption: str = ""
+    drawings: tuple[Drawing, ...] = ()
+    tables: tuple[Table, ...] = ()
+    data: tuple[Table, ...] = ()
+    folds: int = 0
+    seeds: tuple[int, ...] = ()
+    missing: bool = False
+
+
+def landscape_section(study: Landscape) -> Section:
+    """Figure 3."""
+    leaders = sorted(study.wins, key=lambda model: (-study.wins[model], model))
+    winners = sum(wins > 0 for wins in study.wins.values())
+    first = leaders[0]
+    lead = (
+        f"{winners} of {len(study.models)} models {'is' if winners == 1 else 'are'} the best somewhere; "
+        f"{first} wins most often, on {_count(study.wins[first])} of {len(study.datasets)} datasets."
+    )
+    improved, of = study.improved
+    if of:
+        lead += f" Fine-tuning improved {improved} of {of} pairs ({100 * improved / of:.0f} %)."
+    drawings = [
+        Drawing(
+            figures.heatmap(study),
+            f"{study.metric} after fine-tuning of every model (rows, best average rank first) on every "
+            "dataset (columns). Lighter is better; a star marks the best of each dataset. Colours end at "
+            "the 2 % and 98 % quantiles.",
+        )
+    ]
+    scatter = figures.before_and_after(study)
+    if scatter:
+        side = "Above" if study.larger_is_better else "Below"
+        drawings.append(Drawing(scatter, f"{side} the dotted line, fine-tuning helped."))
+    return Section(
+        "landscape",
+        "What was measured",
+        "Figure 3",
+        lead,
+        drawings=tuple(drawings),
+        data=(tables.landscape_table(study),),
+    )
+
+
+def selection_section(study: Comparison, models: int) -> Section:
+    """Table 3."""
+    first = study.rows[0]
+    if not first.figures:
+        return without_data("selection", "Choosing the model", "Table 3", first.note)
+    drawing = figures.intervals("selection", study)
+    return Section(
+        "selection",
+        "Choosing the model",
+        "Table 3",
+        f"{chosen(first, study.folds, models)} {against_baselines(study)}",
+        "Each dataset is held out in turn and the models are ranked for it from all others. OSR: how "
+        "often the best model was chosen. τ_w: agreement of the whole order, mistakes about the best "
+        "weigh more. O2B: how far the chosen model's value stays behind that of the model best on average "
+        f"(negative is better). O2O: behind that of the best one. {INTERVALS}, figures averaged over seeds "
+        f"first; p is that of a paired permutation test of each row against {first.title}, over the same "
+        "datasets.",
+        (
+            Drawing(
+                drawing, "OSR and τ_w with their intervals. Hollow diamonds: the paper, on its own matrix."
+            ),
+        )
+        if drawing
+        else (),
+        (tables.comparison_table("table3-selection", study),),
+        folds=study.folds,
+        seeds=study.seeds,
+    )
+
+
+def inputs_section(study: Comparison) -> Section:
+    """Table 4."""
+    return _compared(
+        "inputs",
+        "What the ranker sees",
+        "Table 4",
+        "table4-inputs",
+        study,
+        "The same recipe with only the nodes' own features, only the graph's embedding, or both; p compares "
+        f"with both. {INTERVALS}.",
+        first="input",
+    )
+
+
+def metrics_section(study: Comparison) -> Section:
+    """Table 5."""
+    return _compared(
+        "metrics",
+        "Other metrics of quality",
+        "Table 5",
+        "table5-metrics",
+        study,
+        "The same recipe, with results and similarities by another metric. O2B and O2O are shares of the "
+        "range of that metric's measured values; p compares with always taking the best average rank by "
+        f"that metric. {INTERVALS}.",
+        first="metric",
+        scaled=True,
+        alone="The graph has results by one metric only, so there is nothing to compare.",
+    )
+
+
+def probes_section(study: Comparison) -> Section:
+    """Table 6."""
+    return _compared(
+        "probes",
+        "Other probes of the datasets",
+        "Table 6",
+        "table6-probes",
+        study,
+        "The same results, with the datasets seen through another probe: other features, or other "
+        f"similarities. p compares with always taking the best average rank. {INTERVALS}.",
+        first="probe",
+        alone="The graph knows the datasets through one probe only, so there is nothing to compare.",
+    )
+
+
+def rankers_section(study: Comparison) -> Section:
+    """Table 7."""
+    return _compared(
+        "rankers",
+        "Other rankers",
+        "Table 7",
+        "table7-rankers",
+        study,
+        "The paper's recipe with another classifier of ranks: an RBF kernel for SVC, a hidden layer of "
+        "256 for the MLP, 300 trees for the others; XGBoost has CatBoost's depth, thresholds and share of "
+        f"columns. p compares with CatBoost. {INTERVALS}.",
+        first="ranker",
+    )
+
+
+def sparsity_section(study: Sparsity) -> Section:
+    """Figure 6."""
+    first = study.series[0]
+    full, last = first.figures[OSR.key][0], first.figures[OSR.key][-1]
+    lead = (
+        f"With all results, {first.title} chooses the best model on {_percent(full)} of the datasets; with "
+        f"{100 * study.removed[-1]:.0f} % of them removed, on {_percent(last)}."
+    )
+    if study.lost_at is None:
+        lead += " At every share it is clearly above chance."
+    else:
+        lead += f" From {100 * study.lost_at:.0f} % on it is not clearly above chance (p ≥ {SURE})."
+    return Section(
+        "sparsity",
+        "Fewer results",
+        "Figure 6",
+        lead,
+        "A share of the visible results is taken away at random, in each fold anew; similarities and the "
+        "held-out truth stay. The band is the 95 % bootstrap interval over datasets of the first line. In "
+        "the paper, OSR falls from 61.3 % and from 60 % removed results on is no better than a random "
+        "guess, on its own matrix.",
+        (Drawing(figures.sparsity(study), "OSR and τ_w by the share of results removed."),),
+        (tables.sparsity_table(study),),
+        folds=study.folds,
+        seeds=study.seeds,
+    )
+
+
+def importances_section(study: Importances) -> Section:
+    """Table 1."""
+    if not study.features:
+        return without_data(
+            "importances", "What counts in a model", "Table 1", "The models' attributes differ in nothing."
+        )
+    ranker = next(iter(study.features[0].share))
+    groups = ", ".join(f"{g.name.lower()} {100 * g.share[ranker]:.0f} %" for g in study.groups)
+    named = study.features[0]
+    drawing = figures.importances(study, TITLES)
+    return Section(
+        "importances",
+        "What counts in a model",
+        "Table 1",
+        f"The {TITLES[ranker].lower()} looks at: {groups}. Of the model attributes, {named.name} counts most "
+        f"({100 * named.share[ranker]:.1f} % of what attributes count).",
+        "Trained on all results by the paper's recipe. Random forest: how much its splits on a column "
+        "purify the ranks. CatBoost: mean absolute SHAP value. Attributes of the same meaning share what "
+        "they count among them, so a small share is no proof that an attribute is useless.",
+        (Drawing(drawing, "The ten most important model attributes, and all others together."),)
+        if drawing
+        else (),
+        tables.importance_tables(study, TITLES),
+        seeds=study.seeds,
+    )
+
+
+def time_section(studies: Sequence[Timing]) -> Section:
+    """Section 5.2's time of a prediction."""
+    first = studies[0]
+    return Section(
+        "time",
+        "Time of a prediction",
+        "Section 5.2",
+        f"A prediction takes {first.median:.2g} s (median of {len(first.seconds)}, {first.models} models and "
+        f"{first.datasets} datasets), from the graph in memory to the ranking and its reasons.",
+        "Everything is computed anew: weights, embedding, ranker. Looking at the images of a new dataset "
+        "comes on top. On this machine, with whatever else ran on it; the paper's minute is that of its "
+        "own.",
+        tables=(tables.timing_table(studies),),
+    )
+
+
+def noise_section(study: Noise) -> Section:
+    """How much of a result is chance."""
+    if not study.pairs:
+        return without_data(
+            "noise",
+            "Noise between seeds",
+            "",
+            "No measurement was repeated under another seed, so its noise is not known: "
+            "`matchgraph ingest run --replicate` measures it.",
+        )
+    lead = f"Measured again under another seed, a value moves by {study.deviation:.3g} (standard deviation)"
+    lead += f", while models of one dataset differ by {study.between_models:.3g}."
+    if study.compared:
+        lead += (
+            f" The best model was another in {study.changed} of {study.compared} comparisons between two "
+            f"seeds ({100 * study.changed / study.compared:.0f} %, {study.datasets} datasets)."
+        )
+    if not math.isnan(study.ceiling):
+        lead += (
+            f" If all were measured again, about {100 * study.ceiling:.0f} % of the best models would stay."
+        )
+    return Section(
+        "noise",
+        "Noise between seeds",
+        "",
+        lead,
+        "No method can choose the best model much more often than the best model stays the best. "
+        "Deviations are pooled over pairs; the last row simulates a second measurement of every pair with "
+        "the pooled deviation, which errs high, as the recorded values hold noise already.",
+        tables=(tables.noise_table(study),),
+    )
+
+
+def without_data(key: str, title: str, source: str, why: str) -> Section:
+    """A part that the graph has no data for."""
+    return Section(key, title, source, why, missing=True)
+
+
+def chosen(row: Row, folds: int, models: int) -> str:
+    """How often a method chose the best model, as a sentence."""
+    osr, tau = row.figures[OSR.key], row.figures.get(TAU.key)
+    text = (
+        f"{row.title} chose the best of {models} models on {_percent(osr)} of {folds} held-out datasets "
+        f"(95 % interval {100 * osr.low:.0f} to {100 * osr.high:.0f} %)"
+    )
+    return text + (f", with τ_w {_number(tau.mean)}." if tau else ".")
+
+
+def against_baselines(study: Comparison) -> str:
+    """Which baselines the first row clearly beats, and which not."""
+    first, worse, level, better = study.rows[0], [], [], []
+    for row in study.rows[1:]:
+        p = row.p_value.get(OSR.key, math.nan)
+        if row.key in ("oracle", *_recipes(study)) or OSR.key not in row.figures or math.isnan(p):
+            continue
+        gain = first.figures[OSR.key].mean - row.figures[OSR.key].mean
+        group = level if p >= SURE else worse if gain > 0 else better
+        group.append(f"{row.title} ({_percent(row.figures[OSR.key])}, p {_p(p)})")
+    parts = [
+        f"{words} {_listed(names)}"
+        for words, names in (
+            ("clearly more often than", worse),
+            ("not clearly more or less often than", level),
+            ("clearly less often than", better),
+        )
+        if names
+    ]
+    return f"That is {'; '.join(parts)}." if parts else ""
+
+
+def _recipes(study: Comparison) -> set[str]:
+    from predictor.recipes import RECIPES
+
+    return {row.key for row in study.rows if row.key in RECIPES}
+
+
+def _compared(
+    key: str,
+    title: str,
+    source: str,
+    name: str,
+    study: Comparison,
+    caption: str,
+    *,
+    first: str,
+    scaled: bool = False,
+    alone: str = "",
+) -> Section:
+    filled = [row for row in study.rows if row.figures]
+    if not filled:
+        why = next((row.note for row in study.rows if row.note), "There is nothing to compare.")
+        return without_data(key, title, source, why)
+    best = max(filled, key=lambda row: (row.figures[OSR.key].mean, row.figures[TAU.key].mean))
+    if len(filled) == 1 and alone:
+        lead = alone
+    else:
+        lead = f"{best.title} does best by OSR: {_percent(best.figures[OSR.key])}" + (
+            f", τ_w {_number(best.figures[TAU.key].mean)}." if TAU.key in best.figures else "."
+        )
+    drawing = figures.intervals(key, study)
+    metrics = SELECTION_METRICS if scaled else (OSR, TAU)
+    return Section(
+        key,
+        title,
+        source,
+        lead,
+        caption,
+        (
+            Drawing(
+                drawing, "OSR and τ_w with their intervals. Hollow diamonds: the paper, on its own matrix."
+            ),
+        )
+        if drawing
+        else (),
+        (tables.comparison_table(name, study, metrics, first=first, scaled=scaled),),
+        folds=study.folds,
+        seeds=study.seeds,
+    )
+
+
+def _percent(value: Interval) -> str:
+    return f"{100 * value.mean:.1f} %"
+
+
+def _number(value: float) -> str:
+    return f"{value:.2f}".replace("-", "−")
+
+
+def _p(value: float) -> str:
+    return "< 0.001" if value < 0.001 else f"= {value:.3f}"
+
+
+def _count(value: float) -> str:
+    return f"{value:.0f}" if value == round(value) else f"{value:.1f}"
+
+
+def _listed(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
