@@ -19,11 +19,16 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "graph": ("graphdb.cli:graph", "Start, stop and look at the managed Neo4j."),
     "query": ("graphdb.query_cli:query", "Explore the graph with named Cypher queries or your own."),
     "ingest": ("ingest.cli:ingest", "Bring models, datasets, results and fine-tunings into the graph."),
+    "export": (
+        "ingest.records_cli:export",
+        "Write the whole graph as a folder of tables.",
+    ),
     "predict": ("predictor.cli:predict", "Rank the models for a dataset, without fine-tuning any."),
     "evaluate": (
         "predictor.cli:evaluate",
         "Leave-one-dataset-out accuracy of the prediction, beside baselines.",
     ),
+    "report": ("predictor.report_cli:report", "The paper's whole evaluation on the graph, as a page and tables."),
 }
 USER_ERROR_EXIT = 2
 INTERRUPTED_EXIT = 130

@@ -235,6 +235,10 @@ class MatchingGraph:
         rows = self._runner.read(queries.load("read/statistics"), extractor=extractor)
         return sorted((_statistics_from(row) for row in rows), key=lambda s: (s.dataset, s.resize))
 
+    def own_statistics(self) -> list[Statistics]:
+        """Feature statistics of each dataset by the extractor of its embedding."""
+        return [_statistics_from(row) for row in self._runner.read(queries.load("read/own-statistics"))]
+
     def compared(self, metric: str, extractor: str) -> set[tuple[str, str]]:
         """The pairs of datasets, ids in sorted order, that were compared by a metric of one extractor.
 

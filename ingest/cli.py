@@ -25,7 +25,8 @@ from ingest.options import (
     skip_bad_option,
     text_option,
 )
-from ingest.runs_cli import COMMANDS
+from ingest.records_cli import COMMANDS as RECORD_COMMANDS
+from ingest.runs_cli import COMMANDS as RUN_COMMANDS
 
 
 @click.group()
@@ -37,7 +38,7 @@ def ingest() -> None:
     """
 
 
-for command in COMMANDS:
+for command in (*RUN_COMMANDS, *RECORD_COMMANDS):
     ingest.add_command(command)
 
 
@@ -220,7 +221,8 @@ def results(
 ) -> None:
     """Add recorded results: columns model, dataset, metric, value.
 
-    Optional columns: stage (initial or finetuned), n_real, n_gen, run, extractor, resize.
+    Optional columns: stage (initial or finetuned), n_real, n_gen, run, extractor, extractor_name, resize,
+    version, std, training_seconds, seconds_per_image.
     """
     from ingest.results import ingest_results
 

@@ -21,7 +21,9 @@ OnDuplicate = Literal["error", "mean", "first", "last", "best"]
 
 COLUMNS = ("model", "dataset", "metric", "value")
 COUNTS = ("n_real", "n_gen")
-TEXTS = ("run", "extractor", "resize")
+# What a value cost, and its standard deviation where the metric has one.
+NUMBERS = ("std", "training_seconds", "seconds_per_image")
+TEXTS = ("run", "extractor", "extractor_name", "resize", "version")
 STAGES = ("initial", "finetuned")
 
 
@@ -54,7 +56,8 @@ def read_results(
 ) -> ResultsReading:
     """Read results from a CSV file with columns model, dataset, metric, value.
 
-    Optional columns: stage ("finetuned", the default, or "initial"), n_real, n_gen, run, extractor, resize.
+    Optional columns: stage ("finetuned", the default, or "initial"), n_real, n_gen, run, extractor,
+    extractor_name, resize, version, std, training_seconds, seconds_per_image.
 
     Args:
         path: the file.
@@ -71,7 +74,7 @@ def read_results(
     Raises:
         BadInput: the file has problems.
     """
-    table = read_table(path, required=COLUMNS, optional=("stage", *COUNTS, *TEXTS))
+    table = read_table(path, required=COLUMNS, optional=("stage", *COUNTS, *NUMBERS, *TEXTS))
     check_ids(table, {"model": "model", "dataset": "dataset"})
     check_known(table, "model", "model", models)
     check_known(table, "dataset", "dataset", datasets)
@@ -214,8 +217,10 @@ def parse_value(table: Table, row: Row, metric: Metric | None) -> float | None:
     return value
 
 
-def parse_provenance(table: Table, row: Row, counts: Sequence[str], texts: Sequence[str]) -> dict[str, Any]:
-    """Return the filled cells among the columns `counts` (whole numbers from 1) and `texts`."""
+def parse_provenance(
+    table: Table, row: Row, counts: Sequence[str], texts: Sequence[str], numbers: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Return the filled cells among the columns `counts` (whole numbers from 1), `texts` and `numbers`."""
     provenance: dict[str, Any] = {}
     for column in counts:
         text = row.cells.get(column, "")
@@ -226,6 +231,11 @@ def parse_provenance(table: Table, row: Row, counts: Sequence[str], texts: Seque
         else:
             reason = f"{column} is {text[:40]!r}"
             table.problem(row.line, reason, "write how many images, a whole number from 1, or leave it empty")
+    for column in numbers:
+        if text := row.cells.get(column, ""):
+            provenance[column] = parse_number(text)
+            if provenance[column] is None:
+                table.problem(row.line, f"{column} is {text[:40]!r}", "write a number, or leave it empty")
     provenance.update({column: row.cells[column] for column in texts if row.cells.get(column)})
     return provenance
 
@@ -236,7 +246,7 @@ def _parse(table: Table, row: Row, metrics: Mapping[str, Metric]) -> Result | No
     stage = row.cells.get("stage") or "finetuned"
     if stage not in STAGES:
         table.problem(row.line, f"stage is {stage[:40]!r}", f"write {' or '.join(STAGES)}")
-    provenance = parse_provenance(table, row, COUNTS, TEXTS)
+    provenance = parse_provenance(table, row, COUNTS, TEXTS, NUMBERS)
     if value is None or row.line in table.bad_lines:
         return None
     try:

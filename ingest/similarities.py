@@ -10,14 +10,15 @@ from typing import TYPE_CHECKING
 from graphdb.models import Metric, Similar
 from ingest.errors import Problem
 from ingest.results import check_known, find_metrics, parse_provenance, parse_value
-from ingest.tables import Row, Table, check_ids, read_table
+from ingest.tables import Row, check_ids, read_table
 
 if TYPE_CHECKING:
     from graphdb.repository import MatchingGraph
 
 COLUMNS = ("dataset", "other", "metric", "value")
 COUNTS = ("n_real",)
-TEXTS = ("extractor", "resize")
+NUMBERS = ("std",)
+TEXTS = ("extractor", "extractor_name", "resize", "version")
 # A pair may be given in both directions, as a full matrix does; rounding may tell them apart by this much.
 RELATIVE_TOLERANCE = 1e-6
 
@@ -51,7 +52,8 @@ def read_similarities(
 ) -> SimilaritiesReading:
     """Read similarities from a CSV file with columns dataset, other, metric, value.
 
-    Optional columns: n_real, extractor, resize. A pair has no order and may be given in both directions.
+    Optional columns: n_real, extractor, extractor_name, resize, version, std. A pair has no order and may be
+    given in both directions.
 
     Args:
         path: the file.
@@ -66,7 +68,7 @@ def read_similarities(
     Raises:
         BadInput: the file has problems.
     """
-    table = read_table(path, required=COLUMNS, optional=(*COUNTS, *TEXTS))
+    table = read_table(path, required=COLUMNS, optional=(*COUNTS, *NUMBERS, *TEXTS))
     check_ids(table, {"dataset": "dataset", "other": "dataset"})
     check_known(table, "dataset", "dataset", datasets)
     check_known(table, "other", "dataset", datasets)
@@ -74,8 +76,8 @@ def read_similarities(
     pairs: dict[tuple[str, str, str], tuple[Row, Similar]] = {}
     ignored = repeats = 0
     for row in table.rows:
-        value = _parse_value(table, row, metrics.get(row.cells["metric"]))
-        provenance = parse_provenance(table, row, COUNTS, TEXTS)
+        value = parse_value(table, row, metrics.get(row.cells["metric"]))
+        provenance = parse_provenance(table, row, COUNTS, TEXTS, NUMBERS)
         if value is None or row.line in table.bad_lines:
             continue
         dataset, other, name = row.cells["dataset"], row.cells["other"], row.cells["metric"]
@@ -103,15 +105,6 @@ def read_similarities(
     return SimilaritiesReading(
         good, tuple(found for found in new_metrics if found.name in used), skipped, ignored, repeats
     )
-
-
-def _parse_value(table: Table, row: Row, metric: Metric | None) -> float | None:
-    value = parse_value(table, row, metric)
-    if value is not None and value < 0:
-        reason = f"value is {row.cells['value']}, less than 0"
-        table.problem(row.line, reason, "correct the value or delete the row")
-        return None
-    return value
 
 
 def ingest_similarities(

@@ -61,11 +61,16 @@ def test_provenance_and_new_metric(zoo: MatchingGraph, runner: Runner, table: Pa
     assert edge == {"n": 50, "extractor": "abc"}
 
 
+def test_an_unbiased_distance_may_be_below_zero(zoo: MatchingGraph, table: Path) -> None:
+    fill(table, "a,b,kid,-0.1,0.02", header=f"{HEADER},std")
+    ingest_similarities(zoo, table)
+    assert pairs(zoo, "kid") == [("a", "b", -0.1)]
+
+
 @pytest.mark.parametrize(
     ("rows", "expected"),
     [
         (["a,b,clip_fid,-0.1"], "similar.csv:3: value is -0.1: clip_fid cannot be less than 0"),
-        (["a,b,kid,-0.1"], "similar.csv:3: value is -0.1, less than 0"),
         (["a,b,clip_fid,nan"], "similar.csv:3: value 'nan' is not finite"),
         (["a,a,clip_fid,0.5"], "similar.csv:3: 'a' has clip_fid 0.5 to itself"),
         (
