@@ -50,7 +50,7 @@ TEMPERATURE = 0.05
 LANGUAGE_WEIGHT = 0.2
 CONFIGS: dict[Tower, LoopConfig] = {
     name: LoopConfig(
-        f"text-{name}", steps=1500, batch_size=128, learning_rate=1e-3, weight_decay=0.05, ema_decay=0.99
+        f"text-{name}", steps=800, batch_size=128, learning_rate=1e-3, weight_decay=0.05, ema_decay=0.99
     )
     for name in ("t5", "gemma", "glm")
 }
