@@ -12,11 +12,10 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from minizoo.corpus import corpus
+from minizoo.corpus import HELD_OUT_EVERY, corpus, pixels_to_tensor
 from minizoo.errors import StageNotReady
 from minizoo.icons import TRAINING_RESOLUTION_PX, WORK, Pool
 from minizoo.loop import LoopConfig, averaged_weights, train
-from minizoo.vae import HELD_OUT_EVERY, augment, pixels_to_tensor
 
 if TYPE_CHECKING:
     import torch
@@ -93,6 +92,25 @@ def new_autoencoder(kind: Kind, seed: int) -> AutoencoderKL | AutoencoderDC:
         decoder_act_fns="silu",
         scaling_factor=1.0,
     )
+
+
+def augment(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Flip half of the images and permute the colour channels of half of them.
+
+    Args:
+        images: float32, (n, 3, h, w).
+        generator: of the draws.
+
+    Returns:
+        As many images of the same shape.
+    """
+    import torch
+
+    flip = torch.rand(len(images), generator=generator) < 0.5
+    images = torch.where(flip[:, None, None, None], images.flip(3), images)
+    swap = torch.rand(len(images), generator=generator) < 0.5
+    order = torch.randperm(3, generator=generator)
+    return torch.where(swap[:, None, None, None], images[:, order], images)
 
 
 def _gradients(images: Tensor) -> tuple[Tensor, Tensor]:

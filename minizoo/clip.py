@@ -1,10 +1,9 @@
 """The small zoo's CLIP: open_clip's model class at 32 pixels, trained on icons and their captions.
 
 It is the text encoder of the pipelines, the probe that embeds datasets, and the feature extractor of the
-Frechet distance. `python -m minizoo.clip` trains it on the pretraining pool of all styles and writes
-`minizoo/clip` in open_clip's own folder layout, so
-`open_clip.create_model_from_pretrained("local-dir:minizoo/clip")` loads it. The text tower converts exactly
-to transformers' CLIPTextModel and CLIPTextModelWithProjection.
+Frechet distance. `python -m minizoo.towers clip` trains it on the corpus of all styles and writes it in
+open_clip's own folder layout, so `open_clip.create_model_from_pretrained("local-dir:minizoo/probes/clip")`
+loads it. The text tower converts exactly to transformers' CLIPTextModel and CLIPTextModelWithProjection.
 """
 
 from __future__ import annotations
@@ -15,11 +14,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from minizoo.corpus import HELD_OUT_EVERY, pixels_to_tensor
 from minizoo.errors import StageNotReady
-from minizoo.icons import TRAINING_RESOLUTION_PX, WORK, Pool, pretraining_pool
+from minizoo.icons import TRAINING_RESOLUTION_PX, WORK, Pool
 from minizoo.loop import LoopConfig, averaged_weights, train
-from minizoo.tokenizer import CONTEXT_LENGTH, TOKENIZER, open_clip_tokenizer
-from minizoo.vae import HELD_OUT_EVERY, pixels_to_tensor
+from minizoo.tokenizer import CONTEXT_LENGTH, open_clip_tokenizer
 
 if TYPE_CHECKING:
     import torch
@@ -29,16 +28,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-CLIP = TOKENIZER  # open_clip wants tokenizer and weights in one folder
-CONFIG = LoopConfig(
-    "clip",
-    steps=700,
-    batch_size=128,
-    learning_rate=1e-3,
-    weight_decay=0.1,
-    ema_decay=0.99,
-    checkpoint_every=100,
-)
 VOCABULARY = 1514  # 512 byte tokens, 1000 merges, start and end
 MODEL_CFG: Mapping[str, object] = {
     "embed_dim": 64,
@@ -103,15 +92,15 @@ def shift_and_flip(images: Tensor, may_flip: Tensor, generator: torch.Generator)
     return torch.where(flip[:, None, None, None], moved.flip(3), moved)
 
 
-def train_clip(pool: Pool, config: LoopConfig = CONFIG, folder: Path = CLIP) -> OpenClip:
-    """Train the CLIP on the pretraining pool, contrastively.
+def train_clip(pool: Pool, config: LoopConfig, folder: Path) -> OpenClip:
+    """Train the CLIP on the corpus, contrastively.
 
     A batch may hold one concept in several styles. Half of the captions name the style, and those match only
     the icon of that style; the others match the concept in every style. Both directions are cross-entropies
     against the matching set.
 
     Args:
-        pool: the drawn pool of all styles.
+        pool: the corpus.
         config: the run.
         folder: holds the tokenizer.
 
@@ -153,11 +142,11 @@ def train_clip(pool: Pool, config: LoopConfig = CONFIG, folder: Path = CLIP) -> 
     return model
 
 
-def save_clip(pool: Pool, folder: Path = CLIP, config: LoopConfig = CONFIG) -> dict[str, float]:
+def save_clip(pool: Pool, folder: Path, config: LoopConfig) -> dict[str, float]:
     """Write the CLIP from its newest checkpoint in open_clip's layout, and measure it on icons it never saw.
 
     Args:
-        pool: the drawn pool of all styles.
+        pool: the corpus.
         folder: the tokenizer's folder; gains the configuration and the weights.
         config: the run.
 
@@ -184,14 +173,14 @@ def save_clip(pool: Pool, folder: Path = CLIP, config: LoopConfig = CONFIG) -> d
     return measured
 
 
-def retrieval(model: OpenClip, pool: Pool, held_out: list[int], folder: Path = CLIP) -> dict[str, float]:
+def retrieval(model: OpenClip, pool: Pool, held_out: list[int], folder: Path) -> dict[str, float]:
     """Find the caption of held-out icons among all captions of the pool.
 
     The icon was never seen; its concept may have been, in another style.
 
     Args:
         model: a CLIP.
-        pool: the drawn pool of all styles.
+        pool: the corpus.
         held_out: rows of the pool to ask about.
         folder: holds the tokenizer.
 
@@ -224,7 +213,7 @@ def retrieval(model: OpenClip, pool: Pool, held_out: list[int], folder: Path = C
     }
 
 
-def load_open_clip(folder: Path = CLIP) -> OpenClip:
+def load_open_clip(folder: Path) -> OpenClip:
     """Load the CLIP through open_clip's own loader, in single precision.
 
     Raises:
@@ -233,7 +222,7 @@ def load_open_clip(folder: Path = CLIP) -> OpenClip:
     import open_clip
 
     if not (folder / "open_clip_model.safetensors").is_file():
-        raise StageNotReady("the CLIP is not trained yet: run `python -m minizoo.clip` first")
+        raise StageNotReady("the CLIP is not trained yet: run `python -m minizoo.towers clip` first")
     return open_clip.create_model(f"local-dir:{folder}", precision="fp32").eval()
 
 
@@ -300,15 +289,3 @@ def _load(target: object, weights: Mapping[str, Tensor]) -> None:
     if missing:
         raise ValueError(f"the text tower lacks {sorted(missing)}")
     target.load_state_dict(named, strict=False)
-
-
-def main() -> None:
-    """Train the CLIP and save it."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    pool = pretraining_pool()
-    train_clip(pool)
-    logger.info("%s", save_clip(pool))
-
-
-if __name__ == "__main__":
-    main()

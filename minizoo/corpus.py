@@ -33,6 +33,7 @@ from minizoo.icons import (
 
 if TYPE_CHECKING:
     import numpy as np
+    from torch import Tensor
 
 logger = logging.getLogger(__name__)
 
@@ -63,6 +64,7 @@ TARGET_CONCEPTS: Mapping[str, int] = {
 # hours and arrows the other way; above it other things of the same outline.
 LOOKALIKE_RESIDUAL = 0.06
 _COMPARED_PX = 16
+HELD_OUT_EVERY = 20  # one icon in so many is never trained on, and measures what was learnt
 
 
 def target_concepts(icons: Iterable[Icon]) -> frozenset[str]:
@@ -221,6 +223,13 @@ def corpus(cache: Path = WORK / "corpus.npz") -> Pool:
     np.savez_compressed(partial, key=key, icons=names, pixels=pool.pixels)
     partial.replace(cache)
     return pool
+
+
+def pixels_to_tensor(pixels: np.ndarray) -> Tensor:
+    """uint8 (n, h, w, 3) in 0..255 -> float32 (n, 3, h, w) in -1..1."""
+    import torch
+
+    return torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 127.5 - 1.0
 
 
 def recorded_corpus(path: Path = MANIFEST) -> list[tuple[str, str, str]]:

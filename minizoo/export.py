@@ -1,6 +1,7 @@
 """Write the trained zoo as pipeline folders: the parts that models share once, and each model beside them.
 
-`minizoo/shared` holds the autoencoders, text encoders and tokenizers; a model's folder holds its denoiser,
+`minizoo/probes` holds what looks at images: the CLIP, a DINOv2 and a SigLIP. `minizoo/shared` holds the
+autoencoders, text encoders and tokenizers; a model's folder holds its denoiser,
 its scheduler and its index, and links to what it shares. So ten pipelines that each load as any other take
 the room of ten denoisers. `python -m minizoo.export` writes all models that have a checkpoint.
 """
@@ -22,6 +23,7 @@ from minizoo.clip import load_open_clip, text_towers
 from minizoo.errors import StageNotReady
 from minizoo.icons import ROOT, TRAINING_RESOLUTION_PX
 from minizoo.loop import averaged_weights, checkpoint_path
+from minizoo.probes import CONFIGS as PROBE_CONFIGS
 from minizoo.tokenizer import CONTEXT_LENGTH, TOKENIZER_FILES
 from minizoo.towers import CLIP_FOLDER
 from minizoo.zoo import ZOO, ZooModel, assemble, trained_denoiser
@@ -30,6 +32,9 @@ logger = logging.getLogger(__name__)
 
 SHARED_FOLDER = "shared"
 MODELS_FOLDER = "models"
+PROBES_FOLDER = "probes"
+# Trained folder -> name among the probes.
+PROBES = {CLIP_FOLDER.name: "clip"} | {config.name: name for name, config in PROBE_CONFIGS.items()}
 
 
 def shared_parts(model: ZooModel) -> dict[str, str]:
@@ -91,12 +96,37 @@ def export_shared(root: Path, source: Path = SHARED) -> list[str]:
         # The plain files, which every release of transformers reads.
         shutil.copyfile(source / CLIP_FOLDER.name / name, partial / "tokenizer-clip" / name)
     for part in sorted(source.iterdir()):
-        if part.is_dir():
+        if part.is_dir() and part.name not in PROBES:
             shutil.copytree(part, partial / part.name)
+    _put(partial, target)
+    return sorted(part.name for part in target.iterdir())
+
+
+def export_probes(root: Path, source: Path = SHARED) -> list[str]:
+    """Write what looks at images, each as `training.extractors` loads it.
+
+    Args:
+        root: gets a folder `probes`; what is there is replaced.
+        source: the trained parts.
+
+    Returns:
+        The names of the probes; those not trained yet are not among them.
+    """
+    target = root / PROBES_FOLDER
+    partial = root / f"{PROBES_FOLDER}.partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    for part, name in PROBES.items():
+        if (source / part).is_dir():
+            shutil.copytree(source / part, partial / name)
+    _put(partial, target)
+    return sorted(probe.name for probe in target.iterdir())
+
+
+def _put(partial: Path, target: Path) -> None:
     _tidy(partial)
     shutil.rmtree(target, ignore_errors=True)
     partial.rename(target)
-    return sorted(part.name for part in target.iterdir())
 
 
 def export_model(model: ZooModel, root: Path, source: Path = SHARED) -> dict[str, object]:
@@ -170,12 +200,13 @@ that `matchgraph` measures itself on, and of no use beyond that.{absent if model
 
 
 def main() -> None:
-    """Write the shared parts and every model that has a checkpoint."""
+    """Write the shared parts, the probes and every model that has a checkpoint."""
     parser = argparse.ArgumentParser(description="Write the trained zoo as pipeline folders.")
     parser.add_argument("--root", type=Path, default=ROOT, help="gets shared/ and models/ (default: minizoo)")
     root = parser.parse_args().root
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     logger.info("shared: %s", ", ".join(export_shared(root)))
+    logger.info("probes: %s", ", ".join(export_probes(root)))
     for model in ZOO.values():
         if model.shipped and checkpoint_path(model.loop.name).is_file():
             logger.info("%s: %s", model.name, export_model(model, root))

@@ -1,12 +1,7 @@
-"""The icons behind the small zoo: read from the icon packages, named, captioned, split and drawn.
+"""The icons behind the small zoo: read from the icon packages, named, captioned and drawn.
 
 Five emoji styles of the `@iconify-json` packages draw nearly the same concepts, so style x category gives
-image datasets that differ in a way a human sees at once. `python -m minizoo.icons` draws every icon of the
-pretraining pool once.
-
-The split is by concept, over all styles: within a category the concepts are ordered by a hash of their name,
-and the first ones (`TARGET_CONCEPTS`) belong to the target pool. No pretraining sees a target concept, in
-any style.
+image datasets that differ in a way a human sees at once.
 """
 
 from __future__ import annotations
@@ -14,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import logging
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -28,12 +22,9 @@ if TYPE_CHECKING:
     import numpy as np
     from PIL import Image
 
-logger = logging.getLogger(__name__)
-
 ROOT = Path(__file__).resolve().parent
 WORK = ROOT / "work"
 PACKAGES = WORK / "node_modules" / "@iconify-json"
-MANIFEST = ROOT / "pretraining_pool.csv"
 TRAINING_RESOLUTION_PX = 32
 
 # Exact versions: another release draws other pixels. `npm install` with these in the work folder brings them.
@@ -57,16 +48,6 @@ CATEGORIES: Mapping[str, tuple[str, str]] = {
     "Smileys Emotion": ("smileys", "smiley"),
     "Symbols": ("symbols", "symbol"),
     "Travel Places": ("travel", "travel and places"),
-}
-# How many concepts of each category are kept out of pretraining. Flags, people and activities are never
-# targets.
-TARGET_CONCEPTS: Mapping[str, int] = {
-    "animals": 96,
-    "food": 90,
-    "objects": 110,
-    "smileys": 100,
-    "symbols": 110,
-    "travel": 110,
 }
 # How a caption names a style; only the CLIP is told styles, so that its features separate them.
 STYLE_WORDS: Mapping[str, str] = {
@@ -209,40 +190,6 @@ def _svg(icon: Mapping[str, object], package: Mapping[str, object]) -> str:
     )
 
 
-def target_concepts(icons: Iterable[Icon]) -> dict[str, frozenset[str]]:
-    """The concepts kept out of every pretraining.
-
-    Args:
-        icons: the icons of all styles; a subset of the styles would give another split.
-
-    Returns:
-        Category -> its target concepts. A concept filed under two categories by two styles is a target in
-        both.
-    """
-    by_category: dict[str, set[str]] = {}
-    for icon in icons:
-        by_category.setdefault(icon.category, set()).add(icon.concept)
-    chosen: set[str] = set()
-    for category, count in TARGET_CONCEPTS.items():
-        chosen.update(sorted(by_category[category], key=name_hash)[:count])
-    return {category: frozenset(names & chosen) for category, names in by_category.items()}
-
-
-def split_icons(icons: Iterable[Icon]) -> tuple[list[Icon], list[Icon]]:
-    """Split icons into the pretraining pool and the target pool.
-
-    Args:
-        icons: the icons of all styles.
-
-    Returns:
-        (pretraining pool, target pool), each in the order given.
-    """
-    icons = list(icons)
-    chosen = frozenset().union(*target_concepts(icons).values())
-    pool = [icon for icon in icons if icon.concept not in chosen]
-    return pool, [icon for icon in icons if icon.concept in chosen]
-
-
 def render(icon: Icon, size_px: int) -> Image.Image:
     """Draw an icon over white.
 
@@ -290,63 +237,7 @@ def render_array(icons: Iterable[Icon], size_px: int = TRAINING_RESOLUTION_PX) -
 
 @dataclass(frozen=True)
 class Pool:
-    """The pretraining pool, drawn."""
+    """Icons with their drawings."""
 
     icons: tuple[Icon, ...]
     pixels: np.ndarray  # uint8, (n, 32, 32, 3), row i shows icons[i]
-
-
-def pretraining_pool(cache: Path = WORK / "pool.npz") -> Pool:
-    """Draw the pretraining pool once, and read it back after that.
-
-    Args:
-        cache: where the drawn pixels are kept.
-
-    Returns:
-        The pool of all five styles.
-    """
-    import numpy as np
-
-    icons, _ = split_icons(read_icons())
-    key = hashlib.sha256(json.dumps([(i.style, i.name, i.svg) for i in icons]).encode()).hexdigest()
-    if cache.is_file():
-        with np.load(cache) as stored:
-            if str(stored["key"]) == key:
-                return Pool(tuple(icons), stored["pixels"])
-    pixels = render_array(icons)
-    cache.parent.mkdir(parents=True, exist_ok=True)
-    partial = cache.with_suffix(".partial.npz")
-    np.savez_compressed(partial, key=key, pixels=pixels)
-    partial.replace(cache)
-    return Pool(tuple(icons), pixels)
-
-
-def write_manifest(pool: Iterable[Icon], path: Path = MANIFEST) -> None:
-    """Record which icons the pretraining may see.
-
-    Args:
-        pool: the pretraining pool.
-        path: the CSV to write: style, category, name.
-    """
-    rows = [f"{icon.style},{icon.category},{icon.name}\n" for icon in pool]
-    path.write_text("style,category,name\n" + "".join(rows), encoding="utf-8")
-
-
-def main() -> None:
-    """Draw the pretraining pool and say how many icons each style and category has."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    icons = read_icons()
-    pool, targets = split_icons(icons)
-    for category, _ in CATEGORIES.values():
-        counts = [
-            f"{style} {sum(i.style == style and i.category == category for i in pool)}"
-            f"+{sum(i.style == style and i.category == category for i in targets)}"
-            for style in STYLES
-        ]
-        logger.info("%-10s pool+target: %s", category, "  ".join(counts))
-    write_manifest(pool)
-    logger.info("drew %d icons", len(pretraining_pool().pixels))
-
-
-if __name__ == "__main__":
-    main()

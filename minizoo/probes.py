@@ -17,12 +17,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from minizoo.autoencoders import SHARED
 from minizoo.clip import shift_and_flip
-from minizoo.corpus import corpus
+from minizoo.corpus import HELD_OUT_EVERY, corpus, pixels_to_tensor
 from minizoo.icons import TRAINING_RESOLUTION_PX, WORK, Pool
 from minizoo.loop import LoopConfig, averaged_weights, train
 from minizoo.tokenizer import open_clip_tokenizer
 from minizoo.towers import CLIP_FOLDER
-from minizoo.vae import HELD_OUT_EVERY, pixels_to_tensor
 
 if TYPE_CHECKING:
     import torch
@@ -199,12 +198,22 @@ def save_probe(name: Probe, pool: Pool, folder: Path) -> dict[str, Any]:
         "neighbour_of_style": round(sum(a.style == b.style for a, b in pairs) / len(pairs), 4),
         "neighbour_of_category": round(sum(a.category == b.category for a, b in pairs) / len(pairs), 4),
     }
+    write_probe(model, folder)
+    (WORK / f"{config.name}.json").write_text(json.dumps(measured, indent=2) + "\n", encoding="utf-8")
+    return measured
+
+
+def write_probe(model: Any, folder: Path) -> None:
+    """Write a probe's weights in half precision and how it sees images, as `training.extractors` reads them.
+
+    Args:
+        model: the image model.
+        folder: gets the files.
+    """
     model.half().save_pretrained(folder, safe_serialization=True)
     side = {"height": TRAINING_RESOLUTION_PX, "width": TRAINING_RESOLUTION_PX}
     seen = {"size": side, "image_mean": [0.5] * 3, "image_std": [0.5] * 3}
     (folder / "preprocessor_config.json").write_text(json.dumps(seen, indent=2) + "\n", encoding="utf-8")
-    (WORK / f"{config.name}.json").write_text(json.dumps(measured, indent=2) + "\n", encoding="utf-8")
-    return measured
 
 
 def main() -> None:

@@ -10,20 +10,14 @@ import collections
 import gzip
 import itertools
 import json
-import logging
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-from minizoo.icons import ROOT, read_icons, split_icons
 
 if TYPE_CHECKING:
     from open_clip import SimpleTokenizer
     from transformers import CLIPTokenizer
 
-logger = logging.getLogger(__name__)
-
-TOKENIZER = ROOT / "clip"
 CONTEXT_LENGTH = 16  # tokens, start and end included
 MERGES = 1000
 MERGES_FILE = "bpe_merges.txt.gz"
@@ -129,7 +123,7 @@ def write_tokenizer(merges: list[tuple[str, str]], folder: Path) -> None:
     (folder / "special_tokens_map.json").write_text(json.dumps(special, indent=2) + "\n", encoding="utf-8")
 
 
-def open_clip_tokenizer(folder: Path = TOKENIZER) -> SimpleTokenizer:
+def open_clip_tokenizer(folder: Path) -> SimpleTokenizer:
     """Load the merges into open_clip's own tokenizer.
 
     Args:
@@ -143,7 +137,7 @@ def open_clip_tokenizer(folder: Path = TOKENIZER) -> SimpleTokenizer:
     return SimpleTokenizer(bpe_path=str(folder / MERGES_FILE), context_length=CONTEXT_LENGTH)
 
 
-def transformers_tokenizer(folder: Path = TOKENIZER) -> CLIPTokenizer:
+def transformers_tokenizer(folder: Path) -> CLIPTokenizer:
     """Load the merges into transformers' own tokenizer.
 
     Args:
@@ -155,16 +149,3 @@ def transformers_tokenizer(folder: Path = TOKENIZER) -> CLIPTokenizer:
     from transformers import CLIPTokenizer
 
     return CLIPTokenizer.from_pretrained(folder, local_files_only=True)
-
-
-def main() -> None:
-    """Train the merges on the captions of the pretraining pool."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    pool, _ = split_icons(read_icons())
-    merges = train_merges([caption for icon in pool for caption in (icon.caption, icon.styled_caption)])
-    write_tokenizer(merges, TOKENIZER)
-    logger.info("%d merges", len(merges))
-
-
-if __name__ == "__main__":
-    main()

@@ -18,14 +18,13 @@ from typing import TYPE_CHECKING, Any
 from minizoo.autoencoders import CONFIGS as AUTOENCODERS
 from minizoo.autoencoders import SHARED, Kind, encode, load_autoencoder
 from minizoo.clip import load_open_clip, text_towers
-from minizoo.corpus import corpus
+from minizoo.corpus import corpus, pixels_to_tensor
 from minizoo.denoisers import BUILDERS, new_denoiser, new_scheduler
 from minizoo.errors import StageNotReady
 from minizoo.icons import CATEGORIES, STYLE_WORDS, WORK, Icon, Pool
 from minizoo.loop import LoopConfig, averaged_weights, checkpoint_path, is_finished, train
 from minizoo.tokenizer import transformers_tokenizer
 from minizoo.towers import CLIP_FOLDER, load_tower
-from minizoo.vae import pixels_to_tensor
 from training.families import family
 
 if TYPE_CHECKING:

@@ -42,7 +42,7 @@ def shared(small_pool: Pool, tmp_path_factory: pytest.TempPathFactory) -> Path:
     import torch
     from safetensors.torch import save_file
 
-    from minizoo import autoencoders, clip, tokenizer, towers
+    from minizoo import autoencoders, clip, probes, tokenizer, towers
 
     root = tmp_path_factory.mktemp("shared")
     for kind in autoencoders.CONFIGS:
@@ -59,6 +59,8 @@ def shared(small_pool: Pool, tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "open_clip_config.json").write_text(json.dumps(settings), encoding="utf-8")
     state = {key: value.to(torch.float16) for key, value in clip.new_clip(0).state_dict().items()}
     save_file(state, folder / "open_clip_model.safetensors", metadata={"format": "pt"})
+    for name, config in probes.CONFIGS.items():
+        probes.write_probe(probes.new_probe(name, 0), root / config.name)
     for name, config in towers.CONFIGS.items():
         words_of = towers.new_tokenizer(name, captions, root.parent / f"pieces-{name}")
         tower = towers.new_tower(name, towers.vocabulary_size(name, words_of), 0)

@@ -10,8 +10,8 @@ import torch
 
 from minizoo import autoencoders, loop
 from minizoo.autoencoders import CONFIGS, encode, load_autoencoder, new_autoencoder, save_autoencoder
+from minizoo.corpus import pixels_to_tensor
 from minizoo.errors import StageNotReady
-from minizoo.vae import pixels_to_tensor
 
 SHAPES = {"kl": (8, 8, 8), "dc": (32, 4, 4)}
 each_kind = pytest.mark.parametrize("kind", sorted(SHAPES))

@@ -5,11 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 
-from minizoo.clip import CLIP, load_open_clip, new_clip, shift_and_flip, text_towers
+from minizoo.clip import load_open_clip, new_clip, shift_and_flip, text_towers
 from minizoo.datasets import DATASETS
 from minizoo.errors import StageNotReady
+from minizoo.icons import ROOT
 from minizoo.tokenizer import open_clip_tokenizer
 
+CLIP = ROOT / "probes" / "clip"
 CAPTIONS = [
     "red apple, food and drink",
     "noto style, cat face, animal or plant",
@@ -20,11 +22,11 @@ CAPTIONS = [
 
 @pytest.fixture(scope="module")
 def clip():
-    return load_open_clip()
+    return load_open_clip(CLIP)
 
 
 def test_the_text_tower_converts_exactly(clip) -> None:
-    tokens = open_clip_tokenizer()(CAPTIONS)
+    tokens = open_clip_tokenizer(CLIP)(CAPTIONS)
     plain, projected = text_towers(clip)
     with torch.no_grad():
         states = clip.ln_final(
@@ -54,7 +56,7 @@ def test_images_of_a_style_are_closer_to_its_name(clip) -> None:
     from minizoo.icons import STYLE_WORDS
 
     folders = {"noto": "noto-animals", "openmoji": "openmoji-animals"}
-    tokens = open_clip_tokenizer()([f"{STYLE_WORDS[style]}, animal or plant" for style in folders])
+    tokens = open_clip_tokenizer(CLIP)([f"{STYLE_WORDS[style]}, animal or plant" for style in folders])
     right = total = 0
     with torch.no_grad():
         texts = clip.encode_text(tokens, normalize=True)
@@ -68,11 +70,9 @@ def load_folder(name: str) -> torch.Tensor:
     import numpy as np
     from PIL import Image
 
-    from minizoo.vae import pixels_to_tensor
+    from minizoo.corpus import pixels_to_tensor
 
-    images = [
-        Image.open(path).convert("RGB").resize((32, 32)) for path in sorted((DATASETS / name).glob("*.png"))
-    ]
+    images = [Image.open(path).convert("RGB") for path in sorted((DATASETS / name).glob("*.png"))]
     return pixels_to_tensor(np.stack([np.asarray(image) for image in images]))
 
 
@@ -86,7 +86,7 @@ def test_shifting_and_flipping_keeps_what_may_not_be_mirrored() -> None:
 
 
 def test_a_clip_that_is_not_there_is_asked_for_by_name(tmp_path) -> None:
-    with pytest.raises(StageNotReady, match=r"python -m minizoo\.clip"):
+    with pytest.raises(StageNotReady, match=r"python -m minizoo\.towers clip"):
         load_open_clip(tmp_path)
 
 

@@ -20,8 +20,8 @@ from minizoo.corpus import (
     target_concepts,
     target_icons,
 )
+from minizoo.datasets import DATASETS, ICON_SETS
 from minizoo.icons import PACKAGES, STYLES, Icon, name_hash, read_icons, render_array
-from minizoo.sets import ICON_SETS, SETS
 
 needs_packages = pytest.mark.skipif(
     not all((PACKAGES / style).is_dir() for style in (*STYLES, *FURTHER_STYLES)),
@@ -33,12 +33,14 @@ def dataset_icons() -> list[Icon]:
     return [
         Icon(which.style, which.category, json.loads(line)["file_name"].removesuffix(".png"), "")
         for which in ICON_SETS
-        for line in (SETS / which.name / "metadata.jsonl").read_text(encoding="utf-8").splitlines()
+        for line in (DATASETS / which.name / "metadata.jsonl").read_text(encoding="utf-8").splitlines()
     ]
 
 
 def dataset_pixels() -> np.ndarray:
-    return np.stack([np.asarray(Image.open(path).convert("RGB")) for path in sorted(SETS.glob("*/*.png"))])
+    return np.stack(
+        [np.asarray(Image.open(path).convert("RGB")) for path in sorted(DATASETS.glob("*/*.png"))]
+    )
 
 
 def lookalikes() -> list[dict[str, str]]:

@@ -12,7 +12,7 @@ import torch
 from minizoo import loop
 from minizoo.denoisers import new_denoiser, new_scheduler
 from minizoo.errors import StageNotReady
-from minizoo.export import export_model, export_shared, shared_parts
+from minizoo.export import export_model, export_probes, export_shared, shared_parts
 from minizoo.zoo import ZOO
 from training.families import FAMILIES
 from training.files import folders_hash
@@ -31,6 +31,7 @@ def exported(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loop, "WORK", work)
         export_shared(root, shared)
+        assert export_probes(root, shared) == ["clip", "dinov2", "siglip"]
         for model in SHIPPED:
             weights = new_denoiser(model.shape, model.loop.seed).named_parameters()
             path = loop.checkpoint_path(model.loop.name)
@@ -71,7 +72,7 @@ def test_everything_fits_in_sixty_megabytes_and_is_safetensors(exported: Path) -
     files = [path for path in exported.rglob("*") if path.is_file()]
     assert {path.suffix for path in files} <= {".json", ".txt", ".gz", ".md", ".safetensors", ".model"}
     weights = [path.stat().st_size for path in files if path.suffix == ".safetensors"]
-    assert len(weights) == 10 + 8  # denoisers, and the shared parts
+    assert len(weights) == 10 + 7 + 3  # denoisers, shared parts and probes
     assert sum(weights) < 60e6
 
 

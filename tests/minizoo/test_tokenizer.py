@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import csv
 import json
 
 import torch
 
+from minizoo.corpus import recorded_corpus
 from minizoo.datasets import DATASETS
-from minizoo.icons import MANIFEST, Icon
+from minizoo.icons import ROOT, Icon
 from minizoo.tokenizer import (
     CONTEXT_LENGTH,
-    TOKENIZER,
     open_clip_tokenizer,
     train_merges,
     transformers_tokenizer,
     write_tokenizer,
 )
 
+CLIP = ROOT / "probes" / "clip"
 ODD_CAPTIONS = [
     "",
     "  Two   spaces and CAPITALS ",
@@ -29,10 +29,9 @@ ODD_CAPTIONS = [
 
 def captions() -> list[str]:
     found = set(ODD_CAPTIONS)
-    with MANIFEST.open(encoding="utf-8", newline="") as file:
-        for row in csv.DictReader(file):
-            icon = Icon(row["style"], row["category"], row["name"], "")
-            found |= {icon.caption, icon.styled_caption}
+    for style, category, name in recorded_corpus():
+        icon = Icon(style, category, name, "")
+        found |= {icon.caption, icon.styled_caption}
     for path in DATASETS.glob("*/metadata.jsonl"):
         found |= {json.loads(line)["text"] for line in path.read_text(encoding="utf-8").splitlines()}
     return sorted(found)
@@ -47,7 +46,7 @@ def transformers_ids(tokenizer, texts: list[str]) -> torch.Tensor:
 def test_both_libraries_give_the_same_ids() -> None:
     texts = captions()
     assert len(texts) > 2000
-    ours, theirs = open_clip_tokenizer()(texts), transformers_ids(transformers_tokenizer(), texts)
+    ours, theirs = open_clip_tokenizer(CLIP)(texts), transformers_ids(transformers_tokenizer(CLIP), texts)
     assert ours.shape == (len(texts), CONTEXT_LENGTH)
     assert torch.equal(ours, theirs)
 
@@ -56,9 +55,9 @@ def test_open_clip_reads_the_tokenizer_beside_the_weights() -> None:
     import open_clip
 
     texts = captions()[:200]
-    tokenizer = open_clip.get_tokenizer(f"local-dir:{TOKENIZER}")
+    tokenizer = open_clip.get_tokenizer(f"local-dir:{CLIP}")
     assert tokenizer.context_length == CONTEXT_LENGTH
-    assert torch.equal(tokenizer(texts), open_clip_tokenizer()(texts))
+    assert torch.equal(tokenizer(texts), open_clip_tokenizer(CLIP)(texts))
 
 
 def test_the_most_frequent_pair_is_merged_first() -> None:
