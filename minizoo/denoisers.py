@@ -131,7 +131,7 @@ def sana_small() -> nn.Module:
 
 def sana_large() -> nn.Module:
     """The same made deeper, with normalised queries and keys, as SANA-1.5 grew from Sana."""
-    return _sana(14, "rms_norm_across_heads")
+    return _sana(13, "rms_norm_across_heads")
 
 
 def sd3() -> nn.Module:
@@ -163,7 +163,7 @@ def flux() -> nn.Module:
         patch_size=1,
         in_channels=4 * KL_CHANNELS,
         num_layers=3,
-        num_single_layers=6,
+        num_single_layers=5,
         attention_head_dim=32,
         num_attention_heads=4,
         joint_attention_dim=TOWER_WIDTH,

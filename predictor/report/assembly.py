@@ -14,11 +14,11 @@ import numpy as np
 
 from predictor.errors import InvalidRows, NotEnoughResults, PredictorError
 from predictor.recipes import DEFAULT_RECIPE, PAPER
+from predictor.report import comparisons, measurements
 from predictor.report import sections as written
-from predictor.report import studies
 from predictor.report.page import Head, render_page
 from predictor.report.sections import Section, without_data
-from predictor.report.trained import learned_importances, timed_predictions
+from predictor.report.trained import Importance, Importances, Timing, learned_importances, timed_predictions
 from predictor.report.variants import (
     Outcome,
     Variant,
@@ -82,7 +82,7 @@ class Plan:
 
     @property
     def few(self) -> range:
-        """The seeds of the other studies."""
+        """The seeds of the other comparisons."""
         return range(-(-self.seeds // SEEDS_OF_A_SWEEP))
 
 
@@ -320,7 +320,7 @@ def _none(_: Bench) -> Mapping[Any, Variant]:
 
 
 def _landscape(bench: Bench, _: Mapping[Any, Outcome]) -> tuple[Section, Any]:
-    study = studies.landscape(bench.sources.main)
+    study = measurements.landscape(bench.sources.main)
     return written.landscape_section(study), study
 
 
@@ -329,7 +329,7 @@ def _selection_variants(bench: Bench) -> Mapping[Any, Variant]:
 
 
 def _selection(bench: Bench, outcomes: Mapping[Any, Outcome]) -> tuple[Section, Any]:
-    study = studies.selection(outcomes)
+    study = comparisons.selection(outcomes)
     return written.selection_section(study, len(bench.sources.main.models)), study
 
 
@@ -346,7 +346,7 @@ def _inputs(bench: Bench, outcomes: Mapping[Any, Outcome]) -> tuple[Section, Any
     if not bench.sources.has_similarities:
         why = "No two datasets were compared, so there is no graph to embed: features are all there is."
         return without_data("inputs", STUDIES["inputs"].title, "Table 4", why), None
-    study = studies.inputs(outcomes)
+    study = comparisons.inputs(outcomes)
     return written.inputs_section(study), study
 
 
@@ -354,7 +354,7 @@ def _sparsity_variants(bench: Bench) -> Mapping[Any, Variant]:
     return {
         (r, share, s): bench.variant(recipe=r, removed=share, seed=s)
         for r in bench.recipes
-        for share in studies.REMOVED
+        for share in comparisons.REMOVED
         for s in bench.plan.few
     }
 
@@ -363,7 +363,7 @@ def _sparsity(_: Bench, outcomes: Mapping[Any, Outcome]) -> tuple[Section, Any]:
     failure = next((outcome.failure for outcome in outcomes.values() if outcome.failure), "")
     if failure:
         return without_data("sparsity", STUDIES["sparsity"].title, "Figure 6", failure), None
-    study = studies.sparsity(outcomes)
+    study = comparisons.sparsity(outcomes)
     return written.sparsity_section(study), study
 
 
@@ -387,12 +387,12 @@ def _of_views(bench: Bench, keys: Sequence[str]) -> Mapping[Any, Variant]:
 
 
 def _metrics(bench: Bench, outcomes: Mapping[Any, Outcome]) -> tuple[Section, Any]:
-    study = studies.views(bench.sources.metrics, outcomes, bench.sources.snapshots, "table5")
+    study = comparisons.views(bench.sources.metrics, outcomes, bench.sources.snapshots, "table5")
     return written.metrics_section(study), study
 
 
 def _probes(bench: Bench, outcomes: Mapping[Any, Outcome]) -> tuple[Section, Any]:
-    study = studies.views(bench.sources.probes, outcomes, bench.sources.snapshots, "table6")
+    study = comparisons.views(bench.sources.probes, outcomes, bench.sources.snapshots, "table6")
     return written.probes_section(study), study
 
 
@@ -408,7 +408,7 @@ def _rankers_variants(bench: Bench) -> Mapping[Any, Variant]:
 
 
 def _rankers(_: Bench, outcomes: Mapping[Any, Outcome]) -> tuple[Section, Any]:
-    study = studies.rankers(outcomes)
+    study = comparisons.rankers(outcomes)
     return written.rankers_section(study), study
 
 
@@ -423,8 +423,8 @@ def _importances(bench: Bench, _: Mapping[Any, Outcome]) -> tuple[Section, Any]:
         [seeds, asdict(bench.variant(recipe=PAPER)), build(0).describe()],
         lambda: asdict(learned_importances(bench.sources.main, build, seeds)),
     )
-    rows = {name: tuple(studies.Importance(**row) for row in found[name]) for name in ("groups", "features")}
-    study = studies.Importances(**rows, seeds=tuple(found["seeds"]))
+    rows = {name: tuple(Importance(**row) for row in found[name]) for name in ("groups", "features")}
+    study = Importances(**rows, seeds=tuple(found["seeds"]))
     return written.importances_section(study), study
 
 
@@ -439,13 +439,13 @@ def _time(bench: Bench, _: Mapping[Any, Outcome]) -> tuple[Section, Any]:
                 timed_predictions(bench.sources.main, recipe, matcher)
             ),
         )
-        timings.append(studies.Timing(**{**found, "seconds": tuple(found["seconds"])}))
+        timings.append(Timing(**{**found, "seconds": tuple(found["seconds"])}))
     return written.time_section(timings), timings
 
 
 def _noise(bench: Bench, _: Mapping[Any, Outcome]) -> tuple[Section, Any]:
     repeated = [(r.model, r.dataset, r.seed, r.value) for r in bench.sources.replicates]
-    study = studies.noise(bench.sources.main, repeated)
+    study = measurements.noise(bench.sources.main, repeated)
     return written.noise_section(study), study
 
 

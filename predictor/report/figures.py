@@ -22,7 +22,9 @@ from predictor.metrics import OSR, TAU, SelectionMetric
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from predictor.report.studies import Comparison, Importances, Landscape, Sparsity
+    from predictor.report.comparisons import Comparison, Sparsity
+    from predictor.report.measurements import Landscape
+    from predictor.report.trained import Importances
 
 # Stands for the page's text colour until the drawing is done; no other line or text has it.
 INK = "#010203"

@@ -8,19 +8,12 @@ from dataclasses import dataclass
 
 from predictor.metrics import OSR, SELECTION_METRICS, TAU, Interval
 from predictor.report import figures, tables
+from predictor.report.comparisons import SURE, Comparison, Row, Sparsity
+from predictor.report.measurements import Landscape, Noise
 from predictor.report.rankers import TITLES
-from predictor.report.studies import (
-    Comparison,
-    Importances,
-    Landscape,
-    Noise,
-    Row,
-    Sparsity,
-    Timing,
-)
 from predictor.report.tables import Table
+from predictor.report.trained import Importances, Timing
 
-SURE = 0.05
 INTERVALS = "Brackets are 95 % bootstrap intervals over datasets"
 
 

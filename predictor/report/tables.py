@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 from predictor.metrics import SELECTION_METRICS, Interval, SelectionMetric
-from predictor.report.studies import Comparison, Importances, Landscape, Noise, Sparsity, Timing
+from predictor.report.comparisons import Comparison, Sparsity
+from predictor.report.measurements import Landscape, Noise
+from predictor.report.trained import Importances, Timing
 
 Kind: TypeAlias = Literal["text", "share", "number", "p", "count", "seconds"]
 UNKNOWN = "–"

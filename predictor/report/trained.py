@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from predictor.features import dataset_features, model_features
 from predictor.matching import PaperMatcher, predict
+from predictor.report.comparisons import recipe_title
+from predictor.report.paper import figures_of
 from predictor.report.rankers import TREES
-from predictor.report.studies import Importances, Timing, importances, recipe_title
 
 if TYPE_CHECKING:
     from graphdb.models import Snapshot
@@ -19,6 +21,59 @@ if TYPE_CHECKING:
 
 TIMED_DATASETS = 5
 FOREST, CATBOOST = "forest", "catboost"
+
+
+@dataclass(frozen=True)
+class Importance:
+    """How much a column or group of columns counts in the trees.
+
+    Attributes:
+        name: of the column, or of the group.
+        share: by ranker, mean over seeds.
+        spread: by ranker, standard deviation over seeds.
+        paper: what the paper prints for a column of that name; None for none.
+    """
+
+    name: str
+    share: Mapping[str, float]
+    spread: Mapping[str, float]
+    paper: float | None = None
+
+
+@dataclass(frozen=True)
+class Importances:
+    """Table 1: what the trees look at.
+
+    Attributes:
+        groups: model attributes, dataset features, graph embedding: shares of everything.
+        features: the ten most important model attributes and the rest, as shares of all model attributes.
+        seeds: of the trees.
+    """
+
+    groups: tuple[Importance, ...]
+    features: tuple[Importance, ...]
+    seeds: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Timing:
+    """How long a prediction took from the graph in memory to the ranking, in seconds."""
+
+    recipe: str
+    title: str
+    seconds: tuple[float, ...]
+    models: int
+    datasets: int
+
+    @property
+    def median(self) -> float:
+        """The middle one."""
+        return float(np.median(self.seconds))
+
+    @property
+    def longest(self) -> float:
+        """The longest one."""
+        return max(self.seconds)
 
 
 class RowsKept:
@@ -100,3 +155,58 @@ def timed_predictions(snapshot: Snapshot, recipe: str, matcher: Matcher) -> Timi
         predict(snapshot, dataset, matcher)
         seconds.append(time.perf_counter() - began)
     return Timing(recipe, recipe_title(recipe), tuple(seconds), len(snapshot.models), len(snapshot.datasets))
+
+
+def importances(
+    trained: Mapping[tuple[str, int], np.ndarray], columns: Sequence[str], groups: Sequence[str]
+) -> Importances:
+    """Table 1: shares of the trees' importances.
+
+    Args:
+        trained: by ranker and seed, float64, (n_columns,), importances, not negative.
+        columns: names of the columns.
+        groups: of each column: "model", "dataset" or "graph".
+
+    Returns:
+        Shares of everything by group, and of all model attributes by column: the ten largest of the first
+        ranker and the remaining ones in one, as the paper groups them.
+
+    Source:
+        Match & Choose, section 4.2, Table 1.
+    """
+    names = list(dict.fromkeys(ranker for ranker, _ in trained))
+    seeds = tuple(sorted({seed for _, seed in trained}))
+    shares = {key: values / values.sum() if values.sum() else values for key, values in trained.items()}
+    member = {group: np.array([own == group for own in groups]) for group in ("model", "dataset", "graph")}
+
+    def summed(name: str, pick: Callable[[np.ndarray], float], paper: float | None = None) -> Importance:
+        values = {r: [pick(shares[r, s]) for s in seeds] for r in names}
+        return Importance(
+            name,
+            {r: float(np.mean(v)) for r, v in values.items()},
+            {r: float(np.std(v)) for r, v in values.items()},
+            paper,
+        )
+
+    titles = {"model": "Model attributes", "dataset": "Dataset features", "graph": "Graph embedding"}
+    whole = [summed(titles[g], lambda v, m=m: float(v[m].sum())) for g, m in member.items() if m.any()]
+    model = np.flatnonzero(member["model"])
+
+    def of_model(columns_of: np.ndarray) -> Callable[[np.ndarray], float]:
+        def pick(values: np.ndarray) -> float:
+            total = values[model].sum()
+            return float(values[columns_of].sum() / total) if total else 0.0
+
+        return pick
+
+    first = np.mean([shares[names[0], s] for s in seeds], axis=0)
+    order = sorted(model, key=lambda column: (-first[column], columns[column]))
+    top, rest = order[:10], order[10:]
+    features = [
+        summed(columns[c], of_model(np.array([c])), figures_of("table1", columns[c]).get("share"))
+        for c in top
+    ]
+    if rest:
+        remaining = figures_of("table1", "remaining").get("share")
+        features.append(summed(f"Remaining {len(rest)}", of_model(np.array(rest)), remaining))
+    return Importances(tuple(whole), tuple(features), seeds)

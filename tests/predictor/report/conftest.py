@@ -1,0 +1,38 @@
+"""Folds made by hand, whose figures can be worked out on paper."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import pytest
+
+from predictor.evaluation import Fold, Score
+from predictor.report.variants import Outcome
+
+
+def fold_of(dataset: str, osr: Mapping[str, float], *, tau: float = 0.5, o2o: float = 1.0) -> Fold:
+    """A fold with the OSR of some methods; O2O of a miss is `o2o`, O2B is against the best on average."""
+    behind = {key: 0.0 if value == 1 else o2o for key, value in osr.items()}
+    reference = behind.get("average_value", 0.0)
+    scores = {
+        key: Score(("a",), {"osr": value, "tau_w": tau, "o2b": behind[key] - reference, "o2o": behind[key]})
+        for key, value in osr.items()
+    }
+    losses = {"a": 1.0, "b": 2.0, "c": 3.0}
+    chances = {"a": 0.5, "b": 0.3, "c": 0.2}
+    return Fold(dataset, 3, ("a",), scores, losses, chances, {"a": 1.5, "b": 2.0, "c": 2.5})
+
+
+@pytest.fixture
+def outcome() -> Callable[..., Outcome]:
+    """Makes an outcome from the OSR of each method in each fold: `outcome(method=[1, 0], random=[.5, .5])`."""
+
+    def make(tau: float = 0.5, **osr: list[float]) -> Outcome:
+        count = len(next(iter(osr.values())))
+        folds = [
+            fold_of(f"d{i:02d}", {key: values[i] for key, values in osr.items()}, tau=tau)
+            for i in range(count)
+        ]
+        return Outcome(tuple(folds))
+
+    return make

@@ -1,0 +1,72 @@
+"""The landscape of results and their noise, on values worked out by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from graphdb.models import Dataset, Metric, Model, Snapshot
+from predictor.report.measurements import landscape, noise
+
+NAN = float("nan")
+
+
+def snapshot(rows: list[tuple[str, str, float, float]], larger_is_better: bool = False) -> Snapshot:
+    models = sorted({row[0] for row in rows})
+    datasets = sorted({row[1] for row in rows})
+    return Snapshot(
+        Metric("score", larger_is_better),
+        tuple(Model(model) for model in models),
+        tuple(Dataset(dataset) for dataset in datasets),
+        pd.DataFrame(rows, columns=["model", "dataset", "value", "initial"]),
+        pd.DataFrame(columns=["dataset", "other", "value"]),
+    )
+
+
+def test_landscape_orders_models_and_shares_ties():
+    study = landscape(
+        snapshot(
+            [
+                ("a", "x", 1.0, 2.0),
+                ("a", "y", 5.0, NAN),
+                ("b", "x", 3.0, 9.0),
+                ("b", "y", 5.0, 4.0),
+                ("c", "x", 2.0, 1.0),
+            ],
+            larger_is_better=True,
+        )  # fmt: skip
+    )
+    assert study.models == ("b", "c", "a")
+    assert study.wins == {"b": 1.5, "c": 0, "a": 0.5}
+    assert study.best.tolist() == [[True, True], [False, False], [False, True]]
+    assert np.isnan(study.values[1, 1])
+    # Larger is better: only b on y and c on x got better, of the four measured before and after.
+    assert study.improved == (2, 4)
+
+
+def test_noise_by_hand():
+    rows = [("a", "x", 1.0, NAN), ("b", "x", 2.0, NAN), ("a", "y", 1.0, NAN), ("b", "y", 9.0, NAN)]
+    again = [("a", "x", "1", 3.0), ("b", "x", "1", 2.0), ("a", "y", "1", 1.0)]
+    study = noise(snapshot(rows), again)
+    assert (study.pairs, study.measurements) == (3, 6)
+    # Squares about the pairs' means: 2 (a on x), 0, 0; three degrees of freedom.
+    assert study.deviation == pytest.approx(np.sqrt(2 / 3))
+    # x under both seeds: a, then b. On y only one model was repeated.
+    assert (study.compared, study.changed, study.datasets) == (1, 1, 1)
+    # 1 apart changes sometimes, 8 apart never; 0.816 sqrt(2) is the deviation of a difference.
+    assert study.ceiling == pytest.approx((0.807 + 1) / 2, abs=0.02)
+
+
+def test_noise_takes_the_direction_into_account():
+    rows = [("a", "x", 1.0, NAN), ("b", "x", 2.0, NAN), ("c", "x", 0.0, NAN)]
+    again = [("a", "x", "1", 9.0), ("b", "x", "1", 2.5), ("c", "x", "1", 0.5)]
+    assert noise(snapshot(rows, larger_is_better=True), again).changed == 1
+    assert noise(snapshot(rows), again).changed == 0
+
+
+def test_without_replicates_nothing_is_known():
+    study = noise(snapshot([("a", "x", 1.0, NAN), ("b", "x", 2.0, NAN)]), [])
+    assert study.pairs == study.compared == 0
+    assert np.isnan(study.deviation)
+    assert np.isnan(study.ceiling)
