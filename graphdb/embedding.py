@@ -191,29 +191,31 @@ def index_graph(nodes: Sequence[str], edges: pd.DataFrame) -> IndexedGraph:
         raise EmbeddingFailed(
             f"The edges have no column {missing[0]!r}: source, target and weight are needed."
         )
-    rows: dict[tuple[int, int], float] = {}
-    for source, target, weight in zip(edges["source"], edges["target"], edges[WEIGHT], strict=True):
+    ends = np.array(
+        [[place.get(end, -1) for end in edges[column]] for column in ("source", "target")], dtype=np.int64
+    )
+    first, second = ends.min(axis=0), ends.max(axis=0)
+    weight = edges[WEIGHT].to_numpy(dtype=np.float64)
+    # A stable sort, so that of equal pairs the one given first comes first.
+    order = np.lexsort((second, first))
+    again = np.zeros(len(order), dtype=bool)
+    again[order[1:]] = (np.diff(first[order]) == 0) & (np.diff(second[order]) == 0)
+    faulty = (first < 0) | (first == second) | again | ~(np.isfinite(weight) & (weight > 0))
+    if faulty.any():
+        row = int(np.argmax(faulty))
+        source, target = edges["source"].iloc[row], edges["target"].iloc[row]
         what = f"The edge between {source!r} and {target!r}"
         for end in (source, target):
             if end not in place:
                 raise EmbeddingFailed(f"{what}: {end!r} is none of the nodes given.")
-        pair = (min(place[source], place[target]), max(place[source], place[target]))
-        if pair[0] == pair[1]:
+        if source == target:
             raise EmbeddingFailed(f"{what} joins a node to itself.")
-        if pair in rows:
+        if again[row]:
             raise EmbeddingFailed(f"{what} is given twice; edges have no direction.")
-        if not (np.isfinite(weight) and weight > 0):
-            raise EmbeddingFailed(
-                f"{what} has the weight {weight}: weights must be positive and finite, larger meaning nearer."
-            )
-        rows[pair] = float(weight)
-    pairs = sorted(rows)
-    return IndexedGraph(
-        nodes=ordered,
-        source=np.array([a for a, _ in pairs], dtype=np.int64),
-        target=np.array([b for _, b in pairs], dtype=np.int64),
-        weight=np.array([rows[pair] for pair in pairs], dtype=np.float64),
-    )
+        raise EmbeddingFailed(
+            f"{what} has the weight {weight[row]}: a weight must be positive and finite, larger is nearer."
+        )
+    return IndexedGraph(ordered, first[order], second[order], weight[order])
 
 
 class GdsNode2Vec:

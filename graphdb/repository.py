@@ -1,7 +1,9 @@
 """Typed writes to and reads from the matching graph.
 
 Each write checks all it got before the first statement, is one transaction, and may be repeated: the graph
-then is the same as after the first time.
+then is the same as after the first time. Only more edges than a server of the default heap can hold in one
+transaction are written in several; where that is cut short, a part of them is there, and repeating the write
+completes it.
 
 What an edge holds (PERFORMS and SIMILAR alike): `key`; each metric's value under its name; what a value was
 measured with, under `<metric>__<name>`. For reading in Neo4j Browser, `metric`, `value` and plain provenance
@@ -17,7 +19,8 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
@@ -40,16 +43,23 @@ from graphdb.queries import did_you_mean
 from graphdb.weights import LEAST_WEIGHT, SHARPNESS
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from graphdb.runner import Runner
 
 T = TypeVar("T")
 Statement = tuple[str, dict[str, Any]]
 
 BATCH_ROWS = 2000
+# A transaction is held in the heap of the server until it ends: this many edges, with weights and bands, take
+# about 100 MB of the 1 GB that the managed server has by default.
+TRANSACTION_EDGES = 50_000
 # What values are told to be measured with of which no extractor is recorded, as from most tables.
 NOT_RECORDED = "not-recorded"
 PERFORMS_COLUMNS = ["model", "dataset", "value", "initial"]
 SIMILAR_COLUMNS = ["dataset", "other", "value"]
+# The column that says what extractor a value was measured with.
+VALUES_BY = {"value": "extractor", "initial": "initial_extractor"}
 
 
 def edge_key(first: str, second: str) -> str:
@@ -117,17 +127,17 @@ class MatchingGraph:
             "dataset",
             {s.dataset: f"statistics[{i}]" for i, s in enumerate(statistics) if s.dataset not in given},
         )
-        edges = self._similarity_statements(similar, given)
+        edges = self._checked_similarities(similar, given)
         rows = [{"id": d.id, "properties": _dataset_properties(d)} for d in datasets]
         forgotten = ("statistics", "distances") if changed else ()
         # Covariances are megabytes: one statement each keeps messages small.
-        self._write(
+        self._save_edges(
+            edges,
             [
                 *_batched("write/datasets", rows),
                 *((queries.load(f"write/forget-{what}"), {"ids": sorted(changed)}) for what in forgotten),
                 *((queries.load("write/statistics"), {"rows": [_statistics_row(s)]}) for s in described),
-                *edges,
-            ]
+            ],
         )
 
     def save_similarities(self, similar: Sequence[Similar]) -> None:
@@ -136,7 +146,7 @@ class MatchingGraph:
         Raises:
             NodeNotFound, UnknownMetric, InvalidValue: see `save_datasets`.
         """
-        self._write(self._similarity_statements(similar, set()))
+        self._save_edges(self._checked_similarities(similar, set()))
 
     def save_results(self, results: Sequence[Result]) -> None:
         """Save how well models do on datasets; a value that is there is replaced with what it was measured
@@ -147,7 +157,7 @@ class MatchingGraph:
             UnknownMetric: a metric is neither known nor saved with `save_metric`.
             InvalidValue: a value is out of its metric's range, or two rows contradict each other.
         """
-        self._runner.write_many(self.result_statements(results))
+        self._save_edges(self._checked_results(results))
 
     def result_statements(self, results: Sequence[Result]) -> list[Statement]:
         """Check results as `save_results` does, for a caller that writes them along with something else.
@@ -158,22 +168,8 @@ class MatchingGraph:
         Raises:
             NodeNotFound, UnknownMetric, InvalidValue: see `save_results`.
         """
-        distinct = _distinct(results, lambda r: (r.model, r.dataset, r.metric, r.stage), "results")
-        metrics = self._metrics_of(results, "results")
-        self._check_nodes("model", {r.model: f"results[{i}]" for i, r in enumerate(results)})
-        self._check_nodes("dataset", {r.dataset: f"results[{i}]" for i, r in enumerate(results)})
-        rows = []
-        for result in distinct:
-            name = INITIAL + result.metric if result.stage == "initial" else result.metric
-            rows.append(
-                {
-                    "key": edge_key(result.model, result.dataset),
-                    "model": result.model,
-                    "dataset": result.dataset,
-                    **_edge_properties(name, result.value, result.provenance),
-                }
-            )
-        return [_lock(), *_edge_statements("results", "PERFORMS", rows, metrics)] if rows else []
+        edges = self._checked_results(results)
+        return [_lock(), *edges.statements()] if edges else []
 
     def save_metric(self, metric: Metric) -> None:
         """Define a metric, or repeat its definition.
@@ -246,12 +242,9 @@ class MatchingGraph:
             metric: its name.
             extractor: the extractor's hash.
         """
-        rows = self._runner.read(queries.load("read/similar"), metric=metric)
-        return {
-            (min(row["dataset"], row["other"]), max(row["dataset"], row["other"]))
-            for row in rows
-            if row["extractor"] == extractor
-        }
+        similar = self._edges_by("similar", metric, ["other", "value"], ["extractor"])
+        measured = similar[similar["extractor"] == extractor]
+        return {(min(pair), max(pair)) for pair in zip(measured["dataset"], measured["other"], strict=True)}
 
     def snapshot(
         self,
@@ -275,42 +268,48 @@ class MatchingGraph:
             MixedExtractors: the values are by several extractors, and `extractors` does not choose one.
             InvalidValue: `similarity` is None and several other metrics are there to choose from.
         """
-        import pandas as pd
-
         metrics = self._known_metrics()
         chosen = _require_metric(metric, metrics, "")
         compared_by = self._similarity_metric(metric, similarity, metrics)
         # Edges before nodes: nodes are only ever added, so each edge read finds its nodes below.
-        performs = self._runner.read(queries.load("read/performs"), metric=metric)
-        similar = (
-            self._runner.read(queries.load("read/similar"), metric=compared_by.name) if compared_by else []
+        performs = self._edges_by(
+            "performs", metric, ["model", "value", "initial"], ["extractor", "initial_extractor"]
+        )
+        similar = self._edges_by(
+            "similar", compared_by.name if compared_by else metric, ["other", "value"], ["extractor"]
         )
         measured_with, compared_with = _extractors(metric, performs, compared_by, similar, set(extractors))
-        _keep_to(measured_with, performs)
+        for value, by in VALUES_BY.items():
+            performs[value] = performs[value].where(performs[by] == measured_with)
+        performs = performs[performs[["value", "initial"]].notna().any(axis=1)]
+        similar = similar[similar["extractor"] == compared_with]
         return Snapshot(
             metric=chosen,
             models=tuple(self.models()),
             datasets=tuple(self.datasets()),
-            performs=_frame(
-                pd.DataFrame(
-                    [row for row in performs if row["value"] is not None or row["initial"] is not None],
-                    columns=PERFORMS_COLUMNS,
-                ),
-                ["model", "dataset"],
-            ),
-            similar=_frame(
-                _sorted_pairs(
-                    pd.DataFrame(
-                        [row for row in similar if (row["extractor"] or NOT_RECORDED) == compared_with],
-                        columns=SIMILAR_COLUMNS,
-                    )
-                ),
-                ["dataset", "other"],
-            ),
+            performs=_in_order(performs[PERFORMS_COLUMNS], ["model", "dataset"]),
+            similar=_in_order(_sorted_pairs(similar[SIMILAR_COLUMNS]), ["dataset", "other"]),
             similarity=compared_by,
             measured_with=measured_with,
             compared_with=compared_with,
         )
+
+    def _edges_by(
+        self, kind: str, metric: str, columns: Sequence[str], extractors: Sequence[str]
+    ) -> pd.DataFrame:
+        """The edges of one kind by one metric, with the extractor of each value, in no order."""
+        import pandas as pd
+
+        answer = self._runner.read(queries.load(f"read/{kind}"), metric=metric)
+        frame = pd.DataFrame(
+            [(group["dataset"], *edge) for group in answer for edge in group["edges"]],
+            columns=["dataset", *columns, *extractors],
+            dtype=object,
+        )
+        numbers = [column for column in columns if column in VALUES_BY]
+        frame[numbers] = frame[numbers].astype("float64")
+        frame[list(extractors)] = frame[list(extractors)].fillna(NOT_RECORDED)
+        return frame
 
     # -- checks and statements
 
@@ -351,23 +350,33 @@ class MatchingGraph:
         advice = did_you_mean(missing, known) or f". Save {kind}s before what refers to them"
         raise NodeNotFound(f"{where} is no {kind} {missing!r} in the graph{more}{advice}.")
 
-    def _similarity_statements(self, similar: Sequence[Similar], given: set[str]) -> list[Statement]:
+    def _checked_results(self, results: Sequence[Result]) -> _Edges:
+        distinct = _distinct(results, lambda r: (r.model, r.dataset, r.metric, r.stage), "results")
+        metrics = self._metrics_of(results, "results")
+        self._check_nodes("model", {r.model: f"results[{i}]" for i, r in enumerate(results)})
+        self._check_nodes("dataset", {r.dataset: f"results[{i}]" for i, r in enumerate(results)})
+        return _Edges("PERFORMS", distinct, metrics)
+
+    def _checked_similarities(self, similar: Sequence[Similar], given: set[str]) -> _Edges:
         distinct = _distinct(
             similar, lambda s: (s.pair, s.metric), "similar", content=lambda s: (s.value, s.provenance)
         )
         metrics = self._metrics_of(similar, "similar")
         ends = {end: f"similar[{i}]" for i, s in enumerate(similar) for end in s.pair if end not in given}
         self._check_nodes("dataset", ends)
-        rows = [
-            {
-                "key": edge_key(*s.pair),
-                "dataset": s.pair[0],
-                "other": s.pair[1],
-                **_edge_properties(s.metric, s.value, s.provenance),
-            }
-            for s in distinct
-        ]
-        return _edge_statements("similarities", "SIMILAR", rows, metrics)
+        return _Edges("SIMILAR", distinct, metrics)
+
+    def _save_edges(self, edges: _Edges, first: Sequence[Statement] = ()) -> None:
+        """Write edges, after some other statements: in one transaction, or where they are many in several."""
+        if len(edges) <= TRANSACTION_EDGES:
+            self._write([*first, *edges.statements()])
+            return
+        self._write(first)
+        for start in range(0, len(edges), TRANSACTION_EDGES):
+            self._write(edges.rows(slice(start, start + TRANSACTION_EDGES)))
+        degrees = self._runner.read(queries.load("read/dataset-edges"), type=edges.kind)
+        for datasets in _portions([(row["dataset"], row["edges"]) for row in degrees]):
+            self._write(edges.marks(datasets, datasets))
 
     def _similarity_metric(
         self, metric: str, similarity: str | None, known: Mapping[str, Metric]
@@ -385,11 +394,7 @@ class MatchingGraph:
 
 
 def _extractors(
-    metric: str,
-    performs: list[dict[str, Any]],
-    compared_by: Metric | None,
-    similar: list[dict[str, Any]],
-    chosen: set[str],
+    metric: str, performs: pd.DataFrame, compared_by: Metric | None, similar: pd.DataFrame, chosen: set[str]
 ) -> tuple[str | None, str | None]:
     """Return the one extractor of each kind of edge, None where there are no values.
 
@@ -397,27 +402,23 @@ def _extractors(
         MixedExtractors: there are several, and `chosen` does not leave one; or the two kinds of edge are by
             one metric but by different extractors.
     """
-    results = [row for row in performs if row["value"] is not None]
-    initial = [row for row in performs if row["initial"] is not None]
     kinds = [
-        (f"Results by {metric}", [row["extractor"] for row in results]
-         + [row["initial_extractor"] for row in initial]),
-        (f"Similarities by {compared_by.name if compared_by else ''}", [row["extractor"] for row in similar]),
-    ]  # fmt: skip
-    unknown = chosen - {extractor or NOT_RECORDED for _, used in kinds for extractor in used}
+        (f"Results by {metric}", sum((_used(performs, value) for value in VALUES_BY), Counter())),
+        (f"Similarities by {compared_by.name if compared_by else ''}", _used(similar, "value")),
+    ]
+    unknown = chosen - {extractor for _, used in kinds for extractor in used}
     if unknown:
         raise MixedExtractors(
             f"No value was measured with the extractor {min(unknown)!r}; those there are: "
-            f"{'; '.join(_by_extractor(used) for _, used in kinds if used)}."
+            f"{'; '.join(_listed(used) for _, used in kinds if used)}."
         )
     kept: list[str | None] = []
     for what, used in kinds:
-        counts = Counter(extractor or NOT_RECORDED for extractor in used)
-        left = [name for name in counts if len(counts) == 1 or name in chosen]
-        if len(counts) > 1 and len(left) != 1:
+        left = [name for name in used if len(used) == 1 or name in chosen]
+        if len(used) > 1 and len(left) != 1:
             raise MixedExtractors(
                 f"{what} were measured with different extractors, whose values cannot be compared: "
-                f"{_by_extractor(used)}. Keep to one with --measured-with HASH."
+                f"{_listed(used)}. Keep to one with --measured-with HASH."
             )
         kept.append(left[0] if left else None)
     by_results, by_similarities = kept
@@ -430,17 +431,13 @@ def _extractors(
     return by_results, by_similarities
 
 
-def _keep_to(extractor: str | None, performs: list[dict[str, Any]]) -> None:
-    """Take out of rows of results what was measured with another extractor."""
-    for row in performs:
-        for value, by in (("value", "extractor"), ("initial", "initial_extractor")):
-            if (row[by] or NOT_RECORDED) != extractor:
-                row[value] = None
+def _used(edges: pd.DataFrame, value: str) -> Counter[str]:
+    """How many values were measured with each extractor."""
+    return Counter(edges.loc[edges[value].notna(), VALUES_BY[value]])
 
 
-def _by_extractor(used: Iterable[str | None]) -> str:
-    counts = Counter(extractor or NOT_RECORDED for extractor in used)
-    return ", ".join(f"{name} ({counts[name]} values)" for name in sorted(counts))
+def _listed(used: Mapping[str, int]) -> str:
+    return ", ".join(f"{name} ({used[name]} values)" for name in sorted(used))
 
 
 def _distinct(rows: Sequence[T], key: Any, what: str, content: Any = lambda row: row) -> list[T]:
@@ -483,20 +480,83 @@ def _batched(name: str, rows: Sequence[dict[str, Any]], **params: Any) -> list[S
     return [(query, {"rows": rows[start : start + BATCH_ROWS], **params}) for start in starts]
 
 
-def _edge_statements(
-    name: str, kind: str, rows: Sequence[dict[str, Any]], metrics: Iterable[Metric]
-) -> list[Statement]:
-    if not rows:
-        return []
-    keys = [{"key": key} for key in sorted({row["key"] for row in rows})]
-    return [
-        (queries.load("write/metrics"), {"rows": [_metric_row(metric) for metric in metrics]}),
-        *_batched(f"write/{name}", rows),
-        *_batched(f"write/{name}-default", keys, default=DEFAULT_METRIC),
+@dataclass(frozen=True)
+class _Edges:
+    """Checked edges of one kind, and the statements that write them.
+
+    Attributes:
+        kind: their type.
+        values: results or similarities, each once.
+        metrics: the metrics of these.
+    """
+
+    kind: Literal["PERFORMS", "SIMILAR"]
+    values: Sequence[Result] | Sequence[Similar]
+    metrics: Sequence[Metric]
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    @property
+    def name(self) -> str:
+        """What the files of the statements call them."""
+        return "results" if self.kind == "PERFORMS" else "similarities"
+
+    def statements(self) -> list[Statement]:
+        """All that brings them into the graph, in the order in which it is run."""
+        if not self.values:
+            return []
+        # A result's weight comes of its rank on its dataset, a similarity's of all others.
+        datasets = sorted({result.dataset for result in self.values}) if self.kind == "PERFORMS" else None
+        return [*self.rows(slice(None)), *self.marks(datasets, None)]
+
+    def rows(self, part: slice) -> list[Statement]:
+        """What writes the values of some of them."""
+        rows = [_edge_row(value) for value in self.values[part]]
+        keys = [{"key": key} for key in sorted({row["key"] for row in rows})]
+        return [
+            (queries.load("write/metrics"), {"rows": [_metric_row(metric) for metric in self.metrics]}),
+            *_batched(f"write/{self.name}", rows),
+            *_batched(f"write/{self.name}-default", keys, default=DEFAULT_METRIC),
+        ]
+
+    def marks(self, weighed: Sequence[str] | None, banded: Sequence[str] | None) -> list[Statement]:
+        """What brings weights and bands up to date.
+
+        Args:
+            weighed: ids of the datasets to which the edges lead whose weights to write; None for all, which
+                only similarities know.
+            banded: the same of bands.
+        """
         # Results have no use for `least`, which Neo4j does not mind.
-        (queries.load(f"write/{name}-weights"), {"sharpness": SHARPNESS, "least": LEAST_WEIGHT}),
-        (queries.load("write/bands"), {"type": kind}),
-    ]
+        weights = {"sharpness": SHARPNESS, "least": LEAST_WEIGHT, "datasets": weighed}
+        return [
+            (queries.load(f"write/{self.name}-weights"), weights),
+            (queries.load("write/bands"), {"type": self.kind, "datasets": banded}),
+        ]
+
+
+def _portions(degrees: Iterable[tuple[str, int]]) -> Iterator[list[str]]:
+    """Group datasets, so that not many more edges lead to a group than a transaction holds."""
+    portion: list[str] = []
+    edges = 0
+    for dataset, degree in degrees:
+        portion.append(dataset)
+        edges += degree
+        if edges >= TRANSACTION_EDGES:
+            yield portion
+            portion, edges = [], 0
+    if portion:
+        yield portion
+
+
+def _edge_row(value: Result | Similar) -> dict[str, Any]:
+    if isinstance(value, Result):
+        name = INITIAL + value.metric if value.stage == "initial" else value.metric
+        ends = {"model": value.model, "dataset": value.dataset}
+    else:
+        name, ends = value.metric, dict(zip(("dataset", "other"), value.pair, strict=True))
+    return {"key": edge_key(*ends.values()), **ends, **_edge_properties(name, value.value, value.provenance)}
 
 
 def _edge_properties(name: str, value: float, provenance: Mapping[str, Property]) -> dict[str, Any]:
@@ -553,18 +613,17 @@ def _statistics_from(row: Mapping[str, Any]) -> Statistics:
     return Statistics(row["dataset"], row["extractor"], row["resize"], row["n"], mean, covariance)
 
 
-def _sorted_pairs(frame: Any) -> Any:
+def _sorted_pairs(edges: pd.DataFrame) -> pd.DataFrame:
     # The stored direction follows the order of ids in Python, but who wrote it with another tool need not
     # have kept to it.
-    swapped = frame["dataset"] > frame["other"]
-    frame.loc[swapped, ["dataset", "other"]] = frame.loc[swapped, ["other", "dataset"]].to_numpy()
-    return frame
+    swapped = edges["dataset"] > edges["other"]
+    return edges.assign(
+        dataset=edges["dataset"].where(~swapped, edges["other"]),
+        other=edges["other"].where(~swapped, edges["dataset"]),
+    )
 
 
-def _frame(frame: Any, keys: list[str]) -> Any:
-    numbers = [column for column in frame.columns if column in ("value", "initial")]
-    frame[numbers] = frame[numbers].astype("float64")
-    frame[keys] = frame[keys].astype("object")
+def _in_order(edges: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
     # Sorted by Python's own order of strings, which is the one that lists of ids have.
-    order = sorted(range(len(frame)), key=lambda index: tuple(frame[key].iloc[index] for key in keys))
-    return frame.iloc[order].reset_index(drop=True)
+    ends = list(zip(*(edges[key] for key in keys), strict=True))
+    return edges.iloc[sorted(range(len(ends)), key=ends.__getitem__)].reset_index(drop=True)

@@ -108,7 +108,7 @@ class ZooModel:
         )
 
 
-def _loop(name: str, seed: int, steps: int = 2400, learning_rate: float = 1e-3) -> LoopConfig:
+def _loop(name: str, seed: int, steps: int = 4800, learning_rate: float = 1e-3) -> LoopConfig:
     return LoopConfig(
         name,
         steps=steps,
@@ -158,7 +158,7 @@ def _models() -> dict[str, ZooModel]:
             "sdxl",
             # Fine-tuned, all weights, towards the look of photographs.
             {"fluent-emoji": 0.7, "noto": 0.3},
-            _loop("tiny-juggernaut", 13, steps=1200, learning_rate=3e-4),
+            _loop("tiny-juggernaut", 13, steps=1500, learning_rate=3e-4),
             parent="tiny-sdxl",
         ),
         ZooModel(
@@ -186,7 +186,7 @@ def _models() -> dict[str, ZooModel]:
             "pixart",
             "pixart",
             {"fluent-emoji-flat": 0.6, "twemoji": 0.4},
-            _loop("tiny-pixart", 16, steps=4800),
+            _loop("tiny-pixart", 16, steps=9600),
             categories={"animals": 3.0, "food": 2.0},
         ),
         ZooModel(
@@ -204,7 +204,7 @@ def _models() -> dict[str, ZooModel]:
             "sana",
             "sana-large",
             {"openmoji": 0.35, "noto": 0.35, "fluent-emoji": 0.3},
-            _loop("tiny-sana-large", 18, steps=2000),
+            _loop("tiny-sana-large", 18, steps=4000),
         ),
         ZooModel(
             "tiny-sd3",
@@ -221,7 +221,7 @@ def _models() -> dict[str, ZooModel]:
             "flux",
             "flux",
             {"fluent-emoji": 0.45, "fluent-emoji-flat": 0.3, "noto": 0.25},
-            _loop("tiny-flux-pro", 20, steps=2000),
+            _loop("tiny-flux-pro", 20, steps=4000),
             shipped=False,
         ),
         ZooModel(
@@ -230,7 +230,7 @@ def _models() -> dict[str, ZooModel]:
             "flux",
             "flux",
             {"fluent-emoji": 0.45, "fluent-emoji-flat": 0.3, "noto": 0.25},
-            _loop("tiny-flux", 21, steps=800, learning_rate=3e-4),
+            _loop("tiny-flux", 21, steps=1000, learning_rate=3e-4),
             parent="tiny-flux-pro",
             # As the real one: guidance is part of what it predicts, and costs no second forward.
             lesson=Lesson("tiny-flux-pro", guidance=3.0, share=1.0),

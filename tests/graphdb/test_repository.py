@@ -238,6 +238,39 @@ def test_bands_are_quartiles(graph: MatchingGraph, runner: Runner, metric: str, 
     assert [row["b"] for row in rows] == (BANDS[::-1] if larger else BANDS)
 
 
+def test_many_edges_take_several_transactions_and_end_up_as_in_one(
+    graph: MatchingGraph, runner: Runner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = np.random.default_rng(0)
+    models, datasets = [f"m{i}" for i in range(5)], [f"d{i}" for i in range(5)]
+    # Rounded, so that some tie.
+    results = [Result(m, d, "fid", round(9 * rng.random())) for m in models for d in datasets]
+    results += [Result("m0", d, "clip_fid", 5, "initial") for d in datasets]
+    similar = [Similar(a, b, "fid", rng.random()) for a, b in combinations(datasets, 2)]
+
+    def save() -> list[Any]:
+        graph.clear()
+        graph.save_models([Model(name) for name in models])
+        graph.save_datasets([Dataset(name) for name in datasets], similar=similar)
+        graph.save_results(results)
+        return dump(runner)
+
+    at_once = save()
+    sizes: list[int] = []
+    write_many = runner.write_many
+
+    def counted(statements: Any, **options: Any) -> Any:
+        sizes.append(
+            sum(len(params.get("rows", ())) for query, params in statements if "MERGE (m)-[" in query)
+        )
+        return write_many(statements, **options)
+
+    monkeypatch.setattr("graphdb.repository.TRANSACTION_EDGES", 6)
+    monkeypatch.setattr(runner, "write_many", counted)
+    assert save() == at_once
+    assert [size for size in sizes if size] == [6, 6, 6, 6, 6]
+
+
 Write = Callable[[MatchingGraph], None]
 GOOD = Result("m1", "d1", "clip_fid", 1)
 BAD_WRITES: dict[str, tuple[type[Exception], str, Write]] = {
