@@ -1,8 +1,8 @@
 """The thirty-two captioned image datasets: style x category, of concepts that no pretraining saw.
 
-`python -m minizoo.datasets` draws them from the icon packages into `minizoo/datasets`; `--check` draws them and
-compares with the committed content hashes. Layout: Hugging Face imagefolder, `<style>-<category>/` with PNGs
-and `metadata.jsonl` of `file_name`, `text` and `split`.
+`python -m minizoo.datasets` draws them from the icon packages into `minizoo/datasets`; `--check` draws them
+and compares with the committed content hashes. Layout: Hugging Face imagefolder, `<style>-<category>/` with
+PNGs and `metadata.jsonl` of `file_name`, `text` and `split`.
 """
 
 from __future__ import annotations
@@ -237,9 +237,7 @@ def check_datasets(root: Path, recorded: Mapping[str, str]) -> None:
 def main() -> None:
     """Draw the datasets, or check that they can be drawn again."""
     parser = argparse.ArgumentParser(description="Draw the thirty-two datasets from the icon packages.")
-    parser.add_argument(
-        "--output", type=Path, default=DATASETS, help="folder to write (default: minizoo/datasets)"
-    )
+    parser.add_argument("--output", type=Path, default=DATASETS, help="folder to write")
     parser.add_argument("--check", action="store_true", help="draw into --output and compare with the record")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")

@@ -12,20 +12,24 @@ import argparse
 import json
 import logging
 import os
+import platform
 import shutil
 from collections.abc import Mapping
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from minizoo.autoencoders import CONFIGS as AUTOENCODERS
 from minizoo.autoencoders import SHARED
 from minizoo.clip import load_open_clip, text_towers
+from minizoo.corpus import FURTHER_STYLES
 from minizoo.errors import StageNotReady
-from minizoo.icons import ROOT, TRAINING_RESOLUTION_PX
+from minizoo.icons import PACKAGE_VERSIONS, ROOT, TRAINING_RESOLUTION_PX, WORK
 from minizoo.loop import averaged_weights, checkpoint_path
 from minizoo.probes import CONFIGS as PROBE_CONFIGS
 from minizoo.tokenizer import CONTEXT_LENGTH, TOKENIZER_FILES
-from minizoo.towers import CLIP_FOLDER
+from minizoo.towers import CLIP_CONFIG, CLIP_FOLDER
+from minizoo.towers import CONFIGS as TOWER_CONFIGS
 from minizoo.zoo import ZOO, ZooModel, assemble, trained_denoiser
 
 logger = logging.getLogger(__name__)
@@ -33,6 +37,8 @@ logger = logging.getLogger(__name__)
 SHARED_FOLDER = "shared"
 MODELS_FOLDER = "models"
 PROBES_FOLDER = "probes"
+MEASURED_FILE = "measured.json"
+LIBRARIES = ("torch", "diffusers", "transformers", "open_clip_torch", "safetensors", "pillow", "resvg-py")
 # Trained folder -> name among the probes.
 PROBES = {CLIP_FOLDER.name: "clip"} | {config.name: name for name, config in PROBE_CONFIGS.items()}
 
@@ -199,17 +205,40 @@ that `matchgraph` measures itself on, and of no use beyond that.{absent if model
 """
 
 
+def measurements(models: Mapping[str, Mapping[str, object]], work: Path = WORK) -> dict[str, object]:
+    """What training told of every part, and what it was trained with.
+
+    Args:
+        models: of each model, what `export_model` gave.
+        work: where the shared parts and probes left theirs.
+    """
+    names = [config.name for config in AUTOENCODERS.values()]
+    names += [CLIP_CONFIG.name, *(config.name for config in TOWER_CONFIGS.values())]
+    names += [config.name for config in PROBE_CONFIGS.values()]
+    parts = {name: work / f"{name}.json" for name in names}
+    return {
+        "models": dict(models),
+        "parts": {n: json.loads(file.read_text("utf-8")) for n, file in parts.items() if file.is_file()},
+        "versions": {"python": platform.python_version()} | {n: metadata.version(n) for n in LIBRARIES},
+        "icon_packages": {**PACKAGE_VERSIONS, **FURTHER_STYLES},
+    }
+
+
 def main() -> None:
-    """Write the shared parts, the probes and every model that has a checkpoint."""
+    """Write the shared parts, the probes and every model that has a checkpoint, and what was measured."""
     parser = argparse.ArgumentParser(description="Write the trained zoo as pipeline folders.")
-    parser.add_argument("--root", type=Path, default=ROOT, help="gets shared/ and models/ (default: minizoo)")
+    parser.add_argument("--root", type=Path, default=ROOT, help="gets the folders (default: minizoo)")
     root = parser.parse_args().root
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     logger.info("shared: %s", ", ".join(export_shared(root)))
     logger.info("probes: %s", ", ".join(export_probes(root)))
+    models = {}
     for model in ZOO.values():
         if model.shipped and checkpoint_path(model.loop.name).is_file():
-            logger.info("%s: %s", model.name, export_model(model, root))
+            models[model.name] = export_model(model, root)
+            logger.info("%s: %s", model.name, models[model.name])
+    text = json.dumps(measurements(models), indent=2) + "\n"
+    (root / MEASURED_FILE).write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":
