@@ -15,8 +15,10 @@ from predictor.ranker import (
     RankClasses,
     probability_best,
     ranks_within,
+    spread_rows,
     summarise,
     top_weights,
+    unit_quadrature,
 )
 
 SMALL = CatBoostConfig(iterations=20, depth=3, column_share=1.0, seed=1)
@@ -107,12 +109,38 @@ class TestProbabilityBest:
         # Equal models are equally likely.
         assert np.allclose(probability_best(np.tile(distributions[:1], (180, 1))), 1 / 180)
 
+    @pytest.mark.parametrize("alike", [0.05, 5.0, 500.0], ids=["sure", "vague", "alike"])
+    def test_a_thousand_models_need_few_nodes(self, monkeypatch, alike):
+        distributions = np.random.default_rng(6).dirichlet(np.full(10, alike), 1000)
+        p_best = probability_best(distributions)
+        assert len(unit_quadrature(999)[0]) < 200
+        monkeypatch.setattr("predictor.ranker.MOST_EXACT_FACTORS", 1000)
+        assert len(unit_quadrature(999)[0]) == 500
+        assert np.allclose(p_best, probability_best(distributions), rtol=1e-9, atol=1e-15)
+
     def test_a_certain_winner(self):
         assert probability_best(np.array([[0, 1.0], [1.0, 0], [0, 1.0]])).tolist() == [0, 1, 0]
 
     def test_refuses_what_is_no_distribution(self):
         with pytest.raises(InvalidRows, match="distribution"):
             probability_best(np.array([[0.5, 0.1]]))
+
+
+class TestSpreadRows:
+    def test_each_group_gives_its_share_at_even_steps_of_its_ranking(self):
+        rng = np.random.default_rng(0)
+        groups = rng.permutation(np.repeat([4, 7, 9], [40, 20, 3]))
+        losses = rng.random(63)
+        ranks = ranks_within(losses, groups)
+        chosen = spread_rows(groups, ranks, 16)
+        assert np.array_equal(chosen, np.unique(chosen))
+        assert sorted(ranks[chosen][groups[chosen] == 4]) == [3, 7, 11, 15, 19, 23, 27, 31, 35, 39]
+        assert sorted(ranks[chosen][groups[chosen] == 7]) == [1, 5, 9, 13, 17]
+        # Two at least: a single row says nothing about an order.
+        assert sorted(ranks[chosen][groups[chosen] == 9]) == [2, 3]
+
+    def test_all_rows_where_they_are_not_too_many(self):
+        assert spread_rows(np.array([1, 0, 1]), np.array([2.0, 1.0, 1.0]), 3).tolist() == [0, 1, 2]
 
 
 class TestSummarise:
