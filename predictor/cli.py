@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from predictor.errors import (
     ExtractorMismatch,
@@ -20,7 +21,7 @@ from predictor.errors import (
     UnknownTarget,
 )
 from predictor.features import FEATURE_SETS, OPERATORS
-from predictor.recipes import DEFAULT_RECIPE, EMBEDDERS, RANKERS, RECIPES, build_recipe
+from predictor.recipes import DEFAULT_RECIPE, EMBEDDERS, PAPER, RANKERS, RECIPES, build_recipe
 
 if TYPE_CHECKING:
     from graphdb.models import Dataset, Similar, Snapshot, Statistics
@@ -47,17 +48,18 @@ def method_options(command: Callable[..., Any]) -> Callable[..., Any]:
                      help="Keep to values of this extractor, where there are several of one metric. "
                      "Repeatable: one for the results, one for the similarities."),
         click.option("--recipe", type=click.Choice(tuple(RECIPES)), default=DEFAULT_RECIPE, show_default=True,
-                     help="The method of ranking."),
+                     help="The method of ranking: a Gaussian process over similar datasets, or the paper's "
+                     "classifier on a graph embedding."),
         click.option("--embedder", type=click.Choice(EMBEDDERS), default="gds", show_default=True,
-                     help="node2vec in Graph Data Science, or node2vec+ here."),
+                     help="Of --recipe paper: node2vec in Graph Data Science, or node2vec+ here."),
         click.option("--ranker", type=click.Choice(RANKERS), default="catboost", show_default=True,
-                     help="What learns the ranks."),
+                     help="Of --recipe paper: what learns the ranks."),
         click.option("--features", type=click.Choice(FEATURE_SETS), default="all", show_default=True,
-                     help="What it sees: all, only the graph's embedding, or only the nodes' own features."),
+                     help="What it sees: all, only the graph, or only the nodes' own features."),
         click.option("--operator", type=click.Choice(OPERATORS), default="concat", show_default=True,
-                     help="How two node embeddings make that of an edge."),
+                     help="Of --recipe paper: how two node embeddings make that of an edge."),
         click.option("--trees", type=click.IntRange(1, 10_000), default=300, show_default=True,
-                     help="Trees of the ranker."),
+                     help="Of --recipe paper: trees of the ranker."),
         click.option("--seed", type=click.IntRange(0, MAX_SEED), default=0, show_default=True,
                      help="Seed of everything random; equal seeds give equal answers."),
         click.option("--json", "as_json", is_flag=True, help="Print JSON."),
@@ -83,7 +85,16 @@ class Method:
     seed: int
 
     def build(self, runner: Runner) -> Matcher:
-        """The method that the options name."""
+        """The method that the options name.
+
+        Raises:
+            UsageError: an option was given that the recipe does not have.
+        """
+        context = click.get_current_context()
+        for name in ("embedder", "ranker", "operator", "trees"):
+            given = context.get_parameter_source(name) is ParameterSource.COMMANDLINE
+            if given and name not in RECIPES[self.recipe].takes:
+                raise click.UsageError(f"--{name} is of --recipe {PAPER}: the recipe {self.recipe} has none.")
         return build_recipe(
             self.recipe,
             runner,
@@ -182,7 +193,7 @@ def evaluate(
 
     With --budget-curve, a quarter of the datasets at a time stands for those of users and is ranked from the
     results of the others, which are revealed step by step. The method is trained 68 times for each replay and
-    its four budget points; --ranker forest makes that quick.
+    its four budget points.
     """
     method = Method(**options)
     started = time.perf_counter()
@@ -614,7 +625,7 @@ def answer(prediction: Prediction, measured: Mapping[str, float], seconds: float
 
 def readable(part: str) -> str:
     """The name of a part of the input as people say it."""
-    names = {"dataset": "the dataset's embedding", "graph": "the graph"}
+    names = {"dataset": "the dataset's embedding", "graph": "the graph", "general": "results anywhere"}
     return names.get(part, part.removeprefix("model:"))
 
 

@@ -105,7 +105,11 @@ class Cost:
 
 @dataclass(frozen=True)
 class Reason:
-    """One part of the input and how far it lifts a model, in log-odds of ranking near the top."""
+    """One part of the input and how far it lifts a model towards the top, in the method's own unit.
+
+    That is log-odds of ranking near the top for the paper's recipe, and standard deviations of the score for
+    the Gaussian one.
+    """
 
     part: str
     lift: float
@@ -172,7 +176,8 @@ class Ranked:
     Attributes:
         models: ids of the zoo, sorted.
         prediction: expected rank, its deviation and chance of being best, in that order of models.
-        parts: what each column of the contributions belongs to: "graph", "dataset" or "model:<attribute>".
+        parts: what each column of the contributions belongs to: "graph", "dataset", "model:<attribute>", or
+            "general" for how a model does anywhere.
         contributions: float64, (n_models, n_parts), how far each lifts a model towards the top; None where
             they were not asked for, or the method cannot tell.
     """

@@ -21,6 +21,11 @@ MOST_EXACT_FACTORS = 480
 # The multiples of no other number spread as evenly over the unit interval.
 GOLDEN_RATIO = (5**0.5 - 1) / 2
 DEFAULT_MAX_CLASSES = 10
+# The grid on which normal losses are integrated: how far it goes beyond the means, how fine it is, in
+# standard deviations, and its bounds.
+TAIL, STEPS_PER_DEVIATION = 7.0, 12
+LEAST_STEPS, MOST_STEPS = 256, 8192
+CELLS_AT_ONCE = 2**22
 
 
 def ranks_within(losses: np.ndarray, groups: np.ndarray) -> np.ndarray:
@@ -316,6 +321,62 @@ def no_preference(n_models: int) -> RankPrediction:
         np.full(n_models, np.sqrt((n_models**2 - 1) / 12)),
         np.full(n_models, 1 / n_models),
     )
+
+
+def summarise_normal(mean: np.ndarray, std: np.ndarray) -> RankPrediction:
+    """Expected rank, its standard deviation, and the chance of being best, of models with normal losses.
+
+    With f_m, F_m density and distribution of model m's loss, and models independent of each other,
+
+        p_best(m) = integral f_m(x) prod_{j != m} (1 - F_j(x)) dx,
+        E rank(m) = 1 + integral f_m(x) sum_{j != m} F_j(x) dx,
+
+    and the variance of the rank is that of the last sum over x, plus the mean over x of the variance
+    sum_j F_j (1 - F_j) of a sum of independent events. All are integrated on one grid.
+
+    Args:
+        mean: float64, (n_models,), of the losses, smaller is better.
+        std: float64, (n_models,), above 0.
+
+    Returns:
+        The three vectors; p_best sums to 1.
+
+    Raises:
+        InvalidRows: for unequal lengths, numbers that are not finite, or a deviation of 0.
+    """
+    from scipy.special import log_ndtr, ndtr
+
+    mean, std = np.asarray(mean, dtype=np.float64), np.asarray(std, dtype=np.float64)
+    if mean.ndim != 1 or not len(mean) or mean.shape != std.shape:
+        raise InvalidRows(f"means of shape {mean.shape} for deviations of shape {std.shape}")
+    if not (np.isfinite(mean).all() and np.isfinite(std).all() and (std > 0).all()):
+        raise InvalidRows("means must be finite, and deviations finite and above 0")
+    low, high = (mean - TAIL * std).min(), (mean + TAIL * std).max()
+    steps = np.clip((high - low) / std.min() * STEPS_PER_DEVIATION, LEAST_STEPS, MOST_STEPS)
+    points = np.linspace(low, high, int(steps))
+    # Chunks keep (n_models, n_points) in memory for thousands of models.
+    n_models, n_points = len(mean), len(points)
+    rows = max(1, CELLS_AT_ONCE // n_points)
+    chunks = [slice(start, start + rows) for start in range(0, n_models, rows)]
+    below, spread, none_below = (np.zeros(n_points) for _ in range(3))
+    for chunk in chunks:
+        scaled = (points - mean[chunk, None]) / std[chunk, None]
+        chances = ndtr(scaled)
+        below += chances.sum(axis=0)
+        spread += (chances * (1 - chances)).sum(axis=0)
+        none_below += log_ndtr(-scaled).sum(axis=0)
+    expected, variance, best = (np.empty(n_models) for _ in range(3))
+    for chunk in chunks:
+        scaled = (points - mean[chunk, None]) / std[chunk, None]
+        weights = np.exp(-(scaled**2) / 2)
+        weights /= weights.sum(axis=1, keepdims=True)
+        own = ndtr(scaled)
+        others = below - own
+        expected[chunk] = 1 + (weights * others).sum(axis=1)
+        variance[chunk] = (weights * (others**2 + spread - own * (1 - own))).sum(axis=1)
+        best[chunk] = (weights * np.exp(none_below - log_ndtr(-scaled))).sum(axis=1)
+    variance -= (expected - 1) ** 2
+    return RankPrediction(expected, np.sqrt(np.maximum(variance, 0.0)), best / best.sum())
 
 
 def summarise(distributions: np.ndarray, classes: RankClasses) -> RankPrediction:

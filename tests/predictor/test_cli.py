@@ -17,7 +17,7 @@ from cli.main import run
 from graphdb.models import Dataset, Metric, Model, Result, Similar
 from predictor.cli import duration
 
-FAST = ["--trees", "10"]
+FAST = ["--recipe", "paper", "--trees", "10"]
 COLOURS = {"reds": (200, 30, 30), "rust": (180, 60, 40), "blues": (30, 40, 190), "navy": (20, 30, 140)}
 
 
@@ -150,6 +150,32 @@ class TestPredictDataset:
         assert len(json.loads(out)["ranking"]) == 6
 
 
+class TestDefaultRecipe:
+    def test_json(self, graph, command, zoo, save):
+        save(graph, zoo(n_datasets=5))
+        code, out, err = command("predict", "d03", "--json")
+        assert (code, err) == (0, "")
+        answer = json.loads(out)
+        assert answer["provenance"]["recipe"] == "gaussian"
+        assert sum(model["p_best"] for model in answer["ranking"]) == pytest.approx(1)
+        assert {reason["part"] for reason in answer["ranking"][0]["why"]} == {"general", "graph", "dataset"}
+        assert command("evaluate", "--json")[0] == 0
+
+    def test_a_dataset_of_which_nothing_is_known_gets_the_general_ranking(self, graph, command, zoo, save):
+        save(graph, zoo(n_datasets=5))
+        graph.save_datasets([Dataset("lonely", {"images": 100})])
+        code, out, _ = command("predict", "lonely", "--features", "graph")
+        assert code == 0
+        assert "Fine-tune m" in out
+
+    def test_options_of_another_recipe_are_refused(self, graph, command, zoo, save):
+        save(graph, zoo(n_datasets=4))
+        for options in (["--trees", "10"], ["--ranker", "catboost"], ["--operator", "l1"]):
+            code, out, err = command("predict", "d03", *options)
+            assert (code, out) == (2, "")
+            assert f"{options[0]} is of --recipe paper" in err
+
+
 class TestPredictFolder:
     def test_a_folder_is_matched_with_its_like_and_leaves_no_trace(
         self, graph, runner, command, colours, probe
@@ -262,7 +288,7 @@ class TestErrors:
         code, _, err = command("predict", "d")
         assert code == 2
         assert "at least 2" in err
-        code, _, err = command("predict", "e")
+        code, _, err = command("predict", "e", "--recipe", "paper")
         assert code == 2
         assert "similarity" in err
 
@@ -304,7 +330,7 @@ class TestEvaluate:
         graph.save_results(
             [Result(row.model, row.dataset, "taste", -row.value) for row in snapshot.performs.itertuples()]
         )
-        options = ["--recipe", "paper", "--ranker", "forest", "--features", "node", *FAST, "--removed", "0.2"]
+        options = [*FAST, "--ranker", "forest", "--features", "node", "--removed", "0.2"]
         code, out, _ = command("evaluate", "--metric", "taste", *options)
         assert code == 0
         assert "p = " in out
@@ -316,7 +342,7 @@ class TestEvaluate:
 
 
 class TestBudgetCurve:
-    QUICK = ("--budget-curve", "--ranker", "forest", "--trees", 5, "--features", "node")
+    QUICK = ("--budget-curve", "--features", "node")
 
     def test_json(self, graph, command, zoo, save):
         save(graph, zoo(n_datasets=8, n_models=3))

@@ -6,6 +6,7 @@ import itertools
 
 import numpy as np
 import pytest
+from scipy.stats import norm
 
 from predictor.errors import InvalidRows
 from predictor.ranker import (
@@ -17,6 +18,7 @@ from predictor.ranker import (
     ranks_within,
     spread_rows,
     summarise,
+    summarise_normal,
     top_weights,
     unit_quadrature,
 )
@@ -231,3 +233,46 @@ class TestContributions:
     def test_top_weights(self):
         assert top_weights(3).tolist() == [1, 0, -1]
         assert top_weights(1).tolist() == [0]
+
+
+class TestSummariseNormal:
+    def test_two_models_in_closed_form(self):
+        prediction = summarise_normal(np.array([0.0, 1.0]), np.array([0.6, 0.8]))
+        # The difference is normal with mean 1 and deviation 1.
+        first = norm.cdf(1.0)
+        assert prediction.p_best == pytest.approx([first, 1 - first], abs=1e-6)
+        assert prediction.expected_rank == pytest.approx([2 - first, 1 + first], abs=1e-6)
+        assert prediction.rank_std == pytest.approx([np.sqrt(first * (1 - first))] * 2, abs=1e-5)
+
+    def test_agrees_with_draws(self):
+        rng = np.random.default_rng(0)
+        mean, std = rng.normal(size=7), rng.uniform(0.2, 2, 7)
+        prediction = summarise_normal(mean, std)
+        ranks = (mean + std * rng.normal(size=(40_000, 7))).argsort(axis=1).argsort(axis=1) + 1
+        assert prediction.p_best == pytest.approx((ranks == 1).mean(axis=0), abs=0.01)
+        assert prediction.expected_rank == pytest.approx(ranks.mean(axis=0), abs=0.03)
+        assert prediction.rank_std == pytest.approx(ranks.std(axis=0), abs=0.03)
+
+    def test_equal_models_share_and_a_sure_one_wins(self):
+        equal = summarise_normal(np.zeros(200), np.full(200, 1e-6))
+        assert equal.p_best == pytest.approx([1 / 200] * 200)
+        assert equal.expected_rank == pytest.approx([100.5] * 200)
+        sure = summarise_normal(np.array([5.0, -50.0, 3.0]), np.array([1.0, 0.1, 4.0]))
+        assert sure.p_best == pytest.approx([0, 1, 0])
+        assert sure.expected_rank[1] == pytest.approx(1)
+        assert summarise_normal(np.array([2.0]), np.array([1.0])).p_best == [1]
+
+    def test_more_models_than_one_chunk(self, monkeypatch):
+        mean, std = np.linspace(0, 3, 50), np.full(50, 0.7)
+        whole = summarise_normal(mean, std)
+        monkeypatch.setattr("predictor.ranker.CELLS_AT_ONCE", 1000)
+        parts = summarise_normal(mean, std)
+        assert parts.p_best == pytest.approx(whole.p_best)
+        assert parts.expected_rank == pytest.approx(whole.expected_rank)
+
+    @pytest.mark.parametrize(
+        ("mean", "std"), [([0.0], [0.0]), ([np.nan], [1.0]), ([0.0, 1.0], [1.0]), ([], []), ([0.0], [np.inf])]
+    )
+    def test_refuses_what_is_no_distribution(self, mean, std):
+        with pytest.raises(InvalidRows):
+            summarise_normal(np.array(mean), np.array(std))
