@@ -122,6 +122,7 @@ def intervals(
     rows = [row for row in comparison.rows if row.figures]
     if not rows:
         return None
+    highlighted = comparison.rows[comparison.highlighted]
     with drawing(name, height=0.9 + 0.34 * len(rows)) as (figure, finish):
         panels = figure.subplots(1, len(metrics), sharey=True, squeeze=False)[0]
         for axes, metric in zip(panels, metrics, strict=True):
@@ -129,9 +130,12 @@ def intervals(
                 own = row.figures.get(metric.key)
                 if own is None:
                     continue
-                colour = COLOURS[0] if place == 0 else INK
+                colour = COLOURS[0] if row is highlighted else INK
                 axes.plot(
-                    [own.low, own.high], [place, place], color=colour, linewidth=2 if place == 0 else 1.2
+                    [own.low, own.high],
+                    [place, place],
+                    color=colour,
+                    linewidth=2 if row is highlighted else 1.2,
                 )
                 axes.plot(own.mean, place, "o", color=colour, markersize=6)
                 if metric.key in row.paper:
