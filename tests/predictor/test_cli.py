@@ -161,6 +161,26 @@ class TestDefaultRecipe:
         assert {reason["part"] for reason in answer["ranking"][0]["why"]} == {"general", "graph", "dataset"}
         assert command("evaluate", "--json")[0] == 0
 
+    def test_confidence(self, graph, command, zoo, save):
+        save(graph, zoo(noise=2.0))
+        code, out, err = command("predict", "d03", "--confidence", "0.8", "--json")
+        assert (code, err) == (0, "")
+        answer = json.loads(out)
+        found = answer["confidence"]
+        chances = {model["model"]: model["p_best"] for model in answer["ranking"]}
+        assert found["confidence"] == 0.8
+        assert (found["folds"], found["attainable"]) == (17, pytest.approx(17 / 18))
+        assert found["reason"] is None
+        assert set(found["models"]) == {m for m, chance in chances.items() if chance >= found["least_p_best"]}
+        assert found["coverage"]["folds"] == found["size"]["folds"] == 17
+        assert sum(found["p_best"].values()) == pytest.approx(1)
+        out = command("predict", "d03", "--confidence", "0.8")[1]
+        assert "With a confidence of 0.8 the best model is" in out
+        assert "On the other 17 datasets such sets" in out
+        assert json.loads(command("predict", "d03", "--json")[1])["confidence"] is None
+        for impossible in ("0", "1", "nan", "x"):
+            assert command("predict", "d03", "--confidence", impossible)[0] == 2
+
     def test_a_dataset_of_which_nothing_is_known_gets_the_general_ranking(self, graph, command, zoo, save):
         save(graph, zoo(n_datasets=5))
         graph.save_datasets([Dataset("lonely", {"images": 100})])
@@ -199,6 +219,18 @@ class TestPredictFolder:
             "MATCH (n) OPTIONAL MATCH (n)-[r]->() RETURN count(DISTINCT n) AS n, count(r) AS r"
         )
         assert before == after
+
+    def test_confidence_in_a_folder_is_learned_from_all_datasets_of_the_graph(self, command, colours, probe):
+        folder = write_images(colours / "new" / "brick", (175, 50, 35), 9)
+        arguments = ["predict", folder, "--probe", probe, "--confidence", "0.9"]
+        code, out, err = command(*arguments, "--json")
+        assert (code, err) == (0, "")
+        found = json.loads(out)["confidence"]
+        assert found["folds"] == len(COLOURS)
+        assert sorted(found["models"]) == ["m-bad", "m-cold", "m-warm"]
+        assert (
+            f"{len(COLOURS)} other datasets with results allow no confidence above 80.0%" in found["reason"]
+        )
 
     def test_a_saved_folder_is_what_ingesting_makes_of_it(self, graph, command, colours, probe, monkeypatch):
         folder = write_images(colours / "brick", (190, 45, 35), 9)
