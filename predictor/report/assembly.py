@@ -16,6 +16,7 @@ from predictor.errors import InvalidRows, NotEnoughResults, PredictorError
 from predictor.recipes import DEFAULT_RECIPE, PAPER, RECIPES
 from predictor.report import comparisons, measurements
 from predictor.report import sections as written
+from predictor.report.chances import chances
 from predictor.report.page import Head, render_page
 from predictor.report.sections import Section, without_data
 from predictor.report.trained import Importance, Importances, Timing, learned_importances, timed_predictions
@@ -451,6 +452,18 @@ def _time(bench: Bench, _: Mapping[Any, Outcome]) -> tuple[Section, Any]:
     return written.time_section(timings), timings
 
 
+def _calibration_variants(bench: Bench) -> Mapping[Any, Variant]:
+    return {recipe: bench.variant(recipe=recipe) for recipe in bench.recipes}
+
+
+def _calibration(_: Bench, outcomes: Mapping[Any, Outcome]) -> tuple[Section, Any]:
+    judged = [chances(recipe, outcome.folds) for recipe, outcome in outcomes.items() if outcome.folds]
+    if not judged:
+        why = next(outcome.failure for outcome in outcomes.values())
+        return without_data("calibration", STUDIES["calibration"].title, "", why), None
+    return written.calibration_section(judged), judged
+
+
 def _noise(bench: Bench, _: Mapping[Any, Outcome]) -> tuple[Section, Any]:
     repeated = [(r.model, r.dataset, r.seed, r.value) for r in bench.sources.replicates]
     study = measurements.noise(bench.sources.main, repeated)
@@ -459,6 +472,7 @@ def _noise(bench: Bench, _: Mapping[Any, Outcome]) -> tuple[Section, Any]:
 
 STUDIES: Mapping[str, Study] = {
     "selection": Study("Choosing the model", "Table 3", _selection_variants, _selection),
+    "calibration": Study("Can the chances be trusted?", "", _calibration_variants, _calibration),
     "landscape": Study("What was measured", "Figure 3", _none, _landscape),
     "inputs": Study("What the ranker sees", "Table 4", _inputs_variants, _inputs),
     "sparsity": Study("Fewer results", "Figure 6", _sparsity_variants, _sparsity),

@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from predictor.metrics import OSR, SELECTION_METRICS, TAU, Interval
+from predictor.recipes import RECIPES
 from predictor.report import figures, tables
+from predictor.report.chances import Chances
 from predictor.report.comparisons import SURE, Comparison, Row, Sparsity
 from predictor.report.measurements import Landscape, Noise
 from predictor.report.rankers import TITLES
@@ -124,8 +126,8 @@ def selection_section(study: Comparison, models: int) -> Section:
 
 def inputs_section(study: Comparison) -> Section:
     """Table 4."""
-    said = [f"{row.title} reach{'es' if row.title.startswith('Both') else ''} OSR {_reached(row)}"
-            for row in study.rows if row.figures]  # fmt: skip
+    # The rows of the first recipe; those of another follow.
+    said = [f"{row.title}: OSR {_reached(row)}" for row in study.rows[:3] if row.figures]
     return _compared(
         "inputs",
         "What the ranker sees",
@@ -257,6 +259,39 @@ def time_section(studies: Sequence[Timing]) -> Section:
     )
 
 
+def calibration_section(studies: Sequence[Chances]) -> Section:
+    """Whether chances come true."""
+    first = studies[0]
+    held = first.coverage[-1]
+    lead = f"The chances of {first.title} are off by {_percent(first.error)} on average"
+    if first.mended_error is not None:
+        lead += f", mended by {_percent(first.mended_error)}"
+    also = (
+        f"Sets asked to hold the best model with {100 * held.confidence:.0f} % hold it on "
+        f"{_percent(held.coverage)} of the datasets, with {held.size.mean:.1f} models on average."
+    )
+    caption = (
+        "How often a model was the best, against the chance it had been given, in bins of equally many "
+        f"pairs; bars are 95 % bootstrap intervals over datasets. {first.title}."
+    )
+    return Section(
+        "calibration",
+        "Can the chances be trusted?",
+        "",
+        f"{lead}.",
+        "Expected calibration error: mean distance of the predicted chance from how often it came true; few "
+        "datasets leave it above 0 for perfect chances too. Mended chances, and the sets of `predict "
+        "--confidence` (conformal), are learned from all other datasets and judged on the one left out. "
+        f"{INTERVALS}.",
+        also=also,
+        drawings=(Drawing(figures.reliability(first), caption),),
+        tables=(tables.chances_table(studies),),
+        data=(tables.reliability_table(studies),),
+        folds=first.folds,
+        seeds=(0,),
+    )
+
+
 def noise_section(study: Noise) -> Section:
     """How much of a result is chance."""
     if not study.pairs:
@@ -306,31 +341,31 @@ def chosen(row: Row, folds: int, models: int) -> str:
 
 
 def against_baselines(study: Comparison) -> str:
-    """Which baselines the first row clearly beats, and which not."""
-    first, worse, level, better = study.rows[0], [], [], []
-    for row in study.rows[1:]:
-        p = row.p_value.get(OSR.key, math.nan)
-        if row.key in ("oracle", *_recipes(study)) or OSR.key not in row.figures or math.isnan(p):
+    """Which baselines the method clearly beats, and which not, by its choice and by its order."""
+    first = study.rows[study.highlighted]
+    others = [row for row in study.rows if row.key not in ("oracle", *RECIPES) and OSR.key in row.figures]
+    said = _sorted_out(first, others, OSR.key)
+    text = f"That is {said}." if said else ""
+    order = _sorted_out(first, others, TAU.key)
+    return f"{text} Its whole order (τ_w) agrees {order}." if order else text
+
+
+def _sorted_out(first: Row, others: Sequence[Row], figure: str) -> str:
+    """Which rows the first one clearly exceeds, which not, and which exceed it, as a clause."""
+    verdicts: dict[str, list[str]] = {"clearly more": [], "not clearly more or less": [], "clearly less": []}
+    more, level, less = verdicts.values()
+    for row in others:
+        p = row.p_value.get(figure, math.nan)
+        if figure not in row.figures or math.isnan(p):
             continue
-        gain = first.figures[OSR.key].mean - row.figures[OSR.key].mean
-        group = level if p >= SURE else worse if gain > 0 else better
-        group.append(f"{row.title} ({_percent(row.figures[OSR.key])}, p {_p(p)})")
-    parts = [
-        f"{words} {_listed(names)}"
-        for words, names in (
-            ("clearly more often than", worse),
-            ("not clearly more or less often than", level),
-            ("clearly less often than", better),
+        group = (
+            level if p >= SURE else more if first.figures[figure].mean > row.figures[figure].mean else less
         )
-        if names
-    ]
-    return f"That is {'; '.join(parts)}." if parts else ""
-
-
-def _recipes(study: Comparison) -> set[str]:
-    from predictor.recipes import RECIPES
-
-    return {row.key for row in study.rows if row.key in RECIPES}
+        own = row.figures[figure]
+        shown = _percent(own) if figure == OSR.key else _number(own.mean)
+        group.append(f"{row.title} ({shown}, p {_p(p)})")
+    often = " often" if figure == OSR.key else ""
+    return "; ".join(f"{words}{often} than {_listed(names)}" for words, names in verdicts.items() if names)
 
 
 def _compared(

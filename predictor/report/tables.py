@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 from predictor.metrics import OSR, SELECTION_METRICS, TAU, Interval, SelectionMetric
+from predictor.report.chances import Chances
 from predictor.report.comparisons import Comparison, Sparsity
 from predictor.report.measurements import Landscape, Noise
 from predictor.report.trained import Importances, Timing
@@ -214,6 +215,47 @@ def timing_table(timings: Sequence[Timing]) -> Table:
     )
     rows = [(t.title, t.median, t.longest, len(t.seconds), 60.0) for t in timings]
     return Table("time-per-prediction", columns, tuple(rows))
+
+
+def chances_table(studies: Sequence[Chances]) -> Table:
+    """One row for each recipe."""
+    columns = [
+        Column("recipe", "Recipe"),
+        Column("error", "Calibration error", "share"),
+        Column("mended_error", "Mended", "share"),
+    ]
+    for own in studies[0].coverage:
+        name = f"{own.confidence:.0%}".replace("%", "")
+        columns.append(Column(f"coverage_{name}", f"Sets at {name} %: hold the best", "share"))
+        columns.append(Column(f"size_{name}", "models", "number"))
+    rows = [
+        (
+            study.title,
+            study.error,
+            study.mended_error,
+            *(value for own in study.coverage for value in (own.coverage, own.size)),
+        )
+        for study in studies
+    ]
+    return Table("calibration", tuple(columns), tuple(rows))
+
+
+def reliability_table(studies: Sequence[Chances]) -> Table:
+    """One row for each bin of each curve."""
+    columns = (
+        Column("recipe", "Recipe"),
+        Column("chances", "Chances"),
+        Column("predicted", "Predicted", "share"),
+        Column("observed", "Observed", "share"),
+        Column("pairs", "Pairs", "count"),
+    )
+    rows = []
+    for study in studies:
+        for name, curve in (("as predicted", study.curve), ("mended", study.mended_curve)):
+            for own in curve:
+                observed = Interval(own.observed, own.observed_low, own.observed_high, study.folds)
+                rows.append((study.title, name, own.predicted, observed, own.pairs))
+    return Table("reliability", columns, tuple(rows))
 
 
 def noise_table(study: Noise) -> Table:
