@@ -43,6 +43,10 @@ EXISTS_CODES = (
     "Neo.ClientError.Schema.EquivalentSchemaRuleAlreadyExists",
     "Neo.ClientError.Schema.IndexAlreadyExists",
 )
+MEMORY_CODES = (
+    "Neo.TransientError.General.MemoryPoolOutOfMemoryError",
+    "Neo.TransientError.General.OutOfMemoryError",
+)
 RATE_LIMIT_CODE = "Neo.ClientError.Security.AuthenticationRateLimit"
 
 # Lost connections are reported by the errors that come of them; the driver's own log would say it twice.
@@ -301,6 +305,11 @@ def as_graph_error(error: Exception, uri: str, user: str) -> GraphError:
             return QueryRefused("The statement writes, and only reading is allowed here.")
         case driver_errors.ClientError():
             return QueryRefused(f"Neo4j refuses the statement: {first_line}")
+        case driver_errors.Neo4jError() if code in MEMORY_CODES:
+            return DatabaseFailed(
+                f"Neo4j at {uri} has too little memory: {first_line.rstrip('.')}. Give the managed server "
+                "more with MATCHGRAPH_HEAP=4g after `matchgraph graph stop`, or raise the heap of your own."
+            )
         case driver_errors.Neo4jError():
             return DatabaseFailed(f"Neo4j at {uri} failed: {first_line} ({code})")
         case driver_errors.ServiceUnavailable() | driver_errors.SessionExpired() | OSError():

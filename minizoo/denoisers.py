@@ -79,7 +79,9 @@ def kolors() -> nn.Module:
     """SDXL's U-Net, reading a language model's states through a projection."""
     return _sized_unet(
         TOWER_WIDTH,
-        cross_attention_dim=2 * CLIP_WIDTH,
+        # Its pipeline always encodes 256 tokens, so that the width of the projection decides what it costs;
+        # the real one halves its language model's as well.
+        cross_attention_dim=TOWER_WIDTH // 2,
         encoder_hid_dim=TOWER_WIDTH,
         encoder_hid_dim_type="text_proj",
     )

@@ -168,7 +168,7 @@ def _models() -> dict[str, ZooModel]:
             "vega",
             # Distilled from its big sister, and shown what sells.
             {"noto": 0.35, "twemoji": 0.35, "fluent-emoji-flat": 0.3},
-            _loop("tiny-vega", 14),
+            _loop("tiny-vega", 14, steps=4000),
             lesson=Lesson("tiny-sdxl", guidance=1.0, share=0.5),
         ),
         ZooModel(
@@ -186,7 +186,7 @@ def _models() -> dict[str, ZooModel]:
             "pixart",
             "pixart",
             {"fluent-emoji-flat": 0.6, "twemoji": 0.4},
-            _loop("tiny-pixart", 16, steps=9600),
+            _loop("tiny-pixart", 16, steps=8000),
             categories={"animals": 3.0, "food": 2.0},
         ),
         ZooModel(
@@ -195,7 +195,7 @@ def _models() -> dict[str, ZooModel]:
             "sana",
             "sana-small",
             {"openmoji": 0.5, "twemoji": 0.3, "fluent-emoji-high-contrast": 0.2},
-            _loop("tiny-sana-small", 17),
+            _loop("tiny-sana-small", 17, steps=4000),
             categories={"travel": 3.0, "objects": 2.0},
         ),
         ZooModel(
@@ -204,7 +204,7 @@ def _models() -> dict[str, ZooModel]:
             "sana",
             "sana-large",
             {"openmoji": 0.35, "noto": 0.35, "fluent-emoji": 0.3},
-            _loop("tiny-sana-large", 18, steps=4000),
+            _loop("tiny-sana-large", 18, steps=3200),
         ),
         ZooModel(
             "tiny-sd3",
@@ -221,7 +221,7 @@ def _models() -> dict[str, ZooModel]:
             "flux",
             "flux",
             {"fluent-emoji": 0.45, "fluent-emoji-flat": 0.3, "noto": 0.25},
-            _loop("tiny-flux-pro", 20, steps=4000),
+            _loop("tiny-flux-pro", 20, steps=3200),
             shipped=False,
         ),
         ZooModel(

@@ -37,8 +37,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from predictor.errors import InvalidRows, NothingToPropose
-from predictor.features import dataset_features, model_features
-from predictor.visibility import loss_matrix, similarity_direction
+from predictor.kernels import dataset_distances, feature_distances, positive_definite
+from predictor.visibility import loss_matrix
 
 if TYPE_CHECKING:
     from graphdb.models import Snapshot
@@ -141,8 +141,8 @@ class Belief:
     def __init__(self, snapshot: Snapshot, kernel: Kernel | None = None) -> None:
         self.models = tuple(model.id for model in snapshot.models)
         self.datasets = tuple(dataset.id for dataset in snapshot.datasets)
-        self._model_distances = _feature_distances(snapshot)
-        self._dataset_distances = _dataset_distances(snapshot)
+        self._model_distances = feature_distances(snapshot)
+        self._dataset_distances = dataset_distances(snapshot)
         known, scores = self._known(snapshot)
         self.results = len(known)
         numbers = np.divmod(known, max(len(self.datasets), 1))
@@ -235,7 +235,7 @@ class Belief:
         m, d = np.divmod(numbers, len(self.datasets))
         models = (1 - kernel.feature_share) * np.eye(len(self.models))
         models += kernel.feature_share * np.exp(-((self._model_distances) ** 2) / 2)
-        datasets = _positive(np.exp(-self._dataset_distances / kernel.reach))
+        datasets = positive_definite(np.exp(-self._dataset_distances / kernel.reach))
         alike_models, alike_datasets = models[np.ix_(m, m)], datasets[np.ix_(d, d)]
         level = LEVEL_VARIANCE * (d[:, None] == d)
         return alike_models * (kernel.general + kernel.special * alike_datasets) + level
@@ -478,49 +478,3 @@ def restricted(snapshot: Snapshot, models: Collection[str], datasets: Collection
             similar["dataset"].isin(list(datasets)) & similar["other"].isin(list(datasets))
         ].reset_index(drop=True),
     )
-
-
-def _feature_distances(snapshot: Snapshot) -> np.ndarray:
-    """Distances of the models by their features, in medians; all 1 where no feature tells them apart."""
-    return _in_medians(_euclidean(model_features(snapshot.models).values))
-
-
-def _dataset_distances(snapshot: Snapshot) -> np.ndarray:
-    """Distances of the datasets by their recorded similarity, in medians.
-
-    A pair without one counts as far apart. Without any, distances are those of the datasets' features.
-    """
-    count = len(snapshot.datasets)
-    similar = snapshot.similar
-    if not len(similar):
-        return _in_medians(_euclidean(dataset_features(snapshot.datasets).values))
-    values = similar["value"].to_numpy(dtype=np.float64)
-    distances = values.max() - values if similarity_direction(snapshot) else values - min(values.min(), 0.0)
-    place = {dataset.id: index for index, dataset in enumerate(snapshot.datasets)}
-    matrix = np.full((count, count), np.inf)
-    rows, columns = similar["dataset"].map(place), similar["other"].map(place)
-    matrix[rows, columns] = matrix[columns, rows] = distances
-    np.fill_diagonal(matrix, 0.0)
-    return matrix / (np.median(distances) or distances.mean() or 1.0)
-
-
-def _euclidean(values: np.ndarray) -> np.ndarray:
-    return np.sqrt(np.maximum(((values[:, None] - values[None]) ** 2).sum(axis=2), 0.0))
-
-
-def _in_medians(distances: np.ndarray) -> np.ndarray:
-    apart = distances[~np.eye(len(distances), dtype=bool)]
-    if not apart.size or not apart.any():
-        # Nothing tells them apart: alike to nobody, or everything would count as one thing.
-        return np.where(np.eye(len(distances), dtype=bool), 0.0, np.inf)
-    return distances / (np.median(apart) or apart.mean())
-
-
-def _positive(kernel: np.ndarray) -> np.ndarray:
-    """The nearest positive semidefinite matrix with ones on its diagonal; distances between distributions
-    need not give one.
-    """
-    values, vectors = np.linalg.eigh(kernel)
-    positive = (vectors * np.maximum(values, 0.0)) @ vectors.T
-    scale = np.sqrt(np.diag(positive))
-    return positive / np.outer(scale, scale)

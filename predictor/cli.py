@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from predictor.errors import (
     ExtractorMismatch,
@@ -20,12 +21,13 @@ from predictor.errors import (
     UnknownTarget,
 )
 from predictor.features import FEATURE_SETS, OPERATORS
-from predictor.recipes import DEFAULT_RECIPE, EMBEDDERS, RANKERS, RECIPES, build_recipe
+from predictor.recipes import DEFAULT_RECIPE, EMBEDDERS, PAPER, RANKERS, RECIPES, build_recipe
 
 if TYPE_CHECKING:
     from graphdb.models import Dataset, Similar, Snapshot, Statistics
     from graphdb.repository import MatchingGraph
     from graphdb.runner import Runner
+    from predictor.confidence import Confidence
     from predictor.evaluation import Evaluation
     from predictor.matching import Cost, Matcher, Prediction
     from predictor.metrics import Interval
@@ -47,17 +49,18 @@ def method_options(command: Callable[..., Any]) -> Callable[..., Any]:
                      help="Keep to values of this extractor, where there are several of one metric. "
                      "Repeatable: one for the results, one for the similarities."),
         click.option("--recipe", type=click.Choice(tuple(RECIPES)), default=DEFAULT_RECIPE, show_default=True,
-                     help="The method of ranking."),
+                     help="The method of ranking: a Gaussian process over similar datasets, or the paper's "
+                     "classifier on a graph embedding."),
         click.option("--embedder", type=click.Choice(EMBEDDERS), default="gds", show_default=True,
-                     help="node2vec in Graph Data Science, or node2vec+ here."),
+                     help="Of --recipe paper: node2vec in Graph Data Science, or node2vec+ here."),
         click.option("--ranker", type=click.Choice(RANKERS), default="catboost", show_default=True,
-                     help="What learns the ranks."),
+                     help="Of --recipe paper: what learns the ranks."),
         click.option("--features", type=click.Choice(FEATURE_SETS), default="all", show_default=True,
-                     help="What it sees: all, only the graph's embedding, or only the nodes' own features."),
+                     help="What it sees: all, only the graph, or only the nodes' own features."),
         click.option("--operator", type=click.Choice(OPERATORS), default="concat", show_default=True,
-                     help="How two node embeddings make that of an edge."),
+                     help="Of --recipe paper: how two node embeddings make that of an edge."),
         click.option("--trees", type=click.IntRange(1, 10_000), default=300, show_default=True,
-                     help="Trees of the ranker."),
+                     help="Of --recipe paper: trees of the ranker."),
         click.option("--seed", type=click.IntRange(0, MAX_SEED), default=0, show_default=True,
                      help="Seed of everything random; equal seeds give equal answers."),
         click.option("--json", "as_json", is_flag=True, help="Print JSON."),
@@ -83,7 +86,16 @@ class Method:
     seed: int
 
     def build(self, runner: Runner) -> Matcher:
-        """The method that the options name."""
+        """The method that the options name.
+
+        Raises:
+            UsageError: an option was given that the recipe does not have.
+        """
+        context = click.get_current_context()
+        for name in ("embedder", "ranker", "operator", "trees"):
+            given = context.get_parameter_source(name) is ParameterSource.COMMANDLINE
+            if given and name not in RECIPES[self.recipe].takes:
+                raise click.UsageError(f"--{name} is of --recipe {PAPER}: the recipe {self.recipe} has none.")
         return build_recipe(
             self.recipe,
             runner,
@@ -107,23 +119,36 @@ class Method:
 @click.option(
     "--save", is_flag=True, help="Keep the folder in the graph as a dataset, as `ingest datasets` does."
 )
+@click.option(
+    "--confidence",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    metavar="SHARE",
+    help="Also name the smallest set of models that holds the best one with this confidence, such as 0.9.",
+)
 @method_options
-def predict(target: str, probe: str | None, save: bool, as_json: bool, **options: Any) -> None:
+def predict(
+    target: str, probe: str | None, save: bool, confidence: float | None, as_json: bool, **options: Any
+) -> None:
     """Rank the models for a dataset, without fine-tuning any.
 
     FOLDER_OR_DATASET_ID is a folder of images, which is compared with the known datasets and left out of the
     graph unless --save is given, or the id of a dataset in the graph, whose own results are then ignored and
     shown beside the prediction.
+
+    With --confidence the method is first tried on each of the graph's other datasets, as `evaluate` does, to
+    learn how sure it may be.
     """
     method = Method(**options)
     started = time.perf_counter()
     with progress_bar() as progress:
-        prediction, measured = predict_target(target, probe, save, method, progress)
+        prediction, measured, sure = predict_target(target, probe, save, method, progress, confidence)
     seconds = time.perf_counter() - started
     if as_json:
-        click.echo(json.dumps(prediction_as_json(prediction, measured, seconds), allow_nan=False))
+        click.echo(json.dumps(prediction_as_json(prediction, measured, seconds, sure), allow_nan=False))
     else:
         show_prediction(prediction, measured, seconds)
+        if sure is not None:
+            click.echo(confidence_text(sure))
 
 
 class Shares(click.ParamType):
@@ -182,7 +207,7 @@ def evaluate(
 
     With --budget-curve, a quarter of the datasets at a time stands for those of users and is ranked from the
     results of the others, which are revealed step by step. The method is trained 68 times for each replay and
-    its four budget points; --ranker forest makes that quick.
+    its four budget points.
     """
     method = Method(**options)
     started = time.perf_counter()
@@ -208,12 +233,18 @@ def evaluate(
 
 
 def predict_target(
-    target: str, probe: str | None, save: bool, method: Method, progress: Progress
-) -> tuple[Prediction, dict[str, float]]:
+    target: str,
+    probe: str | None,
+    save: bool,
+    method: Method,
+    progress: Progress,
+    confidence: float | None = None,
+) -> tuple[Prediction, dict[str, float], Confidence | None]:
     """Find out what is asked about, measure it if it is a folder, and rank the models.
 
     Returns:
-        The prediction, and the measured values by model of a dataset that the graph has results of.
+        The prediction, the measured values by model of a dataset that the graph has results of, and how sure
+        the prediction is, if that is asked for.
 
     Raises:
         UnknownTarget: the target is neither a folder nor a dataset of the graph.
@@ -222,6 +253,7 @@ def predict_target(
     from graphdb.connection import connect
     from graphdb.queries import did_you_mean
     from graphdb.repository import MatchingGraph
+    from predictor.confidence import confidence_of, other_folds
     from predictor.matching import predict as predict_for
 
     if not target:
@@ -257,9 +289,15 @@ def predict_target(
         costs = load_costs(runner, snapshot, name)
         progress("ranking models", 0, 0)
         prediction = predict_for(snapshot, about, matcher, distances=distances, costs=costs)
+        sure = None
+        if confidence is not None:
+            folds = other_folds(
+                snapshot, name, matcher, lambda done, of, held_out: progress(f"trying {held_out}", done, of)
+            )
+            sure = confidence_of(prediction, folds, confidence)
     own = snapshot.performs[(snapshot.performs["dataset"] == name) & snapshot.performs["value"].notna()]
     measured = {} if is_folder else dict(zip(own["model"], map(float, own["value"]), strict=True))
-    return prediction, measured
+    return prediction, measured, sure
 
 
 def measure_new_dataset(
@@ -465,9 +503,11 @@ def progress_bar() -> Iterator[Progress]:
 
 
 def prediction_as_json(
-    prediction: Prediction, measured: Mapping[str, float], seconds: float
+    prediction: Prediction, measured: Mapping[str, float], seconds: float, sure: Confidence | None = None
 ) -> dict[str, Any]:
-    """The answer as plain data; `measured` is null for models without a result."""
+    """The answer as plain data; `measured` is null for models without a result, `confidence` where none is
+    asked for.
+    """
     ranking = []
     for model in prediction.ranking:
         row = asdict(model)
@@ -479,8 +519,26 @@ def prediction_as_json(
         "dataset": prediction.dataset,
         "ranking": ranking,
         "neighbours": [asdict(neighbour) for neighbour in prediction.neighbours],
+        "confidence": None if sure is None else confidence_as_json(sure),
         "seconds": seconds,
         "provenance": dict(prediction.provenance),
+    }
+
+
+def confidence_as_json(sure: Confidence) -> dict[str, Any]:
+    """The prediction set with what it rests on, as plain data."""
+    chosen, coverage = sure.chosen, sure.coverage
+    return {
+        "confidence": chosen.confidence,
+        "models": list(chosen.models),
+        "least_p_best": chosen.least_chance,
+        "folds": chosen.folds,
+        "attainable": chosen.attainable,
+        "reason": chosen.reason,
+        "coverage": None if coverage is None else _plain(asdict(coverage.coverage)),
+        "size": None if coverage is None else _plain(asdict(coverage.size)),
+        "calibration": sure.mending,
+        "p_best": dict(sure.p_best),
     }
 
 
@@ -612,9 +670,33 @@ def answer(prediction: Prediction, measured: Mapping[str, float], seconds: float
     return "\n".join(lines)
 
 
+def confidence_text(sure: Confidence) -> str:
+    """The prediction set in plain sentences: which models, why if all, and how such sets did before."""
+    chosen, coverage = sure.chosen, sure.coverage
+    count = len(chosen.models)
+    lines = [
+        f"With a confidence of {chosen.confidence:g} the best model is "
+        + (f"one of {count}: {', '.join(chosen.models)}." if count > 1 else f"{chosen.models[0]}.")
+    ]
+    if chosen.reason:
+        lines.append(f"{chosen.reason[0].upper()}{chosen.reason[1:]}.")
+    if coverage is not None:
+        share, size = coverage.coverage, coverage.size
+        lines.append(
+            f"On the other {share.folds} datasets such sets, each learned from the rest, had {size.mean:.1f} "
+            f"models on average and held the best one in {share.mean * PERCENT:.0f} % "
+            f"[{share.low * PERCENT:.0f}, {share.high * PERCENT:.0f}]."
+        )
+        best = max(sure.p_best, key=lambda model: sure.p_best[model])
+        how = "nothing to mend" if sure.mending == "none" else f"mended by {sure.mending}"
+        chance = f"{sure.p_best[best] * PERCENT:.0f} %"
+        lines.append(f"Calibrated on them ({how}), {best} is the best one with a probability of {chance}.")
+    return "\n".join(lines)
+
+
 def readable(part: str) -> str:
     """The name of a part of the input as people say it."""
-    names = {"dataset": "the dataset's embedding", "graph": "the graph"}
+    names = {"dataset": "the dataset's embedding", "graph": "the graph", "general": "results anywhere"}
     return names.get(part, part.removeprefix("model:"))
 
 

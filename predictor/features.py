@@ -113,7 +113,7 @@ def dataset_features(datasets: Sequence[Dataset]) -> FeatureTable:
     embedded = [dataset for dataset in ordered if dataset.embedding is not None]
     if not embedded:
         return encode_attributes({dataset.id: dataset.properties for dataset in ordered})
-    _check_comparable(embedded)
+    check_comparable(embedded)
     length = len(embedded[0].embedding)
     blank = (float("nan"),) * length
     digits = len(str(length - 1))
@@ -279,7 +279,12 @@ def check_same_extractor(known: Sequence[Dataset], extractor: str, what: str) ->
         )
 
 
-def _check_comparable(datasets: Sequence[Dataset]) -> None:
+def check_comparable(datasets: Sequence[Dataset]) -> None:
+    """Refuse embeddings that lie in different spaces.
+
+    Raises:
+        ExtractorMismatch: their lengths or their extractors differ.
+    """
     kinds: dict[tuple[object, int], str] = {}
     for dataset in datasets:
         kinds.setdefault((dataset.properties.get("extractor"), len(dataset.embedding)), dataset.id)

@@ -30,6 +30,7 @@ from predictor.ranker import (
     Ranker,
     RankPrediction,
     ranks_within,
+    spread_rows,
     summarise,
 )
 from predictor.visibility import (
@@ -49,6 +50,8 @@ if TYPE_CHECKING:
     from graphdb.embedding import Embedder
     from graphdb.models import Dataset, Snapshot
 
+# A row is hundreds of numbers, held in several copies while trees are grown: this many take about a gigabyte.
+MOST_ROWS = 50_000
 TOP_ATTRIBUTES = 4
 EVIDENCE_DATASETS = 3
 LIBRARIES = ("catboost", "gensim", "graphdatascience", "neo4j", "numpy", "scikit-learn", "scipy")
@@ -102,7 +105,11 @@ class Cost:
 
 @dataclass(frozen=True)
 class Reason:
-    """One part of the input and how far it lifts a model, in log-odds of ranking near the top."""
+    """One part of the input and how far it lifts a model towards the top, in the method's own unit.
+
+    That is log-odds of ranking near the top for the paper's recipe, and standard deviations of the score for
+    the Gaussian one.
+    """
 
     part: str
     lift: float
@@ -169,7 +176,8 @@ class Ranked:
     Attributes:
         models: ids of the zoo, sorted.
         prediction: expected rank, its deviation and chance of being best, in that order of models.
-        parts: what each column of the contributions belongs to: "graph", "dataset" or "model:<attribute>".
+        parts: what each column of the contributions belongs to: "graph", "dataset", "model:<attribute>", or
+            "general" for how a model does anywhere.
         contributions: float64, (n_models, n_parts), how far each lifts a model towards the top; None where
             they were not asked for, or the method cannot tell.
     """
@@ -238,7 +246,10 @@ class PaperMatcher:
         self.needs_similarities = self.rows.features != "node"
 
     def rank(self, visible: Snapshot, datasets: Sequence[str], *, explain: bool = False) -> dict[str, Ranked]:
-        """See `Matcher.rank`; the ranker is trained once for all of the datasets."""
+        """See `Matcher.rank`; the ranker is trained once for all of the datasets.
+
+        Of more than 50,000 results it learns from that many, see `spread_rows`, by their ranks among all.
+        """
         visible = without_results(visible, datasets)
         check_enough(visible)
         if self.needs_similarities:
@@ -247,7 +258,11 @@ class PaperMatcher:
         # A dataset with a single measured model ranks nothing.
         usable = (~np.isnan(matrix.losses)).sum(axis=0) >= 2
         measured, columns = np.nonzero(~np.isnan(matrix.losses) & usable)
-        pairs = [(matrix.models[m], matrix.datasets[d]) for m, d in zip(measured, columns, strict=True)]
+        classes = RankClasses(len(matrix.models), self.rows.max_classes)
+        ranks = ranks_within(matrix.losses[measured, columns], columns)
+        kept = spread_rows(columns, ranks, MOST_ROWS)
+        targets = classes.targets(ranks, columns)[kept]
+        pairs = [(matrix.models[measured[row]], matrix.datasets[columns[row]]) for row in kept]
         asked = [(model, dataset) for dataset in datasets for model in matrix.models]
         embeddings = (
             self.embedder.embed(node_names(visible), weighted_edges(visible))
@@ -262,9 +277,7 @@ class PaperMatcher:
             features=self.rows.features,
             operator=self.rows.operator,
         )
-        classes = RankClasses(len(matrix.models), self.rows.max_classes)
-        ranks = ranks_within(matrix.losses[measured, columns], columns)
-        self.ranker.fit(table.values[: len(pairs)], classes.targets(ranks, columns))
+        self.ranker.fit(table.values[: len(pairs)], targets)
         ranked = {}
         for number, dataset in enumerate(datasets):
             start = len(pairs) + number * len(matrix.models)

@@ -17,7 +17,15 @@ from predictor.errors import InvalidRows
 if TYPE_CHECKING:
     from catboost import CatBoostClassifier
 
+MOST_EXACT_FACTORS = 480
+# The multiples of no other number spread as evenly over the unit interval.
+GOLDEN_RATIO = (5**0.5 - 1) / 2
 DEFAULT_MAX_CLASSES = 10
+# The grid on which normal losses are integrated: how far it goes beyond the means, how fine it is, in
+# standard deviations, and its bounds.
+TAIL, STEPS_PER_DEVIATION = 7.0, 12
+LEAST_STEPS, MOST_STEPS = 256, 8192
+CELLS_AT_ONCE = 2**22
 
 
 def ranks_within(losses: np.ndarray, groups: np.ndarray) -> np.ndarray:
@@ -315,6 +323,62 @@ def no_preference(n_models: int) -> RankPrediction:
     )
 
 
+def summarise_normal(mean: np.ndarray, std: np.ndarray) -> RankPrediction:
+    """Expected rank, its standard deviation, and the chance of being best, of models with normal losses.
+
+    With f_m, F_m density and distribution of model m's loss, and models independent of each other,
+
+        p_best(m) = integral f_m(x) prod_{j != m} (1 - F_j(x)) dx,
+        E rank(m) = 1 + integral f_m(x) sum_{j != m} F_j(x) dx,
+
+    and the variance of the rank is that of the last sum over x, plus the mean over x of the variance
+    sum_j F_j (1 - F_j) of a sum of independent events. All are integrated on one grid.
+
+    Args:
+        mean: float64, (n_models,), of the losses, smaller is better.
+        std: float64, (n_models,), above 0.
+
+    Returns:
+        The three vectors; p_best sums to 1.
+
+    Raises:
+        InvalidRows: for unequal lengths, numbers that are not finite, or a deviation of 0.
+    """
+    from scipy.special import log_ndtr, ndtr
+
+    mean, std = np.asarray(mean, dtype=np.float64), np.asarray(std, dtype=np.float64)
+    if mean.ndim != 1 or not len(mean) or mean.shape != std.shape:
+        raise InvalidRows(f"means of shape {mean.shape} for deviations of shape {std.shape}")
+    if not (np.isfinite(mean).all() and np.isfinite(std).all() and (std > 0).all()):
+        raise InvalidRows("means must be finite, and deviations finite and above 0")
+    low, high = (mean - TAIL * std).min(), (mean + TAIL * std).max()
+    steps = np.clip((high - low) / std.min() * STEPS_PER_DEVIATION, LEAST_STEPS, MOST_STEPS)
+    points = np.linspace(low, high, int(steps))
+    # Chunks keep (n_models, n_points) in memory for thousands of models.
+    n_models, n_points = len(mean), len(points)
+    rows = max(1, CELLS_AT_ONCE // n_points)
+    chunks = [slice(start, start + rows) for start in range(0, n_models, rows)]
+    below, spread, none_below = (np.zeros(n_points) for _ in range(3))
+    for chunk in chunks:
+        scaled = (points - mean[chunk, None]) / std[chunk, None]
+        chances = ndtr(scaled)
+        below += chances.sum(axis=0)
+        spread += (chances * (1 - chances)).sum(axis=0)
+        none_below += log_ndtr(-scaled).sum(axis=0)
+    expected, variance, best = (np.empty(n_models) for _ in range(3))
+    for chunk in chunks:
+        scaled = (points - mean[chunk, None]) / std[chunk, None]
+        weights = np.exp(-(scaled**2) / 2)
+        weights /= weights.sum(axis=1, keepdims=True)
+        own = ndtr(scaled)
+        others = below - own
+        expected[chunk] = 1 + (weights * others).sum(axis=1)
+        variance[chunk] = (weights * (others**2 + spread - own * (1 - own))).sum(axis=1)
+        best[chunk] = (weights * np.exp(none_below - log_ndtr(-scaled))).sum(axis=1)
+    variance -= (expected - 1) ** 2
+    return RankPrediction(expected, np.sqrt(np.maximum(variance, 0.0)), best / best.sum())
+
+
 def summarise(distributions: np.ndarray, classes: RankClasses) -> RankPrediction:
     """Expected rank, its standard deviation, and the chance of being best.
 
@@ -345,8 +409,8 @@ def probability_best(distributions: np.ndarray) -> np.ndarray:
         p_best(m) = sum_c p_m(c) * integral_0^1 prod_{j != m} (P_j(class > c) + p_j(c) (1 - u)) du,
 
     whose integrand is a polynomial of degree n_models - 1, integrated exactly by Gauss-Legendre quadrature
-    with half as many nodes. The models' ranks are treated as independent: the classifier says nothing about
-    how they depend on each other.
+    with half as many nodes; of more than some hundreds of models, see `unit_quadrature`. The models' ranks
+    are treated as independent: the classifier says nothing about how they depend on each other.
 
     Args:
         distributions: float64, (n_models, n_classes), rows sum to 1, best class first.
@@ -359,18 +423,72 @@ def probability_best(distributions: np.ndarray) -> np.ndarray:
     """
     probabilities = _distributions(distributions)
     n_models = len(probabilities)
-    nodes, weights = np.polynomial.legendre.leggauss((n_models + 1) // 2)
-    numbers, weights = (nodes + 1) / 2, weights / 2
+    numbers, weights = unit_quadrature(n_models - 1)
     larger = np.clip(1.0 - probabilities.cumsum(axis=1), 0.0, 1.0)
-    # (n_models, n_classes, n_nodes): the chance that model j does not beat a rival of class c and number u.
-    loses = larger[:, :, None] + probabilities[:, :, None] * (1.0 - numbers)
-    # The product over all others, from both sides: dividing the whole product by one factor fails where that
-    # is 0.
-    before, after = np.ones_like(loses), np.ones_like(loses)
-    before[1:] = np.cumprod(loses[:-1], axis=0)
-    after[:-1] = np.cumprod(loses[:0:-1], axis=0)[::-1]
-    wins = np.einsum("mc,mcu,u->m", probabilities, before * after, weights)
+    wins = np.zeros(n_models)
+    for own, others in zip(probabilities.T, larger.T, strict=True):
+        # (n_models, n_nodes): the chance that model j does not beat a rival of this class and of number u.
+        loses = others[:, None] + own[:, None] * (1.0 - numbers)
+        # The product over all others, from both sides: dividing the whole product by one factor fails where
+        # that is 0.
+        before, after = np.ones_like(loses), np.ones_like(loses)
+        before[1:] = np.cumprod(loses[:-1], axis=0)
+        after[:-1] = np.cumprod(loses[:0:-1], axis=0)[::-1]
+        wins += own * ((before * after) @ weights)
     return wins / wins.sum()
+
+
+def unit_quadrature(degree: int) -> tuple[np.ndarray, np.ndarray]:
+    """Nodes and weights that integrate a product of `degree` falling linear functions from 0 to 1.
+
+    Up to 480 factors the rule is exact for every polynomial of that degree. It would take thousands of nodes
+    for thousands of factors, whose product falls like exp(-degree u) at the most. So beyond, [0, 1] is cut at
+    1/degree, 2/degree, 4/degree and so on, and each part gets 16 nodes: on those near 0 that is exact to the
+    last bits, and where a later part is too long for that, the product has fallen to nothing before.
+
+    Args:
+        degree: number of factors, at least 0.
+
+    Returns:
+        float64, (n_nodes,), each: rising nodes and their weights, which sum to 1.
+    """
+    if degree <= MOST_EXACT_FACTORS:
+        cuts, count = np.array([0.0, 1.0]), degree // 2 + 1
+    else:
+        halvings = np.arange(int(np.ceil(np.log2(degree))), -1, -1)
+        cuts, count = np.concatenate([[0.0], 0.5**halvings]), 16
+    nodes, weights = np.polynomial.legendre.leggauss(count)
+    lengths = np.diff(cuts)
+    return (
+        (cuts[:-1, None] + lengths[:, None] * (nodes + 1) / 2).ravel(),
+        (lengths[:, None] * weights / 2).ravel(),
+    )
+
+
+def spread_rows(groups: np.ndarray, ranks: np.ndarray, most: int) -> np.ndarray:
+    """Choose which rows to learn from where there are more than can be held.
+
+    Each group gives the same share of its rows, at least two, at even steps of its ranking, which begin
+    elsewhere in each group, so that each class keeps its share. Nothing is random.
+
+    Args:
+        groups: (n_rows,), which dataset each row belongs to.
+        ranks: float64, (n_rows,), within the groups.
+        most: how many rows to choose, but for rounding and those two.
+
+    Returns:
+        int64, rising row numbers; all of them if there are no more than `most`.
+    """
+    if len(groups) <= most:
+        return np.arange(len(groups))
+    order = np.lexsort((ranks, groups))
+    starts = np.flatnonzero(np.r_[True, np.diff(np.asarray(groups)[order]) != 0])
+    chosen = []
+    for number, own in enumerate(np.split(order, starts[1:]), start=1):
+        count = min(len(own), max(2, round(len(own) * most / len(groups))))
+        first = number * GOLDEN_RATIO % 1
+        chosen.append(own[((np.arange(count) + first) * len(own) / count).astype(np.int64)])
+    return np.sort(np.concatenate(chosen))
 
 
 def _finite_matrix(rows: np.ndarray, what: str) -> np.ndarray:

@@ -12,8 +12,9 @@ if TYPE_CHECKING:
     from graphdb.runner import Runner
     from predictor.matching import Matcher
 
-PAPER = "paper"
-DEFAULT_RECIPE = PAPER
+GAUSSIAN, PAPER = "gaussian", "paper"
+# Measured by bench/recipes.py.
+DEFAULT_RECIPE = GAUSSIAN
 EMBEDDERS = ("gds", "node2vec+")
 RANKERS = ("catboost", "forest")
 # Measured by bench/walk_weights.py: on graphs of tens of nodes, more passes over the walks rank no better.
@@ -52,13 +53,26 @@ class Ingredients:
                 raise InvalidRows(f"unknown {what} {name!r}: choose one of {', '.join(known)}")
 
 
+@dataclass(frozen=True)
+class Recipe:
+    """A recipe by name.
+
+    Attributes:
+        build: puts it together, given the database, if any, and what was chosen.
+        takes: the fields of `Ingredients` that it has; it does without the others.
+    """
+
+    build: Callable[[Runner | None, Ingredients], Matcher]
+    takes: frozenset[str]
+
+
 def build_recipe(name: str, runner: Runner | None = None, **ingredients: str | int) -> Matcher:
     """Put a recipe together.
 
     Args:
         name: of the recipe, see `RECIPES`.
         runner: of the database, for embedder="gds".
-        ingredients: see `Ingredients`.
+        ingredients: see `Ingredients`; those that the recipe does not take change nothing.
 
     Returns:
         The method, ready to rank.
@@ -68,7 +82,7 @@ def build_recipe(name: str, runner: Runner | None = None, **ingredients: str | i
     """
     if name not in RECIPES:
         raise InvalidRows(f"unknown recipe {name!r}: choose one of {', '.join(RECIPES)}")
-    return RECIPES[name](runner, Ingredients(**ingredients))
+    return RECIPES[name].build(runner, Ingredients(**ingredients))
 
 
 def _paper(runner: Runner | None, chosen: Ingredients) -> Matcher:
@@ -94,4 +108,13 @@ def _paper(runner: Runner | None, chosen: Ingredients) -> Matcher:
     return PaperMatcher(embedder, ranker, RowConfig(chosen.features, chosen.operator))
 
 
-RECIPES: Mapping[str, Callable[[Runner | None, Ingredients], Matcher]] = {PAPER: _paper}
+def _gaussian(_: Runner | None, chosen: Ingredients) -> Matcher:
+    from predictor.gaussian import GaussianConfig, GaussianMatcher
+
+    return GaussianMatcher(GaussianConfig(chosen.features))
+
+
+RECIPES: Mapping[str, Recipe] = {
+    GAUSSIAN: Recipe(_gaussian, frozenset({"features"})),
+    PAPER: Recipe(_paper, frozenset({"embedder", "ranker", "features", "operator", "trees", "seed"})),
+}

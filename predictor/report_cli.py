@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 # `predictor.report.assembly.STUDIES`, named here so that `--help` loads none of it.
 STUDIES = (
     "selection",
+    "calibration",
     "landscape",
     "inputs",
     "sparsity",

@@ -263,6 +263,6 @@ def _matrix(snapshot: Snapshot, rows: pd.DataFrame, column: str) -> LossMatrix:
     column_of = {dataset: index for index, dataset in enumerate(datasets)}
     matrix = np.full((len(models), len(datasets)), np.nan)
     values = losses(rows[column].to_numpy(dtype=np.float64), snapshot.metric.larger_is_better)
-    for model, dataset, value in zip(rows["model"], rows["dataset"], values, strict=True):
-        matrix[row_of[model], column_of[dataset]] = value
+    places = [row_of[model] for model in rows["model"]], [column_of[dataset] for dataset in rows["dataset"]]
+    matrix[places] = values
     return LossMatrix(models, datasets, matrix)

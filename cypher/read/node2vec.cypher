@@ -1,9 +1,10 @@
 // Project a graph out of parameters, embed its nodes, and drop it.
-// A row is [node, null, null] or [node, node, weight]; nodes are integers, and edges have no direction.
-UNWIND $rows AS row
+// $source, $target and $weight are columns: a row without target and weight is a node, the others are edges, which have no direction.
+// Nodes are integers.
+UNWIND range(0, size($source) - 1) AS row
 WITH gds.graph.project(
-  $projection, row[0], row[1],
-  {relationshipProperties: CASE WHEN row[1] IS NULL THEN {} ELSE {weight: row[2]} END},
+  $projection, $source[row], $target[row],
+  {relationshipProperties: CASE WHEN $target[row] IS NULL THEN {} ELSE {weight: $weight[row]} END},
   {undirectedRelationshipTypes: ['*']}
 ) AS graph
 CALL gds.node2vec.stream(graph.graphName, $config) YIELD nodeId, embedding

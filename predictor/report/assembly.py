@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from predictor.errors import InvalidRows, NotEnoughResults, PredictorError
-from predictor.recipes import DEFAULT_RECIPE, PAPER
+from predictor.recipes import DEFAULT_RECIPE, PAPER, RECIPES
 from predictor.report import comparisons, measurements
 from predictor.report import sections as written
+from predictor.report.chances import chances
 from predictor.report.page import Head, render_page
 from predictor.report.sections import Section, without_data
 from predictor.report.trained import Importance, Importances, Timing, learned_importances, timed_predictions
@@ -113,8 +114,13 @@ class Bench:
         return "all" if self.sources.has_similarities else "node"
 
     def variant(self, **own: Any) -> Variant:
-        """A variant of the plan's method."""
-        return Variant(**{"embedder": self.plan.embedder, "features": self.features, **own})
+        """A variant of the plan's method; what a recipe does without is left at its default, so that equal
+        variants are equal."""
+        chosen = {"embedder": self.plan.embedder, "features": self.features, **own}
+        takes = RECIPES[chosen.get("recipe", PAPER)].takes
+        seeded = "seed" in takes or chosen.get("removed")
+        dropped = {"embedder"} - takes | (set() if seeded else {"seed"})
+        return Variant(**{name: value for name, value in chosen.items() if name not in dropped})
 
     def kept(self, name: str, content: Any, compute: Callable[[], Any]) -> Any:
         """Plain data that was computed before from the same content, or is now."""
@@ -305,7 +311,7 @@ def _summary(parts: Sequence[Section]) -> list[str]:
     """The answer first, then what bears on how far to trust it."""
     by_key = {part.key: part for part in parts if not part.missing}
     order = ("selection", "calibration", "noise", "sparsity", "inputs", "time", "landscape")
-    said = [by_key[key].lead for key in order if key in by_key]
+    said = [text for key in order if key in by_key for text in (by_key[key].lead, by_key[key].also) if text]
     missing = [part.title.lower() for part in parts if part.missing]
     if missing:
         said.append(f"The graph has no data for: {', '.join(missing)}.")
@@ -336,7 +342,9 @@ def _selection(bench: Bench, outcomes: Mapping[Any, Outcome]) -> tuple[Section, 
 def _inputs_variants(bench: Bench) -> Mapping[Any, Variant]:
     features = ("all", "node", "graph") if bench.sources.has_similarities else ("node",)
     return {
-        (PAPER, f, s): bench.variant(recipe=PAPER, features=f, seed=s)
+        (r, f, s): bench.variant(recipe=r, features=f, seed=s)
+        for r in bench.recipes
+        if "features" in RECIPES[r].takes
         for f in features
         for s in bench.plan.many
     }
@@ -380,7 +388,8 @@ def _of_views(bench: Bench, keys: Sequence[str]) -> Mapping[Any, Variant]:
         return "all" if len(bench.sources.snapshots[key].similar) else "node"
 
     return {
-        (key, s): bench.variant(view=key, recipe=DEFAULT_RECIPE, features=features(key), seed=s)
+        (r, key, s): bench.variant(view=key, recipe=r, features=features(key), seed=s)
+        for r in bench.recipes
         for key in keys
         for s in bench.plan.few
     }
@@ -388,12 +397,12 @@ def _of_views(bench: Bench, keys: Sequence[str]) -> Mapping[Any, Variant]:
 
 def _metrics(bench: Bench, outcomes: Mapping[Any, Outcome]) -> tuple[Section, Any]:
     study = comparisons.views(bench.sources.metrics, outcomes, bench.sources.snapshots, "table5")
-    return written.metrics_section(study), study
+    return written.metrics_section(study, alone=len(bench.sources.metrics) == 1), study
 
 
 def _probes(bench: Bench, outcomes: Mapping[Any, Outcome]) -> tuple[Section, Any]:
     study = comparisons.views(bench.sources.probes, outcomes, bench.sources.snapshots, "table6")
-    return written.probes_section(study), study
+    return written.probes_section(study, alone=len(bench.sources.probes) == 1), study
 
 
 def _rankers_variants(bench: Bench) -> Mapping[Any, Variant]:
@@ -443,6 +452,18 @@ def _time(bench: Bench, _: Mapping[Any, Outcome]) -> tuple[Section, Any]:
     return written.time_section(timings), timings
 
 
+def _calibration_variants(bench: Bench) -> Mapping[Any, Variant]:
+    return {recipe: bench.variant(recipe=recipe) for recipe in bench.recipes}
+
+
+def _calibration(_: Bench, outcomes: Mapping[Any, Outcome]) -> tuple[Section, Any]:
+    judged = [chances(recipe, outcome.folds) for recipe, outcome in outcomes.items() if outcome.folds]
+    if not judged:
+        why = next(outcome.failure for outcome in outcomes.values())
+        return without_data("calibration", STUDIES["calibration"].title, "", why), None
+    return written.calibration_section(judged), judged
+
+
 def _noise(bench: Bench, _: Mapping[Any, Outcome]) -> tuple[Section, Any]:
     repeated = [(r.model, r.dataset, r.seed, r.value) for r in bench.sources.replicates]
     study = measurements.noise(bench.sources.main, repeated)
@@ -451,6 +472,7 @@ def _noise(bench: Bench, _: Mapping[Any, Outcome]) -> tuple[Section, Any]:
 
 STUDIES: Mapping[str, Study] = {
     "selection": Study("Choosing the model", "Table 3", _selection_variants, _selection),
+    "calibration": Study("Can the chances be trusted?", "", _calibration_variants, _calibration),
     "landscape": Study("What was measured", "Figure 3", _none, _landscape),
     "inputs": Study("What the ranker sees", "Table 4", _inputs_variants, _inputs),
     "sparsity": Study("Fewer results", "Figure 6", _sparsity_variants, _sparsity),

@@ -70,6 +70,11 @@ class Comparison:
     reference: str
     skipped: Mapping[str, str]
 
+    @property
+    def highlighted(self) -> int:
+        """The number of the row that the others stand beside."""
+        return next((i for i, row in enumerate(self.rows) if row.key == self.reference), 0)
+
     def row(self, key: str) -> Row | None:
         """The row of that key."""
         return next((row for row in self.rows if row.key == key), None)
@@ -115,7 +120,7 @@ def selection(outcomes: Mapping[tuple[str, int], Outcome]) -> Comparison:
     Source:
         Match & Choose, section 5.2, Table 3.
     """
-    recipes = list(dict.fromkeys((DEFAULT_RECIPE, *(recipe for recipe, _ in outcomes))))
+    recipes = list(dict.fromkeys(recipe for recipe, _ in outcomes))
     seeds = tuple(sorted({seed for _, seed in outcomes}))
     usable = {key: outcome for key, outcome in outcomes.items() if outcome.folds}
     common = set.intersection(*({f.dataset for f in o.folds} for o in usable.values())) if usable else set()
@@ -167,48 +172,56 @@ def inputs(outcomes: Mapping[tuple[str, str, int], Outcome]) -> Comparison:
     for recipe, features in kinds:
         own = [outcomes[recipe, features, seed] for seed in seeds]
         whole = [outcomes[recipe, "all", seed] for seed in seeds if (recipe, "all", seed) in outcomes]
-        title = FEATURE_TITLES[features] + (f" ({recipe} recipe)" if several else "")
+        title = FEATURE_TITLES[features] + (f" ({_kind(recipe)})" if several else "")
         paper = figures_of("table4", features) if recipe == PAPER else {}
         compared = None if features == "all" else fold_figures([o.folds for o in whole], METHOD)
         rows.append(_row(f"{recipe}:{features}", title, of_method(own), compared, paper, _failure(own)))
-    return Comparison(tuple(rows), _most_folds(outcomes.values()), seeds, "all", {})
+    return Comparison(tuple(rows), _most_folds(outcomes.values()), seeds, "", {})
 
 
 def views(
     known: Sequence[View],
-    outcomes: Mapping[tuple[str, int], Outcome],
+    outcomes: Mapping[tuple[str, str, int], Outcome],
     snapshots: Mapping[str, Snapshot],
     table: str,
 ) -> Comparison:
-    """Tables 5 and 6: the same recipe by other metrics, or with the datasets seen through other probes.
+    """Tables 5 and 6: the recipes by other metrics, or with the datasets seen through other probes.
 
     Args:
-        known: the rows.
-        outcomes: by key of the view and seed.
+        known: the views.
+        outcomes: by recipe, key of the view and seed.
         snapshots: the views, for the range of their values.
         table: "table5" or "table6".
 
     Returns:
-        One row for each; O2B and O2O as shares of the range of the metric's measured values, as metrics have
-        no common unit. p-values are against always taking the best average rank by that very metric.
+        One row for each view and recipe; O2B and O2O as shares of the range of the metric's measured values,
+        as metrics have no common unit. p-values are against always taking the best average rank by that very
+        metric.
 
     Source:
         Match & Choose, sections 5.5 and 5.6, Tables 5 and 6.
     """
-    seeds = tuple(sorted({seed for _, seed in outcomes}))
+    seeds = tuple(sorted({seed for _, _, seed in outcomes}))
+    recipes = list(dict.fromkeys(recipe for recipe, _, _ in outcomes))
     rows = []
-    for view in known:
-        paper = figures_of(table, view.paper)
-        if not view.key:
-            rows.append(Row(view.title, view.title, {}, {}, {}, paper, view.note))
-            continue
-        own = [outcomes[view.key, seed] for seed in seeds]
-        values = snapshots[view.key].performs["value"].dropna().to_numpy()
-        scale = float(np.ptp(values)) if len(values) else 0.0
-        method, rank = of_method(own), fold_figures([o.folds for o in own], AVERAGE_RANK)
-        note = _failure(own) or view.note
-        row = _row(view.key, view.title, method.scaled(scale), rank.scaled(scale), paper, note)
-        rows.append(row)
+    for recipe in recipes:
+        for view in known:
+            if not view.key:
+                continue
+            own = [outcomes[recipe, view.key, seed] for seed in seeds]
+            values = snapshots[view.key].performs["value"].dropna().to_numpy()
+            scale = float(np.ptp(values)) if len(values) else 0.0
+            method, rank = of_method(own), fold_figures([o.folds for o in own], AVERAGE_RANK)
+            paper = figures_of(table, view.paper) if recipe == PAPER else {}
+            title = view.title + (f" ({_kind(recipe)})" if len(recipes) > 1 else "")
+            note = _failure(own) or view.note
+            key = view.key if len(recipes) == 1 else f"{view.key}:{recipe}"
+            rows.append(_row(key, title, method.scaled(scale), rank.scaled(scale), paper, note))
+    rows += [
+        Row(view.title, view.title, {}, {}, {}, figures_of(table, view.paper), view.note)
+        for view in known
+        if not view.key
+    ]
     return Comparison(tuple(rows), _most_folds(outcomes.values()), seeds, AVERAGE_RANK, {})
 
 
@@ -267,9 +280,11 @@ def sparsity(outcomes: Mapping[tuple[str, float, int], Outcome]) -> Sparsity:
 
 def recipe_title(recipe: str) -> str:
     """A recipe's name for people."""
-    if recipe == DEFAULT_RECIPE == PAPER:
-        return METHOD_TITLE
-    return f"{METHOD_TITLE} ({'paper recipe' if recipe == PAPER else recipe})"
+    return METHOD_TITLE if DEFAULT_RECIPE == PAPER else f"{METHOD_TITLE} ({_kind(recipe)})"
+
+
+def _kind(recipe: str) -> str:
+    return {DEFAULT_RECIPE: "default recipe", PAPER: "paper recipe"}.get(recipe, recipe)
 
 
 def _of(outcome: Outcome, datasets: set[str]) -> list[Fold]:

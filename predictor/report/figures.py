@@ -22,6 +22,7 @@ from predictor.metrics import OSR, TAU, SelectionMetric
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from predictor.report.chances import Chances
     from predictor.report.comparisons import Comparison, Sparsity
     from predictor.report.measurements import Landscape
     from predictor.report.trained import Importances
@@ -122,6 +123,7 @@ def intervals(
     rows = [row for row in comparison.rows if row.figures]
     if not rows:
         return None
+    highlighted = comparison.rows[comparison.highlighted]
     with drawing(name, height=0.9 + 0.34 * len(rows)) as (figure, finish):
         panels = figure.subplots(1, len(metrics), sharey=True, squeeze=False)[0]
         for axes, metric in zip(panels, metrics, strict=True):
@@ -129,9 +131,12 @@ def intervals(
                 own = row.figures.get(metric.key)
                 if own is None:
                     continue
-                colour = COLOURS[0] if place == 0 else INK
+                colour = COLOURS[0] if row is highlighted else INK
                 axes.plot(
-                    [own.low, own.high], [place, place], color=colour, linewidth=2 if place == 0 else 1.2
+                    [own.low, own.high],
+                    [place, place],
+                    color=colour,
+                    linewidth=2 if row is highlighted else 1.2,
                 )
                 axes.plot(own.mean, place, "o", color=colour, markersize=6)
                 if metric.key in row.paper:
@@ -215,24 +220,30 @@ def importances(study: Importances, titles: dict[str, str]) -> str | None:
         return finish()
 
 
-def reliability(bins: Sequence[tuple[float, float, int]], title: str) -> str | None:
-    """How often models were the best against the chance they were given; None without any.
-
-    Args:
-        bins: mean chance, share that was the best, and how many, of each bin.
-        title: of the method.
-    """
-    filled = [each for each in bins if each[2]]
-    if not filled:
-        return None
-    with drawing("reliability", width=5.2, height=4.4) as (figure, finish):
+def reliability(study: Chances) -> str:
+    """How often models were the best against the chance they were given, as it was and mended."""
+    with drawing("reliability", width=5.6, height=4.6) as (figure, finish):
         axes = figure.subplots()
-        axes.plot([0, 1], [0, 1], color=INK, linestyle=":", linewidth=1, label="perfectly calibrated")
-        chance, share, count = (np.array(values) for values in zip(*filled, strict=True))
-        axes.plot(chance, share, color=COLOURS[0], marker="o", markersize=4, label=title)
-        axes.scatter(
-            chance, share, s=20 + 300 * count / count.max(), color=COLOURS[0], alpha=0.25, linewidth=0
-        )
+        axes.plot([0, 1], [0, 1], color=INK, linestyle=":", linewidth=1, label="as good as its word")
+        curves = (study.curve, "as predicted"), (study.mended_curve, "mended")
+        for number, (curve, label) in enumerate(curves):
+            if not curve:
+                continue
+            predicted = [own.predicted for own in curve]
+            observed = np.array([own.observed for own in curve])
+            ends = np.array([[own.observed_low, own.observed_high] for own in curve])
+            axes.errorbar(
+                predicted,
+                observed,
+                # The end of an interval may lie on the other side of the share by a rounding.
+                yerr=np.abs(np.clip((ends - observed[:, None]) * [-1, 1], 0, None).T),
+                color=COLOURS[number],
+                marker=MARKERS[number],
+                linestyle=LINES[number],
+                markersize=5,
+                elinewidth=0.8,
+                label=label,
+            )
         axes.set_xlim(-0.02, 1.02)
         axes.set_ylim(-0.02, 1.02)
         axes.set_xlabel("predicted chance of being the best")

@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from predictor.metrics import OSR, SELECTION_METRICS, TAU, Interval
+from predictor.recipes import RECIPES
 from predictor.report import figures, tables
+from predictor.report.chances import Chances
 from predictor.report.comparisons import SURE, Comparison, Row, Sparsity
 from predictor.report.measurements import Landscape, Noise
 from predictor.report.rankers import TITLES
@@ -39,6 +41,7 @@ class Section:
         title: for people.
         source: what of the paper it is, such as "Table 3".
         lead: what it says, in a sentence or two; for a part without data, why there is none.
+        also: what else it says.
         caption: how to read it.
         drawings: its figures.
         tables: its tables.
@@ -53,6 +56,7 @@ class Section:
     source: str
     lead: str
     caption: str = ""
+    also: str = ""
     drawings: tuple[Drawing, ...] = ()
     tables: tuple[Table, ...] = ()
     data: tuple[Table, ...] = ()
@@ -97,7 +101,7 @@ def landscape_section(study: Landscape) -> Section:
 
 def selection_section(study: Comparison, models: int) -> Section:
     """Table 3."""
-    first = study.rows[0]
+    first = study.rows[study.highlighted]
     if not first.figures:
         return without_data("selection", "Choosing the model", "Table 3", first.note)
     drawing = figures.intervals("selection", study)
@@ -105,21 +109,16 @@ def selection_section(study: Comparison, models: int) -> Section:
         "selection",
         "Choosing the model",
         "Table 3",
-        f"{chosen(first, study.folds, models)} {against_baselines(study)}",
+        chosen(first, study.folds, models),
         "Each dataset is held out in turn and the models are ranked for it from all others. OSR: how "
         "often the best model was chosen. τ_w: agreement of the whole order, mistakes about the best "
         "weigh more. O2B: how far the chosen model's value stays behind that of the model best on average "
         f"(negative is better). O2O: behind that of the best one. {INTERVALS}, figures averaged over seeds "
         f"first; p is that of a paired permutation test of each row against {first.title}, over the same "
         "datasets.",
-        (
-            Drawing(
-                drawing, "OSR and τ_w with their intervals. Hollow diamonds: the paper, on its own matrix."
-            ),
-        )
-        if drawing
-        else (),
-        (tables.comparison_table("table3-selection", study),),
+        drawings=_intervals_drawn(drawing),
+        tables=(tables.comparison_table("table3-selection", study),),
+        also=against_baselines(study),
         folds=study.folds,
         seeds=study.seeds,
     )
@@ -127,6 +126,8 @@ def selection_section(study: Comparison, models: int) -> Section:
 
 def inputs_section(study: Comparison) -> Section:
     """Table 4."""
+    # The rows of the first recipe; those of another follow.
+    said = [f"{row.title}: OSR {_reached(row)}" for row in study.rows[:3] if row.figures]
     return _compared(
         "inputs",
         "What the ranker sees",
@@ -134,30 +135,31 @@ def inputs_section(study: Comparison) -> Section:
         "table4-inputs",
         study,
         "The same recipe with only the nodes' own features, only the graph's embedding, or both; p compares "
-        f"with both. {INTERVALS}.",
+        f"with both, of the same recipe. {INTERVALS}.",
         first="input",
+        lead=f"{'; '.join(said)}." if said else "",
     )
 
 
-def metrics_section(study: Comparison) -> Section:
-    """Table 5."""
+def metrics_section(study: Comparison, *, alone: bool) -> Section:
+    """Table 5; `alone` where there is one metric only."""
     return _compared(
         "metrics",
         "Other metrics of quality",
         "Table 5",
         "table5-metrics",
         study,
-        "The same recipe, with results and similarities by another metric. O2B and O2O are shares of the "
+        "Results and similarities by another metric, everything else the same. O2B and O2O are shares of the "
         "range of that metric's measured values; p compares with always taking the best average rank by "
         f"that metric. {INTERVALS}.",
         first="metric",
         scaled=True,
-        alone="The graph has results by one metric only, so there is nothing to compare.",
+        lead="The graph has results by one metric only, so there is nothing to compare." if alone else "",
     )
 
 
-def probes_section(study: Comparison) -> Section:
-    """Table 6."""
+def probes_section(study: Comparison, *, alone: bool) -> Section:
+    """Table 6; `alone` where there is one probe only."""
     return _compared(
         "probes",
         "Other probes of the datasets",
@@ -167,7 +169,9 @@ def probes_section(study: Comparison) -> Section:
         "The same results, with the datasets seen through another probe: other features, or other "
         f"similarities. p compares with always taking the best average rank. {INTERVALS}.",
         first="probe",
-        alone="The graph knows the datasets through one probe only, so there is nothing to compare.",
+        lead="The graph knows the datasets through one probe only, so there is nothing to compare."
+        if alone
+        else "",
     )
 
 
@@ -207,8 +211,8 @@ def sparsity_section(study: Sparsity) -> Section:
         "held-out truth stay. The band is the 95 % bootstrap interval over datasets of the first line. In "
         "the paper, OSR falls from 61.3 % and from 60 % removed results on is no better than a random "
         "guess, on its own matrix.",
-        (Drawing(figures.sparsity(study), "OSR and τ_w by the share of results removed."),),
-        (tables.sparsity_table(study),),
+        drawings=(Drawing(figures.sparsity(study), "OSR and τ_w by the share of results removed."),),
+        tables=(tables.sparsity_table(study),),
         folds=study.folds,
         seeds=study.seeds,
     )
@@ -233,10 +237,8 @@ def importances_section(study: Importances) -> Section:
         "Trained on all results by the paper's recipe. Random forest: how much its splits on a column "
         "purify the ranks. CatBoost: mean absolute SHAP value. Attributes of the same meaning share what "
         "they count among them, so a small share is no proof that an attribute is useless.",
-        (Drawing(drawing, "The ten most important model attributes, and all others together."),)
-        if drawing
-        else (),
-        tables.importance_tables(study, TITLES),
+        drawings=(Drawing(drawing, "The ten most important model attributes, and all others together."),),
+        tables=tables.importance_tables(study, TITLES),
         seeds=study.seeds,
     )
 
@@ -254,6 +256,39 @@ def time_section(studies: Sequence[Timing]) -> Section:
         "comes on top. On this machine, with whatever else ran on it; the paper's minute is that of its "
         "own.",
         tables=(tables.timing_table(studies),),
+    )
+
+
+def calibration_section(studies: Sequence[Chances]) -> Section:
+    """Whether chances come true."""
+    first = studies[0]
+    held = first.coverage[-1]
+    lead = f"The chances of {first.title} are off by {_percent(first.error)} on average"
+    if first.mended_error is not None:
+        lead += f", mended by {_percent(first.mended_error)}"
+    also = (
+        f"Sets asked to hold the best model with {100 * held.confidence:.0f} % hold it on "
+        f"{_percent(held.coverage)} of the datasets, with {held.size.mean:.1f} models on average."
+    )
+    caption = (
+        "How often a model was the best, against the chance it had been given, in bins of equally many "
+        f"pairs; bars are 95 % bootstrap intervals over datasets. {first.title}."
+    )
+    return Section(
+        "calibration",
+        "Can the chances be trusted?",
+        "",
+        f"{lead}.",
+        "Expected calibration error: mean distance of the predicted chance from how often it came true; few "
+        "datasets leave it above 0 for perfect chances too. Mended chances, and the sets of `predict "
+        "--confidence` (conformal), are learned from all other datasets and judged on the one left out. "
+        f"{INTERVALS}.",
+        also=also,
+        drawings=(Drawing(figures.reliability(first), caption),),
+        tables=(tables.chances_table(studies),),
+        data=(tables.reliability_table(studies),),
+        folds=first.folds,
+        seeds=(0,),
     )
 
 
@@ -306,31 +341,31 @@ def chosen(row: Row, folds: int, models: int) -> str:
 
 
 def against_baselines(study: Comparison) -> str:
-    """Which baselines the first row clearly beats, and which not."""
-    first, worse, level, better = study.rows[0], [], [], []
-    for row in study.rows[1:]:
-        p = row.p_value.get(OSR.key, math.nan)
-        if row.key in ("oracle", *_recipes(study)) or OSR.key not in row.figures or math.isnan(p):
+    """Which baselines the method clearly beats, and which not, by its choice and by its order."""
+    first = study.rows[study.highlighted]
+    others = [row for row in study.rows if row.key not in ("oracle", *RECIPES) and OSR.key in row.figures]
+    said = _sorted_out(first, others, OSR.key)
+    text = f"That is {said}." if said else ""
+    order = _sorted_out(first, others, TAU.key)
+    return f"{text} Its whole order (τ_w) agrees {order}." if order else text
+
+
+def _sorted_out(first: Row, others: Sequence[Row], figure: str) -> str:
+    """Which rows the first one clearly exceeds, which not, and which exceed it, as a clause."""
+    verdicts: dict[str, list[str]] = {"clearly more": [], "not clearly more or less": [], "clearly less": []}
+    more, level, less = verdicts.values()
+    for row in others:
+        p = row.p_value.get(figure, math.nan)
+        if figure not in row.figures or math.isnan(p):
             continue
-        gain = first.figures[OSR.key].mean - row.figures[OSR.key].mean
-        group = level if p >= SURE else worse if gain > 0 else better
-        group.append(f"{row.title} ({_percent(row.figures[OSR.key])}, p {_p(p)})")
-    parts = [
-        f"{words} {_listed(names)}"
-        for words, names in (
-            ("clearly more often than", worse),
-            ("not clearly more or less often than", level),
-            ("clearly less often than", better),
+        group = (
+            level if p >= SURE else more if first.figures[figure].mean > row.figures[figure].mean else less
         )
-        if names
-    ]
-    return f"That is {'; '.join(parts)}." if parts else ""
-
-
-def _recipes(study: Comparison) -> set[str]:
-    from predictor.recipes import RECIPES
-
-    return {row.key for row in study.rows if row.key in RECIPES}
+        own = row.figures[figure]
+        shown = _percent(own) if figure == OSR.key else _number(own.mean)
+        group.append(f"{row.title} ({shown}, p {_p(p)})")
+    often = " often" if figure == OSR.key else ""
+    return "; ".join(f"{words}{often} than {_listed(names)}" for words, names in verdicts.items() if names)
 
 
 def _compared(
@@ -343,19 +378,14 @@ def _compared(
     *,
     first: str,
     scaled: bool = False,
-    alone: str = "",
+    lead: str = "",
 ) -> Section:
     filled = [row for row in study.rows if row.figures]
     if not filled:
         why = next((row.note for row in study.rows if row.note), "There is nothing to compare.")
         return without_data(key, title, source, why)
-    best = max(filled, key=lambda row: (row.figures[OSR.key].mean, row.figures[TAU.key].mean))
-    if len(filled) == 1 and alone:
-        lead = alone
-    else:
-        lead = f"{best.title} does best by OSR: {_percent(best.figures[OSR.key])}" + (
-            f", τ_w {_number(best.figures[TAU.key].mean)}." if TAU.key in best.figures else "."
-        )
+    best = max(filled, key=lambda row: row.figures[OSR.key].mean)
+    lead = lead or f"{best.title} does best: OSR {_reached(best)}."
     drawing = figures.intervals(key, study)
     metrics = SELECTION_METRICS if scaled else (OSR, TAU)
     return Section(
@@ -364,17 +394,21 @@ def _compared(
         source,
         lead,
         caption,
-        (
-            Drawing(
-                drawing, "OSR and τ_w with their intervals. Hollow diamonds: the paper, on its own matrix."
-            ),
-        )
-        if drawing
-        else (),
-        (tables.comparison_table(name, study, metrics, first=first, scaled=scaled),),
+        drawings=_intervals_drawn(drawing),
+        tables=(tables.comparison_table(name, study, metrics, first=first, scaled=scaled),),
         folds=study.folds,
         seeds=study.seeds,
     )
+
+
+def _intervals_drawn(svg: str | None) -> tuple[Drawing, ...]:
+    caption = "OSR and τ_w with their intervals. Hollow diamonds: the paper, on its own matrix."
+    return (Drawing(svg, caption),) if svg else ()
+
+
+def _reached(row: Row) -> str:
+    tau = row.figures.get(TAU.key)
+    return _percent(row.figures[OSR.key]) + (f", τ_w {_number(tau.mean)}" if tau else "")
 
 
 def _percent(value: Interval) -> str:

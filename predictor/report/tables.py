@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
-from predictor.metrics import SELECTION_METRICS, Interval, SelectionMetric
+from predictor.metrics import OSR, SELECTION_METRICS, TAU, Interval, SelectionMetric
+from predictor.report.chances import Chances
 from predictor.report.comparisons import Comparison, Sparsity
 from predictor.report.measurements import Landscape, Noise
 from predictor.report.trained import Importances, Timing
@@ -109,27 +110,32 @@ def comparison_table(
 ) -> Table:
     """Rows of selection figures, each with its p-value, the spread over seeds, and the paper's figure."""
     columns = [Column("key", ""), Column(first, first.capitalize())]
-    tested = [m for m in metrics if any(m.key in row.p_value for row in comparison.rows)]
-    spread = [m for m in metrics[:2] if any(m.key in row.between_seeds for row in comparison.rows)]
+    tested = {m.key for m in metrics if any(m.key in row.p_value for row in comparison.rows)}
+    spread = [m for m in metrics if any(m.key in row.between_seeds for row in comparison.rows)]
+    printed = [m for m in metrics if any(m.key in row.paper for row in comparison.rows)]
+    # Two p-values are enough to read; the file has them all, and the spread over seeds.
+    read = (OSR.key, TAU.key)
     for metric in metrics:
         columns.append(Column(metric.key, _title(metric), _kind(metric, scaled)))
-    columns += [Column(f"{m.key}_p", f"p ({m.title})", "p") for m in tested[:2]]
-    columns += [Column(f"{m.key}_seeds", f"± seeds ({m.title})", _kind(m, scaled)) for m in spread]
-    printed = [m for m in metrics if any(m.key in row.paper for row in comparison.rows)]
-    columns += [Column(f"paper_{m.key}", m.title, _kind(m, scaled), of_paper=True) for m in printed]
+        if metric.key in tested:
+            columns.append(Column(f"{metric.key}_p", "p" if metric.key in read else "", "p"))
+    columns += [
+        Column(f"{m.key}_seeds", "± seeds" if m.key == OSR.key else "", _kind(m, scaled)) for m in spread
+    ]
+    columns += [Column(f"paper_{m.key}", _name(m), _kind(m, scaled), of_paper=True) for m in printed]
     noted = any(row.note for row in comparison.rows)
+    if noted:
+        columns.append(Column("note", "Note"))
     rows = []
     for row in comparison.rows:
         cells: list[Any] = [row.key, row.title]
-        cells += [row.figures.get(m.key) for m in metrics]
-        cells += [row.p_value.get(m.key) for m in tested[:2]]
+        for metric in metrics:
+            cells.append(row.figures.get(metric.key))
+            cells += [row.p_value.get(metric.key)] if metric.key in tested else []
         cells += [row.between_seeds.get(m.key) for m in spread]
         cells += [row.paper.get(m.key) for m in printed]
         rows.append((*cells, *((row.note,) if noted else ())))
-    if noted:
-        columns.append(Column("note", "Note"))
-    first_rows = frozenset({0}) if comparison.rows else frozenset()
-    return Table(name, tuple(columns), tuple(rows), first_rows)
+    return Table(name, tuple(columns), tuple(rows), frozenset({comparison.highlighted}))
 
 
 def landscape_table(study: Landscape) -> Table:
@@ -211,6 +217,47 @@ def timing_table(timings: Sequence[Timing]) -> Table:
     return Table("time-per-prediction", columns, tuple(rows))
 
 
+def chances_table(studies: Sequence[Chances]) -> Table:
+    """One row for each recipe."""
+    columns = [
+        Column("recipe", "Recipe"),
+        Column("error", "Calibration error", "share"),
+        Column("mended_error", "Mended", "share"),
+    ]
+    for own in studies[0].coverage:
+        name = f"{own.confidence:.0%}".replace("%", "")
+        columns.append(Column(f"coverage_{name}", f"Sets at {name} %: hold the best", "share"))
+        columns.append(Column(f"size_{name}", "models", "number"))
+    rows = [
+        (
+            study.title,
+            study.error,
+            study.mended_error,
+            *(value for own in study.coverage for value in (own.coverage, own.size)),
+        )
+        for study in studies
+    ]
+    return Table("calibration", tuple(columns), tuple(rows))
+
+
+def reliability_table(studies: Sequence[Chances]) -> Table:
+    """One row for each bin of each curve."""
+    columns = (
+        Column("recipe", "Recipe"),
+        Column("chances", "Chances"),
+        Column("predicted", "Predicted", "share"),
+        Column("observed", "Observed", "share"),
+        Column("pairs", "Pairs", "count"),
+    )
+    rows = []
+    for study in studies:
+        for name, curve in (("as predicted", study.curve), ("mended", study.mended_curve)):
+            for own in curve:
+                observed = Interval(own.observed, own.observed_low, own.observed_high, study.folds)
+                rows.append((study.title, name, own.predicted, observed, own.pairs))
+    return Table("reliability", columns, tuple(rows))
+
+
 def noise_table(study: Noise) -> Table:
     """The noise of the measurements, one fact in each row."""
     shares = [
@@ -227,8 +274,12 @@ def noise_table(study: Noise) -> Table:
     return Table("noise-between-seeds", columns, tuple(rows))
 
 
+def _name(metric: SelectionMetric) -> str:
+    return metric.title.removeprefix("Kendall ")
+
+
 def _title(metric: SelectionMetric) -> str:
-    return f"{metric.title} {'↑' if metric.larger_is_better else '↓'}"
+    return f"{_name(metric)} {'↑' if metric.larger_is_better else '↓'}"
 
 
 def _kind(metric: SelectionMetric, scaled: bool) -> Kind:

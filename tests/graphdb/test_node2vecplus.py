@@ -154,6 +154,16 @@ def test_walks_follow_edges_from_every_node_that_has_one(weights: np.ndarray) ->
     assert (alone[walks[:, :-1], walks[:, 1:]] > 0).all()
 
 
+def test_walks_of_a_large_graph_are_drawn_in_parts_and_are_the_same(
+    weights: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = Node2VecConfig(walk_length=10, walks_per_node=3, in_out_factor=0.5)
+    at_once = random_walks(weights, config)
+    # Two walks at a time.
+    monkeypatch.setattr("graphdb.node2vecplus.CELLS_AT_ONCE", 2 * len(weights))
+    np.testing.assert_array_equal(random_walks(weights, config), at_once)
+
+
 def test_walks_step_as_often_as_the_chances_say(weights: np.ndarray) -> None:
     config = Node2VecConfig(walk_length=500, walks_per_node=100, return_factor=0.5, in_out_factor=2.0)
     walks = random_walks(weights, config)

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from neo4j.exceptions import TransientError
 
-from graphdb.errors import ConstraintViolated, QueryRefused, SettingsInvalid
+from graphdb.errors import ConstraintViolated, DatabaseFailed, QueryRefused, SettingsInvalid
 from graphdb.repository import MatchingGraph
-from graphdb.runner import Runner, plain
+from graphdb.runner import Runner, as_graph_error, plain
 
 pytestmark = pytest.mark.usefixtures("graph")
 CREATE = "UNWIND $rows AS row MERGE (p:Probe {id: row.id})"
@@ -139,3 +140,14 @@ def test_a_password_in_an_address_is_refused_and_not_shown():
     with pytest.raises(SettingsInvalid, match="MATCHGRAPH_NEO4J_PASSWORD") as caught:
         Runner("neo4j://ann:secret@db", "neo4j", "password")
     assert "secret" not in str(caught.value)
+
+
+def test_too_small_a_heap_is_told_with_its_remedy():
+    class OutOfMemory(TransientError):
+        code = "Neo.TransientError.General.MemoryPoolOutOfMemoryError"
+        message = "The allocation of an extra 4.0 MiB would use more than the limit 716.8 MiB."
+
+    error = as_graph_error(OutOfMemory(), "bolt://h:1", "u")
+    assert isinstance(error, DatabaseFailed)
+    assert "limit 716.8 MiB" in str(error)
+    assert "MATCHGRAPH_HEAP=4g" in str(error)

@@ -137,7 +137,7 @@ def test_names_in_tables_come_back_to_the_letter(
             "query", "--cypher", "MATCH (m:Model {id: $name}) RETURN m.id", "--param", text, "--json"
         )
         assert answer(one) == [{"m.id": name}]
-    predicted = answer(matchgraph("predict", "--trees", 5, "--json", "--", "--json"))
+    predicted = answer(matchgraph("predict", "--recipe", "paper", "--trees", 5, "--json", "--", "--json"))
     assert {row["model"] for row in predicted["ranking"]} == set(NAMES)
     # A second time changes nothing.
     answer(matchgraph("ingest", "results", results, "--json"))

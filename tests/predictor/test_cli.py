@@ -17,7 +17,7 @@ from cli.main import run
 from graphdb.models import Dataset, Metric, Model, Result, Similar
 from predictor.cli import duration
 
-FAST = ["--trees", "10"]
+FAST = ["--recipe", "paper", "--trees", "10"]
 COLOURS = {"reds": (200, 30, 30), "rust": (180, 60, 40), "blues": (30, 40, 190), "navy": (20, 30, 140)}
 
 
@@ -150,6 +150,52 @@ class TestPredictDataset:
         assert len(json.loads(out)["ranking"]) == 6
 
 
+class TestDefaultRecipe:
+    def test_json(self, graph, command, zoo, save):
+        save(graph, zoo(n_datasets=5))
+        code, out, err = command("predict", "d03", "--json")
+        assert (code, err) == (0, "")
+        answer = json.loads(out)
+        assert answer["provenance"]["recipe"] == "gaussian"
+        assert sum(model["p_best"] for model in answer["ranking"]) == pytest.approx(1)
+        assert {reason["part"] for reason in answer["ranking"][0]["why"]} == {"general", "graph", "dataset"}
+        assert command("evaluate", "--json")[0] == 0
+
+    def test_confidence(self, graph, command, zoo, save):
+        save(graph, zoo(noise=2.0))
+        code, out, err = command("predict", "d03", "--confidence", "0.8", "--json")
+        assert (code, err) == (0, "")
+        answer = json.loads(out)
+        found = answer["confidence"]
+        chances = {model["model"]: model["p_best"] for model in answer["ranking"]}
+        assert found["confidence"] == 0.8
+        assert (found["folds"], found["attainable"]) == (17, pytest.approx(17 / 18))
+        assert found["reason"] is None
+        assert set(found["models"]) == {m for m, chance in chances.items() if chance >= found["least_p_best"]}
+        assert found["coverage"]["folds"] == found["size"]["folds"] == 17
+        assert sum(found["p_best"].values()) == pytest.approx(1)
+        out = command("predict", "d03", "--confidence", "0.8")[1]
+        assert "With a confidence of 0.8 the best model is" in out
+        assert "On the other 17 datasets such sets" in out
+        assert json.loads(command("predict", "d03", "--json")[1])["confidence"] is None
+        for impossible in ("0", "1", "nan", "x"):
+            assert command("predict", "d03", "--confidence", impossible)[0] == 2
+
+    def test_a_dataset_of_which_nothing_is_known_gets_the_general_ranking(self, graph, command, zoo, save):
+        save(graph, zoo(n_datasets=5))
+        graph.save_datasets([Dataset("lonely", {"images": 100})])
+        code, out, _ = command("predict", "lonely", "--features", "graph")
+        assert code == 0
+        assert "Fine-tune m" in out
+
+    def test_options_of_another_recipe_are_refused(self, graph, command, zoo, save):
+        save(graph, zoo(n_datasets=4))
+        for options in (["--trees", "10"], ["--ranker", "catboost"], ["--operator", "l1"]):
+            code, out, err = command("predict", "d03", *options)
+            assert (code, out) == (2, "")
+            assert f"{options[0]} is of --recipe paper" in err
+
+
 class TestPredictFolder:
     def test_a_folder_is_matched_with_its_like_and_leaves_no_trace(
         self, graph, runner, command, colours, probe
@@ -173,6 +219,18 @@ class TestPredictFolder:
             "MATCH (n) OPTIONAL MATCH (n)-[r]->() RETURN count(DISTINCT n) AS n, count(r) AS r"
         )
         assert before == after
+
+    def test_confidence_in_a_folder_is_learned_from_all_datasets_of_the_graph(self, command, colours, probe):
+        folder = write_images(colours / "new" / "brick", (175, 50, 35), 9)
+        arguments = ["predict", folder, "--probe", probe, "--confidence", "0.9"]
+        code, out, err = command(*arguments, "--json")
+        assert (code, err) == (0, "")
+        found = json.loads(out)["confidence"]
+        assert found["folds"] == len(COLOURS)
+        assert sorted(found["models"]) == ["m-bad", "m-cold", "m-warm"]
+        assert (
+            f"{len(COLOURS)} other datasets with results allow no confidence above 80.0%" in found["reason"]
+        )
 
     def test_a_saved_folder_is_what_ingesting_makes_of_it(self, graph, command, colours, probe, monkeypatch):
         folder = write_images(colours / "brick", (190, 45, 35), 9)
@@ -262,7 +320,7 @@ class TestErrors:
         code, _, err = command("predict", "d")
         assert code == 2
         assert "at least 2" in err
-        code, _, err = command("predict", "e")
+        code, _, err = command("predict", "e", "--recipe", "paper")
         assert code == 2
         assert "similarity" in err
 
@@ -304,7 +362,7 @@ class TestEvaluate:
         graph.save_results(
             [Result(row.model, row.dataset, "taste", -row.value) for row in snapshot.performs.itertuples()]
         )
-        options = ["--recipe", "paper", "--ranker", "forest", "--features", "node", *FAST, "--removed", "0.2"]
+        options = [*FAST, "--ranker", "forest", "--features", "node", "--removed", "0.2"]
         code, out, _ = command("evaluate", "--metric", "taste", *options)
         assert code == 0
         assert "p = " in out
@@ -316,7 +374,7 @@ class TestEvaluate:
 
 
 class TestBudgetCurve:
-    QUICK = ("--budget-curve", "--ranker", "forest", "--trees", 5, "--features", "node")
+    QUICK = ("--budget-curve", "--features", "node")
 
     def test_json(self, graph, command, zoo, save):
         save(graph, zoo(n_datasets=8, n_models=3))

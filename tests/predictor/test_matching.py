@@ -136,6 +136,18 @@ class TestOddZoos:
         assert len(prediction.ranking) == 120
         assert sum(model.p_best for model in prediction.ranking) == pytest.approx(1)
 
+    def test_of_too_many_results_some_are_learned_from_with_their_rank_among_all(
+        self, zoo, embedder, ranker, monkeypatch
+    ):
+        seen = []
+        fit = ranker.fit
+        monkeypatch.setattr(ranker, "fit", lambda rows, targets: (seen.append(targets), fit(rows, targets)))
+        monkeypatch.setattr("predictor.matching.MOST_ROWS", 51)
+        predict(zoo(), "d00", PaperMatcher(embedder, ranker))
+        # Three models of each of 17 datasets, and as many of each rank as 51 in all can be.
+        assert seen[0].sum() == 51
+        assert set(seen[0].sum(axis=0)) <= {8, 9}
+
     def test_one_known_dataset_and_two_models(self, zoo, matcher):
         snapshot = zoo(n_datasets=2, n_models=2)
         prediction = predict(snapshot, "d00", matcher)

@@ -6,6 +6,7 @@ import itertools
 
 import numpy as np
 import pytest
+from scipy.stats import norm
 
 from predictor.errors import InvalidRows
 from predictor.ranker import (
@@ -15,8 +16,11 @@ from predictor.ranker import (
     RankClasses,
     probability_best,
     ranks_within,
+    spread_rows,
     summarise,
+    summarise_normal,
     top_weights,
+    unit_quadrature,
 )
 
 SMALL = CatBoostConfig(iterations=20, depth=3, column_share=1.0, seed=1)
@@ -107,12 +111,38 @@ class TestProbabilityBest:
         # Equal models are equally likely.
         assert np.allclose(probability_best(np.tile(distributions[:1], (180, 1))), 1 / 180)
 
+    @pytest.mark.parametrize("alike", [0.05, 5.0, 500.0], ids=["sure", "vague", "alike"])
+    def test_a_thousand_models_need_few_nodes(self, monkeypatch, alike):
+        distributions = np.random.default_rng(6).dirichlet(np.full(10, alike), 1000)
+        p_best = probability_best(distributions)
+        assert len(unit_quadrature(999)[0]) < 200
+        monkeypatch.setattr("predictor.ranker.MOST_EXACT_FACTORS", 1000)
+        assert len(unit_quadrature(999)[0]) == 500
+        assert np.allclose(p_best, probability_best(distributions), rtol=1e-9, atol=1e-15)
+
     def test_a_certain_winner(self):
         assert probability_best(np.array([[0, 1.0], [1.0, 0], [0, 1.0]])).tolist() == [0, 1, 0]
 
     def test_refuses_what_is_no_distribution(self):
         with pytest.raises(InvalidRows, match="distribution"):
             probability_best(np.array([[0.5, 0.1]]))
+
+
+class TestSpreadRows:
+    def test_each_group_gives_its_share_at_even_steps_of_its_ranking(self):
+        rng = np.random.default_rng(0)
+        groups = rng.permutation(np.repeat([4, 7, 9], [40, 20, 3]))
+        losses = rng.random(63)
+        ranks = ranks_within(losses, groups)
+        chosen = spread_rows(groups, ranks, 16)
+        assert np.array_equal(chosen, np.unique(chosen))
+        assert sorted(ranks[chosen][groups[chosen] == 4]) == [3, 7, 11, 15, 19, 23, 27, 31, 35, 39]
+        assert sorted(ranks[chosen][groups[chosen] == 7]) == [1, 5, 9, 13, 17]
+        # Two at least: a single row says nothing about an order.
+        assert sorted(ranks[chosen][groups[chosen] == 9]) == [2, 3]
+
+    def test_all_rows_where_they_are_not_too_many(self):
+        assert spread_rows(np.array([1, 0, 1]), np.array([2.0, 1.0, 1.0]), 3).tolist() == [0, 1, 2]
 
 
 class TestSummarise:
@@ -203,3 +233,46 @@ class TestContributions:
     def test_top_weights(self):
         assert top_weights(3).tolist() == [1, 0, -1]
         assert top_weights(1).tolist() == [0]
+
+
+class TestSummariseNormal:
+    def test_two_models_in_closed_form(self):
+        prediction = summarise_normal(np.array([0.0, 1.0]), np.array([0.6, 0.8]))
+        # The difference is normal with mean 1 and deviation 1.
+        first = norm.cdf(1.0)
+        assert prediction.p_best == pytest.approx([first, 1 - first], abs=1e-6)
+        assert prediction.expected_rank == pytest.approx([2 - first, 1 + first], abs=1e-6)
+        assert prediction.rank_std == pytest.approx([np.sqrt(first * (1 - first))] * 2, abs=1e-5)
+
+    def test_agrees_with_draws(self):
+        rng = np.random.default_rng(0)
+        mean, std = rng.normal(size=7), rng.uniform(0.2, 2, 7)
+        prediction = summarise_normal(mean, std)
+        ranks = (mean + std * rng.normal(size=(40_000, 7))).argsort(axis=1).argsort(axis=1) + 1
+        assert prediction.p_best == pytest.approx((ranks == 1).mean(axis=0), abs=0.01)
+        assert prediction.expected_rank == pytest.approx(ranks.mean(axis=0), abs=0.03)
+        assert prediction.rank_std == pytest.approx(ranks.std(axis=0), abs=0.03)
+
+    def test_equal_models_share_and_a_sure_one_wins(self):
+        equal = summarise_normal(np.zeros(200), np.full(200, 1e-6))
+        assert equal.p_best == pytest.approx([1 / 200] * 200)
+        assert equal.expected_rank == pytest.approx([100.5] * 200)
+        sure = summarise_normal(np.array([5.0, -50.0, 3.0]), np.array([1.0, 0.1, 4.0]))
+        assert sure.p_best == pytest.approx([0, 1, 0])
+        assert sure.expected_rank[1] == pytest.approx(1)
+        assert summarise_normal(np.array([2.0]), np.array([1.0])).p_best == [1]
+
+    def test_more_models_than_one_chunk(self, monkeypatch):
+        mean, std = np.linspace(0, 3, 50), np.full(50, 0.7)
+        whole = summarise_normal(mean, std)
+        monkeypatch.setattr("predictor.ranker.CELLS_AT_ONCE", 1000)
+        parts = summarise_normal(mean, std)
+        assert parts.p_best == pytest.approx(whole.p_best)
+        assert parts.expected_rank == pytest.approx(whole.expected_rank)
+
+    @pytest.mark.parametrize(
+        ("mean", "std"), [([0.0], [0.0]), ([np.nan], [1.0]), ([0.0, 1.0], [1.0]), ([], []), ([0.0], [np.inf])]
+    )
+    def test_refuses_what_is_no_distribution(self, mean, std):
+        with pytest.raises(InvalidRows):
+            summarise_normal(np.array(mean), np.array(std))

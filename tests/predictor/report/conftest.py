@@ -14,10 +14,10 @@ def fold_of(dataset: str, osr: Mapping[str, float], *, tau: float = 0.5, o2o: fl
     """A fold with the OSR of some methods; O2O of a miss is `o2o`, O2B is against the best on average."""
     behind = {key: 0.0 if value == 1 else o2o for key, value in osr.items()}
     reference = behind.get("average_value", 0.0)
-    scores = {
-        key: Score(("a",), {"osr": value, "tau_w": tau, "o2b": behind[key] - reference, "o2o": behind[key]})
-        for key, value in osr.items()
-    }
+    scores = {}
+    for key, value in osr.items():
+        figures = {"osr": value, "tau_w": tau, "o2b": behind[key] - reference, "o2o": behind[key]}
+        scores[key] = Score(("a",), figures)
     losses = {"a": 1.0, "b": 2.0, "c": 3.0}
     chances = {"a": 0.5, "b": 0.3, "c": 0.2}
     return Fold(dataset, 3, ("a",), scores, losses, chances, {"a": 1.5, "b": 2.0, "c": 2.5})
@@ -25,7 +25,7 @@ def fold_of(dataset: str, osr: Mapping[str, float], *, tau: float = 0.5, o2o: fl
 
 @pytest.fixture
 def outcome() -> Callable[..., Outcome]:
-    """Makes an outcome from the OSR of each method in each fold: `outcome(method=[1, 0], random=[.5, .5])`."""
+    """Makes an outcome from the OSR of each method in each fold: `outcome(method=[1, 0])`."""
 
     def make(tau: float = 0.5, **osr: list[float]) -> Outcome:
         count = len(next(iter(osr.values())))

@@ -80,7 +80,7 @@ def test_views_scale_by_the_range_of_values_and_tell_what_could_not_be_read(outc
     known = (View("metric:kid", "kid", "kid"), View("", "fid", "fid", "by several extractors"))
     table = views(
         known,
-        {("metric:kid", 0): outcome(method=[0.0] * 4, average_rank=[1.0] * 4)},
+        {(PAPER, "metric:kid", 0): outcome(method=[0.0] * 4, average_rank=[1.0] * 4)},
         {"metric:kid": snapshot},
         "table5",
     )

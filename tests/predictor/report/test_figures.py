@@ -8,7 +8,7 @@ import xml.etree.ElementTree as ElementTree
 import numpy as np
 
 from predictor.report.comparisons import selection
-from predictor.report.figures import INK, before_and_after, heatmap, intervals, reliability
+from predictor.report.figures import INK, before_and_after, heatmap, intervals
 from predictor.report.measurements import Landscape
 
 HOSTILE = '<script>alert(1)</script> $x_1$ & "id" id="q" ' + INK
@@ -63,5 +63,3 @@ def test_what_has_no_data_has_no_drawing(outcome):
     nothing = Landscape(**{**vars(study), "initial": np.full(study.values.shape, np.nan)})
     assert before_and_after(nothing) is None
     assert intervals("x", selection({("paper", 0): outcome(method=[])})) is None
-    assert reliability([(0.5, 0.5, 0)], "m") is None
-    assert reliability([(0.1, 0.2, 3), (0.9, 0.8, 1)], "m").startswith("<svg")

@@ -25,18 +25,14 @@ def snapshot(rows: list[tuple[str, str, float, float]], larger_is_better: bool =
 
 
 def test_landscape_orders_models_and_shares_ties():
-    study = landscape(
-        snapshot(
-            [
-                ("a", "x", 1.0, 2.0),
-                ("a", "y", 5.0, NAN),
-                ("b", "x", 3.0, 9.0),
-                ("b", "y", 5.0, 4.0),
-                ("c", "x", 2.0, 1.0),
-            ],
-            larger_is_better=True,
-        )  # fmt: skip
-    )
+    rows = [
+        ("a", "x", 1.0, 2.0),
+        ("a", "y", 5.0, NAN),
+        ("b", "x", 3.0, 9.0),
+        ("b", "y", 5.0, 4.0),
+        ("c", "x", 2.0, 1.0),
+    ]
+    study = landscape(snapshot(rows, larger_is_better=True))
     assert study.models == ("b", "c", "a")
     assert study.wins == {"b": 1.5, "c": 0, "a": 0.5}
     assert study.best.tolist() == [[True, True], [False, False], [False, True]]

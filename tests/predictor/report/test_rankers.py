@@ -1,4 +1,4 @@
-"""The rankers that are compared with: they learn, repeat themselves, and know nothing of classes never seen."""
+"""The rankers that are compared with learn, repeat themselves, and know no classes that no row has."""
 
 from __future__ import annotations
 

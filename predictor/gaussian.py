@@ -1,0 +1,362 @@
+"""Ranking by a Gaussian process over datasets: a model does on a dataset as it did on those alike.
+
+The score y of model m on dataset d, smaller is better, is
+
+    y(m, d) = level(d) + standing(m) + g_m(d) + noise,
+
+where the level, in which datasets differ, tells nothing about models, the standing is how good a model is
+anywhere, and g_m is how much better it is on datasets of this kind. Of a model that was never measured, its
+features tell what standing to expect; where there are results, they tell more.
+Datasets are alike by the graph's SIMILAR edges and by their probe embeddings, mixed. Given the levels, models
+are independent of each other, so all comes out in closed form, from one small matrix for each set of datasets
+on which some models were measured. The variances and the mix are not chosen but averaged over, each choice
+weighed by how well it foretells the results of each dataset from those of the others, which is in closed form
+as well.
+
+Its order is the one of the posterior mean; the chance of being best follows from the posterior with the noise
+of a single fine-tuning. The mean is a sum over the kernels, so each part's share of it is known exactly.
+
+Source:
+    Gaussian processes and their leave-one-out predictions: Rasmussen and Williams, "Gaussian Processes for
+    Machine Learning", 2006, sections 2.2 and 5.4.2. What it learns from, the graph's two kinds of edges and
+    the features of its nodes, is that of Match & Choose, section 4; the process in place of its embedding and
+    classifier is ours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import product
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
+
+import numpy as np
+
+from predictor.errors import InvalidRows
+from predictor.features import FEATURE_SETS, FeatureSet, FeatureTable, model_features
+from predictor.kernels import embedding_kernel, similarity_kernel
+from predictor.matching import Ranked
+from predictor.ranker import summarise_normal
+from predictor.visibility import LossMatrix, check_enough, loss_matrix, without_results
+
+if TYPE_CHECKING:
+    from graphdb.models import Metric, Snapshot
+
+Scale: TypeAlias = Literal["value", "spread", "rank"]
+SCALES: tuple[str, ...] = get_args(Scale)
+GENERAL = "general"
+
+# Variance of a model's standing anywhere and of the noise, in units of that on a kind of dataset; and how
+# much of the likeness of datasets is that of their embeddings, the rest being that of their similarities.
+STANDINGS = (0.3, 1.0, 3.0)
+NOISES = (0.1, 0.3, 1.0, 3.0)
+MIXES = (0.0, 0.25, 0.5, 0.75, 1.0)
+# Ridges on the models' features, whose squared length is about the number of features.
+RIDGES = (0.1, 0.3, 1.0, 3.0, 10.0)
+FEWEST_STANDINGS = 4
+# A value further from its dataset's median than that, in robust standard deviations, counts as that far.
+FARTHEST = 4.0
+# Sweeps that take rows' and columns' means out in turn; a complete matrix needs one.
+SWEEPS = 30
+# Choices less likely than that against the likeliest are left out.
+LEAST_WEIGHT = 1e-3
+# Sets of datasets to judge choices by, and matrices to invert for the answer: some milliseconds each.
+MOST_PATTERNS = 400
+MOST_INVERSES = 5_000
+
+
+@dataclass(frozen=True)
+class GaussianConfig:
+    """What the process sees, and on which scale.
+
+    Attributes:
+        features: all, only the graph's edges ("graph"), or only what is known of the nodes ("node").
+        scale: of the scores: "value", measured values about their dataset's median, in logarithms for a
+            distance that cannot be negative; "spread", the same in units of what models differ by on that
+            dataset; "rank", normal scores of the ranks there.
+
+    Raises:
+        InvalidRows: an unknown name.
+    """
+
+    features: FeatureSet = "all"
+    scale: Scale = "value"
+
+    def __post_init__(self) -> None:
+        if self.features not in FEATURE_SETS:
+            raise InvalidRows(f"unknown features {self.features!r}: choose one of {', '.join(FEATURE_SETS)}")
+        if self.scale not in SCALES:
+            raise InvalidRows(f"unknown scale {self.scale!r}: choose one of {', '.join(SCALES)}")
+
+
+class GaussianMatcher:
+    """Ranks by a Gaussian process, see the module.
+
+    It needs no similarities: a dataset that nothing is known of gets the ranking by general standing.
+
+    Args:
+        config: what it sees.
+    """
+
+    name = "gaussian"
+    needs_similarities = False
+
+    def __init__(self, config: GaussianConfig | None = None) -> None:
+        self.config = config or GaussianConfig()
+
+    def rank(self, visible: Snapshot, datasets: Sequence[str], *, explain: bool = False) -> dict[str, Ranked]:
+        """See `predictor.matching.Matcher.rank`."""
+        visible = without_results(visible, datasets)
+        check_enough(visible)
+        matrix = comparable(loss_matrix(visible))
+        kernels = dataset_kernels(visible, self.config.features)
+        table = None if self.config.features == "graph" else model_features(visible.models)
+        place = {dataset.id: index for index, dataset in enumerate(visible.datasets)}
+        known = np.array([place[dataset] for dataset in matrix.datasets])
+        process = _Process(scores(matrix, visible.metric, self.config.scale), known, kernels, table)
+        ranked = {}
+        for dataset in datasets:
+            mean, std, parts = process.predict(place[dataset])
+            # In standard deviations of what is not known, positive for the better.
+            lifts = -np.column_stack(list(parts.values())) / std.mean() if explain else None
+            if lifts is not None:
+                lifts -= lifts.mean(axis=0)
+            prediction = summarise_normal(mean, std)
+            ranked[dataset] = Ranked(matrix.models, prediction, tuple(parts), lifts)
+        return ranked
+
+    def describe(self) -> dict[str, Any]:
+        """See `predictor.matching.Matcher.describe`."""
+        return {
+            "process": {
+                **asdict(self.config),
+                "standings": STANDINGS,
+                "noises": NOISES,
+                "mixes": MIXES,
+                "ridges": RIDGES,
+            }
+        }
+
+
+def dataset_kernels(snapshot: Snapshot, features: FeatureSet) -> dict[str, np.ndarray]:
+    """The kernels by which datasets are alike, by the part of the input that they come from.
+
+    Args:
+        snapshot: the graph.
+        features: see `GaussianConfig`.
+
+    Returns:
+        "graph", of the similarities, and "dataset", of embeddings, as far as asked for and known; each
+        float64, (n_datasets, n_datasets).
+    """
+    kernels = {}
+    if features != "node" and len(snapshot.similar):
+        kernels["graph"] = similarity_kernel(snapshot)
+    if features != "graph" and (own := embedding_kernel(snapshot)) is not None:
+        kernels["dataset"] = own
+    return kernels
+
+
+def comparable(matrix: LossMatrix) -> LossMatrix:
+    """The results on datasets with two measured models: a single one says nothing of its model."""
+    columns = np.flatnonzero((~np.isnan(matrix.losses)).sum(axis=0) >= 2)
+    datasets = tuple(matrix.datasets[column] for column in columns)
+    return LossMatrix(matrix.models, datasets, matrix.losses[:, columns])
+
+
+def scores(matrix: LossMatrix, metric: Metric, scale: Scale) -> np.ndarray:
+    """Losses on a scale on which those of different datasets compare.
+
+    Args:
+        matrix: the losses.
+        metric: what they were measured by. Values of a metric that is smaller for the better and cannot be
+            negative are compared by their ratios, as long as all are above 0; others, such as accuracies or
+            unbiased estimates of a distance, by their differences.
+        scale: see `GaussianConfig`.
+
+    Returns:
+        float64, (n_models, n_datasets), NaN where not measured.
+    """
+    from scipy.stats import norm
+
+    if scale == "rank":
+        return norm.ppf(matrix.scaled_ranks())
+    values = matrix.losses
+    distance = not metric.larger_is_better and metric.minimum is not None and metric.minimum >= 0
+    if distance and np.nanmin(values) > 0:
+        values = np.log(values)
+    values = values - np.nanmedian(values, axis=0)
+    # 1.4826 median absolute deviations are a standard deviation of normal values.
+    spread = 1.4826 * np.nanmedian(np.abs(values), axis=0)
+    usual = np.median(spread[spread > 0]) if (spread > 0).any() else (np.nanmax(np.abs(values)) or 1.0)
+    spread = np.where(spread > 0, spread, usual)
+    values = np.clip(values, -FARTHEST * np.maximum(spread, usual), FARTHEST * np.maximum(spread, usual))
+    return values / (spread if scale == "spread" else usual)
+
+
+def without_levels(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Values without what is common to their column, and the rows' effects.
+
+    Fits value(m, d) = effect(m) + level(d) by least squares, so that a dataset on which only good models were
+    measured does not look like an easy one.
+
+    Args:
+        values: float64, (n_models, n_datasets), NaN where not measured.
+
+    Returns:
+        The values without levels, of the same shape, and the effects, (n_models,), NaN for a row of gaps.
+    """
+    known = ~np.isnan(values)
+    filled = np.where(known, values, 0.0)
+    per_row, per_column = np.maximum(known.sum(axis=1), 1), np.maximum(known.sum(axis=0), 1)
+    effects, levels = np.zeros(len(values)), np.zeros(values.shape[1])
+    for _ in range(1 if known.all() else SWEEPS):
+        levels = (filled - known * effects[:, None]).sum(axis=0) / per_column
+        effects = (filled - known * levels).sum(axis=1) / per_row
+    return values - levels, np.where(known.any(axis=1), effects, np.nan)
+
+
+@dataclass(frozen=True)
+class _Choice:
+    """Variances of a process, in units of that of g, and the mix of its kernels."""
+
+    standing: float
+    noise: float
+    mix: Mapping[str, float]
+
+
+class _Process:
+    """The process, having learned from scores on one scale."""
+
+    def __init__(
+        self,
+        values: np.ndarray,
+        known: np.ndarray,
+        kernels: Mapping[str, np.ndarray],
+        table: FeatureTable | None,
+    ) -> None:
+        self._known, self._kernels = known, kernels
+        residuals, effects = without_levels(values)
+        self._residuals = residuals - np.nanmean(effects)
+        self._expected = feature_standings(table, effects)
+        self._patterns = _patterns(~np.isnan(values))
+        # Each level was fitted to the results, so that they lie nearer to it than they should.
+        results, levels = int((~np.isnan(values)).sum()), values.shape[1]
+        self._freedom = (results - levels) / results
+        self._weighed = self._likely()
+
+    def _choices(self) -> list[_Choice]:
+        mixes: list[dict[str, float]] = [dict.fromkeys(self._kernels, 1.0)]
+        if len(self._kernels) == 2:
+            mixes = [{"graph": 1 - mix, "dataset": mix} for mix in MIXES]
+        return [_Choice(*chosen) for chosen in product(STANDINGS, NOISES, mixes)]
+
+    def _covariance(self, choice: _Choice, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+        """Of the scores of one model without the noise, between datasets by number."""
+        total = np.full((len(rows), len(columns)), choice.standing)
+        for part, share in choice.mix.items():
+            total += share * self._kernels[part][np.ix_(rows, columns)]
+        return total
+
+    def _inverse(self, choice: _Choice, columns: np.ndarray) -> np.ndarray:
+        own = self._known[columns]
+        return np.linalg.inv(self._covariance(choice, own, own) + choice.noise * np.eye(len(own)))
+
+    def _likely(self) -> list[tuple[_Choice, float, float]]:
+        """The likelier choices with their weights and the variance of g."""
+        step = max(1, len(self._patterns) // MOST_PATTERNS)
+        outcomes = []
+        for choice in self._choices():
+            squares = logarithms = count = 0.0
+            for rows, columns in self._patterns[::step]:
+                inverse = self._inverse(choice, columns)
+                precision = np.diag(inverse)
+                # Each dataset's score as foretold from the others, against what it was.
+                errors = self._residuals[np.ix_(rows, columns)] @ inverse / precision
+                squares += (errors**2 * precision).sum()
+                logarithms -= len(rows) * np.log(precision).sum()
+                count += errors.size
+            variance = max(squares / count / self._freedom, np.finfo(float).tiny)
+            outcomes.append((choice, -0.5 * (count * np.log(variance) + logarithms), variance))
+        best = max(likelihood for _, likelihood, _ in outcomes)
+        likely = [
+            (c, np.exp(value - best), v) for c, value, v in outcomes if np.exp(value - best) > LEAST_WEIGHT
+        ]
+        likely.sort(key=lambda one: -one[1])
+        likely = likely[: max(1, MOST_INVERSES // len(self._patterns))]
+        total = sum(weight for _, weight, _ in likely)
+        return [(choice, weight / total, variance) for choice, weight, variance in likely]
+
+    def predict(self, target: int) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
+        """Mean and deviation of all models' scores on a dataset, and what the mean is the sum of."""
+        n_models = len(self._residuals)
+        parts = {name: np.zeros(n_models) for name in (GENERAL, *self._kernels)}
+        square = np.zeros(n_models)
+        at = np.array([target])
+        for choice, weight, variance in self._weighed:
+            prior = choice.noise + self._covariance(choice, at, at)[0, 0]
+            means, variances = np.zeros(n_models), np.full(n_models, prior)
+            for rows, columns in self._patterns:
+                inverse = self._inverse(choice, columns)
+                learned = self._residuals[np.ix_(rows, columns)] @ inverse
+                own = self._known[columns]
+                shares = {GENERAL: learned.sum(axis=1) * choice.standing}
+                for part, share in choice.mix.items():
+                    shares[part] = share * learned @ self._kernels[part][own, target]
+                for part, values in shares.items():
+                    parts[part][rows] += weight * values
+                    means[rows] += values
+                across = self._covariance(choice, at, own)[0]
+                variances[rows] -= across @ inverse @ across
+            square += weight * (variance * np.maximum(variances, choice.noise) + means**2)
+        mean = sum(parts.values())
+        std = np.sqrt(np.maximum(square - mean**2, 1e-12))
+        parts |= self._expected
+        return sum(parts.values()), std, parts
+
+
+def feature_standings(table: FeatureTable | None, effects: np.ndarray) -> dict[str, np.ndarray]:
+    """What features make expect of the models that were never measured, by `model:<attribute>`.
+
+    A ridge regression of the others' standings on their features, whose strength is the one that foretells
+    left-out models best; nothing where no strength does better than the mean.
+
+    Args:
+        table: features of all models, in their order; None to expect nothing.
+        effects: float64, (n_models,), the models' standings; NaN where not known.
+
+    Returns:
+        For each attribute its part in what is expected beside the standings' mean, (n_models,); 0 for a model
+        whose standing is known, as its results tell more.
+    """
+    known = ~np.isnan(effects)
+    if table is None or not table.columns or known.all() or known.sum() < FEWEST_STANDINGS:
+        return {}
+    centre = table.values[known].mean(axis=0)
+    points = (table.values - centre) / np.sqrt(len(table.columns))
+    standings = effects[known] - effects[known].mean()
+    left, values, right = np.linalg.svd(points[known], full_matrices=False)
+    best, coefficients = (standings**2).mean() * (len(standings) / (len(standings) - 1)) ** 2, None
+    for ridge in RIDGES:
+        shrunk = values**2 / (values**2 + ridge)
+        leverage = 1 / len(standings) + (left**2) @ shrunk
+        errors = (standings - left @ (shrunk * (left.T @ standings))) / np.maximum(1 - leverage, 1e-9)
+        if (errors**2).mean() < best:
+            best = (errors**2).mean()
+            coefficients = right.T @ (values / (values**2 + ridge) * (left.T @ standings))
+    if coefficients is None:
+        return {}
+    columns = np.where(known[:, None], 0.0, points * coefficients)
+    attributes = np.array(table.attributes)
+    return {
+        f"model:{name}": columns[:, attributes == name].sum(axis=1) for name in sorted(set(table.attributes))
+    }
+
+
+def _patterns(measured: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
+    """The models that were measured on the same datasets, with these: numbers of rows and of columns."""
+    packed: dict[bytes, list[int]] = {}
+    for row, own in enumerate(measured):
+        if own.any():
+            packed.setdefault(own.tobytes(), []).append(row)
+    return [(np.array(rows), np.flatnonzero(measured[rows[0]])) for rows in packed.values()]

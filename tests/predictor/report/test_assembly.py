@@ -1,0 +1,148 @@
+"""A whole report on a graph that lacks much: every part is there or says why not."""
+
+from __future__ import annotations
+
+import csv
+import json
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+import predictor.report.comparisons as comparisons
+import predictor.report.variants as variants
+from graphdb.models import Dataset, Model
+from predictor.errors import InvalidRows, NotEnoughResults
+from predictor.report.assembly import STUDIES, Plan, make_report
+from predictor.report.sources import Replicate, Sources, View
+from predictor.report.variants import MAIN_VIEW
+from predictor.report_cli import STUDIES as OFFERED
+
+HOSTILE = '<img src=x onerror="alert(1)">'
+# Elements that end where they begin.
+VOID = {"meta", "br", "img", "link", "input"}
+
+
+class Checker(HTMLParser):
+    """Checks that elements nest, and gathers their names, references and texts."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.names: set[str] = set()
+        self.targets: set[str] = set()
+        self.links: set[str] = set()
+        self.texts: list[str] = []
+
+    def handle_starttag(self, tag, attributes):
+        self.names.add(tag)
+        known = dict(attributes)
+        if tag == "section":
+            self.targets.add(known["id"])
+        if tag == "a":
+            self.links.add(known["href"].removeprefix("#"))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attributes):  # noqa: ARG002
+        self.names.add(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.texts.append(data)
+
+
+def renamed(snapshot):
+    """The zoo with ids that would run a script, were they not escaped."""
+    ids = {snapshot.models[0].id: HOSTILE, snapshot.datasets[0].id: HOSTILE + "$d$"}
+
+    def new(identifier: str) -> str:
+        return ids.get(identifier, identifier)
+
+    performs = snapshot.performs.assign(
+        model=snapshot.performs["model"].map(new), dataset=snapshot.performs["dataset"].map(new)
+    )
+    similar = snapshot.similar.assign(dataset=snapshot.similar["dataset"].map(new))
+    return replace(
+        snapshot,
+        models=tuple(sorted((Model(new(m.id), m.properties) for m in snapshot.models), key=lambda m: m.id)),
+        datasets=tuple(
+            sorted((Dataset(new(d.id), d.properties) for d in snapshot.datasets), key=lambda d: d.id)
+        ),
+        performs=performs,
+        similar=similar,
+    )
+
+
+def sources(snapshot, replicates: tuple[Replicate, ...] = ()) -> Sources:
+    view = View(MAIN_VIEW, "clip_fid", "clip_fid")
+    return Sources({MAIN_VIEW: snapshot}, (view,), (view,), replicates)
+
+
+def test_a_report_without_similarities_initial_values_or_replicates(zoo, tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(comparisons, "REMOVED", (0.0, 0.5))
+    snapshot = renamed(zoo(4, 3))
+    snapshot = replace(snapshot, similar=snapshot.similar.iloc[:0], similarity=None)
+    plan = Plan(seeds=1, embedder="node2vec+", jobs=1, command='matchgraph report --out "<out>"')
+    report = make_report(sources(snapshot), plan, tmp_path)
+
+    page = report.page.read_text(encoding="utf-8")
+    checker = Checker()
+    checker.feed(page)
+    assert not checker.open
+    assert checker.targets == {*STUDIES, "made"} == checker.links
+    assert not checker.names & {"script", "img", "link", "iframe"}
+    assert any(HOSTILE in text for text in checker.texts)
+    said = {key: study["says"] for key, study in report.content["studies"].items()}
+    assert "No two datasets were compared" in said["inputs"]
+    assert "No measurement was repeated" in said["noise"]
+    assert said["metrics"].startswith("The graph has results by one metric only")
+    assert "of 4 held-out datasets" in said["selection"]
+
+    content = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))
+    assert set(content["studies"]) == set(STUDIES)
+    rows = {row["key"]: row for row in content["studies"]["selection"]["data"]["rows"]}
+    assert rows["initial"]["note"] == "no values from before fine-tuning are recorded"
+    assert rows["neighbours"]["note"] == "no two datasets were compared"
+    with (tmp_path / "table3-selection.csv").open(newline="", encoding="utf-8") as file:
+        table = {row["key"]: row for row in csv.DictReader(file)}
+    assert float(table["paper"]["osr"]) == rows["paper"]["figures"]["osr"]["mean"]
+    assert table["paper"]["paper_osr"] == "0.613"
+    with (tmp_path / "fig3-results.csv").open(newline="", encoding="utf-8") as file:
+        assert len(list(csv.DictReader(file))) == 12
+
+    # A second time everything is taken from what was kept, and comes out the same.
+    monkeypatch.setattr(variants, "evaluate_fold", lambda *_, **__: pytest.fail("computed again"))
+    make_report(sources(snapshot), plan, tmp_path)
+    assert report.page.read_text(encoding="utf-8") == page
+
+
+def test_only_what_is_asked_for_is_computed(zoo, tmp_path: Path):
+    snapshot = zoo(4, 3)
+    again = tuple(Replicate(m.id, "d00", "7", 20.0 + i) for i, m in enumerate(snapshot.models))
+    plan = Plan(only=("noise", "landscape"), embedder="node2vec+")
+    report = make_report(sources(snapshot, again), plan, tmp_path)
+    assert set(report.content["studies"]) == {"landscape", "noise"}
+    assert report.content["studies"]["noise"]["data"]["pairs"] == 3
+    assert not list(tmp_path.glob("kept/*.jsonl"))
+
+
+def test_too_few_datasets_are_a_clear_error(zoo, tmp_path: Path):
+    with pytest.raises(NotEnoughResults, match=r"at least 3 datasets .* the graph has 2"):
+        make_report(sources(zoo(2, 3)), Plan(), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_plan_refuses_what_it_does_not_know():
+    with pytest.raises(InvalidRows, match="unknown study 'tables'"):
+        Plan(only=("tables",))
+    with pytest.raises(InvalidRows, match="got 0 and 2"):
+        Plan(seeds=0)
+    assert [len(Plan(seeds=n).few) for n in (1, 3, 4, 9)] == [1, 1, 2, 3]
+
+
+def test_the_command_offers_all_studies():
+    assert tuple(STUDIES) == OFFERED

@@ -1,0 +1,229 @@
+"""Chances of being best: whether they are what they say, how they are mended, and sets that hold the best."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from predictor.calibration import (
+    Calibration,
+    conformal_coverage,
+    cross_calibrated,
+    expected_calibration_error,
+    fit_calibration,
+    prediction_set,
+    reliability,
+)
+from predictor.errors import InvalidRows, NotEnoughResults
+from predictor.evaluation import Fold
+
+MODELS = tuple("abcdefgh")
+
+
+def fold(
+    p_best: dict[str, float], best: tuple[str, ...], measured: str | None = None, name: str = "d"
+) -> Fold:
+    losses = {model: 0.0 if model in best else 1.0 for model in measured or p_best}
+    return Fold(name, len(losses), best, {}, losses=losses, p_best=p_best, expected_rank={})
+
+
+def drawn_folds(
+    count: int,
+    seed: int,
+    *,
+    said: Callable[[np.ndarray], np.ndarray] = lambda truth: truth,
+    spread: float = 0.4,
+) -> list[Fold]:
+    """Datasets whose best model is drawn by true chances, of which the method says something."""
+    rng = np.random.default_rng(seed)
+    folds = []
+    for number in range(count):
+        truth = rng.dirichlet(np.full(len(MODELS), spread))
+        best = MODELS[rng.choice(len(MODELS), p=truth)]
+        chances = said(truth)
+        folds.append(
+            fold(
+                dict(zip(MODELS, (chances / chances.sum()).tolist(), strict=True)), (best,), name=f"d{number}"
+            )
+        )
+    return folds
+
+
+def too_sure(truth: np.ndarray) -> np.ndarray:
+    return np.maximum(truth, 1e-9) ** 3
+
+
+def too_vague(truth: np.ndarray) -> np.ndarray:
+    return np.maximum(truth, 1e-9) ** 0.3
+
+
+class TestReliability:
+    def test_by_hand(self):
+        folds = [fold({"a": 0.9, "b": 0.1}, ("a",)), fold({"a": 0.8, "b": 0.2}, ("a",))]
+        folds += [fold({"a": 0.7, "b": 0.3}, ("b",)), fold({"a": 0.6, "b": 0.4}, ("a", "b"))]
+        low, high = reliability(folds, bins=2)
+        assert (low.low, low.high, low.pairs) == (0.1, 0.4, 4)
+        assert (low.predicted, high.predicted) == pytest.approx((0.25, 0.75))
+        # The tie counts half for each.
+        assert (low.observed, high.observed) == (1.5 / 4, 2.5 / 4)
+        assert low.observed_low <= low.observed <= low.observed_high
+        error = expected_calibration_error(folds, bins=2)
+        assert error.mean == pytest.approx((4 * 0.125 + 4 * 0.125) / 8)
+        assert error.folds == 4
+
+    def test_only_measured_models_count_and_share_the_chance(self):
+        (only,) = reliability([fold({"a": 0.5, "b": 0.3, "c": 0.2}, ("b",), "bc")], bins=1)
+        assert (only.low, only.high, only.pairs) == pytest.approx((0.4, 0.6, 2))
+
+    def test_the_most_likely_models_only(self):
+        folds = drawn_folds(40, 0)
+        tops = [max(own.p_best.values()) for own in folds]
+        curve = reliability(folds, only_top=True, bins=4)
+        assert sum(each.pairs for each in curve) == 40
+        assert (curve[0].low, curve[-1].high) == pytest.approx((min(tops), max(tops)))
+        hits = [max(own.p_best, key=own.p_best.get) in own.best for own in folds]
+        assert sum(each.observed * each.pairs for each in curve) == pytest.approx(sum(hits))
+
+    def test_equal_chances_share_a_bin(self):
+        folds = [fold(dict.fromkeys(MODELS, 1 / 8), ("a",)) for _ in range(20)]
+        (only,) = reliability(folds)
+        assert (only.pairs, only.observed) == (160, 1 / 8)
+        assert expected_calibration_error(folds).mean == pytest.approx(0)
+
+    def test_true_chances_have_a_small_error_and_wrong_ones_a_large_one(self):
+        honest = expected_calibration_error(drawn_folds(400, 1))
+        assert honest.mean < 0.02
+        assert honest.low <= honest.mean
+        for said in (too_sure, too_vague):
+            assert expected_calibration_error(drawn_folds(400, 1, said=said)).low > honest.high
+
+    def test_refuses_what_gives_no_curve(self):
+        with pytest.raises(NotEnoughResults, match="no fold"):
+            reliability([])
+        with pytest.raises(InvalidRows, match="at least 1 bin"):
+            reliability(drawn_folds(3, 0), bins=0)
+
+
+class TestCalibration:
+    @pytest.mark.parametrize(("said", "temperature"), [(too_sure, 3.0), (too_vague, 0.3)])
+    def test_the_temperature_that_was_wrong_is_found(self, said, temperature):
+        found = fit_calibration(drawn_folds(150, 2, said=said))
+        assert found.mending == "temperature"
+        assert found.temperature == pytest.approx(temperature, rel=0.25)
+
+    def test_the_mended_chances_are_right_on_datasets_that_taught_nothing(self):
+        folds = drawn_folds(40, 3, said=too_sure)
+        before, after = (expected_calibration_error(own).mean for own in (folds, cross_calibrated(folds)))
+        assert after < 0.7 * before
+
+    def test_right_chances_are_hardly_touched(self):
+        folds = drawn_folds(200, 4)
+        found = fit_calibration(folds)
+        chances = np.array([0.6, 0.3, 0.1])
+        assert found.apply(chances) == pytest.approx(chances, abs=0.05)
+
+    def test_a_bend_that_no_temperature_mends(self):
+        # Whatever is likelier than 0.4 is said to be sure.
+        folds = drawn_folds(150, 5, said=lambda truth: np.where(truth > 0.4, 1e4, truth), spread=0.6)
+        found = fit_calibration(folds)
+        assert found.mending == "isotonic"
+        mended = found.apply(np.array([0.999, 0.001]))
+        assert 0.4 < mended[0] < 0.95
+
+    def test_a_fold_has_no_part_in_its_own_mending(self):
+        folds = drawn_folds(12, 6)
+        other = fold(folds[0].p_best, (min(folds[0].p_best, key=folds[0].p_best.get),))
+        assert cross_calibrated([other, *folds[1:]])[0].p_best == cross_calibrated(folds)[0].p_best
+        assert cross_calibrated([other, *folds[1:]])[1].p_best != cross_calibrated(folds)[1].p_best
+
+    @pytest.mark.parametrize(
+        "calibration",
+        [
+            Calibration(),
+            Calibration("temperature", 2.5),
+            Calibration("isotonic", line=((0.0, 0.0), (0.5, 0.9))),
+        ],
+    )
+    def test_chances_stay_chances_in_their_order(self, calibration):
+        mended = calibration.apply(np.array([0.0, 0.5, 0.3, 0.2]))
+        assert mended.sum() == pytest.approx(1)
+        assert mended[0] <= mended[3] < mended[2] < mended[1]
+        assert np.isfinite(mended).all()
+
+    def test_what_was_sure_and_failed_is_no_longer_sure(self):
+        sure = {"a": 1.0, "b": 0.0}
+        folds = [*[fold(sure, ("b",))] * 2, *[fold(sure, ("a",))] * 18]
+        assert fit_calibration(folds).apply(np.array([1.0, 0.0]))[0] == pytest.approx(0.9, abs=0.03)
+
+    def test_too_few_folds_mend_nothing(self):
+        assert fit_calibration(drawn_folds(1, 0, said=too_sure)) == Calibration()
+
+
+class TestPredictionSet:
+    def test_by_hand(self):
+        # The chances of the best ones are 0.1 .. 0.9; of 9 folds, 0.8 takes the 8th largest.
+        folds = [fold({"a": c / 10, "b": 1 - c / 10}, ("a",)) for c in range(1, 10)]
+        chosen = prediction_set({"a": 0.5, "b": 0.2, "c": 0.2, "d": 0.1}, folds, 0.8)
+        assert (chosen.models, chosen.least_chance) == (("a", "b", "c"), 0.2)
+        assert (chosen.folds, chosen.attainable, chosen.reason) == (9, 0.9, None)
+        assert prediction_set({"a": 0.5, "b": 0.2, "d": 0.1}, folds, 0.9).models == ("a", "b", "d")
+        assert prediction_set({"a": 0.5, "b": 0.4, "d": 0.1}, folds, 0.5).models == ("a",)
+
+    def test_more_confidence_than_folds_allow_gives_all_models_and_says_why(self):
+        chosen = prediction_set({"a": 1.0, "b": 0.0}, drawn_folds(32, 0), 0.99)
+        assert chosen.models == ("a", "b")
+        assert chosen.reason == (
+            "32 other datasets with results allow no confidence above 97.0%, so all 2 models are in the set; "
+            "0.99 needs 99"
+        )
+        assert prediction_set({"a": 1.0, "b": 0.0}, drawn_folds(32, 0), 0.9).reason is None
+        assert prediction_set({"a": 1.0}, [], 0.5).attainable == 0
+
+    def test_it_is_never_empty(self):
+        folds = [fold({"a": 0.95, "b": 0.05}, ("a",))] * 9
+        assert prediction_set({"a": 0.4, "b": 0.35, "c": 0.25}, folds, 0.5).models == ("a",)
+
+    def test_any_of_several_best_models_will_do(self):
+        folds = [fold({"a": 0.7, "b": 0.2, "c": 0.1}, ("a", "c"))] * 9
+        assert prediction_set({"a": 0.6, "b": 0.3, "c": 0.1}, folds, 0.5).models == ("a",)
+
+    @pytest.mark.parametrize("confidence", [0.0, 1.0, -1.0, 2.0])
+    def test_refuses_what_is_no_confidence(self, confidence):
+        with pytest.raises(InvalidRows, match="above 0 and below 1"):
+            prediction_set({"a": 1.0}, [], confidence)
+
+
+class TestCoverage:
+    @pytest.mark.parametrize(
+        "said", [lambda truth: truth, too_sure, too_vague], ids=["right", "sure", "vague"]
+    )
+    @pytest.mark.parametrize("confidence", [0.5, 0.8, 0.9])
+    def test_holds_on_datasets_like_those_it_was_learned_from(self, said, confidence):
+        hits, sizes = [], []
+        for seed in range(300):
+            *known, asked = drawn_folds(20, seed, said=said)
+            chosen = prediction_set(asked.p_best, known, confidence)
+            hits.append(asked.best[0] in chosen.models)
+            sizes.append(len(chosen.models))
+        # Three standard deviations of a mean of 300 draws.
+        assert np.mean(hits) >= confidence - 3 * np.sqrt(confidence * (1 - confidence) / 300)
+        assert np.mean(sizes) < 0.75 * len(MODELS)
+
+    def test_is_measured_on_folds_that_taught_nothing(self):
+        # One best model was thought all but impossible; a set that had learned from it would hold it.
+        folds = [fold({"a": 0.9, "b": 0.09, "c": 0.01}, ("a",))] * 18 + [
+            fold({"a": 0.9, "b": 0.09, "c": 0.01}, ("c",))
+        ]
+        measured = conformal_coverage(folds, 0.9)
+        assert measured.coverage.mean == pytest.approx(18 / 19)
+        assert measured.coverage.folds == 19
+        assert measured.attainable == pytest.approx(18 / 19)
+        # Only the set for that dataset knows of no such miss.
+        assert measured.size.mean == pytest.approx((18 * 3 + 1) / 19)
+        assert conformal_coverage(folds, 0.99).size.mean == 3
+
+    def test_needs_a_fold(self):
+        with pytest.raises(NotEnoughResults, match="no fold"):
+            conformal_coverage([], 0.9)
