@@ -1,4 +1,4 @@
-"""The shipped records: whole, consistent with the shipped zoo, and what comes out when they are measured anew."""
+"""The shipped records: whole, of the shipped zoo, and what comes out when they are measured anew."""
 
 from __future__ import annotations
 
@@ -92,11 +92,9 @@ def invoke(settings: Any) -> Any:
     return invoke
 
 
-@pytest.mark.skipif(not (RECORDS / "runs.csv").is_file(), reason="needs the records")
+@pytest.mark.usefixtures("graph")
 @pytest.mark.parametrize("recorded", drawn_pairs(), ids=lambda row: f"{row['model']}-{row['dataset']}")
-def test_a_run_done_again_gives_its_record(
-    recorded: dict[str, str], graph: Any, invoke: Any, tmp_path: Path
-) -> None:
+def test_a_run_done_again_gives_its_record(recorded: dict[str, str], invoke: Any, tmp_path: Path) -> None:
     model, dataset = recorded["model"], recorded["dataset"]
     config = json.loads(recorded["config"])
     metrics = [word for name in config["metrics"] for word in ("--metric", name)]
