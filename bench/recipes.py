@@ -382,12 +382,14 @@ def main(
             for number in range(first_seed, first_seed + zoos)
         }
     outcome = compare(graphs, minutes, groups, every, seed, only)
-    options = click.get_current_context().params
+    given = {"records": "FOLDER", "home": "HOME"}
     words = [
-        f"--{key.replace('_', '-')} {value}" for key, value in options.items() if value and key != "only"
+        f"--{key.replace('_', '-')} {given.get(key, value)}"
+        for key, value in click.get_current_context().params.items()
+        if value is not None and key not in ("only", "note")
     ]
     result = {
-        "command": " ".join(["python -m bench.recipes", *words, *(f"--only '{one}'" for one in only)]),
+        "command": " ".join(["python -m bench.recipes", *words, *(f'--only "{one}"' for one in only)]),
         "machine": {
             "cpus": os.cpu_count(),
             "system": platform.system(),
