@@ -279,9 +279,9 @@ def calibration_section(studies: Sequence[Chances]) -> Section:
         "Can the chances be trusted?",
         "",
         f"{lead}.",
-        "Expected calibration error: mean distance of the predicted chance from how often it came true; few "
-        "datasets leave it above 0 for perfect chances too. Mended chances, and the sets of predict "
-        "--confidence (conformal), are learned from all other datasets and judged on the one left out. "
+        "Expected calibration error: mean distance of the predicted chance from how often it came true; "
+        "few datasets leave it above 0 for perfect chances too. Mended chances, and the sets of `predict "
+        "--confidence` (conformal), are learned from all other datasets and judged on the one left out. "
         f"{INTERVALS}.",
         also=also,
         drawings=(Drawing(figures.reliability(first), caption),),
