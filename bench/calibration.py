@@ -133,6 +133,9 @@ def main(
         click.echo(f"zoo {number + 1} of {len(snapshots)}: {time.perf_counter() - began:.0f} s", err=True)
     result = {
         "name": name,
+        "command": f"python -m bench.calibration --zoos {zoos} --first-seed {first_seed}"
+        if records is None
+        else f"python -m bench.calibration --records FOLDER --metric {metric} --name {name}",
         "seeds": seeds,
         "recipe": {"name": recipe, **build_recipe(recipe).describe()},
         "machine": {
