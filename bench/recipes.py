@@ -234,7 +234,7 @@ def summarised(rows: Sequence[Mapping[str, Mapping[str, float]]], seconds: Mappi
                 row[f"against {reference}"] = {
                     key: {
                         "difference": round(float(np.nanmean(values(name, key) - values(reference, key))), 4),
-                        "p": round(paired_p_value(values(name, key), values(reference, key)), 4),
+                        "p": round(paired_p_value(values(name, key), values(reference, key)), 5),
                     }
                     for key in ("osr", "tau_w")
                 }
