@@ -12,17 +12,15 @@ models and 32 datasets, or on a folder of records:
 from __future__ import annotations
 
 import json
-import os
-import platform
 import time
 from dataclasses import asdict, replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import click
 import numpy as np
 
+from bench.provenance import provenance
 from bench.recipes import read_records
 from bench.zoos import measured_zoo
 from predictor.calibration import (
@@ -138,13 +136,7 @@ def main(
         else f"python -m bench.calibration --records FOLDER --metric {metric} --name {name}",
         "seeds": seeds,
         "recipe": {"name": recipe, **build_recipe(recipe).describe()},
-        "machine": {
-            "cpus": os.cpu_count(),
-            "system": platform.system(),
-            "python": platform.python_version(),
-            "note": note,
-        },
-        "versions": {package: version(package) for package in PACKAGES},
+        **provenance(PACKAGES, note),
         **summary(said, mended, sets),
     }
     click.echo(

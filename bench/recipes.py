@@ -19,13 +19,10 @@ cost nothing. The default recipe is one line of `predictor/recipes.py`.
 from __future__ import annotations
 
 import json
-import os
-import platform
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,6 +38,7 @@ from bench.candidates import (
     RowsMatcher,
     pooled,
 )
+from bench.provenance import provenance
 from bench.zoos import PROCESSES, measured_zoo
 from graphdb.embedding import Node2VecConfig
 from graphdb.node2vecplus import Node2VecPlus
@@ -390,13 +388,7 @@ def main(
     ]
     result = {
         "command": " ".join(["python -m bench.recipes", *words, *(f'--only "{one}"' for one in only)]),
-        "machine": {
-            "cpus": os.cpu_count(),
-            "system": platform.system(),
-            "python": platform.python_version(),
-            "note": note,
-        },
-        "versions": {package: version(package) for package in PACKAGES},
+        **provenance(PACKAGES, note),
         "walks": WALKS,
         **outcome,
     }
