@@ -21,12 +21,9 @@ node2vec in GDS and CatBoost.
 from __future__ import annotations
 
 import json
-import os
-import platform
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +32,7 @@ import numpy as np
 import pandas as pd
 
 import predictor.active
+from bench.provenance import provenance
 from graphdb.connection import Settings, connect
 from graphdb.embedding import Node2VecConfig
 from graphdb.metrics import KNOWN_METRICS
@@ -262,13 +260,7 @@ def main(
             else f"--zoos {zoos} --first-seed {first_seed} --name {name}"
         )
         + (f" --share-for-the-best {share_for_the_best}" if share_for_the_best is not None else ""),
-        "machine": {
-            "cpus": os.cpu_count(),
-            "system": platform.system(),
-            "python": platform.python_version(),
-            "note": note,
-        },
-        "versions": {package: version(package) for package in PACKAGES},
+        **provenance(PACKAGES, note),
         "source": {
             **source,
             "models": len(snapshot.models),

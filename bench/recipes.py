@@ -19,13 +19,10 @@ cost nothing. The default recipe is one line of `predictor/recipes.py`.
 from __future__ import annotations
 
 import json
-import os
-import platform
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,6 +38,7 @@ from bench.candidates import (
     RowsMatcher,
     pooled,
 )
+from bench.provenance import provenance
 from bench.zoos import PROCESSES, measured_zoo
 from graphdb.embedding import Node2VecConfig
 from graphdb.node2vecplus import Node2VecPlus
@@ -234,7 +232,7 @@ def summarised(rows: Sequence[Mapping[str, Mapping[str, float]]], seconds: Mappi
                 row[f"against {reference}"] = {
                     key: {
                         "difference": round(float(np.nanmean(values(name, key) - values(reference, key))), 4),
-                        "p": round(paired_p_value(values(name, key), values(reference, key)), 4),
+                        "p": round(paired_p_value(values(name, key), values(reference, key)), 5),
                     }
                     for key in ("osr", "tau_w")
                 }
@@ -245,24 +243,24 @@ def summarised(rows: Sequence[Mapping[str, Mapping[str, float]]], seconds: Mappi
 
 
 def read_records(folder: Path, metric: str, similarity: str | None) -> Snapshot:
-    """The graph that a folder of records would give, without a database."""
+    """The graph that a folder of records would give, without a database.
+
+    Args:
+        folder: with models.csv, datasets.csv, results.csv and similarities.csv, see `ingest.records`; several
+            values of one pair are averaged.
+        metric: of the results.
+        similarity: metric of the similarities; None for that of the results if there is one.
+    """
     import pandas as pd
 
     from graphdb.metrics import KNOWN_METRICS
-    from graphdb.models import Dataset, Metric, Model
+    from graphdb.models import Metric
     from graphdb.models import Snapshot as Graph
+    from ingest.datasets import read_dataset_table
+    from ingest.models import read_model_table
 
-    def attributes(table: pd.DataFrame, key: str) -> list[tuple[str, dict[str, Any]]]:
-        return [
-            (str(row.pop(key)), {k: v for k, v in row.items() if not pd.isna(v)})
-            for row in table.to_dict("records")
-        ]
-
-    datasets = []
-    for name, row in attributes(pd.read_csv(folder / "datasets.csv"), "dataset"):
-        vector = [row.pop(f"e{i}") for i in range(len(row)) if f"e{i}" in row]
-        datasets.append(Dataset(name, row, tuple(vector) or None))
-    models = [Model(name, row) for name, row in attributes(pd.read_csv(folder / "models.csv"), "model")]
+    models, _ = read_model_table(folder / "models.csv")
+    datasets, _ = read_dataset_table(folder / "datasets.csv")
     results = pd.read_csv(folder / "results.csv")
     results = results[results["metric"] == metric]
     if "stage" not in results:
@@ -272,7 +270,8 @@ def read_records(folder: Path, metric: str, similarity: str | None) -> Snapshot:
     performs = by_stage.reindex(columns=["finetuned", "initial"]).reset_index()
     performs.columns = [*keys, "value", "initial"]
     similar = pd.read_csv(folder / "similarities.csv")
-    measured_by = similarity or str(similar["metric"].iloc[0])
+    known = set(similar["metric"])
+    measured_by = similarity or (metric if metric in known else min(known))
     similar = similar[similar["metric"] == measured_by]
     ordered = np.sort(similar[["dataset", "other"]].to_numpy(dtype=str), axis=1)
     similar = pd.DataFrame(
@@ -283,7 +282,7 @@ def read_records(folder: Path, metric: str, similarity: str | None) -> Snapshot:
         models=tuple(sorted(models, key=lambda model: model.id)),
         datasets=tuple(sorted(datasets, key=lambda dataset: dataset.id)),
         performs=performs.sort_values(keys, ignore_index=True),
-        similar=similar.sort_values(["dataset", "other"], ignore_index=True),
+        similar=similar.groupby(["dataset", "other"], as_index=False)["value"].mean(),
         similarity=KNOWN_METRICS.get(measured_by, Metric(measured_by)),
     )
 
@@ -381,19 +380,15 @@ def main(
             for number in range(first_seed, first_seed + zoos)
         }
     outcome = compare(graphs, minutes, groups, every, seed, only)
-    options = click.get_current_context().params
+    given = {"records": "FOLDER", "home": "HOME"}
     words = [
-        f"--{key.replace('_', '-')} {value}" for key, value in options.items() if value and key != "only"
+        f"--{key.replace('_', '-')} {given.get(key, value)}"
+        for key, value in click.get_current_context().params.items()
+        if value is not None and key not in ("only", "note")
     ]
     result = {
-        "command": " ".join(["python -m bench.recipes", *words, *(f"--only '{one}'" for one in only)]),
-        "machine": {
-            "cpus": os.cpu_count(),
-            "system": platform.system(),
-            "python": platform.python_version(),
-            "note": note,
-        },
-        "versions": {package: version(package) for package in PACKAGES},
+        "command": " ".join(["python -m bench.recipes", *words, *(f'--only "{one}"' for one in only)]),
+        **provenance(PACKAGES, note),
         "walks": WALKS,
         **outcome,
     }

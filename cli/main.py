@@ -28,7 +28,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "predictor.cli:evaluate",
         "Leave-one-dataset-out accuracy of the prediction, beside baselines.",
     ),
-    "report": ("predictor.report_cli:report", "The paper's whole evaluation on the graph, as a page and tables."),
+    "report": ("predictor.report_cli:report", "The paper's whole evaluation on the graph, as a page."),
 }
 USER_ERROR_EXIT = 2
 INTERRUPTED_EXIT = 130

@@ -3,8 +3,8 @@
 `models.csv`, `datasets.csv`, `metrics.csv`, `similarities.csv` and `results.csv` are in the formats that the
 single commands of `matchgraph ingest` read. `runs.csv` says how each value was measured: configuration, seed,
 hashes of model, dataset and adapter; the figures of runs that repeat a measurement under another seed are
-there alone. `statistics.safetensors` holds the mean and covariance of each dataset's features by the extractor of
-its embedding, which is all that a new folder of images is compared with.
+there alone. `statistics.safetensors` holds the mean and covariance of each dataset's features by the
+extractor of its embedding, which is all that a new folder of images is compared with.
 """
 
 from __future__ import annotations

@@ -25,6 +25,9 @@ COUNTS = ("n_real", "n_gen")
 NUMBERS = ("std", "training_seconds", "seconds_per_image")
 TEXTS = ("run", "extractor", "extractor_name", "resize", "version")
 STAGES = ("initial", "finetuned")
+# Among ten thousand known names, looking for what an unknown one may have meant takes some hundredths of a
+# second: too long for thousands of them.
+NAMES_WITH_HINT = 20
 
 
 @dataclass(frozen=True)
@@ -132,7 +135,8 @@ def ingest_results(
 
 
 def check_known(table: Table, column: str, kind: str, known: Collection[str]) -> None:
-    """Note the rows that name a node which the graph does not hold; each name is reported once.
+    """Note the rows that name a node which the graph does not hold; each name is reported once, and the first
+    ones with the known name that is nearest.
 
     Args:
         table: the table; problems are noted in it.
@@ -145,8 +149,8 @@ def check_known(table: Table, column: str, kind: str, known: Collection[str]) ->
         name = row.cells[column]
         if name and name not in known:
             lines.setdefault(name, []).append(row.line)
-    for name, (line, *others) in lines.items():
-        near = difflib.get_close_matches(name, known, 1, 0.75)
+    for number, (name, (line, *others)) in enumerate(lines.items()):
+        near = difflib.get_close_matches(name, known, 1, 0.75) if number < NAMES_WITH_HINT else []
         hint = f"did you mean {near[0]!r}? If not, add" if near else "add"
         reason = f"{kind} {name[:80]!r} is not in the graph{_further(others)}"
         table.problem(line, reason, f"{hint} it with `matchgraph ingest {kind}s`", also=others)

@@ -177,7 +177,7 @@ def _models() -> dict[str, ZooModel]:
             "kolors",
             "kolors",
             {"noto": 0.5, "fluent-emoji": 0.3, "noto-v1": 0.2},
-            _loop("tiny-kolors", 15),
+            _loop("tiny-kolors", 15, steps=3600),
             categories={"people": 2.0, "smileys": 3.0, "food": 3.0},
         ),
         ZooModel(

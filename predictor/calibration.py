@@ -170,7 +170,8 @@ def expected_calibration_error(
     """The mean distance of chances from how often they come true, over the bins of `reliability` by their
     pairs.
 
-    Few datasets leave it above 0 for perfect chances too, as the observed shares vary.
+    Few datasets leave it above 0 for perfect chances too, as the observed shares vary. Resamples vary once
+    more, so where the error is next to 0 the interval lies above it; its lower end is then the error itself.
 
     Args:
         folds: of an evaluation.
@@ -202,8 +203,9 @@ def expected_calibration_error(
     pairs = kept.sum(axis=1)
     weights = _draws(len(gaps), seed)
     errors = np.abs(weights @ gaps).sum(axis=1) / (weights @ pairs)
+    error = float(np.abs(gaps.sum(axis=0)).sum() / pairs.sum())
     low, high = np.quantile(errors, _tails())
-    return Interval(float(np.abs(gaps.sum(axis=0)).sum() / pairs.sum()), float(low), float(high), len(gaps))
+    return Interval(error, min(float(low), error), float(high), len(gaps))
 
 
 def fit_calibration(folds: Sequence[Fold]) -> Calibration:

@@ -35,3 +35,7 @@ class InvalidRows(PredictorError, ValueError):
 
 class NothingToPropose(PredictorError):
     """There is no pair to measure, or none that the budget pays for."""
+
+
+class ProcessEnded(PredictorError):
+    """A process that shared the work was ended from outside, or could not begin."""

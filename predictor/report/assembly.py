@@ -224,8 +224,13 @@ def make_report(
         except (PredictorError, ImportError) as error:
             part, data = without_data(key, study.title, study.source, str(error)), None
         parts.append(part)
-        content[key] = {"says": part.lead, "caption": part.caption, "folds": part.folds,
-                        "seeds": list(part.seeds), "data": plain(data)}  # fmt: skip
+        content[key] = {
+            "says": " ".join(text for text in (part.lead, part.also) if text),
+            "caption": part.caption,
+            "folds": part.folds,
+            "seeds": list(part.seeds),
+            "data": plain(data),
+        }
     facts = provenance(bench, outcomes)
     summary = tuple(_summary(parts))
     head = Head(f"How well models are chosen by {sources.main.metric.name}", summary, plan.command, facts)

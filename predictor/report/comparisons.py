@@ -218,7 +218,7 @@ def views(
             key = view.key if len(recipes) == 1 else f"{view.key}:{recipe}"
             rows.append(_row(key, title, method.scaled(scale), rank.scaled(scale), paper, note))
     rows += [
-        Row(view.title, view.title, {}, {}, {}, figures_of(table, view.paper), view.note)
+        Row(view.title, view.title, {}, {}, {}, dict(figures_of(table, view.paper)), view.note)
         for view in known
         if not view.key
     ]

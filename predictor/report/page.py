@@ -42,7 +42,15 @@ def render_page(head: Head, sections: Sequence[Section]) -> str:
         A self-contained HTML document; every value is escaped, and nothing in it can load or run anything.
     """
     from jinja2 import Environment, PackageLoader, StrictUndefined
-    from markupsafe import Markup
+    from markupsafe import Markup, escape
+
+    def said(text: str) -> Markup:
+        """A sentence, escaped, with what stands between backticks as code."""
+        parts = (escape(part) for part in text.split("`"))
+        return Markup("").join(
+            Markup("<code>{}</code>").format(part) if number % 2 else part
+            for number, part in enumerate(parts)
+        )
 
     environment = Environment(
         loader=PackageLoader("predictor.report"),
@@ -51,5 +59,6 @@ def render_page(head: Head, sections: Sequence[Section]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["said"] = said
     # Drawings escape the names within them themselves.
     return environment.get_template(TEMPLATE).render(head=head, sections=sections, drawn=Markup, note=NOTE)

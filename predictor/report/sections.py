@@ -265,7 +265,7 @@ def calibration_section(studies: Sequence[Chances]) -> Section:
     held = first.coverage[-1]
     lead = f"The chances of {first.title} are off by {_percent(first.error)} on average"
     if first.mended_error is not None:
-        lead += f", mended by {_percent(first.mended_error)}"
+        lead += f", and by {_percent(first.mended_error)} when they are mended"
     also = (
         f"Sets asked to hold the best model with {100 * held.confidence:.0f} % hold it on "
         f"{_percent(held.coverage)} of the datasets, with {held.size.mean:.1f} models on average."
@@ -279,8 +279,8 @@ def calibration_section(studies: Sequence[Chances]) -> Section:
         "Can the chances be trusted?",
         "",
         f"{lead}.",
-        "Expected calibration error: mean distance of the predicted chance from how often it came true; few "
-        "datasets leave it above 0 for perfect chances too. Mended chances, and the sets of `predict "
+        "Expected calibration error: mean distance of the predicted chance from how often it came true; "
+        "few datasets leave it above 0 for perfect chances too. Mended chances, and the sets of `predict "
         "--confidence` (conformal), are learned from all other datasets and judged on the one left out. "
         f"{INTERVALS}.",
         also=also,

@@ -120,7 +120,7 @@ def comparison_table(
         if metric.key in tested:
             columns.append(Column(f"{metric.key}_p", "p" if metric.key in read else "", "p"))
     columns += [
-        Column(f"{m.key}_seeds", "± seeds" if m.key == OSR.key else "", _kind(m, scaled)) for m in spread
+        Column(f"{m.key}_seeds", "±\u00a0seeds" if m.key == OSR.key else "", _kind(m, scaled)) for m in spread
     ]
     columns += [Column(f"paper_{m.key}", _name(m), _kind(m, scaled), of_paper=True) for m in printed]
     noted = any(row.note for row in comparison.rows)
@@ -303,9 +303,8 @@ def _written(value: float | None, kind: Kind, *, bare: bool = False) -> str:
         case "seconds":
             text = f"{value:.3g} s"
         case _:
-            text = (
-                f"{value:.2f}" if abs(value) < 100 and (abs(value) >= 0.1 or value == 0) else f"{value:.3g}"
-            )
+            large, small = abs(value) >= 100, 0 < abs(value) < 0.01
+            text = f"{value:.3g}" if large else f"{value:.2g}" if small else f"{value:.2f}"
     return text.replace("-", "−")
 
 

@@ -16,6 +16,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -24,8 +25,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from graphdb.errors import EmbeddingFailed
 from predictor.baselines import BASELINES
-from predictor.errors import PredictorError
+from predictor.errors import PredictorError, ProcessEnded
 from predictor.evaluation import Fold, Score, evaluate_fold, held_out_datasets
 from predictor.recipes import PAPER, build_recipe
 from predictor.visibility import graph_hash
@@ -328,7 +330,7 @@ def _folds(
             )
             for dataset in datasets
         ]
-    except PredictorError as error:
+    except (PredictorError, EmbeddingFailed) as error:
         return str(error)
     except ImportError as error:
         return f"{error}. It is needed for this row only."
@@ -368,10 +370,16 @@ def _pool(place: Workplace) -> Iterator[ProcessPoolExecutor]:
     with _environment({"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}):
         try:
             yield pool
-        except BaseException:
+        except BaseException as error:
             pool.shutdown(wait=False, cancel_futures=True)
             for process in set(multiprocessing.active_children()) - before:
                 process.terminate()
+                process.join()
+            if isinstance(error, BrokenProcessPool):
+                raise ProcessEnded(
+                    "A process that held datasets out was ended, perhaps for want of memory, or could not "
+                    "begin. What is finished is kept: run the same command again, with fewer --jobs."
+                ) from error
             raise
         pool.shutdown()
 

@@ -64,7 +64,8 @@ def test_records_are_read_without_a_database(tmp_path):
     (tmp_path / "similarities.csv").write_text("dataset,other,metric,value\ny,x,taste,7\n")
     snapshot = read_records(tmp_path, "clip_fid", None)
     assert [model.id for model in snapshot.models] == ["a", "b"]
-    assert dict(snapshot.models[0].properties) == {}
+    assert "params" not in snapshot.models[0].properties
+    assert snapshot.models[1].properties["params"] == 2
     assert snapshot.datasets[0].embedding == (1.5, 2.0)
     assert snapshot.similarity == Metric("taste")
     assert snapshot.similar.iloc[0].tolist() == ["x", "y", 7]

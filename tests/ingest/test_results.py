@@ -55,6 +55,14 @@ def test_results_become_edges(zoo: MatchingGraph, runner: Runner, table: Path) -
     assert (edge["n_real"], edge["n_gen"], edge["run"]) == (100, 200, "r1")
 
 
+def test_of_many_unknown_names_the_first_are_told_what_they_may_have_meant(table: Path) -> None:
+    fill(table, *(f"sdxl{i},cats,clip_fid,1" for i in range(30)))
+    with pytest.raises(BadInput) as error:
+        read_results(table, models={"sdxl"}, datasets={"cats"}, metric=KNOWN_METRICS.__getitem__)
+    hints = ["did you mean 'sdxl'" in str(problem) for problem in error.value.problems]
+    assert hints == [True] * 20 + [False] * 10
+
+
 def test_repeating_an_ingestion_changes_nothing(zoo: MatchingGraph, runner: Runner, table: Path) -> None:
     fill(table, "sdxl,cats,accuracy,12.5", "sdxl,dogs,my_score,0.5")
     ingest_results(zoo, table, larger_is_better=True)

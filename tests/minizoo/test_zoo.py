@@ -38,7 +38,8 @@ def test_there_are_ten_with_the_real_ones_classes_in_the_order_of_their_sizes() 
         model.name.removeprefix("tiny-"): sum(p.numel() for p in new_denoiser(model.shape, 0).parameters())
         for model in SHIPPED
     }
-    order = ("pixart", "vega", "sd15", "sana-small", "sd3", "sdxl", "kolors", "sana-large", "flux")
+    # But for Kolors, whose 256 tokens cost what a wider projection of them would.
+    order = ("pixart", "vega", "sd15", "sana-small", "sd3", "kolors", "sdxl", "sana-large", "flux")
     assert [sizes[name] for name in order] == sorted(sizes[name] for name in order)
     assert sizes["juggernaut"] == sizes["sdxl"]
     # In half precision, beside 17 MB of shared parts.

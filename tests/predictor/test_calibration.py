@@ -157,6 +157,11 @@ class TestCalibration:
         folds = [*[fold(sure, ("b",))] * 2, *[fold(sure, ("a",))] * 18]
         assert fit_calibration(folds).apply(np.array([1.0, 0.0]))[0] == pytest.approx(0.9, abs=0.03)
 
+    def test_a_mending_must_help_datasets_that_it_was_not_learned_from(self):
+        # Vaguer chances would have helped the one that failed, but only it says so.
+        sure = {"a": 1.0, "b": 0.0}
+        assert fit_calibration([fold(sure, ("b",)), *[fold(sure, ("a",))] * 9]) == Calibration()
+
     def test_too_few_folds_mend_nothing(self):
         assert fit_calibration(drawn_folds(1, 0, said=too_sure)) == Calibration()
 

@@ -94,7 +94,7 @@ class TestPredictDataset:
         code, out, err = command("predict", "d03", "--json", *FAST)
         assert (code, err) == (0, "")
         answer = json.loads(out)
-        assert set(answer) == {"dataset", "ranking", "neighbours", "seconds", "provenance"}
+        assert set(answer) == {"dataset", "ranking", "neighbours", "confidence", "seconds", "provenance"}
         assert answer["dataset"] == "d03"
         assert sum(model["p_best"] for model in answer["ranking"]) == pytest.approx(1)
         ranks = [model["expected_rank"] for model in answer["ranking"]]

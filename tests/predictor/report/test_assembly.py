@@ -96,6 +96,7 @@ def test_a_report_without_similarities_initial_values_or_replicates(zoo, tmp_pat
     assert checker.targets == {*STUDIES, "made"} == checker.links
     assert not checker.names & {"script", "img", "link", "iframe"}
     assert any(HOSTILE in text for text in checker.texts)
+    assert "<code>matchgraph ingest run --replicate</code>" in page
     said = {key: study["says"] for key, study in report.content["studies"].items()}
     assert "No two datasets were compared" in said["inputs"]
     assert "No measurement was repeated" in said["noise"]

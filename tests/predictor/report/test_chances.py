@@ -19,7 +19,7 @@ def test_chances_of_folds_made_by_hand(outcome):
     assert [own.confidence for own in study.coverage] == list(CONFIDENCES)
     assert all(own.coverage.mean == 1 and own.size.mean == 1 for own in study.coverage)
     section = calibration_section([study])
-    assert "off by 33.3 % on average, mended by 0.0 %" in section.lead
+    assert "off by 33.3 % on average, and by 0.0 % when they are mended" in section.lead
     assert "hold it on 100.0 % of the datasets, with 1.0 models" in section.also
     assert reliability(study).count("<svg") == 1
     rows = [row for row in section.data[0].rows if row[1] == "as predicted"]

@@ -56,9 +56,13 @@ def test_noise_by_hand():
 
 def test_noise_takes_the_direction_into_account():
     rows = [("a", "x", 1.0, NAN), ("b", "x", 2.0, NAN), ("c", "x", 0.0, NAN)]
-    again = [("a", "x", "1", 9.0), ("b", "x", "1", 2.5), ("c", "x", "1", 0.5)]
-    assert noise(snapshot(rows, larger_is_better=True), again).changed == 1
-    assert noise(snapshot(rows), again).changed == 0
+    same = [("a", "x", "1", 1.5), ("b", "x", "1", 2.5), ("c", "x", "1", 0.5)]
+    other = [("a", "x", "1", 9.0), *same[1:]]
+    for larger_is_better, changed in ((True, 1), (False, 0)):
+        measured = snapshot(rows, larger_is_better)
+        assert noise(measured, same).changed == 0
+        assert noise(measured, same).deviation == pytest.approx(0.5 / np.sqrt(2))
+        assert noise(measured, other).changed == changed
 
 
 def test_without_replicates_nothing_is_known():

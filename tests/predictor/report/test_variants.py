@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +13,7 @@ import pytest
 import predictor.report.variants as module
 from graphdb.embedding import Node2VecConfig
 from graphdb.node2vecplus import Node2VecPlus
+from predictor.errors import ProcessEnded
 from predictor.report.variants import (
     MAIN_VIEW,
     KeptEmbedder,
@@ -28,6 +31,13 @@ GRAPH = replace(QUICK, features="all", embedder="node2vec+")
 
 def place(snapshot, folder: Path, jobs: int = 1) -> Workplace:
     return Workplace({MAIN_VIEW: snapshot}, None, folder, jobs)
+
+
+class Unreadable:
+    """Ends the process that reads it, as a kill would."""
+
+    def __reduce__(self):
+        return os._exit, (1,)
 
 
 @pytest.fixture
@@ -79,6 +89,14 @@ def test_other_processes_compute_the_same(zoo, tmp_path: Path):
     there = evaluate_variants([QUICK], place(snapshot, tmp_path / "there", jobs=2), None)[QUICK]
     assert [fold_as_json(fold) for fold in there.folds] == [fold_as_json(fold) for fold in here.folds]
     assert there.method == here.method
+
+
+def test_a_process_that_is_ended_is_a_clear_error_and_leaves_none_behind(zoo, tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(module, "graph_hash", lambda _: "x")
+    unreadable = replace(zoo(3, 3), similarity=Unreadable())
+    with pytest.raises(ProcessEnded, match="run the same command again"):
+        evaluate_variants([QUICK], place(unreadable, tmp_path, jobs=2), None)
+    assert not multiprocessing.active_children()
 
 
 def test_a_variant_without_data_tells_why_and_leaves_the_others_alone(zoo, tmp_path: Path):
