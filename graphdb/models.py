@@ -256,6 +256,22 @@ class Statistics:
         """Number of features, d."""
         return self.mean.size
 
+    @property
+    def triangle(self) -> np.ndarray:
+        """The covariance's lower triangle by rows, all that has to be stored: float64, (d (d + 1) / 2,)."""
+        return self.covariance[np.tril_indices(self.dimension)]
+
+    @classmethod
+    def from_triangle(
+        cls, dataset: str, extractor: str, resize: str, n: int, mean: np.ndarray, triangle: np.ndarray
+    ) -> Statistics:
+        """Statistics from their mean and `triangle`, the other arguments being those of the class."""
+        covariance = np.zeros((len(mean), len(mean)))
+        lower = np.tril_indices(len(mean))
+        covariance[lower] = triangle
+        covariance.T[lower] = covariance[lower]
+        return cls(dataset, extractor, resize, n, mean, covariance)
+
 
 @dataclass(frozen=True)
 class Similar:

@@ -587,7 +587,6 @@ def _statistics_key(statistics: Statistics) -> str:
 
 def _statistics_row(statistics: Statistics) -> dict[str, Any]:
     key = _statistics_key(statistics)
-    triangle = statistics.covariance[np.tril_indices(statistics.dimension)]
     return {
         "dataset": statistics.dataset,
         "key": key,
@@ -598,19 +597,15 @@ def _statistics_row(statistics: Statistics) -> dict[str, Any]:
             "n": statistics.n,
             "dim": statistics.dimension,
             "mean": statistics.mean.astype("<f8").tobytes(),
-            "covariance": triangle.astype("<f8").tobytes(),
+            "covariance": statistics.triangle.astype("<f8").tobytes(),
         },
     }
 
 
 def _statistics_from(row: Mapping[str, Any]) -> Statistics:
-    dimension = row["dim"]
-    covariance = np.zeros((dimension, dimension))
-    lower = np.tril_indices(dimension)
-    covariance[lower] = np.frombuffer(row["covariance"], dtype="<f8")
-    covariance.T[lower] = covariance[lower]
-    mean = np.frombuffer(row["mean"], dtype="<f8")
-    return Statistics(row["dataset"], row["extractor"], row["resize"], row["n"], mean, covariance)
+    mean, triangle = (np.frombuffer(row[name], dtype="<f8") for name in ("mean", "covariance"))
+    own = (row["dataset"], row["extractor"], row["resize"], row["n"])
+    return Statistics.from_triangle(*own, mean, triangle)
 
 
 def _sorted_pairs(edges: pd.DataFrame) -> pd.DataFrame:

@@ -372,7 +372,7 @@ def _write_statistics(path: Path, statistics: Sequence[Statistics]) -> None:
     tensors, about = {}, []
     for number, own in enumerate(statistics):
         tensors[f"{number}.mean"] = np.ascontiguousarray(own.mean)
-        tensors[f"{number}.covariance"] = own.covariance[np.tril_indices(own.dimension)]
+        tensors[f"{number}.covariance"] = own.triangle
         about.append([own.dataset, own.extractor, own.resize, own.n])
     partial = path.with_suffix(".partial")
     save_file(tensors, partial, metadata={"statistics": json.dumps(about)})
@@ -380,7 +380,6 @@ def _write_statistics(path: Path, statistics: Sequence[Statistics]) -> None:
 
 
 def _read_statistics(path: Path, datasets: Collection[str]) -> tuple[Statistics, ...]:
-    import numpy as np
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -389,11 +388,8 @@ def _read_statistics(path: Path, datasets: Collection[str]) -> tuple[Statistics,
             found = []
             for number, (dataset, extractor, resize, n) in enumerate(about):
                 mean = stored.get_tensor(f"{number}.mean")
-                covariance = np.zeros((len(mean), len(mean)))
-                lower = np.tril_indices(len(mean))
-                covariance[lower] = stored.get_tensor(f"{number}.covariance")
-                covariance.T[lower] = covariance[lower]
-                found.append(Statistics(dataset, extractor, resize, n, mean, covariance))
+                triangle = stored.get_tensor(f"{number}.covariance")
+                found.append(Statistics.from_triangle(dataset, extractor, resize, n, mean, triangle))
     except (SafetensorError, KeyError, TypeError, ValueError, IndexError, GraphError) as error:
         reason = f"holds no usable statistics: {error}".splitlines()[0]
         raise BadInput([Problem(str(path), 0, reason, "export the records again")]) from None
