@@ -43,6 +43,7 @@ CONFIGS: dict[Kind, LoopConfig] = {
 KL_CHANNELS = 8
 DC_CHANNELS = 32
 KL_WEIGHT = 4e-5
+LOWEST_LOG_VARIANCE = -30.0  # diffusers clamps there
 # An autoencoder without a posterior is free to hide an image in digits that a denoiser never gets right;
 # noise on its latents while it trains, in shares of their standard deviation, denies it that.
 DC_NOISE = 0.1
@@ -172,6 +173,23 @@ def encode(model: AutoencoderKL | AutoencoderDC, images: Tensor, batch_size: int
     return torch.cat(parts)
 
 
+def narrow_posterior(model: AutoencoderKL) -> None:
+    """Make a VAE's posterior its mean, in place.
+
+    Fine-tuning draws latents from the posterior. Those of the real models are narrow (Rombach et al., 2022,
+    section 3.1, weigh the KL term by about 1e-6); this one's came out half as wide as the latents vary. That
+    is noise which the denoisers, taught from means, have never seen, and would be fine-tuned to draw.
+
+    Args:
+        model: the VAE; the rows of its last layer that give the log variance become constant.
+    """
+    import torch
+
+    with torch.no_grad():
+        model.quant_conv.weight[model.config.latent_channels :] = 0
+        model.quant_conv.bias[model.config.latent_channels :] = LOWEST_LOG_VARIANCE
+
+
 def save_autoencoder(kind: Kind, pool: Pool, folder: Path) -> dict[str, Any]:
     """Write an autoencoder from its newest checkpoint in half precision, and measure it on unseen icons.
 
@@ -195,6 +213,7 @@ def save_autoencoder(kind: Kind, pool: Pool, folder: Path) -> dict[str, Any]:
     latents = encode(model, images[::3])
     model.register_to_config(scaling_factor=round(1.0 / float(latents.std()), 5))
     if kind == "kl":
+        narrow_posterior(model)
         # SD3's and Flux's pipelines shift every latent, so this cannot be absent.
         model.register_to_config(shift_factor=0.0)
     held_out = images[::HELD_OUT_EVERY]

@@ -39,6 +39,10 @@ def test_training_reconstructs_better_and_saving_keeps_it(
     assert latents.shape[1:] == SHAPES[kind]
     assert float((latents * model.config.scaling_factor)[::3].std()) == pytest.approx(1.0, abs=0.02)
     assert measured["scaling_factor"] == model.config.scaling_factor
+    if kind == "kl":
+        # What fine-tuning draws from it is what pretraining learnt from.
+        posterior = model.encode(pixels_to_tensor(small_pool.pixels)).latent_dist
+        assert torch.allclose(posterior.sample(), latents, atol=1e-5)
     with torch.no_grad():
         decoded = model.decode(latents[::20]).sample.clamp(-1, 1)
     error = float((decoded - pixels_to_tensor(small_pool.pixels)[::20]).abs().mean()) * 127.5
