@@ -1,0 +1,17 @@
+"""What a user can do wrong when routing prompts; each message says what to do."""
+
+from __future__ import annotations
+
+
+class RoutingError(Exception):
+    """Anything of routing that a user can put right."""
+
+    matchgraph_user_error = True
+
+
+class InvalidScores(RoutingError):
+    """A table of qualities, costs or lambda cannot be routed by."""
+
+
+class BudgetTooSmall(RoutingError):
+    """No choice of candidates is as cheap as the budget."""
