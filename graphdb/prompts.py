@@ -1,8 +1,8 @@
 """The prompt level of the graph: prompts, models as they are served, and how well these do on prompts.
 
-`(:Variant)-[:OF]->(:Model)` and `(:Variant)-[:SCORED]->(:Prompt)`. A SCORED edge holds each metric's mean over
-the images drawn under its name, and what it was measured with under `<metric>__<name>`, as PERFORMS does:
-among them `<metric>__samples` and `<metric>__std`, the images' number and their sample standard deviation.
+`(:Variant)-[:OF]->(:Model)` and `(:Variant)-[:SCORED]->(:Prompt)`. A SCORED edge has each metric's mean over
+all images drawn, under its name, and what it was measured with under `<metric>__<name>`, as PERFORMS does:
+among them `<metric>__samples` and `<metric>__std`, the images' number and sample standard deviation.
 
 Prompts to learn from also have the label TrainPrompt, over which the vector index `prompt_embedding` is, so
 that held-out prompts are never anyone's neighbours.
