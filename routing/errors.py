@@ -15,3 +15,15 @@ class InvalidScores(RoutingError):
 
 class BudgetTooSmall(RoutingError):
     """No choice of candidates is as cheap as the budget."""
+
+
+class ScorerUnavailable(RoutingError):
+    """What scores images is not there, or does not fit."""
+
+
+class NotEnoughScores(RoutingError):
+    """The graph holds too few scored prompts to estimate from."""
+
+
+class UnusableEstimator(RoutingError):
+    """A saved estimator cannot be read, or is of other prompts, metrics or weights."""

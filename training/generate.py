@@ -13,6 +13,7 @@ from training.encoding import encode_prompts
 from training.errors import InvalidConfig
 from training.methods import load_weights
 from training.pipelines import PRECISIONS, LoadedPipeline, opened
+from training.samplers import drawing_with
 from training.seeds import seeded_generator
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ class SampleConfig:
         batch_size: images drawn at a time.
         precision: `fp32`, `bf16` or `fp16`.
         device: `auto` or a torch device name.
+        sampler: class of diffusers' scheduler to draw with; None for the pipeline's own.
     """
 
     n: int
@@ -43,6 +45,7 @@ class SampleConfig:
     batch_size: int = 8
     precision: str = "fp32"
     device: str = "auto"
+    sampler: str | None = None
 
     def __post_init__(self) -> None:
         for name in ("n", "resolution_px", "batch_size", "steps"):
@@ -99,6 +102,7 @@ def stream_images(
     config: SampleConfig,
     *,
     cache: EncodingCache | None = None,
+    numbers: Sequence[int | str] | None = None,
 ) -> Generator[Image.Image, None, None]:
     """Draw images as `sample_images` does, one batch in memory at a time.
 
@@ -110,6 +114,8 @@ def stream_images(
         prompts: as for `sample_images`.
         config: as for `sample_images`.
         cache: as for `sample_images`; prompts beyond what fits in memory need one.
+        numbers: of the images, `config.n` of them, each of which decides its image's noise with the seed;
+            their places by default.
 
     Yields:
         `config.n` images of mode RGB.
@@ -119,7 +125,13 @@ def stream_images(
     """
     if not prompts:
         raise InvalidConfig("Sampling takes at least one prompt; give '' to draw without one.")
-    with opened(model, device=config.device, precision=config.precision) as loaded:
+    named = range(config.n) if numbers is None else numbers
+    if len(named) != config.n:
+        raise InvalidConfig(f"{config.n} images need as many numbers, got {len(named)}.")
+    with (
+        opened(model, device=config.device, precision=config.precision) as loaded,
+        drawing_with(loaded.pipe, config.sampler),
+    ):
         loaded.check_resolution(config.resolution_px)
         family, pipe = loaded.family, loaded.pipe
         wanted = list(dict.fromkeys(["", *(prompts[i % len(prompts)] for i in range(config.n))]))
@@ -130,15 +142,15 @@ def stream_images(
         try:
             family.denoiser(pipe).eval()
             for start in range(0, config.n, config.batch_size):
-                numbers = range(start, min(start + config.batch_size, config.n))
-                rows = [row_of[prompts[i % len(prompts)]] for i in numbers]
+                places = range(start, min(start + config.batch_size, config.n))
+                rows = [row_of[prompts[i % len(prompts)]] for i in places]
                 yield from family.sample(
                     pipe,
                     conditioning.pick(rows, loaded.device),
                     negative,
                     steps=config.steps or family.default_steps,
                     guidance=family.default_guidance if config.guidance is None else config.guidance,
-                    generators=[image_generator(config.seed, i) for i in numbers],
+                    generators=[image_generator(config.seed, named[i]) for i in places],
                     resolution_px=config.resolution_px,
                 )
         finally:
@@ -146,6 +158,6 @@ def stream_images(
                 unload()
 
 
-def image_generator(seed: int, number: int) -> torch.Generator:
+def image_generator(seed: int, number: int | str) -> torch.Generator:
     """The CPU generator of one image; those of other images and other seeds are unrelated to it."""
     return seeded_generator("image", seed, number)

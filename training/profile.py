@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 from training.errors import BadPipeline, CannotProfile, InvalidConfig, UnknownFamily, first_line
 from training.families import family_of
 from training.pipelines import SAFETY_CHECKER, quiet_libraries, read_model_index
+from training.samplers import drawing_with
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -212,6 +213,7 @@ class PipelineProfiler:
         guidance: float | None = None,
         resolution_px: int | None = None,
         protocol: Protocol = "paper",
+        sampler: str | None = None,
     ) -> PipelineProfile:
         """Price one call for one image.
 
@@ -221,9 +223,10 @@ class PipelineProfiler:
                 by default.
             resolution_px: side of the image; 512 or, where that is smaller, the pipeline's own by default.
             protocol: what `tflop` counts, see the class.
+            sampler: class of diffusers' scheduler to draw with; the pipeline's own by default.
 
         Raises:
-            InvalidConfig: an unknown protocol, or a number out of range.
+            InvalidConfig: an unknown protocol, a sampler that does not fit, or a number out of range.
             CannotProfile: the pipeline refuses the call.
         """
         import torch
@@ -232,7 +235,15 @@ class PipelineProfiler:
             raise InvalidConfig(f"protocol must be one of {', '.join(PROTOCOLS)}, got {protocol!r}.")
         call = call_arguments(self._pipe, steps=steps, guidance=guidance, resolution_px=resolution_px)
         self._costs.clear()
-        with quiet_libraries(), self._explained(), torch.no_grad():
+        own = self._pipe.scheduler
+        with (
+            drawing_with(self._pipe, sampler),
+            quiet_libraries(),
+            self._explained(),
+            torch.no_grad(),
+        ):
+            if self._pipe.scheduler is not own:
+                _keep_scheduler_in_place(self._pipe.scheduler)
             self._pipe.set_progress_bar_config(disable=True)
             self._pipe(prompt=PROMPT, output_type="pt", **call)
         counted = {"paper": lambda cost: cost.flop, "full": lambda cost: cost.flop + cost.attention_flop}
