@@ -27,3 +27,11 @@ class NotEnoughScores(RoutingError):
 
 class UnusableEstimator(RoutingError):
     """A saved estimator cannot be read, or is of other prompts, metrics or weights."""
+
+
+class NotFitted(RoutingError):
+    """There is no router for a metric yet."""
+
+
+class NoPrompts(RoutingError):
+    """There is no prompt, or none that is left."""

@@ -1,0 +1,427 @@
+"""`matchgraph route`: from scored prompts to a router, and what it decides."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from graphdb.prompts import PromptGraph
+    from graphdb.runner import Runner
+    from routing.quality import Scorer
+    from routing.router import Decision, Router
+    from routing.store import Fitted, RouterStore
+    from training.prompts import EncodedPrompts
+
+METRICS = ("clip_score", "sharpness", "aesthetic")
+KINDS = ("knn", "network")
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+probe_option = click.option(
+    "--probe",
+    envvar="MATCHGRAPH_PROBE",
+    required=True,
+    help="CLIP that reads prompts and looks at images: a folder in open_clip's layout, or MODEL/TAG. "
+    "[env: MATCHGRAPH_PROBE]",
+)
+metric_option = click.option(
+    "--metric", default="clip_score", show_default=True, help="Quality metric to route by."
+)
+seed_option = click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+def route() -> None:
+    """Route each prompt to the model and the steps that are worth their cost.
+
+    First `prompts` and `variants` say what there is to route, `score` draws and scores images, `fit` learns
+    from the scores, and `calibrate` turns a budget into lambda. Then `ask` decides for a prompt.
+    """
+
+
+@contextmanager
+def prompt_graph() -> Iterator[tuple[PromptGraph, Runner]]:
+    """The prompt level of the graph that the environment names, with its connection."""
+    from graphdb.connection import connect
+    from graphdb.prompts import PromptGraph
+
+    with connect() as runner:
+        yield PromptGraph(runner), runner
+
+
+def store() -> RouterStore:
+    """The fitted routers of the environment's data folder."""
+    from graphdb.connection import settings_from_environment
+    from routing.store import RouterStore
+
+    return RouterStore(settings_from_environment().home)
+
+
+@route.command()
+@click.argument("path", metavar="FILE", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@probe_option
+@click.option(
+    "--largest-similarity",
+    type=click.FloatRange(0, 1.01),
+    default=0.75,
+    show_default=True,
+    help="Of two prompts whose CLIP similarity is at least this, the later is left out; above 1: none.",
+)
+@seed_option
+@json_option
+def prompts(path: Path, probe: str, largest_similarity: float, seed: int, as_json: bool) -> None:
+    """Add prompts: a text file with one on each line.
+
+    Prompts too similar to others are left out; of the rest 80 % are to learn from, 10 % to choose by, and
+    10 % to report. Adding the same file again changes nothing.
+    """
+    from collections import Counter
+
+    from graphdb.prompts import Prompt, check_prompt
+    from routing.errors import NoPrompts
+    from routing.prompts import split, texts_of, unlike
+    from training.prompts import load_prompt_encoder
+
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise click.UsageError(f"{path} is no text in UTF-8 ({error}).") from None
+    for number, line in enumerate(lines, start=1):
+        if line.strip():
+            try:
+                check_prompt(line.strip())
+            except Exception as error:
+                raise click.UsageError(f"{path}, line {number}: {error}") from None
+    texts = texts_of(lines)
+    if not texts:
+        raise NoPrompts(f"{path} holds no prompt: write one on each line.")
+    encoder = load_prompt_encoder(probe)
+    encoded = encoder.encode(texts)
+    kept = unlike(encoded.embeddings, largest_similarity)
+    names = split(len(kept), seed)
+    with prompt_graph() as (graph, _):
+        graph.save_prompts(
+            [
+                Prompt(texts[number], name, encoder.hash, encoded.embeddings[number])
+                for number, name in zip(kept, names, strict=True)
+            ]
+        )
+    counts = Counter(names)
+    if as_json:
+        click.echo(json.dumps({"read": len(texts), "kept": len(kept), "splits": counts}))
+        return
+    click.echo(
+        f"{len(texts)} prompts read, {len(kept)} kept: "
+        + ", ".join(f"{counts[name]} for {name}" for name in ("train", "validation", "test"))
+        + "."
+    )
+
+
+@route.command()
+@click.option(
+    "--model", "models", multiple=True, metavar="ID", help="Model to serve; all by default. Repeatable."
+)
+@click.option("--steps", required=True, metavar="N,N,...", help="Numbers of denoising steps.")
+@click.option("--guidance", type=float, help="Classifier-free guidance scale; by default the model family's.")
+@click.option("--sampler", metavar="CLASS", help="Scheduler of diffusers; by default the model's own.")
+@click.option("--resolution", type=click.IntRange(8), help="Side of the images; 512 or the pipeline's own.")
+@json_option
+def variants(
+    models: tuple[str, ...],
+    steps: str,
+    guidance: float | None,
+    sampler: str | None,
+    resolution: int | None,
+    as_json: bool,
+) -> None:
+    """Add candidates: models of the graph at some numbers of steps, priced from their configuration."""
+    from routing.variants import variants_of
+
+    counts = parse_steps(steps)
+    made = []
+    with prompt_graph() as (graph, runner):
+        folders = model_folders(runner)
+        for model in models or sorted(folders):
+            if model not in folders:
+                raise click.UsageError(f"There is no pipeline folder of {model!r}: ingest one first.")
+            made += variants_of(
+                model, folders[model], counts, resolution_px=resolution, guidance=guidance, sampler=sampler
+            )
+        graph.save_variants(made)
+    if as_json:
+        click.echo(json.dumps([asdict(variant) for variant in made]))
+        return
+    for variant in made:
+        click.echo(f"{variant.id}: {variant.tflop:.4g} TFLOP an image")
+
+
+def parse_steps(text: str) -> list[int]:
+    """Numbers of steps from `1,4,20`."""
+    try:
+        counts = [int(part) for part in text.split(",")]
+    except ValueError:
+        raise click.BadParameter(f"{text!r}: write whole numbers with commas between.") from None
+    if min(counts) < 1:
+        raise click.BadParameter(f"{text!r}: steps begin at 1.")
+    return counts
+
+
+def model_folders(runner: Runner) -> dict[str, Path]:
+    """Folders of the graph's models that have one, by id."""
+    from graphdb.repository import MatchingGraph
+
+    return {
+        model.id: Path(str(model.properties["source"]))
+        for model in MatchingGraph(runner).models()
+        if "source" in model.properties
+    }
+
+
+@route.command()
+@probe_option
+@click.option(
+    "--metric",
+    "metrics",
+    type=click.Choice(METRICS),
+    multiple=True,
+    default=("clip_score",),
+    show_default=True,
+    help="Quality metric. Repeatable.",
+)
+@click.option(
+    "--aesthetic-weights", type=click.Path(path_type=Path), help="Of --metric aesthetic: safetensors."
+)
+@click.option(
+    "--samples", type=click.IntRange(1), default=4, show_default=True, help="Images for each prompt, S."
+)
+@click.option(
+    "--variant", "chosen", multiple=True, metavar="ID", help="Candidate; all by default. Repeatable."
+)
+@seed_option
+@click.option("--device", default="auto", show_default=True)
+def score(
+    probe: str,
+    metrics: tuple[str, ...],
+    aesthetic_weights: Path | None,
+    samples: int,
+    chosen: tuple[str, ...],
+    seed: int,
+    device: str,
+) -> None:
+    """Draw images for all prompts with all candidates, and score them.
+
+    What is scored already is not drawn again, so after Ctrl-C or a crash the same command goes on where it
+    stopped.
+    """
+    from predictor.cli import progress_bar
+    from routing.scoring import score_variants
+
+    scorers = load_scorers(metrics, probe, aesthetic_weights, device)
+    with prompt_graph() as (graph, runner), progress_bar() as progress:
+        there = graph.variants()
+        if unknown := sorted(set(chosen) - {variant.id for variant in there}):
+            raise click.UsageError(f"There is no candidate {unknown[0]!r}: add it with `route variants`.")
+        drawn = score_variants(
+            graph,
+            model_folders(runner),
+            scorers,
+            samples=samples,
+            seed=seed,
+            variants=[variant for variant in there if not chosen or variant.id in chosen],
+            device=device,
+            on_progress=progress,
+        )
+    click.echo(f"{drawn} images drawn and scored.")
+
+
+def load_scorers(metrics: Sequence[str], probe: str, aesthetic: Path | None, device: str) -> list[Scorer]:
+    """The scorers of some metrics."""
+    from routing.quality import AestheticScore, ClipScore, Sharpness
+    from training.extractors import load_clip
+    from training.prompts import load_prompt_encoder
+
+    made: dict[str, Callable[[], Scorer]] = {
+        "clip_score": lambda: ClipScore(
+            load_clip(probe, device=device), load_prompt_encoder(probe, device=device)
+        ),
+        "sharpness": Sharpness,
+        "aesthetic": lambda: AestheticScore(load_clip(probe, device=device), _given(aesthetic)),
+    }
+    return [made[metric]() for metric in dict.fromkeys(metrics)]
+
+
+def _given(weights: Path | None) -> Path:
+    if weights is None:
+        raise click.UsageError("--metric aesthetic needs --aesthetic-weights FILE.safetensors.")
+    return weights
+
+
+@route.command()
+@probe_option
+@metric_option
+@click.option(
+    "--kind",
+    type=click.Choice(KINDS),
+    default="knn",
+    show_default=True,
+    help="Mean of the nearest prompts, or a network on the prompt's tokens.",
+)
+@click.option("--neighbours", type=click.IntRange(1), default=32, show_default=True, help="Of knn: K.")
+@click.option(
+    "--caution",
+    type=click.FloatRange(0),
+    default=0.0,
+    show_default=True,
+    help="Standard errors by which estimates are lowered before they are compared.",
+)
+@seed_option
+def fit(probe: str, metric: str, kind: str, neighbours: int, caution: float, seed: int) -> None:
+    """Learn from the scores what quality to expect of each candidate for a prompt."""
+    import numpy as np
+
+    from routing.estimators import NearestPrompts, TokenQuality
+    from routing.router import Familiarity
+    from routing.store import Fitted
+    from training.prompts import load_prompt_encoder
+
+    encoder = load_prompt_encoder(probe)
+    with prompt_graph() as (graph, _):
+        table = graph.table(metric)
+    encoded = encoder.encode([prompt.text for prompt in table.prompts]) if table.prompts else None
+    nearest = NearestPrompts(table, neighbours)
+    assert encoded is not None
+    network = TokenQuality.fit(table, encoded, seed=seed) if kind == "network" else None
+    validation = part_of(encoded, table.rows("validation"))
+    familiarity = Familiarity.of(table, nearest.estimate(validation).similarity)
+    fitted = Fitted(
+        metric,
+        kind,  # type: ignore[arg-type]
+        encoder.hash,
+        tuple(variant.id for variant in table.variants),
+        tuple(None if np.isnan(value) else float(value) for value in familiarity.average),
+        familiarity.least_similarity,
+        neighbours,
+        caution=caution,
+    )
+    path = store().save(fitted, network)
+    click.echo(f"A router for {metric} over {len(table.variants)} candidates is in {path}.")
+
+
+def part_of(encoded: EncodedPrompts, rows: np.ndarray) -> EncodedPrompts:
+    """Some of encoded prompts."""
+    from training.prompts import EncodedPrompts
+
+    return EncodedPrompts(
+        encoded.embeddings[rows], encoded.tokens[rows], encoded.mask[rows], encoded.truncated[rows]
+    )
+
+
+@route.command()
+@probe_option
+@metric_option
+@click.option(
+    "--budget",
+    type=click.FloatRange(0, min_open=True),
+    required=True,
+    metavar="TFLOP",
+    help="What an image may cost on average.",
+)
+@json_option
+def calibrate(probe: str, metric: str, budget: float, as_json: bool) -> None:
+    """Find the lambda that keeps the average cost on the validation prompts within a budget."""
+    kept = store()
+    fitted = kept.load(metric)
+    with prompt_graph() as (graph, _):
+        router, table, encoded = validation_of(kept, fitted, graph, probe)
+        lam = router.lambda_for(encoded, budget)
+        decisions = router.decide([prompt.text for prompt in table], lam)
+    kept.save(replace(fitted, lam=lam, budget=budget))
+    spent = sum(decision.tflop for decision in decisions) / len(decisions)
+    if as_json:
+        click.echo(json.dumps({"lambda": lam, "budget": budget, "validation_tflop": spent}))
+        return
+    click.echo(
+        f"lambda {lam:.6g} spends {spent:.4g} of {budget:.4g} TFLOP an image on the validation prompts."
+    )
+
+
+def validation_of(
+    kept: RouterStore, fitted: Fitted, graph: PromptGraph, probe: str
+) -> tuple[Router, list[Any], EncodedPrompts]:
+    """The router, the validation prompts, and these as it reads them."""
+    from routing.errors import NoPrompts
+    from training.prompts import load_prompt_encoder
+
+    encoder = load_prompt_encoder(probe)
+    router = kept.router(fitted, graph, encoder, exact=True)
+    prompts = [prompt for prompt in graph.prompts() if prompt.split == "validation"]
+    if not prompts:
+        raise NoPrompts("There are no validation prompts: add prompts with `matchgraph route prompts`.")
+    return router, prompts, encoder.encode([prompt.text for prompt in prompts])
+
+
+@route.command()
+@click.argument("prompt")
+@probe_option
+@metric_option
+@click.option(
+    "--budget",
+    type=click.FloatRange(0, min_open=True),
+    metavar="TFLOP",
+    help="What an image may cost on average; by default what the router was calibrated for.",
+)
+@click.option(
+    "--lambda", "lam", type=click.FloatRange(0), help="Quality that a TFLOP is worth, instead of a budget."
+)
+@json_option
+def ask(prompt: str, probe: str, metric: str, budget: float | None, lam: float | None, as_json: bool) -> None:
+    """Say which candidate is worth its cost for a prompt."""
+    if budget is not None and lam is not None:
+        raise click.UsageError("Give --budget or --lambda, not both.")
+    from training.prompts import load_prompt_encoder
+
+    kept = store()
+    fitted = kept.load(metric)
+    with prompt_graph() as (graph, _):
+        if budget is not None:
+            router, _, encoded = validation_of(kept, fitted, graph, probe)
+            lam = router.lambda_for(encoded, budget)
+        router = kept.router(fitted, graph, load_prompt_encoder(probe))
+        decision = router.decide([prompt], lam)[0]
+    if as_json:
+        click.echo(json.dumps(decision.to_dict()))
+        return
+    show_decision(decision, metric)
+
+
+def show_decision(decision: Decision, metric: str) -> None:
+    """Print all candidates and the one chosen."""
+    from graphdb.rendering import new_table, stdout_console
+
+    console = stdout_console()
+    table = new_table("")
+    for title in ("candidate", metric, "TFLOP"):
+        table.add_column(title, justify="left" if title == "candidate" else "right")
+    for option in decision.options:
+        quality = "?" if option.quality is None else f"{option.quality:.4f}"
+        quality += "" if option.std is None else f" ± {option.std:.4f}"
+        table.add_row(option.variant, quality, f"{option.tflop:.4g}")
+    console.print(table)
+    why = (
+        "the most similar known prompt has a cosine of"
+        if decision.basis == "prompt"
+        else "it is unlike all known prompts, so averages decided; the nearest has a cosine of"
+    )
+    console.print(
+        f"Draw it with {decision.variant}: expected {metric} {decision.quality:.4f} for "
+        f"{decision.tflop:.4g} TFLOP ({why} {decision.similarity:.2f}).",
+        soft_wrap=True,
+    )
