@@ -23,8 +23,9 @@ PROBES = ROOT / "probes"
 EXTRACTORS = ("dinov2", "siglip")
 SHIPPED = sorted(model.name for model in ZOO.values() if model.shipped)
 DATASETS = sorted(which.name for which in ICON_SETS)
-# How the same question comes out on another kind of processor, whose kernels round in another order: what
-# 150 steps of training make of the last bit. Measured by switching this one's newer instructions off.
+# On the kind of processor that measured the records they come out bit for bit (MATCHGRAPH_EXACT_RECORDS=1). On
+# another, kernels round in another order, and 150 steps of training enlarge the last bit; by how much has not
+# been measured, so these are guesses.
 TOLERANCE = {"initial": 0.01, "finetuned": 0.15}
 OPTIONS = {
     "steps": "--steps",
