@@ -376,6 +376,8 @@ def _write_statistics(path: Path, statistics: Sequence[Statistics]) -> None:
         about.append([own.dataset, own.extractor, own.resize, own.n])
     partial = path.with_suffix(".partial")
     save_file(tensors, partial, metadata={"statistics": json.dumps(about)})
+    # The library makes files that their owner alone may read.
+    partial.chmod(path.parent.stat().st_mode & 0o666)
     partial.replace(path)
 
 

@@ -91,9 +91,7 @@ def export_shared(root: Path, source: Path = SHARED) -> list[str]:
     import torch
 
     target = root / SHARED_FOLDER
-    partial = root / f"{SHARED_FOLDER}.partial"
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
+    partial = _begun(target)
     plain, projected = text_towers(load_open_clip(source / CLIP_FOLDER.name))
     plain.to(torch.float16).save_pretrained(partial / "text-clip", safe_serialization=True)
     projected.to(torch.float16).save_pretrained(partial / "text-clip-projected", safe_serialization=True)
@@ -119,14 +117,20 @@ def export_probes(root: Path, source: Path = SHARED) -> list[str]:
         The names of the probes; those not trained yet are not among them.
     """
     target = root / PROBES_FOLDER
-    partial = root / f"{PROBES_FOLDER}.partial"
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
+    partial = _begun(target)
     for part, name in PROBES.items():
         if (source / part).is_dir():
             shutil.copytree(source / part, partial / name)
     _put(partial, target)
     return sorted(probe.name for probe in target.iterdir())
+
+
+def _begun(target: Path) -> Path:
+    """An empty folder beside the one it is to replace."""
+    partial = target.with_name(f"{target.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    return partial
 
 
 def _put(partial: Path, target: Path) -> None:

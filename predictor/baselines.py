@@ -76,22 +76,46 @@ def average_loss(matrix: LossMatrix) -> np.ndarray:
         Match & Choose, section 5.1: "the ranking of the models on their average performance", whose first
         model is the reference of O2B.
     """
-    rows, columns = np.nonzero(~np.isnan(matrix.losses))
+    measured = ~np.isnan(matrix.losses)
+    known = np.flatnonzero(measured.any(axis=1))
     effects = np.full(len(matrix.models), np.nan)
-    if not len(rows):
+    if not len(known):
         return effects
-    known = np.unique(rows)
-    place = np.searchsorted(known, rows)
-    design = np.zeros((len(rows), len(known) + len(matrix.datasets)))
-    design[np.arange(len(rows)), place] = 1.0
-    design[np.arange(len(rows)), len(known) + columns] = 1.0
-    values = matrix.losses[rows, columns]
-    # Normal equations: their size is that of the zoo, not of the results. The pseudo-inverse takes the
-    # smallest solution where groups of models share no dataset.
-    solution = np.linalg.pinv(design.T @ design, hermitian=True) @ (design.T @ (values - values.mean()))
+    values = matrix.losses[measured]
+    links = measured[known].astype(np.float64)
+    centred = np.where(measured, matrix.losses - values.mean(), 0.0)[known]
+    # The models' effects follow from the datasets', so that equations are solved for these alone: of either
+    # there may be thousands, and of results millions.
+    per_model = links.sum(axis=1)
+    mean = centred.sum(axis=1) / per_model
+    reduced = np.diag(links.sum(axis=0)) - links.T @ (links / per_model[:, None])
+    easy = np.linalg.pinv(reduced, hermitian=True) @ (centred.sum(axis=0) - links.T @ mean)
+    solution = mean - links @ easy / per_model
+    # Groups of models that share no dataset are each known but for a constant: of all solutions the smallest
+    # is taken, where a constant moved from the models of a group to its datasets makes neither larger.
+    group = _groups(links)
+    for each in np.unique(group):
+        mine, theirs = group[: len(known)] == each, group[len(known) :] == each
+        solution[mine] += (easy[theirs].sum() - solution[mine].sum()) / (mine.sum() + theirs.sum())
     # Models with equal results must tie, which the last bits would prevent.
-    effects[known] = np.round(solution[: len(known)], 10 - _magnitude(values))
+    effects[known] = np.round(solution, 10 - _magnitude(values))
     return effects
+
+
+def _groups(links: np.ndarray) -> np.ndarray:
+    """Which models and datasets are joined by results, directly or through others.
+
+    Args:
+        links: (n_models, n_datasets), not 0 where there is a result.
+
+    Returns:
+        int, (n_models + n_datasets,): equal for what is joined.
+    """
+    from scipy.sparse import bmat, csr_matrix
+    from scipy.sparse.csgraph import connected_components
+
+    sparse = csr_matrix(links)
+    return connected_components(bmat([[None, sparse], [sparse.T, None]]), directed=False)[1]
 
 
 def neighbour_rank(snapshot: Snapshot, dataset: str) -> np.ndarray | None:

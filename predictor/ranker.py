@@ -199,6 +199,7 @@ class CatBoostRanker:
         self.config = config or CatBoostConfig()
         self._prior = np.empty(0)
         self._trees: CatBoostClassifier | None = None
+        self._seen = np.empty(0, dtype=np.int64)
 
     def fit(self, rows: np.ndarray, targets: np.ndarray) -> None:
         """Learn from rows (n_rows, n_columns), finite, and their class shares (n_rows, n_classes).
@@ -209,7 +210,8 @@ class CatBoostRanker:
         values, labels, weights = _weighted_examples(rows, targets)
         self._prior = targets.mean(axis=0)
         self._trees = None
-        if len(np.unique(labels)) < 2 or not np.ptp(values, axis=0).any():
+        self._seen = np.unique(labels).astype(np.int64)
+        if len(self._seen) < 2 or not np.ptp(values, axis=0).any():
             return
         from catboost import CatBoostClassifier
 
@@ -250,8 +252,8 @@ class CatBoostRanker:
         shap = self._trees.get_feature_importance(
             Pool(values), type="ShapValues", thread_count=self.config.threads
         )
-        # (n_rows, n_classes, n_columns + 1); the last column is the expected score.
-        return np.einsum("c,rcf->rf", top_weights(len(self._prior)), shap[:, :, :-1])
+        # (n_rows, classes seen in training, n_columns + 1); the last column is the expected score.
+        return np.einsum("c,rcf->rf", top_weights(len(self._prior))[self._seen], shap[:, :, :-1])
 
 
 class ForestRanker:

@@ -23,8 +23,9 @@ PROBES = ROOT / "probes"
 EXTRACTORS = ("dinov2", "siglip")
 SHIPPED = sorted(model.name for model in ZOO.values() if model.shipped)
 DATASETS = sorted(which.name for which in ICON_SETS)
-# How the same question comes out on another kind of processor, whose kernels round in another order: what
-# 200 steps of training make of the last bit. Measured by switching this one's newer instructions off.
+# On the kind of processor that measured the records they come out bit for bit (MATCHGRAPH_EXACT_RECORDS=1). On
+# another, kernels round in another order, and 150 steps of training enlarge the last bit; by how much has not
+# been measured, so these are guesses.
 TOLERANCE = {"initial": 0.01, "finetuned": 0.15}
 OPTIONS = {
     "steps": "--steps",
@@ -60,11 +61,6 @@ def test_every_result_names_the_run_that_measured_it() -> None:
     for row in table("results.csv"):
         run = runs[row["run"]]
         assert (run["model"], run["dataset"], run["replicate"]) == (row["model"], row["dataset"], "false")
-    repeated = [row for row in runs.values() if row["replicate"] == "true"]
-    seeds = Counter((row["dataset"], json.loads(row["config"])["seed"]) for row in repeated)
-    assert len({dataset for dataset, _ in seeds}) >= 4
-    assert set(seeds.values()) == {len(SHIPPED)}
-    assert len({seed for _, seed in seeds}) == 2  # with the records' own, three
 
 
 def test_no_single_model_wins_everywhere() -> None:
@@ -103,15 +99,14 @@ def test_a_run_done_again_gives_its_record(recorded: dict[str, str], invoke: Any
     invoke("ingest", "models", str(ROOT / "models" / model), "--no-throughput")
     invoke("ingest", "datasets", str(ROOT / "datasets" / dataset), *probes, *metrics)
     asked = [word for name, option in OPTIONS.items() for word in (option, str(config[name]))]
-    answer = invoke(
-        "ingest", "run", "--model", model, "--dataset", dataset, *asked, *probes, *metrics, "--json"
-    )
-    # The id is a hash of the whole question: weights, images, captions, instruments and configuration.
-    assert recorded["run"] in answer
+    invoke("ingest", "run", "--model", model, "--dataset", dataset, *asked, *probes, *metrics)
     fresh = tmp_path / "fresh"
     invoke("export", str(fresh))
     with (fresh / "results.csv").open(encoding="utf-8", newline="") as file:
-        measured = {(row["metric"], row["stage"]): float(row["value"]) for row in csv.DictReader(file)}
+        rows = list(csv.DictReader(file))
+    # The id is a hash of the whole question: weights, images, captions, instruments and configuration.
+    assert {row["run"] for row in rows} == {recorded["run"]}
+    measured = {(row["metric"], row["stage"]): float(row["value"]) for row in rows}
     for row in table("results.csv"):
         if row["run"] == recorded["run"]:
             value = measured.pop((row["metric"], row["stage"]))

@@ -56,6 +56,23 @@ class TestAverageLoss:
         effects = average_loss(matrix(losses))
         assert np.allclose(effects - effects.mean(), model - model.mean(), atol=1e-6)
 
+    @pytest.mark.parametrize("share", [0.3, 0.6, 0.9])
+    def test_is_the_smallest_least_squares_solution_also_of_groups_that_share_nothing(self, share):
+        rng = np.random.default_rng(2)
+        losses = rng.normal(size=(9, 7))
+        losses[rng.random(losses.shape) < share] = NAN
+        losses[:3, 3:] = NAN
+        losses[3:, :3] = NAN
+        rows, columns = np.nonzero(~np.isnan(losses))
+        design = np.zeros((len(rows), 16))
+        design[np.arange(len(rows)), rows] = design[np.arange(len(rows)), 9 + columns] = 1
+        values = losses[rows, columns]
+        smallest = np.linalg.lstsq(design, values - values.mean(), rcond=None)[0][:9]
+        measured = ~np.isnan(losses).all(axis=1)
+        effects = average_loss(matrix(losses))
+        assert np.allclose(effects[measured], smallest[measured], atol=1e-8)
+        assert np.isnan(effects[~measured]).all()
+
     def test_equal_models_tie_and_unknown_ones_stay_out(self):
         effects = average_loss(matrix([[0.1, 0.7, 0.3], [0.7, 0.3, 0.1], [NAN, NAN, NAN]]))
         assert effects[0] == effects[1]

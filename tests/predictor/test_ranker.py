@@ -230,6 +230,17 @@ class TestContributions:
         # A small first column means a good rank, which is a lift.
         assert lifts[rows[:, 0].argmin(), 0] > 0 > lifts[rows[:, 0].argmax(), 0]
 
+    def test_a_class_that_never_occurred_takes_no_part(self):
+        rows = np.random.default_rng(0).normal(size=(30, 3))
+        targets = np.zeros((30, 5))
+        targets[np.arange(30), np.where(rows[:, 0] < 0, 0, 3)] = 1
+        ranker = CatBoostRanker(SMALL)
+        ranker.fit(rows, targets)
+        lifts = ranker.contributions(rows)
+        assert lifts.shape == rows.shape
+        assert np.abs(lifts).mean(axis=0).argmax() == 0
+        assert lifts[rows[:, 0].argmin(), 0] > 0 > lifts[rows[:, 0].argmax(), 0]
+
     def test_top_weights(self):
         assert top_weights(3).tolist() == [1, 0, -1]
         assert top_weights(1).tolist() == [0]
