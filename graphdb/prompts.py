@@ -31,6 +31,8 @@ Split: TypeAlias = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)
 MAX_PROMPT_CHARACTERS = 4000
 BATCH_ROWS = 1000
+# How many times as many neighbours the index is asked for as are wanted; measured by bench/nearest.py.
+REACH = 4
 LINE_BREAKS = frozenset("\t\n\r")
 
 
@@ -365,7 +367,11 @@ class PromptGraph:
         """
         check_metric_name(metric)
         rows = self._runner.read(
-            queries.load("prompts/nearest"), embedding=embedding.tolist(), count=count, metric=metric
+            queries.load("prompts/nearest"),
+            embedding=embedding.tolist(),
+            count=count,
+            reach=REACH * count,
+            metric=metric,
         )
         return [Neighbour(row["text"], row["cosine"], dict(row["scores"])) for row in rows]
 

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 METRICS = ("clip_score", "sharpness", "aesthetic")
 KINDS = ("knn", "network")
+# A serving stack would rather be told at once than wait until the driver gives up.
+SERVING_PATIENCE_S = 1.0
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 probe_option = click.option(
@@ -400,6 +402,54 @@ def ask(prompt: str, probe: str, metric: str, budget: float | None, lam: float |
         click.echo(json.dumps(decision.to_dict()))
         return
     show_decision(decision, metric)
+
+
+@route.command()
+@click.argument("prompts", metavar="PROMPT...", nargs=-1, required=True)
+@probe_option
+@metric_option
+@click.option("--lambda", "lam", type=click.FloatRange(0), help="By default the calibrated one.")
+@click.option("--out", required=True, type=click.Path(file_okay=False, path_type=Path), help="Folder for images.")
+@seed_option
+@click.option("--device", default="auto", show_default=True)
+def generate(
+    prompts: tuple[str, ...], probe: str, metric: str, lam: float | None, out: Path, seed: int, device: str
+) -> None:
+    """Draw each prompt with the candidate it is routed to."""
+    from routing.generate import draw
+    from training.prompts import load_prompt_encoder
+
+    kept = store()
+    with prompt_graph() as (graph, runner):
+        router = kept.router(kept.load(metric), graph, load_prompt_encoder(probe))
+        decisions = router.decide(prompts, lam)
+        folders = model_folders(runner)
+    for drawn in draw(prompts, decisions, router.variants, folders, out, seed=seed, device=device):
+        click.echo(f"{drawn.path}: {drawn.prompt!r} by {drawn.variant}, {drawn.tflop:.4g} TFLOP")
+
+
+@route.command()
+@probe_option
+@click.option(
+    "--metric", "metrics", multiple=True, help="Routers to serve; all that are fitted by default. Repeatable."
+)
+@click.option("--host", default="127.0.0.1", show_default=True)
+@click.option("--port", type=click.IntRange(0, 65535), default=8080, show_default=True)
+def serve(probe: str, metrics: tuple[str, ...], host: str, port: int) -> None:
+    """Answer over HTTP: POST /v1/route; /docs describes it."""
+    from graphdb.connection import connect
+    from graphdb.prompts import PromptGraph
+    from routing.serving import load_served
+
+    try:
+        import uvicorn
+
+        from routing.service import create_app
+    except ModuleNotFoundError as error:
+        raise click.UsageError(f"{error.name} is not installed: pip install 'matchgraph[serve]'.") from None
+    with connect() as patient, patient.with_patience(SERVING_PATIENCE_S) as runner:
+        served = load_served(store(), PromptGraph(runner), probe, metrics)
+        uvicorn.run(create_app(served, runner.verify), host=host, port=port, log_level="warning")
 
 
 def show_decision(decision: Decision, metric: str) -> None:

@@ -138,7 +138,7 @@ class Router:
         self.variants, self.lam, self.caution = tuple(variants), lam, caution
         self.metric = estimator.metric
         self._encoder, self._estimator, self._familiarity = encoder, estimator, familiarity
-        self._cost = np.array([variant.tflop for variant in variants])
+        self.cost = np.array([variant.tflop for variant in variants])
 
     def decide(self, prompts: Sequence[str], lam: float | Sequence[float] | None = None) -> list[Decision]:
         """Route prompts.
@@ -160,7 +160,7 @@ class Router:
         lams = np.broadcast_to(
             np.asarray(self.lam if lam is None else lam, dtype=np.float64), (len(prompts),)
         )
-        chosen = choose(quality - self.caution * np.nan_to_num(std), self._cost, lams)
+        chosen = choose(quality - self.caution * np.nan_to_num(std), self.cost, lams)
         return [
             self._decision(
                 int(chosen[row]),
@@ -193,9 +193,12 @@ class Router:
         Raises:
             BudgetTooSmall: the cheapest candidates cost more.
         """
+        return lambda_for_budget(self.compared(prompts), self.cost, budget)
+
+    def compared(self, prompts: EncodedPrompts) -> np.ndarray:
+        """The qualities that decide, lowered by the router's caution; float64, (n, m)."""
         estimates = self.estimate(prompts)
-        lowered = estimates.quality - self.caution * np.nan_to_num(estimates.std)
-        return lambda_for_budget(lowered, self._cost, budget)
+        return estimates.quality - self.caution * np.nan_to_num(estimates.std)
 
     def _decision(
         self, chosen: int, quality: np.ndarray, std: np.ndarray, lam: float, familiar: bool, similarity: float

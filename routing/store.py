@@ -89,13 +89,17 @@ class RouterStore:
                 **{**values, "variants": tuple(values["variants"]), "average": tuple(values["average"])}
             )
         except FileNotFoundError:
-            there = sorted(file.stem for file in self._folder.glob("*.json"))
+            there = self.metrics()
             known = f" Fitted are: {', '.join(there)}." if there else ""
             raise NotFitted(f"No router is fitted for {metric}: run `matchgraph route fit`.{known}") from None
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise UnusableEstimator(
                 f"{path} cannot be read ({error}): make it anew with `matchgraph route fit`."
             ) from None
+
+    def metrics(self) -> list[str]:
+        """Metrics that a router is fitted for, sorted."""
+        return sorted(path.stem for path in self._folder.glob("*.json"))
 
     def estimator(self, fitted: Fitted, graph: PromptGraph, *, exact: bool = False) -> QualityEstimator:
         """The estimator of a fitted router.

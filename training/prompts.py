@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -71,6 +72,8 @@ class PromptEncoder:
         self.width = int(last.normalized_shape[0])
         last.register_forward_hook(self._keep)
         self._seen: torch.Tensor | None = None
+        # The hook keeps one call's tokens; a second thread's must not come between.
+        self._alone = threading.Lock()
         try:
             self._tokenizer = open_clip.get_tokenizer(f"local-dir:{clip.folder}")
         except Exception as error:
@@ -94,7 +97,7 @@ class PromptEncoder:
         import torch
 
         ids = self._tokenizer(list(prompts)).to(self.device)
-        with torch.inference_mode():
+        with self._alone, torch.inference_mode():
             embeddings = self._model.encode_text(ids, normalize=True).float().cpu().numpy()
             tokens = self._seen
         assert tokens is not None

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from graphdb.prompts import Prompt, ScoreTable, Split
 from routing.errors import NotEnoughScores, UnusableEstimator
 from routing.estimators import NearestPrompts, Scale, TokenQuality, averaged, columns
 from tests.routing import circle
@@ -20,16 +21,21 @@ def part(encoded: EncodedPrompts, rows: np.ndarray) -> EncodedPrompts:
     )
 
 
-def test_nearest_prompts_are_those_of_the_training_split(scored) -> None:
-    table, encoded = scored
-    estimator = NearestPrompts(table, 1)
-    train, test = table.rows("train"), table.rows("test")
-    own = estimator.estimate(part(encoded, train))
-    assert own.quality == pytest.approx(table.mean[train])
-    assert own.similarity == pytest.approx(np.ones(len(train)), abs=1e-6)
-    held_out = estimator.estimate(part(encoded, test))
-    assert not np.isclose(held_out.quality, table.mean[test]).any()
-    assert np.isin(held_out.quality, table.mean[train]).all()
+def test_nearest_prompts_are_those_of_the_training_split() -> None:
+    splits: list[Split] = ["train", "validation", "train", "test", "train"]
+    own = np.eye(5, dtype=np.float32)
+    prompts = tuple(Prompt(f"prompt {i}", split, "probe", own[i]) for i, split in enumerate(splits))
+    mean = np.arange(15.0).reshape(5, 3)
+    table = ScoreTable(
+        "clip_score", "scorer", prompts, circle.VARIANTS, mean, np.full((5, 3), 0.1), np.ones((5, 3), int)
+    )
+    # Each is asked for with a little of the last one, so that held-out ones are nearest to that.
+    asked = own + np.float32(0.1) * own[4]
+    asked /= np.linalg.norm(asked, axis=1, keepdims=True)
+    encoded = EncodedPrompts(asked, asked[:, None], np.ones((5, 1), bool), np.zeros(5, bool))
+    found = NearestPrompts(table, 1).estimate(encoded)
+    assert (found.quality == mean[[0, 4, 2, 4, 4]]).all()
+    assert found.similarity == pytest.approx([asked[0, 0], asked[1, 4], asked[2, 2], asked[3, 4], 1.0])
 
 
 def test_more_neighbours_average_the_noise_away(scored) -> None:
