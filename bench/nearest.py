@@ -55,8 +55,7 @@ def measured(
         recalls.append(len(found & {f"prompt {number}" for number in exact}) / count)
     milliseconds = {
         f"{name}_ms": {
-            str(quantile): round(1000 * float(np.quantile(values, quantile)), 2)
-            for quantile in (0.5, 0.95)
+            str(quantile): round(1000 * float(np.quantile(values, quantile)), 2) for quantile in (0.5, 0.95)
         }
         for name, values in seconds.items()
     }
@@ -64,7 +63,9 @@ def measured(
 
 
 @click.command()
-@click.option("--home", type=click.Path(path_type=Path), required=True, help="Data folder; its graph is lost.")
+@click.option(
+    "--home", type=click.Path(path_type=Path), required=True, help="Its graph is lost."
+)
 @click.option("--prompts", "total", default=100_000, show_default=True)
 @click.option("--dimension", default=512, show_default=True)
 @click.option("--queries", default=200, show_default=True)

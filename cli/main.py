@@ -28,6 +28,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "predictor.cli:evaluate",
         "Leave-one-dataset-out accuracy of the prediction, beside baselines.",
     ),
+    "route": ("routing.cli:route", "Which model, and how many steps, are worth their cost for a prompt."),
     "report": ("predictor.report_cli:report", "The paper's whole evaluation on the graph, as a page."),
 }
 USER_ERROR_EXIT = 2

@@ -409,7 +409,9 @@ def ask(prompt: str, probe: str, metric: str, budget: float | None, lam: float |
 @probe_option
 @metric_option
 @click.option("--lambda", "lam", type=click.FloatRange(0), help="By default the calibrated one.")
-@click.option("--out", required=True, type=click.Path(file_okay=False, path_type=Path), help="Folder for images.")
+@click.option(
+    "--out", required=True, type=click.Path(file_okay=False, path_type=Path), help="Folder for images."
+)
 @seed_option
 @click.option("--device", default="auto", show_default=True)
 def generate(

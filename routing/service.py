@@ -35,14 +35,15 @@ MAX_PROMPTS = 64
 MAX_BODY_BYTES = 6 * MAX_PROMPTS * MAX_PROMPT_CHARACTERS + 4096
 RETRY_AFTER_S = 5
 LATENCIES_S = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 5.0)
-# What `graphdb.prompts.check_prompt` demands: something visible, and no control characters but tabs and breaks.
+# As `graphdb.prompts.check_prompt` demands: something visible, no control characters but tabs and breaks.
 PROMPT_PATTERN = (
     r"^[^\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]*"
     r"[^\x00-\x20\x7f-\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]"
     r"[^\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]*$"
 )
 Prompt = Annotated[
-    str, Field(min_length=1, max_length=MAX_PROMPT_CHARACTERS, pattern=PROMPT_PATTERN, examples=["a red apple"])
+    str,
+    Field(min_length=1, max_length=MAX_PROMPT_CHARACTERS, pattern=PROMPT_PATTERN, examples=["a red apple"]),
 ]
 
 
@@ -165,7 +166,9 @@ def create_app(served: Mapping[str, Served], check_graph: Callable[[], None]) ->
     latency = Histogram(
         "matchgraph_route_seconds", "Time of a decision", buckets=LATENCIES_S, registry=registry
     )
-    decisions = Counter("matchgraph_decisions", "Prompts by candidate", ("metric", "variant"), registry=registry)
+    decisions = Counter(
+        "matchgraph_decisions", "Prompts by candidate", ("metric", "variant"), registry=registry
+    )
     tflop = Counter("matchgraph_tflop", "TFLOP of the candidates chosen", ("metric",), registry=registry)
     unfamiliar = Counter(
         "matchgraph_unfamiliar_prompts", "Prompts unlike all known ones", ("metric",), registry=registry
@@ -234,6 +237,8 @@ def create_app(served: Mapping[str, Served], check_graph: Callable[[], None]) ->
     @app.exception_handler(RequestValidationError)
     def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
         first = error.errors()[0]
+        if first["type"] == "json_invalid":
+            return problem(422, f"The body is not JSON: {first['ctx']['error']}.")
         where = ".".join(str(part) for part in first["loc"][1:]) or "request"
         return problem(422, f"{where}: {first['msg']}")
 
@@ -266,7 +271,7 @@ def create_app(served: Mapping[str, Served], check_graph: Callable[[], None]) ->
 
 
 def problem(status: int, detail: str) -> JSONResponse:
-    """An error's answer; what cannot be sent (half of a surrogate pair, in the name of a field) is replaced."""
+    """An error's answer; what cannot be sent (half of a surrogate pair, in a field's name) is replaced."""
     return JSONResponse({"detail": detail.encode("utf-8", "replace").decode()}, status_code=status)
 
 

@@ -87,7 +87,9 @@ def test_only_prompts_to_learn_from_are_neighbours(prompt_graph: PromptGraph, ru
         assert [neighbour.scores for neighbour in found] == [{"m@1": number} for number in expected]
     # A prompt that is held out from now on is no neighbour any more.
     prompt_graph.save_prompts([Prompt(prompts[7].text, "test", "probe", prompts[7].embedding)])
-    assert prompts[7].text not in [n.text for n in prompt_graph.nearest(prompts[7].embedding, 150, "clip_score")]
+    assert prompts[7].text not in [
+        n.text for n in prompt_graph.nearest(prompts[7].embedding, 150, "clip_score")
+    ]
 
 
 def test_a_variant_moves_to_another_model_as_a_whole(prompt_graph: PromptGraph, runner: Runner) -> None:
