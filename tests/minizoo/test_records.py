@@ -63,6 +63,15 @@ def test_every_result_names_the_run_that_measured_it() -> None:
         assert (run["model"], run["dataset"], run["replicate"]) == (row["model"], row["dataset"], "false")
 
 
+def test_four_datasets_were_measured_under_three_seeds() -> None:
+    repeated = [row for row in table("runs.csv") if row["replicate"] == "true"]
+    pairs = {(row["model"], row["dataset"], json.loads(row["config"])["seed"]) for row in repeated}
+    assert len(pairs) == len(repeated) == 80
+    seeds = Counter((dataset, seed) for _, dataset, seed in pairs)
+    assert len({dataset for dataset, _ in seeds}) == 4
+    assert set(seeds.values()) == {len(SHIPPED)}
+
+
 def test_no_single_model_wins_everywhere() -> None:
     best: dict[str, tuple[float, str]] = {}
     for row in table("results.csv"):
