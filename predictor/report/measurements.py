@@ -123,10 +123,10 @@ def noise(snapshot: Snapshot, replicates: Sequence[tuple[str, str, str, float]],
 
     Returns:
         The figures. Where models of one dataset were repeated under the same seeds, their order is compared
-        between seeds, and each seed's order is foretold from the mean of the others: what a method would reach
-        that fine-tunes every model on the dataset itself, as often as there are other seeds. The ceiling is
-        simulated for all datasets, with the pooled deviation on top of the recorded values; these are noisy
-        themselves and lie farther apart than the truth, so it errs high.
+        between seeds, and each seed's order is foretold from the mean of the others: what a method would
+        reach that fine-tunes every model on the dataset itself, as often as there are other seeds. The
+        ceiling is simulated for all datasets, with the pooled deviation on top of the recorded values; these
+        are noisy themselves and lie farther apart than the truth, so it errs high.
     """
     matrix = loss_matrix(snapshot)
     sign = -1.0 if snapshot.metric.larger_is_better else 1.0
