@@ -24,8 +24,8 @@ EXTRACTORS = ("dinov2", "siglip")
 SHIPPED = sorted(model.name for model in ZOO.values() if model.shipped)
 DATASETS = sorted(which.name for which in ICON_SETS)
 # On the kind of processor that measured the records they come out bit for bit (MATCHGRAPH_EXACT_RECORDS=1).
-# On another, kernels round in another order, and 150 steps of training enlarge the last bit. With AVX2 in place
-# of AVX-512 (ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2) they moved by at most 0.00001 and 0.0005.
+# On another, kernels round in another order, and 150 steps of training enlarge the last bit. With AVX2 for
+# AVX-512 (ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2) they moved by at most 0.00001 and 0.0005.
 TOLERANCE = {"initial": 0.001, "finetuned": 0.01}
 OPTIONS = {
     "steps": "--steps",
