@@ -94,7 +94,7 @@ class NearestMatcher:
         visible = without_results(visible, datasets)
         check_enough(visible)
         matrix = comparable(loss_matrix(visible))
-        values, effects = without_levels(scores(matrix, visible.metric, "value"))
+        values, effects = without_levels(scores(matrix, visible.metric))
         ranked = {}
         for dataset in datasets:
             near = similarities_of(visible, dataset)
@@ -165,7 +165,7 @@ class RowsMatcher:
         visible = without_results(visible, datasets)
         check_enough(visible)
         matrix = comparable(loss_matrix(visible))
-        values, _ = without_levels(scores(matrix, visible.metric, "value"))
+        values, _ = without_levels(scores(matrix, visible.metric))
         measured, columns = np.nonzero(~np.isnan(values))
         pairs = [(matrix.models[m], matrix.datasets[d]) for m, d in zip(measured, columns, strict=True)]
         asked = [(model, dataset) for dataset in datasets for model in matrix.models]
@@ -216,7 +216,7 @@ def reweighted(visible: Snapshot, weights: Weights) -> pd.DataFrame:
     if weights == "rank":
         return edges
     matrix = loss_matrix(visible)
-    values = scores(matrix, visible.metric, "value")
+    values = scores(matrix, visible.metric)
     # From 0 for the best on each dataset.
     above = values - np.nanmin(values, axis=0)
     measured, columns = np.nonzero(~np.isnan(values))

@@ -44,7 +44,7 @@ from graphdb.embedding import Node2VecConfig
 from graphdb.node2vecplus import Node2VecPlus
 from predictor.baselines import BASELINES
 from predictor.evaluation import held_out_datasets
-from predictor.gaussian import GaussianConfig, GaussianMatcher
+from predictor.gaussian import GaussianMatcher
 from predictor.matching import Matcher, PaperMatcher, RowConfig
 from predictor.metrics import (
     bootstrap_interval,
@@ -102,10 +102,8 @@ def candidates(seed: int) -> dict[str, Callable[[], Matcher]]:
         "nearest 5": lambda: NearestMatcher(5),
         "nearest 10": lambda: NearestMatcher(10, 3.0),
         "gaussian": GaussianMatcher,
-        "gaussian, graph": lambda: GaussianMatcher(GaussianConfig("graph")),
-        "gaussian, node": lambda: GaussianMatcher(GaussianConfig("node")),
-        "gaussian, spread": lambda: GaussianMatcher(GaussianConfig(scale="spread")),
-        "gaussian, rank": lambda: GaussianMatcher(GaussianConfig(scale="rank")),
+        "gaussian, graph": lambda: GaussianMatcher("graph"),
+        "gaussian, node": lambda: GaussianMatcher("node"),
         "forest, fastrp": rows(fast),
         "forest, fastrp hidden in turn": rows(fast, hidden_in_turn=True),
         "forest": rows(plus),

@@ -26,9 +26,9 @@ Source:
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import product
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -42,8 +42,6 @@ from predictor.visibility import LossMatrix, check_enough, loss_matrix, without_
 if TYPE_CHECKING:
     from graphdb.models import Metric, Snapshot
 
-Scale: TypeAlias = Literal["value", "spread", "rank"]
-SCALES: tuple[str, ...] = get_args(Scale)
 GENERAL = "general"
 
 # Variance of a model's standing anywhere and of the noise, in units of that on a kind of dataset; and how
@@ -65,55 +63,37 @@ MOST_PATTERNS = 400
 MOST_INVERSES = 5_000
 
 
-@dataclass(frozen=True)
-class GaussianConfig:
-    """What the process sees, and on which scale.
-
-    Attributes:
-        features: all, only the graph's edges ("graph"), or only what is known of the nodes ("node").
-        scale: of the scores: "value", measured values about their dataset's median, in logarithms for a
-            distance that cannot be negative; "spread", the same in units of what models differ by on that
-            dataset; "rank", normal scores of the ranks there.
-
-    Raises:
-        InvalidRows: an unknown name.
-    """
-
-    features: FeatureSet = "all"
-    scale: Scale = "value"
-
-    def __post_init__(self) -> None:
-        if self.features not in FEATURE_SETS:
-            raise InvalidRows(f"unknown features {self.features!r}: choose one of {', '.join(FEATURE_SETS)}")
-        if self.scale not in SCALES:
-            raise InvalidRows(f"unknown scale {self.scale!r}: choose one of {', '.join(SCALES)}")
-
-
 class GaussianMatcher:
     """Ranks by a Gaussian process, see the module.
 
     It needs no similarities: a dataset that nothing is known of gets the ranking by general standing.
 
     Args:
-        config: what it sees.
+        features: what it sees: all, only the graph's edges ("graph"), or only what is known of the nodes
+            ("node").
+
+    Raises:
+        InvalidRows: unknown features.
     """
 
     name = "gaussian"
     needs_similarities = False
 
-    def __init__(self, config: GaussianConfig | None = None) -> None:
-        self.config = config or GaussianConfig()
+    def __init__(self, features: FeatureSet = "all") -> None:
+        if features not in FEATURE_SETS:
+            raise InvalidRows(f"unknown features {features!r}: choose one of {', '.join(FEATURE_SETS)}")
+        self.features: FeatureSet = features
 
     def rank(self, visible: Snapshot, datasets: Sequence[str], *, explain: bool = False) -> dict[str, Ranked]:
         """See `predictor.matching.Matcher.rank`."""
         visible = without_results(visible, datasets)
         check_enough(visible)
         matrix = comparable(loss_matrix(visible))
-        kernels = dataset_kernels(visible, self.config.features)
-        table = None if self.config.features == "graph" else model_features(visible.models)
+        kernels = dataset_kernels(visible, self.features)
+        table = None if self.features == "graph" else model_features(visible.models)
         place = {dataset.id: index for index, dataset in enumerate(visible.datasets)}
         known = np.array([place[dataset] for dataset in matrix.datasets])
-        process = _Process(scores(matrix, visible.metric, self.config.scale), known, kernels, table)
+        process = _Process(scores(matrix, visible.metric), known, kernels, table)
         ranked = {}
         for dataset in datasets:
             mean, std, parts = process.predict(place[dataset])
@@ -129,7 +109,7 @@ class GaussianMatcher:
         """See `predictor.matching.Matcher.describe`."""
         return {
             "process": {
-                **asdict(self.config),
+                "features": self.features,
                 "standings": STANDINGS,
                 "noises": NOISES,
                 "mixes": MIXES,
@@ -143,7 +123,7 @@ def dataset_kernels(snapshot: Snapshot, features: FeatureSet) -> dict[str, np.nd
 
     Args:
         snapshot: the graph.
-        features: see `GaussianConfig`.
+        features: see `GaussianMatcher`.
 
     Returns:
         "graph", of the similarities, and "dataset", of embeddings, as far as asked for and known; each
@@ -164,23 +144,18 @@ def comparable(matrix: LossMatrix) -> LossMatrix:
     return LossMatrix(matrix.models, datasets, matrix.losses[:, columns])
 
 
-def scores(matrix: LossMatrix, metric: Metric, scale: Scale) -> np.ndarray:
-    """Losses on a scale on which those of different datasets compare.
+def scores(matrix: LossMatrix, metric: Metric) -> np.ndarray:
+    """Losses about their dataset's median, on a scale on which those of different datasets compare.
 
     Args:
         matrix: the losses.
         metric: what they were measured by. Values of a metric that is smaller for the better and cannot be
             negative are compared by their ratios, as long as all are above 0; others, such as accuracies or
             unbiased estimates of a distance, by their differences.
-        scale: see `GaussianConfig`.
 
     Returns:
         float64, (n_models, n_datasets), NaN where not measured.
     """
-    from scipy.stats import norm
-
-    if scale == "rank":
-        return norm.ppf(matrix.scaled_ranks())
     values = matrix.losses
     distance = not metric.larger_is_better and metric.minimum is not None and metric.minimum >= 0
     if distance and np.nanmin(values) > 0:
@@ -189,9 +164,8 @@ def scores(matrix: LossMatrix, metric: Metric, scale: Scale) -> np.ndarray:
     # 1.4826 median absolute deviations are a standard deviation of normal values.
     spread = 1.4826 * np.nanmedian(np.abs(values), axis=0)
     usual = np.median(spread[spread > 0]) if (spread > 0).any() else (np.nanmax(np.abs(values)) or 1.0)
-    spread = np.where(spread > 0, spread, usual)
-    values = np.clip(values, -FARTHEST * np.maximum(spread, usual), FARTHEST * np.maximum(spread, usual))
-    return values / (spread if scale == "spread" else usual)
+    farthest = FARTHEST * np.maximum(spread, usual)
+    return np.clip(values, -farthest, farthest) / usual
 
 
 def without_levels(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

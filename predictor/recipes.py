@@ -109,9 +109,9 @@ def _paper(runner: Runner | None, chosen: Ingredients) -> Matcher:
 
 
 def _gaussian(_: Runner | None, chosen: Ingredients) -> Matcher:
-    from predictor.gaussian import GaussianConfig, GaussianMatcher
+    from predictor.gaussian import GaussianMatcher
 
-    return GaussianMatcher(GaussianConfig(chosen.features))
+    return GaussianMatcher(chosen.features)
 
 
 RECIPES: Mapping[str, Recipe] = {

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from predictor.baselines import average_rank
+from predictor.metrics import optimal_selection, weighted_tau
 from predictor.visibility import loss_matrix
 
 if TYPE_CHECKING:
@@ -59,6 +61,8 @@ class Noise:
         compared: how often the best model could be compared between two seeds.
         changed: in how many of these it was another.
         datasets: datasets of these comparisons.
+        repeated_tau: weighted tau of the order by the mean over the other seeds, against that of one seed.
+        repeated_osr: how often the best by that mean was the best of the one seed.
         ceiling: share of datasets whose best model would stay the best if all were measured again: about the
             highest OSR that any method can reach.
     """
@@ -70,6 +74,8 @@ class Noise:
     compared: int
     changed: int
     datasets: int
+    repeated_tau: float
+    repeated_osr: float
     ceiling: float
 
 
@@ -117,8 +123,10 @@ def noise(snapshot: Snapshot, replicates: Sequence[tuple[str, str, str, float]],
 
     Returns:
         The figures. Where models of one dataset were repeated under the same seeds, their order is compared
-        between seeds. The ceiling is simulated for all datasets, with the pooled deviation on top of the
-        recorded values; these are noisy themselves and lie farther apart than the truth, so it errs high.
+        between seeds, and each seed's order is foretold from the mean of the others: what a method would
+        reach that fine-tunes every model on the dataset itself, as often as there are other seeds. The
+        ceiling is simulated for all datasets, with the pooled deviation on top of the recorded values; these
+        are noisy themselves and lie farther apart than the truth, so it errs high.
     """
     matrix = loss_matrix(snapshot)
     sign = -1.0 if snapshot.metric.larger_is_better else 1.0
@@ -140,18 +148,21 @@ def noise(snapshot: Snapshot, replicates: Sequence[tuple[str, str, str, float]],
     deviation = float(np.sqrt(squares / freedom)) if freedom else float("nan")
     compared = changed = 0
     datasets = sorted({dataset for _, dataset in runs})
-    used = set()
+    used: set[str] = set()
+    foretold: list[tuple[float, float]] = []
     for dataset in datasets:
         own = {model: v for (model, other), v in runs.items() if other == dataset}
         common = sorted(set.intersection(*(set(v) for v in own.values())))
         if len(own) < 2 or len(common) < 2:
             continue
         used.add(dataset)
-        winners = [min(sorted(own), key=lambda model, s=s: own[model][s]) for s in common]
-        for i, first in enumerate(winners):
-            for second in winners[i + 1 :]:
-                compared += 1
-                changed += first != second
+        losses = np.array([[own[model][s] for s in common] for model in sorted(own)])
+        for first, second in combinations(losses.argmin(axis=0), 2):
+            compared += 1
+            changed += int(first != second)
+        for column, truth in enumerate(losses.T):
+            others = np.delete(losses, column, axis=1).mean(axis=1)
+            foretold.append((weighted_tau(others, truth), optimal_selection(others, truth)))
     within = [matrix.losses[~np.isnan(column), j] for j, column in enumerate(matrix.losses.T)]
     within = [values for values in within if len(values) > 1]
     between = (
@@ -165,6 +176,7 @@ def noise(snapshot: Snapshot, replicates: Sequence[tuple[str, str, str, float]],
         compared,
         changed,
         len(used),
+        *(np.mean(foretold, axis=0).tolist() if foretold else (float("nan"), float("nan"))),
         _ceiling(within, deviation, seed),
     )
 

@@ -267,6 +267,8 @@ def noise_table(study: Noise) -> Table:
         ("standard deviation between the models of a dataset", study.between_models, "number"),
         ("comparisons of the best model between two seeds", study.compared, "count"),
         ("of which the best model was another", study.changed, "count"),
+        ("weighted tau of the mean of the other seeds", study.repeated_tau, "number"),
+        ("OSR of the mean of the other seeds", study.repeated_osr, "share"),
         ("best models that would stay the best (simulated)", study.ceiling, "share"),
     ]
     columns = (Column("fact", "What"), Column("value", "Value"))

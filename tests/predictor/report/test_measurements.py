@@ -50,6 +50,8 @@ def test_noise_by_hand():
     assert study.deviation == pytest.approx(np.sqrt(2 / 3))
     # x under both seeds: a, then b. On y only one model was repeated.
     assert (study.compared, study.changed, study.datasets) == (1, 1, 1)
+    # Each of the two seeds foretells the other order of a and b on x.
+    assert (study.repeated_tau, study.repeated_osr) == (-1, 0)
     # 1 apart changes sometimes, 8 apart never; 0.816 sqrt(2) is the deviation of a difference.
     assert study.ceiling == pytest.approx((0.807 + 1) / 2, abs=0.02)
 
@@ -63,6 +65,16 @@ def test_noise_takes_the_direction_into_account():
         assert noise(measured, same).changed == 0
         assert noise(measured, same).deviation == pytest.approx(0.5 / np.sqrt(2))
         assert noise(measured, other).changed == changed
+
+
+def test_a_seed_is_foretold_from_the_mean_of_the_others():
+    rows = [("a", "x", 1.0, NAN), ("b", "x", 2.0, NAN)]
+    again = [("a", "x", "1", 5.0), ("b", "x", "1", 2.0), ("a", "x", "2", 1.0), ("b", "x", "2", 4.0)]
+    study = noise(snapshot(rows), again)
+    # Of the others' means a is better only for seed 1 (1 against 3), where it is worse; for the recorded seed
+    # 3 and 3 tie, which claims no order and is right half the time; for seed 2 (3 against 2) b is better.
+    assert study.repeated_tau == pytest.approx((0 - 1 - 1) / 3)
+    assert study.repeated_osr == pytest.approx((0.5 + 0 + 0) / 3)
 
 
 def test_without_replicates_nothing_is_known():
