@@ -301,7 +301,7 @@ def fit(probe: str, metric: str, kind: str, neighbours: int, caution: float, see
     nearest = NearestPrompts(table, neighbours)
     assert encoded is not None
     network = TokenQuality.fit(table, encoded, seed=seed) if kind == "network" else None
-    validation = part_of(encoded, table.rows("validation"))
+    validation = encoded.part(table.rows("validation"))
     familiarity = Familiarity.of(table, nearest.estimate(validation).similarity)
     fitted = Fitted(
         metric,
@@ -315,15 +315,6 @@ def fit(probe: str, metric: str, kind: str, neighbours: int, caution: float, see
     )
     path = store().save(fitted, network)
     click.echo(f"A router for {metric} over {len(table.variants)} candidates is in {path}.")
-
-
-def part_of(encoded: EncodedPrompts, rows: np.ndarray) -> EncodedPrompts:
-    """Some of encoded prompts."""
-    from training.prompts import EncodedPrompts
-
-    return EncodedPrompts(
-        encoded.embeddings[rows], encoded.tokens[rows], encoded.mask[rows], encoded.truncated[rows]
-    )
 
 
 @route.command()
@@ -402,6 +393,47 @@ def ask(prompt: str, probe: str, metric: str, budget: float | None, lam: float |
         click.echo(json.dumps(decision.to_dict()))
         return
     show_decision(decision, metric)
+
+
+@route.command()
+@probe_option
+@click.option(
+    "--metric", "metrics", multiple=True, help="All that prompts are scored by by default. Repeatable."
+)
+@click.option("--out", default="routing", show_default=True, type=click.Path(file_okay=False, path_type=Path))
+@seed_option
+def curve(probe: str, metrics: tuple[str, ...], out: Path, seed: int) -> None:
+    """Measure what routing is worth on the test prompts, as a page: deferral curves and tables."""
+    from importlib.metadata import version
+
+    from routing.errors import NotEnoughScores
+    from routing.evaluation import complete, evaluate
+    from routing.report import write_report
+    from training.prompts import load_prompt_encoder
+
+    with prompt_graph() as (graph, _):
+        tables = [complete(graph.table(metric)) for metric in metrics or sorted(graph.metrics())]
+    if not tables:
+        raise NotEnoughScores("No prompt is scored: run `matchgraph route score` first.")
+    encoder = load_prompt_encoder(probe)
+    studies = [
+        evaluate(table, encoder.encode([prompt.text for prompt in table.prompts]), seed=seed)
+        for table in tables
+    ]
+    facts = {
+        "prompts": {name: len(tables[0].rows(name)) for name in ("train", "validation", "test")},
+        "candidates": len(tables[0].variants),
+        "images a prompt": int(tables[0].samples.max()),
+        "probe": encoder.hash,
+        "scorers": {table.metric: table.scorer for table in tables},
+        "seed": seed,
+        "versions": {name: version(name) for name in ("matchgraph", "torch", "numpy", "open_clip_torch")},
+    }
+    named = "".join(f" --metric {metric}" for metric in metrics)
+    page, summary = write_report(studies, out, f"matchgraph route curve --seed {seed}{named}", facts)
+    for sentence in summary:
+        click.echo(sentence)
+    click.echo(f"Written to {page}.")
 
 
 @route.command()

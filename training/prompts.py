@@ -38,6 +38,12 @@ class EncodedPrompts:
     def __len__(self) -> int:
         return len(self.embeddings)
 
+    def part(self, rows: np.ndarray) -> EncodedPrompts:
+        """Some of them, by number."""
+        return EncodedPrompts(
+            self.embeddings[rows], self.tokens[rows], self.mask[rows], self.truncated[rows]
+        )
+
 
 class PromptEncoder:
     """The text side of a CLIP model.

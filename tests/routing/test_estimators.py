@@ -15,12 +15,6 @@ from tests.routing import circle
 from training.prompts import EncodedPrompts
 
 
-def part(encoded: EncodedPrompts, rows: np.ndarray) -> EncodedPrompts:
-    return EncodedPrompts(
-        encoded.embeddings[rows], encoded.tokens[rows], encoded.mask[rows], encoded.truncated[rows]
-    )
-
-
 def test_nearest_prompts_are_those_of_the_training_split() -> None:
     splits: list[Split] = ["train", "validation", "train", "test", "train"]
     own = np.eye(5, dtype=np.float32)
