@@ -23,7 +23,7 @@ from predictor.ranker import (
     unit_quadrature,
 )
 
-SMALL = CatBoostConfig(iterations=20, depth=3, column_share=1.0, seed=1)
+SMALL = CatBoostConfig(iterations=20, depth=3, columns_tried=1000, seed=1)
 
 
 def random_distributions(n_models: int, n_classes: int, seed: int, zeros: float = 0.0) -> np.ndarray:
