@@ -12,8 +12,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from graphdb.prompts import PromptGraph
     from graphdb.runner import Runner
     from routing.quality import Scorer
@@ -135,6 +133,13 @@ def prompts(path: Path, probe: str, largest_similarity: float, seed: int, as_jso
 @click.option("--guidance", type=float, help="Classifier-free guidance scale; by default the model family's.")
 @click.option("--sampler", metavar="CLASS", help="Scheduler of diffusers; by default the model's own.")
 @click.option("--resolution", type=click.IntRange(8), help="Side of the images; 512 or the pipeline's own.")
+@click.option(
+    "--cache-interval",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    help="With DeepCache (U-Nets only): steps from one whole pass to the next.",
+)
 @json_option
 def variants(
     models: tuple[str, ...],
@@ -142,6 +147,7 @@ def variants(
     guidance: float | None,
     sampler: str | None,
     resolution: int | None,
+    cache_interval: int,
     as_json: bool,
 ) -> None:
     """Add candidates: models of the graph at some numbers of steps, priced from their configuration."""
@@ -155,7 +161,13 @@ def variants(
             if model not in folders:
                 raise click.UsageError(f"There is no pipeline folder of {model!r}: ingest one first.")
             made += variants_of(
-                model, folders[model], counts, resolution_px=resolution, guidance=guidance, sampler=sampler
+                model,
+                folders[model],
+                counts,
+                resolution_px=resolution,
+                guidance=guidance,
+                sampler=sampler,
+                cache_interval=cache_interval,
             )
         graph.save_variants(made)
     if as_json:

@@ -91,7 +91,8 @@ def complete(table: ScoreTable) -> ScoreTable:
     for name in ("train", "validation", "test"):
         if not len(kept.rows(name)):
             raise NotEnoughScores(
-                f"No {name} prompt is scored by {table.metric} for every candidate: run `matchgraph route score`."
+                f"No {name} prompt is scored by {table.metric} for every candidate: run `matchgraph route "
+                "score`."
             )
     return kept
 

@@ -77,6 +77,7 @@ def draw(
                     variant.resolution_px,
                     BATCH,
                     sampler=variant.sampler,
+                    cache_interval=variant.cache_interval,
                 )
                 numbers = [f"{prompt_id(text)}-0" for text in texts]
                 images = stream_images(loaded, None, texts, config, numbers=numbers)

@@ -72,8 +72,8 @@ def said(study: Study) -> str:
     over = best.over_mixing
     return (
         f"{study.metric}: over all budgets the router by {TITLES[name]} has a mean quality of "
-        f"{best.area.value:.4f}, {over.value:+.4f} [{over.low:+.4f}, {over.high:+.4f}] against random mixing, "
-        f"and at equal cost it is above {above} of {len(best.over_candidate)} fixed candidates "
+        f"{best.area.value:.4f}: {over.value:+.4f} [{over.low:+.4f}, {over.high:+.4f}] against random "
+        f"mixing, and at equal cost it is above {above} of {len(best.over_candidate)} fixed candidates "
         f"({len(study.prompts)} test prompts)."
     )
 
@@ -87,7 +87,7 @@ def sections(study: Study) -> list[Section]:
             f"{study.metric}: quality for its cost",
             "Figures 3 and 5",
             said(study),
-            "Points are the candidates, each for all prompts alike; the lines take every budget between. Each "
+            "Points are the candidates, each for all prompts alike; the lines take every budget. Each "
             f"estimator was fitted on the training prompts; K of the nearest ones is {study.neighbours}, "
             "chosen on the validation prompts.",
             drawings=(Drawing(deferral(study), "Mean quality over mean cost, test prompts."),),

@@ -85,6 +85,7 @@ def score_variants(
                         variant.resolution_px,
                         BATCH,
                         sampler=variant.sampler,
+                        cache_interval=variant.cache_interval,
                     )
                     numbers = [image_number(prompt, place) for prompt in chunk for place in range(samples)]
                     images = list(stream_images(loaded, None, texts, config, numbers=numbers))

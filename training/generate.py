@@ -13,7 +13,7 @@ from training.encoding import encode_prompts
 from training.errors import InvalidConfig
 from training.methods import load_weights
 from training.pipelines import PRECISIONS, LoadedPipeline, opened
-from training.samplers import drawing_with
+from training.samplers import caching, drawing_with
 from training.seeds import seeded_generator
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ class SampleConfig:
         precision: `fp32`, `bf16` or `fp16`.
         device: `auto` or a torch device name.
         sampler: class of diffusers' scheduler to draw with; None for the pipeline's own.
+        cache_interval: see `training.samplers.caching`.
     """
 
     n: int
@@ -46,9 +47,10 @@ class SampleConfig:
     precision: str = "fp32"
     device: str = "auto"
     sampler: str | None = None
+    cache_interval: int = 1
 
     def __post_init__(self) -> None:
-        for name in ("n", "resolution_px", "batch_size", "steps"):
+        for name in ("n", "resolution_px", "batch_size", "cache_interval", "steps"):
             value = getattr(self, name)
             if name == "steps" and value is None:
                 continue
@@ -131,6 +133,7 @@ def stream_images(
     with (
         opened(model, device=config.device, precision=config.precision) as loaded,
         drawing_with(loaded.pipe, config.sampler),
+        caching(loaded.pipe, config.cache_interval),
     ):
         loaded.check_resolution(config.resolution_px)
         family, pipe = loaded.family, loaded.pipe

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 from training.errors import BadPipeline, CannotProfile, InvalidConfig, UnknownFamily, first_line
 from training.families import family_of
 from training.pipelines import SAFETY_CHECKER, quiet_libraries, read_model_index
-from training.samplers import drawing_with
+from training.samplers import caching, drawing_with
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -214,6 +214,7 @@ class PipelineProfiler:
         resolution_px: int | None = None,
         protocol: Protocol = "paper",
         sampler: str | None = None,
+        cache_interval: int = 1,
     ) -> PipelineProfile:
         """Price one call for one image.
 
@@ -224,9 +225,11 @@ class PipelineProfiler:
             resolution_px: side of the image; 512 or, where that is smaller, the pipeline's own by default.
             protocol: what `tflop` counts, see the class.
             sampler: class of diffusers' scheduler to draw with; the pipeline's own by default.
+            cache_interval: see `training.samplers.caching`.
 
         Raises:
-            InvalidConfig: an unknown protocol, a sampler that does not fit, or a number out of range.
+            InvalidConfig: an unknown protocol, a sampler or caching that does not fit, or a number out of
+                range.
             CannotProfile: the pipeline refuses the call.
         """
         import torch
@@ -238,6 +241,7 @@ class PipelineProfiler:
         own = self._pipe.scheduler
         with (
             drawing_with(self._pipe, sampler),
+            caching(self._pipe, cache_interval),
             quiet_libraries(),
             self._explained(),
             torch.no_grad(),

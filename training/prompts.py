@@ -40,9 +40,7 @@ class EncodedPrompts:
 
     def part(self, rows: np.ndarray) -> EncodedPrompts:
         """Some of them, by number."""
-        return EncodedPrompts(
-            self.embeddings[rows], self.tokens[rows], self.mask[rows], self.truncated[rows]
-        )
+        return EncodedPrompts(self.embeddings[rows], self.tokens[rows], self.mask[rows], self.truncated[rows])
 
 
 class PromptEncoder:

@@ -1,4 +1,6 @@
-"""Another sampler for a pipeline than the one its folder names, of the same noise process."""
+"""Other ways for a pipeline to draw than the one its folder names: another sampler of the same noise process, or
+fewer whole passes of the denoiser.
+"""
 
 from __future__ import annotations
 
@@ -34,3 +36,40 @@ def drawing_with(pipe: Any, name: str | None) -> Iterator[None]:
         yield
     finally:
         pipe.scheduler = own
+
+
+@contextmanager
+def caching(pipe: Any, interval: int) -> Iterator[None]:
+    """Let a pipeline's U-Net compute its deep layers only every few steps, and reuse them between.
+
+    Args:
+        pipe: the pipeline; its U-Net is as before after.
+        interval: steps from one whole pass to the next; 1 for all of them.
+
+    Raises:
+        InvalidConfig: the denoiser is no U-Net, or the package is not installed.
+
+    Source:
+        Ma et al., "DeepCache: Accelerating Diffusion Models for Free" (CVPR 2024), by its authors' package,
+        whose first skip branch is kept.
+    """
+    if interval == 1:
+        yield
+        return
+    from diffusers import UNet2DConditionModel
+
+    if not isinstance(getattr(pipe, "unet", None), UNet2DConditionModel):
+        raise InvalidConfig(
+            f"{type(pipe).__name__} has no U-Net, and DeepCache skips layers of U-Nets: leave it at 1."
+        )
+    try:
+        from DeepCache import DeepCacheSDHelper
+    except ModuleNotFoundError:
+        raise InvalidConfig("DeepCache is not installed: pip install 'matchgraph[caching]'.") from None
+    helper = DeepCacheSDHelper(pipe=pipe)
+    helper.set_params(cache_interval=interval, cache_branch_id=0)
+    helper.enable()
+    try:
+        yield
+    finally:
+        helper.disable()
