@@ -137,7 +137,7 @@ class Router:
             )
         self.variants, self.lam, self.caution = tuple(variants), lam, caution
         self.metric = estimator.metric
-        self._encoder, self._estimator, self._familiarity = encoder, estimator, familiarity
+        self._encoder, self.estimator, self._familiarity = encoder, estimator, familiarity
         self.cost = np.array([variant.tflop for variant in variants])
 
     def decide(self, prompts: Sequence[str], lam: float | Sequence[float] | None = None) -> list[Decision]:
@@ -175,11 +175,11 @@ class Router:
 
     def estimate(self, prompts: EncodedPrompts) -> Estimates:
         """Estimates in the order of the router's candidates."""
-        found = self._estimator.estimate(prompts)
+        found = self.estimator.estimate(prompts)
         wanted = [variant.id for variant in self.variants]
         return Estimates(
-            columns(found.quality, self._estimator.variants, wanted),
-            columns(found.std, self._estimator.variants, wanted),
+            columns(found.quality, self.estimator.variants, wanted),
+            columns(found.std, self.estimator.variants, wanted),
             found.similarity,
         )
 

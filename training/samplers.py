@@ -1,5 +1,5 @@
-"""Other ways for a pipeline to draw than the one its folder names: another sampler of the same noise process, or
-fewer whole passes of the denoiser.
+"""Other ways for a pipeline to draw than the one its folder names: another sampler of the same noise process,
+or fewer whole passes of the denoiser.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def caching(pipe: Any, interval: int) -> Iterator[None]:
 
     if not isinstance(getattr(pipe, "unet", None), UNet2DConditionModel):
         raise InvalidConfig(
-            f"{type(pipe).__name__} has no U-Net, and DeepCache skips layers of U-Nets: leave it at 1."
+            f"{type(pipe).__name__} has no U-Net, and DeepCache skips layers of U-Nets: leave it out."
         )
     try:
         from DeepCache import DeepCacheSDHelper
