@@ -14,7 +14,7 @@ import numpy as np
 
 from predictor.errors import InvalidRows, NotEnoughResults, PredictorError
 from predictor.recipes import DEFAULT_RECIPE, PAPER, RECIPES
-from predictor.report import comparisons, measurements
+from predictor.report import comparisons, figures, measurements
 from predictor.report import sections as written
 from predictor.report.chances import chances
 from predictor.report.page import Head, render_page
@@ -176,7 +176,7 @@ def make_report(
     settings: Settings | None = None,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> Report:
-    """Compute all studies and write the page, the tables and `report.json`.
+    """Compute all studies and write the page, its tables and figures as files, and `report.json`.
 
     What was computed before and is kept in the folder is taken from there, as far as graph, method, seed and
     libraries are the same.
@@ -237,6 +237,9 @@ def make_report(
     for part in parts:
         for table in (*part.tables, *part.data):
             write_text(folder / f"{table.name}.csv", table.as_csv())
+        for number, drawn in enumerate(part.drawings, start=1):
+            name = part.key if number == 1 else f"{part.key}-{number}"
+            write_text(folder / f"{name}.svg", figures.standalone(drawn.svg))
     whole = {"summary": summary, "command": plan.command, "provenance": facts, "studies": content}
     write_text(folder / DATA_FILE, json.dumps(plain(whole), ensure_ascii=False, indent=1, allow_nan=False))
     page = write_text(folder / PAGE_FILE, render_page(head, parts))

@@ -257,6 +257,11 @@ def shortened(name: str, longest: int = LONGEST_NAME) -> str:
     return name if len(name) <= longest else f"{name[: longest - 1]}…"
 
 
+def standalone(svg: str) -> str:
+    """A drawing of a page as a file of its own, dark on white."""
+    return svg.replace('style="', 'style="color: #1d2430; background: #ffffff; ', 1) + "\n"
+
+
 @contextmanager
 def drawing(name: str, *, width: float = WIDTH, height: float) -> Iterator[tuple[Figure, Any]]:
     """An empty figure in the style of all, and a function that makes SVG of it.

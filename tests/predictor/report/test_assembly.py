@@ -7,6 +7,7 @@ import json
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
@@ -114,6 +115,9 @@ def test_a_report_without_similarities_initial_values_or_replicates(zoo, tmp_pat
     assert table["paper"]["paper_osr"] == "0.613"
     with (tmp_path / "fig3-results.csv").open(newline="", encoding="utf-8") as file:
         assert len(list(csv.DictReader(file))) == 12
+    drawn = {path.stem: ElementTree.parse(path).getroot() for path in tmp_path.glob("*.svg")}
+    assert {"landscape", "selection", "sparsity", "calibration"} <= set(drawn)
+    assert {root.tag for root in drawn.values()} == {"{http://www.w3.org/2000/svg}svg"}
 
     # A second time everything is taken from what was kept, and comes out the same.
     monkeypatch.setattr(variants, "evaluate_fold", lambda *_, **__: pytest.fail("computed again"))
