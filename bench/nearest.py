@@ -63,9 +63,7 @@ def measured(
 
 
 @click.command()
-@click.option(
-    "--home", type=click.Path(path_type=Path), required=True, help="Its graph is lost."
-)
+@click.option("--home", type=click.Path(path_type=Path), required=True, help="Its graph is lost.")
 @click.option("--prompts", "total", default=100_000, show_default=True)
 @click.option("--dimension", default=512, show_default=True)
 @click.option("--queries", default=200, show_default=True)
