@@ -33,6 +33,8 @@ ESTIMATORS = ("knn", "network")
 # Words that fewer prompts have tell nothing of where they go.
 FEWEST_PROMPTS = 5
 MOST_WORDS = 8
+# A prompt with the word goes there at twice the odds.
+LEAST_LOG_ODDS = float(np.log(2))
 
 
 @dataclass(frozen=True, eq=False)
@@ -169,7 +171,7 @@ def typical_words(prompts: Sequence[str], chosen: Sequence[str]) -> dict[str, li
             elsewhere = everywhere[word] - count
             own = np.log((count + 0.5) / (total - count + 0.5))
             others = np.log((elsewhere + 0.5) / (len(prompts) - total - elsewhere + 0.5))
-            if own > others:
+            if own - others > LEAST_LOG_ODDS:
                 odds[word] = own - others
         found[candidate] = sorted(odds, key=lambda word: (-odds[word], word))[:MOST_WORDS]
     return found

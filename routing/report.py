@@ -48,6 +48,7 @@ def write_report(
     Returns:
         The page, and what it says first.
     """
+    folder.mkdir(parents=True, exist_ok=True)
     parts = [part for study in studies for part in sections(study)]
     summary = [said(study) for study in studies]
     for part in parts:

@@ -153,14 +153,12 @@ class Router:
         """
         for prompt in prompts:
             check_prompt(prompt)
-        estimates = self.estimate(self._encoder.encode(prompts))
-        familiar = estimates.similarity >= self._familiarity.least_similarity
-        quality = np.where(familiar[:, None], estimates.quality, self._familiarity.average)
-        std = np.where(familiar[:, None], estimates.std, np.nan)
+        estimates, familiar = self._expected(self._encoder.encode(prompts))
+        quality, std = estimates.quality, estimates.std
         lams = np.broadcast_to(
             np.asarray(self.lam if lam is None else lam, dtype=np.float64), (len(prompts),)
         )
-        chosen = choose(quality - self.caution * np.nan_to_num(std), self.cost, lams)
+        chosen = choose(self._lowered(estimates), self.cost, lams)
         return [
             self._decision(
                 int(chosen[row]),
@@ -196,8 +194,23 @@ class Router:
         return lambda_for_budget(self.compared(prompts), self.cost, budget)
 
     def compared(self, prompts: EncodedPrompts) -> np.ndarray:
-        """The qualities that decide, lowered by the router's caution; float64, (n, m)."""
-        estimates = self.estimate(prompts)
+        """The qualities that decide; float64, (n, m)."""
+        return self._lowered(self._expected(prompts)[0])
+
+    def _expected(self, prompts: EncodedPrompts) -> tuple[Estimates, np.ndarray]:
+        """Estimates, averages in place of those of unfamiliar prompts, and which prompts are familiar."""
+        found = self.estimate(prompts)
+        familiar = found.similarity >= self._familiarity.least_similarity
+        return (
+            Estimates(
+                np.where(familiar[:, None], found.quality, self._familiarity.average),
+                np.where(familiar[:, None], found.std, np.nan),
+                found.similarity,
+            ),
+            familiar,
+        )
+
+    def _lowered(self, estimates: Estimates) -> np.ndarray:
         return estimates.quality - self.caution * np.nan_to_num(estimates.std)
 
     def _decision(
