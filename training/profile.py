@@ -12,7 +12,7 @@ import platform
 import statistics
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -185,6 +185,7 @@ class PipelineProfiler:
         self.folder = Path(folder)
         self._notes: list[str] = []
         self._costs: list[_Cost] = []
+        self._kind_of_pass: Callable[[], bool] | None = None
         index = read_model_index(self.folder)
         with quiet_libraries(), self._explained():
             self._pipe = self._build(index)
@@ -241,11 +242,13 @@ class PipelineProfiler:
         own = self._pipe.scheduler
         with (
             drawing_with(self._pipe, sampler),
-            caching(self._pipe, cache_interval),
+            caching(self._pipe, cache_interval) as whole,
             quiet_libraries(),
             self._explained(),
             torch.no_grad(),
         ):
+            # Passes that reuse layers cost less, and need a whole one before them.
+            self._kind_of_pass = None if cache_interval == 1 else whole
             if self._pipe.scheduler is not own:
                 _keep_scheduler_in_place(self._pipe.scheduler)
             self._pipe.set_progress_bar_config(disable=True)
@@ -410,7 +413,8 @@ class PipelineProfiler:
             # which there are none.
             if part == "text":
                 kwargs.pop("attention_mask", None)
-            key = _shapes((args, kwargs))
+            kind = self._kind_of_pass() if part == "denoising" and self._kind_of_pass else None
+            key = _shapes((args, kwargs)), kind
             if key not in seen:
                 with _counting() as count:
                     output = original(*args, **kwargs)

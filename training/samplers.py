@@ -4,7 +4,7 @@ or fewer whole passes of the denoiser.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -39,12 +39,15 @@ def drawing_with(pipe: Any, name: str | None) -> Iterator[None]:
 
 
 @contextmanager
-def caching(pipe: Any, interval: int) -> Iterator[None]:
+def caching(pipe: Any, interval: int) -> Iterator[Callable[[], bool]]:
     """Let a pipeline's U-Net compute its deep layers only every few steps, and reuse them between.
 
     Args:
         pipe: the pipeline; its U-Net is as before after.
         interval: steps from one whole pass to the next; 1 for all of them.
+
+    Yields:
+        What says whether the step under way is a whole pass.
 
     Raises:
         InvalidConfig: the denoiser is no U-Net, or the package is not installed.
@@ -54,7 +57,7 @@ def caching(pipe: Any, interval: int) -> Iterator[None]:
         whose first skip branch is kept.
     """
     if interval == 1:
-        yield
+        yield lambda: True
         return
     from diffusers import UNet2DConditionModel
 
@@ -70,6 +73,6 @@ def caching(pipe: Any, interval: int) -> Iterator[None]:
     helper.set_params(cache_interval=interval, cache_branch_id=0)
     helper.enable()
     try:
-        yield
+        yield lambda: helper.cur_timestep % interval == 0
     finally:
         helper.disable()
