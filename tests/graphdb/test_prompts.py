@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from graphdb import queries
 from graphdb.errors import InvalidValue, MixedExtractors, NodeNotFound
 from graphdb.models import Model
 from graphdb.prompts import MAX_PROMPT_CHARACTERS, Prompt, PromptGraph, Score, Variant, check_prompt
@@ -148,3 +149,21 @@ def test_variants_have_sound_numbers(change: dict, message: str) -> None:
 def test_embeddings_are_vectors_of_length_one(embedding: list) -> None:
     with pytest.raises(InvalidValue, match="embedding"):
         Prompt("a", "train", "probe", np.array(embedding))
+
+
+def test_what_candidates_do_is_explored(prompt_graph: PromptGraph, runner: Runner) -> None:
+    prompts = prompts_at(np.eye(4))
+    prompt_graph.save_prompts(prompts)
+    prompt_graph.save_scores([score("m@1", prompt, 0.1 * number) for number, prompt in enumerate(prompts)])
+    # Better on the first, as good on the second, worse on the third, and not scored on the fourth.
+    prompt_graph.save_scores(
+        [score("m@20-DDIM", prompt, value) for prompt, value in zip(prompts, (0.7, 0.1, 0.1), strict=False)]
+    )
+    _, rows = queries.explore(runner, "candidates", {})
+    found = [(row["candidate"], row["steps"], round(row["mean"], 3), row["prompts"]) for row in rows]
+    assert found == [("m@1", 1, 0.15, 4), ("m@20-DDIM", 20, 0.3, 3)]
+    assert [row["best_share"] for row in rows] == [pytest.approx(2 / 3), pytest.approx(2 / 3)]
+    _, rows = queries.explore(runner, "worth-more", {"quality": "clip_score"})
+    assert [tuple(row.values()) for row in rows] == [
+        ("prompt 0", "m@20-DDIM", pytest.approx(0.7), pytest.approx(20))
+    ]
