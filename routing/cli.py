@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from routing.store import Fitted, RouterStore
     from training.prompts import EncodedPrompts
 
-METRICS = ("clip_score", "sharpness", "aesthetic")
+METRICS = ("clip_score", "sharpness", "aesthetic", "image_reward")
 KINDS = ("knn", "network")
 # A serving stack would rather be told at once than wait until the driver gives up.
 SERVING_PATIENCE_S = 1.0
@@ -214,6 +214,11 @@ def model_folders(runner: Runner) -> dict[str, Path]:
     "--aesthetic-weights", type=click.Path(path_type=Path), help="Of --metric aesthetic: safetensors."
 )
 @click.option(
+    "--reward-weights",
+    type=click.Path(path_type=Path),
+    help="Of --metric image_reward: a folder, see `routing/reward.py`.",
+)
+@click.option(
     "--samples", type=click.IntRange(1), default=4, show_default=True, help="Images for each prompt, S."
 )
 @click.option(
@@ -225,6 +230,7 @@ def score(
     probe: str,
     metrics: tuple[str, ...],
     aesthetic_weights: Path | None,
+    reward_weights: Path | None,
     samples: int,
     chosen: tuple[str, ...],
     seed: int,
@@ -238,7 +244,7 @@ def score(
     from predictor.cli import progress_bar
     from routing.scoring import score_variants
 
-    scorers = load_scorers(metrics, probe, aesthetic_weights, device)
+    scorers = load_scorers(metrics, probe, aesthetic_weights, reward_weights, device)
     with prompt_graph() as (graph, runner), progress_bar() as progress:
         there = graph.variants()
         if unknown := sorted(set(chosen) - {variant.id for variant in there}):
@@ -256,9 +262,12 @@ def score(
     click.echo(f"{drawn} images drawn and scored.")
 
 
-def load_scorers(metrics: Sequence[str], probe: str, aesthetic: Path | None, device: str) -> list[Scorer]:
+def load_scorers(
+    metrics: Sequence[str], probe: str, aesthetic: Path | None, reward: Path | None, device: str
+) -> list[Scorer]:
     """The scorers of some metrics."""
     from routing.quality import AestheticScore, ClipScore, Sharpness
+    from routing.reward import ImageReward
     from training.extractors import load_clip
     from training.prompts import load_prompt_encoder
 
@@ -267,14 +276,17 @@ def load_scorers(metrics: Sequence[str], probe: str, aesthetic: Path | None, dev
             load_clip(probe, device=device), load_prompt_encoder(probe, device=device)
         ),
         "sharpness": Sharpness,
-        "aesthetic": lambda: AestheticScore(load_clip(probe, device=device), _given(aesthetic)),
+        "aesthetic": lambda: AestheticScore(
+            load_clip(probe, device=device), _given(aesthetic, "--aesthetic-weights FILE.safetensors")
+        ),
+        "image_reward": lambda: ImageReward(_given(reward, "--reward-weights FOLDER"), device=device),
     }
     return [made[metric]() for metric in dict.fromkeys(metrics)]
 
 
-def _given(weights: Path | None) -> Path:
+def _given(weights: Path | None, option: str) -> Path:
     if weights is None:
-        raise click.UsageError("--metric aesthetic needs --aesthetic-weights FILE.safetensors.")
+        raise click.UsageError(f"This metric needs {option}.")
     return weights
 
 

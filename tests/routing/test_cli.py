@@ -100,5 +100,7 @@ def test_what_is_missing_is_said(invoke: Callable[..., Result], settings: Any) -
         "no pipeline folder of 'gone'"
         in invoke("route", "variants", "--model", "gone", "--steps", "1", fails=True).output
     )
+    for metric, option in (("aesthetic", "--aesthetic-weights"), ("image_reward", "--reward-weights")):
+        assert option in invoke("route", "score", "--metric", metric, fails=True).output
     assert "'1,x'" in invoke("route", "variants", "--steps", "1,x", fails=True).output
     assert "not both" in invoke("route", "ask", "a cat", "--budget", "1", "--lambda", "1", fails=True).output
