@@ -77,18 +77,21 @@ class Study:
 
 
 def complete(table: ScoreTable) -> ScoreTable:
-    """The table without prompts that some candidate is not scored on.
+    """The table without candidates that are not scored at all, and without prompts that one of the others is
+    not scored on.
 
     Raises:
-        NotEnoughScores: a split has no such prompt.
+        NotEnoughScores: a split has no such prompt, or all candidates that are left cost the same.
     """
-    rows = np.flatnonzero(~np.isnan(table.mean).any(axis=1)) if len(table.variants) else np.array([], int)
+    columns = np.flatnonzero(~np.isnan(table.mean).all(axis=0)) if len(table.prompts) else np.array([], int)
+    rows = np.flatnonzero(~np.isnan(table.mean[:, columns]).any(axis=1)) if len(columns) else columns
     kept = replace(
         table,
         prompts=tuple(table.prompts[row] for row in rows),
-        mean=table.mean[rows],
-        std=table.std[rows],
-        samples=table.samples[rows],
+        variants=tuple(table.variants[column] for column in columns),
+        mean=table.mean[np.ix_(rows, columns)],
+        std=table.std[np.ix_(rows, columns)],
+        samples=table.samples[np.ix_(rows, columns)],
     )
     for name in ("train", "validation", "test"):
         if not len(kept.rows(name)):
@@ -96,6 +99,8 @@ def complete(table: ScoreTable) -> ScoreTable:
                 f"No {name} prompt is scored by {table.metric} for every candidate: run `matchgraph route "
                 "score`."
             )
+    if not np.ptp(kept.cost):
+        raise NotEnoughScores("All candidates that are scored cost the same: score one of another cost.")
     return kept
 
 

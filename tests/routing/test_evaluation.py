@@ -46,6 +46,13 @@ def test_only_prompts_scored_for_every_candidate_are_compared(
     mean = table.mean.copy()
     mean[table.rows("train")[0], 1] = np.nan
     assert len(complete(replace(table, mean=mean)).prompts) == 399
+    # A candidate that nothing is scored of is none; one alone is nothing to route to.
+    unscored = table.mean.copy()
+    unscored[:, 0] = np.nan
+    assert [variant.id for variant in complete(replace(table, mean=unscored)).variants] == ["m-4", "m-20"]
+    unscored[:, 1] = np.nan
+    with pytest.raises(NotEnoughScores, match="cost the same"):
+        complete(replace(table, mean=unscored))
     mean[table.rows("test"), 2] = np.nan
     with pytest.raises(NotEnoughScores, match="No test prompt"):
         complete(replace(table, mean=mean))
