@@ -35,7 +35,14 @@ probe_option = click.option(
 metric_option = click.option(
     "--metric", default="clip_score", show_default=True, help="Quality metric to route by."
 )
-seed_option = click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+device_option = click.option(
+    "--device", default="auto", show_default=True, help="`auto` or a torch device name."
+)
+
+
+def seed_option(of: str) -> Callable[..., Any]:
+    """`--seed`, of what."""
+    return click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help=f"Of {of}.")
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -75,7 +82,7 @@ def store() -> RouterStore:
     show_default=True,
     help="Of two prompts whose CLIP similarity is at least this, the later is left out; above 1: none.",
 )
-@seed_option
+@seed_option("the split")
 @json_option
 def prompts(path: Path, probe: str, largest_similarity: float, seed: int, as_json: bool) -> None:
     """Add prompts: a text file with one on each line.
@@ -224,8 +231,8 @@ def model_folders(runner: Runner) -> dict[str, Path]:
 @click.option(
     "--variant", "chosen", multiple=True, metavar="ID", help="Candidate; all by default. Repeatable."
 )
-@seed_option
-@click.option("--device", default="auto", show_default=True)
+@seed_option("the noise")
+@device_option
 def score(
     probe: str,
     metrics: tuple[str, ...],
@@ -308,7 +315,7 @@ def _given(weights: Path | None, option: str) -> Path:
     show_default=True,
     help="Standard errors by which estimates are lowered before they are compared.",
 )
-@seed_option
+@seed_option("the network")
 def fit(probe: str, metric: str, kind: str, neighbours: int, caution: float, seed: int) -> None:
     """Learn from the scores what quality to expect of each candidate for a prompt."""
     import numpy as np
@@ -424,8 +431,14 @@ def ask(prompt: str, probe: str, metric: str, budget: float | None, lam: float |
 @click.option(
     "--metric", "metrics", multiple=True, help="All that prompts are scored by by default. Repeatable."
 )
-@click.option("--out", default="routing", show_default=True, type=click.Path(file_okay=False, path_type=Path))
-@seed_option
+@click.option(
+    "--out",
+    default="routing",
+    show_default=True,
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Gets the page, its tables and routing.json.",
+)
+@seed_option("the network and the bootstrap")
 def curve(probe: str, metrics: tuple[str, ...], out: Path, seed: int) -> None:
     """Measure what routing is worth on the test prompts, as a page: deferral curves and tables."""
     from importlib.metadata import version
@@ -468,8 +481,8 @@ def curve(probe: str, metrics: tuple[str, ...], out: Path, seed: int) -> None:
 @click.option(
     "--out", required=True, type=click.Path(file_okay=False, path_type=Path), help="Folder for images."
 )
-@seed_option
-@click.option("--device", default="auto", show_default=True)
+@seed_option("the noise")
+@device_option
 def generate(
     prompts: tuple[str, ...], probe: str, metric: str, lam: float | None, out: Path, seed: int, device: str
 ) -> None:
@@ -491,8 +504,10 @@ def generate(
 @click.option(
     "--metric", "metrics", multiple=True, help="Routers to serve; all that are fitted by default. Repeatable."
 )
-@click.option("--host", default="127.0.0.1", show_default=True)
-@click.option("--port", type=click.IntRange(0, 65535), default=8080, show_default=True)
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen at.")
+@click.option(
+    "--port", type=click.IntRange(0, 65535), default=8080, show_default=True, help="0 takes a free one."
+)
 def serve(probe: str, metrics: tuple[str, ...], host: str, port: int) -> None:
     """Answer over HTTP: POST /v1/route; /docs describes it."""
     from graphdb.connection import connect
