@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from graphdb.runner import Runner
     from routing.quality import Scorer
     from routing.router import Decision, Router
-    from routing.store import Fitted, RouterStore
+    from routing.store import Fitted, Kind, RouterStore
     from training.prompts import EncodedPrompts
 
 METRICS = ("clip_score", "sharpness", "aesthetic", "image_reward")
@@ -307,7 +307,11 @@ def _given(weights: Path | None, option: str) -> Path:
     show_default=True,
     help="Mean of the nearest prompts, or a network on the prompt's tokens.",
 )
-@click.option("--neighbours", type=click.IntRange(1), default=32, show_default=True, help="Of knn: K.")
+@click.option(
+    "--neighbours",
+    type=click.IntRange(1),
+    help="Of knn: K. By default what routes the validation prompts best.",
+)
 @click.option(
     "--caution",
     type=click.FloatRange(0),
@@ -316,34 +320,15 @@ def _given(weights: Path | None, option: str) -> Path:
     help="Standard errors by which estimates are lowered before they are compared.",
 )
 @seed_option("the network")
-def fit(probe: str, metric: str, kind: str, neighbours: int, caution: float, seed: int) -> None:
+def fit(probe: str, metric: str, kind: Kind, neighbours: int | None, caution: float, seed: int) -> None:
     """Learn from the scores what quality to expect of each candidate for a prompt."""
-    import numpy as np
-
-    from routing.estimators import NearestPrompts, TokenQuality
-    from routing.router import Familiarity
-    from routing.store import Fitted
+    from routing.fitting import fit_router
     from training.prompts import load_prompt_encoder
 
     encoder = load_prompt_encoder(probe)
     with prompt_graph() as (graph, _):
         table = graph.table(metric)
-    encoded = encoder.encode([prompt.text for prompt in table.prompts]) if table.prompts else None
-    nearest = NearestPrompts(table, neighbours)
-    assert encoded is not None
-    network = TokenQuality.fit(table, encoded, seed=seed) if kind == "network" else None
-    validation = encoded.part(table.rows("validation"))
-    familiarity = Familiarity.of(table, nearest.estimate(validation).similarity)
-    fitted = Fitted(
-        metric,
-        kind,  # type: ignore[arg-type]
-        encoder.hash,
-        tuple(variant.id for variant in table.variants),
-        tuple(None if np.isnan(value) else float(value) for value in familiarity.average),
-        familiarity.least_similarity,
-        neighbours,
-        caution=caution,
-    )
+    fitted, network = fit_router(table, encoder, kind, neighbours=neighbours, caution=caution, seed=seed)
     path = store().save(fitted, network)
     click.echo(f"A router for {metric} over {len(table.variants)} candidates is in {path}.")
 

@@ -54,7 +54,7 @@ def test_from_prompts_to_an_image(invoke: Callable[..., Result], tmp_path: Path)
     assert "180 images" in invoke(*scored[:-1], "3").output
 
     for kind in ("network", "knn"):
-        invoke("route", "fit", "--kind", kind, "--neighbours", "4")
+        invoke("route", "fit", "--kind", kind)
     cheap, dear = (variant["tflop"] for variant in variants)
     budget = (cheap + dear) / 2
     found = json.loads(invoke("route", "calibrate", "--budget", str(budget), "--json").stdout)

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
@@ -24,12 +25,11 @@ from graphdb.repository import MatchingGraph
 from graphdb.runner import Runner
 from graphdb.server import ManagedServer
 from minizoo.icons import ROOT
-from routing.estimators import NearestPrompts, TokenQuality
+from routing.fitting import fit_router
 from routing.prompts import split
-from routing.router import Familiarity
 from routing.service import MAX_BODY_BYTES, MAX_PROMPTS, Served, create_app
 from routing.serving import load_served
-from routing.store import Fitted, RouterStore
+from routing.store import RouterStore
 from training.prompts import PromptEncoder, load_prompt_encoder
 
 CLIP = ROOT / "probes" / "clip"
@@ -74,22 +74,8 @@ def served(
         runner.read("CALL db.awaitIndexes(30)")
         store = RouterStore(tmp_path_factory.mktemp("served"))
         for metric, kind in (("clip_score", "knn"), ("sharpness", "network")):
-            table = graph.table(metric)
-            own = encoder.encode([prompt.text for prompt in table.prompts])
-            network = TokenQuality.fit(table, own, epochs=2) if kind == "network" else None
-            nearest = NearestPrompts(table, 8).estimate(own)
-            known = Familiarity.of(table, nearest.similarity[table.rows("validation")])
-            fitted = Fitted(
-                metric,
-                kind,
-                encoder.hash,
-                tuple(variant.id for variant in table.variants),
-                tuple(known.average.tolist()),
-                known.least_similarity,
-                8,
-                lam=0.01,
-            )
-            store.save(fitted, network)
+            fitted, network = fit_router(graph.table(metric), encoder, kind, neighbours=8)
+            store.save(replace(fitted, lam=0.01), network)
         yield load_served(store, graph, str(CLIP))
 
 
