@@ -21,6 +21,9 @@ from routing.errors import BudgetTooSmall, InvalidScores
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
+# Changes of choice that are nearer to each other than this, relatively, are one.
+ROUNDING = 1e-9
+
 
 def choose(quality: np.ndarray, cost: np.ndarray, lam: float | np.ndarray) -> np.ndarray:
     """Choose a candidate for each prompt: the largest quality - lambda cost.
@@ -103,7 +106,7 @@ class Path:
             rows, at = rows[on], following[on]
         lam, prompt, before, after = (np.concatenate(part) for part in zip(*steps, strict=True))
         order = np.argsort(-lam, kind="stable")
-        return cls(start, lam[order], prompt[order], before[order], after[order])
+        return cls(start, _together(lam[order]), prompt[order], before[order], after[order])
 
     @cached_property
     def levels(self) -> np.ndarray:
@@ -171,6 +174,14 @@ def lambda_for_budget(quality: ArrayLike, cost: ArrayLike, budget: float) -> flo
             "raise it, or add a cheaper candidate."
         )
     return float(path.levels[affordable[-1]])
+
+
+def _together(lam: np.ndarray) -> np.ndarray:
+    """Descending values, those that only rounding tells apart made equal: no lambda is between them."""
+    if not len(lam):
+        return lam
+    apart = np.concatenate([[True], lam[:-1] - lam[1:] > ROUNDING * lam[:-1]])
+    return lam[apart][np.cumsum(apart) - 1]
 
 
 def _checked(quality: ArrayLike, cost: ArrayLike) -> tuple[np.ndarray, np.ndarray]:

@@ -59,7 +59,7 @@ def test_clip_score_is_the_cosine_and_knows_a_caption() -> None:
     own = scorer.score(captions, images)
     assert (np.abs(own) <= 1).all()
     food = (NOTO_ANIMALS.parent / "noto-food" / "metadata.jsonl").read_text(encoding="utf-8").splitlines()
-    others = scorer.score([json.loads(line)["text"] for line in food[: len(images)]], images)
+    others = scorer.score([json.loads(line)["text"] for line in food], images[: len(food)])
     assert own.mean() > others.mean() + 0.05
     one = load_clip(CLIP).features(images[:1])[0]
     text = load_prompt_encoder(CLIP).encode(captions[:1]).embeddings[0]
