@@ -69,6 +69,7 @@ def test_four_datasets_were_measured_under_three_seeds() -> None:
     assert len(pairs) == len(repeated) == 80
     seeds = Counter((dataset, seed) for _, dataset, seed in pairs)
     assert len({dataset for dataset, _ in seeds}) == 4
+    assert len({seed for _, seed in seeds}) == 2  # with the records' own, three
     assert set(seeds.values()) == {len(SHIPPED)}
 
 
