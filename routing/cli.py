@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -497,17 +497,17 @@ def serve(probe: str, metrics: tuple[str, ...], host: str, port: int) -> None:
     """Answer over HTTP: POST /v1/route; /docs describes it."""
     from graphdb.connection import connect
     from graphdb.prompts import PromptGraph
-    from routing.serving import load_served
+    from routing.serving import load_served, web_server
 
     try:
-        import uvicorn
-
         from routing.service import create_app
     except ModuleNotFoundError as error:
         raise click.UsageError(f"{error.name} is not installed: pip install 'matchgraph[serve]'.") from None
     with connect() as patient, patient.with_patience(SERVING_PATIENCE_S) as runner:
         served = load_served(store(), PromptGraph(runner), probe, metrics)
-        uvicorn.run(create_app(served, runner.verify), host=host, port=port, log_level="warning")
+        server = web_server(create_app(served, runner.verify), host, port)
+        with suppress(KeyboardInterrupt):
+            server.run()
 
 
 def show_decision(decision: Decision, metric: str) -> None:

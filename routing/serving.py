@@ -1,4 +1,4 @@
-"""What the service serves: fitted routers, with their validation prompts read once."""
+"""Runs the service: fitted routers, with their validation prompts read once, behind a web server."""
 
 from __future__ import annotations
 
@@ -8,9 +8,30 @@ from typing import TYPE_CHECKING
 from routing.errors import NoPrompts, NotFitted
 
 if TYPE_CHECKING:
+    import uvicorn
+    from fastapi import FastAPI
+
     from graphdb.prompts import PromptGraph
     from routing.service import Served
     from routing.store import RouterStore
+
+# Longer than clients keep idle connections (httpx 5 s, common proxies 60 s): whichever side closes first
+# has to be the client's, or a request sent at that moment is lost.
+KEEP_ALIVE_S = 75
+
+
+def web_server(app: FastAPI, host: str = "127.0.0.1", port: int = 0) -> uvicorn.Server:
+    """A server of an application, to run.
+
+    Args:
+        app: see `routing.service.create_app`.
+        host: the address to listen on.
+        port: its port; 0 takes a free one.
+    """
+    import uvicorn
+
+    config = uvicorn.Config(app, host=host, port=port, access_log=False, timeout_keep_alive=KEEP_ALIVE_S)
+    return uvicorn.Server(config)
 
 
 def load_served(

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
@@ -32,7 +37,9 @@ def invoke(environment: Mapping[str, str], settings: Any, monkeypatch: pytest.Mo
     return invoke
 
 
-def test_from_prompts_to_an_image(invoke: Callable[..., Result], tmp_path: Path) -> None:
+def test_from_prompts_to_an_image(
+    invoke: Callable[..., Result], environment: Mapping[str, str], tmp_path: Path
+) -> None:
     invoke("ingest", "models", str(ROOT / "models" / MODEL), "--no-throughput")
     file = tmp_path / "prompts.txt"
     file.write_text("\n".join([*texts()[:30], "", texts()[0]]) + "\n", encoding="utf-8")
@@ -74,6 +81,21 @@ def test_from_prompts_to_an_image(invoke: Callable[..., Result], tmp_path: Path)
         assert image.size == (32, 32)
     assert "Written to" in invoke("route", "curve", "--out", str(tmp_path / "page")).stdout
     assert (tmp_path / "page" / "routing.html").exists()
+    assert_it_serves(environment, {"prompts": ["a red cat"], "lambda": 0}, lavish["variant"])
+
+
+def assert_it_serves(environment: Mapping[str, str], asked: dict[str, Any], variant: str) -> None:
+    """`route serve` says where it listens, answers there as `route ask` does, and ends at an interrupt."""
+    command = [sys.executable, "-c", "from cli.main import main; main()", "route", "serve", "--port", "0"]
+    own = {**os.environ, **environment, "MATCHGRAPH_PROBE": CLIP}
+    with subprocess.Popen(command, env=own, stderr=subprocess.PIPE, text=True, cwd=ROOT.parent) as process:
+        assert process.stderr is not None
+        said = next(line for line in process.stderr if "running on" in line)
+        url = said.split("running on ")[1].split()[0]
+        answer = httpx.post(f"{url}/v1/route", json=asked, timeout=30)
+        assert answer.json()["decisions"][0]["variant"] == variant
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 0, process.stderr.read()
 
 
 @pytest.mark.parametrize(

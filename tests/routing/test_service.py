@@ -15,7 +15,6 @@ from pathlib import Path
 import httpx
 import numpy as np
 import pytest
-import uvicorn
 from fastapi.testclient import TestClient
 
 from graphdb.connection import Settings, connect
@@ -28,7 +27,7 @@ from minizoo.icons import ROOT
 from routing.fitting import fit_router
 from routing.prompts import split
 from routing.service import MAX_BODY_BYTES, MAX_PROMPTS, Served, create_app
-from routing.serving import load_served
+from routing.serving import KEEP_ALIVE_S, load_served, web_server
 from routing.store import RouterStore
 from training.prompts import PromptEncoder, load_prompt_encoder
 
@@ -172,8 +171,8 @@ def test_metrics_count_what_was_decided(client: TestClient) -> None:
 @pytest.fixture
 def live(served: dict[str, Served], runner: Runner) -> Iterator[str]:
     """The service on a port of its own."""
-    config = uvicorn.Config(create_app(served, runner.verify), port=0, log_level="error")
-    server = uvicorn.Server(config)
+    server = web_server(create_app(served, runner.verify))
+    assert server.config.timeout_keep_alive == KEEP_ALIVE_S > 60
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     while not server.started:
