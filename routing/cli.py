@@ -14,10 +14,10 @@ import click
 if TYPE_CHECKING:
     from graphdb.prompts import PromptGraph
     from graphdb.runner import Runner
-    from routing.quality import Scorer
     from routing.router import Decision, Router
     from routing.store import Fitted, Kind, RouterStore
     from training.prompts import EncodedPrompts
+    from training.quality import Scorer
 
 METRICS = ("clip_score", "sharpness", "aesthetic", "image_reward")
 KINDS = ("knn", "network")
@@ -223,7 +223,7 @@ def model_folders(runner: Runner) -> dict[str, Path]:
 @click.option(
     "--reward-weights",
     type=click.Path(path_type=Path),
-    help="Of --metric image_reward: a folder, see `routing/reward.py`.",
+    help="Of --metric image_reward: a folder, see `training/reward.py`.",
 )
 @click.option(
     "--samples", type=click.IntRange(1), default=4, show_default=True, help="Images for each prompt, S."
@@ -273,10 +273,10 @@ def load_scorers(
     metrics: Sequence[str], probe: str, aesthetic: Path | None, reward: Path | None, device: str
 ) -> list[Scorer]:
     """The scorers of some metrics."""
-    from routing.quality import AestheticScore, ClipScore, Sharpness
-    from routing.reward import ImageReward
     from training.extractors import load_clip
     from training.prompts import load_prompt_encoder
+    from training.quality import AestheticScore, ClipScore, Sharpness
+    from training.reward import ImageReward
 
     made: dict[str, Callable[[], Scorer]] = {
         "clip_score": lambda: ClipScore(

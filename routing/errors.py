@@ -17,10 +17,6 @@ class BudgetTooSmall(RoutingError):
     """No choice of candidates is as cheap as the budget."""
 
 
-class ScorerUnavailable(RoutingError):
-    """What scores images is not there, or does not fit."""
-
-
 class NotEnoughScores(RoutingError):
     """The graph holds too few scored prompts to estimate from."""
 

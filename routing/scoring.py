@@ -17,7 +17,7 @@ from graphdb.prompts import Prompt, PromptGraph, Score, Variant
 if TYPE_CHECKING:
     from PIL import Image
 
-    from routing.quality import Scorer
+    from training.quality import Scorer
 
 # CATImage, section 5.2.
 SAMPLES = 4

@@ -61,6 +61,10 @@ class ExtractorUnavailable(TrainingError):
     """The weights of a feature extractor cannot be had or read."""
 
 
+class ScorerUnavailable(TrainingError):
+    """What scores images is not there, or does not fit."""
+
+
 class MissingLibrary(TrainingError, ImportError):
     """An optional library is not installed; the message says what to install."""
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from routing.errors import ScorerUnavailable
+from training.errors import ScorerUnavailable
 
 if TYPE_CHECKING:
     import torch
@@ -85,7 +85,7 @@ class ImageReward:
         self._tokenizer = self._read_tokenizer()
 
     def score(self, prompts: Sequence[str], images: Sequence[Image.Image]) -> np.ndarray:
-        """See `routing.quality.Scorer.score`."""
+        """See `training.quality.Scorer.score`."""
         import torch
 
         found = []

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file, save_file
 
-from routing.errors import ScorerUnavailable
-from routing.reward import TEXT_CONFIG, VOCABULARY, WEIGHTS, ImageReward
-from tests.routing.data.make_image_reward import HERE, MED, PROMPTS, WORDS, images, weights
+from tests.training.data.make_image_reward import HERE, MED, PROMPTS, WORDS, images, weights
+from training.errors import ScorerUnavailable
+from training.reward import TEXT_CONFIG, VOCABULARY, WEIGHTS, ImageReward
 
 SAID = json.loads((HERE / "image_reward.json").read_text(encoding="utf-8"))
 

@@ -12,10 +12,10 @@ from PIL import Image
 from safetensors.numpy import save_file
 
 from minizoo.icons import ROOT
-from routing.errors import ScorerUnavailable
-from routing.quality import AestheticScore, ClipScore, Sharpness, sharpness
+from training.errors import ScorerUnavailable
 from training.extractors import load_clip
 from training.prompts import load_prompt_encoder
+from training.quality import AestheticScore, ClipScore, Sharpness, sharpness
 
 CLIP = ROOT / "probes" / "clip"
 NOTO_ANIMALS = ROOT / "datasets" / "noto-animals"

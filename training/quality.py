@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from routing.errors import ScorerUnavailable
+from training.errors import ScorerUnavailable
 
 if TYPE_CHECKING:
     from PIL import Image

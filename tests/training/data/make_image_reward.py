@@ -4,7 +4,7 @@ Run once, with the libraries that the code was written for on the path, and not 
 
     pip install --no-deps --target LIBRARIES image-reward==1.5 timm==0.6.13 fairscale==0.4.13 \
         transformers==4.30.2 tokenizers==0.13.3 huggingface_hub==0.16.4
-    PYTHONPATH=LIBRARIES python tests/routing/data/make_image_reward.py LIBRARIES
+    PYTHONPATH=LIBRARIES python tests/training/data/make_image_reward.py LIBRARIES
 """
 
 from __future__ import annotations
