@@ -8,10 +8,13 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from training.errors import UnsupportedScheduler
+from training.rollback import noised, rolled_back
 
 if TYPE_CHECKING:
     import torch
     from PIL import Image
+
+    from training.rollback import Start
 
 # One row per prompt (or per image) in every tensor, so rows can be cached, picked and dropped without knowing
 # the family.
@@ -181,6 +184,8 @@ class Family(ABC):
         guidance: float,
         generators: Sequence[torch.Generator],
         resolution_px: int,
+        start: Start | None = None,
+        start_generators: Sequence[torch.Generator] = (),
     ) -> list[Image.Image]:
         """Draw one image per row of `conditioning` through the pipeline's own `__call__`.
 
@@ -192,18 +197,36 @@ class Family(ABC):
             guidance: guidance scale; classifier-free guidance is off at 1 or less.
             generators: n CPU generators, one an image, so that the batch size does not change any image.
             resolution_px: width and height.
+            start: n pictures to begin with, noised; noise alone by default.
+            start_generators: n CPU generators of the noise put on them.
+
+        Raises:
+            InvalidConfig: the sampler cannot begin in the middle, see `training.rollback.rolled_back`.
         """
         unconditional = repeat_row(negative, len(generators)) if self.classifier_free else {}
-        return pipe(
+        arguments = {
             **conditioning,
             **{f"negative_{name}": rows for name, rows in unconditional.items()},
             **self.call_options,
-            num_inference_steps=steps,
-            guidance_scale=guidance,
-            generator=list(generators),
-            height=resolution_px,
-            width=resolution_px,
-        ).images
+            "num_inference_steps": steps,
+            "guidance_scale": guidance,
+            "generator": list(generators),
+            "height": resolution_px,
+            "width": resolution_px,
+        }
+        if start is None:
+            return pipe(**arguments).images
+        with rolled_back(pipe.scheduler, steps, start.strength) as total:
+            arguments["num_inference_steps"] = total
+            begun = start.latents.to(pipe.device, self.denoiser(pipe).dtype)
+            arguments["latents"] = noised(
+                pipe.scheduler, begun, start_generators, lambda: pipe(**arguments, latents=begun)
+            )
+            return pipe(**arguments).images
+
+    def as_called(self, pipe: Any, latents: torch.Tensor) -> torch.Tensor:  # noqa: ARG002
+        """Latents as `encode_images` gives them, in the form that the pipeline's call takes and ends with."""
+        return latents
 
 
 def repeat_row(negative: Conditioning, count: int) -> Conditioning:

@@ -51,6 +51,9 @@ class Flux(Family):
         # Latents are packed two by two, which the transformer's patch size of 1 does not say.
         return math.lcm(8, 2 * pipe.vae_scale_factor)
 
+    def as_called(self, pipe: Any, latents: torch.Tensor) -> torch.Tensor:  # noqa: ARG002
+        return pack(latents)
+
     def _t5_tokens(self, pipe: Any) -> int:
         return min(MAX_T5_TOKENS, pipe.tokenizer_2.model_max_length)
 
