@@ -47,7 +47,8 @@ def rolled_back(scheduler: Any, steps: int, strength: float) -> Iterator[int]:
     """Let a sampler's schedule be the end of a longer one.
 
     The longer one has as many steps as are needed for its last `steps` to be the share `strength` of it,
-    rounded: 0.5 and 4 steps are the last 4 of 8.
+    rounded: 0.5 and 4 steps are the last 4 of 8. A schedule of few steps that lead (SDXL's) begins well below
+    noise alone, so there the picture is felt however far it is rolled back.
 
     Args:
         scheduler: the pipeline's; as it was after.

@@ -53,16 +53,20 @@ def test_the_farther_it_is_rolled_back_the_more_is_drawn_anew(real, name, sample
     config = replace(CONFIG, sampler=sampler)
     first = next(stream_batches(loaded, None, PROMPTS, replace(config, steps=8)))
 
-    def again(start: Start) -> list[Image.Image]:
-        return list(next(stream_batches(loaded, None, PROMPTS, config, start=start)).images)
+    def again(start: Start, steps: int = 4) -> list[Image.Image]:
+        asked = replace(config, steps=steps)
+        return list(next(stream_batches(loaded, None, PROMPTS, asked, start=start)).images)
 
-    changes = [
-        np.mean([distance(*pair) for pair in zip(again(Start(first.latents, strength)), first.images)])
-        for strength in (0.01, 0.3, 0.7)
-    ]
+    changes = []
+    for strength in (0.01, 0.3, 0.7):
+        made = again(Start(first.latents, strength))
+        changes.append(np.mean([distance(*pair) for pair in zip(made, first.images, strict=True)]))
     assert changes[0] < 3 < changes[1] < changes[2]
-    # Near the schedule's beginning hardly anything is left of what it was.
-    ends = zip(again(Start(first.latents.flip(0), 0.999)), again(Start(first.latents, 0.999)), strict=True)
+    # Near the schedule's beginning hardly anything is left of what it was. (With few steps the schedule of
+    # SDXL, whose steps lead, begins well below noise alone.)
+    ends = zip(
+        *(again(Start(latents, 0.999), 16) for latents in (first.latents.flip(0), first.latents)), strict=True
+    )
     assert np.mean([distance(*pair) for pair in ends]) < distance(*first.images) / 4
 
 
