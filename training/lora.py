@@ -23,12 +23,12 @@ from training.checkpoint import (
 )
 from training.encoding import dataset_hash, encode_dataset
 from training.errors import InvalidConfig, NonFiniteLoss
-from training.files import file_hash, folders_hash, write_json
+from training.files import file_hash, write_json
 from training.images import list_captioned_images
 from training.loop import Training, attached
 from training.memory import PeakMemory, encoders_parked
 from training.methods import WEIGHT_FILES, Full, Lora, Method
-from training.pipelines import PRECISIONS, LoadedPipeline, opened, read_model_index
+from training.pipelines import PRECISIONS, LoadedPipeline, opened
 
 RECORD_FILE = "record.json"
 METHODS = ("lora", "full")
@@ -352,9 +352,7 @@ def _identity(loaded: LoadedPipeline, images: str, config: FineTuneConfig) -> di
     whole = config.to_dict()
     # Where a run is worked on is no part of what it is.
     del whole["device"]
-    index = read_model_index(loaded.folder)
-    weights = folders_hash(loaded.folder, [name for name, entry in index.items() if isinstance(entry, list)])
-    return whole | {"model": weights, "dataset": images}
+    return whole | {"model": loaded.weights_hash(), "dataset": images}
 
 
 def _circumstances(loaded: LoadedPipeline) -> dict[str, Any]:
