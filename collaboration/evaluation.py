@@ -328,8 +328,12 @@ def bootstrap(
     draws = generator.multinomial(prompts, np.full(prompts, 1 / prompts), size=RESAMPLES)
     rows = np.array([figures(np.repeat(w, samples).astype(float)) for w in [np.ones(prompts, int), *draws]])
     tail = (1 - LEVEL) / 2
-    ends = np.nanquantile(rows[1:], [tail, 1 - tail], axis=0)
-    return [Interval(*map(float, each)) for each in zip(rows[0], *ends, strict=True)]
+    found = []
+    for value, resampled in zip(rows[0], rows[1:].T, strict=True):
+        known = resampled[~np.isnan(resampled)]
+        ends = np.quantile(known, [tail, 1 - tail]) if len(known) else (np.nan, np.nan)
+        found.append(Interval(float(value), *map(float, ends)))
+    return found
 
 
 def _wins(test: Trials, metric: str, seed: int) -> Wins:
