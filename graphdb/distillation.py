@@ -4,6 +4,7 @@ steps in.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from itertools import pairwise
@@ -58,13 +59,15 @@ class Calibration:
         object.__setattr__(self, "percentiles", values)
 
     def threshold(self, k: float) -> float:
-        """The k-th percentile; 0 accepts all, 100 almost none.
+        """The k-th percentile: minus infinity for 0, which accepts all, and infinity for 100, which none.
 
         Raises:
             InvalidValue: k is not from 0 to 100.
         """
         if not 0 <= k <= 100:
             raise InvalidValue(f"A percentile is from 0 to 100, got {k!r}.")
+        if k in (0, 100):
+            return math.copysign(math.inf, k - 50)
         return float(np.interp(k, np.arange(PERCENTILES), self.percentiles))
 
 
@@ -74,7 +77,6 @@ class Tuned:
 
     Attributes:
         k: percentile of the student's scores below which the teacher steps in.
-        threshold: the score that this is.
         rollback: of refinement; None to regenerate.
         teacher_steps: the teacher's denoising steps.
         teacher_guidance: its guidance scale; None for the pipeline's own.
@@ -84,7 +86,6 @@ class Tuned:
     """
 
     k: float
-    threshold: float
     rollback: float | None
     teacher_steps: int
     teacher_guidance: float | None
@@ -93,7 +94,7 @@ class Tuned:
     quality: float
 
     def __post_init__(self) -> None:
-        for name in ("k", "threshold", "tflop", "quality"):
+        for name in ("k", "tflop", "quality"):
             object.__setattr__(self, name, check_number(getattr(self, name), f"Tuned: {name}"))
 
 

@@ -17,7 +17,7 @@ from graphdb.runner import Runner
 CALIBRATION = Calibration(
     "clip_score", "0" * 16, 4, 1.0, None, 512, 200, tuple(np.linspace(-1, 1, 101).tolist())
 )
-TUNED = Tuned(40.0, CALIBRATION.threshold(40), 0.5, 10, None, "DPMSolverMultistepScheduler", 0.01, 0.3)
+TUNED = Tuned(40.0, 0.5, 10, None, "DPMSolverMultistepScheduler", 0.01, 0.3)
 
 
 @pytest.fixture
@@ -57,8 +57,9 @@ def test_a_threshold_is_a_percentile() -> None:
     scores = np.random.default_rng(0).normal(size=500)
     percentiles = tuple(np.percentile(scores, np.arange(101)).tolist())
     calibration = replace(CALIBRATION, percentiles=percentiles)
-    for k in (0, 12, 50, 100):
+    for k in (1, 12, 50, 99):
         assert calibration.threshold(k) == pytest.approx(np.percentile(scores, k))
+    assert (calibration.threshold(0), calibration.threshold(100)) == (-np.inf, np.inf)
     assert calibration.threshold(12.5) == pytest.approx((percentiles[12] + percentiles[13]) / 2)
     for wrong in (-1, 101, float("nan")):
         with pytest.raises(InvalidValue):
