@@ -314,7 +314,8 @@ def tune(
         click.echo(f"{row['tflop']:.4g} TFLOP: {row['quality']:.4f} by {name} below {row['k']:g} %")
     click.echo(
         f"For {budget:g} TFLOP: {best.correction or 'student alone'} below {best.k:g} % "
-        f"({calibration.metric} under {calibration.threshold(best.k):.4f}); expect {best.quality:.4f} for {best.tflop:.4g}."
+        f"({calibration.metric} under {calibration.threshold(best.k):.4f}); expect {best.quality:.4f} for "
+        f"{best.tflop:.4g}."
     )
 
 

@@ -12,7 +12,6 @@ from click.testing import CliRunner, Result
 
 from cli.main import matchgraph
 from graphdb.distillation import DistillationGraph
-from graphdb.repository import MatchingGraph
 from graphdb.runner import Runner
 from minizoo.icons import ROOT
 from tests.collaboration.conftest import CLIP
@@ -42,9 +41,8 @@ def said(result: Result) -> str:
     return result.output + str(result.exception)
 
 
-def test_from_two_models_to_a_report(
-    invoke: Callable[..., Result], graph: MatchingGraph, runner: Runner, tmp_path: Path
-) -> None:
+@pytest.mark.usefixtures("graph")
+def test_from_two_models_to_a_report(invoke: Callable[..., Result], runner: Runner, tmp_path: Path) -> None:
     for model in (STUDENT, TEACHER):
         invoke("ingest", "models", str(ROOT / "models" / model), "--no-throughput")
     assert "has no teacher" in said(invoke("collaborate", "tune", STUDENT, "--budget", "1", code=2))
@@ -73,7 +71,9 @@ def test_from_two_models_to_a_report(
     frontier = tuned["frontier"]
     assert tuned["tuned"]["quality"] == max(row["quality"] for row in frontier)
     known = DistillationGraph(runner).load(STUDENT)
-    assert known is not None and known.tuned is not None
+    assert known is not None
+    assert known.tuned is not None
+    assert known.calibration is not None
     assert known.tuned.quality == tuned["tuned"]["quality"]
     least = said(invoke("collaborate", "tune", STUDENT, "--budget", "1e-9", *SMALL, code=2))
     assert "student alone costs" in least
@@ -106,7 +106,8 @@ def test_from_two_models_to_a_report(
     assert (page / "collaboration.html").exists()
 
 
-def test_another_way_of_drawing_is_refused(invoke: Callable[..., Result], graph: MatchingGraph) -> None:
+@pytest.mark.usefixtures("graph")
+def test_what_is_no_pair_is_said(invoke: Callable[..., Result]) -> None:
     for model in (STUDENT, TEACHER):
         invoke("ingest", "models", str(ROOT / "models" / model), "--no-throughput")
     file = Path("prompts.txt")
