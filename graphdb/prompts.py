@@ -31,6 +31,8 @@ Split: TypeAlias = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)
 MAX_PROMPT_CHARACTERS = 4000
 BATCH_ROWS = 1000
+# A transaction is held in the heap of the server until it ends.
+TRANSACTION_ROWS = 50_000
 # How many times as many neighbours the index is asked for as are wanted; measured by bench/nearest.py.
 REACH = 4
 LINE_BREAKS = frozenset("\t\n\r")
@@ -236,18 +238,27 @@ class PromptGraph:
     def __init__(self, runner: Runner) -> None:
         self._runner = runner
 
+    def check_probes(self, prompts: Iterable[Prompt]) -> None:
+        """Make sure that prompts can be saved beside those of the graph.
+
+        Raises:
+            MixedExtractors: they are embedded by another probe.
+        """
+        probes = {prompt.probe for prompt in prompts}
+        if probes and len(probes.union(self.probes())) > 1:
+            named = ", ".join(sorted(probes.union(self.probes())))
+            raise MixedExtractors(
+                f"Prompts are embedded by different probes ({named}) and cannot be "
+                "compared: use the probe of those in the graph, or remove them first."
+            )
+
     def save_prompts(self, prompts: Sequence[Prompt]) -> None:
         """Save prompts; one that is there gets exactly these properties and this split, its scores stay.
 
         Raises:
             MixedExtractors: they are embedded by another probe than those in the graph.
         """
-        probes = {prompt.probe for prompt in prompts} | set(self.probes())
-        if len(probes) > 1:
-            raise MixedExtractors(
-                f"Prompts are embedded by different probes ({', '.join(sorted(probes))}) and cannot be "
-                "compared: use the probe of those in the graph, or remove them first."
-            )
+        self.check_probes(prompts)
         rows = [
             {
                 "id": prompt.id,
@@ -285,6 +296,8 @@ class PromptGraph:
     def save_scores(self, scores: Iterable[Score]) -> None:
         """Save scores of prompts and variants of the graph; one of the same metric is replaced.
 
+        One transaction for every 50,000; where saving is cut short, saving again completes it.
+
         Raises:
             NodeNotFound: a prompt or variant is not in the graph; nothing is written.
         """
@@ -316,6 +329,14 @@ class PromptGraph:
         """Metrics of the scores, and how many scores there are by each."""
         return {row["metric"]: row["scores"] for row in self._runner.read(queries.load("prompts/metrics"))}
 
+    def scores(self, metric: str) -> list[Score]:
+        """All scores by one metric, in no order."""
+        check_metric_name(metric)
+        return [
+            Score(metric=metric, **row)
+            for row in self._runner.read(queries.load("prompts/scores"), metric=metric)
+        ]
+
     def scored(self, variant: str, metric: str, scorer: str, samples: int) -> set[str]:
         """Ids of the prompts that a variant is scored on by a metric, with this scorer and so many images.
 
@@ -337,19 +358,18 @@ class PromptGraph:
         Raises:
             MixedExtractors: they come from different scorers.
         """
-        check_metric_name(metric)
+        scores = self.scores(metric)
         prompts, variants = self.prompts(), self.variants()
         row_of = {prompt.id: number for number, prompt in enumerate(prompts)}
         column_of = {variant.id: number for number, variant in enumerate(variants)}
         shape = (len(prompts), len(variants))
         mean, std, samples = np.full(shape, np.nan), np.full(shape, np.nan), np.zeros(shape, dtype=np.int64)
-        scorers = set()
-        for row in self._runner.read(queries.load("prompts/scores"), metric=metric):
-            at = row_of[row["prompt"]], column_of[row["variant"]]
-            mean[at], samples[at] = row["value"], row["samples"]
-            if row["std"] is not None:
-                std[at] = row["std"]
-            scorers.add(row["scorer"])
+        for score in scores:
+            at = row_of[score.prompt], column_of[score.variant]
+            mean[at], samples[at] = score.value, score.samples
+            if score.std is not None:
+                std[at] = score.std
+        scorers = {score.scorer for score in scores}
         if len(scorers) > 1:
             raise MixedExtractors(
                 f"Scores by {metric} come from different scorers ({', '.join(sorted(scorers))}) and cannot "
@@ -377,8 +397,12 @@ class PromptGraph:
 
     def _write(self, name: str, rows: Sequence[dict[str, Any]]) -> None:
         query = queries.load(name)
-        starts = range(0, len(rows), BATCH_ROWS)
-        self._runner.write_many([(query, {"rows": rows[start : start + BATCH_ROWS]}) for start in starts])
+        batches = [
+            (query, {"rows": rows[start : start + BATCH_ROWS]}) for start in range(0, len(rows), BATCH_ROWS)
+        ]
+        most = TRANSACTION_ROWS // BATCH_ROWS
+        for start in range(0, len(batches), most):
+            self._runner.write_many(batches[start : start + most])
 
 
 def _variant_properties(variant: Variant) -> dict[str, Any]:
