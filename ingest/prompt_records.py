@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import re
 import tempfile
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -264,8 +265,9 @@ def _files(folder: Path) -> Iterable[Path]:
 def _read_prompts(folder: Path) -> tuple[Prompt, ...]:
     table = read_table(folder / PROMPTS, required=PROMPT_COLUMNS, reserved=("embedding",), verbatim=("text",))
     check_unique(table, "id")
+    probes = Counter(probe for row in table.rows if (probe := row.cells["probe"]))
     for row in table.rows:
-        _check_prompt_row(table, row, table.rows[0].cells["probe"])
+        _check_prompt_row(table, row, max(probes, key=probes.__getitem__, default=""))
     properties = typed_columns(table, [name for name in table.columns if name not in PROMPT_COLUMNS])
     embeddings = _read_embeddings(folder / EMBEDDINGS)
     for row in table.rows:
@@ -311,7 +313,7 @@ def _check_prompt_row(table: Table, row: Row, probe: str) -> None:
     if not cells["probe"]:
         table.problem(row.line, "no probe", "write the hash of the CLIP that embedded the prompt")
     elif cells["probe"] != probe:
-        reason = f"probe is {cells['probe'][:40]!r} and {probe[:40]!r} in the first row"
+        reason = f"probe is {cells['probe'][:40]!r} here and {probe[:40]!r} elsewhere"
         table.problem(row.line, reason, "keep the prompts that one CLIP embedded")
 
 
@@ -433,7 +435,7 @@ def _read_score_table(
     table = read_table(path, required=("prompt",))
     columns = [name for name in table.columns if name != "prompt"]
     scored = [name for name in columns if name in variants]
-    deviations = {name + STD for name in scored}.intersection(columns)
+    deviations = {name + STD for name in columns}.intersection(columns)
     for name in columns:
         if name not in variants and name not in deviations:
             reason = f"column {name[:80]!r} is no variant of {VARIANTS}"

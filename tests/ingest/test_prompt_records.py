@@ -68,7 +68,9 @@ def scores() -> list[Score]:
                 value, std = (round(number, 5) for number in generator.uniform(0.1, 0.4, 2))
                 made.append(Score(variant.id, prompt_id(text), "clip_score", value, 4, std, CLIP))
             if row % 2:
-                made.append(Score(variant.id, prompt_id(text), "sharpness", 1e-05 * row, 1, None, "by hand"))
+                made.append(
+                    Score(variant.id, prompt_id(text), "sharpness", float(f"{row}e-05"), 1, None, "by hand")
+                )
     half = replace(made[0], variant="n@1")
     made += [replace(half, samples=2), replace(half, prompt=prompt_id(TEXTS[3]), scorer=OTHER, std=0.0)]
     return made
@@ -192,7 +194,7 @@ def test_what_a_table_cannot_keep_is_refused_and_nothing_is_written(
         (replace(whole, variants=(*whole.variants, Variant("m@1__std", "m", 1, 1.0))), "m@1__std"),
         (replace(whole, variants=(*whole.variants, Variant("prompt", "m", 1, 1.0))), "prompt"),
         (replace(whole, variants=(*whole.variants, Variant(" spaced ", "m", 1, 1.0))), "spaced"),
-        (replace(whole, variants=whole.variants[1:]), "m@1"),
+        (replace(whole, variants=whole.variants[:1]), "A score is"),
     ]
     for records, message in unusual:
         with pytest.raises(IngestError, match=message):
@@ -239,7 +241,7 @@ FOX = prompt_id(TEXTS[0])
         ("prompts.csv", "a red fox", "a red\x00fox", "control characters are refused"),
         ("prompts.csv", "a red fox", " ", r"prompts.csv:\d: A prompt is blank"),
         ("prompts.csv", "train", "trial", r"prompts.csv:\d: split is 'trial'; write train, valid.* or test"),
-        ("prompts.csv", CLIP, OTHER, rf"prompts.csv:3: probe is '{CLIP}' and '{OTHER}' in the first row"),
+        ("prompts.csv", CLIP, OTHER, rf"prompts.csv:3: probe is '{CLIP}' here and '{OTHER}' else"),
         ("prompts.csv", CLIP, "", r"prompts.csv:2: no probe"),
         ("variants.csv", "m@1,m", "m@1,k", r"variants.csv:2: model 'k' is not in the graph"),
         ("variants.csv", "m@1,m,1", "m@1,m,x", r"variants.csv:2: steps is 'x'"),
@@ -254,7 +256,7 @@ FOX = prompt_id(TEXTS[0])
         ("scores.csv", "taste.csv", "../prompts.csv", r"scores.csv:2: file is '../prompts.csv'"),
         ("scores.csv", "taste.csv", "test.csv", r"scores.csv:2: there is no scores/test.csv"),
         ("scores/taste.csv", FOX, "fox", r"taste.csv:\d: prompt 'fox' is not in prompts.csv"),
-        ("scores/taste.csv", "m@1,", "m@7,", r"taste.csv:1: column 'm@7' is no variant of variants.csv"),
+        ("scores/taste.csv", "m@1,m@1_", "m@7,m@7_", r"taste.csv:1: column 'm@7' is no variant of variants"),
         ("scores/taste.csv", "0.25,", "good,", r"taste.csv:2: column 'm@1': 'good' is not a number"),
         ("scores/taste.csv", "0.25,", "inf,", r"taste.csv:2: column 'm@1': value 'inf' is not finite"),
         ("scores/taste.csv", ",0.125", ",-0.125", r"taste.csv:2: .*std is -0.125: it cannot be negative"),
@@ -272,7 +274,8 @@ def test_damage_is_told_by_file_line_and_value(
     path.write_bytes(text.replace(old, new, 1).encode())
     with pytest.raises(BadInput, match=message) as caught:
         read_prompt_records(tmp_path, {"m"})
-    assert len(caught.value.problems) == 1
+    # Where a table is called otherwise, that one is missing and its own is not listed.
+    assert len(caught.value.problems) == (2 if old == "taste.csv" else 1)
 
 
 def test_a_score_said_twice_is_refused(tmp_path: Path) -> None:
