@@ -296,12 +296,13 @@ class PromptGraph:
     def save_scores(self, scores: Iterable[Score]) -> None:
         """Save scores of prompts and variants of the graph; one of the same metric is replaced.
 
-        One transaction for every 50,000; where saving is cut short, saving again completes it.
+        One transaction for every 50,000 pairs of variant and prompt; where saving is cut short, saving again
+        completes it.
 
         Raises:
             NodeNotFound: a prompt or variant is not in the graph; nothing is written.
         """
-        rows = [_score_row(score) for score in scores]
+        rows = _score_rows(scores)
         for kind in ("prompt", "variant"):
             ids = sorted({row[kind] for row in rows})
             missing = self._runner.read(queries.load(f"prompts/missing-{kind}s"), ids=ids)
@@ -417,20 +418,24 @@ def _variant_properties(variant: Variant) -> dict[str, Any]:
     }
 
 
-def _score_row(score: Score) -> dict[str, Any]:
-    prefix = f"{score.metric}__"
-    return {
-        "key": json.dumps([score.variant, score.prompt], ensure_ascii=False),
-        "variant": score.variant,
-        "prompt": score.prompt,
-        "prefix": prefix,
-        "properties": {
+def _score_rows(scores: Iterable[Score]) -> list[dict[str, Any]]:
+    """One row for each pair of variant and prompt, with its scores by all metrics."""
+    rows: dict[tuple[str, str], dict[str, Any]] = {}
+    for score in scores:
+        pair = (score.variant, score.prompt)
+        if pair not in rows:
+            key = json.dumps(pair, ensure_ascii=False)
+            ends = {"variant": score.variant, "prompt": score.prompt}
+            rows[pair] = {"key": key, **ends, "prefixes": [], "properties": {}}
+        prefix = f"{score.metric}__"
+        rows[pair]["prefixes"].append(prefix)
+        rows[pair]["properties"] |= {
             score.metric: score.value,
             f"{prefix}samples": score.samples,
             f"{prefix}scorer": score.scorer,
-            **({} if score.std is None else {f"{prefix}std": score.std}),
-        },
-    }
+            f"{prefix}std": score.std,
+        }
+    return list(rows.values())
 
 
 def _prompt_from(properties: Mapping[str, Any]) -> Prompt:

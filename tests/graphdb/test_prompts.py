@@ -68,6 +68,13 @@ def test_a_score_by_another_scorer_replaces_the_first_and_mixtures_are_refused(
         prompt_graph.table("clip_score")
     assert prompt_graph.scored("m@1", "clip_score", "s2", 4) == {prompts[0].id}
     assert prompt_graph.scored("m@1", "clip_score", "s2", 5) == set()
+    # A single image has no deviation, and none is left of the four before.
+    one = Score("m@1", prompts[0].id, "clip_score", 0.9, 1, None, "s2")
+    sharp = Score("m@1", prompts[0].id, "sharpness", 0.5, 4, 0.25, "s3")
+    prompt_graph.save_scores([score("m@1", prompts[0], 0.8, scorer="s2"), sharp, one])
+    assert one in prompt_graph.scores("clip_score")
+    prompt_graph.save_scores([score("m@1", prompts[0], 0.9, scorer="s2")])
+    assert prompt_graph.scores("sharpness") == [sharp]
     prompt_graph.save_scores([score("m@1", prompts[1], 0.9, scorer="s2")])
     assert np.nanmin(prompt_graph.table("clip_score").mean) == 0.9
 
