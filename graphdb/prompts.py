@@ -175,6 +175,11 @@ class Score:
         if self.std is not None and not check_number(self.std, f"{what}: std") >= 0:
             raise InvalidValue(f"{what}: std is {self.std}: it cannot be negative.")
 
+    @property
+    def figures(self) -> tuple[float, float | None]:
+        """Mean and standard deviation."""
+        return self.value, self.std
+
 
 @dataclass(frozen=True, eq=False)
 class ScoreTable:
@@ -302,15 +307,22 @@ class PromptGraph:
         Raises:
             NodeNotFound: a prompt or variant is not in the graph; nothing is written.
         """
-        rows = _score_rows(scores)
+        groups = _score_rows(scores)
         for kind in ("prompt", "variant"):
-            ids = sorted({row[kind] for row in rows})
+            ids = sorted({row[kind] for group in groups for row in group.rows})
             missing = self._runner.read(queries.load(f"prompts/missing-{kind}s"), ids=ids)
             if missing:
                 raise NodeNotFound(
                     f"There is no {kind} {missing[0]['id']!r} in the graph: save it before its scores."
                 )
-        self._write("prompts/save-scores", rows)
+        self._write_batches(
+            "prompts/save-scores",
+            [
+                {"shared": group.shared, "prefixes": group.prefixes, "names": group.names, "rows": rows}
+                for group in groups
+                for rows in _batches(group.rows)
+            ],
+        )
 
     def probes(self) -> list[str]:
         """Hashes of the CLIPs that embedded the prompts; of a sound graph one at most."""
@@ -397,13 +409,24 @@ class PromptGraph:
         return [Neighbour(row["text"], row["cosine"], dict(row["scores"])) for row in rows]
 
     def _write(self, name: str, rows: Sequence[dict[str, Any]]) -> None:
+        self._write_batches(name, [{"rows": batch} for batch in _batches(rows)])
+
+    def _write_batches(self, name: str, batches: Sequence[dict[str, Any]]) -> None:
+        """Run a statement for each batch, so many in a transaction as the server's heap has room for."""
         query = queries.load(name)
-        batches = [
-            (query, {"rows": rows[start : start + BATCH_ROWS]}) for start in range(0, len(rows), BATCH_ROWS)
-        ]
-        most = TRANSACTION_ROWS // BATCH_ROWS
-        for start in range(0, len(batches), most):
-            self._runner.write_many(batches[start : start + most])
+        transaction: list[tuple[str, dict[str, Any]]] = []
+        held = 0
+        for batch in batches:
+            if held + len(batch["rows"]) > TRANSACTION_ROWS:
+                self._runner.write_many(transaction)
+                transaction, held = [], 0
+            transaction.append((query, batch))
+            held += len(batch["rows"])
+        self._runner.write_many(transaction)
+
+
+def _batches(rows: Sequence[dict[str, Any]]) -> list[Sequence[dict[str, Any]]]:
+    return [rows[start : start + BATCH_ROWS] for start in range(0, len(rows), BATCH_ROWS)]
 
 
 def _variant_properties(variant: Variant) -> dict[str, Any]:
@@ -418,24 +441,37 @@ def _variant_properties(variant: Variant) -> dict[str, Any]:
     }
 
 
-def _score_rows(scores: Iterable[Score]) -> list[dict[str, Any]]:
-    """One row for each pair of variant and prompt, with its scores by all metrics."""
-    rows: dict[tuple[str, str], dict[str, Any]] = {}
+@dataclass
+class _ScoreRows:
+    """Scores of pairs of variant and prompt that have the same metrics, measured with the same.
+
+    What they share is sent once and not in every row: packing the rows takes most of the client's time.
+    """
+
+    shared: dict[str, Any]
+    prefixes: list[str]
+    names: list[str]
+    rows: list[dict[str, Any]]
+
+
+def _score_rows(scores: Iterable[Score]) -> list[_ScoreRows]:
+    pairs: dict[tuple[str, str], dict[str, Score]] = {}
     for score in scores:
-        pair = (score.variant, score.prompt)
-        if pair not in rows:
-            key = json.dumps(pair, ensure_ascii=False)
-            ends = {"variant": score.variant, "prompt": score.prompt}
-            rows[pair] = {"key": key, **ends, "prefixes": [], "properties": {}}
-        prefix = f"{score.metric}__"
-        rows[pair]["prefixes"].append(prefix)
-        rows[pair]["properties"] |= {
-            score.metric: score.value,
-            f"{prefix}samples": score.samples,
-            f"{prefix}scorer": score.scorer,
-            f"{prefix}std": score.std,
-        }
-    return list(rows.values())
+        pairs.setdefault((score.variant, score.prompt), {})[score.metric] = score
+    groups: dict[frozenset[tuple[str, int, str]], _ScoreRows] = {}
+    for (variant, prompt), by_metric in pairs.items():
+        alike = frozenset((metric, own.samples, own.scorer) for metric, own in by_metric.items())
+        if alike not in groups:
+            shared: dict[str, Any] = {}
+            for metric, samples, scorer in alike:
+                shared |= {f"{metric}__samples": samples, f"{metric}__scorer": scorer}
+            metrics = sorted(by_metric)
+            names = [name for metric in metrics for name in (metric, f"{metric}__std")]
+            groups[alike] = _ScoreRows(shared, [f"{metric}__" for metric in metrics], names, [])
+        values = [value for metric in sorted(by_metric) for value in by_metric[metric].figures]
+        key = json.dumps([variant, prompt], ensure_ascii=False)
+        groups[alike].rows.append({"key": key, "variant": variant, "prompt": prompt, "values": values})
+    return list(groups.values())
 
 
 def _prompt_from(properties: Mapping[str, Any]) -> Prompt:
