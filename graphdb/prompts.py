@@ -371,18 +371,19 @@ class PromptGraph:
         Raises:
             MixedExtractors: they come from different scorers.
         """
-        scores = self.scores(metric)
+        check_metric_name(metric)
         prompts, variants = self.prompts(), self.variants()
         row_of = {prompt.id: number for number, prompt in enumerate(prompts)}
         column_of = {variant.id: number for number, variant in enumerate(variants)}
         shape = (len(prompts), len(variants))
         mean, std, samples = np.full(shape, np.nan), np.full(shape, np.nan), np.zeros(shape, dtype=np.int64)
-        for score in scores:
-            at = row_of[score.prompt], column_of[score.variant]
-            mean[at], samples[at] = score.value, score.samples
-            if score.std is not None:
-                std[at] = score.std
-        scorers = {score.scorer for score in scores}
+        scorers = set()
+        for row in self._runner.read(queries.load("prompts/scores"), metric=metric):
+            at = row_of[row["prompt"]], column_of[row["variant"]]
+            mean[at], samples[at] = row["value"], row["samples"]
+            if row["std"] is not None:
+                std[at] = row["std"]
+            scorers.add(row["scorer"])
         if len(scorers) > 1:
             raise MixedExtractors(
                 f"Scores by {metric} come from different scorers ({', '.join(sorted(scorers))}) and cannot "

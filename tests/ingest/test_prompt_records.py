@@ -30,7 +30,8 @@ from tests.ingest.records import HOSTILE
 TEXTS = (
     "a red fox",
     "a sign that says \"no, thanks\", in 'neon'",
-    "two\nlines, and\r\na third\rof old",
+    "two\nlines, and\r\na third",
+    "of old\rtoo",
     "\ta tab before, and a space behind ",
     "Ein Bär mit Hut, \u732b \U0001f408 \u0645\u0631\u062d\u0628\u0627",
     "=1+1",
@@ -92,11 +93,11 @@ def test_the_graph_comes_back_as_it_was(
     before, folder = dump(runner), tmp_path / "records"
     counts = write_records(graph, runner, folder)
     assert {name: rows for name, rows in counts.items() if rows and name != "models.csv"} == {
-        "prompts.csv": 11,
-        "prompts.safetensors": 11,
+        "prompts.csv": 12,
+        "prompts.safetensors": 12,
         "variants.csv": 4,
         "scores.csv": 4,
-        "scores/clip_score.csv": 10,
+        "scores/clip_score.csv": 11,
         "scores/clip_score-2.csv": 1,
         "scores/clip_score-3.csv": 1,
         "scores/sharpness.csv": 5,
@@ -105,7 +106,7 @@ def test_the_graph_comes_back_as_it_was(
     for _ in range(2):  # again is the same
         save_records(graph, runner, read_records(folder, graph.metric))
         assert dump(runner) == before
-    assert level.metrics() == {"clip_score": 25, "sharpness": 15}
+    assert level.metrics() == {"clip_score": 27, "sharpness": 15}
     again = tmp_path / "again"
     write_records(graph, runner, again)
     written = [path for path in folder.rglob("*") if path.is_file()]
@@ -142,11 +143,11 @@ def test_commands_count_the_prompt_level(
         return CliRunner().invoke(matchgraph, arguments, env=dict(environment))
 
     folder = str(tmp_path / "records")
-    assert answer(invoke("export", folder, "--json"))["prompts.csv"] == 11
+    assert answer(invoke("export", folder, "--json"))["prompts.csv"] == 12
     graph.clear()
     counts = answer(invoke("ingest", "records", folder, "--json"))
-    assert (counts["prompts"], counts["variants"], counts["scores"]) == (11, 4, 40)
-    assert "11 prompts, 4 variants, 40 scores." in invoke("ingest", "records", folder).output
+    assert (counts["prompts"], counts["variants"], counts["scores"]) == (12, 4, 42)
+    assert "12 prompts, 4 variants, 42 scores." in invoke("ingest", "records", folder).output
     (tmp_path / "records" / "scores" / "sharpness.csv").write_text("prompt,m@1\n", encoding="utf-8")
     refused = invoke("ingest", "records", folder)
     assert "sharpness.csv" in str(refused.exception)
