@@ -31,6 +31,8 @@ Split: TypeAlias = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)
 MAX_PROMPT_CHARACTERS = 4000
 BATCH_ROWS = 1000
+# A transaction is held in the heap of the server until it ends.
+TRANSACTION_ROWS = 50_000
 # How many times as many neighbours the index is asked for as are wanted; measured by bench/nearest.py.
 REACH = 4
 LINE_BREAKS = frozenset("\t\n\r")
@@ -173,6 +175,11 @@ class Score:
         if self.std is not None and not check_number(self.std, f"{what}: std") >= 0:
             raise InvalidValue(f"{what}: std is {self.std}: it cannot be negative.")
 
+    @property
+    def figures(self) -> tuple[float, float | None]:
+        """Mean and standard deviation."""
+        return self.value, self.std
+
 
 @dataclass(frozen=True, eq=False)
 class ScoreTable:
@@ -236,18 +243,27 @@ class PromptGraph:
     def __init__(self, runner: Runner) -> None:
         self._runner = runner
 
+    def check_probes(self, prompts: Iterable[Prompt]) -> None:
+        """Make sure that prompts can be saved beside those of the graph.
+
+        Raises:
+            MixedExtractors: they are embedded by another probe.
+        """
+        probes = {prompt.probe for prompt in prompts}
+        if probes and len(probes.union(self.probes())) > 1:
+            named = ", ".join(sorted(probes.union(self.probes())))
+            raise MixedExtractors(
+                f"Prompts are embedded by different probes ({named}) and cannot be "
+                "compared: use the probe of those in the graph, or remove them first."
+            )
+
     def save_prompts(self, prompts: Sequence[Prompt]) -> None:
         """Save prompts; one that is there gets exactly these properties and this split, its scores stay.
 
         Raises:
             MixedExtractors: they are embedded by another probe than those in the graph.
         """
-        probes = {prompt.probe for prompt in prompts} | set(self.probes())
-        if len(probes) > 1:
-            raise MixedExtractors(
-                f"Prompts are embedded by different probes ({', '.join(sorted(probes))}) and cannot be "
-                "compared: use the probe of those in the graph, or remove them first."
-            )
+        self.check_probes(prompts)
         rows = [
             {
                 "id": prompt.id,
@@ -285,18 +301,28 @@ class PromptGraph:
     def save_scores(self, scores: Iterable[Score]) -> None:
         """Save scores of prompts and variants of the graph; one of the same metric is replaced.
 
+        One transaction for every 50,000 pairs of variant and prompt; where saving is cut short, saving again
+        completes it.
+
         Raises:
             NodeNotFound: a prompt or variant is not in the graph; nothing is written.
         """
-        rows = [_score_row(score) for score in scores]
+        groups = _score_rows(scores)
         for kind in ("prompt", "variant"):
-            ids = sorted({row[kind] for row in rows})
+            ids = sorted({row[kind] for group in groups for row in group.rows})
             missing = self._runner.read(queries.load(f"prompts/missing-{kind}s"), ids=ids)
             if missing:
                 raise NodeNotFound(
                     f"There is no {kind} {missing[0]['id']!r} in the graph: save it before its scores."
                 )
-        self._write("prompts/save-scores", rows)
+        self._write_batches(
+            "prompts/save-scores",
+            [
+                {"shared": group.shared, "prefixes": group.prefixes, "names": group.names, "rows": rows}
+                for group in groups
+                for rows in _batches(group.rows)
+            ],
+        )
 
     def probes(self) -> list[str]:
         """Hashes of the CLIPs that embedded the prompts; of a sound graph one at most."""
@@ -315,6 +341,14 @@ class PromptGraph:
     def metrics(self) -> dict[str, int]:
         """Metrics of the scores, and how many scores there are by each."""
         return {row["metric"]: row["scores"] for row in self._runner.read(queries.load("prompts/metrics"))}
+
+    def scores(self, metric: str) -> list[Score]:
+        """All scores by one metric, in no order."""
+        check_metric_name(metric)
+        return [
+            Score(metric=metric, **row)
+            for row in self._runner.read(queries.load("prompts/scores"), metric=metric)
+        ]
 
     def scored(self, variant: str, metric: str, scorer: str, samples: int) -> set[str]:
         """Ids of the prompts that a variant is scored on by a metric, with this scorer and so many images.
@@ -376,9 +410,24 @@ class PromptGraph:
         return [Neighbour(row["text"], row["cosine"], dict(row["scores"])) for row in rows]
 
     def _write(self, name: str, rows: Sequence[dict[str, Any]]) -> None:
+        self._write_batches(name, [{"rows": batch} for batch in _batches(rows)])
+
+    def _write_batches(self, name: str, batches: Sequence[dict[str, Any]]) -> None:
+        """Run a statement for each batch, so many in a transaction as the server's heap has room for."""
         query = queries.load(name)
-        starts = range(0, len(rows), BATCH_ROWS)
-        self._runner.write_many([(query, {"rows": rows[start : start + BATCH_ROWS]}) for start in starts])
+        transaction: list[tuple[str, dict[str, Any]]] = []
+        held = 0
+        for batch in batches:
+            if held + len(batch["rows"]) > TRANSACTION_ROWS:
+                self._runner.write_many(transaction)
+                transaction, held = [], 0
+            transaction.append((query, batch))
+            held += len(batch["rows"])
+        self._runner.write_many(transaction)
+
+
+def _batches(rows: Sequence[dict[str, Any]]) -> list[Sequence[dict[str, Any]]]:
+    return [rows[start : start + BATCH_ROWS] for start in range(0, len(rows), BATCH_ROWS)]
 
 
 def _variant_properties(variant: Variant) -> dict[str, Any]:
@@ -393,20 +442,37 @@ def _variant_properties(variant: Variant) -> dict[str, Any]:
     }
 
 
-def _score_row(score: Score) -> dict[str, Any]:
-    prefix = f"{score.metric}__"
-    return {
-        "key": json.dumps([score.variant, score.prompt], ensure_ascii=False),
-        "variant": score.variant,
-        "prompt": score.prompt,
-        "prefix": prefix,
-        "properties": {
-            score.metric: score.value,
-            f"{prefix}samples": score.samples,
-            f"{prefix}scorer": score.scorer,
-            **({} if score.std is None else {f"{prefix}std": score.std}),
-        },
-    }
+@dataclass
+class _ScoreRows:
+    """Scores of pairs of variant and prompt that have the same metrics, measured with the same.
+
+    What they share is sent once and not in every row: packing the rows takes most of the client's time.
+    """
+
+    shared: dict[str, Any]
+    prefixes: list[str]
+    names: list[str]
+    rows: list[dict[str, Any]]
+
+
+def _score_rows(scores: Iterable[Score]) -> list[_ScoreRows]:
+    pairs: dict[tuple[str, str], dict[str, Score]] = {}
+    for score in scores:
+        pairs.setdefault((score.variant, score.prompt), {})[score.metric] = score
+    groups: dict[frozenset[tuple[str, int, str]], _ScoreRows] = {}
+    for (variant, prompt), by_metric in pairs.items():
+        alike = frozenset((metric, own.samples, own.scorer) for metric, own in by_metric.items())
+        if alike not in groups:
+            shared: dict[str, Any] = {}
+            for metric, samples, scorer in alike:
+                shared |= {f"{metric}__samples": samples, f"{metric}__scorer": scorer}
+            metrics = sorted(by_metric)
+            names = [name for metric in metrics for name in (metric, f"{metric}__std")]
+            groups[alike] = _ScoreRows(shared, [f"{metric}__" for metric in metrics], names, [])
+        values = [value for metric in sorted(by_metric) for value in by_metric[metric].figures]
+        key = json.dumps([variant, prompt], ensure_ascii=False)
+        groups[alike].rows.append({"key": key, "variant": variant, "prompt": prompt, "values": values})
+    return list(groups.values())
 
 
 def _prompt_from(properties: Mapping[str, Any]) -> Prompt:

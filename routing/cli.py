@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from training.quality import Scorer
 
 METRICS = ("clip_score", "sharpness", "aesthetic", "image_reward")
-KINDS = ("knn", "network")
+KINDS = ("gaussian", "knn", "network")
 # A serving stack would rather be told at once than wait until the driver gives up.
 SERVING_PATIENCE_S = 1.0
 
@@ -303,9 +303,10 @@ def _given(weights: Path | None, option: str) -> Path:
 @click.option(
     "--kind",
     type=click.Choice(KINDS),
-    default="knn",
+    default="gaussian",
     show_default=True,
-    help="Mean of the nearest prompts, or a network on the prompt's tokens.",
+    help="A Gaussian process over prompts, the mean of the nearest ones in the graph's vector index, or a "
+    "network on the prompt's tokens.",
 )
 @click.option(
     "--neighbours",
@@ -328,8 +329,8 @@ def fit(probe: str, metric: str, kind: Kind, neighbours: int | None, caution: fl
     encoder = load_prompt_encoder(probe)
     with prompt_graph() as (graph, _):
         table = graph.table(metric)
-    fitted, network = fit_router(table, encoder, kind, neighbours=neighbours, caution=caution, seed=seed)
-    path = store().save(fitted, network)
+    fitted, estimator = fit_router(table, encoder, kind, neighbours=neighbours, caution=caution, seed=seed)
+    path = store().save(fitted, estimator)
     click.echo(f"A router for {metric} over {len(table.variants)} candidates is in {path}.")
 
 
@@ -423,9 +424,16 @@ def ask(prompt: str, probe: str, metric: str, budget: float | None, lam: float |
     type=click.Path(file_okay=False, path_type=Path),
     help="Gets the page, its tables and routing.json.",
 )
-@seed_option("the network and the bootstrap")
-def curve(probe: str, metrics: tuple[str, ...], out: Path, seed: int) -> None:
-    """Measure what routing is worth on the test prompts, as a page: deferral curves and tables."""
+@click.option(
+    "--folds",
+    type=click.IntRange(3),
+    default=10,
+    show_default=True,
+    help="Parts that prompts are divided into; each is tested on once.",
+)
+@seed_option("the parts, the network and the bootstrap")
+def curve(probe: str, metrics: tuple[str, ...], out: Path, folds: int, seed: int) -> None:
+    """Measure what routing is worth on prompts that it has not seen, as a page of curves and tables."""
     from importlib.metadata import version
 
     from routing.errors import NotEnoughScores
@@ -439,11 +447,12 @@ def curve(probe: str, metrics: tuple[str, ...], out: Path, seed: int) -> None:
         raise NotEnoughScores("No prompt is scored: run `matchgraph route score` first.")
     encoder = load_prompt_encoder(probe)
     studies = [
-        evaluate(table, encoder.encode([prompt.text for prompt in table.prompts]), seed=seed)
+        evaluate(table, encoder.encode([prompt.text for prompt in table.prompts]), folds=folds, seed=seed)
         for table in tables
     ]
     facts = {
-        "prompts": {name: len(tables[0].rows(name)) for name in ("train", "validation", "test")},
+        "prompts": len(tables[0].prompts),
+        "folds": folds,
         "candidates": len(tables[0].variants),
         "images a prompt": int(tables[0].samples.max()),
         "probe": encoder.hash,
@@ -452,7 +461,9 @@ def curve(probe: str, metrics: tuple[str, ...], out: Path, seed: int) -> None:
         "versions": {name: version(name) for name in ("matchgraph", "torch", "numpy", "open_clip_torch")},
     }
     named = "".join(f" --metric {metric}" for metric in metrics)
-    page, summary = write_report(studies, out, f"matchgraph route curve --seed {seed}{named}", facts)
+    page, summary = write_report(
+        studies, out, f"matchgraph route curve --folds {folds} --seed {seed}{named}", facts
+    )
     for sentence in summary:
         click.echo(sentence)
     click.echo(f"Written to {page}.")

@@ -1,10 +1,12 @@
 """What quality to expect of each candidate for a prompt, before anything is drawn.
 
-Two kinds, behind one interface: the mean of the nearest known prompts, to which a new candidate is added by
-scoring it alone; and a small network on the tokens of a frozen CLIP, which learns all candidates together.
+Three kinds, behind one interface: the mean of the nearest known prompts, to which a new candidate is added
+by scoring it alone; a Gaussian process over prompt embeddings; and a small network on the tokens of a frozen
+CLIP, which learns all candidates together.
 
 Source:
-    CATImage, section 3.2 (plug-in estimators) and "Quality estimator" in section 5.1.
+    CATImage, section 3.2 (plug-in estimators) and "Quality estimator" in section 5.1, for the first and the
+    last.
 """
 
 from __future__ import annotations
@@ -34,6 +36,9 @@ WEIGHT_DECAY = 1e-2
 # Epochs without a better validation loss after which training ends.
 PATIENCE = 8
 SAVED = "matchgraph-quality-1"
+SAVED_PROCESS = "matchgraph-process-1"
+# Solving for a process takes the cube of its prompts; of more, these many are drawn at random.
+MOST_PROCESS_PROMPTS = 5_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -157,6 +162,154 @@ def averaged(scores: np.ndarray, similarity: np.ndarray) -> Estimates:
     several = count > 1
     error[several] = np.sqrt(squares[several] / (count[several] - 1) / count[several])
     return Estimates(mean, error, similarity)
+
+
+class GaussianQuality:
+    """A Gaussian process over prompt embeddings, one for each candidate with the same kernel.
+
+    The kernel is exp(c (cosine - 1)), a Gaussian one of unit vectors; each candidate's mean over the training
+    prompts is what far prompts are expected to have. `fit` makes one, `load` reads one.
+
+    Attributes:
+        metric: of the quality.
+        variants: ids of the candidates.
+        concentration: c.
+        noise: variance of a measured quality about the process, in units of the process' own.
+
+    Source:
+        Rasmussen and Williams, "Gaussian processes for machine learning" (2006), Algorithm 2.1.
+    """
+
+    def __init__(
+        self,
+        *,
+        metric: str,
+        variants: tuple[str, ...],
+        concentration: float,
+        noise: float,
+        known: np.ndarray,
+        weights: np.ndarray,
+        average: np.ndarray,
+        scale: np.ndarray,
+    ) -> None:
+        from scipy.linalg import cholesky
+
+        self.metric, self.variants = metric, variants
+        self.concentration, self.noise = concentration, noise
+        self._known, self._weights, self._average, self._scale = known, weights, average, scale
+        within = self._kernel(known, known)
+        self._factor = cholesky(within + noise * np.eye(len(known)), lower=True)
+
+    @classmethod
+    def fit(
+        cls, table: ScoreTable, *, concentration: float = 3.0, noise: float = 1.0, seed: int = 0
+    ) -> GaussianQuality:
+        """Learn from the training prompts.
+
+        Args:
+            table: scores; a candidate that some prompts have no score of is taken to be average there.
+            concentration: of the kernel.
+            noise: see the class.
+            seed: of the choice among more than `MOST_PROCESS_PROMPTS` prompts.
+
+        Raises:
+            NotEnoughScores: no training prompt is scored.
+        """
+        rows = table.rows("train")
+        rows = rows[~np.isnan(table.mean[rows]).all(axis=1)]
+        if not len(rows):
+            raise NotEnoughScores(
+                f"No training prompt is scored by {table.metric}: run `matchgraph route score` first."
+            )
+        if len(rows) > MOST_PROCESS_PROMPTS:
+            generator = np.random.default_rng(seed)
+            rows = np.sort(generator.choice(rows, MOST_PROCESS_PROMPTS, replace=False))
+        known = np.stack([table.prompts[row].embedding for row in rows]).astype(np.float64)
+        scores = table.mean[rows]
+        scored = ~np.isnan(scores)
+        count = scored.sum(axis=0)
+        total = np.where(scored, scores, 0.0).sum(axis=0)
+        average = np.divide(total, count, out=np.full(len(count), np.nan), where=count > 0)
+        apart = np.where(scored, scores - average, 0.0)
+        process = cls(
+            metric=table.metric,
+            variants=tuple(variant.id for variant in table.variants),
+            concentration=concentration,
+            noise=noise,
+            known=known,
+            weights=np.zeros_like(apart),
+            average=average,
+            scale=np.zeros(len(average)),
+        )
+        process._solve(apart)
+        return process
+
+    def estimate(self, prompts: EncodedPrompts) -> Estimates:
+        """See `QualityEstimator.estimate`."""
+        from scipy.linalg import solve_triangular
+
+        asked = prompts.embeddings.astype(np.float64)
+        beside = self._kernel(asked, self._known)
+        explained = (solve_triangular(self._factor, beside.T, lower=True) ** 2).sum(axis=0)
+        std = np.sqrt(np.maximum(1 - explained, 0.0))[:, None] * self._scale
+        quality = self._average + beside @ self._weights
+        return Estimates(
+            quality, np.where(np.isnan(quality), np.nan, std), (asked @ self._known.T).max(axis=1)
+        )
+
+    def save(self, path: Path) -> None:
+        """Write all of it as one safetensors file, whole or not at all."""
+        import torch
+
+        from training.files import write_tensors
+
+        facts = {
+            "format": SAVED_PROCESS,
+            "metric": self.metric,
+            "variants": self.variants,
+            "concentration": self.concentration,
+            "noise": self.noise,
+        }
+        tensors = {
+            "known": self._known,
+            "weights": self._weights,
+            "average": self._average,
+            "scale": self._scale,
+        }
+        write_tensors(
+            path,
+            {name: torch.from_numpy(value) for name, value in tensors.items()},
+            {"estimator": json.dumps(facts)},
+        )
+
+    @classmethod
+    def load(cls, path: Path) -> GaussianQuality:
+        """Read what `save` wrote.
+
+        Raises:
+            UnusableEstimator: it cannot be read.
+        """
+        facts, tensors = _saved(path, SAVED_PROCESS)
+        try:
+            return cls(
+                metric=facts["metric"],
+                variants=tuple(facts["variants"]),
+                concentration=float(facts["concentration"]),
+                noise=float(facts["noise"]),
+                **{name: tensors[name].numpy() for name in ("known", "weights", "average", "scale")},
+            )
+        except (KeyError, ValueError, TypeError) as problem:
+            raise _unusable(path, problem) from None
+
+    def _kernel(self, one: np.ndarray, other: np.ndarray) -> np.ndarray:
+        return np.exp(self.concentration * (one @ other.T - 1))
+
+    def _solve(self, apart: np.ndarray) -> None:
+        from scipy.linalg import cho_solve
+
+        self._weights = cho_solve((self._factor, True), apart)
+        # What the marginal likelihood is largest with.
+        self._scale = np.sqrt(np.maximum((apart * self._weights).sum(axis=0), 0.0) / len(apart))
 
 
 @dataclass(frozen=True)
@@ -328,22 +481,14 @@ class TokenQuality:
         Raises:
             UnusableEstimator: it cannot be read.
         """
-        from safetensors import SafetensorError, safe_open
-
+        facts, tensors = _saved(path, SAVED)
         try:
-            with safe_open(path, framework="pt") as file:
-                facts: dict[str, Any] = json.loads((file.metadata() or {})["estimator"])
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            if facts["format"] != SAVED:
-                raise ValueError(f"its format is {facts['format']}")
             error, known = tensors.pop("error").numpy(), tensors.pop("known").numpy()
             width, hidden = tensors["0.weight"].shape[1], tensors["0.weight"].shape[0]
             network = _network(width, hidden, len(facts["variants"]), None)
             network.load_state_dict(tensors)
-        except (OSError, SafetensorError, KeyError, ValueError, RuntimeError) as problem:
-            raise UnusableEstimator(
-                f"{path} is no saved estimator: {problem}. Make it anew with `matchgraph route fit`."
-            ) from None
+        except (KeyError, ValueError, RuntimeError) as problem:
+            raise _unusable(path, problem) from None
         return cls(
             network,
             metric=facts["metric"],
@@ -353,6 +498,27 @@ class TokenQuality:
             error=error,
             known=known,
         )
+
+
+def _saved(path: Path, form: str) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    """Facts and tensors of a saved estimator of some form."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            facts: dict[str, Any] = json.loads((file.metadata() or {})["estimator"])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        if facts["format"] != form:
+            raise ValueError(f"its format is {facts['format']}")
+    except (OSError, SafetensorError, KeyError, ValueError) as problem:
+        raise _unusable(path, problem) from None
+    return facts, tensors
+
+
+def _unusable(path: Path, problem: Exception) -> UnusableEstimator:
+    return UnusableEstimator(
+        f"{path} is no saved estimator: {problem}. Make it anew with `matchgraph route fit`."
+    )
 
 
 def _network(width: int, hidden: int, heads: int, generator: torch.Generator | None) -> torch.nn.Sequential:

@@ -1,7 +1,8 @@
 """How much routing is worth, on prompts that nothing was learnt from.
 
 Estimators are fitted on the training prompts, what there is to choose of them is chosen on the validation
-prompts, and everything reported is of the test prompts.
+prompts, and everything reported is of the test prompts. A tenth of the prompts is few to tell routers apart by,
+so the three parts are rotated: in each turn others are the test prompts, until every prompt was one once.
 
 Source:
     CATImage, sections 3.3 and 5.3 to 5.5: deferral curves, quality at equal cost (Table 2), cost at equal
@@ -13,23 +14,29 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
 from graphdb.prompts import ScoreTable, Variant
 from routing.curves import Comparison, DeferralCurve, compare, oracle, random_mixing, routed
 from routing.errors import NotEnoughScores
-from routing.estimators import NearestPrompts, TokenQuality
+from routing.estimators import GaussianQuality, NearestPrompts, TokenQuality
 from routing.policy import choose
 
 if TYPE_CHECKING:
+    from graphdb.prompts import Split
     from routing.estimators import QualityEstimator
     from training.prompts import EncodedPrompts
 
+T = TypeVar("T")
+
 NEIGHBOURS = (4, 8, 16, 32, 64, 128)
+# Concentration and noise.
+PROCESSES = ((1.0, 1.0), (2.0, 1.0), (3.0, 1.0), (4.0, 1.0), (3.0, 2.0), (3.0, 0.5))
+FOLDS = 10
 MIXING, ORACLE = "random mixing", "oracle"
-ESTIMATORS = ("knn", "network")
+ESTIMATORS = ("knn", "gaussian", "network")
 # Words that fewer prompts have tell nothing of where they go.
 FEWEST_PROMPTS = 5
 MOST_WORDS = 8
@@ -50,7 +57,8 @@ class Study:
         errors: by estimator, the root of the mean squared error of an estimate.
         curves: by estimator, and of random mixing and the oracle.
         comparisons: by estimator.
-        neighbours: K, as chosen on the validation prompts.
+        neighbours: K, as chosen on the validation prompts; of each turn.
+        processes: concentration and noise of the Gaussian process, likewise.
     """
 
     metric: str
@@ -61,7 +69,8 @@ class Study:
     errors: Mapping[str, float]
     curves: Mapping[str, DeferralCurve]
     comparisons: Mapping[str, Comparison]
-    neighbours: int
+    neighbours: tuple[int, ...]
+    processes: tuple[tuple[float, float], ...]
 
     @property
     def cost(self) -> np.ndarray:
@@ -111,31 +120,80 @@ def best_neighbours(table: ScoreTable, encoded: EncodedPrompts) -> int:
         table: complete scores.
         encoded: its prompts, in its order.
     """
+    return _best({count: NearestPrompts(table, count) for count in NEIGHBOURS}, table, encoded)
+
+
+def best_process(table: ScoreTable, encoded: EncodedPrompts) -> tuple[float, float]:
+    """Concentration and noise of the Gaussian process that routes the validation prompts best.
+
+    Args:
+        table: complete scores.
+        encoded: its prompts, in its order.
+    """
+    made = {
+        (concentration, noise): GaussianQuality.fit(table, concentration=concentration, noise=noise)
+        for concentration, noise in PROCESSES
+    }
+    return _best(made, table, encoded)
+
+
+def _best(made: Mapping[T, QualityEstimator], table: ScoreTable, encoded: EncodedPrompts) -> T:
     rows = table.rows("validation")
-    truth, cost = table.mean[rows], table.cost
-    areas = {}
-    for count in NEIGHBOURS:
-        estimates = NearestPrompts(table, count).estimate(encoded.part(rows)).quality
-        areas[count] = routed(estimates, truth, cost).area(float(cost.min()), float(cost.max()))
-    return max(areas, key=lambda count: areas[count])
+    truth, cost, asked = table.mean[rows], table.cost, encoded.part(rows)
+    low, high = float(cost.min()), float(cost.max())
+    areas = {
+        key: routed(own.estimate(asked).quality, truth, cost).area(low, high) for key, own in made.items()
+    }
+    return max(areas, key=lambda key: areas[key])
 
 
-def evaluate(table: ScoreTable, encoded: EncodedPrompts, *, seed: int = 0) -> Study:
-    """Fit both estimators and route the test prompts at every lambda.
+def rotated(table: ScoreTable, turn: int, folds: int, seed: int = 0) -> ScoreTable:
+    """The table with other prompts as training, validation and test prompts.
+
+    Args:
+        table: scores.
+        turn: from 0 to `folds` - 1; the test prompts of all turns are all prompts, each once.
+        folds: at least 3; one part is tested on, the following one chosen by, and the others are learnt from.
+        seed: of the parts.
+    """
+    part = np.random.default_rng(seed).permutation(len(table.prompts)) % folds
+    names: dict[int, Split] = {turn: "test", (turn + 1) % folds: "validation"}
+    prompts = tuple(
+        replace(prompt, split=names.get(int(own), "train"))
+        for prompt, own in zip(table.prompts, part, strict=True)
+    )
+    return replace(table, prompts=prompts)
+
+
+def evaluate(table: ScoreTable, encoded: EncodedPrompts, *, folds: int = FOLDS, seed: int = 0) -> Study:
+    """Fit the estimators and route the test prompts at every lambda.
 
     Args:
         table: complete scores, see `complete`; candidates must not all cost the same.
         encoded: its prompts, in its order.
-        seed: of the network and of the bootstrap.
+        folds: turns of rotation, see `rotated`; 1 for the table's own split alone.
+        seed: of the rotation, of the network and of the bootstrap.
     """
-    neighbours = best_neighbours(table, encoded)
-    made: dict[str, QualityEstimator] = {
-        "knn": NearestPrompts(table, neighbours),
-        "network": TokenQuality.fit(table, encoded, seed=seed),
-    }
-    rows = table.rows("test")
-    truth, cost, asked = table.mean[rows], table.cost, encoded.part(rows)
-    estimates = {name: estimator.estimate(asked).quality for name, estimator in made.items()}
+    turns = [table] if folds == 1 else [rotated(table, turn, folds, seed) for turn in range(folds)]
+    tested: list[np.ndarray] = []
+    parts: dict[str, list[np.ndarray]] = {name: [] for name in ESTIMATORS}
+    neighbours, processes = [], []
+    for own in turns:
+        neighbours.append(best_neighbours(own, encoded))
+        processes.append(best_process(own, encoded))
+        concentration, noise = processes[-1]
+        made: dict[str, QualityEstimator] = {
+            "knn": NearestPrompts(own, neighbours[-1]),
+            "gaussian": GaussianQuality.fit(own, concentration=concentration, noise=noise),
+            "network": TokenQuality.fit(own, encoded, seed=seed),
+        }
+        tested.append(own.rows("test"))
+        asked = encoded.part(tested[-1])
+        for name, estimator in made.items():
+            parts[name].append(estimator.estimate(asked).quality)
+    rows = np.concatenate(tested)
+    truth, cost = table.mean[rows], table.cost
+    estimates = {name: np.concatenate(some) for name, some in parts.items()}
     return Study(
         table.metric,
         table.variants,
@@ -149,7 +207,8 @@ def evaluate(table: ScoreTable, encoded: EncodedPrompts, *, seed: int = 0) -> St
             ORACLE: oracle(truth, cost),
         },
         {name: compare(own, truth, cost, seed=seed) for name, own in estimates.items()},
-        neighbours,
+        tuple(neighbours),
+        tuple(processes),
     )
 
 

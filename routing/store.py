@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from routing.errors import NotFitted, UnusableEstimator
-from routing.estimators import NEIGHBOURS, NearestInGraph, NearestPrompts, QualityEstimator, TokenQuality
+from routing.estimators import (
+    NEIGHBOURS,
+    GaussianQuality,
+    NearestInGraph,
+    NearestPrompts,
+    QualityEstimator,
+    TokenQuality,
+)
 from routing.router import Familiarity, Router
 
 if TYPE_CHECKING:
@@ -18,7 +25,7 @@ if TYPE_CHECKING:
     from training.prompts import PromptEncoder
 
 FOLDER = "routing"
-Kind = Literal["knn", "network"]
+Kind = Literal["gaussian", "knn", "network"]
 
 
 @dataclass(frozen=True)
@@ -27,7 +34,7 @@ class Fitted:
 
     Attributes:
         metric: name of the quality metric.
-        kind: `knn` or `network`.
+        kind: `gaussian`, `knn` or `network`.
         probe: hash of the CLIP that reads prompts.
         variants: ids of the candidates.
         average: their mean qualities over the training prompts; None where nothing is scored.
@@ -60,7 +67,7 @@ class RouterStore:
     def __init__(self, home: Path) -> None:
         self._folder = home / FOLDER
 
-    def save(self, fitted: Fitted, network: TokenQuality | None = None) -> Path:
+    def save(self, fitted: Fitted, estimator: TokenQuality | GaussianQuality | None = None) -> Path:
         """Keep a fitted router; the weights are written first, so that a crash leaves the old one.
 
         Returns:
@@ -69,8 +76,8 @@ class RouterStore:
         from training.files import write_json
 
         self._folder.mkdir(parents=True, exist_ok=True)
-        if network is not None:
-            network.save(self._weights(fitted.metric))
+        if estimator is not None:
+            estimator.save(self._weights(fitted.metric))
         path = self._path(fitted.metric)
         write_json(path, asdict(fitted))
         return path
@@ -111,6 +118,8 @@ class RouterStore:
         """
         if fitted.kind == "network":
             return TokenQuality.load(self._weights(fitted.metric))
+        if fitted.kind == "gaussian":
+            return GaussianQuality.load(self._weights(fitted.metric))
         if exact:
             return NearestPrompts(graph.table(fitted.metric), fitted.neighbours)
         return NearestInGraph(graph, fitted.metric, fitted.neighbours)

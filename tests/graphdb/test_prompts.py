@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from graphdb import prompts as module
 from graphdb import queries
 from graphdb.errors import InvalidValue, MixedExtractors, NodeNotFound
 from graphdb.models import Model
@@ -68,8 +69,31 @@ def test_a_score_by_another_scorer_replaces_the_first_and_mixtures_are_refused(
         prompt_graph.table("clip_score")
     assert prompt_graph.scored("m@1", "clip_score", "s2", 4) == {prompts[0].id}
     assert prompt_graph.scored("m@1", "clip_score", "s2", 5) == set()
+    # A single image has no deviation, and none is left of the four before.
+    one = Score("m@1", prompts[0].id, "clip_score", 0.9, 1, None, "s2")
+    sharp = Score("m@1", prompts[0].id, "sharpness", 0.5, 4, 0.25, "s3")
+    prompt_graph.save_scores([score("m@1", prompts[0], 0.8, scorer="s2"), sharp, one])
+    assert one in prompt_graph.scores("clip_score")
+    prompt_graph.save_scores([score("m@1", prompts[0], 0.9, scorer="s2")])
+    assert prompt_graph.scores("sharpness") == [sharp]
     prompt_graph.save_scores([score("m@1", prompts[1], 0.9, scorer="s2")])
     assert np.nanmin(prompt_graph.table("clip_score").mean) == 0.9
+
+
+def test_scores_of_several_batches_transactions_and_kinds_are_all_saved(
+    prompt_graph: PromptGraph, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "BATCH_ROWS", 2)
+    monkeypatch.setattr(module, "TRANSACTION_ROWS", 3)
+    prompts = prompts_at(np.eye(7) + 0.1)
+    prompt_graph.save_prompts(prompts)
+    wanted = [score("m@1", prompt, number) for number, prompt in enumerate(prompts)]
+    wanted += [score("m@20-DDIM", prompt, 0.5, samples=number + 1) for number, prompt in enumerate(prompts)]
+    sharp = [Score("m@1", prompt.id, "sharpness", 1.0, 2, None, "s3") for prompt in prompts[3:]]
+    prompt_graph.save_scores([*wanted, *sharp])
+    assert set(prompt_graph.scores("clip_score")) == set(wanted)
+    assert set(prompt_graph.scores("sharpness")) == set(sharp)
+    assert len(prompt_graph.prompts()) == 7
 
 
 def test_only_prompts_to_learn_from_are_neighbours(prompt_graph: PromptGraph, runner: Runner) -> None:

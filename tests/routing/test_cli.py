@@ -60,7 +60,7 @@ def test_from_prompts_to_an_image(
     assert "0 images" in invoke(*scored).output
     assert "180 images" in invoke(*scored[:-1], "3").output
 
-    for kind in ("network", "knn"):
+    for kind in ("network", "gaussian", "knn"):
         invoke("route", "fit", "--kind", kind)
     cheap, dear = (variant["tflop"] for variant in variants)
     budget = (cheap + dear) / 2

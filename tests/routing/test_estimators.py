@@ -10,7 +10,7 @@ import pytest
 
 from graphdb.prompts import Prompt, ScoreTable, Split
 from routing.errors import NotEnoughScores, UnusableEstimator
-from routing.estimators import NearestPrompts, Scale, TokenQuality, averaged, columns
+from routing.estimators import GaussianQuality, NearestPrompts, Scale, TokenQuality, averaged, columns
 from tests.routing import circle
 from training.prompts import EncodedPrompts
 
@@ -58,6 +58,58 @@ def test_a_new_candidate_changes_nothing_of_the_others(scored) -> None:
     without = replace(table, mean=table.mean[:, :2], variants=table.variants[:2])
     before, after = NearestPrompts(without).estimate(fresh), NearestPrompts(table).estimate(fresh)
     assert np.array_equal(before.quality, after.quality[:, :2])
+
+
+def test_the_process_is_scikit_learns(scored) -> None:
+    from sklearn.gaussian_process import GaussianProcessRegressor
+    from sklearn.gaussian_process.kernels import RBF
+
+    table, encoded = scored
+    angles, fresh = circle.points(50, seed=9)
+    rows = table.rows("train")
+    own = GaussianQuality.fit(table, concentration=4.0, noise=0.3)
+    # exp(c (cosine - 1)) of unit vectors is exp(-distance^2 / (2 l^2)) with l^2 = 1 / c.
+    their = GaussianProcessRegressor(RBF(0.5), alpha=0.3, optimizer=None)
+    mean = table.mean[rows].mean(axis=0)
+    their.fit(encoded.embeddings[rows].astype(float), table.mean[rows] - mean)
+    expected, std = their.predict(fresh.embeddings.astype(float), return_std=True)
+    found = own.estimate(fresh)
+    assert found.quality == pytest.approx(expected + mean, abs=1e-6)
+    assert found.std / found.std[0] == pytest.approx(std / std[0], rel=1e-5)
+    assert np.abs(found.quality - circle.truth(angles)).mean() < 0.05
+    assert found.similarity == pytest.approx((fresh.embeddings @ encoded.embeddings[rows].T).max(axis=1))
+
+
+def test_a_candidate_alone_changes_nothing_of_the_others_in_a_process(scored) -> None:
+    table, _ = scored
+    _, fresh = circle.points(50, seed=9)
+    whole = GaussianQuality.fit(table).estimate(fresh)
+    without = replace(table, mean=table.mean[:, :2], variants=table.variants[:2])
+    assert GaussianQuality.fit(without).estimate(fresh).quality == pytest.approx(whole.quality[:, :2])
+    # One that is not scored is not known; one scored in part is average elsewhere.
+    partial = table.mean.copy()
+    partial[:, 1] = np.nan
+    partial[table.rows("train")[:100], 2] = np.nan
+    found = GaussianQuality.fit(replace(table, mean=partial)).estimate(fresh)
+    assert np.isnan(found.quality[:, 1]).all()
+    assert np.isnan(found.std[:, 1]).all()
+    assert found.quality[:, 0] == pytest.approx(whole.quality[:, 0])
+    assert not np.isnan(found.quality[:, 2]).any()
+
+
+def test_a_saved_process_is_the_same(scored, tmp_path: Path) -> None:
+    table, _ = scored
+    _, fresh = circle.points(50, seed=9)
+    own = GaussianQuality.fit(table, concentration=2.0, noise=0.5)
+    own.save(tmp_path / "process.safetensors")
+    read = GaussianQuality.load(tmp_path / "process.safetensors")
+    assert np.array_equal(read.estimate(fresh).quality, own.estimate(fresh).quality)
+    assert np.array_equal(read.estimate(fresh).std, own.estimate(fresh).std)
+    with pytest.raises(UnusableEstimator, match="format"):
+        TokenQuality.load(tmp_path / "process.safetensors")
+    (tmp_path / "process.safetensors").write_bytes(b"short")
+    with pytest.raises(UnusableEstimator, match="route fit"):
+        GaussianQuality.load(tmp_path / "process.safetensors")
 
 
 def test_the_network_learns_and_knows_its_error(scored) -> None:

@@ -11,16 +11,16 @@ import pytest
 
 from graphdb.prompts import ScoreTable
 from routing.errors import NotEnoughScores
-from routing.evaluation import complete, evaluate, typical_words
+from routing.evaluation import ESTIMATORS, complete, evaluate, rotated, typical_words
 from routing.report import write_report
 from training.prompts import EncodedPrompts
 
 
 def test_what_there_is_to_gain_is_gained(scored: tuple[ScoreTable, EncodedPrompts]) -> None:
     table, encoded = scored
-    study = evaluate(table, encoded)
+    study = evaluate(table, encoded, folds=1)
     assert len(study.prompts) == 40
-    for name in ("knn", "network"):
+    for name in ESTIMATORS:
         comparison = study.comparisons[name]
         # Half of the prompts gain most from the second candidate, half from the third.
         assert comparison.over_mixing.low > 0
@@ -30,11 +30,29 @@ def test_what_there_is_to_gain_is_gained(scored: tuple[ScoreTable, EncodedPrompt
         assert study.shares(name, [0.0])[0, 2] == pytest.approx(0.5, abs=0.2)
 
 
+def test_every_prompt_is_a_test_prompt_once(scored: tuple[ScoreTable, EncodedPrompts]) -> None:
+    table, encoded = scored
+    turns = [rotated(table, turn, 4, seed=1) for turn in range(4)]
+    assert sorted(np.concatenate([own.rows("test") for own in turns])) == list(range(400))
+    for own, following in zip(turns, turns[1:] + turns[:1], strict=True):
+        assert (own.rows("validation") == following.rows("test")).all()
+        assert [len(own.rows(name)) for name in ("train", "validation", "test")] == [200, 100, 100]
+    study = evaluate(table, encoded, folds=4)
+    assert sorted(study.prompts) == sorted(prompt.text for prompt in table.prompts)
+    assert len(study.neighbours) == len(study.processes) == 4
+    order = [study.prompts.index(prompt.text) for prompt in table.prompts]
+    assert (study.truth[order] == table.mean).all()
+    # More prompts, narrower intervals.
+    few = evaluate(table, encoded, folds=1).comparisons["gaussian"].area
+    many = study.comparisons["gaussian"].area
+    assert many.high - many.low < 0.5 * (few.high - few.low)
+
+
 def test_estimates_without_knowledge_gain_nothing(scored: tuple[ScoreTable, EncodedPrompts]) -> None:
     table, encoded = scored
     # Prompts that have nothing to do with their scores.
     shuffled = encoded.part(np.random.default_rng(3).permutation(len(encoded)))
-    study = evaluate(table, shuffled)
+    study = evaluate(table, shuffled, folds=4)
     for comparison in study.comparisons.values():
         assert comparison.over_mixing.low < 0.02
 
