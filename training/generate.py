@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from training.cache import CacheUse, EncodingCache
 from training.encoding import encode_prompts
 from training.errors import InvalidConfig
+from training.images import square
 from training.methods import load_weights
 from training.pipelines import PRECISIONS, LoadedPipeline, opened
 from training.samplers import caching, drawing_with
@@ -105,6 +106,8 @@ def stream_images(
     *,
     cache: EncodingCache | None = None,
     numbers: Sequence[int | str] | None = None,
+    controls: Sequence[Image.Image] | None = None,
+    control_scale: float = 1.0,
 ) -> Generator[Image.Image, None, None]:
     """Draw images as `sample_images` does, one batch in memory at a time.
 
@@ -118,6 +121,9 @@ def stream_images(
         cache: as for `sample_images`; prompts beyond what fits in memory need one.
         numbers: of the images, `config.n` of them, each of which decides its image's noise with the seed;
             their places by default.
+        controls: what a ControlNet is to steer the images by, one for each prompt; scaled and cut to the
+            resolution as training images are. Takes a pipeline inside `training.controlnet.controlled`.
+        control_scale: what the ControlNet's residuals are multiplied by; at 0 it does nothing.
 
     Yields:
         `config.n` images of mode RGB.
@@ -137,6 +143,7 @@ def stream_images(
     ):
         loaded.check_resolution(config.resolution_px)
         family, pipe = loaded.family, loaded.pipe
+        _check_controls(pipe, prompts, controls, control_scale, config)
         wanted = list(dict.fromkeys(["", *(prompts[i % len(prompts)] for i in range(config.n))]))
         conditioning = encode_prompts(loaded, wanted, CacheUse(cache))
         row_of = {prompt: row for row, prompt in enumerate(wanted)}
@@ -147,6 +154,13 @@ def stream_images(
             for start in range(0, config.n, config.batch_size):
                 places = range(start, min(start + config.batch_size, config.n))
                 rows = [row_of[prompts[i % len(prompts)]] for i in places]
+                further = {}
+                if controls is not None:
+                    shown = [controls[i % len(prompts)].convert("RGB") for i in places]
+                    further = {
+                        "image": [square(image, config.resolution_px) for image in shown],
+                        "controlnet_conditioning_scale": float(control_scale),
+                    }
                 yield from family.sample(
                     pipe,
                     conditioning.pick(rows, loaded.device),
@@ -155,10 +169,34 @@ def stream_images(
                     guidance=family.default_guidance if config.guidance is None else config.guidance,
                     generators=[image_generator(config.seed, named[i]) for i in places],
                     resolution_px=config.resolution_px,
+                    further=further,
                 )
         finally:
             if unload is not None:
                 unload()
+
+
+def _check_controls(
+    pipe: Any,
+    prompts: Sequence[str],
+    controls: Sequence[Image.Image] | None,
+    scale: float,
+    config: SampleConfig,
+) -> None:
+    takes = getattr(pipe, "controlnet", None) is not None
+    if controls is None:
+        if takes:
+            raise InvalidConfig("A ControlNet steers this pipeline: give `controls`, one for each prompt.")
+        return
+    if not takes:
+        raise InvalidConfig("Control images need a pipeline inside `training.controlnet.controlled`.")
+    if len(controls) != len(prompts):
+        raise InvalidConfig(f"{len(prompts)} prompts need as many control images, got {len(controls)}.")
+    if not (math.isfinite(scale) and scale >= 0):
+        raise InvalidConfig(f"control_scale must be at least 0, got {scale!r}.")
+    if config.cache_interval != 1:
+        # It would repeat layers that have another step's residuals in them.
+        raise InvalidConfig("A ControlNet speaks to layers that DeepCache leaves out: draw without it.")
 
 
 def image_generator(seed: int, number: int | str) -> torch.Generator:

@@ -189,7 +189,7 @@ def fine_tune(
         identity = {}
         if checkpoints is not None:
             identity = _identity(loaded, dataset_hash(list_captioned_images(dataset_folder)), config)
-        session = _Session(loaded, config, checkpoints, identity, began, memory)
+        session = Session(loaded, config, checkpoints, identity, began, memory)
         use = CacheUse(cache)
         dataset = encode_dataset(
             loaded, dataset_folder, resolution_px=config.resolution_px, seed=config.seed, use=use
@@ -201,14 +201,7 @@ def fine_tune(
         method = _method(config)
         with encoders_parked(loaded), attached(loaded, method, config) as parameters:
             trainable = sum(parameter.numel() for parameter in parameters.values())
-            try:
-                session.train(Training(loaded, parameters, dataset, config), on_step)
-            except NonFiniteLoss:
-                if checkpoints is not None:
-                    remove_checkpoint(checkpoints.folder)
-                    if checkpoints.resume_from is not None:
-                        remove_checkpoint(checkpoints.resume_from)
-                raise
+            session.train(Training(loaded, parameters, dataset, config), on_step)
             adapter = method.save(loaded, out)
         images_per_step = config.batch_size * config.gradient_accumulation
         record = FineTuneRecord(
@@ -236,14 +229,14 @@ def fine_tune(
                 "notes": session.notes,
                 "adapter_sha256": file_hash(adapter),
             },
-            used=_circumstances(loaded) | {"compiled": session.compiled},
+            used=circumstances(loaded) | {"compiled": session.compiled},
         )
     write_json(out / RECORD_FILE, record.to_dict())
     return record
 
 
 @dataclass
-class _Session:
+class Session:
     """One process's part of a run, which may be taken up where another stopped."""
 
     loaded: LoadedPipeline
@@ -270,7 +263,21 @@ class _Session:
         return max(self.peak_before, self.memory.bytes())
 
     def train(self, training: Training, on_step: Callable[[int, float], None] | None) -> None:
-        """Make the steps that are left, and keep checkpoints of them."""
+        """Make the steps that are left, and keep checkpoints of them.
+
+        Raises:
+            NonFiniteLoss: see `fine_tune`; the checkpoints are gone.
+        """
+        try:
+            self._train(training, on_step)
+        except NonFiniteLoss:
+            if self.checkpoints is not None:
+                remove_checkpoint(self.checkpoints.folder)
+                if self.checkpoints.resume_from is not None:
+                    remove_checkpoint(self.checkpoints.resume_from)
+            raise
+
+    def _train(self, training: Training, on_step: Callable[[int, float], None] | None) -> None:
         saved = self._take_up(training)
         self.compiled = self.config.compile and training.compile()
         self.notes += training.notes
@@ -352,12 +359,17 @@ def _identity(loaded: LoadedPipeline, images: str, config: FineTuneConfig) -> di
     whole = config.to_dict()
     # Where a run is worked on is no part of what it is.
     del whole["device"]
+    return whole | {"model": pipeline_hash(loaded), "dataset": images}
+
+
+def pipeline_hash(loaded: LoadedPipeline) -> str:
+    """SHA-256 over the files of a pipeline's components."""
     index = read_model_index(loaded.folder)
-    weights = folders_hash(loaded.folder, [name for name, entry in index.items() if isinstance(entry, list)])
-    return whole | {"model": weights, "dataset": images}
+    return folders_hash(loaded.folder, [name for name, entry in index.items() if isinstance(entry, list)])
 
 
-def _circumstances(loaded: LoadedPipeline) -> dict[str, Any]:
+def circumstances(loaded: LoadedPipeline) -> dict[str, Any]:
+    """With what a run was made: family, versions, machine and device."""
     import importlib.metadata
 
     import torch

@@ -181,6 +181,7 @@ class Family(ABC):
         guidance: float,
         generators: Sequence[torch.Generator],
         resolution_px: int,
+        further: Mapping[str, Any] | None = None,
     ) -> list[Image.Image]:
         """Draw one image per row of `conditioning` through the pipeline's own `__call__`.
 
@@ -192,6 +193,7 @@ class Family(ABC):
             guidance: guidance scale; classifier-free guidance is off at 1 or less.
             generators: n CPU generators, one an image, so that the batch size does not change any image.
             resolution_px: width and height.
+            further: arguments that the call takes beside these, such as a ControlNet's images.
         """
         unconditional = repeat_row(negative, len(generators)) if self.classifier_free else {}
         return pipe(
@@ -203,6 +205,7 @@ class Family(ABC):
             generator=list(generators),
             height=resolution_px,
             width=resolution_px,
+            **(further or {}),
         ).images
 
 
