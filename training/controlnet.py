@@ -15,14 +15,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from training.cache import CacheUse, EncodingCache
-from training.checkpoint import Checkpoints
+from training.checkpoint import Checkpoints, remove_checkpoint
 from training.controls import HIGH, KINDS, LOW, Segmenter, canny, check_thresholds
 from training.encoding import EncodedDataset, dataset_hash, encode_dataset
-from training.errors import BadControlNet, BadDataset, BadPipeline, InvalidConfig, first_line
+from training.errors import BadControlNet, BadDataset, BadPipeline, InvalidConfig, NonFiniteLoss, first_line
 from training.files import file_hash, write_json, write_tensors
 from training.images import SUFFIXES, CaptionedImage, list_captioned_images, load_rgb, square
 from training.loop import Training, attached
-from training.lora import FineTuneConfig, Session, circumstances, pipeline_hash
+from training.lora import FineTuneConfig
 from training.memory import PeakMemory, encoders_parked
 from training.pipelines import (
     PRECISIONS,
@@ -32,6 +32,7 @@ from training.pipelines import (
     quiet_libraries,
     weight_variant,
 )
+from training.session import Session, circumstances, identity_of
 
 if TYPE_CHECKING:
     import torch
@@ -241,18 +242,15 @@ def train_controlnet(
         dataset = encode_dataset(
             loaded, dataset_folder, resolution_px=config.resolution_px, seed=config.seed, use=use
         )
+        segmenter = Segmenter(config.source, config.device) if config.kind == "segmentation" else None
+        drawn = _drawn(images, Path(dataset_folder), config, segmenter)
         controls = ControlImages(
-            (square(image, config.resolution_px) for image in _drawn(images, Path(dataset_folder), config)),
-            config.resolution_px,
+            (square(image, config.resolution_px) for image in drawn), config.resolution_px
         )
-        hashes = {
-            "model": pipeline_hash(loaded),
-            "dataset": dataset_hash(images),
-            "controls": controls.sha256,
-        }
-        # Where a run is worked on and where its maps lie are no part of what it is.
-        asked = {name: value for name, value in config.to_dict().items() if name not in ("device", "source")}
-        session = Session(loaded, loop, checkpoints, asked | hashes, began, memory)
+        identity = identity_of(loaded, dataset_hash(images), config)
+        # Not where maps lie, but what they are.
+        identity |= {"source": None, "controls": controls.sha256}
+        session = Session(config.steps, checkpoints, identity, began, memory)
         encoding_seconds = time.perf_counter() - began
         out.mkdir(parents=True, exist_ok=True)
         for name in (RECORD_FILE, CONFIG_FILE, WEIGHTS_FILE):
@@ -260,14 +258,22 @@ def train_controlnet(
         with encoders_parked(loaded), attached(loaded, method, loop) as parameters:
             denoiser = ControlledDenoiser(loaded.family.denoiser(loaded.pipe), method.controlnet)
             shown = _ShownDataset(dataset, controls, denoiser)
-            session.train(Training(loaded, parameters, shown, loop, denoiser), on_step)
+            try:
+                session.train(Training(loaded, parameters, shown, loop, denoiser), on_step)
+            except NonFiniteLoss:
+                if checkpoints is not None:
+                    remove_checkpoint(checkpoints.folder)
+                    if checkpoints.resume_from is not None:
+                        remove_checkpoint(checkpoints.resume_from)
+                raise
             weights = method.save(loaded, out)
             trainable = sum(parameter.numel() for parameter in parameters.values())
         content = {
             "kind": config.kind,
-            "parameters": {"low": config.low, "high": config.high} if config.kind == "canny" else {},
+            "parameters": _parameters(config, segmenter),
             "asked": {"model": loaded.folder.name, "config": config.to_dict()},
-            "hashes": hashes | {"weights": file_hash(weights)},
+            "hashes": {name: identity[name] for name in ("model", "dataset", "controls")}
+            | {"weights": file_hash(weights)},
             "happened": {
                 "seconds": session.seconds,
                 "encoding_seconds": encoding_seconds,
@@ -561,9 +567,10 @@ def _even(value: Any) -> Any:
     return value
 
 
-def _drawn(images: Sequence[CaptionedImage], root: Path, config: ControlConfig) -> Iterator[Image.Image]:
+def _drawn(
+    images: Sequence[CaptionedImage], root: Path, config: ControlConfig, segmenter: Segmenter | None
+) -> Iterator[Image.Image]:
     """Each image's control image."""
-    segmenter = Segmenter(config.source, config.device) if config.kind == "segmentation" else None
     for image in images:
         if config.kind == "maps":
             yield load_rgb(_map_of(image, root, Path(str(config.source))))
@@ -571,6 +578,13 @@ def _drawn(images: Sequence[CaptionedImage], root: Path, config: ControlConfig) 
         # Edges of the picture as it is trained on: those of a larger one are finer.
         picture = square(load_rgb(image.path), config.resolution_px)
         yield canny(picture, config.low, config.high) if segmenter is None else segmenter.draw(picture)
+
+
+def _parameters(config: ControlConfig, segmenter: Segmenter | None) -> dict[str, Any]:
+    """What makes control images of this kind, beside the kind."""
+    if segmenter is not None:
+        return {"segmenter": segmenter.hash}
+    return {"low": config.low, "high": config.high} if config.kind == "canny" else {}
 
 
 def _map_of(image: CaptionedImage, root: Path, maps: Path) -> Path:

@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from minizoo.controls import CONFIG as SHIPPED_CONFIG
 from minizoo.controls import SHIPPED, TEACHER, evaluate, held_out
+from tests.training import tiny
 from training.checkpoint import Checkpoints
 from training.controlnet import (
     CONFIG_FILE,
@@ -29,6 +30,8 @@ from training.controlnet import (
     load_controlnet,
     train_controlnet,
 )
+from training.controls import Segmenter
+from training.encoding import EncodedDataset
 from training.errors import (
     BadControlNet,
     BadDataset,
@@ -38,6 +41,7 @@ from training.errors import (
     UnsafeWeights,
 )
 from training.generate import SampleConfig, stream_images
+from training.images import load_rgb, square
 from training.loop import purpose_generator
 from training.pipelines import LoadedPipeline
 
@@ -261,6 +265,39 @@ def test_ready_made_maps_are_found_by_the_images_path(loaded, dataset, tmp_path)
     (maps / "3.bmp").unlink()
     with pytest.raises(BadDataset, match=r"no map of 3\.png"):
         train_controlnet(loaded["sd"], dataset, tmp_path / "out", config)
+
+
+def test_maps_are_drawn_by_a_segmentation_model(loaded, dataset, tmp_path):
+    folder = tiny.save_segmenter(tmp_path / "segmenter")
+    config = replace(CONFIG, kind="segmentation", source=str(folder), steps=1)
+    content = train_controlnet(loaded["sd"], dataset, tmp_path / "out", config).content
+    assert content["kind"] == "segmentation"
+    segmenter = Segmenter(folder, "cpu")
+    assert content["parameters"] == {"segmenter": segmenter.hash}
+    pictures = [square(load_rgb(dataset / f"{number}.png"), 32) for number in range(5)]
+    expected = ControlImages([segmenter.draw(picture) for picture in pictures], 32)
+    assert content["hashes"]["controls"] == expected.sha256
+
+
+def test_each_batch_comes_with_its_own_controls(loaded, dataset, tmp_path, monkeypatch):
+    batch, pick = EncodedDataset.batch, ControlImages.pick
+    images: list[list[int]] = []
+    shown: list[list[int]] = []
+
+    def noting_images(self, picked, kept, device=None):
+        images.append(list(picked))
+        return batch(self, picked, kept, device)
+
+    def noting_controls(self, numbers, device=None):
+        shown.append(list(numbers))
+        return pick(self, numbers, device)
+
+    monkeypatch.setattr(EncodedDataset, "batch", noting_images)
+    monkeypatch.setattr(ControlImages, "pick", noting_controls)
+    train_controlnet(loaded["sd"], dataset, tmp_path, CONFIG)
+    assert len(images) == CONFIG.steps
+    assert len({tuple(picked) for picked in images}) > 1
+    assert shown == images
 
 
 @pytest.mark.parametrize(
