@@ -187,6 +187,25 @@ def test_the_objective_sees_each_rows_control(loaded, controlnets, controls, nam
     assert seen[0] != seen[1]
 
 
+@pytest.mark.parametrize("part", ["controlnet_mid_block", "controlnet_down_blocks.0"])
+def test_every_residual_reaches_the_unet(loaded, controlnets, controls, part):
+    pipe = loaded["sdxl"].pipe
+    controlnet = load_controlnet(loaded["sdxl"], controlnets["sdxl", "fresh"])
+    rows = loaded["sdxl"].family.encode_prompts(pipe, ["a cat"])
+    sizes = torch.tensor([[32.0, 32, 0, 0, 32, 32]])
+    named = {"text_embeds": rows["pooled_prompt_embeds"], "time_ids": sizes}
+    noisy = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(3))
+    inputs = (noisy, torch.tensor([500]), rows["prompt_embeds"])
+    denoiser = ControlledDenoiser(pipe.unet, controlnet)
+    denoiser.controls = ControlImages(controls, 32).pick([1])
+    with torch.no_grad():
+        plain = pipe.unet(*inputs, added_cond_kwargs=named).sample
+        assert torch.equal(denoiser(*inputs, added_cond_kwargs=named, return_dict=False)[0], plain)
+        controlnet.get_submodule(part).bias.fill_(0.5)
+        steered = denoiser(*inputs, added_cond_kwargs=named, return_dict=False)[0]
+    assert not torch.allclose(steered, plain, atol=1e-3)
+
+
 @pytest.mark.parametrize("name", FAMILIES)
 def test_training_moves_the_controlnet_alone(loaded, dataset, tmp_path, name):
     from diffusers import ControlNetModel
@@ -220,6 +239,8 @@ def test_a_resumed_run_equals_an_uninterrupted_one(loaded, dataset, tmp_path):
         if step == 2:
             raise Stop
 
+    # Of an earlier run, which this one replaces.
+    shutil.copytree(tmp_path / "whole", tmp_path / "part")
     with pytest.raises(Stop):
         train_controlnet(loaded["sd"], dataset, tmp_path / "part", CONFIG, stop, checkpoints=checkpoints)
     assert not (tmp_path / "part" / CONFIG_FILE).exists()
