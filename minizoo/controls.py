@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from minizoo.icons import ROOT, WORK
 from training.controlnet import (
     CONFIG_FILE,
@@ -33,6 +35,7 @@ from training.pipelines import LoadedPipeline
 if TYPE_CHECKING:
     from PIL import Image
 
+    from training.extractors.base import Extractor
     from training.quality import Scorer
 
 logger = logging.getLogger(__name__)
@@ -102,7 +105,8 @@ class Measured:
         control: whether the ControlNet steered it.
         steps: denoising steps.
         agreement: mean F1 of the edges with 1 pixel of tolerance.
-        clip_score: mean cosine of image and caption.
+        clip_score: mean cosine of image and caption, as the zoo's CLIP sees them.
+        likeness: mean cosine of image and the icon whose edges were asked for; None without a CLIP.
         images: how many.
     """
 
@@ -111,6 +115,7 @@ class Measured:
     steps: int
     agreement: float
     clip_score: float
+    likeness: float | None
     images: int
 
 
@@ -120,6 +125,7 @@ def evaluate(
     images: Sequence[CaptionedImage],
     steps: Sequence[int],
     scorer: Scorer,
+    extractor: Extractor | None = None,
     *,
     guidance: float = 2.0,
     seed: int = 42,
@@ -132,12 +138,17 @@ def evaluate(
         images: whose edges are asked for.
         steps: numbers of denoising steps.
         scorer: of images and captions.
+        extractor: for the likeness.
         guidance: classifier-free guidance scale.
         seed: of the noise.
+
+    Returns:
+        The icons themselves, under the name `icons`, and the drawn images.
     """
-    asked = [canny(load_rgb(image.path), CONFIG.low, CONFIG.high) for image in images]
+    icons = [load_rgb(image.path) for image in images]
     captions = [image.caption or "" for image in images]
-    found = []
+    asked = _Asked(icons, captions, scorer, extractor)
+    found = [asked.measure("icons", False, 0, icons)]
     with LoadedPipeline(model, device="cpu") as loaded:
         for count in steps:
             sampling = SampleConfig(
@@ -151,38 +162,62 @@ def evaluate(
             )
             plain = list(stream_images(loaded, None, captions, sampling))
             with controlled(loaded, controlnet):
-                steered = list(stream_images(loaded, None, captions, sampling, controls=asked))
+                steered = list(stream_images(loaded, None, captions, sampling, controls=asked.edges))
             for control, drawn in ((False, plain), (True, steered)):
-                found.append(_measured(model.name, control, count, asked, captions, drawn, scorer))
+                found.append(asked.measure(model.name, control, count, drawn))
                 logger.info("%s", found[-1])
     return found
 
 
-def _measured(
-    model: str,
-    control: bool,
-    steps: int,
-    asked: Sequence[Image.Image],
-    captions: Sequence[str],
-    drawn: Sequence[Image.Image],
-    scorer: Scorer,
-) -> Measured:
-    edges = [canny(image, CONFIG.low, CONFIG.high) for image in drawn]
-    agreement = [edge_agreement(one, other) for one, other in zip(asked, edges, strict=True)]
-    scores = scorer.score(captions, drawn)
-    return Measured(
-        model, control, steps, sum(agreement) / len(agreement), float(scores.mean()), len(agreement)
-    )
+class _Asked:
+    """What drawn images are compared with."""
+
+    def __init__(
+        self,
+        icons: Sequence[Image.Image],
+        captions: Sequence[str],
+        scorer: Scorer,
+        extractor: Extractor | None,
+    ) -> None:
+        self.edges = _edges(icons)
+        self._captions, self._scorer, self._extractor = captions, scorer, extractor
+        self._seen = self._embed(icons)
+
+    def measure(self, model: str, control: bool, steps: int, drawn: Sequence[Image.Image]) -> Measured:
+        pairs = zip(self.edges, _edges(drawn), strict=True)
+        agreement = [edge_agreement(one, other) for one, other in pairs]
+        scores = self._scorer.score(self._captions, drawn)
+        seen = self._embed(drawn)
+        return Measured(
+            model,
+            control,
+            steps,
+            agreement=sum(agreement) / len(agreement),
+            clip_score=float(scores.mean()),
+            likeness=None if seen is None else float((seen * self._seen).sum(axis=1).mean()),
+            images=len(agreement),
+        )
+
+    def _embed(self, images: Sequence[Image.Image]) -> Any:
+        if self._extractor is None:
+            return None
+        seen = self._extractor.features(images)
+        return seen / np.linalg.norm(seen, axis=1, keepdims=True)
 
 
-def clip_scorer() -> Scorer:
-    """CLIPScore by the zoo's probe."""
+def _edges(images: Sequence[Image.Image]) -> list[Image.Image]:
+    return [canny(image, CONFIG.low, CONFIG.high) for image in images]
+
+
+def clip() -> tuple[Scorer, Extractor]:
+    """CLIPScore by the zoo's probe, and its image side."""
     from training.extractors import load_clip
     from training.prompts import load_prompt_encoder
     from training.quality import ClipScore
 
     folder = ROOT / "probes" / "clip"
-    return ClipScore(load_clip(folder, device="cpu"), load_prompt_encoder(str(folder), device="cpu"))
+    extractor = load_clip(folder, device="cpu")
+    return ClipScore(extractor, load_prompt_encoder(str(folder), device="cpu")), extractor
 
 
 def train(work: Path = WORK / "controls", shipped: Path = SHIPPED, log: Path = ROOT / "logs") -> None:
@@ -232,7 +267,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     rows: list[dict[str, Any]] = []
     for model in chosen.model or [TEACHER]:
         steps = [int(part) for part in chosen.steps.split(",")]
-        found = evaluate(model, SHIPPED, held_out(chosen.images), steps, clip_scorer())
+        found = evaluate(model, SHIPPED, held_out(chosen.images), steps, *clip())
         rows += [each.__dict__ for each in found]
     print(json.dumps(rows, indent=2))
 

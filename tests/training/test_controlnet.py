@@ -418,8 +418,9 @@ def test_the_shipped_controlnet_makes_images_follow_edges():
         def score(self, prompts: Any, images: Any) -> np.ndarray:  # noqa: ARG002
             return np.zeros(len(images))
 
-    plain, steered = evaluate(TEACHER, SHIPPED, held_out(1)[::4], [5], NoScorer())  # type: ignore[arg-type]
+    icons, plain, steered = evaluate(TEACHER, SHIPPED, held_out(1)[::4], [5], NoScorer())  # type: ignore[arg-type]
     assert (plain.control, steered.control) == (False, True)
+    assert icons.agreement == 1.0
     assert plain.images == 8
     assert steered.agreement > plain.agreement + 0.15
     content = json.loads((SHIPPED / RECORD_FILE).read_text())
