@@ -258,6 +258,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("action", choices=["train", "evaluate"])
     parser.add_argument("--model", type=Path, action="append", help="pipeline to evaluate with; tiny-sdxl")
     parser.add_argument("--steps", default="5,10,20", help="numbers of denoising steps")
+    parser.add_argument("--guidance", type=float, default=2.0, help="guidance scale; 1 for students")
     parser.add_argument("--images", type=int, default=8, help="validation images of each dataset")
     chosen = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
@@ -267,7 +268,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     rows: list[dict[str, Any]] = []
     for model in chosen.model or [TEACHER]:
         steps = [int(part) for part in chosen.steps.split(",")]
-        found = evaluate(model, SHIPPED, held_out(chosen.images), steps, *clip())
+        images = held_out(chosen.images)
+        found = evaluate(model, SHIPPED, images, steps, *clip(), guidance=chosen.guidance)
         rows += [each.__dict__ for each in found]
     print(json.dumps(rows, indent=2))
 
