@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from minizoo.controls import CONFIG as SHIPPED_CONFIG
 from minizoo.controls import SHIPPED, TEACHER, evaluate, held_out
 from tests.training import tiny
+from training.adapters import attach_adapter, detach_adapter, save_adapter
 from training.checkpoint import Checkpoints
 from training.controlnet import (
     CONFIG_FILE,
@@ -134,6 +135,23 @@ def test_each_image_has_its_own_control_whatever_the_batch(loaded, controlnets, 
         assert difference([others[1]], [together[1]]) > 5
 
 
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_controlled_pipeline_takes_an_adapter_and_gives_it_back(
+    loaded, controlnets, controls, tmp_path, name
+):
+    one = loaded[name]
+    generator = torch.Generator().manual_seed(1)
+    for parameter in attach_adapter(one.pipe, one.family, rank=4, alpha=6, generator=generator):
+        parameter.data.copy_(torch.randn(parameter.shape, generator=generator) * 0.3)
+    save_adapter(one.pipe, one.family, tmp_path)
+    detach_adapter(one.pipe, one.family)
+    with controlled(one, controlnets[name, "trained"]):
+        plain = draw(one, controls=controls)
+        adapted = list(stream_images(one, tmp_path, PROMPTS, SAMPLING, controls=controls))
+        assert difference(adapted, plain) > 3
+        assert difference(draw(one, controls=controls), plain) == 0
+
+
 def test_control_images_are_scaled_to_the_resolution(loaded, controlnets, controls):
     large = [image.resize((96, 96), Image.Resampling.NEAREST) for image in controls]
     grey = [image.convert("L") for image in controls]
@@ -229,6 +247,27 @@ def test_training_moves_the_controlnet_alone(loaded, dataset, tmp_path, name):
     assert set(content["hashes"]) == {"model", "dataset", "controls", "weights"}
     assert content["happened"]["images"] == 5
     assert (tmp_path / WEIGHTS_FILE).stat().st_mode & 0o044
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_half_precision_trains_and_draws(tiny_folder, dataset, controls, tmp_path, precision):
+    config = replace(
+        CONFIG,
+        steps=2,
+        precision=precision,
+        saved_precision=precision,
+        gradient_checkpointing=True,
+        learning_rate=1e-3,
+    )
+    sampling = replace(SAMPLING, precision=precision)
+    with LoadedPipeline(tiny_folder("sdxl"), device="cpu", precision=precision) as one:
+        train_controlnet(one, dataset, tmp_path, config)
+        weights = load_file(tmp_path / WEIGHTS_FILE)
+        assert {tensor.dtype for tensor in weights.values()} == {one.pipe.unet.dtype}
+        assert weights["controlnet_mid_block.weight"].any()
+        with controlled(one, tmp_path):
+            images = list(stream_images(one, None, PROMPTS, sampling, controls=controls))
+    assert len(images) == 3
 
 
 def test_a_resumed_run_equals_an_uninterrupted_one(loaded, dataset, tmp_path):
