@@ -1,1 +1,1 @@
-"""Image level: a student draws, and a teacher where it must; and what both are steered by."""
+"""Image level: is the cheap student's image good enough, or must the teacher step in?"""
