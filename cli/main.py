@@ -28,6 +28,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "predictor.cli:evaluate",
         "Leave-one-dataset-out accuracy of the prediction, beside baselines.",
     ),
+    "collaborate": (
+        "collaboration.cli:collaborate",
+        "Let a cheap student draw, and its teacher improve what is rejected.",
+    ),
     "route": ("routing.cli:route", "Which model, and how many steps, are worth their cost for a prompt."),
     "control": (
         "collaboration.control_cli:control",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Generator, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from training.errors import InvalidConfig
 from training.images import square
 from training.methods import load_weights
 from training.pipelines import PRECISIONS, LoadedPipeline, opened
+from training.rollback import Start, last_latents
 from training.samplers import caching, drawing_with
 from training.seeds import seeded_generator
 
@@ -131,6 +133,65 @@ def stream_images(
     Raises:
         TrainingError: as `sample_images`, when the first image is asked for.
     """
+    drawn = stream_batches(
+        model,
+        adapter,
+        prompts,
+        config,
+        cache=cache,
+        numbers=numbers,
+        controls=controls,
+        control_scale=control_scale,
+    )
+    with closing(drawn) as batches:
+        for batch in batches:
+            yield from batch.images
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Images drawn together.
+
+    Attributes:
+        images: n of mode RGB.
+        latents: which they were decoded from, (n, ...), in the form that the pipeline's call takes them in.
+    """
+
+    images: Sequence[Image.Image]
+    latents: torch.Tensor
+
+
+def stream_batches(
+    model: str | os.PathLike[str] | LoadedPipeline,
+    adapter: str | os.PathLike[str] | None,
+    prompts: Sequence[str],
+    config: SampleConfig,
+    *,
+    cache: EncodingCache | None = None,
+    numbers: Sequence[int | str] | None = None,
+    start: Start | None = None,
+    controls: Sequence[Image.Image] | None = None,
+    control_scale: float = 1.0,
+) -> Generator[Batch, None, None]:
+    """Draw as `stream_images` does, with the latents, and from pictures where there are any.
+
+    Args:
+        model: as for `stream_images`.
+        adapter: as for `stream_images`.
+        prompts: as for `stream_images`.
+        config: as for `stream_images`; of a start, the steps that are made of its share of the schedule.
+        cache: as for `stream_images`.
+        numbers: as for `stream_images`.
+        start: `config.n` pictures to begin with; noise alone by default.
+        controls: as for `stream_images`.
+        control_scale: as for `stream_images`.
+
+    Yields:
+        Batches of `config.batch_size`, the last of what is left.
+
+    Raises:
+        TrainingError: as `stream_images`; InvalidConfig also for a sampler that cannot begin in the middle.
+    """
     if not prompts:
         raise InvalidConfig("Sampling takes at least one prompt; give '' to draw without one.")
     named = range(config.n) if numbers is None else numbers
@@ -140,6 +201,7 @@ def stream_images(
         opened(model, device=config.device, precision=config.precision) as loaded,
         drawing_with(loaded.pipe, config.sampler),
         caching(loaded.pipe, config.cache_interval),
+        last_latents(loaded.pipe.scheduler) as latents,
     ):
         loaded.check_resolution(config.resolution_px)
         family, pipe = loaded.family, loaded.pipe
@@ -151,8 +213,8 @@ def stream_images(
         unload = None if adapter is None else load_weights(pipe, family, adapter)
         try:
             family.denoiser(pipe).eval()
-            for start in range(0, config.n, config.batch_size):
-                places = range(start, min(start + config.batch_size, config.n))
+            for first in range(0, config.n, config.batch_size):
+                places = range(first, min(first + config.batch_size, config.n))
                 rows = [row_of[prompts[i % len(prompts)]] for i in places]
                 further = {}
                 if controls is not None:
@@ -161,7 +223,7 @@ def stream_images(
                         "image": [square(image, config.resolution_px) for image in shown],
                         "controlnet_conditioning_scale": float(control_scale),
                     }
-                yield from family.sample(
+                images = family.sample(
                     pipe,
                     conditioning.pick(rows, loaded.device),
                     negative,
@@ -169,8 +231,11 @@ def stream_images(
                     guidance=family.default_guidance if config.guidance is None else config.guidance,
                     generators=[image_generator(config.seed, named[i]) for i in places],
                     resolution_px=config.resolution_px,
+                    start=None if start is None else start.rows(places),
+                    start_generators=[seeded_generator("start", config.seed, named[i]) for i in places],
                     further=further,
                 )
+                yield Batch(images, latents())
         finally:
             if unload is not None:
                 unload()
@@ -197,6 +262,30 @@ def _check_controls(
     if config.cache_interval != 1:
         # It would repeat layers that have another step's residuals in them.
         raise InvalidConfig("A ControlNet speaks to layers that DeepCache leaves out: draw without it.")
+
+
+def start_with(
+    loaded: LoadedPipeline, images: Sequence[Image.Image], resolution_px: int, strength: float
+) -> Start:
+    """Pictures for a pipeline to begin with, as SDEdit does.
+
+    Args:
+        loaded: the pipeline that is to draw.
+        images: n of mode RGB; scaled and cut to squares.
+        resolution_px: side of the squares.
+        strength: see `training.rollback.Start`.
+
+    Raises:
+        InvalidConfig: the resolution does not suit the pipeline, or the strength is none.
+    """
+    import numpy as np
+    import torch
+
+    loaded.check_resolution(resolution_px)
+    pixels = torch.from_numpy(np.stack([np.asarray(square(image, resolution_px)) for image in images]))
+    family = loaded.family
+    latents = family.encode_images(loaded.pipe, pixels.permute(0, 3, 1, 2).float() / 127.5 - 1)
+    return Start(family.as_called(loaded.pipe, latents), strength)
 
 
 def image_generator(seed: int, number: int | str) -> torch.Generator:

@@ -27,15 +27,28 @@ def drawing_with(pipe: Any, name: str | None) -> Iterator[None]:
         yield
         return
     fitting = {each.__name__: each for each in own.compatibles}
+    # Latents have no bounds to be clipped to, which some samplers would do by default.
+    changes: dict[str, Any] = {"clip_sample": own.config.get("clip_sample", False)}
+    if "shift" in own.config or own.config.get("use_flow_sigmas"):
+        fitting, changes = _flow_solvers(own)
     if name not in fitting:
         raise InvalidConfig(
             f"{name!r} is no sampler for {type(own).__name__}: use one of {', '.join(sorted(fitting))}."
         )
-    pipe.scheduler = fitting[name].from_config(own.config)
+    pipe.scheduler = fitting[name].from_config(own.config, **changes)
     try:
         yield
     finally:
         pipe.scheduler = own
+
+
+def _flow_solvers(own: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Solvers of flow matching beside Euler's, which diffusers does not list, and what makes them such."""
+    from diffusers import DPMSolverMultistepScheduler, UniPCMultistepScheduler
+
+    solvers = {each.__name__: each for each in (DPMSolverMultistepScheduler, UniPCMultistepScheduler)}
+    shift = own.config.get("shift", own.config.get("flow_shift"))
+    return solvers, {"use_flow_sigmas": True, "prediction_type": "flow_prediction", "flow_shift": shift}
 
 
 @contextmanager

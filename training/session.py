@@ -18,8 +18,7 @@ from training.checkpoint import (
     write_checkpoint,
 )
 from training.errors import NonFiniteLoss
-from training.files import folders_hash
-from training.pipelines import LoadedPipeline, read_model_index
+from training.pipelines import LoadedPipeline
 
 if TYPE_CHECKING:
     from training.loop import Training
@@ -148,9 +147,7 @@ def identity_of(loaded: LoadedPipeline, data: str, config: Any) -> dict[str, Any
     whole = config.to_dict()
     # Where a run is worked on is no part of what it is.
     del whole["device"]
-    index = read_model_index(loaded.folder)
-    weights = folders_hash(loaded.folder, [name for name, entry in index.items() if isinstance(entry, list)])
-    return whole | {"model": weights, "dataset": data}
+    return whole | {"model": loaded.weights_hash(), "dataset": data}
 
 
 def circumstances(loaded: LoadedPipeline) -> dict[str, Any]:

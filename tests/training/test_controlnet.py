@@ -41,7 +41,7 @@ from training.errors import (
     NonFiniteLoss,
     UnsafeWeights,
 )
-from training.generate import SampleConfig, stream_images
+from training.generate import SampleConfig, start_with, stream_batches, stream_images
 from training.images import load_rgb, square
 from training.loop import purpose_generator
 from training.pipelines import LoadedPipeline
@@ -150,6 +150,21 @@ def test_a_controlled_pipeline_takes_an_adapter_and_gives_it_back(
         adapted = list(stream_images(one, tmp_path, PROMPTS, SAMPLING, controls=controls))
         assert difference(adapted, plain) > 3
         assert difference(draw(one, controls=controls), plain) == 0
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_controlled_pipeline_refines_a_picture(loaded, controlnets, controls, name):
+    one = loaded[name]
+    sampling = replace(SAMPLING, sampler="DPMSolverMultistepScheduler")
+    start = start_with(one, controls, 32, 0.5)
+    drawn = {}
+    for kind in ("fresh", "trained"):
+        with controlled(one, controlnets[name, kind]):
+            (batch,) = stream_batches(one, None, PROMPTS, sampling, start=start, controls=controls)
+        drawn[kind] = batch.images
+    (plain,) = stream_batches(one, None, PROMPTS, sampling, start=start)
+    assert difference(drawn["fresh"], plain.images) <= 1
+    assert difference(drawn["trained"], plain.images) > 5
 
 
 def test_control_images_are_scaled_to_the_resolution(loaded, controlnets, controls):

@@ -5,15 +5,18 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from training.errors import UnsupportedScheduler
+from training.rollback import noised, rolled_back
 
 if TYPE_CHECKING:
     import torch
     from PIL import Image
+
+    from training.rollback import Start
 
 # One row per prompt (or per image) in every tensor, so rows can be cached, picked and dropped without knowing
 # the family.
@@ -216,6 +219,8 @@ class Family(ABC):
         guidance: float,
         generators: Sequence[torch.Generator],
         resolution_px: int,
+        start: Start | None = None,
+        start_generators: Sequence[torch.Generator] = (),
         further: Mapping[str, Any] | None = None,
     ) -> list[Image.Image]:
         """Draw one image per row of `conditioning` through the pipeline's own `__call__`.
@@ -228,10 +233,25 @@ class Family(ABC):
             guidance: guidance scale; classifier-free guidance is off at 1 or less.
             generators: n CPU generators, one an image, so that the batch size does not change any image.
             resolution_px: width and height.
+            start: n pictures to begin with, noised; noise alone by default.
+            start_generators: n CPU generators of the noise put on them.
             further: arguments that the call takes beside these, such as a ControlNet's images.
+
+        Raises:
+            InvalidConfig: the sampler cannot begin in the middle, see `training.rollback.rolled_back`.
         """
         images: list[Image.Image] = self._draw(
-            pipe, conditioning, negative, steps, guidance, generators, resolution_px, "pil", further
+            pipe,
+            conditioning,
+            negative,
+            steps,
+            guidance,
+            generators,
+            resolution_px,
+            "pil",
+            start=start,
+            start_generators=start_generators,
+            further=further,
         )
         return images
 
@@ -273,23 +293,39 @@ class Family(ABC):
         generators: Sequence[torch.Generator],
         resolution_px: int,
         output_type: str,
+        *,
+        start: Start | None = None,
+        start_generators: Sequence[torch.Generator] = (),
         further: Mapping[str, Any] | None = None,
     ) -> Any:
         unconditional = repeat_row(negative, len(generators)) if self.classifier_free else {}
-        with _as_student(pipe.scheduler, steps, generators) as options:
-            return pipe(
+        with ExitStack() as around:
+            asked = steps
+            if start is not None:
+                asked = around.enter_context(rolled_back(pipe.scheduler, steps, start.strength))
+            arguments = {
                 **conditioning,
                 **{f"negative_{name}": rows for name, rows in unconditional.items()},
                 **self.call_options,
-                **options,
-                num_inference_steps=steps,
-                guidance_scale=guidance,
-                generator=list(generators),
-                height=resolution_px,
-                width=resolution_px,
-                output_type=output_type,
+                **around.enter_context(_as_student(pipe.scheduler, asked, generators)),
+                "num_inference_steps": asked,
+                "guidance_scale": guidance,
+                "generator": list(generators),
+                "height": resolution_px,
+                "width": resolution_px,
+                "output_type": output_type,
                 **(further or {}),
-            ).images
+            }
+            if start is not None:
+                begun = start.latents.to(pipe.device, self.denoiser(pipe).dtype)
+                arguments["latents"] = noised(
+                    pipe.scheduler, begun, start_generators, lambda: pipe(**arguments, latents=begun)
+                )
+            return pipe(**arguments).images
+
+    def as_called(self, pipe: Any, latents: torch.Tensor) -> torch.Tensor:  # noqa: ARG002
+        """Latents as `encode_images` gives them, in the form that the pipeline's call takes and ends with."""
+        return latents
 
 
 @contextmanager
@@ -313,11 +349,15 @@ def _as_student(
     if type(scheduler).__name__ != "FlowMatchLCMScheduler":
         yield {}
         return
+    # Others may have put something in its place, which is to be there again after.
+    before = vars(scheduler).get("step")
     scheduler.step = partial(scheduler.step, generator=list(generators))
     try:
         yield {"sigmas": [1 - step / steps for step in range(steps)]}
     finally:
         del scheduler.step
+        if before is not None:
+            scheduler.step = before
 
 
 def repeat_row(negative: Conditioning, count: int) -> Conditioning:

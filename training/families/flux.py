@@ -55,13 +55,16 @@ class Flux(Family):
     def image_tokens(self, pipe: Any, latent_side: int) -> int:  # noqa: ARG002
         return (latent_side // 2) ** 2
 
-    def _draw(self, pipe: Any, *arguments: Any) -> Any:
-        drawn = super()._draw(pipe, *arguments)
+    def _draw(self, pipe: Any, *arguments: Any, **named: Any) -> Any:
+        drawn = super()._draw(pipe, *arguments, **named)
         *_, resolution_px, output_type = arguments
         if output_type == "latent":
             side = resolution_px // pipe.vae_scale_factor
             return unpack(drawn, side, side)
         return drawn
+
+    def as_called(self, pipe: Any, latents: torch.Tensor) -> torch.Tensor:  # noqa: ARG002
+        return pack(latents)
 
     def _t5_tokens(self, pipe: Any) -> int:
         return min(MAX_T5_TOKENS, pipe.tokenizer_2.model_max_length)
