@@ -444,7 +444,13 @@ def generate(
     help="Folder of real images for the Frechet distance.",
 )
 @click.option("--samples", type=click.IntRange(1), default=4, show_default=True, help="Images a prompt.")
-@click.option("--out", default=Path("collaboration"), show_default=True, type=click.Path(path_type=Path))
+@click.option(
+    "--out",
+    default=Path("collaboration"),
+    show_default=True,
+    type=click.Path(path_type=Path),
+    help="Folder for the report.",
+)
 @seed_option("noise and bootstrap")
 @device_option
 def evaluate(

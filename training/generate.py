@@ -108,6 +108,8 @@ def stream_images(
     *,
     cache: EncodingCache | None = None,
     numbers: Sequence[int | str] | None = None,
+    controls: Sequence[Image.Image] | None = None,
+    control_scale: float = 1.0,
 ) -> Generator[Image.Image, None, None]:
     """Draw images as `sample_images` does, one batch in memory at a time.
 
@@ -121,6 +123,9 @@ def stream_images(
         cache: as for `sample_images`; prompts beyond what fits in memory need one.
         numbers: of the images, `config.n` of them, each of which decides its image's noise with the seed;
             their places by default.
+        controls: what a ControlNet is to steer the images by, one for each prompt; scaled and cut to the
+            resolution as training images are. Takes a pipeline inside `training.controlnet.controlled`.
+        control_scale: what the ControlNet's residuals are multiplied by; at 0 it does nothing.
 
     Yields:
         `config.n` images of mode RGB.
@@ -128,7 +133,17 @@ def stream_images(
     Raises:
         TrainingError: as `sample_images`, when the first image is asked for.
     """
-    with closing(stream_batches(model, adapter, prompts, config, cache=cache, numbers=numbers)) as batches:
+    drawn = stream_batches(
+        model,
+        adapter,
+        prompts,
+        config,
+        cache=cache,
+        numbers=numbers,
+        controls=controls,
+        control_scale=control_scale,
+    )
+    with closing(drawn) as batches:
         for batch in batches:
             yield from batch.images
 
@@ -155,6 +170,8 @@ def stream_batches(
     cache: EncodingCache | None = None,
     numbers: Sequence[int | str] | None = None,
     start: Start | None = None,
+    controls: Sequence[Image.Image] | None = None,
+    control_scale: float = 1.0,
 ) -> Generator[Batch, None, None]:
     """Draw as `stream_images` does, with the latents, and from pictures where there are any.
 
@@ -166,6 +183,8 @@ def stream_batches(
         cache: as for `stream_images`.
         numbers: as for `stream_images`.
         start: `config.n` pictures to begin with; noise alone by default.
+        controls: as for `stream_images`.
+        control_scale: as for `stream_images`.
 
     Yields:
         Batches of `config.batch_size`, the last of what is left.
@@ -186,6 +205,7 @@ def stream_batches(
     ):
         loaded.check_resolution(config.resolution_px)
         family, pipe = loaded.family, loaded.pipe
+        _check_controls(pipe, prompts, controls, control_scale, config)
         wanted = list(dict.fromkeys(["", *(prompts[i % len(prompts)] for i in range(config.n))]))
         conditioning = encode_prompts(loaded, wanted, CacheUse(cache))
         row_of = {prompt: row for row, prompt in enumerate(wanted)}
@@ -196,6 +216,13 @@ def stream_batches(
             for first in range(0, config.n, config.batch_size):
                 places = range(first, min(first + config.batch_size, config.n))
                 rows = [row_of[prompts[i % len(prompts)]] for i in places]
+                further = {}
+                if controls is not None:
+                    shown = [controls[i % len(prompts)].convert("RGB") for i in places]
+                    further = {
+                        "image": [square(image, config.resolution_px) for image in shown],
+                        "controlnet_conditioning_scale": float(control_scale),
+                    }
                 images = family.sample(
                     pipe,
                     conditioning.pick(rows, loaded.device),
@@ -206,11 +233,35 @@ def stream_batches(
                     resolution_px=config.resolution_px,
                     start=None if start is None else start.rows(places),
                     start_generators=[seeded_generator("start", config.seed, named[i]) for i in places],
+                    further=further,
                 )
                 yield Batch(images, latents())
         finally:
             if unload is not None:
                 unload()
+
+
+def _check_controls(
+    pipe: Any,
+    prompts: Sequence[str],
+    controls: Sequence[Image.Image] | None,
+    scale: float,
+    config: SampleConfig,
+) -> None:
+    takes = getattr(pipe, "controlnet", None) is not None
+    if controls is None:
+        if takes:
+            raise InvalidConfig("A ControlNet steers this pipeline: give `controls`, one for each prompt.")
+        return
+    if not takes:
+        raise InvalidConfig("Control images need a pipeline inside `training.controlnet.controlled`.")
+    if len(controls) != len(prompts):
+        raise InvalidConfig(f"{len(prompts)} prompts need as many control images, got {len(controls)}.")
+    if not (math.isfinite(scale) and scale >= 0):
+        raise InvalidConfig(f"control_scale must be at least 0, got {scale!r}.")
+    if config.cache_interval != 1:
+        # It would repeat layers that have another step's residuals in them.
+        raise InvalidConfig("A ControlNet speaks to layers that DeepCache leaves out: draw without it.")
 
 
 def start_with(
