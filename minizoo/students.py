@@ -86,7 +86,7 @@ def held_out_prompts() -> list[str]:
 
 
 def train(student: Student) -> Path:
-    """Distil one into `minizoo/work/students`, going on where an earlier call stopped; its losses go to `logs`."""
+    """Distil one into `minizoo/work/students`, going on where an earlier call stopped."""
     work = WORK / STUDENTS_FOLDER / f"{student.name}.run"
     output = work.with_suffix("")
     if output.exists():

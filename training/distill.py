@@ -1,8 +1,8 @@
 """Consistency distillation: a student that draws in one to eight steps what its teacher draws in many.
 
-The student is the teacher's own pipeline with other denoiser weights and diffusers' scheduler for consistency
-models, so whatever loads and draws the one does so with the other. The teacher's guidance is distilled into it:
-it is drawn without (guidance 1), with one forward of the denoiser for each step.
+The student is the teacher's own pipeline with other denoiser weights and diffusers' scheduler for
+consistency models, so whatever loads and draws the one does so with the other. The teacher's guidance is
+distilled into it: it is drawn without (guidance 1), with one forward of the denoiser for each step.
 """
 
 from __future__ import annotations
@@ -174,9 +174,9 @@ def distill(
 ) -> Distillation:
     """Distil a student from a teacher and write it as a pipeline folder, whole or not at all.
 
-    Each step noises clean latents to a place on the teacher's path, lets the teacher's solver go one place down
-    with guidance, and takes the student's clean latents at the first place towards the target's at the second.
-    On one machine and the CPU, equal arguments give equal weights, also where the run was interrupted.
+    Each step noises clean latents to a place on the teacher's path, lets the teacher's solver go one place
+    down with guidance, and takes the student's clean latents at the first place towards the target's at the
+    second. On one machine and the CPU, equal arguments give equal weights, also where the run was interrupted.
 
     Args:
         teacher: a pipeline folder of any family.
@@ -368,7 +368,8 @@ class ConsistencyTraining(Training):
         """The teacher's guided output.
 
         Source:
-            Ho and Salimans, "Classifier-free diffusion guidance" (2022), Eq. 6, in the pipelines' scale w + 1.
+            Ho and Salimans, "Classifier-free diffusion guidance" (2022), Eq. 6, in the pipelines' scale,
+            w + 1.
         """
         import torch
 
@@ -521,16 +522,14 @@ def _forget(checkpoints: Checkpoints | None) -> None:
 
 
 def _whole_weights(loaded: LoadedPipeline, method: Method) -> dict[str, torch.Tensor]:
-    """The trained denoiser's weights without adapters, float32, on the teacher's own and not on rounded ones."""
+    """The trained denoiser's weights, adapters added to the teacher's own: float32, on the CPU."""
     import torch
     from peft.tuners.lora import LoraLayer
 
     live: Any = loaded.family.denoiser(loaded.pipe)
     if isinstance(method, Full):
         return {name: tensor.detach().float().cpu() for name, tensor in live.state_dict().items()}
-    weights = {
-        name: tensor.detach().float().cpu() for name, tensor in _plain(loaded, live).state_dict().items()
-    }
+    weights = {name: tensor.float() for name, tensor in _plain(loaded).state_dict().items()}
     with torch.no_grad():
         for name, layer in live.named_modules():
             if isinstance(layer, LoraLayer):
@@ -539,8 +538,8 @@ def _whole_weights(loaded: LoadedPipeline, method: Method) -> dict[str, torch.Te
     return weights
 
 
-def _plain(loaded: LoadedPipeline, live: torch.nn.Module) -> torch.nn.Module:
-    """The teacher's denoiser as its folder has it, in single precision."""
+def _plain(loaded: LoadedPipeline) -> torch.nn.Module:
+    """The teacher's denoiser as its folder has it, in single precision, whatever the run's."""
     import diffusers
     import torch
 
@@ -581,12 +580,15 @@ def _write_student(
     loaded: LoadedPipeline, weights: Mapping[str, torch.Tensor], scheduler: Any, record: Distillation
 ) -> None:
     """Write the student's folder; what it shares with its teacher takes no room where links can be made."""
+    import torch
+
     teacher, target, family = loaded.folder, record.folder, loaded.family
     attribute = family.denoiser_attribute
     index = read_model_index(teacher)
-    student = _plain(loaded, family.denoiser(loaded.pipe))
+    student = _plain(loaded)
     student.load_state_dict(dict(weights))
-    student.to(_stored_precision(teacher / attribute))
+    # The module's own method, because diffusers' would warn of what is meant here.
+    torch.nn.Module.to(student, _stored_precision(teacher / attribute))
     target.parent.mkdir(parents=True, exist_ok=True)
     scratch = target.with_name(f"{SCRATCH_PREFIX}{os.getpid()}-{secrets.token_hex(6)}")
     scratch.mkdir()
