@@ -29,6 +29,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "Leave-one-dataset-out accuracy of the prediction, beside baselines.",
     ),
     "route": ("routing.cli:route", "Which model, and how many steps, are worth their cost for a prompt."),
+    "distill": (
+        "collaboration.distill_cli:distill",
+        "A student that draws in a few steps, from a teacher of many.",
+    ),
     "report": ("predictor.report_cli:report", "The paper's whole evaluation on the graph, as a page."),
 }
 USER_ERROR_EXIT = 2

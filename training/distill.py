@@ -176,7 +176,7 @@ def distill(
 
     Each step noises clean latents to a place on the teacher's path, lets the teacher's solver go one place
     down with guidance, and takes the student's clean latents at the first place towards the target's at the
-    second. On one machine and the CPU, equal arguments give equal weights, also where the run was interrupted.
+    second. On one machine and the CPU, equal arguments give equal weights, also after an interruption.
 
     Args:
         teacher: a pipeline folder of any family.

@@ -1,0 +1,1 @@
+"""Image level: students distilled from teachers, and the two drawing together."""
