@@ -54,9 +54,9 @@ class Student:
 
 def _student(name: str, teacher: str, **changes: Any) -> Student:
     settings: dict[str, Any] = {
-        "steps": 2000,
+        "steps": 1200,
         "batch_size": 32,
-        "learning_rate": 3e-4,
+        "learning_rate": 5e-4,
         "decay_share": 0.3,
         "method": "full",
         "guidance": GUIDANCE,
