@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
 from minizoo.errors import StageNotReady
 from minizoo.export import shared_parts
@@ -47,6 +48,8 @@ def test_a_shipped_student_is_what_its_record_says(student: Student) -> None:
     assert record["teacher"] == {"name": student.teacher, "sha256": folders_hash(teacher, parts)}
     own = [file for file in files_below(folder) if not any(parent.is_symlink() for parent in file.parents)]
     assert sum(file.stat().st_size for file in own) < MOST_BYTES
+    (weights,) = [load_file(file) for file in own if file.suffix == ".safetensors"]
+    assert {tensor.dtype for tensor in weights.values()} == {np.dtype("float16")}
     for component, part in shared_parts(ZOO[student.teacher]).items():
         assert os.readlink(folder / component) == f"../../shared/{part}"
     with (ROOT / "logs" / f"{student.name}.csv").open(encoding="utf-8", newline="") as file:

@@ -249,12 +249,15 @@ class Straight(torch.nn.Module):
 class Point:
     """A flow family whose exact denoiser is known."""
 
-    classifier_free = True
+    def __init__(self, classifier_free: bool = True) -> None:
+        self.classifier_free = classifier_free
+        self.told: list[float | None] = []
 
     def denoiser(self, pipe: Any) -> torch.nn.Module:
         return pipe
 
-    def predict(self, _: Any, denoiser: Any, noisy: Any, levels: Any, rows: Any, __: Any = None) -> Any:
+    def predict(self, _: Any, denoiser: Any, noisy: Any, levels: Any, rows: Any, guidance: Any = None) -> Any:
+        self.told.append(guidance)
         return denoiser(noisy, levels, rows["added"])
 
 
@@ -271,9 +274,9 @@ class Noise:
         return torch.full((len(picked), 4, 2, 2), 0.7), {"added": torch.full((len(picked),), self.added)}
 
 
-def exact_training(added: float = 0.0, **changes: Any) -> ConsistencyTraining:
+def exact_training(added: float = 0.0, of: Point | None = None, **changes: Any) -> ConsistencyTraining:
     denoiser = Straight()
-    loaded: Any = SimpleNamespace(device=torch.device("cpu"), family=Point(), pipe=denoiser)
+    loaded: Any = SimpleNamespace(device=torch.device("cpu"), family=of or Point(), pipe=denoiser)
     scheduler = student_scheduler(diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0), family("sd3"), 10)
     path = teacher_path(scheduler, solver_steps=10, tokens=1, device=loaded.device)
     negative = {"added": torch.zeros(1)}
@@ -284,9 +287,10 @@ def exact_training(added: float = 0.0, **changes: Any) -> ConsistencyTraining:
 def test_the_loss_of_an_exactly_consistent_student_is_zero() -> None:
     training = exact_training(huber=0.1)
     assert training.step(1) == pytest.approx(0, abs=1e-7)
-    training = exact_training(huber=0.1)
-    training.parameters["scale"].data.fill_(0.9)
-    assert training.step(1) > 1e-4
+    for wrong in ("parameters", "_target", "_start"):
+        training = exact_training(huber=0.1)
+        getattr(training, wrong)["scale"].data.fill_(0.9)
+        assert training.step(1) > 1e-4, wrong
 
 
 def test_the_teacher_is_guided_and_stays_itself_while_the_student_moves() -> None:
@@ -297,6 +301,13 @@ def test_the_teacher_is_guided_and_stays_itself_while_the_student_moves() -> Non
     training.parameters["scale"].data.fill_(0.5)
     # Guidance 3: what the prompt adds to the unconditional velocity counts threefold.
     torch.testing.assert_close(training._teach(noisy, levels, rows), exact + 3.0)
+
+
+def test_where_guidance_is_an_input_the_student_is_told_that_there_is_none() -> None:
+    told = Point(classifier_free=False)
+    exact_training(of=told).step(1)
+    # Teacher, target, student.
+    assert told.told == [3.0, 1.0, 1.0]
 
 
 def test_the_target_follows_the_student_and_is_what_is_kept() -> None:
@@ -322,7 +333,7 @@ def test_the_learning_rate_falls_to_zero_at_the_end() -> None:
 def test_the_pseudo_huber_loss_is_quadratic_when_small_and_linear_when_large() -> None:
     values, targets = torch.tensor([3.0, 0.0]), torch.tensor([0.0, 4.0])
     assert pseudo_huber(values, targets, 1e-9).item() == pytest.approx(3.5)
-    assert pseudo_huber(values, targets, 1e4).item() == pytest.approx(12.5 / 2e4, rel=0.1)
+    assert pseudo_huber(values, targets, 10).item() == pytest.approx(12.5 / 20, rel=0.1)
 
 
 @pytest.mark.parametrize(
