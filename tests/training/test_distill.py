@@ -287,7 +287,7 @@ def exact_training(added: float = 0.0, of: Point | None = None, **changes: Any) 
 def test_the_loss_of_an_exactly_consistent_student_is_zero() -> None:
     training = exact_training(huber=0.1)
     assert training.step(1) == pytest.approx(0, abs=1e-7)
-    for wrong in ("parameters", "_target", "_start"):
+    for wrong in ("parameters", "_target"):
         training = exact_training(huber=0.1)
         getattr(training, wrong)["scale"].data.fill_(0.9)
         assert training.step(1) > 1e-4, wrong
