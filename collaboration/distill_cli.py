@@ -37,6 +37,13 @@ TOLD_EVERY = 20
 @click.option("--batch-size", type=click.IntRange(1), default=16, show_default=True, help="Images a step.")
 @click.option("--learning-rate", type=float, default=1e-4, show_default=True, help="Of AdamW.")
 @click.option(
+    "--decay-share",
+    type=float,
+    default=0.25,
+    show_default=True,
+    help="Last share of the steps over which the learning rate falls to 0.",
+)
+@click.option(
     "--method",
     type=click.Choice(["lora", "full"]),
     default="lora",
