@@ -379,7 +379,9 @@ class ConsistencyTraining(Training):
             return family.predict(pipe, denoiser, noisy, levels, conditioning, guidance).float()
         count = len(noisy)
         without = conditioning | repeat_row(self._negative, count)
-        both = {name: torch.cat([rows, without[name]]) for name, rows in conditioning.items()}
+        # Autocast cannot join rows of another half precision than its own, as Sana's text encoder gives them.
+        with torch.autocast(noisy.device.type, enabled=False):
+            both = {name: torch.cat([rows, without[name]]) for name, rows in conditioning.items()}
         output = family.predict(pipe, denoiser, noisy.repeat(2, 1, 1, 1), levels.repeat(2), both).float()
         guided, plain = output.chunk(2)
         return plain + guidance * (guided - plain)

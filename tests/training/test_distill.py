@@ -182,6 +182,19 @@ def test_another_seed_is_another_student(tiny_folder: Callable[..., Path], tmp_p
     assert not all(torch.equal(one[name], other[name]) for name in one)
 
 
+@pytest.mark.parametrize(("name", "precision"), [("sana", "fp16"), ("sd3", "bf16")])
+def test_half_precision_distils(
+    name: str, precision: str, tiny_folder: Callable[..., Path], tmp_path: Path
+) -> None:
+    made = distill(tiny_folder(name), tmp_path / "student", PROMPTS, config(precision=precision))
+    assert np.isfinite(made.happened["losses"]).all()
+    before, after = weights(tiny_folder(name)), weights(tmp_path / "student")
+    same = [torch.equal(before[name], after[name]) for name in before]
+    # What was not trained is the teacher's to the last bit, whatever the precision of the run.
+    assert any(same)
+    assert not all(same)
+
+
 def test_a_folder_of_images_teaches_as_well(
     tiny_folder: Callable[..., Path], dataset: Path, tmp_path: Path
 ) -> None:
