@@ -33,6 +33,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "Let a cheap student draw, and its teacher improve what is rejected.",
     ),
     "route": ("routing.cli:route", "Which model, and how many steps, are worth their cost for a prompt."),
+    "distill": (
+        "collaboration.distill_cli:distill",
+        "A student that draws in a few steps, from a teacher of many.",
+    ),
     "control": (
         "collaboration.control_cli:control",
         "Edges and maps to draw by: control images, and ControlNets trained on them.",

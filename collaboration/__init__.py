@@ -1,1 +1,1 @@
-"""Image level: is the cheap student's image good enough, or must the teacher step in?"""
+"""Image level: a student distilled from its teacher, and the two drawing together."""
