@@ -1,8 +1,8 @@
 """How much routing is worth, on prompts that nothing was learnt from.
 
 Estimators are fitted on the training prompts, what there is to choose of them is chosen on the validation
-prompts, and everything reported is of the test prompts. A tenth of the prompts is few to tell routers apart by,
-so the three parts are rotated: in each turn others are the test prompts, until every prompt was one once.
+prompts, and everything reported is of the test prompts. A tenth of the prompts is few to tell routers apart
+by, so the parts are rotated: in each turn others are the test prompts, until every prompt was one once.
 
 Source:
     CATImage, sections 3.3 and 5.3 to 5.5: deferral curves, quality at equal cost (Table 2), cost at equal

@@ -34,9 +34,10 @@ TITLES = {
 }
 NOTE = (
     "Quality is the mean over the images of a prompt, and all figures are of test prompts, which nothing was "
-    "learnt from; training, validation and test prompts are rotated until each was a test prompt once. The oracle chooses by the very scores that it is judged by, noise included, so that no "
-    "router can reach it. Intervals are 95 % bootstrap intervals over prompts; random mixing is, in each "
-    "resample, the best there is of that resample."
+    "learnt from; training, validation and test prompts are rotated until each was a test prompt once. The "
+    "oracle chooses by the very scores that it is judged by, noise included, so that no router can reach it. "
+    "Intervals are 95 % bootstrap intervals over prompts; random mixing is, in each resample, the best there "
+    "is of that resample."
 )
 
 
