@@ -16,13 +16,12 @@ from pathlib import Path
 import click
 import httpx
 import numpy as np
-import uvicorn
 
 from bench.provenance import provenance
 from graphdb.connection import connect, settings_from_environment
 from graphdb.prompts import PromptGraph
 from routing.service import create_app
-from routing.serving import load_served
+from routing.serving import load_served, web_server
 from routing.store import RouterStore
 
 RESULTS = Path(__file__).parent / "results"
@@ -57,8 +56,7 @@ def main(probe: str, note: str) -> None:
         asked = [prompt.text for prompt in known if prompt.split == "test"]
         served = load_served(RouterStore(settings_from_environment().home), graph, probe)
         rows: dict[str, dict[str, dict[str, float]]] = {}
-        config = uvicorn.Config(create_app(served, runner.verify), port=0, log_level="error")
-        server = uvicorn.Server(config)
+        server = web_server(create_app(served, runner.verify))
         threading.Thread(target=server.run, daemon=True).start()
         while not server.started:
             time.sleep(0.01)

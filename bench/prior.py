@@ -1,9 +1,9 @@
 """Whether what is known of datasets helps to route prompts: PERFORMS edges as a prior of a prompt's quality.
 
 A prompt is alike to datasets as its CLIP embedding is to theirs. The prior of a candidate is how its model
-did, before fine-tuning, on the datasets weighed so; it is added to the estimate of the nearest prompts, with
+did, before fine-tuning, on the datasets weighed so; it is added to the estimate of the Gaussian process, with
 a weight that is chosen on the validation prompts (0 among the choices). With few training prompts it should
-help most.
+help most. Training, validation and test prompts are rotated.
 
 On a graph with datasets, results and scored prompts:
 
@@ -25,8 +25,8 @@ from graphdb.connection import connect
 from graphdb.prompts import PromptGraph, ScoreTable
 from graphdb.repository import MatchingGraph
 from routing.curves import routed
-from routing.estimators import NearestPrompts
-from routing.evaluation import complete
+from routing.estimators import GaussianQuality
+from routing.evaluation import FOLDS, complete, rotated
 from training.prompts import load_prompt_encoder
 
 if TYPE_CHECKING:
@@ -38,8 +38,6 @@ PACKAGES = ("matchgraph", "neo4j", "numpy", "open_clip_torch")
 TRAINED_ON = (20, 50, 100, 200, 400, 0)
 WEIGHTS = (0.0, 0.1, 0.2, 0.4, 0.8, 1.6)
 SHARPNESS = (2.0, 5.0, 10.0)
-NEIGHBOURS = 32
-DRAWS = 5
 
 
 def likeness(embeddings: np.ndarray, snapshot: Snapshot, sharpness: float) -> np.ndarray:
@@ -65,22 +63,26 @@ def prior(table: ScoreTable, snapshot: Snapshot, weights: np.ndarray) -> np.ndar
 
 
 def areas(
-    table: ScoreTable, encoded: EncodedPrompts, snapshot: Snapshot, count: int, seed: int
+    table: ScoreTable, encoded: EncodedPrompts, snapshot: Snapshot, count: int, turn: int
 ) -> dict[str, Any]:
-    """The area on the test prompts with and without the prior, from so many training prompts (0: all)."""
-    train = table.rows("train")
+    """The area on the test prompts with and without the prior, from so many training prompts (0: all).
+
+    Other prompts are the test prompts in each turn.
+    """
+    turned = rotated(table, turn, FOLDS)
+    train = turned.rows("train")
     if count:
-        train = np.random.default_rng(seed).choice(train, count, replace=False)
-    kept = np.sort(np.concatenate([train, table.rows("validation"), table.rows("test")]))
+        train = np.random.default_rng(turn).choice(train, count, replace=False)
+    kept = np.sort(np.concatenate([train, turned.rows("validation"), turned.rows("test")]))
     own = replace(
-        table,
-        prompts=tuple(table.prompts[row] for row in kept),
-        mean=table.mean[kept],
-        std=table.std[kept],
-        samples=table.samples[kept],
+        turned,
+        prompts=tuple(turned.prompts[row] for row in kept),
+        mean=turned.mean[kept],
+        std=turned.std[kept],
+        samples=turned.samples[kept],
     )
     read = encoded.part(kept)
-    estimates = NearestPrompts(own, NEIGHBOURS).estimate(read).quality
+    estimates = GaussianQuality.fit(own).estimate(read).quality
     scale = float(np.std(own.mean[own.rows("train")] - own.mean[own.rows("train")].mean(axis=0)))
     low, high = float(own.cost.min()), float(own.cost.max())
 
@@ -106,14 +108,15 @@ def main(probe: str, metric: str, note: str) -> None:
     encoded = load_prompt_encoder(probe).encode([prompt.text for prompt in table.prompts])
     rows = []
     for count in TRAINED_ON:
-        draws = [areas(table, encoded, snapshot, count, seed) for seed in range(DRAWS if count else 1)]
+        draws = [areas(table, encoded, snapshot, count, turn) for turn in range(FOLDS)]
         gains = np.array([draw["with"] - draw["without"] for draw in draws])
         rows.append(
             {
-                "training_prompts": count or len(table.rows("train")),
+                "training_prompts": count or "all others",
                 "without": round(float(np.mean([draw["without"] for draw in draws])), 5),
                 "gain": round(float(gains.mean()), 5),
-                "gain_by_draw": [round(float(gain), 5) for gain in gains],
+                "gain_standard_error": round(float(gains.std(ddof=1) / np.sqrt(FOLDS)), 5),
+                "gain_by_turn": [round(float(gain), 5) for gain in gains],
                 "chosen": [draw["chosen"] for draw in draws],
             }
         )
@@ -121,8 +124,7 @@ def main(probe: str, metric: str, note: str) -> None:
     result = {
         "command": f"python -m bench.prior --probe {probe} --metric {metric}",
         **provenance(PACKAGES, note),
-        "test_prompts": len(table.rows("test")),
-        "neighbours": NEIGHBOURS,
+        "prompts": len(table.prompts),
         "rows": rows,
     }
     RESULTS.mkdir(exist_ok=True)

@@ -94,6 +94,16 @@ grid_options = (
 )
 
 
+def prompts_option(name: str, parameter: str, split: str) -> Callable[..., Any]:
+    """A file of prompts in place of those of a split of the graph."""
+    return click.option(
+        name,
+        parameter,
+        type=click.Path(exists=True, dir_okay=False, path_type=Path),
+        help=f"A file, one prompt a line; the graph's {split} prompts by default.",
+    )
+
+
 def with_options(options: Sequence[Callable[..., Any]]) -> Callable[..., Any]:
     """Several options at once."""
 
@@ -190,12 +200,7 @@ def scorer_of(metric: str, probe: str, aesthetic: Path | None, reward: Path | No
 @probe_option
 @metric_option
 @with_options(weights_options)
-@click.option(
-    "--prompts",
-    "file",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="One a line; the graph's validation prompts by default.",
-)
+@prompts_option("--prompts", "file", "validation")
 @click.option("--steps", type=click.IntRange(1), default=4, show_default=True, help="Of the student.")
 @click.option("--guidance", type=click.FloatRange(0), help="Of the student; the pipeline's own by default.")
 @click.option("--sampler", metavar="CLASS", help="Of the student: diffusers' scheduler.")
@@ -254,6 +259,7 @@ def calibrate(
 @probe_option
 @with_options(weights_options)
 @with_options(grid_options)
+@prompts_option("--prompts", "file", "validation")
 @click.option("--samples", type=click.IntRange(1), default=1, show_default=True, help="Images a prompt.")
 @seed_option("the noise")
 @device_option
@@ -262,6 +268,7 @@ def tune(
     student: str,
     budget: float,
     probe: str,
+    file: Path | None,
     aesthetic_weights: Path | None,
     reward_weights: Path | None,
     samples: int,
@@ -272,8 +279,8 @@ def tune(
 ) -> None:
     """Choose what the teacher does, and below which percentile, for an average cost of BUDGET.
 
-    Everything is tried on the graph's validation prompts; what is measured once is kept. The whole frontier
-    of quality over cost goes into `collaboration/STUDENT/frontier.json` in the data folder.
+    What is measured once is kept. The whole frontier of quality over cost goes into
+    `collaboration/STUDENT/frontier.json` in the data folder.
     """
     from collaboration.tuning import best_for, choices, frontier
     from graphdb.connection import connect, settings_from_environment
@@ -284,7 +291,7 @@ def tune(
     with loaded_pair(student, device) as pair:
         drawing = calibrated_drawing(pair.distilled)
         asked = grid_of(pair.distilled, (drawing,), samples=samples, seed=seed, **grid)
-        trials = measured(pair, prompts_of("validation"), asked, probe, weights, device)
+        trials = measured(pair, prompts_of("validation", file), asked, probe, weights, device)
     calibration = pair.distilled.calibration
     assert calibration is not None
     found = choices(trials, calibration.metric)
@@ -460,13 +467,18 @@ def evaluate(
     reward_weights: Path | None,
     student_steps: tuple[int, ...],
     reference: Path | None,
+    tune_file: Path | None,
+    test_file: Path | None,
     samples: int,
     out: Path,
     seed: int,
     device: str,
     **grid: Any,
 ) -> None:
-    """Report what collaboration is worth: tuned on the validation prompts, shown on the test prompts."""
+    """Report what collaboration is worth: tuned on some prompts, shown on others.
+
+    Prompts that the student was distilled on belong in neither.
+    """
     from importlib.metadata import version
 
     from collaboration.evaluation import evaluate as evaluated
@@ -480,8 +492,8 @@ def evaluate(
         further = tuple(replace(drawing, steps=steps) for steps in student_steps if steps != drawing.steps)
         asked = grid_of(pair.distilled, (drawing, *further), samples=samples, seed=seed, **grid)
         tuned_on, test = (
-            measured(pair, prompts_of(split), asked, probe, weights, device)
-            for split in ("validation", "test")
+            measured(pair, prompts_of(split, file), asked, probe, weights, device)
+            for split, file in (("validation", tune_file), ("test", test_file))
         )
     calibration = pair.distilled.calibration
     assert calibration is not None
