@@ -450,6 +450,8 @@ def generate(
     type=click.Path(exists=True, file_okay=False, path_type=Path),
     help="Folder of real images for the Frechet distance.",
 )
+@prompts_option("--tune-prompts", "tune_file", "validation")
+@prompts_option("--test-prompts", "test_file", "test")
 @click.option("--samples", type=click.IntRange(1), default=4, show_default=True, help="Images a prompt.")
 @click.option(
     "--out",

@@ -101,6 +101,8 @@ def test_from_two_models_to_a_report(invoke: Callable[..., Result], runner: Runn
         "collaborate", "evaluate", STUDENT, *SMALL, "--student-steps", "4", "--out", str(page)
     ).output
     assert "test prompts, 2 images each" in told
+    own = ("--tune-prompts", str(file), "--test-prompts", str(file), "--out", str(tmp_path / "own"))
+    assert "16 test prompts" in invoke("collaborate", "evaluate", STUDENT, *SMALL, *own).output
     study = json.loads((page / "collaboration.json").read_text(encoding="utf-8"))["study"]
     assert {way["kind"] for way in study["ways"]} >= {"student", "teacher", "refine all"}
     assert (page / "collaboration.html").exists()
