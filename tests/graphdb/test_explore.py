@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 
 from graphdb import queries
+from graphdb.distillation import DistillationGraph, Distilled
 from graphdb.errors import NodeNotFound, ParameterInvalid, UnknownMetric
 from graphdb.models import Dataset, Metric, Model, Result, Similar, Statistics
 from graphdb.prompts import Prompt, PromptGraph, Score, Variant
@@ -329,6 +330,7 @@ def test_every_query_reads_only_and_runs_with_its_defaults(ask: Ask, runner: Run
     prompts.save_scores(
         [Score(f"alpha@{steps}", prompt.id, "clip_score", steps / 10, 4, 0.1, "clip") for steps in (1, 9)]
     )
+    DistillationGraph(runner).save(Distilled("alpha", "beta"))
     named = {"dataset": "birds", "model": "alpha", "from": "birds", "to": "cats", "other": "beta"}
     for info in queries.catalogue():
         given = {p.name: named[p.name] for p in info.parameters if p.required}
