@@ -36,7 +36,7 @@ class Numbers(click.ParamType):
         if isinstance(value, tuple):
             return value
         try:
-            return tuple(dict.fromkeys(self._kind(part) for part in value.split(",")))
+            return tuple(dict.fromkeys(self._kind(part) for part in value.split(",") if value))
         except ValueError:
             self.fail(f"{value!r} are no numbers with commas between them.", parameter, context)
 
