@@ -16,13 +16,15 @@ PROBES := --probe $(ZOO)/probes/clip --extractor dinov2=$(ZOO)/probes/dinov2 --e
 FIGURES := --metric clip_fid --metric cmmd --metric dinov2_fid --metric dinov2_kid --metric siglip_fid
 # Measured under three seeds, to know the noise.
 REPEATED := noto-food twemoji-animals openmoji-objects fluent-3d-smileys
+# Candidates of routing at 25 steps.
+LONG   := tiny-sd15 tiny-vega tiny-pixart tiny-sana-small tiny-sd3
 # Models this small gain little from a second thread each, and figures then do not depend on the number of cores.
 WORKERS := --workers 2
 
 .PHONY: demo demo-live records report test lint bench clean
 demo demo-live clean: export MATCHGRAPH_HOME := $(CURDIR)/.demo
 records report: export MATCHGRAPH_HOME := $(CURDIR)/.records
-demo demo-live: export MATCHGRAPH_PROBE := $(CURDIR)/$(ZOO)/probes/clip
+demo demo-live records: export MATCHGRAPH_PROBE := $(CURDIR)/$(ZOO)/probes/clip
 demo demo-live records report: export OMP_NUM_THREADS := 1
 
 # The tests' packages are few beside torch, so one environment serves all targets.
@@ -66,6 +68,13 @@ records: $(VENV)/.installed
 	$(MATCHGRAPH) ingest run $(SMALL) $(PROBES) $(FIGURES) $(WORKERS) $(FLUX)
 	$(foreach seed,43 44,$(foreach of,OTHERS FLUX,$(MATCHGRAPH) ingest run $(SMALL) $(PROBES) $(FIGURES) \
 		$(WORKERS) $($(of)) --replicate --seed $(seed) $(foreach name,$(REPEATED),--dataset $(name)) &&)) true
+	$(MATCHGRAPH) route prompts $(ZOO)/prompts.txt
+	$(MATCHGRAPH) route variants --steps 1,2,4,10 $(OTHERS)
+	$(MATCHGRAPH) route variants --steps 25 $(GUIDED) $(foreach model,$(LONG),--model $(model))
+	$(MATCHGRAPH) route variants --steps 50 $(GUIDED) --model tiny-vega
+	$(MATCHGRAPH) route variants --steps 25 $(GUIDED) --model tiny-sdxl --cache-interval 3
+	$(MATCHGRAPH) route variants --steps 1,2,4,10,25 $(FLUX)
+	$(MATCHGRAPH) route score --metric clip_score --metric sharpness
 	$(MATCHGRAPH) export $(ZOO)/records
 
 report: $(VENV)/.installed

@@ -28,6 +28,19 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "predictor.cli:evaluate",
         "Leave-one-dataset-out accuracy of the prediction, beside baselines.",
     ),
+    "collaborate": (
+        "collaboration.cli:collaborate",
+        "Let a cheap student draw, and its teacher improve what is rejected.",
+    ),
+    "route": ("routing.cli:route", "Which model, and how many steps, are worth their cost for a prompt."),
+    "distill": (
+        "collaboration.distill_cli:distill",
+        "A student that draws in a few steps, from a teacher of many.",
+    ),
+    "control": (
+        "collaboration.control_cli:control",
+        "Edges and maps to draw by: control images, and ControlNets trained on them.",
+    ),
     "report": ("predictor.report_cli:report", "The paper's whole evaluation on the graph, as a page."),
 }
 USER_ERROR_EXIT = 2

@@ -166,7 +166,7 @@ class Model:
     def __post_init__(self) -> None:
         check_id(self.id, "model")
         object.__setattr__(
-            self, "properties", _checked_properties(self.properties, f"Model {self.id!r}", {"id"})
+            self, "properties", checked_properties(self.properties, f"Model {self.id!r}", {"id"})
         )
 
 
@@ -188,9 +188,7 @@ class Dataset:
     def __post_init__(self) -> None:
         check_id(self.id, "dataset")
         what = f"Dataset {self.id!r}"
-        object.__setattr__(
-            self, "properties", _checked_properties(self.properties, what, {"id", "embedding"})
-        )
+        object.__setattr__(self, "properties", checked_properties(self.properties, what, {"id", "embedding"}))
         if self.embedding is None:
             return
         values = np.asarray(self.embedding, dtype=np.float64)
@@ -377,7 +375,7 @@ def _check_string(value: object, what: str) -> str:
 
 
 def _checked_provenance(provenance: Mapping[str, Any], what: str) -> Mapping[str, Property]:
-    checked = _checked_properties(provenance, what, {"key", "metric", "value", "weight", "band", "stage"})
+    checked = checked_properties(provenance, what, {"key", "metric", "value", "weight", "band", "stage"})
     for name in checked:
         if not PROVENANCE_NAME.fullmatch(name):
             raise InvalidValue(
@@ -386,9 +384,19 @@ def _checked_provenance(provenance: Mapping[str, Any], what: str) -> Mapping[str
     return checked
 
 
-def _checked_properties(
+def checked_properties(
     properties: Mapping[str, Any], what: str, reserved: set[str]
 ) -> Mapping[str, Property]:
+    """Check properties of a node or edge, and bring them into types that Neo4j stores.
+
+    Args:
+        properties: by name; those that are None are left out.
+        what: of what, for messages.
+        reserved: names that are taken.
+
+    Raises:
+        InvalidValue: a name is taken or unusable, or a value is not one of `Property` or not finite.
+    """
     checked: dict[str, Property] = {}
     for name, value in properties.items():
         if not isinstance(name, str) or not name.strip() or _forbidden_character(name):

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from graphdatascience import GraphDataScience
 
 CONNECTION_TIMEOUT_S = 10
+PATIENCE_S = 30.0
 SCHEMES = ("bolt", "bolt+s", "bolt+ssc", "neo4j", "neo4j+s", "neo4j+ssc")
 ADDRESS_HINT = "Use bolt://HOST:PORT or neo4j+s://HOST."
 ACCESS_MODE_CODE = "Neo.ClientError.Statement.AccessMode"
@@ -60,25 +61,28 @@ class Runner:
         uri: a Bolt address, `bolt://...` or `neo4j[+s]://...`.
         user: the user's name.
         password: the user's password.
+        patience_s: for so long a statement is tried again after a lost connection or a deadlock.
 
     Raises:
         SettingsInvalid: the address is not one that the driver knows.
     """
 
-    def __init__(self, uri: str, user: str, password: str) -> None:
+    def __init__(self, uri: str, user: str, password: str, *, patience_s: float = PATIENCE_S) -> None:
         import neo4j
         from neo4j.exceptions import ConfigurationError
 
         _check_address(uri)
         self.uri = uri
         self.user = user
+        self._password = password
         self._gds: GraphDataScience | None = None
         try:
             self._driver = neo4j.GraphDatabase.driver(
                 uri,
                 auth=(user, password),
                 user_agent="matchgraph",
-                connection_timeout=CONNECTION_TIMEOUT_S,
+                connection_timeout=min(CONNECTION_TIMEOUT_S, patience_s),
+                max_transaction_retry_time=patience_s,
                 notifications_min_severity="OFF",
             )
         except (ConfigurationError, ValueError) as error:
@@ -98,6 +102,10 @@ class Runner:
         """Give the connections back; the server keeps running."""
         self._gds = None
         self._driver.close()
+
+    def with_patience(self, patience_s: float) -> Runner:
+        """Another runner on the same server, which gives up after another time; close it as well."""
+        return Runner(self.uri, self.user, self._password, patience_s=patience_s)
 
     def verify(self) -> None:
         """Run the smallest statement once, without the retries of a managed transaction.

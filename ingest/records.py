@@ -4,30 +4,37 @@
 single commands of `matchgraph ingest` read. `runs.csv` says how each value was measured: configuration, seed,
 hashes of model, dataset and adapter; the figures of runs that repeat a measurement under another seed are
 there alone. `statistics.safetensors` holds the mean and covariance of each dataset's features by the
-extractor of its embedding, which is all that a new folder of images is compared with.
+extractor of its embedding, which is all that a new folder of images is compared with. Where the graph has
+prompts, their files are there as well, see `ingest.prompt_records`.
 """
 
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from graphdb.errors import GraphError
 from graphdb.models import INITIAL, Metric, Result, Similar, Statistics
+from graphdb.prompts import PromptGraph
 from graphdb.queries import load
 from ingest.datasets import EMBEDDING_COLUMN, read_dataset_table
 from ingest.errors import BadInput, IngestError, Problem
 from ingest.models import read_model_table
+from ingest.prompt_records import (
+    PromptRecords,
+    prompt_records,
+    read_prompt_records,
+    write_prompt_records,
+)
 from ingest.results import COUNTS, NUMBERS, STAGES, TEXTS, read_results
 from ingest.similarities import COUNTS as SIMILAR_COUNTS
 from ingest.similarities import NUMBERS as SIMILAR_NUMBERS
 from ingest.similarities import TEXTS as SIMILAR_TEXTS
 from ingest.similarities import read_similarities
-from ingest.tables import Row, Table, check_ids, check_unique, parse_number, read_table
+from ingest.tables import Row, Table, check_ids, check_unique, parse_number, read_table, write_table
 
 if TYPE_CHECKING:
     from graphdb.models import Dataset, Model
@@ -67,6 +74,7 @@ class Records:
         similar: distances between datasets.
         results: values on model-dataset edges.
         runs: rows of cypher/ledger/record.cypher.
+        prompt_level: prompts, variants and scores.
     """
 
     models: tuple[Model, ...]
@@ -76,6 +84,7 @@ class Records:
     similar: tuple[Similar, ...]
     results: tuple[Result, ...]
     runs: tuple[Mapping[str, Any], ...]
+    prompt_level: PromptRecords
 
     def without(self, datasets: Collection[str]) -> Records:
         """The same without some datasets and all that is known of them.
@@ -89,14 +98,13 @@ class Records:
         def kept(rows: Iterable[Any], name: Callable[[Any], str]) -> tuple[Any, ...]:
             return tuple(row for row in rows if name(row) not in datasets)
 
-        return Records(
-            self.models,
-            kept(self.datasets, lambda row: row.id),
-            self.metrics,
-            kept(self.statistics, lambda row: row.dataset),
-            tuple(row for row in self.similar if not set(datasets) & set(row.pair)),
-            kept(self.results, lambda row: row.dataset),
-            kept(self.runs, lambda row: row["dataset"]),
+        return replace(
+            self,
+            datasets=kept(self.datasets, lambda row: row.id),
+            statistics=kept(self.statistics, lambda row: row.dataset),
+            similar=tuple(row for row in self.similar if not set(datasets) & set(row.pair)),
+            results=kept(self.results, lambda row: row.dataset),
+            runs=kept(self.runs, lambda row: row["dataset"]),
         )
 
 
@@ -112,9 +120,11 @@ def write_records(graph: MatchingGraph, runner: Runner, folder: Path) -> dict[st
         How many rows each file got.
 
     Raises:
-        IngestError: a property cannot be told from its text in a table; nothing but the file is lost.
+        IngestError: a property cannot be told from its text in a table, and nothing but the file is lost; or
+            see `write_prompt_records`.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    prompt_counts = write_prompt_records(prompt_records(PromptGraph(runner)), folder)
     models, datasets = graph.models(), graph.datasets()
     metrics = [Metric(**row) for row in runner.read(load("read/metrics"))]
     names = {metric.name for metric in metrics}
@@ -138,12 +148,12 @@ def write_records(graph: MatchingGraph, runner: Runner, folder: Path) -> dict[st
         RUNS: ((*RUN_COLUMNS, *RUN_FACTS, *RUN_TIMES, *figures), runs),
     }
     for name, (columns, rows) in tables.items():
-        _write(folder / name, columns, rows)
+        write_table(folder / name, columns, rows)
     counts = {name: len(rows) for name, (_, rows) in tables.items()}
     statistics = graph.own_statistics()
     _write_statistics(folder / STATISTICS, statistics)
     _check_written(folder, models, datasets)
-    return {**counts, STATISTICS: len(statistics)}
+    return {**counts, STATISTICS: len(statistics), **prompt_counts}
 
 
 def read_records(folder: Path, metric: Callable[[str], Metric]) -> Records:
@@ -159,6 +169,14 @@ def read_records(folder: Path, metric: Callable[[str], Metric]) -> Records:
     Raises:
         BadInput: a file is missing or has problems, which are named by line.
     """
+    try:
+        return _read(folder, metric)
+    except BadInput as error:
+        # Records are whole, or they are not read.
+        raise BadInput(error.problems, skippable=False) from None
+
+
+def _read(folder: Path, metric: Callable[[str], Metric]) -> Records:
     for name in (MODELS, DATASETS, METRICS, SIMILARITIES, RESULTS, RUNS, STATISTICS):
         if not (folder / name).is_file():
             reason = f"there is no {name}"
@@ -180,7 +198,8 @@ def read_records(folder: Path, metric: Callable[[str], Metric]) -> Records:
         results = read_results(folder / RESULTS, models=model_ids, datasets=dataset_ids, metric=known).results
     runs = _read_runs(folder / RUNS, model_ids, dataset_ids) if _has_rows(folder / RUNS) else ()
     statistics = _read_statistics(folder / STATISTICS, dataset_ids)
-    return Records(models, datasets, metrics, statistics, similar, results, runs)
+    prompt_level = read_prompt_records(folder, model_ids)
+    return Records(models, datasets, metrics, statistics, similar, results, runs, prompt_level)
 
 
 def _has_rows(path: Path) -> bool:
@@ -190,19 +209,30 @@ def _has_rows(path: Path) -> bool:
 
 
 def save_records(graph: MatchingGraph, runner: Runner, records: Records) -> None:
-    """Save records in the graph, beside what is there; each kind of row in one transaction.
+    """Save records in the graph, beside what is there.
+
+    Each kind of row is one transaction, but for more than 50,000; where it is cut short, saving again
+    completes it.
 
     Args:
         graph: gets them.
         runner: its connection.
         records: what to save.
+
+    Raises:
+        MixedExtractors: the graph has prompts that another CLIP embedded; nothing is saved.
     """
+    prompts, level = PromptGraph(runner), records.prompt_level
+    prompts.check_probes(level.prompts)
     graph.save_models(records.models)
     for metric in records.metrics:
         graph.save_metric(metric)
     graph.save_datasets(records.datasets, records.statistics, records.similar)
     graph.save_results(records.results)
     runner.write(load("ledger/record"), rows=list(records.runs))
+    prompts.save_prompts(level.prompts)
+    prompts.save_variants(level.variants)
+    prompts.save_scores(level.scores)
 
 
 def _results(runner: Runner, names: Collection[str]) -> Iterable[dict[str, Any]]:
@@ -266,19 +296,6 @@ def _columns(first: str, rows: Sequence[Mapping[str, Any]]) -> list[str]:
     names = {key for row in rows for key in row} - {first}
     embedding = {name for name in names if EMBEDDING_COLUMN.fullmatch(name)}
     return [first, *sorted(names - embedding), *sorted(embedding, key=lambda name: int(name[1:]))]
-
-
-def _write(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:
-    partial = path.with_suffix(".partial")
-    with partial.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, columns, lineterminator="\n", extrasaction="ignore")
-        writer.writeheader()
-        writer.writerows({key: _cell(value) for key, value in row.items()} for row in rows)
-    partial.replace(path)
-
-
-def _cell(value: Any) -> Any:
-    return str(value).lower() if isinstance(value, bool) else "" if value is None else value
 
 
 def _check_written(folder: Path, models: Sequence[Model], datasets: Sequence[Dataset]) -> None:

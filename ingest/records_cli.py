@@ -45,7 +45,8 @@ def export(folder: Path, as_json: bool) -> None:
 @without_option
 @json_option
 def records(path: Path, without: Sequence[str], as_json: bool) -> None:
-    """Load a folder of records: models, datasets, similarities, results and runs that `export` wrote.
+    """Load a folder of records: models, datasets, similarities, results, runs, and scored prompts, that
+    `export` wrote.
 
     What the graph has already stays, and what both have is as in the records then.
     """
@@ -75,9 +76,17 @@ def load_records(folder: Path, without: Sequence[str], as_json: bool) -> None:
         "results": len(found.results),
         "runs": len(found.runs),
     }
+    level = found.prompt_level
+    of_prompts = {
+        "prompts": len(level.prompts),
+        "variants": len(level.variants),
+        "scores": len(level.scores),
+    }
     if as_json:
-        click.echo(json.dumps(counts))
+        click.echo(json.dumps(counts | of_prompts))
         return
+    if level.prompts or level.variants:
+        counts |= of_prompts
     click.echo(f"In the graph: {', '.join(f'{rows} {what}' for what, rows in counts.items())}.")
 
 

@@ -1,4 +1,6 @@
-"""Strict reading of CSV tables: every problem of a file is named by its line, before anything is written."""
+"""CSV tables: read strictly, every problem of a file named by its line before anything is written to the
+graph; and written whole or not at all.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +8,16 @@ import csv
 import io
 import math
 import re
+import unicodedata
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from graphdb.errors import InvalidId
-from graphdb.models import INTEGER_RANGE, MAX_ID_LENGTH, check_id
+from graphdb.models import FORBIDDEN_CATEGORIES, INTEGER_RANGE, MAX_ID_LENGTH, check_id
 from ingest.errors import BadInput, Problem
+from training.files import SCRATCH_PREFIX, publish
 
 Scalar = str | int | float | bool
 
@@ -101,7 +106,7 @@ def _header_problems(
     for position, column in enumerate(header, start=1):
         if not column:
             found.append(Problem(name, 1, f"column {position} has no name", "name it or delete it"))
-        elif not column.isprintable():
+        elif any(unicodedata.category(character) in FORBIDDEN_CATEGORIES for character in column):
             found.append(Problem(name, 1, f"column {column!r} holds a control character", "rename it"))
         elif column in reserved:
             found.append(Problem(name, 1, f"a column cannot be called {column!r}", "rename it"))
@@ -120,6 +125,7 @@ def read_table(
     optional: Collection[str] | None = None,
     aliases: Mapping[str, str] | None = None,
     reserved: Collection[str] = (),
+    verbatim: Collection[str] = (),
 ) -> Table:
     """Read a UTF-8 CSV file with a header.
 
@@ -129,6 +135,7 @@ def read_table(
         optional: columns that may be there; None lets any other column through.
         aliases: other names for required columns, alias to name.
         reserved: names that no column may have.
+        verbatim: columns whose cells keep the space around them.
 
     Returns:
         The table. Rows of a wrong length are in its problems and not among its rows.
@@ -147,9 +154,7 @@ def read_table(
     line = 1
     try:
         for record in reader:
-            if any(cell.strip() for cell in record):
-                records.append((line, [cell.strip() for cell in record]))
-            elif len(record) > 1:
+            if len(record) > 1 or any(cell.strip() for cell in record):
                 records.append((line, record))
             line = reader.line_num + 1
     except csv.Error as error:
@@ -161,14 +166,17 @@ def read_table(
         raise BadInput([problem], skippable=False)
 
     names = dict(aliases or {})
-    header = [names.get(column, column) for column in records[0][1]]
+    header = [names.get(column.strip(), column.strip()) for column in records[0][1]]
     problems = _header_problems(path, header, required, optional, reserved)
     if problems:
         raise BadInput(problems, skippable=False)
     table = Table(path, tuple(header), [])
     for line, record in records[1:]:
         if len(record) == len(header):
-            table.rows.append(Row(line, dict(zip(header, record, strict=True))))
+            cells = zip(header, record, strict=True)
+            table.rows.append(
+                Row(line, {column: cell if column in verbatim else cell.strip() for column, cell in cells})
+            )
         else:
             table.problem(
                 line, f"{len(record)} values under {len(header)} columns", "write one value for each column"
@@ -177,6 +185,37 @@ def read_table(
         problem = Problem(str(path), 1, "the file has a header and no rows", "add rows below it")
         raise BadInput([problem], skippable=False)
     return table
+
+
+def write_table(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write a CSV file that `read_table` reads, whole or not at all.
+
+    Args:
+        path: the file, replaced where there is one.
+        columns: its header.
+        rows: cells by column; None and cells that are not there stay empty, columns not named are left out.
+    """
+    # The csv module does not quote a carriage return by itself, and readers take it for the end of the row.
+    quoted = any("\r" in cell for row in rows for cell in row.values() if isinstance(cell, str))
+    scratch = path.with_name(f"{SCRATCH_PREFIX}{path.name}")
+    try:
+        with scratch.open("w", encoding="utf-8", newline="") as file:
+            writer = csv.DictWriter(
+                file,
+                columns,
+                lineterminator="\n",
+                extrasaction="ignore",
+                quoting=csv.QUOTE_NONNUMERIC if quoted else csv.QUOTE_MINIMAL,
+            )
+            writer.writeheader()
+            writer.writerows({key: _cell(value) for key, value in row.items()} for row in rows)
+        publish(scratch, path)
+    finally:
+        scratch.unlink(missing_ok=True)
+
+
+def _cell(value: Any) -> Any:
+    return str(value).lower() if isinstance(value, bool) else "" if value is None else value
 
 
 def id_fault(identifier: str, kind: str) -> tuple[str, str] | None:

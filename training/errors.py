@@ -37,6 +37,10 @@ class BadAdapter(TrainingError):
     """LoRA weights that cannot be read, or that do not fit the pipeline they are loaded into."""
 
 
+class BadControlNet(TrainingError):
+    """A ControlNet that cannot be read, or that does not fit the pipeline it is to steer."""
+
+
 class NonFiniteLoss(TrainingError, ArithmeticError):
     """The training loss became infinite or not a number; nothing was saved."""
 
@@ -59,6 +63,10 @@ class BadDataset(TrainingError):
 
 class ExtractorUnavailable(TrainingError):
     """The weights of a feature extractor cannot be had or read."""
+
+
+class ScorerUnavailable(TrainingError):
+    """What scores images is not there, or does not fit."""
 
 
 class MissingLibrary(TrainingError, ImportError):

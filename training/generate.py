@@ -5,14 +5,18 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Generator, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from training.cache import CacheUse, EncodingCache
 from training.encoding import encode_prompts
 from training.errors import InvalidConfig
+from training.images import square
 from training.methods import load_weights
 from training.pipelines import PRECISIONS, LoadedPipeline, opened
+from training.rollback import Start, last_latents
+from training.samplers import caching, drawing_with
 from training.seeds import seeded_generator
 
 if TYPE_CHECKING:
@@ -33,6 +37,8 @@ class SampleConfig:
         batch_size: images drawn at a time.
         precision: `fp32`, `bf16` or `fp16`.
         device: `auto` or a torch device name.
+        sampler: class of diffusers' scheduler to draw with; None for the pipeline's own.
+        cache_interval: see `training.samplers.caching`.
     """
 
     n: int
@@ -43,9 +49,11 @@ class SampleConfig:
     batch_size: int = 8
     precision: str = "fp32"
     device: str = "auto"
+    sampler: str | None = None
+    cache_interval: int = 1
 
     def __post_init__(self) -> None:
-        for name in ("n", "resolution_px", "batch_size", "steps"):
+        for name in ("n", "resolution_px", "batch_size", "cache_interval", "steps"):
             value = getattr(self, name)
             if name == "steps" and value is None:
                 continue
@@ -99,6 +107,9 @@ def stream_images(
     config: SampleConfig,
     *,
     cache: EncodingCache | None = None,
+    numbers: Sequence[int | str] | None = None,
+    controls: Sequence[Image.Image] | None = None,
+    control_scale: float = 1.0,
 ) -> Generator[Image.Image, None, None]:
     """Draw images as `sample_images` does, one batch in memory at a time.
 
@@ -110,6 +121,11 @@ def stream_images(
         prompts: as for `sample_images`.
         config: as for `sample_images`.
         cache: as for `sample_images`; prompts beyond what fits in memory need one.
+        numbers: of the images, `config.n` of them, each of which decides its image's noise with the seed;
+            their places by default.
+        controls: what a ControlNet is to steer the images by, one for each prompt; scaled and cut to the
+            resolution as training images are. Takes a pipeline inside `training.controlnet.controlled`.
+        control_scale: what the ControlNet's residuals are multiplied by; at 0 it does nothing.
 
     Yields:
         `config.n` images of mode RGB.
@@ -117,11 +133,79 @@ def stream_images(
     Raises:
         TrainingError: as `sample_images`, when the first image is asked for.
     """
+    drawn = stream_batches(
+        model,
+        adapter,
+        prompts,
+        config,
+        cache=cache,
+        numbers=numbers,
+        controls=controls,
+        control_scale=control_scale,
+    )
+    with closing(drawn) as batches:
+        for batch in batches:
+            yield from batch.images
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Images drawn together.
+
+    Attributes:
+        images: n of mode RGB.
+        latents: which they were decoded from, (n, ...), in the form that the pipeline's call takes them in.
+    """
+
+    images: Sequence[Image.Image]
+    latents: torch.Tensor
+
+
+def stream_batches(
+    model: str | os.PathLike[str] | LoadedPipeline,
+    adapter: str | os.PathLike[str] | None,
+    prompts: Sequence[str],
+    config: SampleConfig,
+    *,
+    cache: EncodingCache | None = None,
+    numbers: Sequence[int | str] | None = None,
+    start: Start | None = None,
+    controls: Sequence[Image.Image] | None = None,
+    control_scale: float = 1.0,
+) -> Generator[Batch, None, None]:
+    """Draw as `stream_images` does, with the latents, and from pictures where there are any.
+
+    Args:
+        model: as for `stream_images`.
+        adapter: as for `stream_images`.
+        prompts: as for `stream_images`.
+        config: as for `stream_images`; of a start, the steps that are made of its share of the schedule.
+        cache: as for `stream_images`.
+        numbers: as for `stream_images`.
+        start: `config.n` pictures to begin with; noise alone by default.
+        controls: as for `stream_images`.
+        control_scale: as for `stream_images`.
+
+    Yields:
+        Batches of `config.batch_size`, the last of what is left.
+
+    Raises:
+        TrainingError: as `stream_images`; InvalidConfig also for a sampler that cannot begin in the middle.
+    """
     if not prompts:
         raise InvalidConfig("Sampling takes at least one prompt; give '' to draw without one.")
-    with opened(model, device=config.device, precision=config.precision) as loaded:
+    named = range(config.n) if numbers is None else numbers
+    if len(named) != config.n:
+        raise InvalidConfig(f"{config.n} images need as many numbers, got {len(named)}.")
+    with (
+        opened(model, device=config.device, precision=config.precision) as loaded,
+        drawing_with(loaded.pipe, config.sampler),
+        caching(loaded.pipe, config.cache_interval),
+        last_latents(loaded.pipe.scheduler) as latents,
+    ):
         loaded.check_resolution(config.resolution_px)
         family, pipe = loaded.family, loaded.pipe
+        _check_controls(pipe, prompts, controls, control_scale, config)
         wanted = list(dict.fromkeys(["", *(prompts[i % len(prompts)] for i in range(config.n))]))
         conditioning = encode_prompts(loaded, wanted, CacheUse(cache))
         row_of = {prompt: row for row, prompt in enumerate(wanted)}
@@ -129,23 +213,81 @@ def stream_images(
         unload = None if adapter is None else load_weights(pipe, family, adapter)
         try:
             family.denoiser(pipe).eval()
-            for start in range(0, config.n, config.batch_size):
-                numbers = range(start, min(start + config.batch_size, config.n))
-                rows = [row_of[prompts[i % len(prompts)]] for i in numbers]
-                yield from family.sample(
+            for first in range(0, config.n, config.batch_size):
+                places = range(first, min(first + config.batch_size, config.n))
+                rows = [row_of[prompts[i % len(prompts)]] for i in places]
+                further = {}
+                if controls is not None:
+                    shown = [controls[i % len(prompts)].convert("RGB") for i in places]
+                    further = {
+                        "image": [square(image, config.resolution_px) for image in shown],
+                        "controlnet_conditioning_scale": float(control_scale),
+                    }
+                images = family.sample(
                     pipe,
                     conditioning.pick(rows, loaded.device),
                     negative,
                     steps=config.steps or family.default_steps,
                     guidance=family.default_guidance if config.guidance is None else config.guidance,
-                    generators=[image_generator(config.seed, i) for i in numbers],
+                    generators=[image_generator(config.seed, named[i]) for i in places],
                     resolution_px=config.resolution_px,
+                    start=None if start is None else start.rows(places),
+                    start_generators=[seeded_generator("start", config.seed, named[i]) for i in places],
+                    further=further,
                 )
+                yield Batch(images, latents())
         finally:
             if unload is not None:
                 unload()
 
 
-def image_generator(seed: int, number: int) -> torch.Generator:
+def _check_controls(
+    pipe: Any,
+    prompts: Sequence[str],
+    controls: Sequence[Image.Image] | None,
+    scale: float,
+    config: SampleConfig,
+) -> None:
+    takes = getattr(pipe, "controlnet", None) is not None
+    if controls is None:
+        if takes:
+            raise InvalidConfig("A ControlNet steers this pipeline: give `controls`, one for each prompt.")
+        return
+    if not takes:
+        raise InvalidConfig("Control images need a pipeline inside `training.controlnet.controlled`.")
+    if len(controls) != len(prompts):
+        raise InvalidConfig(f"{len(prompts)} prompts need as many control images, got {len(controls)}.")
+    if not (math.isfinite(scale) and scale >= 0):
+        raise InvalidConfig(f"control_scale must be at least 0, got {scale!r}.")
+    if config.cache_interval != 1:
+        # It would repeat layers that have another step's residuals in them.
+        raise InvalidConfig("A ControlNet speaks to layers that DeepCache leaves out: draw without it.")
+
+
+def start_with(
+    loaded: LoadedPipeline, images: Sequence[Image.Image], resolution_px: int, strength: float
+) -> Start:
+    """Pictures for a pipeline to begin with, as SDEdit does.
+
+    Args:
+        loaded: the pipeline that is to draw.
+        images: n of mode RGB; scaled and cut to squares.
+        resolution_px: side of the squares.
+        strength: see `training.rollback.Start`.
+
+    Raises:
+        InvalidConfig: the resolution does not suit the pipeline, or the strength is none.
+    """
+    import numpy as np
+    import torch
+
+    loaded.check_resolution(resolution_px)
+    pixels = torch.from_numpy(np.stack([np.asarray(square(image, resolution_px)) for image in images]))
+    family = loaded.family
+    latents = family.encode_images(loaded.pipe, pixels.permute(0, 3, 1, 2).float() / 127.5 - 1)
+    return Start(family.as_called(loaded.pipe, latents), strength)
+
+
+def image_generator(seed: int, number: int | str) -> torch.Generator:
     """The CPU generator of one image; those of other images and other seeds are unrelated to it."""
     return seeded_generator("image", seed, number)

@@ -74,6 +74,7 @@ class Training:
         parameters: what is trained, by name.
         dataset: what it is trained on.
         config: how.
+        denoiser: what predicts, for `Family.loss`; the pipeline's own by default.
     """
 
     def __init__(
@@ -82,6 +83,7 @@ class Training:
         parameters: Mapping[str, torch.nn.Parameter],
         dataset: EncodedDataset,
         config: FineTuneConfig,
+        denoiser: Any = None,
     ) -> None:
         import torch
 
@@ -90,7 +92,7 @@ class Training:
         self.notes: list[str] = []
         self._loaded, self._dataset, self._config = loaded, dataset, config
         self._device = loaded.device
-        self._denoiser: Any = loaded.family.denoiser(loaded.pipe)
+        self._denoiser: Any = denoiser or loaded.family.denoiser(loaded.pipe)
         self._optimiser = torch.optim.AdamW(
             self.parameters.values(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
         )

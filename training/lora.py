@@ -4,31 +4,23 @@ from __future__ import annotations
 
 import math
 import os
-import platform
 import time
 from collections.abc import Callable
-from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from training.cache import CacheUse, EncodingCache
-from training.checkpoint import (
-    Checkpoints,
-    DamagedCheckpoint,
-    Progress,
-    read_checkpoint,
-    remove_checkpoint,
-    write_checkpoint,
-)
+from training.checkpoint import Checkpoints, remove_checkpoint
 from training.encoding import dataset_hash, encode_dataset
 from training.errors import InvalidConfig, NonFiniteLoss
-from training.files import file_hash, folders_hash, write_json
+from training.files import file_hash, write_json
 from training.images import list_captioned_images
 from training.loop import Training, attached
 from training.memory import PeakMemory, encoders_parked
 from training.methods import WEIGHT_FILES, Full, Lora, Method
-from training.pipelines import PRECISIONS, LoadedPipeline, opened, read_model_index
+from training.pipelines import PRECISIONS, LoadedPipeline, opened
+from training.session import Session, circumstances, identity_of
 
 RECORD_FILE = "record.json"
 METHODS = ("lora", "full")
@@ -188,8 +180,8 @@ def fine_tune(
         began, memory = time.perf_counter(), PeakMemory(loaded.device)
         identity = {}
         if checkpoints is not None:
-            identity = _identity(loaded, dataset_hash(list_captioned_images(dataset_folder)), config)
-        session = _Session(loaded, config, checkpoints, identity, began, memory)
+            identity = identity_of(loaded, dataset_hash(list_captioned_images(dataset_folder)), config)
+        session = Session(config.steps, checkpoints, identity, began, memory, compiling=config.compile)
         use = CacheUse(cache)
         dataset = encode_dataset(
             loaded, dataset_folder, resolution_px=config.resolution_px, seed=config.seed, use=use
@@ -236,140 +228,11 @@ def fine_tune(
                 "notes": session.notes,
                 "adapter_sha256": file_hash(adapter),
             },
-            used=_circumstances(loaded) | {"compiled": session.compiled},
+            used=circumstances(loaded) | {"compiled": session.compiled},
         )
     write_json(out / RECORD_FILE, record.to_dict())
     return record
 
 
-@dataclass
-class _Session:
-    """One process's part of a run, which may be taken up where another stopped."""
-
-    loaded: LoadedPipeline
-    config: FineTuneConfig
-    checkpoints: Checkpoints | None
-    identity: dict[str, Any]
-    began: float
-    memory: PeakMemory
-    losses: list[float] = field(default_factory=list)
-    resumed_at: list[int] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-    skipped_steps: int = 0
-    compiled: bool = False
-    # Of the parts before this one.
-    seconds_before: float = 0.0
-    peak_before: int = 0
-
-    @property
-    def seconds(self) -> float:
-        return self.seconds_before + time.perf_counter() - self.began
-
-    @property
-    def peak_memory_bytes(self) -> int:
-        return max(self.peak_before, self.memory.bytes())
-
-    def train(self, training: Training, on_step: Callable[[int, float], None] | None) -> None:
-        """Make the steps that are left, and keep checkpoints of them."""
-        saved = self._take_up(training)
-        self.compiled = self.config.compile and training.compile()
-        self.notes += training.notes
-        last = self.config.steps
-        for step in range(len(self.losses) + 1, last + 1):
-            self.losses.append(training.step(step))
-            if self.checkpoints and (step % self.checkpoints.every_steps == 0 or step == last):
-                self._save(training)
-                saved = step
-            if on_step is not None:
-                try:
-                    on_step(step, self.losses[-1])
-                except BaseException:
-                    # A stop that was asked for loses no step; what stopped it is told whatever comes of this.
-                    if self.checkpoints and saved != step:
-                        with suppress(OSError, NonFiniteLoss):
-                            self._save(training)
-                    raise
-        training.check_finite(last)
-        self.skipped_steps = training.skipped_steps
-
-    def _take_up(self, training: Training) -> int | None:
-        """Restore the state that the run is to go on from, and return its step; None to start anew."""
-        checkpoints = self.checkpoints
-        if checkpoints is None:
-            return None
-        resume_from = checkpoints.resume_from
-        found = None
-        try:
-            if resume_from is not None:
-                found = read_checkpoint(resume_from, self.identity)
-            if found is not None:
-                progress, tensors = found
-                training.restore(
-                    tensors,
-                    position=progress.position,
-                    skipped_steps=progress.skipped_steps,
-                    scaler=progress.scaler,
-                )
-        except (DamagedCheckpoint, ValueError) as error:
-            self.notes.append(f"A damaged checkpoint was left aside, training began anew: {error}")
-            found = None
-        if found is None:
-            remove_checkpoint(checkpoints.folder)
-            return None
-        self.losses = list(progress.losses)
-        self.seconds_before, self.peak_before = progress.seconds, progress.peak_memory_bytes
-        self.resumed_at = [*progress.resumed_at, progress.step]
-        self.notes = [*progress.notes, *self.notes]
-        if resume_from is None or resume_from.resolve() != checkpoints.folder.resolve():
-            remove_checkpoint(checkpoints.folder)
-            return None
-        return progress.step
-
-    def _save(self, training: Training) -> None:
-        assert self.checkpoints is not None
-        # Weights that no longer are numbers would only fail again.
-        training.check_finite(len(self.losses))
-        progress = Progress(
-            step=len(self.losses),
-            losses=self.losses,
-            position=training.position,
-            skipped_steps=training.skipped_steps,
-            scaler=training.scaler,
-            seconds=self.seconds,
-            peak_memory_bytes=self.peak_memory_bytes,
-            resumed_at=self.resumed_at,
-            notes=self.notes,
-        )
-        write_checkpoint(self.checkpoints.folder, self.identity, progress, training.tensors())
-
-
 def _method(config: FineTuneConfig) -> Method:
     return Lora(config.rank, config.alpha) if config.method == "lora" else Full()
-
-
-def _identity(loaded: LoadedPipeline, images: str, config: FineTuneConfig) -> dict[str, Any]:
-    """What two runs must have in common for one to go on where the other stopped."""
-    whole = config.to_dict()
-    # Where a run is worked on is no part of what it is.
-    del whole["device"]
-    index = read_model_index(loaded.folder)
-    weights = folders_hash(loaded.folder, [name for name, entry in index.items() if isinstance(entry, list)])
-    return whole | {"model": weights, "dataset": images}
-
-
-def _circumstances(loaded: LoadedPipeline) -> dict[str, Any]:
-    import importlib.metadata
-
-    import torch
-
-    packages = ("torch", "diffusers", "transformers", "peft", "safetensors")
-    on_gpu = loaded.device.type == "cuda"
-    return {
-        "family": loaded.family.name,
-        "pipeline_class": loaded.family.pipeline_class,
-        "versions": {"python": platform.python_version()}
-        | {name: importlib.metadata.version(name) for name in packages},
-        "machine": f"{platform.system()} {platform.machine()}",
-        "device": torch.cuda.get_device_name(loaded.device) if on_gpu else str(loaded.device),
-        "threads": torch.get_num_threads(),
-    }

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from training.errors import BadPipeline, InvalidConfig, UnsafeWeights, first_line
 from training.families import family_of
-from training.files import files_below
+from training.files import files_below, folders_hash
 
 if TYPE_CHECKING:
     import torch
@@ -260,6 +260,11 @@ class LoadedPipeline:
         self.pipe, self.family = load_pipeline(
             folder, device=device, dtype=getattr(torch, PRECISIONS[precision])
         )
+
+    def weights_hash(self) -> str:
+        """SHA-256 of all files of the folder's components: equal hashes draw equal images."""
+        index = read_model_index(self.folder)
+        return folders_hash(self.folder, [name for name, entry in index.items() if isinstance(entry, list)])
 
     def check_resolution(self, resolution_px: int) -> None:
         """Refuse image sizes that do not divide into whole latents and patches.

@@ -12,7 +12,7 @@ import platform
 import statistics
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 from training.errors import BadPipeline, CannotProfile, InvalidConfig, UnknownFamily, first_line
 from training.families import family_of
 from training.pipelines import SAFETY_CHECKER, quiet_libraries, read_model_index
+from training.samplers import caching, drawing_with
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -184,6 +185,7 @@ class PipelineProfiler:
         self.folder = Path(folder)
         self._notes: list[str] = []
         self._costs: list[_Cost] = []
+        self._kind_of_pass: Callable[[], bool] | None = None
         index = read_model_index(self.folder)
         with quiet_libraries(), self._explained():
             self._pipe = self._build(index)
@@ -212,6 +214,8 @@ class PipelineProfiler:
         guidance: float | None = None,
         resolution_px: int | None = None,
         protocol: Protocol = "paper",
+        sampler: str | None = None,
+        cache_interval: int = 1,
     ) -> PipelineProfile:
         """Price one call for one image.
 
@@ -221,9 +225,12 @@ class PipelineProfiler:
                 by default.
             resolution_px: side of the image; 512 or, where that is smaller, the pipeline's own by default.
             protocol: what `tflop` counts, see the class.
+            sampler: class of diffusers' scheduler to draw with; the pipeline's own by default.
+            cache_interval: see `training.samplers.caching`.
 
         Raises:
-            InvalidConfig: an unknown protocol, or a number out of range.
+            InvalidConfig: an unknown protocol, a sampler or caching that does not fit, or a number out of
+                range.
             CannotProfile: the pipeline refuses the call.
         """
         import torch
@@ -232,7 +239,18 @@ class PipelineProfiler:
             raise InvalidConfig(f"protocol must be one of {', '.join(PROTOCOLS)}, got {protocol!r}.")
         call = call_arguments(self._pipe, steps=steps, guidance=guidance, resolution_px=resolution_px)
         self._costs.clear()
-        with quiet_libraries(), self._explained(), torch.no_grad():
+        own = self._pipe.scheduler
+        with (
+            drawing_with(self._pipe, sampler),
+            caching(self._pipe, cache_interval) as whole,
+            quiet_libraries(),
+            self._explained(),
+            torch.no_grad(),
+        ):
+            # Passes that reuse layers cost less, and need a whole one before them.
+            self._kind_of_pass = None if cache_interval == 1 else whole
+            if self._pipe.scheduler is not own:
+                _keep_scheduler_in_place(self._pipe.scheduler)
             self._pipe.set_progress_bar_config(disable=True)
             self._pipe(prompt=PROMPT, output_type="pt", **call)
         counted = {"paper": lambda cost: cost.flop, "full": lambda cost: cost.flop + cost.attention_flop}
@@ -395,7 +413,8 @@ class PipelineProfiler:
             # which there are none.
             if part == "text":
                 kwargs.pop("attention_mask", None)
-            key = _shapes((args, kwargs))
+            kind = self._kind_of_pass() if part == "denoising" and self._kind_of_pass else None
+            key = _shapes((args, kwargs)), kind
             if key not in seen:
                 with _counting() as count:
                     output = original(*args, **kwargs)

@@ -23,12 +23,14 @@ class Head:
         summary: sentences, the answer first.
         command: that makes this report.
         facts: what it was computed from and with, by name.
+        note: how to read the figures of a paper beside them.
     """
 
     title: str
     summary: Sequence[str]
     command: str
     facts: Mapping[str, Any]
+    note: str = NOTE
 
 
 def render_page(head: Head, sections: Sequence[Section]) -> str:
@@ -61,4 +63,4 @@ def render_page(head: Head, sections: Sequence[Section]) -> str:
     )
     environment.filters["said"] = said
     # Drawings escape the names within them themselves.
-    return environment.get_template(TEMPLATE).render(head=head, sections=sections, drawn=Markup, note=NOTE)
+    return environment.get_template(TEMPLATE).render(head=head, sections=sections, drawn=Markup)

@@ -19,8 +19,10 @@ import numpy as np
 import pytest
 
 from graphdb import queries
+from graphdb.distillation import DistillationGraph, Distilled
 from graphdb.errors import NodeNotFound, ParameterInvalid, UnknownMetric
 from graphdb.models import Dataset, Metric, Model, Result, Similar, Statistics
+from graphdb.prompts import Prompt, PromptGraph, Score, Variant
 from graphdb.repository import MatchingGraph
 from graphdb.runner import Runner
 
@@ -320,7 +322,15 @@ def test_edges_of_a_band_are_paths(ask: Ask) -> None:
     assert len(ask("edges-of-band", band="poor", type="SIMILAR")) == 2
 
 
-def test_every_query_reads_only_and_runs_with_its_defaults(ask: Ask) -> None:
+def test_every_query_reads_only_and_runs_with_its_defaults(ask: Ask, runner: Runner) -> None:
+    prompts = PromptGraph(runner)
+    prompts.save_variants([Variant(f"alpha@{steps}", "alpha", steps, float(steps)) for steps in (1, 9)])
+    prompt = Prompt("a bird", "train", "clip", np.array([1.0]))
+    prompts.save_prompts([prompt])
+    prompts.save_scores(
+        [Score(f"alpha@{steps}", prompt.id, "clip_score", steps / 10, 4, 0.1, "clip") for steps in (1, 9)]
+    )
+    DistillationGraph(runner).save(Distilled("alpha", "beta"))
     named = {"dataset": "birds", "model": "alpha", "from": "birds", "to": "cats", "other": "beta"}
     for info in queries.catalogue():
         given = {p.name: named[p.name] for p in info.parameters if p.required}

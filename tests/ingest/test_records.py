@@ -118,7 +118,8 @@ def test_a_dataset_left_out_leaves_nothing_behind(measured, runner, tmp_path, in
     assert answer(exported)["results.csv"] == 8
     measured.clear()
     counts = answer(invoke("records", str(folder), "--without", "cats", "--json"))
-    assert counts == {"models": 3, "datasets": 1, "similarities": 0, "results": 4, "runs": 2}
+    of_prompts = {"prompts": 0, "variants": 0, "scores": 0}
+    assert counts == {"models": 3, "datasets": 1, "similarities": 0, "results": 4, "runs": 2} | of_prompts
     assert not any("cats" in row for row in dump(runner))
     with pytest.raises(IngestError, match="no dataset 'catz'"):
         read_records(folder, measured.metric).without(["catz"])

@@ -8,7 +8,7 @@ import sys
 
 import training
 
-HEAVY = {"torch", "diffusers", "transformers", "peft", "open_clip", "cleanfid", "safetensors", "PIL"}
+HEAVY = {"cv2", "torch", "diffusers", "transformers", "peft", "open_clip", "cleanfid", "safetensors", "PIL"}
 
 
 def test_importing_every_module_loads_nothing_heavy():

@@ -578,3 +578,25 @@ def save_sentence_model(folder: Path, seed: int = 0) -> Path:
     parts = [Transformer(str(encoder)), Pooling(16, "mean"), Dense(16, 12, bias=False), Normalize()]
     SentenceTransformer(modules=parts, device="cpu").save_pretrained(str(folder))
     return folder
+
+
+def save_segmenter(folder: Path, labels: int = 5, seed: int = 0) -> Path:
+    """Write a random SegFormer with its image processor, as `save_pretrained` does."""
+    from transformers import SegformerConfig, SegformerForSemanticSegmentation
+
+    torch.manual_seed(seed)
+    config = SegformerConfig(
+        num_labels=labels,
+        depths=[1, 1, 1, 1],
+        hidden_sizes=[8, 8, 16, 16],
+        num_attention_heads=[1, 1, 2, 2],
+        decoder_hidden_size=16,
+    )
+    model = SegformerForSemanticSegmentation(config)
+    with torch.no_grad():
+        # Large enough for different places to get different labels.
+        model.decode_head.classifier.weight.normal_()
+    model.save_pretrained(folder)
+    preprocessor = {"image_processor_type": "SegformerImageProcessor", "size": {"height": 64, "width": 64}}
+    (folder / "preprocessor_config.json").write_text(json.dumps(preprocessor))
+    return folder

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from training.errors import ExtractorUnavailable, first_line
 from training.extractors.base import (
@@ -16,19 +18,77 @@ from training.extractors.base import (
 )
 from training.pipelines import choose_device
 
+if TYPE_CHECKING:
+    import torch
+
 CONFIG_FILE = "open_clip_config.json"
 WEIGHTS_FILE = "open_clip_model.safetensors"
 
 
+@dataclass(frozen=True, eq=False)
+class OpenedClip:
+    """A CLIP model as open_clip builds it.
+
+    Attributes:
+        model: without gradients, for evaluation.
+        folder: where its files are.
+        name: what it was loaded from, without the path.
+        hash: 16 hexadecimal digits over the weights and the preprocessing.
+        dimension: of its embeddings.
+        image_px: side of the square it looks at.
+        mean: of each channel.
+        std: of each channel.
+        device: where it is.
+    """
+
+    model: Any
+    folder: Path
+    name: str
+    hash: str
+    dimension: int
+    image_px: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    device: torch.device
+
+
 def load(weights: str | os.PathLike[str], device: str) -> Extractor:
-    """Load a CLIP model; see `training.extractors.load_clip`."""
+    """Load what a CLIP model sees in images; see `training.extractors.load_clip`."""
+    clip = open_weights(weights, device)
+    return image_extractor(clip)
+
+
+def image_extractor(clip: OpenedClip) -> Extractor:
+    """What an opened CLIP model sees in images."""
+    return Extractor(
+        clip.name,
+        clip.hash,
+        clip.dimension,
+        clip.image_px,
+        clip.mean,
+        clip.std,
+        clip.model.encode_image,
+        clip.device,
+    )
+
+
+def open_weights(weights: str | os.PathLike[str], device: str) -> OpenedClip:
+    """Open a CLIP model, whole.
+
+    Args:
+        weights: a folder in open_clip's layout, or MODEL/TAG of a model with safetensors weights.
+        device: `auto` or a torch device name.
+
+    Raises:
+        ExtractorUnavailable: the weights cannot be had or cannot be read.
+    """
     folder = Path(weights)
     if str(weights) and folder.is_dir():
         return _from_folder(folder, folder.resolve().name, device)
     return _from_folder(_hub_folder(str(weights)), str(weights), device)
 
 
-def _from_folder(folder: Path, name: str, device: str) -> Extractor:
+def _from_folder(folder: Path, name: str, device: str) -> OpenedClip:
     config_path, weights_path = folder / CONFIG_FILE, folder / WEIGHTS_FILE
     for path in (config_path, weights_path):
         if not path.is_file():
@@ -66,8 +126,8 @@ def _from_folder(folder: Path, name: str, device: str) -> Extractor:
         ) from error
     if len(mean) != 3 or len(std) != 3 or not min(std) > 0:
         raise ExtractorUnavailable(f"{config_path}: mean and std must be three numbers each, std above 0.")
-    encode = model.eval().requires_grad_(False).encode_image
-    return Extractor(name, digest, dimension, image_px, mean, std, encode, target)
+    model = model.eval().requires_grad_(False)
+    return OpenedClip(model, folder, name, digest, dimension, image_px, mean, std, target)
 
 
 def _hub_folder(spec: str) -> Path:

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from training.errors import UnsupportedScheduler
+from training.rollback import noised, rolled_back
 
 if TYPE_CHECKING:
     import torch
     from PIL import Image
+
+    from training.rollback import Start
 
 # One row per prompt (or per image) in every tensor, so rows can be cached, picked and dropped without knowing
 # the family.
@@ -33,6 +38,7 @@ class Family(ABC):
         default_guidance: guidance scale, likewise.
         classifier_free: guidance takes a second, unconditional forward in each step. Where it was distilled
             into the denoiser the scale is an input of the one forward.
+        flow_matching: the denoiser predicts the velocity of a straight line from image to noise.
         call_options: further arguments of the pipeline's call when sampling.
         load_options: further arguments of the pipeline class's loader.
         own_components: (library, class) pairs that the folder's index may name beside classes of diffusers
@@ -46,6 +52,7 @@ class Family(ABC):
     default_steps: ClassVar[int]
     default_guidance: ClassVar[float]
     classifier_free: ClassVar[bool] = True
+    flow_matching: ClassVar[bool] = False
     call_options: ClassVar[Mapping[str, Any]] = {}
     load_options: ClassVar[Mapping[str, Any]] = {}
     own_components: ClassVar[frozenset[tuple[str, str]]] = frozenset()
@@ -86,6 +93,11 @@ class Family(ABC):
             tokens = tokenizer(shown, truncation=False, verbose=False).input_ids
             cut.update(row for row, ids in enumerate(tokens) if len(ids) > limit)
         return len(cut)
+
+    def image_tokens(self, pipe: Any, latent_side: int) -> int:
+        """How many tokens the denoiser makes of a square image's latents, for shifts that depend on it."""
+        patch = getattr(self.denoiser(pipe).config, "patch_size", None) or 1
+        return (latent_side // patch) ** 2
 
     def size_unit_px(self, pipe: Any) -> int:
         """Sides of images must be a multiple of this, so that latents and patches come out whole."""
@@ -150,6 +162,32 @@ class Family(ABC):
         return {}
 
     @abstractmethod
+    def predict(
+        self,
+        pipe: Any,
+        denoiser: torch.nn.Module,
+        noisy: torch.Tensor,
+        levels: torch.Tensor,
+        conditioning: Conditioning,
+        guidance: float | None = None,
+    ) -> torch.Tensor:
+        """What the denoiser says of noised latents, as it stands: noise or velocity, unguided.
+
+        Args:
+            pipe: the loaded pipeline; only configurations are read.
+            denoiser: what predicts; usually `self.denoiser(pipe)`.
+            noisy: float32, (n, channels, h, w).
+            levels: how noisy, (n,): timesteps of a variance-preserving process, or sigmas in (0, 1] of a
+                flow (`flow_matching`).
+            conditioning: n rows as `encode_prompts` gives them, and those of `image_conditioning` if any.
+            guidance: the scale that a denoiser is told into which guidance was distilled; None for the
+                family's default. Others ignore it.
+
+        Returns:
+            (n, channels, h, w), in the precision that the denoiser computed in.
+        """
+
+    @abstractmethod
     def loss(
         self,
         pipe: Any,
@@ -181,6 +219,9 @@ class Family(ABC):
         guidance: float,
         generators: Sequence[torch.Generator],
         resolution_px: int,
+        start: Start | None = None,
+        start_generators: Sequence[torch.Generator] = (),
+        further: Mapping[str, Any] | None = None,
     ) -> list[Image.Image]:
         """Draw one image per row of `conditioning` through the pipeline's own `__call__`.
 
@@ -192,18 +233,131 @@ class Family(ABC):
             guidance: guidance scale; classifier-free guidance is off at 1 or less.
             generators: n CPU generators, one an image, so that the batch size does not change any image.
             resolution_px: width and height.
+            start: n pictures to begin with, noised; noise alone by default.
+            start_generators: n CPU generators of the noise put on them.
+            further: arguments that the call takes beside these, such as a ControlNet's images.
+
+        Raises:
+            InvalidConfig: the sampler cannot begin in the middle, see `training.rollback.rolled_back`.
         """
+        images: list[Image.Image] = self._draw(
+            pipe,
+            conditioning,
+            negative,
+            steps,
+            guidance,
+            generators,
+            resolution_px,
+            "pil",
+            start=start,
+            start_generators=start_generators,
+            further=further,
+        )
+        return images
+
+    def sample_latents(
+        self,
+        pipe: Any,
+        conditioning: Conditioning,
+        negative: Conditioning,
+        *,
+        steps: int,
+        guidance: float,
+        generators: Sequence[torch.Generator],
+        resolution_px: int,
+    ) -> torch.Tensor:
+        """Draw as `sample` does, and stop before the VAE: latents as `encode_images` gives them.
+
+        Args:
+            pipe: see `sample`, as for all others.
+            conditioning: n rows.
+            negative: one row.
+            steps: denoising steps.
+            guidance: guidance scale.
+            generators: n CPU generators.
+            resolution_px: width and height.
+
+        Returns:
+            float32, (n, channels, h, w).
+        """
+        drawn = self._draw(pipe, conditioning, negative, steps, guidance, generators, resolution_px, "latent")
+        return drawn.float()
+
+    def _draw(
+        self,
+        pipe: Any,
+        conditioning: Conditioning,
+        negative: Conditioning,
+        steps: int,
+        guidance: float,
+        generators: Sequence[torch.Generator],
+        resolution_px: int,
+        output_type: str,
+        *,
+        start: Start | None = None,
+        start_generators: Sequence[torch.Generator] = (),
+        further: Mapping[str, Any] | None = None,
+    ) -> Any:
         unconditional = repeat_row(negative, len(generators)) if self.classifier_free else {}
-        return pipe(
-            **conditioning,
-            **{f"negative_{name}": rows for name, rows in unconditional.items()},
-            **self.call_options,
-            num_inference_steps=steps,
-            guidance_scale=guidance,
-            generator=list(generators),
-            height=resolution_px,
-            width=resolution_px,
-        ).images
+        with ExitStack() as around:
+            asked = steps
+            if start is not None:
+                asked = around.enter_context(rolled_back(pipe.scheduler, steps, start.strength))
+            arguments = {
+                **conditioning,
+                **{f"negative_{name}": rows for name, rows in unconditional.items()},
+                **self.call_options,
+                **around.enter_context(_as_student(pipe.scheduler, asked, generators)),
+                "num_inference_steps": asked,
+                "guidance_scale": guidance,
+                "generator": list(generators),
+                "height": resolution_px,
+                "width": resolution_px,
+                "output_type": output_type,
+                **(further or {}),
+            }
+            if start is not None:
+                begun = start.latents.to(pipe.device, self.denoiser(pipe).dtype)
+                arguments["latents"] = noised(
+                    pipe.scheduler, begun, start_generators, lambda: pipe(**arguments, latents=begun)
+                )
+            return pipe(**arguments).images
+
+    def as_called(self, pipe: Any, latents: torch.Tensor) -> torch.Tensor:  # noqa: ARG002
+        """Latents as `encode_images` gives them, in the form that the pipeline's call takes and ends with."""
+        return latents
+
+
+@contextmanager
+def _as_student(
+    scheduler: Any, steps: int, generators: Sequence[torch.Generator]
+) -> Iterator[dict[str, Any]]:
+    """What the multistep sampler of a consistency-distilled flow needs that pipelines do not give it.
+
+    Some pipelines hand no generator to their scheduler's step, whose noise would then come from torch's
+    global one. And by itself the scheduler shifts the ends of its grid twice and puts its last step next to
+    noise level 0, where nothing is left to do; the even levels are those that Flux's pipeline asks for.
+
+    Args:
+        scheduler: the pipeline's; one of another class is left alone.
+        steps: denoising steps.
+        generators: of the images.
+
+    Yields:
+        Further arguments of the pipeline's call.
+    """
+    if type(scheduler).__name__ != "FlowMatchLCMScheduler":
+        yield {}
+        return
+    # Others may have put something in its place, which is to be there again after.
+    before = vars(scheduler).get("step")
+    scheduler.step = partial(scheduler.step, generator=list(generators))
+    try:
+        yield {"sigmas": [1 - step / steps for step in range(steps)]}
+    finally:
+        del scheduler.step
+        if before is not None:
+            scheduler.step = before
 
 
 def repeat_row(negative: Conditioning, count: int) -> Conditioning:

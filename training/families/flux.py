@@ -43,6 +43,7 @@ class Flux(Family):
     default_steps = 28
     default_guidance = 3.5
     classifier_free = False
+    flow_matching = True
 
     def settle(self, pipe: Any) -> None:
         number_shift(pipe)
@@ -50,6 +51,20 @@ class Flux(Family):
     def size_unit_px(self, pipe: Any) -> int:
         # Latents are packed two by two, which the transformer's patch size of 1 does not say.
         return math.lcm(8, 2 * pipe.vae_scale_factor)
+
+    def image_tokens(self, pipe: Any, latent_side: int) -> int:  # noqa: ARG002
+        return (latent_side // 2) ** 2
+
+    def _draw(self, pipe: Any, *arguments: Any, **named: Any) -> Any:
+        drawn = super()._draw(pipe, *arguments, **named)
+        *_, resolution_px, output_type = arguments
+        if output_type == "latent":
+            side = resolution_px // pipe.vae_scale_factor
+            return unpack(drawn, side, side)
+        return drawn
+
+    def as_called(self, pipe: Any, latents: torch.Tensor) -> torch.Tensor:  # noqa: ARG002
+        return pack(latents)
 
     def _t5_tokens(self, pipe: Any) -> int:
         return min(MAX_T5_TOKENS, pipe.tokenizer_2.model_max_length)
@@ -69,6 +84,36 @@ class Flux(Family):
             (pipe.tokenizer_2, self._t5_tokens(pipe)),
         ]
 
+    def predict(
+        self,
+        pipe: Any,
+        denoiser: torch.nn.Module,
+        noisy: torch.Tensor,
+        levels: torch.Tensor,
+        conditioning: Conditioning,
+        guidance: float | None = None,
+    ) -> torch.Tensor:
+        """See `Family.predict`; the scale is an input of the denoiser, where it has one."""
+        import torch
+
+        count, _, height, width = noisy.shape
+        embeddings = conditioning["prompt_embeds"]
+        scales = None
+        if pipe.transformer.config.guidance_embeds:
+            scale = self.default_guidance if guidance is None else guidance
+            scales = torch.full((count,), scale, device=noisy.device)
+        predicted = denoiser(
+            hidden_states=pack(noisy),
+            timestep=levels,  # the transformer itself scales it by the length of the grid
+            guidance=scales,
+            pooled_projections=conditioning["pooled_prompt_embeds"],
+            encoder_hidden_states=embeddings,
+            txt_ids=torch.zeros(embeddings.shape[1], 3, device=noisy.device),
+            img_ids=positions(height // 2, width // 2).to(noisy.device),
+            return_dict=False,
+        )[0]
+        return unpack(predicted, height, width)
+
     def loss(
         self,
         pipe: Any,
@@ -81,22 +126,8 @@ class Flux(Family):
         import torch
 
         noisy, sigmas, velocity = rectified_flow(pipe.scheduler, latents, generator, "uniform")
-        count, _, height, width = latents.shape
-        embeddings = conditioning["prompt_embeds"]
-        guidance = None
-        if pipe.transformer.config.guidance_embeds:
-            guidance = torch.full((count,), self.default_guidance, device=latents.device)
-        predicted = denoiser(
-            hidden_states=pack(noisy),
-            timestep=sigmas,  # the transformer itself scales it by the length of the grid
-            guidance=guidance,
-            pooled_projections=conditioning["pooled_prompt_embeds"],
-            encoder_hidden_states=embeddings,
-            txt_ids=torch.zeros(embeddings.shape[1], 3, device=latents.device),
-            img_ids=positions(height // 2, width // 2).to(latents.device),
-            return_dict=False,
-        )[0]
-        return torch.nn.functional.mse_loss(predicted.float(), pack(velocity))
+        predicted = self.predict(pipe, denoiser, noisy, sigmas, conditioning)
+        return torch.nn.functional.mse_loss(pack(predicted.float()), pack(velocity))
 
 
 def pack(latents: torch.Tensor) -> torch.Tensor:
@@ -104,6 +135,13 @@ def pack(latents: torch.Tensor) -> torch.Tensor:
     count, channels, height, width = latents.shape
     patches = latents.reshape(count, channels, height // 2, 2, width // 2, 2).permute(0, 2, 4, 1, 3, 5)
     return patches.reshape(count, (height // 2) * (width // 2), 4 * channels)
+
+
+def unpack(tokens: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    """Turn what `pack` gives back into (n, channels, height, width)."""
+    count, _, values = tokens.shape
+    patches = tokens.reshape(count, height // 2, width // 2, values // 4, 2, 2).permute(0, 3, 1, 4, 2, 5)
+    return patches.reshape(count, values // 4, height, width)
 
 
 def positions(rows: int, columns: int) -> torch.Tensor:

@@ -59,6 +59,27 @@ class PixArtSigma(Family):
     def token_limits(self, pipe: Any) -> list[tuple[Any, int]]:
         return [(pipe.tokenizer, self._prompt_tokens(pipe))]
 
+    def predict(
+        self,
+        pipe: Any,  # noqa: ARG002
+        denoiser: torch.nn.Module,
+        noisy: torch.Tensor,
+        levels: torch.Tensor,
+        conditioning: Conditioning,
+        guidance: float | None = None,  # noqa: ARG002
+    ) -> torch.Tensor:
+        predicted = denoiser(
+            noisy,
+            encoder_hidden_states=conditioning["prompt_embeds"],
+            encoder_attention_mask=conditioning["prompt_attention_mask"],
+            timestep=levels,
+            added_cond_kwargs={"resolution": None, "aspect_ratio": None},
+            return_dict=False,
+        )[0]
+        if predicted.shape[1] == 2 * noisy.shape[1]:
+            predicted = predicted.chunk(2, dim=1)[0]
+        return predicted
+
     def loss(
         self,
         pipe: Any,
@@ -70,16 +91,7 @@ class PixArtSigma(Family):
         import torch
 
         noisy, timesteps, target = diffuse(pipe.scheduler, latents, generator)
-        predicted = denoiser(
-            noisy,
-            encoder_hidden_states=conditioning["prompt_embeds"],
-            encoder_attention_mask=conditioning["prompt_attention_mask"],
-            timestep=timesteps,
-            added_cond_kwargs={"resolution": None, "aspect_ratio": None},
-            return_dict=False,
-        )[0]
-        if predicted.shape[1] == 2 * latents.shape[1]:
-            predicted = predicted.chunk(2, dim=1)[0]
+        predicted = self.predict(pipe, denoiser, noisy, timesteps, conditioning)
         return torch.nn.functional.mse_loss(predicted.float(), target)
 
 

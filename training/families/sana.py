@@ -34,6 +34,7 @@ class Sana(Family):
     lora_targets = ("to_q", "to_k", "to_v")
     default_steps = 20
     default_guidance = 4.5
+    flow_matching = True
     call_options: ClassVar[Mapping[str, Any]] = {
         # The pipeline insists on its default "" being withdrawn when embeddings are given.
         "negative_prompt": None,
@@ -91,6 +92,28 @@ class Sana(Family):
         instruction = len(pipe.tokenizer.encode("\n".join(self._instruction(pipe))))
         return [(pipe.tokenizer, instruction + self._prompt_tokens(pipe) - 2)]
 
+    def predict(
+        self,
+        pipe: Any,
+        denoiser: torch.nn.Module,
+        noisy: torch.Tensor,
+        levels: torch.Tensor,
+        conditioning: Conditioning,
+        guidance: float | None = None,  # noqa: ARG002
+    ) -> torch.Tensor:
+        timesteps = levels * pipe.scheduler.config.num_train_timesteps
+        predicted = denoiser(
+            hidden_states=noisy,
+            encoder_hidden_states=conditioning["prompt_embeds"],
+            encoder_attention_mask=conditioning["prompt_attention_mask"],
+            timestep=timesteps * pipe.transformer.config.timestep_scale,
+            return_dict=False,
+        )[0]
+        # As the pipeline does where the variance is predicted as well.
+        if predicted.shape[1] == 2 * noisy.shape[1]:
+            predicted = predicted.chunk(2, dim=1)[0]
+        return predicted
+
     def loss(
         self,
         pipe: Any,
@@ -103,17 +126,7 @@ class Sana(Family):
         import torch
 
         noisy, sigmas, velocity = rectified_flow(pipe.scheduler, latents, generator, "uniform")
-        timesteps = sigmas * pipe.scheduler.config.num_train_timesteps
-        predicted = denoiser(
-            hidden_states=noisy,
-            encoder_hidden_states=conditioning["prompt_embeds"],
-            encoder_attention_mask=conditioning["prompt_attention_mask"],
-            timestep=timesteps * pipe.transformer.config.timestep_scale,
-            return_dict=False,
-        )[0]
-        # As the pipeline does where the variance is predicted as well.
-        if predicted.shape[1] == 2 * latents.shape[1]:
-            predicted = predicted.chunk(2, dim=1)[0]
+        predicted = self.predict(pipe, denoiser, noisy, sigmas, conditioning)
         return torch.nn.functional.mse_loss(predicted.float(), velocity)
 
 

@@ -36,6 +36,17 @@ class StableDiffusion(Family):
     def token_limits(self, pipe: Any) -> list[tuple[Any, int]]:
         return [(pipe.tokenizer, pipe.tokenizer.model_max_length)]
 
+    def predict(
+        self,
+        pipe: Any,  # noqa: ARG002
+        denoiser: torch.nn.Module,
+        noisy: torch.Tensor,
+        levels: torch.Tensor,
+        conditioning: Conditioning,
+        guidance: float | None = None,  # noqa: ARG002
+    ) -> torch.Tensor:
+        return denoiser(noisy, levels, conditioning["prompt_embeds"], return_dict=False)[0]
+
     def loss(
         self,
         pipe: Any,
@@ -47,7 +58,7 @@ class StableDiffusion(Family):
         import torch
 
         noisy, timesteps, target = diffuse(pipe.scheduler, latents, generator)
-        predicted = denoiser(noisy, timesteps, conditioning["prompt_embeds"], return_dict=False)[0]
+        predicted = self.predict(pipe, denoiser, noisy, timesteps, conditioning)
         return torch.nn.functional.mse_loss(predicted.float(), target)
 
 

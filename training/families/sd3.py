@@ -38,6 +38,7 @@ class StableDiffusion3(Family):
     )
     default_steps = 28
     default_guidance = 7.0
+    flow_matching = True
 
     def settle(self, pipe: Any) -> None:
         number_shift(pipe)
@@ -68,6 +69,23 @@ class StableDiffusion3(Family):
             limits.append((pipe.tokenizer_3, self._t5_tokens(pipe)))
         return limits
 
+    def predict(
+        self,
+        pipe: Any,
+        denoiser: torch.nn.Module,
+        noisy: torch.Tensor,
+        levels: torch.Tensor,
+        conditioning: Conditioning,
+        guidance: float | None = None,  # noqa: ARG002
+    ) -> torch.Tensor:
+        return denoiser(
+            hidden_states=noisy,
+            timestep=levels * pipe.scheduler.config.num_train_timesteps,
+            encoder_hidden_states=conditioning["prompt_embeds"],
+            pooled_projections=conditioning["pooled_prompt_embeds"],
+            return_dict=False,
+        )[0]
+
     def loss(
         self,
         pipe: Any,
@@ -85,13 +103,7 @@ class StableDiffusion3(Family):
         import torch
 
         noisy, sigmas, velocity = rectified_flow(pipe.scheduler, latents, generator, "logit_normal")
-        predicted = denoiser(
-            hidden_states=noisy,
-            timestep=sigmas * pipe.scheduler.config.num_train_timesteps,
-            encoder_hidden_states=conditioning["prompt_embeds"],
-            pooled_projections=conditioning["pooled_prompt_embeds"],
-            return_dict=False,
-        )[0]
+        predicted = self.predict(pipe, denoiser, noisy, sigmas, conditioning)
         return torch.nn.functional.mse_loss(predicted.float(), velocity)
 
 

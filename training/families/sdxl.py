@@ -63,6 +63,28 @@ class StableDiffusionXL(Family):
             rows.append([height, width, round(top), round(left), resolution_px, resolution_px])
         return {TIME_IDS: torch.tensor(rows, dtype=torch.float32, device=pipe.device)}
 
+    def predict(
+        self,
+        pipe: Any,
+        denoiser: torch.nn.Module,
+        noisy: torch.Tensor,
+        levels: torch.Tensor,
+        conditioning: Conditioning,
+        guidance: float | None = None,  # noqa: ARG002
+    ) -> torch.Tensor:
+        """See `Family.predict`; images of unknown size count as uncut squares."""
+        sizes = conditioning.get(TIME_IDS)
+        if sizes is None:
+            side = noisy.shape[-1] * pipe.vae_scale_factor
+            sizes = self.image_conditioning(pipe, [(side, side)] * len(noisy), side)[TIME_IDS]
+        return denoiser(
+            noisy,
+            levels,
+            conditioning["prompt_embeds"],
+            added_cond_kwargs={"text_embeds": conditioning["pooled_prompt_embeds"], "time_ids": sizes},
+            return_dict=False,
+        )[0]
+
     def loss(
         self,
         pipe: Any,
@@ -71,21 +93,11 @@ class StableDiffusionXL(Family):
         conditioning: Conditioning,
         generator: torch.Generator,
     ) -> torch.Tensor:
-        """Noise or velocity at uniform timesteps; images of unknown size count as uncut squares."""
+        """Noise or velocity at uniform timesteps."""
         import torch
 
         noisy, timesteps, target = diffuse(pipe.scheduler, latents, generator)
-        sizes = conditioning.get(TIME_IDS)
-        if sizes is None:
-            side = latents.shape[-1] * pipe.vae_scale_factor
-            sizes = self.image_conditioning(pipe, [(side, side)] * len(latents), side)[TIME_IDS]
-        predicted = denoiser(
-            noisy,
-            timesteps,
-            conditioning["prompt_embeds"],
-            added_cond_kwargs={"text_embeds": conditioning["pooled_prompt_embeds"], "time_ids": sizes},
-            return_dict=False,
-        )[0]
+        predicted = self.predict(pipe, denoiser, noisy, timesteps, conditioning)
         return torch.nn.functional.mse_loss(predicted.float(), target)
 
 

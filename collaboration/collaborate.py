@@ -1,0 +1,306 @@
+"""The student draws, an oracle judges, and the teacher refines or draws anew what was rejected.
+
+Whatever fails after the student has drawn, its images are delivered, and what failed is said.
+
+Source:
+    Starodubcev et al., "Your Student is Better Than Expected" (2024), section 3.2.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from collaboration.errors import InvalidPlan
+from collaboration.plan import Drawing, Plan, price
+from training.errors import TrainingError, first_line
+
+if TYPE_CHECKING:
+    import torch
+    from PIL import Image
+
+    from training.generate import Batch
+    from training.pipelines import LoadedPipeline
+    from training.quality import Scorer
+    from training.rollback import Start
+
+Verdict = Literal["accepted", "refined", "regenerated", "kept"]
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """An image, and how it came about.
+
+    Attributes:
+        place: of its prompt among those asked for.
+        image: mode RGB.
+        score: the oracle's, of the student's image; None where it could not score it.
+        decision: `accepted` and `kept` images are the student's: good enough, or kept because something
+            failed; the others are the teacher's.
+        steps: denoising steps made for it, by both.
+        tflop: what they cost, see `collaboration.plan.price`.
+        failure: what failed, in one line; None where nothing did.
+    """
+
+    place: int
+    image: Image.Image
+    score: float | None
+    decision: Verdict
+    steps: int
+    tflop: float
+    failure: str | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class _Draft:
+    """A student's image that was rejected."""
+
+    place: int
+    image: Image.Image
+    latents: torch.Tensor
+    score: float
+
+
+class Collaboration:
+    """A student and its teacher.
+
+    Args:
+        student: draws first.
+        teacher: draws what was rejected; may be of another family, of another VAE too: then what it refines
+            passes through pixels.
+        scorer: the oracle; larger scores are better.
+        threshold: images of at least this score are accepted; minus infinity accepts all that can be scored,
+            infinity none.
+        plan: how.
+
+    Raises:
+        InvalidPlan: the threshold is NaN, or both are one pipeline.
+        TrainingError: a pipeline cannot be priced, or the resolution does not suit it.
+    """
+
+    def __init__(
+        self,
+        student: LoadedPipeline,
+        teacher: LoadedPipeline,
+        scorer: Scorer,
+        threshold: float,
+        plan: Plan,
+    ) -> None:
+        if math.isnan(threshold):
+            raise InvalidPlan("The threshold is NaN: a number is needed.")
+        if student is teacher:
+            raise InvalidPlan("Student and teacher are one pipeline: load it twice.")
+        for loaded in (student, teacher):
+            loaded.check_resolution(plan.resolution_px)
+        self.student, self.teacher, self.scorer = student, teacher, scorer
+        self.threshold, self.plan = threshold, plan
+        self.through_pixels = not share_latents(student, teacher)
+        self.student_tflop = price(student.folder, plan.student, plan.resolution_px)
+        self.teacher_tflop = price(teacher.folder, plan.correction.drawing, plan.resolution_px)
+
+    def generate(
+        self,
+        prompts: Sequence[str],
+        *,
+        numbers: Sequence[int | str] | None = None,
+        pictures: Sequence[Image.Image] | None = None,
+    ) -> Iterator[Outcome]:
+        """Draw an image for each prompt.
+
+        Rejected images wait until they fill a batch, so outcomes do not come in the order of the prompts.
+
+        Args:
+            prompts: at least one.
+            numbers: of the images, each of which decides its image's noise with the seed; their places by
+                default.
+            pictures: to edit, one for each prompt, if the plan has a strength (SDEdit).
+
+        Yields:
+            One outcome a prompt.
+
+        Raises:
+            InvalidPlan: prompts, numbers and pictures are not as many, or there are none.
+            TrainingError: something about the pipelines that can be put right; what was yielded stands.
+        """
+        named = list(range(len(prompts)) if numbers is None else numbers)
+        count = len(prompts)
+        if not count or len(named) != count:
+            raise InvalidPlan(
+                f"{count} prompts and {len(named)} numbers: as many, and at least one, are needed."
+            )
+        if (pictures is None) != (self.plan.strength is None) or (pictures and len(pictures) != count):
+            raise InvalidPlan("To edit, give a strength and a picture for each prompt; else give neither.")
+        waiting: list[_Draft] = []
+        first = 0
+        with closing(
+            self._draw(self.student, self.plan.student, prompts, named, self._begun(self.student, pictures))
+        ) as batches:
+            for batch in batches:
+                places = range(first, first + len(batch.images))
+                first += len(batch.images)
+                for outcome in self._judged(batch, places, [prompts[place] for place in places]):
+                    if isinstance(outcome, _Draft):
+                        waiting.append(outcome)
+                    else:
+                        yield outcome
+                while len(waiting) >= self.plan.batch_size:
+                    full, waiting = waiting[: self.plan.batch_size], waiting[self.plan.batch_size :]
+                    yield from self._corrected(full, prompts, named, pictures)
+        if waiting:
+            yield from self._corrected(waiting, prompts, named, pictures)
+
+    def _judged(
+        self, batch: Batch, places: Sequence[int], prompts: Sequence[str]
+    ) -> Iterator[Outcome | _Draft]:
+        """Accept or reject the student's images."""
+        scores = scores_of(self.scorer, prompts, batch.images)
+        for row, (place, image, (score, failure)) in enumerate(
+            zip(places, batch.images, scores, strict=True)
+        ):
+            if score is not None and score < self.threshold:
+                yield _Draft(place, image, batch.latents[row], score)
+            else:
+                decision: Verdict = "kept" if failure else "accepted"
+                yield Outcome(
+                    place, image, score, decision, self.plan.student.steps, self.student_tflop, failure
+                )
+
+    def _corrected(
+        self,
+        drafts: Sequence[_Draft],
+        prompts: Sequence[str],
+        named: Sequence[int | str],
+        pictures: Sequence[Image.Image] | None,
+    ) -> Iterator[Outcome]:
+        """Let the teacher improve rejected images; those that it cannot are the student's."""
+        correction, plan = self.plan.correction, self.plan
+        try:
+            images = self._by_teacher(drafts, prompts, named, pictures)
+        except TrainingError:
+            raise
+        except Exception as error:
+            # Whatever a device or library raises, out of memory above all: the images are there already.
+            if len(drafts) > 1:
+                half = len(drafts) // 2
+                for part in (drafts[:half], drafts[half:]):
+                    yield from self._corrected(part, prompts, named, pictures)
+                return
+            [draft] = drafts
+            failure = f"the teacher failed: {first_line(error)}"
+            yield Outcome(
+                draft.place, draft.image, draft.score, "kept", plan.student.steps, self.student_tflop, failure
+            )
+            return
+        decision: Verdict = "regenerated" if correction.rollback is None else "refined"
+        steps = plan.student.steps + correction.drawing.steps
+        for draft, image in zip(drafts, images, strict=True):
+            tflop = self.student_tflop + self.teacher_tflop
+            yield Outcome(draft.place, image, draft.score, decision, steps, tflop)
+
+    def _by_teacher(
+        self,
+        drafts: Sequence[_Draft],
+        prompts: Sequence[str],
+        named: Sequence[int | str],
+        pictures: Sequence[Image.Image] | None,
+    ) -> list[Image.Image]:
+        correction = self.plan.correction
+        if correction.rollback is None:
+            chosen = None if pictures is None else [pictures[draft.place] for draft in drafts]
+            start = self._begun(self.teacher, chosen)
+        else:
+            start = self._start(drafts, correction.rollback)
+        places = [draft.place for draft in drafts]
+        batches = self._draw(
+            self.teacher,
+            correction.drawing,
+            [prompts[place] for place in places],
+            [named[place] for place in places],
+            start,
+        )
+        return [image for batch in batches for image in batch.images]
+
+    def _start(self, drafts: Sequence[_Draft], rollback: float) -> Start:
+        import torch
+
+        from training.generate import start_with
+        from training.rollback import Start
+
+        if self.through_pixels:
+            images = [draft.image for draft in drafts]
+            return start_with(self.teacher, images, self.plan.resolution_px, rollback)
+        return Start(torch.stack([draft.latents for draft in drafts]), rollback)
+
+    def _begun(self, loaded: LoadedPipeline, pictures: Sequence[Image.Image] | None) -> Start | None:
+        from training.generate import start_with
+
+        if pictures is None or self.plan.strength is None:
+            return None
+        return start_with(loaded, pictures, self.plan.resolution_px, self.plan.strength)
+
+    def _draw(
+        self,
+        loaded: LoadedPipeline,
+        drawing: Drawing,
+        prompts: Sequence[str],
+        named: Sequence[int | str],
+        start: Start | None,
+    ) -> Iterator[Batch]:
+        from training.generate import SampleConfig, stream_batches
+
+        config = SampleConfig(
+            n=len(prompts),
+            steps=drawing.steps,
+            guidance=drawing.guidance,
+            seed=self.plan.seed,
+            resolution_px=self.plan.resolution_px,
+            batch_size=self.plan.batch_size,
+            precision=loaded.precision,
+            sampler=drawing.sampler,
+        )
+        return stream_batches(loaded, None, prompts, config, numbers=named, start=start)
+
+
+def share_latents(one: LoadedPipeline, other: LoadedPipeline) -> bool:
+    """Whether latents of one pipeline mean to the other what they mean to it: the same VAE, the same form."""
+    import torch
+
+    if type(one.family).as_called is not type(other.family).as_called:
+        return False
+    own, its = one.pipe.vae, other.pipe.vae
+    if type(own) is not type(its) or any(
+        own.config.get(name) != its.config.get(name) for name in ("scaling_factor", "shift_factor")
+    ):
+        return False
+    mine, theirs = own.state_dict(), its.state_dict()
+    return mine.keys() == theirs.keys() and all(
+        mine[name].shape == theirs[name].shape and torch.equal(mine[name].cpu(), theirs[name].cpu())
+        for name in mine
+    )
+
+
+def scores_of(
+    scorer: Scorer, prompts: Sequence[str], images: Sequence[Image.Image]
+) -> list[tuple[float | None, str | None]]:
+    """Score images, and go on where that fails.
+
+    Args:
+        scorer: the oracle.
+        prompts: n of them.
+        images: as many.
+
+    Returns:
+        A score and None for each image, or None and what failed, in one line.
+    """
+    try:
+        values = [float(value) for value in scorer.score(prompts, images)]
+    except Exception as error:
+        # Whatever a scorer raises: one image that it cannot read must not cost the others their scores.
+        if len(images) == 1:
+            return [(None, f"{scorer.metric} failed: {first_line(error)}")]
+        alone = [scores_of(scorer, [prompt], [image]) for prompt, image in zip(prompts, images, strict=True)]
+        return [found for [found] in alone]
+    return [(None, f"{scorer.metric} is {value}") if math.isnan(value) else (value, None) for value in values]

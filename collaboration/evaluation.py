@@ -1,0 +1,380 @@
+"""What collaboration is worth at equal cost, and when the student wins, on prompts that nothing was tuned on.
+
+Source:
+    Starodubcev et al. (2024), sections 3.1 (student against teacher) and 4.1 (quality over average steps).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from collaboration.trials import Column, Trials
+from collaboration.tuning import Choice, choices
+
+if TYPE_CHECKING:
+    from training.frechet import GaussianStatistics
+
+RESAMPLES = 1000
+LEVEL = 0.95
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A figure with its bootstrap interval over prompts.
+
+    Attributes:
+        value: on the prompts as they are.
+        low: lower end.
+        high: upper end.
+    """
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Way:
+    """A way of drawing all test prompts, and what comes of it.
+
+    Attributes:
+        name: `student@2`, `teacher@10`, `refine-0.5@4`, or a choice.
+        kind: `student`, `teacher`, `refine all`, `refine`, `regenerate`.
+        steps: of an image, by both models, on average.
+        tflop: likewise.
+        quality: mean score by metric.
+        fid: Frechet distance of the features to those of the reference; None without one.
+        diversity: mean distance (1 - cosine) of two images of one prompt; None of one image a prompt.
+        rate: share of the images that the teacher drew.
+    """
+
+    name: str
+    kind: str
+    steps: float
+    tflop: float
+    quality: Mapping[str, float]
+    fid: float | None
+    diversity: float | None
+    rate: float
+
+
+@dataclass(frozen=True)
+class Lead:
+    """A tuned collaboration against what costs as much on average, by the oracle's metric.
+
+    Attributes:
+        way: the collaboration, on the test prompts.
+        choice: what was tuned, on the tuning prompts.
+        over_student: above the student alone, at the steps that are corrected: the cheaper of the two.
+        over_best_student: above the best mixture of the student's step counts at the same cost.
+        over_teacher: above the best mixture of the teacher's step counts at the same cost; where even its
+            fewest steps cost more, above those.
+        over_random: above correcting as many images, chosen at random.
+    """
+
+    way: Way
+    choice: Choice
+    over_student: Interval
+    over_best_student: Interval
+    over_teacher: Interval
+    over_random: Interval
+
+
+@dataclass(frozen=True)
+class Wins:
+    """The student against the teacher on the same noise.
+
+    Attributes:
+        teacher: id of the teacher's column.
+        share: how often the student's score is higher.
+        by_distance: the same among images with a low, medium and high distance (thirds) of the two.
+        distance_gap: rank correlation of that distance with the absolute difference of scores.
+        distance_complexity: with the complexity of the teacher's image.
+        distance_length: with the number of words in the prompt.
+        accuracy: chance that the oracle's score of the student's image alone puts a win above a loss (the
+            area under its ROC curve).
+    """
+
+    teacher: str
+    share: Interval
+    by_distance: tuple[float, float, float]
+    distance_gap: Interval
+    distance_complexity: Interval
+    distance_length: Interval
+    accuracy: Interval
+
+
+@dataclass(frozen=True)
+class Study:
+    """Everything of one student and its teacher.
+
+    Attributes:
+        metric: the oracle's.
+        prompts: how many test prompts.
+        samples: images of each.
+        ways: student and teacher alone and always refined, and what was tuned.
+        leads: of what was tuned, by cost.
+        wins: student against teacher.
+    """
+
+    metric: str
+    prompts: int
+    samples: int
+    ways: tuple[Way, ...]
+    leads: tuple[Lead, ...]
+    wins: Wins
+
+
+def evaluate(
+    tuned_on: Trials,
+    test: Trials,
+    metric: str,
+    *,
+    reference: GaussianStatistics | None = None,
+    seed: int = 0,
+) -> Study:
+    """Tune on some prompts for several average costs, and see what comes of it on others.
+
+    Args:
+        tuned_on: trials on the tuning prompts.
+        test: of the same grid, on the test prompts.
+        metric: the oracle's.
+        reference: features of real images, for the Frechet distance.
+        seed: of the bootstrap.
+    """
+    student = test.student
+    columns = {
+        "student": test.students,
+        "teacher": test.teachers,
+        "refine all": test.refinements,
+    }
+    ways = [
+        _way(test, column.id, kind, np.ones(len(test.prompts), dtype=bool), column, reference)
+        for kind, some in columns.items()
+        for column in some
+    ]
+    found = choices(tuned_on, metric)
+    leads = []
+    for choice in _tuned(found, [column.tflop for column in (*test.teachers, *test.refinements)]):
+        assert choice.correction is not None
+        column = test.corrections[choice.correction]
+        chosen = student.scores[metric] < choice.threshold
+        kind = choice.correction.partition("@")[0].partition("-")[0]
+        name = f"{choice.correction} below {choice.k:g} %"
+        way = _way(test, name, kind, chosen, column, reference)
+        leads.append(_lead(test, metric, way, choice, chosen, column, seed))
+    return Study(
+        metric,
+        len(test.prompts) // test.samples,
+        test.samples,
+        (*ways, *(lead.way for lead in leads)),
+        tuple(leads),
+        _wins(test, metric, seed),
+    )
+
+
+def _tuned(found: list[Choice], costs: list[float]) -> list[Choice]:
+    """For each cost of interest the best refinement and the best regeneration, each once."""
+    kept: dict[tuple[str | None, float], Choice] = {}
+    student = min(choice.tflop for choice in found)
+    for budget in sorted({student + share * cost for cost in costs for share in (0.25, 0.5, 0.75, 1.0)}):
+        for kind in ("refine", "regenerate"):
+            affordable = [
+                c for c in found if c.correction and c.correction.startswith(kind) and c.tflop <= budget
+            ]
+            if affordable:
+                best = max(affordable, key=lambda choice: (choice.quality, -choice.tflop))
+                kept[best.correction, best.k] = best
+    return sorted(kept.values(), key=lambda choice: choice.tflop)
+
+
+def _way(
+    test: Trials,
+    name: str,
+    kind: str,
+    chosen: np.ndarray,
+    column: Column,
+    reference: GaussianStatistics | None,
+) -> Way:
+    from training.frechet import frechet_distance, gaussian_statistics
+
+    student = test.student
+    alone = kind in ("student", "teacher")
+    first = column if alone else student
+    features = np.where(chosen[:, None], column.features, first.features).astype(np.float64)
+    metrics = column.scores.keys() & first.scores.keys()
+    quality = {
+        each: float(np.where(chosen, column.scores[each], first.scores[each]).mean())
+        for each in sorted(metrics)
+    }
+    fid = None
+    if reference is not None:
+        own = gaussian_statistics(features)
+        fid = frechet_distance(own.mean, own.covariance, reference.mean, reference.covariance)
+    rate = float(chosen.mean())
+    spent = (0, 0.0) if alone else (student.steps, student.tflop)
+    return Way(
+        name,
+        kind,
+        float(spent[0] + rate * column.steps),
+        float(spent[1] + rate * column.tflop),
+        quality,
+        fid,
+        diversity(features, test.samples),
+        0.0 if kind == "student" else rate,
+    )
+
+
+def diversity(features: np.ndarray, samples: int) -> float | None:
+    """Mean of 1 - cosine over pairs of images of one prompt.
+
+    Args:
+        features: float64, (n, d), those of a prompt together.
+        samples: images of each prompt.
+
+    Returns:
+        None of one image a prompt.
+
+    Source:
+        Starodubcev et al. (2024), section 4.1, on the diversity of few-step students.
+    """
+    if samples == 1:
+        return None
+    unit = features / np.linalg.norm(features, axis=1, keepdims=True)
+    grouped = unit.reshape(-1, samples, unit.shape[1])
+    cosine = grouped @ grouped.transpose(0, 2, 1)
+    pairs = np.triu_indices(samples, 1)
+    return float(1 - cosine[:, pairs[0], pairs[1]].mean())
+
+
+def _lead(
+    test: Trials,
+    metric: str,
+    way: Way,
+    choice: Choice,
+    chosen: np.ndarray,
+    column: Column,
+    seed: int,
+) -> Lead:
+    student = test.student.scores[metric]
+    mixed = np.where(chosen, column.scores[metric], student)
+    students = np.array([each.scores[metric] for each in test.students])
+    teachers = np.array([each.scores[metric] for each in test.teachers])
+    cost_of = {
+        "student": np.array([each.tflop for each in test.students]),
+        "teacher": np.array([each.tflop for each in test.teachers]),
+    }
+
+    def figures(weights: np.ndarray) -> list[float]:
+        def mean(values: np.ndarray) -> np.ndarray:
+            return np.average(values, axis=-1, weights=weights)
+
+        # What these prompts cost: in a resample others are rejected.
+        rate = mean(chosen.astype(float))
+        spent = test.student.tflop + rate * column.tflop
+        quality = mean(mixed)
+        random = mean(student) + rate * (mean(column.scores[metric]) - mean(student))
+        return [
+            float(quality - mean(student)),
+            float(quality - at_cost(cost_of["student"], mean(students), spent)),
+            float(quality - at_cost(cost_of["teacher"], mean(teachers), spent)),
+            float(quality - random),
+        ]
+
+    intervals = bootstrap(figures, len(student), test.samples, seed)
+    return Lead(way, choice, *intervals)
+
+
+def at_cost(cost: np.ndarray, quality: np.ndarray, spent: float) -> float:
+    """The most quality that mixing some fixed ways at random gives for an average cost.
+
+    Args:
+        cost: of each, (m,).
+        quality: mean of each, (m,).
+        spent: the average cost; where all cost more, the cheapest counts.
+    """
+    if spent <= cost.min():
+        return float(quality[cost == cost.min()].max())
+    affordable = quality[cost <= spent].max()
+    below, above = np.flatnonzero(cost <= spent), np.flatnonzero(cost > spent)
+    mixtures = [
+        quality[i] + (quality[j] - quality[i]) * (spent - cost[i]) / (cost[j] - cost[i])
+        for i in below
+        for j in above
+    ]
+    return float(max([affordable, *mixtures]))
+
+
+def bootstrap(
+    figures: Callable[[np.ndarray], list[float]], count: int, samples: int, seed: int
+) -> list[Interval]:
+    """Percentile intervals of figures of weighted images; the images of a prompt are drawn together.
+
+    Args:
+        figures: of weights, (count,).
+        count: images.
+        samples: images of each prompt.
+        seed: of the resamples.
+
+    Source:
+        Efron and Tibshirani, "An introduction to the bootstrap" (1993), section 13.3.
+    """
+    prompts = count // samples
+    generator = np.random.default_rng(seed)
+    draws = generator.multinomial(prompts, np.full(prompts, 1 / prompts), size=RESAMPLES)
+    rows = np.array([figures(np.repeat(w, samples).astype(float)) for w in [np.ones(prompts, int), *draws]])
+    tail = (1 - LEVEL) / 2
+    found = []
+    for value, resampled in zip(rows[0], rows[1:].T, strict=True):
+        known = resampled[~np.isnan(resampled)]
+        ends = np.quantile(known, [tail, 1 - tail]) if len(known) else (np.nan, np.nan)
+        found.append(Interval(float(value), *map(float, ends)))
+    return found
+
+
+def _wins(test: Trials, metric: str, seed: int) -> Wins:
+    from scipy.stats import rankdata
+
+    student = test.student
+    teacher = max(test.teachers, key=lambda column: column.steps)
+    one, other = student.scores[metric], teacher.scores[metric]
+    won = one > other
+    distance = 1 - _cosine(student.features, teacher.features)
+    thirds = np.digitize(distance, np.quantile(distance, [1 / 3, 2 / 3]))
+    lengths = np.array([len(prompt.split()) for prompt in test.prompts], dtype=float)
+    beside = [np.abs(one - other), teacher.complexity, lengths]
+
+    def figures(weights: np.ndarray) -> list[float]:
+        drawn = np.repeat(np.arange(len(won)), weights.astype(int))
+        order = rankdata(distance[drawn])
+        correlations = [_correlation(order, rankdata(values[drawn])) for values in beside]
+        return [float(won[drawn].mean()), *correlations, _auc(one[drawn], won[drawn])]
+
+    share, gap, complexity, length, accuracy = bootstrap(figures, len(won), test.samples, seed)
+    low, medium, high = (float(won[thirds == third].mean()) for third in range(3))
+    return Wins(teacher.id, share, (low, medium, high), gap, complexity, length, accuracy)
+
+
+def _cosine(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    one, other = one.astype(np.float64), other.astype(np.float64)
+    return (one * other).sum(axis=1) / (np.linalg.norm(one, axis=1) * np.linalg.norm(other, axis=1))
+
+
+def _correlation(one: np.ndarray, other: np.ndarray) -> float:
+    if not (np.ptp(one) and np.ptp(other)):
+        return float("nan")
+    return float(np.corrcoef(one, other)[0, 1])
+
+
+def _auc(scores: np.ndarray, won: np.ndarray) -> float:
+    from scipy.stats import rankdata
+
+    positive = int(won.sum())
+    if positive in (0, len(won)):
+        return float("nan")
+    ranks = rankdata(scores)[won].sum()
+    return float((ranks - positive * (positive + 1) / 2) / (positive * (len(won) - positive)))

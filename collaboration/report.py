@@ -1,0 +1,256 @@
+"""What collaboration is worth, as a page: quality over cost, what was tuned against what costs as much, and
+when the student wins.
+
+The parts and the page are those of the other reports, `predictor.report`.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from collaboration.evaluation import Interval, Lead, Study, Way
+from predictor.metrics import Interval as Shown
+from predictor.report.assembly import write_text
+from predictor.report.figures import COLOURS, INK, LINES, drawing
+from predictor.report.page import Head, render_page
+from predictor.report.sections import Drawing, Section
+from predictor.report.tables import Column, Table
+
+PAGE_FILE = "collaboration.html"
+KINDS = ("student", "teacher", "refine all", "refine", "regenerate")
+TITLES = {
+    "student": "student alone",
+    "teacher": "teacher alone",
+    "refine all": "every image refined",
+    "refine": "rejected images refined",
+    "regenerate": "rejected images drawn anew",
+}
+MARKERS = ("o", "s", "^", "D", "v")
+NOTE = (
+    "Everything was tuned on the validation prompts and is shown on the test prompts. Cost is that of the "
+    "denoiser's calls; steps are those of both models together. Intervals are 95 % bootstrap intervals over "
+    "prompts; in each resample a model alone is the best mixture of its step counts for that resample."
+)
+
+
+def write_report(
+    study: Study, folder: Path, command: str, facts: Mapping[str, Any]
+) -> tuple[Path, list[str]]:
+    """Write the page, a CSV file for each table, and `collaboration.json`.
+
+    Args:
+        study: what was measured.
+        folder: gets the files.
+        command: that makes them.
+        facts: what they were computed from and with.
+
+    Returns:
+        The page, and what it says first.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    parts = sections(study)
+    summary = [said(study), student_wins(study)]
+    for part in parts:
+        for table in part.tables:
+            write_text(folder / f"{table.name}.csv", table.as_csv())
+    content = {
+        "summary": summary,
+        "command": command,
+        "provenance": dict(facts),
+        "study": known(asdict(study)),
+    }
+    write_text(folder / "collaboration.json", json.dumps(content, indent=1, allow_nan=False) + "\n")
+    head = Head("What working together is worth", summary, command, facts, NOTE)
+    return write_text(folder / PAGE_FILE, render_page(head, parts)), summary
+
+
+def known(value: Any) -> Any:
+    """A value ready for JSON: what is not finite is null."""
+    if isinstance(value, Mapping):
+        return {key: known(each) for key, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [known(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def clear(lead: Lead) -> bool:
+    """Whether a collaboration is above student, teacher and chance at equal cost, intervals and all."""
+    return min(lead.over_best_student.low, lead.over_teacher.low, lead.over_random.low) > 0
+
+
+def said(study: Study) -> str:
+    """The study in a sentence."""
+    if not study.leads:
+        return f"No correction was better than the student alone by {study.metric} at any cost."
+    above = [lead for lead in study.leads if clear(lead)]
+    best = max(above or study.leads, key=lambda lead: lead.over_teacher.value)
+    spans = ", ".join(
+        f"{each.value:+.4f} [{each.low:+.4f}, {each.high:+.4f}] against {what}"
+        for what, each in (
+            ("the teacher alone", best.over_teacher),
+            ("the student alone", best.over_best_student),
+            ("as many images corrected at random", best.over_random),
+        )
+    )
+    return (
+        f"{study.metric}: {len(above)} of {len(study.leads)} tuned collaborations are above student, teacher "
+        f"and chance at equal cost; {best.way.name} at {best.way.steps:.1f} steps: {spans} "
+        f"({study.prompts} test prompts, {study.samples} images each)."
+    )
+
+
+def student_wins(study: Study) -> str:
+    """How often the student is the better one, in a sentence."""
+    wins = study.wins
+    low, medium, high = (100 * share for share in wins.by_distance)
+    return (
+        f"The student's image has the higher score than {wins.teacher}'s on the same noise in "
+        f"{100 * wins.share.value:.0f} % [{100 * wins.share.low:.0f}, {100 * wins.share.high:.0f}]; "
+        f"{low:.0f}, {medium:.0f} and {high:.0f} % where the two are near, between and far. Its score alone "
+        f"tells a win from a loss with an accuracy (AUC) of {wins.accuracy.value:.2f}."
+    )
+
+
+def sections(study: Study) -> list[Section]:
+    """The parts of the page."""
+    return [
+        Section(
+            "collaboration-frontier",
+            "Quality over cost",
+            "Figure 10",
+            said(study),
+            "Points are ways of drawing all test prompts; those joined by lines were tuned on the validation "
+            "prompts for one average cost after another.",
+            drawings=(Drawing(quality_over_cost(study), "Mean quality over mean cost, test prompts."),),
+            tables=(ways_table(study),),
+        ),
+        Section(
+            "collaboration-equal",
+            "Against what costs as much",
+            "Figure 9",
+            f"{sum(map(clear, study.leads))} of {len(study.leads)} are above all three, intervals and all.",
+            "The gain over the student at its own, lower cost; over the best mixture of either model's step "
+            "counts at the same average cost; and over correcting as many images chosen at random.",
+            tables=(leads_table(study),),
+        ),
+        Section(
+            "collaboration-wins",
+            "When the student wins",
+            "Figures 3 to 7",
+            student_wins(study),
+            "Distance is 1 - cosine of the two images' features; complexity the size of the teacher's image "
+            "as a PNG. Correlations are of ranks.",
+            tables=(wins_table(study),),
+        ),
+    ]
+
+
+def quality_over_cost(study: Study) -> str:
+    """All ways of drawing by cost and quality."""
+    with drawing("collaboration-frontier", height=4.6) as (figure, finish):
+        axes = figure.subplots()
+        for number, kind in enumerate(KINDS):
+            ways = sorted((way for way in study.ways if way.kind == kind), key=lambda way: way.tflop)
+            if not ways:
+                continue
+            tuned = kind in ("refine", "regenerate")
+            axes.plot(
+                [way.tflop for way in ways],
+                [way.quality[study.metric] for way in ways],
+                color=INK if kind == "student" else COLOURS[number],
+                linestyle=LINES[number] if tuned or kind == "teacher" else "",
+                marker=MARKERS[number],
+                markersize=4,
+                label=TITLES[kind],
+            )
+        axes.set_xscale("log")
+        axes.set_xlabel("TFLOP an image, on average")
+        axes.set_ylabel(f"{study.metric}, on average")
+        axes.legend(frameon=False, loc="lower right")
+        return finish()
+
+
+def ways_table(study: Study) -> Table:
+    """One row for each way of drawing, by cost."""
+    metrics = sorted({metric for way in study.ways for metric in way.quality})
+    columns = [
+        Column("way", "Way"),
+        Column("kind", "Kind"),
+        Column("steps", "Steps", "number"),
+        Column("tflop", "TFLOP", "number"),
+        Column("rate", "By the teacher", "share"),
+        *(Column(metric, metric, "number") for metric in metrics),
+        Column("fid", "Frechet distance", "number"),
+        Column("diversity", "Diversity", "number"),
+    ]
+
+    def row(way: Way) -> tuple[Any, ...]:
+        figures = (way.quality.get(metric) for metric in metrics)
+        return (way.name, TITLES[way.kind], way.steps, way.tflop, way.rate, *figures, way.fid, way.diversity)
+
+    ways = sorted(study.ways, key=lambda way: way.tflop)
+    return Table("collaboration-ways", tuple(columns), tuple(map(row, ways)))
+
+
+def leads_table(study: Study) -> Table:
+    """One row for each tuned collaboration."""
+    columns = (
+        Column("way", "Collaboration"),
+        Column("steps", "Steps", "number"),
+        Column("tflop", "TFLOP", "number"),
+        Column("quality", study.metric, "number"),
+        Column("over_student", "Over the student", "number"),
+        Column("over_best_student", "Over the student at equal cost", "number"),
+        Column("over_teacher", "Over the teacher at equal cost", "number"),
+        Column("over_random", "Over chance", "number"),
+    )
+    rows = tuple(
+        (
+            lead.way.name,
+            lead.way.steps,
+            lead.way.tflop,
+            lead.way.quality[study.metric],
+            *(
+                shown(each)
+                for each in (
+                    lead.over_student,
+                    lead.over_best_student,
+                    lead.over_teacher,
+                    lead.over_random,
+                )
+            ),
+        )
+        for lead in study.leads
+    )
+    return Table("collaboration-equal", columns, rows)
+
+
+def wins_table(study: Study) -> Table:
+    """What goes with the student's wins and with its distance from the teacher."""
+    wins = study.wins
+    columns = (Column("figure", "Figure"), Column("value", "Value", "number"))
+    low, medium, high = wins.by_distance
+    rows: list[tuple[Any, ...]] = [
+        ("student wins", shown(wins.share)),
+        ("student wins, near thirds", low),
+        ("student wins, middle thirds", medium),
+        ("student wins, far thirds", high),
+    ]
+    for name, interval in (
+        ("distance with the difference of scores", wins.distance_gap),
+        ("distance with complexity of the teacher's image", wins.distance_complexity),
+        ("distance with words in the prompt", wins.distance_length),
+        ("accuracy of the oracle without the teacher's image", wins.accuracy),
+    ):
+        rows.append((name, None if math.isnan(interval.value) else shown(interval)))
+    return Table("collaboration-wins", columns, tuple(rows))
+
+
+def shown(interval: Interval) -> Shown:
+    """An interval as tables show it."""
+    return Shown(interval.value, interval.low, interval.high, 1)

@@ -1,0 +1,284 @@
+"""What student, teacher and every correction under consideration make of the same prompts and noise.
+
+With all of them measured once, every threshold follows by counting: no image is drawn again to know what
+another percentile would have come to. Each column is kept on disk as soon as it is complete, and one that is
+there is not drawn again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from collaboration.collaborate import share_latents
+from collaboration.errors import InvalidPlan, NoTrials
+from collaboration.plan import Correction, Drawing, price
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from training.extractors.base import Extractor
+    from training.pipelines import LoadedPipeline
+    from training.quality import Scorer
+
+BATCH = 32
+SAVED = "matchgraph-trial-1"
+
+# Told a column's id, and how many are measured of how many.
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True, eq=False)
+class Column:
+    """One way of drawing, on every prompt.
+
+    Attributes:
+        id: `student@2`, `teacher@10`, `refine-0.5@4`.
+        steps: of its model; of a correction those of the teacher alone.
+        tflop: what they cost, see `collaboration.plan.price`.
+        scores: by metric, float64, (n,).
+        features: of the images, float32, (n, d).
+        complexity: bytes of each image as a PNG, float64, (n,): how much there is to it.
+    """
+
+    id: str
+    steps: int
+    tflop: float
+    scores: Mapping[str, np.ndarray]
+    features: np.ndarray
+    complexity: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class Trials:
+    """All columns, over the same images.
+
+    Attributes:
+        prompts: of each image, n of them; the images of a prompt are together.
+        samples: images of each prompt.
+        students: ways in which the student draws; the first is the one whose images are corrected.
+        teachers: ways in which the teacher draws from noise: alone, or to regenerate.
+        refinements: of the first student's images.
+    """
+
+    prompts: tuple[str, ...]
+    samples: int
+    students: tuple[Column, ...]
+    teachers: tuple[Column, ...]
+    refinements: tuple[Column, ...]
+
+    @property
+    def student(self) -> Column:
+        """Whose images are corrected."""
+        return self.students[0]
+
+    @property
+    def corrections(self) -> dict[str, Column]:
+        """By id of the correction: regenerations are what the teacher draws alone."""
+        drawn = {f"regenerate@{column.id.partition('@')[2]}": column for column in self.teachers}
+        return drawn | {column.id: column for column in self.refinements}
+
+
+@dataclass(frozen=True)
+class Grid:
+    """What is tried.
+
+    Attributes:
+        students: drawings of the student, of which the first is corrected and the others are compared with.
+        teachers: drawings of the teacher.
+        rollbacks: of refinement.
+        refiners: drawings of the teacher in refinement.
+        samples: images of each prompt.
+        seed: of the noise.
+        resolution_px: side of the images.
+    """
+
+    students: tuple[Drawing, ...]
+    teachers: tuple[Drawing, ...]
+    rollbacks: tuple[float, ...]
+    refiners: tuple[Drawing, ...]
+    samples: int = 1
+    seed: int = 0
+    resolution_px: int = 512
+
+    def __post_init__(self) -> None:
+        if not self.students or not (self.teachers or self.refinements):
+            raise InvalidPlan("At least one drawing of the student and one correction are needed.")
+
+    @property
+    def refinements(self) -> tuple[Correction, ...]:
+        """Every rollback with every refiner."""
+        return tuple(
+            Correction(drawing, rollback) for rollback in self.rollbacks for drawing in self.refiners
+        )
+
+
+def measure(
+    student: LoadedPipeline,
+    teacher: LoadedPipeline,
+    scorers: Sequence[Scorer],
+    extractor: Extractor,
+    prompts: Sequence[str],
+    grid: Grid,
+    folder: Path,
+    on_progress: Progress = lambda *_: None,
+) -> Trials:
+    """Draw and score every column.
+
+    The noise of an image follows from the seed, its prompt and its place among the prompt's, and is the same
+    for student and teacher, and for candidates of routing.
+
+    Args:
+        student: a pipeline.
+        teacher: another one.
+        scorers: at least one.
+        extractor: gives the features.
+        prompts: n of them, each once.
+        grid: what is tried.
+        folder: keeps columns; those of other settings, prompts or weights are left alone there.
+        on_progress: told after each column.
+
+    Raises:
+        NoTrials: there are no prompts.
+    """
+    if not prompts:
+        raise NoTrials("There are no prompts to try: add some with `matchgraph route prompts`.")
+    facts = {
+        "format": SAVED,
+        "student": student.weights_hash(),
+        "teacher": teacher.weights_hash(),
+        "scorers": sorted(scorer.hash for scorer in scorers),
+        "extractor": extractor.hash,
+        "prompts": hashlib.sha256(json.dumps(list(prompts)).encode()).hexdigest(),
+        **{name: getattr(grid, name) for name in ("samples", "seed", "resolution_px")},
+    }
+    bench = _Bench(student, teacher, scorers, extractor, tuple(prompts), grid, folder, facts)
+    wanted: list[tuple[str, LoadedPipeline, Drawing, float | None]] = [
+        *((f"student@{drawing.id}", student, drawing, None) for drawing in grid.students),
+        *((f"teacher@{drawing.id}", teacher, drawing, None) for drawing in grid.teachers),
+        *((one.id, teacher, one.drawing, one.rollback) for one in grid.refinements),
+    ]
+    columns: dict[str, Column] = {}
+    for done, (name, loaded, drawing, rollback) in enumerate(wanted, start=1):
+        columns[name] = bench.column(name, loaded, drawing, rollback)
+        on_progress(name, done, len(wanted))
+    found = list(columns.values())
+    first, second = len(grid.students), len(grid.students) + len(grid.teachers)
+    every = tuple(prompt for prompt in prompts for _ in range(grid.samples))
+    return Trials(
+        every, grid.samples, tuple(found[:first]), tuple(found[first:second]), tuple(found[second:])
+    )
+
+
+class _Bench:
+    """Draws and keeps columns."""
+
+    def __init__(
+        self,
+        student: LoadedPipeline,
+        teacher: LoadedPipeline,
+        scorers: Sequence[Scorer],
+        extractor: Extractor,
+        prompts: tuple[str, ...],
+        grid: Grid,
+        folder: Path,
+        facts: Mapping[str, Any],
+    ) -> None:
+        from graphdb.prompts import prompt_id
+
+        self._student, self._scorers, self._extractor = student, scorers, extractor
+        self._grid, self._folder, self._facts = grid, folder, facts
+        self._texts = [prompt for prompt in prompts for _ in range(grid.samples)]
+        self._numbers = [f"{prompt_id(p)}-{place}" for p in prompts for place in range(grid.samples)]
+        self._through_pixels = not share_latents(student, teacher)
+
+    def column(self, name: str, loaded: LoadedPipeline, drawing: Drawing, rollback: float | None) -> Column:
+        """A column, from disk where it is there."""
+        first = self._grid.students[0]
+        facts = {**self._facts, "drawing": asdict(drawing), "rollback": rollback}
+        if rollback is not None:
+            facts["of"] = asdict(first)
+        digest = hashlib.sha256(json.dumps([name, facts], sort_keys=True).encode()).hexdigest()[:16]
+        path = self._folder / f"{digest}.safetensors"
+        tensors = _read(path)
+        if tensors is None:
+            tensors = self._drawn(loaded, drawing, rollback)
+            self._write(path, tensors, {"trial": json.dumps({"id": name, **facts})})
+        scores = {scorer.metric: tensors[f"score/{scorer.metric}"] for scorer in self._scorers}
+        tflop = price(loaded.folder, drawing, self._grid.resolution_px)
+        return Column(name, drawing.steps, tflop, scores, tensors["features"], tensors["complexity"])
+
+    def _drawn(
+        self, loaded: LoadedPipeline, drawing: Drawing, rollback: float | None
+    ) -> dict[str, np.ndarray]:
+        images: list[Image.Image] = []
+        for first in range(0, len(self._texts), BATCH):
+            places = range(first, min(first + BATCH, len(self._texts)))
+            images += self._batch(loaded, drawing, rollback, places)
+        found = {f"score/{s.metric}": np.asarray(s.score(self._texts, images)) for s in self._scorers}
+        features = self._extractor.features(images).astype(np.float32)
+        return found | {"features": features, "complexity": np.array([float(_png(i)) for i in images])}
+
+    def _batch(
+        self, loaded: LoadedPipeline, drawing: Drawing, rollback: float | None, places: range
+    ) -> Sequence[Image.Image]:
+        from training.generate import SampleConfig, start_with, stream_batches
+        from training.rollback import Start
+
+        grid = self._grid
+        texts = [self._texts[place] for place in places]
+        numbers = [self._numbers[place] for place in places]
+
+        def config(how: Drawing) -> SampleConfig:
+            return SampleConfig(
+                n=len(texts),
+                steps=how.steps,
+                guidance=how.guidance,
+                seed=grid.seed,
+                resolution_px=grid.resolution_px,
+                batch_size=len(texts),
+                precision=loaded.precision,
+                sampler=how.sampler,
+            )
+
+        start = None
+        if rollback is not None:
+            [begun] = stream_batches(self._student, None, texts, config(grid.students[0]), numbers=numbers)
+            if self._through_pixels:
+                start = start_with(loaded, begun.images, grid.resolution_px, rollback)
+            else:
+                start = Start(begun.latents, rollback)
+        [batch] = stream_batches(loaded, None, texts, config(drawing), numbers=numbers, start=start)
+        return batch.images
+
+    def _write(self, path: Path, tensors: Mapping[str, np.ndarray], facts: dict[str, str]) -> None:
+        import torch
+
+        from training.files import write_tensors
+
+        self._folder.mkdir(parents=True, exist_ok=True)
+        write_tensors(path, {name: torch.from_numpy(value) for name, value in tensors.items()}, facts)
+
+
+def _read(path: Path) -> dict[str, np.ndarray] | None:
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError):
+        # A damaged file is drawn again.
+        return None
+
+
+def _png(image: Image.Image) -> int:
+    written = io.BytesIO()
+    image.save(written, "PNG")
+    return len(written.getvalue())

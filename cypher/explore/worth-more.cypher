@@ -1,0 +1,14 @@
+// Prompts that gain most from a costlier candidate
+// By how much the best candidate's quality is above the cheapest one's, prompt by prompt, and what it costs more.
+// :param quality string clip_score -- quality metric of the scores
+// :param limit integer 20 -- most rows to return
+MATCH (v:Variant)-[e:SCORED]->(p:Prompt)
+WHERE e[$quality] IS NOT NULL
+WITH p, v, e[$quality] AS value
+ORDER BY v.tflop, v.id
+WITH p, collect({candidate: v.id, tflop: v.tflop, value: value}) AS scored
+WITH p, scored[0] AS cheapest, reduce(best = scored[0], row IN scored | CASE WHEN row.value > best.value THEN row ELSE best END) AS best
+WHERE best.value > cheapest.value
+RETURN p.text AS prompt, best.candidate AS candidate, best.value - cheapest.value AS gain, best.tflop / cheapest.tflop AS times_the_cost
+ORDER BY gain DESC, prompt
+LIMIT $limit

@@ -1,0 +1,6 @@
+// Which of some ids are no prompts.
+UNWIND $ids AS id
+OPTIONAL MATCH (p:Prompt {id: id})
+WITH id, p
+WHERE p IS NULL
+RETURN id

@@ -1,0 +1,6 @@
+// Which of some ids are no variants.
+UNWIND $ids AS id
+OPTIONAL MATCH (v:Variant {id: id})
+WITH id, v
+WHERE v IS NULL
+RETURN id

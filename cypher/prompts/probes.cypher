@@ -1,0 +1,4 @@
+// The CLIPs that embedded the prompts.
+MATCH (p:Prompt)
+RETURN DISTINCT p.probe AS probe
+ORDER BY probe

@@ -1,0 +1,33 @@
+"""What a user can do wrong when routing prompts; each message says what to do."""
+
+from __future__ import annotations
+
+
+class RoutingError(Exception):
+    """Anything of routing that a user can put right."""
+
+    matchgraph_user_error = True
+
+
+class InvalidScores(RoutingError):
+    """A table of qualities, costs or lambda cannot be routed by."""
+
+
+class BudgetTooSmall(RoutingError):
+    """No choice of candidates is as cheap as the budget."""
+
+
+class NotEnoughScores(RoutingError):
+    """The graph holds too few scored prompts to estimate from."""
+
+
+class UnusableEstimator(RoutingError):
+    """A saved estimator cannot be read, or is of other prompts, metrics or weights."""
+
+
+class NotFitted(RoutingError):
+    """There is no router for a metric yet."""
+
+
+class NoPrompts(RoutingError):
+    """There is no prompt, or none that is left."""

@@ -1,0 +1,73 @@
+"""Fit a router to scored prompts."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from routing.errors import NotEnoughScores
+from routing.estimators import GaussianQuality, NearestPrompts, TokenQuality
+from routing.evaluation import best_neighbours, best_process, complete
+from routing.router import Familiarity
+from routing.store import Fitted, Kind
+
+if TYPE_CHECKING:
+    from graphdb.prompts import ScoreTable
+    from training.prompts import PromptEncoder
+
+
+def fit_router(
+    table: ScoreTable,
+    encoder: PromptEncoder,
+    kind: Kind = "gaussian",
+    *,
+    neighbours: int | None = None,
+    caution: float = 0.0,
+    seed: int = 0,
+) -> tuple[Fitted, TokenQuality | GaussianQuality | None]:
+    """Learn from scores what quality to expect of each candidate, and which prompts are familiar.
+
+    Args:
+        table: scores by one metric.
+        encoder: the CLIP that embedded the prompts.
+        kind: `gaussian`, `knn` or `network`.
+        neighbours: K of `knn`; chosen on the validation prompts by default.
+        caution: see `routing.router.Router`.
+        seed: of the network.
+
+    Returns:
+        What there is to keep, and the estimator that has weights, which `knn` has not.
+
+    Raises:
+        NotEnoughScores: no training or no validation prompt is scored.
+    """
+    if not len(table.rows("validation")):
+        raise NotEnoughScores("There are no validation prompts: add prompts with `matchgraph route prompts`.")
+    encoded = encoder.encode([prompt.text for prompt in table.prompts])
+    estimator: TokenQuality | GaussianQuality | None = None
+    if kind == "network":
+        estimator = TokenQuality.fit(table, encoded, seed=seed)
+    elif kind == "gaussian" or neighbours is None:
+        whole = complete(table)
+        place = {prompt.id: row for row, prompt in enumerate(table.prompts)}
+        rows = encoded.part(np.array([place[prompt.id] for prompt in whole.prompts]))
+        if kind == "gaussian":
+            concentration, noise = best_process(whole, rows)
+            estimator = GaussianQuality.fit(table, concentration=concentration, noise=noise, seed=seed)
+        else:
+            neighbours = best_neighbours(whole, rows)
+    nearest = NearestPrompts(table, neighbours or 1)
+    validation = encoded.part(table.rows("validation"))
+    familiarity = Familiarity.of(table, nearest.estimate(validation).similarity)
+    fitted = Fitted(
+        table.metric,
+        kind,
+        encoder.hash,
+        tuple(variant.id for variant in table.variants),
+        tuple(None if np.isnan(value) else float(value) for value in familiarity.average),
+        familiarity.least_similarity,
+        neighbours or 1,
+        caution=caution,
+    )
+    return fitted, estimator

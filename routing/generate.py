@@ -1,0 +1,87 @@
+"""Draw prompts with the candidates they were routed to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from graphdb.prompts import prompt_id
+
+if TYPE_CHECKING:
+    from graphdb.prompts import Variant
+    from routing.router import Decision
+
+BATCH = 32
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """An image that was drawn.
+
+    Attributes:
+        path: of the PNG.
+        prompt: of it.
+        variant: id of the candidate that drew it.
+        tflop: what it cost.
+    """
+
+    path: Path
+    prompt: str
+    variant: str
+    tflop: float
+
+
+def draw(
+    prompts: Sequence[str],
+    decisions: Sequence[Decision],
+    variants: Sequence[Variant],
+    folders: Mapping[str, Path],
+    out: Path,
+    *,
+    seed: int = 0,
+    device: str = "auto",
+) -> Iterator[Drawn]:
+    """Draw prompts, each model's together, so that each is loaded once.
+
+    Args:
+        prompts: n of them.
+        decisions: for each.
+        variants: the candidates.
+        folders: of the models' pipelines.
+        out: gets `<number>-<prompt's id>.png`.
+        seed: of the noise; with the prompt it decides the image, so a prompt's image does not depend on those
+            beside it.
+        device: `auto` or a torch device name.
+
+    Yields:
+        What was drawn, as soon as it is there; by model, not in the order of the prompts.
+    """
+    from training.generate import SampleConfig, stream_images
+    from training.pipelines import opened
+
+    by_id = {variant.id: variant for variant in variants}
+    chosen = [by_id[decision.variant] for decision in decisions]
+    out.mkdir(parents=True, exist_ok=True)
+    for model in dict.fromkeys(variant.model for variant in chosen):
+        with opened(folders[model], device=device, precision="fp32") as loaded:
+            for variant in dict.fromkeys(variant for variant in chosen if variant.model == model):
+                rows = [row for row, own in enumerate(chosen) if own == variant]
+                texts = [prompts[row] for row in rows]
+                config = SampleConfig(
+                    len(texts),
+                    variant.steps,
+                    variant.guidance,
+                    seed,
+                    variant.resolution_px,
+                    BATCH,
+                    sampler=variant.sampler,
+                    cache_interval=variant.cache_interval,
+                )
+                numbers = [f"{prompt_id(text)}-0" for text in texts]
+                images = stream_images(loaded, None, texts, config, numbers=numbers)
+                for row, image in zip(rows, images, strict=True):
+                    path = out / f"{row:04d}-{prompt_id(prompts[row])}.png"
+                    image.save(path)
+                    yield Drawn(path, prompts[row], variant.id, variant.tflop)

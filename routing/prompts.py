@@ -1,0 +1,71 @@
+"""Prompts to learn routing from: unlike each other, and split by a seed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from graphdb.prompts import Split
+
+# CATImage, section 5.2.
+LARGEST_SIMILARITY = 0.75
+SHARES: dict[Split, float] = {"train": 0.8, "validation": 0.1, "test": 0.1}
+# So many similarities are held at a time.
+BLOCK = 4096
+
+
+def unlike(embeddings: np.ndarray, largest: float = LARGEST_SIMILARITY) -> np.ndarray:
+    """Keep prompts of which no two are as similar as `largest`: each in turn, if it is unlike those kept.
+
+    Args:
+        embeddings: of length 1; float32, (n, d).
+        largest: cosine similarity at which the later of two is left out.
+
+    Returns:
+        int, ascending: the numbers of those kept.
+
+    Source:
+        CATImage, section 5.2; it does not say which of two similar prompts it keeps.
+    """
+    kept = np.empty_like(embeddings)
+    count, numbers = 0, []
+    for start in range(0, len(embeddings), BLOCK):
+        block = embeddings[start : start + BLOCK]
+        free = (
+            (block @ kept[:count].T).max(axis=1, initial=-1.0) < largest
+            if count
+            else np.ones(len(block), dtype=bool)
+        )
+        first = count
+        for row in np.flatnonzero(free):
+            if first == count or (kept[first:count] @ block[row]).max() < largest:
+                kept[count] = block[row]
+                numbers.append(start + int(row))
+                count += 1
+    return np.array(numbers, dtype=np.int64)
+
+
+def split(count: int, seed: int = 0) -> list[Split]:
+    """Split prompts at random: 80 % to learn from, 10 % to choose by, 10 % to report.
+
+    Args:
+        count: how many.
+        seed: of the draw.
+
+    Returns:
+        The split of each; every split has at least one prompt where there are three or more.
+
+    Source:
+        CATImage, section 5.2.
+    """
+    held_out = [max(round(count * SHARES[name]), min(1, count // 3)) for name in ("validation", "test")]
+    names: list[Split] = ["validation"] * held_out[0] + ["test"] * held_out[1]
+    names += ["train"] * (count - len(names))
+    order = np.random.default_rng(seed).permutation(count)
+    return [names[number] for number in order]
+
+
+def texts_of(lines: Sequence[str]) -> list[str]:
+    """The prompts among the lines of a file: without blank ones, without space around them, each once."""
+    return list(dict.fromkeys(line.strip() for line in lines if line.strip()))

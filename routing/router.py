@@ -1,0 +1,237 @@
+"""A fitted router: from a prompt to the candidate that is worth its cost."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from graphdb.prompts import ScoreTable, Variant, check_prompt
+from routing.errors import NotEnoughScores, UnusableEstimator
+from routing.estimators import Estimates, columns
+from routing.policy import choose, lambda_for_budget
+
+if TYPE_CHECKING:
+    from routing.estimators import QualityEstimator
+    from training.prompts import EncodedPrompts, PromptEncoder
+
+# One prompt in a hundred like those learnt from is less similar to them than what counts as familiar.
+UNFAMILIAR_SHARE = 0.01
+
+
+@dataclass(frozen=True)
+class Option:
+    """A candidate for a prompt.
+
+    Attributes:
+        variant: its id.
+        quality: to expect, on the metric's scale; None where nothing is known.
+        std: standard error of that; None where unknown.
+        tflop: what an image costs.
+    """
+
+    variant: str
+    quality: float | None
+    std: float | None
+    tflop: float
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What a prompt was routed to, and why.
+
+    Attributes:
+        variant: the candidate's id.
+        model: its model's id.
+        steps: its denoising steps.
+        quality: to expect of it.
+        tflop: what it costs.
+        lam: the lambda decided by.
+        basis: `prompt` where estimates for this prompt decided; `average` where it is unlike all known ones,
+            and the candidates' average qualities did.
+        similarity: cosine to the most similar known prompt.
+        options: all candidates, by cost.
+    """
+
+    variant: str
+    model: str
+    steps: int
+    quality: float
+    tflop: float
+    lam: float
+    basis: Literal["prompt", "average"]
+    similarity: float
+    options: tuple[Option, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready values."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Familiarity:
+    """What is known of all prompts together, for those that are like none of them.
+
+    Attributes:
+        least_similarity: below this cosine to every known prompt, a prompt counts as unfamiliar.
+        average: mean quality of each candidate over the training prompts, NaN where it is not scored; (m,).
+    """
+
+    least_similarity: float
+    average: np.ndarray
+
+    @classmethod
+    def of(cls, table: ScoreTable, similarity: np.ndarray) -> Familiarity:
+        """Learn it from scored prompts.
+
+        Args:
+            table: scores.
+            similarity: of held-out prompts to the most similar training prompt, (k,).
+
+        Raises:
+            NotEnoughScores: no training prompt is scored.
+        """
+        mean = table.mean[table.rows("train")]
+        if np.isnan(mean).all():
+            raise NotEnoughScores(
+                f"No training prompt is scored by {table.metric}: run `matchgraph route score`."
+            )
+        known = ~np.isnan(mean)
+        count = known.sum(axis=0)
+        average = np.divide(
+            np.where(known, mean, 0.0).sum(axis=0), count, out=np.full(len(count), np.nan), where=count > 0
+        )
+        return cls(float(np.quantile(similarity, UNFAMILIAR_SHARE)), average)
+
+
+class Router:
+    """Decides for prompts.
+
+    Args:
+        encoder: reads prompts; of the CLIP that embedded the known ones.
+        estimator: expects qualities.
+        variants: the candidates, by cost.
+        familiarity: of prompts.
+        lam: what a TFLOP is worth in quality, unless a request says otherwise.
+        caution: standard errors by which an estimate is lowered before it is compared, so that of two
+            candidates the better known one wins a near tie.
+
+    Raises:
+        UnusableEstimator: the estimator knows none of the candidates.
+    """
+
+    def __init__(
+        self,
+        encoder: PromptEncoder,
+        estimator: QualityEstimator,
+        variants: Sequence[Variant],
+        familiarity: Familiarity,
+        lam: float = 0.0,
+        caution: float = 0.0,
+    ) -> None:
+        if not {variant.id for variant in variants} & set(estimator.variants):
+            raise UnusableEstimator(
+                "The estimator knows none of the candidates: make it anew with `matchgraph route fit`."
+            )
+        self.variants, self.lam, self.caution = tuple(variants), lam, caution
+        self.metric = estimator.metric
+        self._encoder, self.estimator, self._familiarity = encoder, estimator, familiarity
+        self.cost = np.array([variant.tflop for variant in variants])
+
+    def decide(self, prompts: Sequence[str], lam: float | Sequence[float] | None = None) -> list[Decision]:
+        """Route prompts.
+
+        Args:
+            prompts: at least one.
+            lam: for all, or for each; the router's by default.
+
+        Raises:
+            InvalidValue: a prompt is none.
+            InvalidScores: a lambda is negative or not finite.
+        """
+        for prompt in prompts:
+            check_prompt(prompt)
+        estimates, familiar = self._expected(self._encoder.encode(prompts))
+        quality, std = estimates.quality, estimates.std
+        lams = np.broadcast_to(
+            np.asarray(self.lam if lam is None else lam, dtype=np.float64), (len(prompts),)
+        )
+        chosen = choose(self._lowered(estimates), self.cost, lams)
+        return [
+            self._decision(
+                int(chosen[row]),
+                quality[row],
+                std[row],
+                float(lams[row]),
+                bool(familiar[row]),
+                float(estimates.similarity[row]),
+            )
+            for row in range(len(prompts))
+        ]
+
+    def estimate(self, prompts: EncodedPrompts) -> Estimates:
+        """Estimates in the order of the router's candidates."""
+        found = self.estimator.estimate(prompts)
+        wanted = [variant.id for variant in self.variants]
+        return Estimates(
+            columns(found.quality, self.estimator.variants, wanted),
+            columns(found.std, self.estimator.variants, wanted),
+            found.similarity,
+        )
+
+    def lambda_for(self, prompts: EncodedPrompts, budget: float) -> float:
+        """The lambda that keeps the average cost of prompts within a budget.
+
+        Args:
+            prompts: that stand for those to come: the validation split.
+            budget: TFLOP of an image, on average.
+
+        Raises:
+            BudgetTooSmall: the cheapest candidates cost more.
+        """
+        return lambda_for_budget(self.compared(prompts), self.cost, budget)
+
+    def compared(self, prompts: EncodedPrompts) -> np.ndarray:
+        """The qualities that decide; float64, (n, m)."""
+        return self._lowered(self._expected(prompts)[0])
+
+    def _expected(self, prompts: EncodedPrompts) -> tuple[Estimates, np.ndarray]:
+        """Estimates, averages in place of those of unfamiliar prompts, and which prompts are familiar."""
+        found = self.estimate(prompts)
+        familiar = found.similarity >= self._familiarity.least_similarity
+        return (
+            Estimates(
+                np.where(familiar[:, None], found.quality, self._familiarity.average),
+                np.where(familiar[:, None], found.std, np.nan),
+                found.similarity,
+            ),
+            familiar,
+        )
+
+    def _lowered(self, estimates: Estimates) -> np.ndarray:
+        return estimates.quality - self.caution * np.nan_to_num(estimates.std)
+
+    def _decision(
+        self, chosen: int, quality: np.ndarray, std: np.ndarray, lam: float, familiar: bool, similarity: float
+    ) -> Decision:
+        variant = self.variants[chosen]
+        return Decision(
+            variant.id,
+            variant.model,
+            variant.steps,
+            float(quality[chosen]),
+            variant.tflop,
+            lam,
+            "prompt" if familiar else "average",
+            similarity,
+            tuple(
+                Option(each.id, _number(quality[number]), _number(std[number]), each.tflop)
+                for number, each in enumerate(self.variants)
+            ),
+        )
+
+
+def _number(value: float) -> float | None:
+    return None if np.isnan(value) else float(value)

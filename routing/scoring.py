@@ -1,0 +1,144 @@
+"""Draw images for prompts with every candidate, score them, and keep the scores: the router's training data.
+
+What is scored is kept in the graph a chunk of prompts at a time, and what is there is not drawn again: a run
+that was cut off goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from graphdb.prompts import Prompt, PromptGraph, Score, Variant
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from training.quality import Scorer
+
+# CATImage, section 5.2.
+SAMPLES = 4
+CHUNK = 64
+BATCH = 32
+
+# Told the variant, how many of its prompts are scored, and of how many.
+Progress = Callable[[str, int, int], None]
+
+
+def score_variants(
+    graph: PromptGraph,
+    folders: Mapping[str, Path],
+    scorers: Sequence[Scorer],
+    *,
+    samples: int = SAMPLES,
+    seed: int = 0,
+    variants: Sequence[Variant] | None = None,
+    device: str = "auto",
+    on_progress: Progress = lambda *_: None,
+) -> int:
+    """Score every prompt of the graph with every variant, as far as it is not scored yet.
+
+    An image's noise follows from the seed, its prompt and its place among the prompt's images, so all
+    variants of a model start from the same noise, as in the paper.
+
+    Args:
+        graph: prompts and variants; gets the scores.
+        folders: of the models' pipelines.
+        scorers: at least one.
+        samples: images for each prompt, S.
+        seed: of the noise.
+        variants: which; all by default.
+        device: `auto` or a torch device name.
+        on_progress: told after each chunk.
+
+    Returns:
+        How many images were drawn.
+
+    Source:
+        CATImage, section 3.2 (the mean over S images stands for the expectation) and 5.2 (S = 4).
+    """
+    from training.generate import SampleConfig, stream_images
+    from training.pipelines import opened
+
+    prompts = graph.prompts()
+    drawn = 0
+    chosen = graph.variants() if variants is None else variants
+    for model in dict.fromkeys(variant.model for variant in chosen):
+        own = [variant for variant in chosen if variant.model == model]
+        lacking = {variant.id: _lacking(graph, variant, prompts, scorers, samples) for variant in own}
+        if not any(lacking.values()):
+            continue
+        with opened(folders[model], device=device, precision="fp32") as loaded:
+            for variant in own:
+                wanted = lacking[variant.id]
+                for start in range(0, len(wanted), CHUNK):
+                    chunk = wanted[start : start + CHUNK]
+                    texts = [prompt.text for prompt in chunk for _ in range(samples)]
+                    config = SampleConfig(
+                        len(texts),
+                        variant.steps,
+                        variant.guidance,
+                        seed,
+                        variant.resolution_px,
+                        BATCH,
+                        sampler=variant.sampler,
+                        cache_interval=variant.cache_interval,
+                    )
+                    numbers = [image_number(prompt, place) for prompt in chunk for place in range(samples)]
+                    images = list(stream_images(loaded, None, texts, config, numbers=numbers))
+                    graph.save_scores(scores_of(variant, chunk, texts, images, scorers))
+                    drawn += len(images)
+                    done = len(prompts) - len(wanted) + start + len(chunk)
+                    on_progress(variant.id, done, len(prompts))
+    return drawn
+
+
+def image_number(prompt: Prompt, place: int) -> str:
+    """What, with the seed, decides the noise of a prompt's image."""
+    return f"{prompt.id}-{place}"
+
+
+def scores_of(
+    variant: Variant,
+    prompts: Sequence[Prompt],
+    texts: Sequence[str],
+    images: Sequence[Image.Image],
+    scorers: Sequence[Scorer],
+) -> list[Score]:
+    """Score images, and average over those of a prompt.
+
+    Args:
+        variant: what drew them.
+        prompts: n of them.
+        texts: of each image, as many for every prompt, together.
+        images: as many.
+        scorers: what scores.
+    """
+    found = []
+    for scorer in scorers:
+        values = scorer.score(texts, images).reshape(len(prompts), -1)
+        count = values.shape[1]
+        spread = values.std(axis=1, ddof=1) if count > 1 else np.full(len(prompts), np.nan)
+        for prompt, mean, std in zip(prompts, values.mean(axis=1), spread, strict=True):
+            deviation = None if np.isnan(std) else float(std)
+            found.append(
+                Score(variant.id, prompt.id, scorer.metric, float(mean), count, deviation, scorer.hash)
+            )
+    return found
+
+
+def _lacking(
+    graph: PromptGraph,
+    variant: Variant,
+    prompts: Sequence[Prompt],
+    scorers: Sequence[Any],
+    samples: int,
+) -> list[Prompt]:
+    """The prompts that some scorer has not scored."""
+    done = set.intersection(
+        *(graph.scored(variant.id, scorer.metric, scorer.hash, samples) for scorer in scorers)
+    )
+    return [prompt for prompt in prompts if prompt.id not in done]

@@ -1,0 +1,42 @@
+"""A student and a teacher of the small zoo, a scorer, and prompts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from minizoo.icons import ROOT
+from training.extractors import load_clip
+from training.extractors.base import Extractor
+from training.pipelines import LoadedPipeline
+from training.prompts import load_prompt_encoder
+from training.quality import ClipScore
+
+CLIP = str(ROOT / "probes" / "clip")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _one_thread() -> Iterator[None]:
+    """Tiny tensors gain nothing from threads, and a busy machine loses much."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def pipelines() -> dict[str, LoadedPipeline]:
+    names = ("tiny-vega", "tiny-sdxl", "tiny-sana-small", "tiny-flux")
+    return {name: LoadedPipeline(ROOT / "models" / name, device="cpu") for name in names}
+
+
+@pytest.fixture(scope="session")
+def extractor() -> Extractor:
+    return load_clip(CLIP)
+
+
+@pytest.fixture(scope="session")
+def scorer(extractor: Extractor) -> ClipScore:
+    return ClipScore(extractor, load_prompt_encoder(CLIP))

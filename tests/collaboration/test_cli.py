@@ -1,0 +1,113 @@
+"""`matchgraph collaborate` from two models to images and a report, on a real graph."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from cli.main import matchgraph
+from graphdb.distillation import DistillationGraph
+from graphdb.runner import Runner
+from minizoo.icons import ROOT
+from tests.collaboration.conftest import CLIP
+
+STUDENT, TEACHER = "tiny-vega", "tiny-sdxl"
+PROMPTS = [
+    f"noto style, {thing}"
+    for thing in ("red apple, food and drink", "cat, animal", "car, travel", "dog, animal")
+]
+SMALL = ("--teacher-steps", "3", "--refine-steps", "2", "--rollbacks", "0.5", "--samples", "2")
+
+
+@pytest.fixture
+def invoke(environment: Mapping[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.chdir(tmp_path)
+
+    def invoke(*arguments: str, code: int = 0) -> Result:
+        own = {**environment, "MATCHGRAPH_PROBE": CLIP}
+        result = CliRunner().invoke(matchgraph, arguments, env=own, catch_exceptions=code not in (0, 1))
+        assert result.exit_code == code or code == 2, result.output
+        return result
+
+    return invoke
+
+
+def said(result: Result) -> str:
+    return result.output + str(result.exception)
+
+
+@pytest.mark.usefixtures("graph")
+def test_from_two_models_to_a_report(invoke: Callable[..., Result], runner: Runner, tmp_path: Path) -> None:
+    for model in (STUDENT, TEACHER):
+        invoke("ingest", "models", str(ROOT / "models" / model), "--no-throughput")
+    assert "has no teacher" in said(invoke("collaborate", "tune", STUDENT, "--budget", "1", code=2))
+
+    file = tmp_path / "prompts.txt"
+    file.write_text("\n".join(PROMPTS), encoding="utf-8")
+    options = ("--steps", "2", "--guidance", "1", "--resolution", "32", "--prompts", str(file), "--json")
+    told = json.loads(invoke("collaborate", "calibrate", STUDENT, TEACHER, *options).stdout)
+    assert (told["samples"], told["steps"], told["guidance"]) == (4, 2, 1)
+    known = DistillationGraph(runner).load(STUDENT)
+    assert known is not None
+    assert (known.teacher, known.tuned) == (TEACHER, None)
+    assert "no validation prompts" in said(invoke("collaborate", "tune", STUDENT, "--budget", "1", code=2))
+    out = tmp_path / "out"
+    drawn = ("collaborate", "generate", STUDENT, *PROMPTS, "--out", str(out))
+    assert "not tuned" in said(invoke(*drawn, code=2))
+
+    more = [
+        f"{style} style, {thing}"
+        for style in ("noto", "twemoji")
+        for thing in ("cup", "tree", "key", "fish", "bus", "star")
+    ]
+    file.write_text("\n".join(PROMPTS + more), encoding="utf-8")
+    invoke("route", "prompts", str(file), "--largest-similarity", "1.01")
+    tuned = json.loads(invoke("collaborate", "tune", STUDENT, "--budget", "1", *SMALL, "--json").stdout)
+    frontier = tuned["frontier"]
+    assert tuned["tuned"]["quality"] == max(row["quality"] for row in frontier)
+    known = DistillationGraph(runner).load(STUDENT)
+    assert known is not None
+    assert known.tuned is not None
+    assert known.calibration is not None
+    assert known.tuned.quality == tuned["tuned"]["quality"]
+    least = said(invoke("collaborate", "tune", STUDENT, "--budget", "1e-9", *SMALL, code=2))
+    assert "student alone costs" in least
+
+    images = json.loads(invoke(*drawn, "--percentile", "50", "--regenerate", "--json").stdout)["images"]
+    assert len(list(out.glob("*.png"))) == 4
+    again = [image["steps"] for image in images if image["decision"] == "regenerated"]
+    assert again == [2 + known.tuned.teacher_steps] * 2
+    for image in images:
+        assert (image["score"] < known.calibration.threshold(50)) == (image["decision"] == "regenerated")
+
+    picture = str(next(out.glob("*.png")))
+    edited = ("--edit", picture, "--strength", "0.5", "--percentile", "0")
+    assert invoke(*drawn[:4], "--out", str(tmp_path / "edited"), *edited).output.count("accepted") == 1
+
+    page = tmp_path / "page"
+    told = invoke(
+        "collaborate", "evaluate", STUDENT, *SMALL, "--student-steps", "4", "--out", str(page)
+    ).output
+    assert "test prompts, 2 images each" in told
+    own = ("--tune-prompts", str(file), "--test-prompts", str(file), "--out", str(tmp_path / "own"))
+    assert "16 test prompts" in invoke("collaborate", "evaluate", STUDENT, *SMALL, *own).output
+    study = json.loads((page / "collaboration.json").read_text(encoding="utf-8"))["study"]
+    assert {way["kind"] for way in study["ways"]} >= {"student", "teacher", "refine all"}
+    assert (page / "collaboration.html").exists()
+
+
+@pytest.mark.usefixtures("graph")
+def test_what_is_no_pair_is_said(invoke: Callable[..., Result]) -> None:
+    for model in (STUDENT, TEACHER):
+        invoke("ingest", "models", str(ROOT / "models" / model), "--no-throughput")
+    file = Path("prompts.txt")
+    file.write_text("a cat\n", encoding="utf-8")
+    options = ("--metric", "sharpness", "--steps", "1", "--resolution", "32", "--prompts", str(file))
+    assert "1 images" in invoke("collaborate", "calibrate", STUDENT, TEACHER, *options).output
+    assert "itself" in said(invoke("collaborate", "calibrate", STUDENT, STUDENT, *options, code=2))
+    assert "ingest" in said(invoke("collaborate", "calibrate", STUDENT, "gone", *options, code=2))

@@ -1,0 +1,234 @@
+"""Student, oracle and teacher: exact at the limits, and nothing lost when something fails."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from collaboration.collaborate import Collaboration, Outcome, scores_of, share_latents
+from collaboration.errors import InvalidPlan
+from collaboration.plan import Correction, Drawing, Plan, price
+from minizoo.icons import ROOT
+from training.errors import InvalidConfig
+from training.generate import SampleConfig, sample_images
+from training.quality import Sharpness
+
+CLIP = ROOT / "probes" / "clip"
+PROMPTS = [
+    f"noto style, {thing}"
+    for thing in (
+        "red apple, food and drink",
+        "cat, animal",
+        "car, travel and places",
+        "dog, animal",
+        "clock, object",
+    )
+]
+STUDENT, TEACHER = Drawing(2, 1.0), Drawing(4, 3.0)
+PLAN = Plan(STUDENT, Correction(TEACHER), seed=3, resolution_px=32, batch_size=2)
+REFINE = replace(PLAN, correction=Correction(TEACHER, 0.5))
+
+
+def run(
+    pipelines, scorer, threshold, plan=PLAN, student="tiny-vega", teacher="tiny-sdxl", **options
+) -> list[Outcome]:
+    both = Collaboration(pipelines[student], pipelines[teacher], scorer, threshold, plan)
+    return sorted(both.generate(PROMPTS, **options), key=lambda outcome: outcome.place)
+
+
+def alone(loaded, drawing: Drawing) -> list[Image.Image]:
+    config = SampleConfig(len(PROMPTS), drawing.steps, drawing.guidance, PLAN.seed, 32, PLAN.batch_size)
+    return sample_images(loaded, None, PROMPTS, config)
+
+
+def same(outcomes, images) -> list[bool]:
+    return [
+        outcome.image.tobytes() == image.tobytes() for outcome, image in zip(outcomes, images, strict=True)
+    ]
+
+
+def middle(outcomes) -> float:
+    return float(np.median([outcome.score for outcome in outcomes]))
+
+
+def test_the_limits_are_the_two_models_bit_for_bit(pipelines, scorer):
+    lowest = run(pipelines, scorer, float("-inf"))
+    assert all(same(lowest, alone(pipelines["tiny-vega"], STUDENT)))
+    assert {(outcome.decision, outcome.steps) for outcome in lowest} == {("accepted", 2)}
+    highest = run(pipelines, scorer, float("inf"))
+    assert all(same(highest, alone(pipelines["tiny-sdxl"], TEACHER)))
+    assert {(outcome.decision, outcome.steps) for outcome in highest} == {("regenerated", 6)}
+    assert [outcome.score for outcome in lowest] == [outcome.score for outcome in highest]
+
+
+@pytest.mark.parametrize("plan", [PLAN, REFINE], ids=["regenerate", "refine"])
+def test_only_the_rejected_go_on(pipelines, scorer, plan):
+    everything = run(pipelines, scorer, float("-inf"), plan)
+    threshold = middle(everything)
+    mixed = run(pipelines, scorer, threshold, plan)
+    rejected = [outcome.score < threshold for outcome in everything]
+    assert sum(rejected) == 2
+    unchanged = same(mixed, [outcome.image for outcome in everything])
+    assert unchanged == [not no for no in rejected]
+    corrected = "refined" if plan is REFINE else "regenerated"
+    assert [outcome.decision for outcome in mixed] == [corrected if no else "accepted" for no in rejected]
+    # Average steps and cost are the student's and the rate times the teacher's.
+    assert np.mean([outcome.steps for outcome in mixed]) == pytest.approx(2 + 2 / 5 * 4)
+    student = price(ROOT / "models" / "tiny-vega", STUDENT, 32)
+    teacher = price(ROOT / "models" / "tiny-sdxl", TEACHER, 32)
+    assert np.mean([outcome.tflop for outcome in mixed]) == pytest.approx(student + 2 / 5 * teacher)
+    # Guidance takes a second pass.
+    assert teacher == pytest.approx(2 * price(ROOT / "models" / "tiny-sdxl", Drawing(4, 1.0), 32))
+
+
+def test_a_small_rollback_leaves_the_students_image(pipelines, scorer):
+    first = run(pipelines, scorer, float("-inf"))
+    images = [np.asarray(outcome.image, dtype=float) for outcome in first]
+
+    def change(rollback: float, **options) -> float:
+        plan = replace(PLAN, correction=Correction(TEACHER, rollback))
+        made = run(pipelines, scorer, float("inf"), plan, **options)
+        return float(
+            np.mean(
+                [np.abs(np.asarray(o.image, float) - i).mean() for o, i in zip(made, images, strict=True)]
+            )
+        )
+
+    changes = [change(rollback) for rollback in (0.004, 0.3, 0.7)]
+    assert changes[0] < 4 < changes[1] < changes[2]
+
+
+@pytest.mark.parametrize("teacher", ["tiny-sana-small", "tiny-flux"])
+def test_what_shares_no_latents_goes_through_pixels(pipelines, scorer, teacher):
+    assert share_latents(pipelines["tiny-vega"], pipelines["tiny-sdxl"])
+    assert not share_latents(pipelines["tiny-vega"], pipelines[teacher])
+    first = run(pipelines, scorer, float("-inf"))
+    near = replace(PLAN, correction=Correction(TEACHER, 0.01))
+    made = run(pipelines, scorer, float("inf"), near, teacher=teacher)
+    change = [
+        np.abs(np.asarray(a.image, float) - np.asarray(b.image, float)).mean()
+        for a, b in zip(made, first, strict=True)
+    ]
+    assert np.mean(change) < 10
+    assert {outcome.decision for outcome in made} == {"refined"}
+
+
+def test_the_seed_decides_and_the_batch_does_not(pipelines, scorer):
+    threshold = middle(run(pipelines, scorer, float("-inf")))
+    one = run(pipelines, scorer, threshold, REFINE)
+    again = run(pipelines, scorer, threshold, REFINE)
+    assert all(same(one, [outcome.image for outcome in again]))
+    other = run(pipelines, scorer, threshold, replace(REFINE, seed=4))
+    assert not any(same(one, [outcome.image for outcome in other]))
+    apart = run(pipelines, scorer, threshold, replace(REFINE, batch_size=5))
+    for a, b in zip(one, apart, strict=True):
+        assert a.decision == b.decision
+        assert np.abs(np.asarray(a.image, int) - np.asarray(b.image, int)).max() <= 3
+
+
+def test_editing_starts_both_from_the_picture(pipelines, scorer):
+    pictures = alone(pipelines["tiny-sdxl"], Drawing(8, 3.0))
+    for threshold in (float("-inf"), float("inf")):
+        slight, strong = (
+            run(pipelines, scorer, threshold, replace(PLAN, strength=strength), pictures=pictures)
+            for strength in (0.05, 0.8)
+        )
+        near, far = (
+            np.mean(
+                [
+                    np.abs(np.asarray(o.image, float) - np.asarray(p, float)).mean()
+                    for o, p in zip(some, pictures, strict=True)
+                ]
+            )
+            for some in (slight, strong)
+        )
+        assert near < 6 < 2 * near < far
+    with pytest.raises(InvalidPlan, match="a strength and a picture"):
+        run(pipelines, scorer, 0.0, replace(PLAN, strength=0.5))
+
+
+class Failing:
+    """A scorer that cannot read some images and calls others NaN."""
+
+    metric, hash = "fragile", "0" * 16
+
+    def __init__(self, unread: set[str], nan: set[str]) -> None:
+        self.unread, self.nan = unread, nan
+
+    def score(self, prompts, images):  # noqa: ARG002
+        if self.unread & set(prompts):
+            raise ValueError("cannot read it\nat all")
+        return np.array([float("nan") if prompt in self.nan else 0.25 for prompt in prompts])
+
+
+def test_what_the_oracle_cannot_score_is_the_students(pipelines):
+    fragile = Failing({PROMPTS[1]}, {PROMPTS[2]})
+    made = run(pipelines, fragile, 0.5)
+    assert [outcome.decision for outcome in made] == [
+        "regenerated",
+        "kept",
+        "kept",
+        "regenerated",
+        "regenerated",
+    ]
+    assert made[1].failure == "fragile failed: cannot read it"
+    assert made[2].failure == "fragile is nan"
+    student = alone(pipelines["tiny-vega"], STUDENT)
+    teacher = alone(pipelines["tiny-sdxl"], TEACHER)
+    assert same(made, student)[1:3] == [True, True]
+    assert [outcome.score for outcome in made] == [0.25, None, None, 0.25, 0.25]
+    # The teacher's batches are other ones, so its images round differently.
+    assert np.abs(np.asarray(made[4].image, int) - np.asarray(teacher[4], int)).max() <= 3
+
+
+@pytest.mark.parametrize("fits", [0, 1])
+def test_a_teacher_out_of_memory_leaves_the_students_images(pipelines, scorer, monkeypatch, fits):
+    teacher = pipelines["tiny-sdxl"]
+    forward = teacher.pipe.unet.forward
+
+    def heavy(sample, *arguments, **named):
+        if len(sample) > 2 * fits:
+            raise torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate")
+        return forward(sample, *arguments, **named)
+
+    monkeypatch.setattr(teacher.pipe.unet, "forward", heavy)
+    made = run(pipelines, scorer, float("inf"))
+    if fits:
+        assert {outcome.decision for outcome in made} == {"regenerated"}
+        return
+    assert {outcome.failure for outcome in made} == {"the teacher failed: CUDA out of memory."}
+    assert {(outcome.decision, outcome.steps) for outcome in made} == {("kept", 2)}
+    assert all(same(made, alone(pipelines["tiny-vega"], STUDENT)))
+
+
+def test_what_a_user_can_put_right_is_said(pipelines, scorer):
+    with pytest.raises(InvalidPlan, match="NaN"):
+        run(pipelines, scorer, float("nan"))
+    with pytest.raises(InvalidPlan, match="one pipeline"):
+        run(pipelines, scorer, 0.0, teacher="tiny-vega")
+    with pytest.raises(InvalidPlan, match="5 prompts and 1 numbers"):
+        run(pipelines, scorer, 0.0, numbers=[1])
+    with pytest.raises(InvalidConfig, match="multiple of"):
+        run(pipelines, scorer, 0.0, replace(PLAN, resolution_px=30))
+    plan = replace(PLAN, correction=Correction(Drawing(4, 3.0, "PNDMScheduler"), 0.5))
+    with pytest.raises(InvalidConfig, match="cannot begin"):
+        run(pipelines, scorer, float("inf"), plan)
+    for wrong in (lambda: Drawing(0), lambda: Drawing(1, float("nan")), lambda: Correction(TEACHER, 1.0)):
+        with pytest.raises(InvalidPlan):
+            wrong()
+
+
+def test_scores_are_the_scorers(pipelines):
+    images = alone(pipelines["tiny-vega"], STUDENT)
+    expected = Sharpness().score(PROMPTS, images).tolist()
+    assert scores_of(Sharpness(), PROMPTS, images) == [(value, None) for value in expected]
+
+
+def test_ids_name_what_is_not_the_pipelines_own():
+    assert Drawing(4).id == "4"
+    assert Correction(Drawing(10, 7.5, "DDIMScheduler"), 0.5).id == "refine-0.5@10-DDIM-g7.5"
+    assert Correction(Drawing(10)).id == "regenerate@10"

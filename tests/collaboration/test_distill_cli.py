@@ -1,0 +1,113 @@
+"""`matchgraph distill` in process, on a tiny pipeline."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from cli.main import run
+from tests.training import tiny
+from training.checkpoint import checkpoint_step
+from training.distill import RECORD_FILE
+from training.pipelines import load_pipeline
+
+OPTIONS = (
+    *("--steps", "3", "--batch-size", "2", "--rank", "4", "--solver-steps", "10", "--teacher-steps", "2"),
+    *("--resolution", "64", "--device", "cpu", "--guidance", "2", "--checkpoint-every", "1"),
+)
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny.save("sd", tmp_path_factory.mktemp("teacher"))
+
+
+@pytest.fixture
+def prompts(tmp_path: Path) -> Path:
+    file = tmp_path / "prompts.txt"
+    file.write_text("a cat\n\n  a dog \n")
+    return file
+
+
+def test_a_student_is_made_and_described(
+    teacher: Path, prompts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "student"
+    asked = ["distill", str(teacher), "--prompts", str(prompts), "--output", str(output), *OPTIONS, "--json"]
+    assert run(asked) == 0
+    shown = capsys.readouterr()
+    told = json.loads(shown.out)
+    assert told.pop("folder") == str(output)
+    assert told == json.loads((output / RECORD_FILE).read_text())
+    assert (told["config"]["steps"], told["config"]["alpha"], told["data"]["prompts"]) == (3, 4, 2)
+    assert "2 of 2 images" in shown.err
+    assert "Step 3 of 3" in shown.err
+    pipe, _ = load_pipeline(output, device="cpu")
+    assert type(pipe.scheduler).__name__ == "LCMScheduler"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["prompts.txt", "student"]
+    assert run(asked) == 2
+    assert "exists already" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+def test_an_interrupted_command_goes_on_or_begins_anew(
+    restarted: bool,
+    teacher: Path,
+    prompts: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    output, work = tmp_path / "student", tmp_path / "student.partial"
+    asked = ["distill", str(teacher), "--prompts", str(prompts), "--output", str(output), *OPTIONS]
+
+    def stop(step: int, *_: object) -> None:
+        if step == 2:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("collaboration.distill_cli._tell_step", stop)
+        assert run(asked) == 130
+    assert checkpoint_step(work) == 2
+    assert not output.exists()
+    if restarted:
+        assert run([*asked, "--seed", "1"]) == 2
+        assert "its seed is 42, this one's 1" in capsys.readouterr().err
+        assert run([*asked, "--seed", "1", "--restart"]) == 0
+    else:
+        assert run(asked) == 0
+    resumed = json.loads((output / RECORD_FILE).read_text())["happened"]["resumed_at"]
+    assert resumed == ([] if restarted else [2])
+    assert "3 steps on 2 images" in capsys.readouterr().out
+    assert not work.exists()
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ((), "either --prompts FILE or --images FOLDER"),
+        (("--prompts", "blank.txt"), "holds no prompt"),
+        (("--prompts", "latin.txt"), "no text in UTF-8"),
+        (("--prompts", "prompts.txt", "--ema", "1"), "ema must be"),
+        (("--prompts", "prompts.txt", "--images", "."), "either --prompts FILE or --images FOLDER"),
+        (("--images", "."), "no images"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(
+    given: tuple[str, ...],
+    told: str,
+    teacher: Path,
+    prompts: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(prompts.parent)
+    Path("blank.txt").write_text("\n \n")
+    Path("latin.txt").write_bytes("Käse".encode("latin-1"))
+    assert run(["distill", str(teacher), "--output", "student", *OPTIONS, *given]) == 2
+    shown = capsys.readouterr().err
+    assert told in shown
+    assert "Traceback" not in shown
+    assert not Path("student").exists()

@@ -1,0 +1,111 @@
+"""Figures of collaborations against what they mean, on made-up trials with a known answer."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from collaboration.evaluation import Study, at_cost, bootstrap, diversity, evaluate
+from collaboration.trials import Column, Trials
+from training.frechet import gaussian_statistics
+
+COUNT, SAMPLES, DIMENSION = 600, 2, 4
+
+
+def made(seed: int, informed: bool) -> Trials:
+    """A student that is bad on some images, which its own score says (or not), and a teacher that is even."""
+    generator = np.random.default_rng(seed)
+    difficulty = generator.uniform(size=COUNT)
+    teacher_features = generator.normal(size=(COUNT, DIMENSION))
+
+    def column(name: str, steps: int, mean: np.ndarray, stray: np.ndarray) -> Column:
+        noise = generator.normal(scale=0.05, size=COUNT)
+        features = teacher_features + stray[:, None] * generator.normal(size=(COUNT, DIMENSION))
+        scores = {"clip_score": mean + noise}
+        return Column(name, steps, float(steps), scores, features.astype(np.float32), 100 * difficulty)
+
+    bad = 1 - 2 * difficulty if informed else np.zeros(COUNT)
+    student = column("student@1", 1, bad, 2 * difficulty)
+    more = column("student@4", 4, bad, 2 * difficulty)
+    teachers = tuple(
+        column(f"teacher@{steps}", steps, np.full(COUNT, level), np.zeros(COUNT))
+        for steps, level in ((4, -0.2), (10, 0.2), (20, 0.3))
+    )
+    refined = column("refine-0.5@5", 5, np.full(COUNT, 0.25), np.full(COUNT, 0.5))
+    prompts = tuple(f"prompt {number // SAMPLES}" for number in range(COUNT))
+    return Trials(prompts, SAMPLES, (student, more), teachers, (refined,))
+
+
+@pytest.fixture(scope="module")
+def informed() -> Study:
+    reference = gaussian_statistics(np.random.default_rng(9).normal(size=(1000, DIMENSION)))
+    return evaluate(made(0, True), made(1, True), "clip_score", reference=reference)
+
+
+def test_an_oracle_that_knows_beats_all_at_equal_cost(informed: Study) -> None:
+    for lead in informed.leads:
+        if 30 <= lead.choice.k <= 70 and lead.choice.correction == "refine-0.5@5":
+            for interval in (lead.over_student, lead.over_best_student, lead.over_teacher, lead.over_random):
+                assert 0 < interval.low < interval.value < interval.high
+    assert any(lead.way.kind == "refine" and 30 <= lead.choice.k <= 70 for lead in informed.leads)
+    # What is refined is what the score says is bad: 0.25 in place of the lowest 60 % of -1..1.
+    half = next(lead for lead in informed.leads if lead.choice.k == 60 and lead.way.kind == "refine")
+    assert half.way.quality["clip_score"] == pytest.approx(0.6 * 0.25 + 0.4 * 0.6, abs=0.04)
+    assert half.way.steps == pytest.approx(1 + half.way.rate * 5)
+    assert half.way.tflop == pytest.approx(1 + half.way.rate * 5)
+    assert half.way.rate == pytest.approx(0.6, abs=0.1)
+
+
+def test_an_oracle_that_guesses_gains_nothing_over_chance() -> None:
+    study = evaluate(made(2, False), made(3, False), "clip_score")
+    spread = [lead.over_random for lead in study.leads if lead.choice.k < 100]
+    # All that a score tells is its own noise, 0.05 of a standard deviation.
+    assert all(abs(interval.value) < 0.05 for interval in spread)
+    assert all(way.fid is None for way in study.ways)
+
+
+def test_the_ends_are_the_models_themselves(informed: Study) -> None:
+    trials = made(1, True)
+    by_name = {way.name: way for way in informed.ways}
+    for column in (*trials.students, *trials.teachers):
+        way = by_name[column.id]
+        assert way.quality["clip_score"] == pytest.approx(column.scores["clip_score"].mean())
+        assert (way.steps, way.tflop) == (column.steps, column.tflop)
+    always = by_name["refine-0.5@5"]
+    assert (always.steps, always.rate) == (6, 1)
+    # The student's features stray from the reference, the teacher's do not.
+    assert by_name["student@1"].fid > 3 * by_name["teacher@20"].fid > 0
+
+
+def test_when_the_student_wins_is_said(informed: Study) -> None:
+    wins = informed.wins
+    assert wins.teacher == "teacher@20"
+    # Student: 1 - 2 d; teacher: 0.3: it wins below a difficulty of 0.35.
+    assert wins.share.low < 0.35 < wins.share.high
+    assert wins.by_distance[0] > wins.by_distance[1] > wins.by_distance[2]
+    assert wins.accuracy.low > 0.95
+    # It strays where it is difficult, as is written on the teacher's image.
+    assert wins.distance_complexity.low > 0.3
+    assert wins.distance_length.value != wins.distance_length.value  # no prompt is longer than another
+
+
+def test_mixtures_of_fixed_ways() -> None:
+    cost, quality = np.array([1.0, 3.0, 5.0]), np.array([0.0, 4.0, 3.0])
+    for spent, expected in ((0.5, 0.0), (1.0, 0.0), (2.0, 2.0), (3.0, 4.0), (4.0, 4.0), (9.0, 4.0)):
+        assert at_cost(cost, quality, spent) == pytest.approx(expected)
+
+
+def test_diversity_is_of_one_prompts_images() -> None:
+    same = np.repeat(np.eye(3), 4, axis=0)
+    assert diversity(same, 4) == pytest.approx(0)
+    assert diversity(np.tile(np.eye(2), (3, 1)), 2) == pytest.approx(1)
+    assert diversity(same, 1) is None
+
+
+def test_images_of_a_prompt_are_drawn_together() -> None:
+    """Fifty prompts with two equal images each are fifty observations, not a hundred."""
+    values = np.repeat(np.random.default_rng(0).normal(size=50), 2)
+    [together] = bootstrap(lambda w: [float(np.average(values, weights=w))], 100, 2, 0)
+    [apart] = bootstrap(lambda w: [float(np.average(values, weights=w))], 100, 1, 0)
+    assert (together.high - together.low) / (apart.high - apart.low) == pytest.approx(np.sqrt(2), rel=0.1)
+    assert together.low < values.mean() < together.high

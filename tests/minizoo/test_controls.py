@@ -1,0 +1,26 @@
+"""The images that the zoo's ControlNet learns from and is measured on never meet."""
+
+from __future__ import annotations
+
+from minizoo.controls import gather, held_out
+from minizoo.icons import ROOT
+from training.encoding import dataset_hash
+from training.images import list_captioned_images
+
+
+def test_all_datasets_come_together_with_their_splits(tmp_path):
+    images = list_captioned_images(gather(tmp_path / "images"))
+    datasets = sorted(path for path in (ROOT / "datasets").iterdir() if path.is_dir())
+    expected = [image for dataset in datasets for image in list_captioned_images(dataset)]
+    facts = [(image.path.parent.name, image.path.name, image.caption, image.held_out) for image in images]
+    assert facts == [
+        (image.path.parent.name, image.path.name, image.caption, image.held_out) for image in expected
+    ]
+    assert dataset_hash(images) == dataset_hash(expected)
+
+
+def test_measuring_takes_held_out_images_of_every_dataset():
+    images = held_out(2)
+    assert len(images) == 64
+    assert all(image.held_out for image in images)
+    assert len({image.path.parent for image in images}) == 32

@@ -1,0 +1,106 @@
+"""What routing is worth, where it is known what it is worth; and its page."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from graphdb.prompts import ScoreTable
+from routing.errors import NotEnoughScores
+from routing.evaluation import ESTIMATORS, complete, evaluate, rotated, typical_words
+from routing.report import write_report
+from training.prompts import EncodedPrompts
+
+
+def test_what_there_is_to_gain_is_gained(scored: tuple[ScoreTable, EncodedPrompts]) -> None:
+    table, encoded = scored
+    study = evaluate(table, encoded, folds=1)
+    assert len(study.prompts) == 40
+    for name in ESTIMATORS:
+        comparison = study.comparisons[name]
+        # Half of the prompts gain most from the second candidate, half from the third.
+        assert comparison.over_mixing.low > 0
+        assert comparison.over_candidate[2].low > 0
+        assert study.curves[name].quality.max() < study.curves["oracle"].quality.max()
+        assert study.shares(name, [100.0, 0.0])[0].tolist() == [1, 0, 0]
+        assert study.shares(name, [0.0])[0, 2] == pytest.approx(0.5, abs=0.2)
+
+
+def test_every_prompt_is_a_test_prompt_once(scored: tuple[ScoreTable, EncodedPrompts]) -> None:
+    table, encoded = scored
+    turns = [rotated(table, turn, 4, seed=1) for turn in range(4)]
+    assert sorted(np.concatenate([own.rows("test") for own in turns])) == list(range(400))
+    for own, following in zip(turns, turns[1:] + turns[:1], strict=True):
+        assert (own.rows("validation") == following.rows("test")).all()
+        assert [len(own.rows(name)) for name in ("train", "validation", "test")] == [200, 100, 100]
+    study = evaluate(table, encoded, folds=4)
+    assert sorted(study.prompts) == sorted(prompt.text for prompt in table.prompts)
+    assert len(study.neighbours) == len(study.processes) == 4
+    order = [study.prompts.index(prompt.text) for prompt in table.prompts]
+    assert (study.truth[order] == table.mean).all()
+    # More prompts, narrower intervals.
+    few = evaluate(table, encoded, folds=1).comparisons["gaussian"].area
+    many = study.comparisons["gaussian"].area
+    assert many.high - many.low < 0.5 * (few.high - few.low)
+
+
+def test_estimates_without_knowledge_gain_nothing(scored: tuple[ScoreTable, EncodedPrompts]) -> None:
+    table, encoded = scored
+    # Prompts that have nothing to do with their scores.
+    shuffled = encoded.part(np.random.default_rng(3).permutation(len(encoded)))
+    study = evaluate(table, shuffled, folds=4)
+    for comparison in study.comparisons.values():
+        assert comparison.over_mixing.low < 0.02
+
+
+def test_only_prompts_scored_for_every_candidate_are_compared(
+    scored: tuple[ScoreTable, EncodedPrompts],
+) -> None:
+    table, _ = scored
+    mean = table.mean.copy()
+    mean[table.rows("train")[0], 1] = np.nan
+    assert len(complete(replace(table, mean=mean)).prompts) == 399
+    # A candidate that nothing is scored of is none; one alone is nothing to route to.
+    unscored = table.mean.copy()
+    unscored[:, 0] = np.nan
+    assert [variant.id for variant in complete(replace(table, mean=unscored)).variants] == ["m-4", "m-20"]
+    unscored[:, 1] = np.nan
+    with pytest.raises(NotEnoughScores, match="cost the same"):
+        complete(replace(table, mean=unscored))
+    mean[table.rows("test"), 2] = np.nan
+    with pytest.raises(NotEnoughScores, match="No test prompt"):
+        complete(replace(table, mean=mean))
+
+
+def test_typical_words_are_those_that_go_together() -> None:
+    prompts = [f"a red cat {number}" for number in range(20)] + [
+        f"a blue dog {number}" for number in range(20)
+    ]
+    found = typical_words(prompts, ["m@1"] * 19 + ["m@9"] * 21)
+    assert found["m@1"] == ["cat", "red"]
+    assert found["m@9"] == ["blue", "dog"]
+
+
+def test_the_page_holds_every_figure_and_loads_nothing(
+    scored: tuple[ScoreTable, EncodedPrompts], tmp_path: Path
+) -> None:
+    table, encoded = scored
+    renamed = replace(table, variants=tuple(replace(v, id=f"<b>{v.id}</b>") for v in table.variants))
+    study = evaluate(renamed, encoded)
+    page, summary = write_report([study], tmp_path / "out", "matchgraph route curve", {"seed": 0})
+    text = page.read_text(encoding="utf-8")
+    assert "<b>" not in text
+    assert text.count("<svg") == 2
+    assert "src=" not in text
+    assert summary[0].split(":")[0] == "clip_score"
+    content = json.loads((tmp_path / "out" / "routing.json").read_text(encoding="utf-8"))
+    area = content["studies"]["clip_score"]["routers"]["knn"]["area"]
+    assert area["low"] < area["value"] < area["high"]
+    assert {path.name for path in (tmp_path / "out").glob("*.csv")} == {
+        "clip_score-areas.csv",
+        "clip_score-equal.csv",
+    }

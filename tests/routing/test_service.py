@@ -1,0 +1,234 @@
+"""The service against its own description, under load, and while Neo4j is away."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+from fastapi.testclient import TestClient
+
+from graphdb.connection import Settings, connect
+from graphdb.models import Model
+from graphdb.prompts import MAX_PROMPT_CHARACTERS, Prompt, PromptGraph, Score, Variant
+from graphdb.repository import MatchingGraph
+from graphdb.runner import Runner
+from graphdb.server import ManagedServer
+from minizoo.icons import ROOT
+from routing.fitting import fit_router
+from routing.prompts import split
+from routing.service import MAX_BODY_BYTES, MAX_PROMPTS, Served, create_app
+from routing.serving import KEEP_ALIVE_S, load_served, web_server
+from routing.store import RouterStore
+from training.prompts import PromptEncoder, load_prompt_encoder
+
+CLIP = ROOT / "probes" / "clip"
+VARIANTS = [Variant(f"m@{steps}", "m", steps, float(steps)) for steps in (1, 4, 20)]
+SUBJECTS = ("cat", "dog", "apple", "car", "house", "tree", "clock", "flag", "fish", "star")
+COLOURS = ("red", "green", "blue", "white", "black", "golden", "pink", "grey")
+
+
+def texts() -> list[str]:
+    return [f"a {colour} {subject}" for subject in SUBJECTS for colour in COLOURS]
+
+
+@pytest.fixture(scope="module")
+def encoder() -> PromptEncoder:
+    return load_prompt_encoder(CLIP)
+
+
+@pytest.fixture(scope="module")
+def served(
+    runner: Runner, encoder: PromptEncoder, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[dict[str, Served]]:
+    """A router by neighbours and one by a network, over prompts whose scores follow from their subject."""
+    MatchingGraph(runner).clear()
+    MatchingGraph(runner).save_models([Model("m")])
+    with runner.with_patience(1.0) as hasty:
+        graph = PromptGraph(hasty)
+        graph.save_variants(VARIANTS)
+        wanted = texts()
+        encoded = encoder.encode(wanted)
+        prompts = [
+            Prompt(text, name, encoder.hash, embedding)
+            for text, name, embedding in zip(wanted, split(len(wanted)), encoded.embeddings, strict=True)
+        ]
+        graph.save_prompts(prompts)
+        generator = np.random.default_rng(0)
+        for metric in ("clip_score", "sharpness"):
+            graph.save_scores(
+                Score(variant.id, prompt.id, metric, place * generator.uniform(0, 1), 4, 0.1, "scorer")
+                for prompt in prompts
+                for place, variant in enumerate(VARIANTS)
+            )
+        runner.read("CALL db.awaitIndexes(30)")
+        store = RouterStore(tmp_path_factory.mktemp("served"))
+        for metric, kind in (("clip_score", "knn"), ("sharpness", "network")):
+            fitted, network = fit_router(graph.table(metric), encoder, kind, neighbours=8)
+            store.save(replace(fitted, lam=0.01), network)
+        yield load_served(store, graph, str(CLIP))
+
+
+@pytest.fixture(scope="module")
+def client(served: dict[str, Served], runner: Runner) -> TestClient:
+    return TestClient(create_app(served, runner.verify), raise_server_exceptions=False)
+
+
+def test_it_decides_as_the_router_does(client: TestClient, served: dict[str, Served]) -> None:
+    for metric in ("clip_score", "sharpness"):
+        wanted = [*texts()[:5], "an altogether different thing, oil on canvas, trending"]
+        answer = client.post("/v1/route", json={"prompts": wanted, "metric": metric, "lambda": 0.02})
+        assert answer.status_code == 200, answer.text
+        expected = served[metric].router.decide(wanted, 0.02)
+        for given, decision in zip(answer.json()["decisions"], expected, strict=True):
+            assert (given["variant"], given["basis"]) == (decision.variant, decision.basis)
+            assert given["lambda"] == 0.02
+            assert given["quality"] == pytest.approx(decision.quality)
+            assert [option["tflop"] for option in given["options"]] == [1, 4, 20]
+
+
+def test_a_budget_becomes_the_lambda_of_the_validation_prompts(
+    client: TestClient, served: dict[str, Served]
+) -> None:
+    lams = []
+    for budget in (1.0, 3.0, 8.0, 100.0):
+        answer = client.post("/v1/route", json={"prompts": ["a red cat"], "budget": budget})
+        lams.append(answer.json()["decisions"][0]["lambda"])
+    assert lams == sorted(lams, reverse=True)
+    assert lams[-1] == 0
+    assert lams[1] == pytest.approx(served["clip_score"].lambda_for(3.0))
+    refused = client.post("/v1/route", json={"prompts": ["a red cat"], "budget": 0.5})
+    assert refused.status_code == 409
+    assert "below 1" in refused.json()["detail"]
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "message"),
+    [
+        (b"", 422, "request"),
+        (b"{", 422, "not JSON"),
+        (b"\xff\xfe", 422, "not JSON"),
+        (b"[" * 100_000, 400, "body"),
+        (b"null", 422, "object"),
+        (json.dumps({"prompts": []}).encode(), 422, "prompts: "),
+        (json.dumps({"prompts": [""]}).encode(), 422, "prompts.0: "),
+        (json.dumps({"prompts": [" \t\u3000"]}).encode(), 422, "prompts.0: "),
+        (json.dumps({"prompts": ["a\x00"]}).encode(), 422, "prompts.0: "),
+        (b'{"prompts": ["\\ud800"]}', 422, "prompts.0: "),
+        (b'{"prompts": ["a"], "\\ud800": 1}', 422, "unicode"),
+        (json.dumps({"prompts": [5]}).encode(), 422, "string"),
+        (json.dumps({"prompts": "a cat"}).encode(), 422, "list"),
+        (json.dumps({"prompts": ["x" * (MAX_PROMPT_CHARACTERS + 1)]}).encode(), 422, "at most 4000"),
+        (json.dumps({"prompts": ["a"] * (MAX_PROMPTS + 1)}).encode(), 422, "at most 64"),
+        (b'{"prompts": ["a"], "budget": NaN}', 422, "budget: "),
+        (b'{"prompts": ["a"], "budget": 1e999}', 422, "budget: "),
+        (b'{"prompts": ["a"], "lambda": -1}', 422, "lambda: "),
+        (b'{"prompts": ["a"], "lambda": 1, "budget": 5}', 409, "not both"),
+        (b'{"prompts": ["a"], "metric": "beauty"}', 404, "'beauty'"),
+        (b"x" * (MAX_BODY_BYTES + 1), 413, "over"),
+    ],
+    ids=lambda value: repr(value)[:40],
+)
+def test_what_cannot_be_met_is_told_in_one_line(
+    client: TestClient, body: bytes, status: int, message: str
+) -> None:
+    answer = client.post("/v1/route", content=body, headers={"Content-Type": "application/json"})
+    assert answer.status_code == status, answer.text
+    detail = answer.json()["detail"]
+    assert message in detail
+    assert "\n" not in detail
+
+
+def test_a_prompt_of_the_largest_size_and_the_fullest_batch_are_answered(client: TestClient) -> None:
+    # In escapes of six bytes, the largest body there is.
+    body = json.dumps({"prompts": ["\u732b" * MAX_PROMPT_CHARACTERS] * MAX_PROMPTS}).encode()
+    answer = client.post("/v1/route", content=body, headers={"Content-Type": "application/json"})
+    assert answer.status_code == 200, answer.text
+    assert len(answer.json()["decisions"]) == MAX_PROMPTS
+
+
+def test_metrics_count_what_was_decided(client: TestClient) -> None:
+    def value(name: str) -> float:
+        lines = client.get("/metrics").text.splitlines()
+        return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(name + "{"))
+
+    before = {name: value(name) for name in ("matchgraph_decisions_total", "matchgraph_tflop_total")}
+    answer = client.post("/v1/route", json={"prompts": texts()[:7]}).json()
+    spent = sum(decision["tflop"] for decision in answer["decisions"])
+    assert value("matchgraph_decisions_total") == before["matchgraph_decisions_total"] + 7
+    assert value("matchgraph_tflop_total") == pytest.approx(before["matchgraph_tflop_total"] + spent)
+
+
+@pytest.fixture
+def live(served: dict[str, Served], runner: Runner) -> Iterator[str]:
+    """The service on a port of its own."""
+    server = web_server(create_app(served, runner.verify))
+    assert server.config.timeout_keep_alive == KEEP_ALIVE_S > 60
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    while not server.started:
+        time.sleep(0.01)
+    yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    server.should_exit = True
+    thread.join(timeout=10)
+
+
+def test_it_keeps_to_its_own_description(live: str, tmp_path: Path) -> None:
+    """Whatever fits the description is answered, and what does not is refused, as the description says."""
+    command = [sys.executable, "-m", "schemathesis.cli", "run", f"{live}/openapi.json"]
+    options = ["--max-examples", "25", "--generation-deterministic", "--no-color"]
+    done = subprocess.run([*command, *options], capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
+
+
+def test_a_hundred_clients_at_once_get_their_own_answers(live: str, served: dict[str, Served]) -> None:
+    wanted = texts()
+    expected = {
+        text: decision.variant
+        for text, decision in zip(wanted, served["clip_score"].router.decide(wanted, 0.03), strict=True)
+    }
+    assert len(set(expected.values())) > 1
+
+    async def ask(number: int, session: httpx.AsyncClient) -> None:
+        for turn in range(3):
+            text = wanted[(number + 7 * turn) % len(wanted)]
+            answer = await session.post(f"{live}/v1/route", json={"prompts": [text], "lambda": 0.03})
+            assert answer.status_code == 200, answer.text
+            assert answer.json()["decisions"][0]["variant"] == expected[text]
+
+    async def all_at_once() -> None:
+        limits = httpx.Limits(max_connections=100)
+        async with httpx.AsyncClient(timeout=120, limits=limits) as session:
+            await asyncio.gather(*(ask(number, session) for number in range(100)))
+
+    asyncio.run(all_at_once())
+
+
+def test_it_says_so_while_neo4j_is_away_and_goes_on_when_it_is_back(live: str, settings: Settings) -> None:
+    asked = {"prompts": ["a red cat"], "lambda": 0.03}
+    before = httpx.post(f"{live}/v1/route", json=asked).json()
+    assert httpx.get(f"{live}/readyz").status_code == 200
+    ManagedServer(settings.home).stop()
+    try:
+        away = httpx.post(f"{live}/v1/route", json=asked, timeout=30)
+        assert (away.status_code, away.headers["Retry-After"]) == (503, "5")
+        assert "bolt" not in away.text
+        assert httpx.get(f"{live}/readyz", timeout=30).status_code == 503
+        assert httpx.get(f"{live}/healthz").status_code == 200
+        # A network needs no graph.
+        other = httpx.post(f"{live}/v1/route", json={**asked, "metric": "sharpness"}, timeout=30)
+        assert other.status_code == 200
+    finally:
+        with connect(settings):
+            pass
+    assert httpx.get(f"{live}/readyz", timeout=30).status_code == 200
+    assert httpx.post(f"{live}/v1/route", json=asked, timeout=30).json() == before

@@ -1,0 +1,66 @@
+"""What candidates cost, against the figures that the paper prints for SDXL."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from minizoo.icons import ROOT
+from routing.variants import variants_of
+from training.errors import InvalidConfig
+from training.generate import SampleConfig, sample_images
+from training.pipelines import opened
+
+SDXL = ROOT.parent / "zoo" / "sdxl-base"
+# CATImage, Tables 1 and 2: what one image costs, in TFLOP, by numbers of steps.
+PRINTED = {9: 107.73, 10: 119.70, 20: 239.40, 22: 263.34, 50: 598.50, 65: 778.05, 100: 1197.00}
+
+
+@pytest.mark.parametrize(
+    ("how", "printed"),
+    [
+        ({}, PRINTED),
+        ({"sampler": "DDIMScheduler"}, {50: 598.50}),
+        ({"cache_interval": 3}, {50: 210.00}),
+        # Distilled ones, Lightning and Turbo, run without guidance, Turbo at its own 512 pixels.
+        ({"guidance": 0.0}, {4: 23.92}),
+        ({"guidance": 0.0, "resolution_px": 512}, {1: 1.54}),
+    ],
+    ids=["euler", "ddim", "deepcache", "lightning", "turbo"],
+)
+def test_sdxl_costs_what_the_paper_says(how: dict, printed: dict[int, float]) -> None:
+    variants = variants_of("sdxl", SDXL, list(printed), **{"resolution_px": 1024, **how})
+    assert {variant.steps: variant.tflop for variant in variants} == {
+        steps: pytest.approx(tflop, rel=0.005) for steps, tflop in printed.items()
+    }
+
+
+def test_ids_name_what_is_not_the_models_own() -> None:
+    own = variants_of("sdxl", SDXL, [20, 1, 20])
+    assert [variant.id for variant in own] == ["sdxl@1", "sdxl@20"]
+    [other] = variants_of("sdxl", SDXL, [50], sampler="DDIMScheduler", guidance=7.5, cache_interval=3)
+    assert other.id == "sdxl@50-DDIM-g7.5-cache3"
+    assert (other.sampler, other.guidance, other.cache_interval) == ("DDIMScheduler", 7.5, 3)
+
+
+def test_caching_changes_images_a_little_and_only_while_it_is_on() -> None:
+    prompts = ["a red apple, food and drink"] * 2
+
+    def drawn(loaded: object, interval: int) -> np.ndarray:
+        config = SampleConfig(2, 6, 2.0, 0, 32, 2, cache_interval=interval)
+        return np.stack(
+            [np.asarray(image, dtype=float) for image in sample_images(loaded, None, prompts, config)]
+        )
+
+    with opened(ROOT / "models" / "tiny-sdxl", device="cpu", precision="fp32") as loaded:
+        plain, cached, again = drawn(loaded, 1), drawn(loaded, 3), drawn(loaded, 1)
+        wholly = drawn(loaded, 100)
+    assert (plain == again).all()
+    assert 0 < np.abs(plain - cached).mean() < np.abs(plain - wholly).mean()
+
+
+def test_only_u_nets_can_be_cached() -> None:
+    with pytest.raises(InvalidConfig, match="no U-Net"):
+        variants_of("flux", Path(ROOT.parent / "zoo" / "flux-1-dev"), [4], cache_interval=2)

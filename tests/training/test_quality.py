@@ -1,0 +1,116 @@
+"""Scorers against their formulas."""
+
+from __future__ import annotations
+
+import json
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from safetensors.numpy import save_file
+
+from minizoo.icons import ROOT
+from training.errors import ScorerUnavailable
+from training.extractors import load_clip
+from training.prompts import load_prompt_encoder
+from training.quality import AestheticScore, ClipScore, Sharpness, sharpness
+
+CLIP = ROOT / "probes" / "clip"
+NOTO_ANIMALS = ROOT / "datasets" / "noto-animals"
+
+
+def blurred_by_hand(intensities: np.ndarray) -> np.ndarray:
+    """A Gaussian of standard deviation 1, cut off at 4, the image mirrored at its border."""
+    at = np.arange(-4, 5)
+    kernel = np.exp(-(at**2) / 2)
+    kernel /= kernel.sum()
+    padded = np.pad(intensities, 4, mode="symmetric")
+    window = np.lib.stride_tricks.sliding_window_view(padded, (9, 9))
+    return np.einsum("ijkl,k,l->ij", window, kernel, kernel)
+
+
+def test_sharpness_is_the_papers_formula() -> None:
+    image = np.random.default_rng(0).uniform(size=(12, 17))
+    expected = ((image - blurred_by_hand(image)) ** 2).sum() / (image**2).sum()
+    assert sharpness(image) == pytest.approx(expected, rel=1e-12)
+    assert sharpness(255 * image) == pytest.approx(expected, rel=1e-12)
+
+
+def test_flat_images_are_not_sharp_and_blurring_lowers_sharpness() -> None:
+    noise = np.random.default_rng(0).integers(0, 256, size=(32, 32, 3), dtype=np.uint8)
+    images = [Image.new("RGB", (32, 32), colour) for colour in ("black", "grey")] + [Image.fromarray(noise)]
+    black, grey, sharp = Sharpness().score([""] * 3, images)
+    assert (black, grey) == (0.0, pytest.approx(0, abs=1e-20))
+    assert sharpness(blurred_by_hand(noise.mean(axis=2))) < 0.2 * sharp
+
+
+def icons(names: list[str]) -> list[Image.Image]:
+    return [Image.open(NOTO_ANIMALS / name).convert("RGB") for name in names]
+
+
+def test_clip_score_is_the_cosine_and_knows_a_caption() -> None:
+    scorer = ClipScore(load_clip(CLIP), load_prompt_encoder(CLIP))
+    lines = (NOTO_ANIMALS / "metadata.jsonl").read_text(encoding="utf-8").splitlines()
+    rows = [json.loads(line) for line in lines]
+    names, captions = [row["file_name"] for row in rows], [row["text"] for row in rows]
+    images = icons(names)
+    own = scorer.score(captions, images)
+    assert (np.abs(own) <= 1).all()
+    food = (NOTO_ANIMALS.parent / "noto-food" / "metadata.jsonl").read_text(encoding="utf-8").splitlines()
+    others = scorer.score([json.loads(line)["text"] for line in food], images[: len(food)])
+    assert own.mean() > others.mean() + 0.05
+    one = load_clip(CLIP).features(images[:1])[0]
+    text = load_prompt_encoder(CLIP).encode(captions[:1]).embeddings[0]
+    assert own[0] == pytest.approx(one @ text / np.linalg.norm(one), abs=1e-5)
+
+
+def layers(path: Path, widths: list[int]) -> Path:
+    generator = np.random.default_rng(0)
+    tensors = {}
+    for number, (width, out) in enumerate(pairwise(widths)):
+        tensors[f"layers.{2 * number}.weight"] = generator.normal(size=(out, width)).astype(np.float32)
+        tensors[f"layers.{2 * number}.bias"] = generator.normal(size=out).astype(np.float32)
+    save_file(tensors, path)
+    return path
+
+
+def test_the_aesthetic_score_is_its_layers_on_the_normalised_embedding(tmp_path: Path) -> None:
+    import torch
+    from safetensors.torch import load_file
+
+    extractor, path = load_clip(CLIP), layers(tmp_path / "aesthetic.safetensors", [64, 16, 8, 1])
+    network = torch.nn.Sequential(
+        torch.nn.Linear(64, 16),
+        torch.nn.Dropout(),
+        torch.nn.Linear(16, 8),
+        torch.nn.Dropout(),
+        torch.nn.Linear(8, 1),
+    )
+    network.load_state_dict(
+        {name.removeprefix("layers."): tensor for name, tensor in load_file(path).items()}
+    )
+    images = icons(["ant.png", "beaver.png"])
+    seen = torch.nn.functional.normalize(torch.from_numpy(extractor.features(images)).float())
+    with torch.no_grad():
+        expected = network.eval()(seen)[:, 0].numpy()
+    scorer = AestheticScore(extractor, path)
+    assert scorer.score(["", ""], images) == pytest.approx(expected, rel=1e-4)
+    assert scorer.hash != AestheticScore(extractor, layers(tmp_path / "other.safetensors", [64, 1])).hash
+
+
+@pytest.mark.parametrize(
+    ("widths", "message"), [([32, 1], "takes 32 numbers and gets 64"), ([64, 2], "gives 2 numbers")]
+)
+def test_aesthetic_weights_of_another_clip_are_refused(widths, message, tmp_path: Path) -> None:
+    with pytest.raises(ScorerUnavailable, match=message):
+        AestheticScore(load_clip(CLIP), layers(tmp_path / "weights.safetensors", widths))
+
+
+def test_aesthetic_weights_that_are_not_there_are_named(tmp_path: Path) -> None:
+    with pytest.raises(ScorerUnavailable, match=r"none\.safetensors is no safetensors file"):
+        AestheticScore(load_clip(CLIP), tmp_path / "none.safetensors")
+    (tmp_path / "pickled.pth").write_bytes(b"\x80\x04pickle")
+    with pytest.raises(ScorerUnavailable, match=r"pickled\.pth is no safetensors file"):
+        AestheticScore(load_clip(CLIP), tmp_path / "pickled.pth")

@@ -1,0 +1,91 @@
+"""Other ways for a pipeline to draw than the one its folder names: another sampler of the same noise process,
+or fewer whole passes of the denoiser.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from training.errors import InvalidConfig
+
+
+@contextmanager
+def drawing_with(pipe: Any, name: str | None) -> Iterator[None]:
+    """Let a pipeline draw with a sampler; it has its own again after.
+
+    Args:
+        pipe: the pipeline.
+        name: class of diffusers' scheduler, such as DPMSolverMultistepScheduler; None for the pipeline's own.
+
+    Raises:
+        InvalidConfig: there is no such class, or it is not of the pipeline's noise process.
+    """
+    own = pipe.scheduler
+    if name is None or name == type(own).__name__:
+        yield
+        return
+    fitting = {each.__name__: each for each in own.compatibles}
+    # Latents have no bounds to be clipped to, which some samplers would do by default.
+    changes: dict[str, Any] = {"clip_sample": own.config.get("clip_sample", False)}
+    if "shift" in own.config or own.config.get("use_flow_sigmas"):
+        fitting, changes = _flow_solvers(own)
+    if name not in fitting:
+        raise InvalidConfig(
+            f"{name!r} is no sampler for {type(own).__name__}: use one of {', '.join(sorted(fitting))}."
+        )
+    pipe.scheduler = fitting[name].from_config(own.config, **changes)
+    try:
+        yield
+    finally:
+        pipe.scheduler = own
+
+
+def _flow_solvers(own: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Solvers of flow matching beside Euler's, which diffusers does not list, and what makes them such."""
+    from diffusers import DPMSolverMultistepScheduler, UniPCMultistepScheduler
+
+    solvers = {each.__name__: each for each in (DPMSolverMultistepScheduler, UniPCMultistepScheduler)}
+    shift = own.config.get("shift", own.config.get("flow_shift"))
+    return solvers, {"use_flow_sigmas": True, "prediction_type": "flow_prediction", "flow_shift": shift}
+
+
+@contextmanager
+def caching(pipe: Any, interval: int) -> Iterator[Callable[[], bool]]:
+    """Let a pipeline's U-Net compute its deep layers only every few steps, and reuse them between.
+
+    Args:
+        pipe: the pipeline; its U-Net is as before after.
+        interval: steps from one whole pass to the next; 1 for all of them.
+
+    Yields:
+        What says whether the step under way is a whole pass.
+
+    Raises:
+        InvalidConfig: the denoiser is no U-Net, or the package is not installed.
+
+    Source:
+        Ma et al., "DeepCache: Accelerating Diffusion Models for Free" (CVPR 2024), by its authors' package,
+        whose first skip branch is kept.
+    """
+    if interval == 1:
+        yield lambda: True
+        return
+    from diffusers import UNet2DConditionModel
+
+    if not isinstance(getattr(pipe, "unet", None), UNet2DConditionModel):
+        raise InvalidConfig(
+            f"{type(pipe).__name__} has no U-Net, and DeepCache skips layers of U-Nets: leave it out."
+        )
+    try:
+        from DeepCache import DeepCacheSDHelper
+    except ModuleNotFoundError:
+        raise InvalidConfig("DeepCache is not installed: pip install 'matchgraph[caching]'.") from None
+    helper = DeepCacheSDHelper(pipe=pipe)
+    helper.set_params(cache_interval=interval, cache_branch_id=0)
+    helper.enable()
+    try:
+        yield lambda: helper.cur_timestep % interval == 0
+    finally:
+        helper.disable()
