@@ -12,7 +12,7 @@ What is compared, level by level, is drawn for real with the same noise:
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -193,13 +193,9 @@ def models_for(images: Path, probe: str, count: int) -> list[str]:
     from predictor.cli import predict as command
 
     # The method that `matchgraph predict` has without options.
-    options = {
-        parameter.name: parameter.get_default(click.Context(command))
-        for parameter in command.params
-        if parameter.name in Method.__dataclass_fields__
-    }
-    with progress_bar() as progress:
-        prediction, _, _ = predict_target(str(images), probe, False, Method(**options), progress)
+    with command.make_context("predict", [str(images)]) as context, progress_bar() as progress:
+        method = Method(**{name: context.params[name] for name in Method.__dataclass_fields__})
+        prediction, _, _ = predict_target(str(images), probe, False, method, progress)
     return [ranked.model for ranked in prediction.ranking[:count]]
 
 
@@ -244,6 +240,7 @@ def plans(
     )
     alone = [Way(variant, variant.tflop) for variant in router.variants]
     backed = [with_teacher(way, students.get(way.variant.model), metric) for way in alone]
+    with_backed = [*enumerate(alone), *((n, way) for n, way in enumerate(backed) if way.distilled)]
 
     def fixed(allowed: np.ndarray) -> tuple[list[Way], float]:
         cost = router.cost
@@ -257,20 +254,22 @@ def plans(
         best = affordable[known[:, affordable].mean(axis=0).argmax()]
         return [alone[best]] * len(prompts), float(asked[:, best].mean())
 
-    def routed(ways: Sequence[Way]) -> tuple[list[Way], float]:
-        some = np.flatnonzero(own & scored)
-        cost = np.array([ways[number].tflop for number in some])
-        gain = np.array([ways[number].gain for number in some])
+    def routed(numbered: Iterable[tuple[int, Way]]) -> tuple[list[Way], float]:
+        """By candidates with their numbers among the router's."""
+        allowed = [(number, way) for number, way in numbered if own[number] and scored[number]]
+        some = [number for number, _ in allowed]
+        cost = np.array([way.tflop for _, way in allowed])
+        gain = np.array([way.gain for _, way in allowed])
         lam = lambda_for_budget(known[:, some] + gain, cost, budget)
         picked = route(asked[:, some] + gain, cost, lam)
         expected = (asked[:, some] + gain)[np.arange(len(prompts)), picked].mean()
-        return [ways[some[number]] for number in picked], float(expected)
+        return [allowed[place][1] for place in picked], float(expected)
 
     return {
         "one choice": fixed(np.ones(len(alone), dtype=bool)),
         "model": fixed(own),
-        "prompt": routed(alone),
-        "image": routed(backed),
+        "prompt": routed(enumerate(alone)),
+        "image": routed(with_backed),
     }
 
 

@@ -72,6 +72,9 @@ def test_a_teacher_behind_the_student_costs_and_gains_what_was_tuned() -> None:
     made = planned(4.0, {"student": STUDENT})
     # 0.65 tuned, 0.4 before: 0.85 and 0.35 for 2 TFLOP.
     assert made["image"] == (["student@1"] * 4 + ["big@4"] * 4, 3.0, pytest.approx((0.85 + 0.5) / 2))
+    # Where that is too much for all of them, the student is left alone.
+    assert planned(1.9, {"student": STUDENT})["image"] == (["student@1"] * 8, 1.0, pytest.approx(0.35))
+    assert planned(2.0, {"student": STUDENT})["image"] == (["student@1"] * 8, 2.0, pytest.approx(0.6))
     # A student that nobody says is one is no candidate of its teacher.
     assert planned(4.0, {})["prompt"][0] == ["big@4"] * 8
 
