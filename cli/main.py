@@ -32,6 +32,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "collaboration.cli:collaborate",
         "Let a cheap student draw, and its teacher improve what is rejected.",
     ),
+    "choose": (
+        "cli.choose:choose",
+        "Model, candidate and teacher for images and prompts, in one go.",
+    ),
     "route": ("routing.cli:route", "Which model, and how many steps, are worth their cost for a prompt."),
     "distill": (
         "collaboration.distill_cli:distill",

@@ -513,11 +513,27 @@ def evaluate(
         "seed": seed,
         "versions": {name: version(name) for name in ("matchgraph", "torch", "diffusers", "numpy")},
     }
-    command = f"matchgraph collaborate evaluate {student} --samples {samples} --seed {seed}"
-    page, summary = write_report(study, out, command, facts)
+    page, summary = write_report(study, out, command_given(click.get_current_context()), facts)
     for sentence in summary:
         click.echo(sentence)
     click.echo(f"Written to {page}.")
+
+
+def command_given(context: click.Context) -> str:
+    """The command as it was given, for the record; of files their names alone."""
+    from click.core import ParameterSource
+
+    parts = [context.command_path]
+    for parameter in context.command.params:
+        name = str(parameter.name)
+        value = context.params.get(name)
+        if isinstance(parameter, click.Argument):
+            parts.append(str(value))
+        elif context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+            shown = value.name if isinstance(value, Path) else value
+            shown = ",".join(map(str, shown)) if isinstance(shown, tuple) else shown
+            parts += [parameter.opts[0], str(shown)]
+    return " ".join(parts)
 
 
 def calibrated_drawing(distilled: Distilled) -> Drawing:

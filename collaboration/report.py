@@ -78,9 +78,14 @@ def known(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
+def margin(lead: Lead) -> float:
+    """The least that a collaboration is above student, teacher and chance at equal cost, by its intervals."""
+    return min(lead.over_best_student.low, lead.over_teacher.low, lead.over_random.low)
+
+
 def clear(lead: Lead) -> bool:
     """Whether a collaboration is above student, teacher and chance at equal cost, intervals and all."""
-    return min(lead.over_best_student.low, lead.over_teacher.low, lead.over_random.low) > 0
+    return margin(lead) > 0
 
 
 def said(study: Study) -> str:
@@ -88,7 +93,7 @@ def said(study: Study) -> str:
     if not study.leads:
         return f"No correction was better than the student alone by {study.metric} at any cost."
     above = [lead for lead in study.leads if clear(lead)]
-    best = max(above or study.leads, key=lambda lead: lead.over_teacher.value)
+    best = max(above or study.leads, key=margin)
     spans = ", ".join(
         f"{each.value:+.4f} [{each.low:+.4f}, {each.high:+.4f}] against {what}"
         for what, each in (

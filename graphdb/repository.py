@@ -213,7 +213,10 @@ class MatchingGraph:
 
     def models(self) -> list[Model]:
         """All models, sorted by id."""
-        rows = (dict(row["properties"]) for row in self._runner.read(queries.load("read/models")))
+        return self._models("read/models")
+
+    def _models(self, query: str) -> list[Model]:
+        rows = (dict(row["properties"]) for row in self._runner.read(queries.load(query)))
         return sorted((Model(row.pop("id"), row) for row in rows), key=lambda model: model.id)
 
     def datasets(self) -> list[Dataset]:
@@ -285,7 +288,7 @@ class MatchingGraph:
         similar = similar[similar["extractor"] == compared_with]
         return Snapshot(
             metric=chosen,
-            models=tuple(self.models()),
+            models=tuple(self._models("read/candidates")),
             datasets=tuple(self.datasets()),
             performs=_in_order(performs[PERFORMS_COLUMNS], ["model", "dataset"]),
             similar=_in_order(_sorted_pairs(similar[SIMILAR_COLUMNS]), ["dataset", "other"]),

@@ -15,13 +15,13 @@ from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any
 
 from training.errors import InvalidConfig, UnsupportedScheduler
+from training.samplers import STUDENT_SCHEDULERS
 
 if TYPE_CHECKING:
     import torch
 
     from training.families.base import Family
 
-STUDENT_SCHEDULERS = ("LCMScheduler", "FlowMatchLCMScheduler")
 BETA_SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2")
 # What of the teacher's noise process the student's scheduler is told.
 PRESERVING_FIELDS = (

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from training.cache import CacheUse, EncodingCache
 from training.checkpoint import Checkpoints, remove_checkpoint
-from training.consistency import STUDENT_SCHEDULERS, TeacherPath, student_scheduler, teacher_path
+from training.consistency import TeacherPath, student_scheduler, teacher_path
 from training.encoding import EncodedDataset, Rows, dataset_hash, encode_dataset, encode_prompts
 from training.errors import InvalidConfig, NonFiniteEncoding, NonFiniteLoss
 from training.families.base import repeat_row, training_noise
@@ -31,6 +31,7 @@ from training.loop import Training, attached
 from training.memory import PeakMemory, encoders_parked
 from training.methods import Full, Lora, Method
 from training.pipelines import PRECISIONS, LoadedPipeline, quiet_libraries, read_model_index, weight_variant
+from training.samplers import STUDENT_SCHEDULERS
 from training.seeds import seeded_generator
 from training.session import Session, circumstances, identity_of
 

@@ -16,7 +16,7 @@ from training.images import square
 from training.methods import load_weights
 from training.pipelines import PRECISIONS, LoadedPipeline, opened
 from training.rollback import Start, last_latents
-from training.samplers import caching, drawing_with
+from training.samplers import caching, default_drawing, drawing_with
 from training.seeds import seeded_generator
 
 if TYPE_CHECKING:
@@ -30,8 +30,9 @@ class SampleConfig:
 
     Attributes:
         n: number of images; image i is drawn for prompt i modulo their number.
-        steps: denoising steps; None takes the family's default.
-        guidance: classifier-free guidance scale, 1 or less for none; None takes the family's default.
+        steps: denoising steps; None takes the family's default, of a student 4.
+        guidance: classifier-free guidance scale, 1 or less for none; None takes the family's default, of a
+            student 1, as guidance is inside.
         seed: with an image's number it decides that image's noise, whatever the batch size.
         resolution_px: side of the images.
         batch_size: images drawn at a time.
@@ -205,6 +206,7 @@ def stream_batches(
     ):
         loaded.check_resolution(config.resolution_px)
         family, pipe = loaded.family, loaded.pipe
+        steps, guidance = default_drawing(pipe, family.default_steps, family.default_guidance)
         _check_controls(pipe, prompts, controls, control_scale, config)
         wanted = list(dict.fromkeys(["", *(prompts[i % len(prompts)] for i in range(config.n))]))
         conditioning = encode_prompts(loaded, wanted, CacheUse(cache))
@@ -227,8 +229,8 @@ def stream_batches(
                     pipe,
                     conditioning.pick(rows, loaded.device),
                     negative,
-                    steps=config.steps or family.default_steps,
-                    guidance=family.default_guidance if config.guidance is None else config.guidance,
+                    steps=config.steps or steps,
+                    guidance=guidance if config.guidance is None else config.guidance,
                     generators=[image_generator(config.seed, named[i]) for i in places],
                     resolution_px=config.resolution_px,
                     start=None if start is None else start.rows(places),

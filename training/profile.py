@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 from training.errors import BadPipeline, CannotProfile, InvalidConfig, UnknownFamily, first_line
 from training.families import family_of
 from training.pipelines import SAFETY_CHECKER, quiet_libraries, read_model_index
-from training.samplers import caching, drawing_with
+from training.samplers import caching, default_drawing, drawing_with
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -469,9 +469,12 @@ def call_arguments(
     }
     if not {"prompt", "num_inference_steps", "guidance_scale", "height", "width"} <= set(defaults):
         raise CannotProfile(f"{type(pipe).__name__} is no text-to-image pipeline with steps and guidance.")
+    own_steps, own_guidance = default_drawing(
+        pipe, defaults["num_inference_steps"], defaults["guidance_scale"]
+    )
     arguments: dict[str, Any] = {
-        "num_inference_steps": defaults["num_inference_steps"] if steps is None else steps,
-        "guidance_scale": defaults["guidance_scale"] if guidance is None else guidance,
+        "num_inference_steps": own_steps if steps is None else steps,
+        "guidance_scale": own_guidance if guidance is None else guidance,
         "height": side,
         "width": side,
     }

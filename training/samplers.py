@@ -10,6 +10,27 @@ from typing import Any
 
 from training.errors import InvalidConfig
 
+# Of models distilled by consistency: few steps, with the guidance inside.
+STUDENT_SCHEDULERS = ("LCMScheduler", "FlowMatchLCMScheduler")
+STUDENT_STEPS = 4
+STUDENT_GUIDANCE = 1.0
+
+
+def default_drawing(pipe: Any, steps: int, guidance: float) -> tuple[int, float]:
+    """Steps and guidance that a pipeline is drawn with where nothing else is asked for.
+
+    Args:
+        pipe: the pipeline.
+        steps: its class' default.
+        guidance: likewise.
+
+    Returns:
+        These, but for a student of few steps, which the class knows nothing of.
+    """
+    if type(pipe.scheduler).__name__ in STUDENT_SCHEDULERS:
+        return STUDENT_STEPS, STUDENT_GUIDANCE
+    return steps, guidance
+
 
 @contextmanager
 def drawing_with(pipe: Any, name: str | None) -> Iterator[None]:

@@ -96,7 +96,12 @@ def test_from_two_models_to_a_report(invoke: Callable[..., Result], runner: Runn
     assert "test prompts, 2 images each" in told
     own = ("--tune-prompts", str(file), "--test-prompts", str(file), "--out", str(tmp_path / "own"))
     assert "16 test prompts" in invoke("collaborate", "evaluate", STUDENT, *SMALL, *own).output
-    study = json.loads((page / "collaboration.json").read_text(encoding="utf-8"))["study"]
+    written = json.loads((page / "collaboration.json").read_text(encoding="utf-8"))
+    assert written["command"].endswith(
+        f"evaluate {STUDENT} --teacher-steps 3 --refine-steps 2 --rollbacks 0.5 --student-steps 4 "
+        "--samples 2 --out page"
+    )
+    study = written["study"]
     assert {way["kind"] for way in study["ways"]} >= {"student", "teacher", "refine all"}
     assert (page / "collaboration.html").exists()
 

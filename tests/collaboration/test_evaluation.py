@@ -56,6 +56,23 @@ def test_an_oracle_that_knows_beats_all_at_equal_cost(informed: Study) -> None:
     assert half.way.rate == pytest.approx(0.6, abs=0.1)
 
 
+def test_leads_are_at_equal_cost(informed: Study) -> None:
+    test = made(1, True)
+    student, teachers = test.student, test.teachers
+    costs = np.array([column.tflop for column in teachers])
+    means = np.array([column.scores["clip_score"].mean() for column in teachers])
+    for lead in informed.leads:
+        column = test.corrections[str(lead.choice.correction)]
+        low = student.scores["clip_score"] < lead.choice.threshold
+        spent = 1 + low.mean() * column.tflop
+        mixed = np.where(low, column.scores["clip_score"], student.scores["clip_score"]).mean()
+        assert lead.way.tflop == pytest.approx(spent)
+        expected = np.interp(spent, costs, means) if spent > 4 else means[0]
+        # These teachers' means lie on a concave curve, so the best mixture is of neighbours.
+        assert lead.over_teacher.value == pytest.approx(mixed - expected, abs=1e-9)
+        assert lead.over_student.value == pytest.approx(mixed - student.scores["clip_score"].mean())
+
+
 def test_an_oracle_that_guesses_gains_nothing_over_chance() -> None:
     study = evaluate(made(2, False), made(3, False), "clip_score")
     spread = [lead.over_random for lead in study.leads if lead.choice.k < 100]

@@ -10,7 +10,7 @@ import pytest
 from graphdb import queries
 from graphdb.distillation import Calibration, DistillationGraph, Distilled, Tuned
 from graphdb.errors import InvalidValue, NodeNotFound
-from graphdb.models import Model
+from graphdb.models import Dataset, Model, Result
 from graphdb.repository import MatchingGraph
 from graphdb.runner import Runner
 
@@ -51,6 +51,22 @@ def test_a_student_has_one_teacher(students: DistillationGraph, runner: Runner) 
         students.save(Distilled("student", "gone"))
     with pytest.raises(InvalidValue, match="itself"):
         Distilled("student", "student")
+
+
+def test_a_student_is_no_choice_for_a_dataset_until_it_is_fine_tuned(
+    students: DistillationGraph, graph: MatchingGraph
+) -> None:
+    students.save(Distilled("student", "teacher"))
+    graph.save_datasets([Dataset("images")])
+    graph.save_results([Result("teacher", "images", "clip_fid", 3.0)])
+
+    def chosen_from() -> list[str]:
+        return [model.id for model in graph.snapshot("clip_fid").models]
+
+    assert chosen_from() == ["other", "teacher"]
+    assert [model.id for model in graph.models()] == ["other", "student", "teacher"]
+    graph.save_results([Result("student", "images", "clip_fid", 4.0)])
+    assert chosen_from() == ["other", "student", "teacher"]
 
 
 def test_a_threshold_is_a_percentile() -> None:

@@ -11,6 +11,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from minizoo.icons import ROOT
 from tests.training import tiny
 from training.errors import BadPipeline, CannotProfile, InvalidConfig
 from training.pipelines import LoadedPipeline
@@ -181,3 +182,12 @@ def test_throughput_of_a_size_that_does_not_divide_is_refused(tiny_folder):
             measure_throughput(loaded, resolution_px=30)
         with pytest.raises(InvalidConfig):
             measure_throughput(loaded, batch_size=0)
+
+
+def test_a_student_is_priced_as_it_is_drawn() -> None:
+    """Few steps and no second forward, which the class of its pipeline knows nothing of."""
+    student = PipelineProfiler(ROOT / "students" / "tiny-sdxl-lcm").price()
+    teacher = PipelineProfiler(ROOT / "models" / "tiny-sdxl").price()
+    assert (student.steps, student.guidance, student.rows) == (4, 1.0, 1)
+    assert (teacher.steps, teacher.rows) == (50, 2)
+    assert student.parts["denoising"] == pytest.approx(teacher.parts["denoising"] * 4 / 100)

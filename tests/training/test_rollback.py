@@ -91,6 +91,22 @@ def test_noise_and_schedule_are_the_samplers_own(real):
     assert len(scheduler.timesteps) == 8
 
 
+def test_samplers_agree_on_where_they_begin(real):
+    """Euler's sampler scales noise otherwise than the others, who are as far from the picture for it."""
+    loaded = real["tiny-sdxl"]
+    first = next(stream_batches(loaded, None, PROMPTS, replace(CONFIG, steps=8)))
+    images = [
+        next(
+            stream_batches(
+                loaded, None, PROMPTS, replace(CONFIG, sampler=sampler), start=Start(first.latents, 0.7)
+            )
+        ).images
+        for sampler in (None, "DPMSolverMultistepScheduler", "DDIMScheduler")
+    ]
+    for other in images[1:]:
+        assert np.mean([distance(*pair) for pair in zip(images[0], other, strict=True)]) < 8
+
+
 def test_a_picture_does_not_depend_on_the_batch(real):
     loaded = real["tiny-sd3"]
     first = next(stream_batches(loaded, None, PROMPTS, CONFIG))

@@ -1,0 +1,409 @@
+"""`matchgraph choose`: one graph, three levels. The model for a set of images, the candidate for each prompt,
+and for each image whether the student's will do.
+
+What is compared, level by level, is drawn for real with the same noise:
+
+1. `one choice`: the candidate with the best average quality that the budget pays for, whatever the images;
+2. `model`: the same among candidates of the models that were chosen for the images, and of their students;
+3. `prompt`: these again, but for each prompt the one that is worth its cost;
+4. `image`: the same, with teachers that step in where a tuned student's image is not good enough.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+import numpy as np
+
+from routing.cli import device_option, json_option, probe_option, seed_option
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from graphdb.distillation import Distilled
+    from graphdb.prompts import Variant
+    from graphdb.runner import Runner
+    from routing.router import Router
+    from training.prompts import PromptEncoder
+    from training.quality import Scorer
+
+BATCH = 32
+
+
+@dataclass(frozen=True)
+class Way:
+    """A candidate, alone or with its teacher behind it.
+
+    Attributes:
+        variant: the candidate.
+        tflop: to expect of an image, the teacher's share included.
+        gain: quality that the teacher adds on average.
+        distilled: student and teacher, where the teacher steps in.
+    """
+
+    variant: Variant
+    tflop: float
+    gain: float = 0.0
+    distilled: Distilled | None = None
+
+
+@dataclass(frozen=True)
+class Level:
+    """What one level made of the prompts.
+
+    Attributes:
+        name: of the level.
+        ways: candidate of each prompt, `+ teacher` where one stood behind it.
+        expected_tflop: of an image, on average.
+        tflop: spent, likewise.
+        expected_quality: by the metric, on average.
+        quality: measured, likewise.
+        over_one_choice: how far that is above the first level, with a 95 % bootstrap interval over prompts.
+        distance: Frechet distance of the images to those given, in the probe's space.
+        by_teacher: share of the images that a teacher refined or drew.
+    """
+
+    name: str
+    ways: tuple[str, ...]
+    expected_tflop: float
+    tflop: float
+    expected_quality: float
+    quality: float
+    over_one_choice: tuple[float, float, float]
+    distance: float
+    by_teacher: float
+
+
+@click.command()
+@click.option(
+    "--images",
+    required=True,
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Folder of the images that the model is for.",
+)
+@click.option(
+    "--prompts",
+    "file",
+    required=True,
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="What is to be drawn, one prompt a line.",
+)
+@click.option(
+    "--budget", required=True, type=click.FloatRange(0, min_open=True), help="TFLOP an image, on average."
+)
+@probe_option
+@click.option("--metric", default="clip_score", show_default=True, help="Quality metric of a fitted router.")
+@click.option(
+    "--models",
+    "count",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    help="How many of the models that are best for the images may draw.",
+)
+@click.option("--out", type=click.Path(file_okay=False, path_type=Path), help="Folder for the last images.")
+@seed_option("the noise and the bootstrap")
+@device_option
+@json_option
+def choose(
+    images: Path,
+    file: Path,
+    budget: float,
+    probe: str,
+    metric: str,
+    count: int,
+    out: Path | None,
+    seed: int,
+    device: str,
+    as_json: bool,
+) -> None:
+    """Choose model, candidate and teacher for images and prompts, draw, and say what each level was worth.
+
+    Needs a graph with results, scored prompts, a fitted router and, for the last level, tuned students.
+    """
+    from collaboration.cli import prompts_of, scorer_of
+    from graphdb.connection import connect
+    from routing.cli import model_folders, store
+    from training.extractors import load_clip
+    from training.prompts import load_prompt_encoder
+
+    prompts = prompts_of("test", file)
+    if not prompts:
+        raise click.UsageError(f"{file} holds no prompt.")
+    chosen = models_for(images, probe, count)
+    encoder = load_prompt_encoder(probe, device=device)
+    scorer = scorer_of(metric, probe, None, None, device)
+    kept = store()
+    with connect() as runner:
+        from graphdb.prompts import PromptGraph
+
+        graph = PromptGraph(runner)
+        router = kept.router(kept.load(metric), graph, encoder, exact=True)
+        validation = [prompt.text for prompt in graph.prompts() if prompt.split == "validation"]
+        students = students_of(runner, router.variants)
+        folders = model_folders(runner)
+    planned = plans(router, encoder, validation, prompts, set(chosen), students, budget, metric)
+    artist = Artist(folders, scorer, prompts, seed, device)
+    extractor = load_clip(probe, device=device)
+    levels: list[Level] = []
+    first: np.ndarray | None = None
+    for name, (ways, expected) in planned.items():
+        drawn, spent, teacher = artist.draw(ways)
+        quality = scorer.score(prompts, drawn)
+        first = quality if first is None else first
+        levels.append(
+            Level(
+                name,
+                tuple(way.variant.id + (" + teacher" if way.distilled else "") for way in ways),
+                float(np.mean([way.tflop for way in ways])),
+                float(np.mean(spent)),
+                expected,
+                float(quality.mean()),
+                over(quality, first, seed),
+                distance(extractor, drawn, images),
+                float(np.mean(teacher)),
+            )
+        )
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
+        for place, image in enumerate(drawn):
+            image.save(out / f"{place:04d}.png")
+    if as_json:
+        click.echo(json.dumps({"models": chosen, "levels": [asdict(level) for level in levels]}))
+        return
+    click.echo(f"For {images}: {', '.join(chosen)}.")
+    for level in levels:
+        value, low, high = level.over_one_choice
+        click.echo(
+            f"{level.name}: {metric} {level.quality:.4f} ({level.expected_quality:.4f} expected, "
+            f"{value:+.4f} [{low:+.4f}, {high:+.4f}] over one choice) for {level.tflop:.4g} TFLOP "
+            f"({level.expected_tflop:.4g} expected), distance to the images {level.distance:.2f}, "
+            f"{100 * level.by_teacher:.0f} % by a teacher; {most(level.ways)}."
+        )
+
+
+def models_for(images: Path, probe: str, count: int) -> list[str]:
+    """The models that are expected to be best for some images, by the default recipe."""
+    from predictor.cli import Method, predict_target, progress_bar
+    from predictor.cli import predict as command
+
+    # The method that `matchgraph predict` has without options.
+    with command.make_context("predict", [str(images)]) as context, progress_bar() as progress:
+        method = Method(**{name: context.params[name] for name in Method.__dataclass_fields__})
+        prediction, _, _ = predict_target(str(images), probe, False, method, progress)
+    return [ranked.model for ranked in prediction.ranking[:count]]
+
+
+def students_of(runner: Runner, variants: Sequence[Variant]) -> dict[str, Distilled]:
+    """Students among the models of some candidates, by id."""
+    from graphdb.distillation import DistillationGraph
+
+    graph = DistillationGraph(runner)
+    found = {model: graph.load(model) for model in sorted({variant.model for variant in variants})}
+    return {model: distilled for model, distilled in found.items() if distilled is not None}
+
+
+def plans(
+    router: Router,
+    encoder: PromptEncoder,
+    validation: Sequence[str],
+    prompts: Sequence[str],
+    chosen: set[str],
+    students: Mapping[str, Distilled],
+    budget: float,
+    metric: str,
+) -> dict[str, tuple[list[Way], float]]:
+    """For each level the way of each prompt, and the mean quality to expect.
+
+    Raises:
+        BudgetTooSmall: the cheapest candidate of the chosen models costs more.
+        UsageError: no candidate of theirs is scored.
+    """
+    from routing.errors import BudgetTooSmall
+    from routing.policy import choose as route
+    from routing.policy import lambda_for_budget
+
+    known = router.compared(encoder.encode(validation))
+    asked = router.compared(encoder.encode(prompts))
+    scored = ~np.isnan(known).any(axis=0)
+    own = np.array(
+        [
+            variant.model in chosen
+            or (variant.model in students and students[variant.model].teacher in chosen)
+            for variant in router.variants
+        ]
+    )
+    alone = [Way(variant, variant.tflop) for variant in router.variants]
+    backed = [with_teacher(way, students.get(way.variant.model), metric) for way in alone]
+    with_backed = [*enumerate(alone), *((n, way) for n, way in enumerate(backed) if way.distilled)]
+
+    def fixed(allowed: np.ndarray) -> tuple[list[Way], float]:
+        cost = router.cost
+        affordable = np.flatnonzero(allowed & scored & (cost <= budget))
+        if not len(affordable):
+            least = cost[allowed & scored].min() if (allowed & scored).any() else float("nan")
+            raise BudgetTooSmall(
+                f"A budget of {budget:g} TFLOP is below {least:g}, what the cheapest candidate of "
+                f"{', '.join(sorted(chosen))} costs: raise it, or add a cheaper one by `route variants`."
+            )
+        best = affordable[known[:, affordable].mean(axis=0).argmax()]
+        return [alone[best]] * len(prompts), float(asked[:, best].mean())
+
+    def routed(numbered: Iterable[tuple[int, Way]]) -> tuple[list[Way], float]:
+        """By candidates with their numbers among the router's."""
+        allowed = [(number, way) for number, way in numbered if own[number] and scored[number]]
+        some = [number for number, _ in allowed]
+        cost = np.array([way.tflop for _, way in allowed])
+        gain = np.array([way.gain for _, way in allowed])
+        lam = lambda_for_budget(known[:, some] + gain, cost, budget)
+        picked = route(asked[:, some] + gain, cost, lam)
+        expected = (asked[:, some] + gain)[np.arange(len(prompts)), picked].mean()
+        return [allowed[place][1] for place in picked], float(expected)
+
+    return {
+        "one choice": fixed(np.ones(len(alone), dtype=bool)),
+        "model": fixed(own),
+        "prompt": routed(enumerate(alone)),
+        "image": routed(with_backed),
+    }
+
+
+def with_teacher(way: Way, distilled: Distilled | None, metric: str) -> Way:
+    """The way with its teacher behind it, if it is a student that was tuned as it is drawn here."""
+    if distilled is None or distilled.tuned is None or distilled.calibration is None:
+        return way
+    calibration, variant = distilled.calibration, way.variant
+    drawn = (variant.steps, variant.guidance, variant.sampler, variant.resolution_px, metric)
+    if drawn != (
+        calibration.steps,
+        calibration.guidance,
+        calibration.sampler,
+        calibration.resolution_px,
+        calibration.metric,
+    ):
+        return way
+    gain = distilled.tuned.quality - float(np.mean(calibration.percentiles))
+    return Way(variant, distilled.tuned.tflop, gain, distilled)
+
+
+class Artist:
+    """Draws prompts by the ways chosen for them.
+
+    Args:
+        folders: of the models' pipelines.
+        scorer: the oracle of collaborations.
+        prompts: n of them; noise follows from seed and prompt, so it is the same for every level.
+        seed: of the noise.
+        device: `auto` or a torch device name.
+    """
+
+    def __init__(
+        self, folders: Mapping[str, Path], scorer: Scorer, prompts: Sequence[str], seed: int, device: str
+    ) -> None:
+        from graphdb.prompts import prompt_id
+
+        self._folders, self._scorer, self._prompts = folders, scorer, prompts
+        self._seed, self._device = seed, device
+        self._numbers = [f"{prompt_id(prompt)}-0" for prompt in prompts]
+
+    def draw(self, ways: Sequence[Way]) -> tuple[list[Image.Image], list[float], list[bool]]:
+        """Images, TFLOP spent, and whether a teacher had a hand in it, of each prompt."""
+        images: dict[int, tuple[Image.Image, float, bool]] = {}
+        for way in dict.fromkeys(ways):
+            rows = [row for row, own in enumerate(ways) if own == way]
+            images |= self._together(way, rows) if way.distilled else self._alone(way.variant, rows)
+        found = [images[row] for row in range(len(ways))]
+        return [one[0] for one in found], [one[1] for one in found], [one[2] for one in found]
+
+    def _alone(self, variant: Variant, rows: Sequence[int]) -> dict[int, tuple[Image.Image, float, bool]]:
+        from training.generate import SampleConfig, stream_images
+        from training.pipelines import opened
+
+        config = SampleConfig(
+            len(rows),
+            variant.steps,
+            variant.guidance,
+            self._seed,
+            variant.resolution_px,
+            BATCH,
+            sampler=variant.sampler,
+            cache_interval=variant.cache_interval,
+        )
+        with opened(self._folders[variant.model], device=self._device, precision="fp32") as loaded:
+            drawn = stream_images(
+                loaded,
+                None,
+                [self._prompts[row] for row in rows],
+                config,
+                numbers=[self._numbers[row] for row in rows],
+            )
+            return {row: (image, variant.tflop, False) for row, image in zip(rows, drawn, strict=True)}
+
+    def _together(self, way: Way, rows: Sequence[int]) -> dict[int, tuple[Image.Image, float, bool]]:
+        from collaboration.calibration import check_calibrated
+        from collaboration.collaborate import Collaboration
+        from collaboration.plan import Correction, Drawing, Plan
+        from training.pipelines import LoadedPipeline
+
+        distilled = way.distilled
+        assert distilled is not None
+        calibration, tuned = distilled.calibration, distilled.tuned
+        assert calibration is not None
+        assert tuned is not None
+        how = Drawing(tuned.teacher_steps, tuned.teacher_guidance, tuned.teacher_sampler)
+        plan = Plan(
+            Drawing(calibration.steps, calibration.guidance, calibration.sampler),
+            Correction(how, tuned.rollback),
+            self._seed,
+            calibration.resolution_px,
+            BATCH,
+        )
+        check_calibrated(calibration, self._scorer, plan.student, plan.resolution_px)
+        with (
+            LoadedPipeline(self._folders[distilled.student], device=self._device) as student,
+            LoadedPipeline(self._folders[distilled.teacher], device=self._device) as teacher,
+        ):
+            both = Collaboration(
+                student, teacher, self._scorer, calibration.threshold(tuned.k), plan
+            ).generate([self._prompts[row] for row in rows], numbers=[self._numbers[row] for row in rows])
+            found = {}
+            for outcome in both:
+                if outcome.failure is not None:
+                    click.echo(f"{self._prompts[rows[outcome.place]]!r}: {outcome.failure}", err=True)
+                by_teacher = outcome.decision in ("refined", "regenerated")
+                found[rows[outcome.place]] = (outcome.image, outcome.tflop, by_teacher)
+            return found
+
+
+def over(quality: np.ndarray, first: np.ndarray, seed: int) -> tuple[float, float, float]:
+    """By how much one level is above the first, on the same prompts."""
+    from collaboration.evaluation import bootstrap
+
+    def figures(weights: np.ndarray) -> list[float]:
+        return [float(np.average(quality - first, weights=weights))]
+
+    [interval] = bootstrap(figures, len(quality), 1, seed)
+    return interval.value, interval.low, interval.high
+
+
+def distance(extractor: Any, drawn: Sequence[Image.Image], folder: Path) -> float:
+    """Frechet distance of images to those of a folder."""
+    from training.frechet import frechet_distance
+    from training.images import list_captioned_images, load_rgb
+
+    own = extractor.statistics(drawn)
+    real = extractor.statistics(load_rgb(image.path) for image in list_captioned_images(folder))
+    return frechet_distance(own.mean, own.covariance, real.mean, real.covariance)
+
+
+def most(ways: Sequence[str]) -> str:
+    """The three candidates that drew most of the prompts."""
+    from collections import Counter
+
+    common = Counter(ways).most_common(3)
+    return ", ".join(f"{100 * count / len(ways):.0f} % {name}" for name, count in common)

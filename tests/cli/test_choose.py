@@ -1,0 +1,95 @@
+"""What each level of `matchgraph choose` gives each prompt, on tables small enough to work out by hand."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from cli.choose import Way, plans, with_teacher
+from graphdb.distillation import Calibration, Distilled, Tuned
+from graphdb.prompts import Variant
+from routing.errors import BudgetTooSmall
+
+VARIANTS = (
+    Variant("student@1", "student", 1, 1.0, None, 1.0, 32),
+    Variant("big@4", "big", 4, 4.0),
+    Variant("other@4", "other", 4, 4.0),
+    Variant("big@20", "big", 20, 20.0),
+)
+# Of the chosen models the student is good for the first half of the prompts, big@4 for the second.
+QUALITY = np.array([[0.6, 0.5, 0.9, 0.7]] * 4 + [[0.1, 0.5, 0.9, 0.6]] * 4)
+CALIBRATION = Calibration(
+    "clip_score", "0" * 16, 1, 1.0, None, 32, 100, tuple(np.linspace(0, 0.8, 101).tolist())
+)
+TUNED = Tuned(50.0, 0.5, 4, None, None, 2.0, 0.65)
+STUDENT = Distilled("student", "big", CALIBRATION, TUNED)
+
+
+class Encoder:
+    def encode(self, prompts: Any) -> Any:
+        return prompts
+
+
+class Known:
+    """A router that knows the qualities."""
+
+    variants = VARIANTS
+    cost = np.array([variant.tflop for variant in VARIANTS])
+
+    def compared(self, prompts: Any) -> np.ndarray:
+        return QUALITY[: len(prompts)]
+
+
+def planned(budget: float, students: dict[str, Distilled]) -> dict[str, tuple[list[str], float, float]]:
+    made = plans(
+        Known(),
+        Encoder(),
+        ["v"] * 8,
+        ["p"] * 8,
+        {"big"},
+        students,
+        budget,
+        "clip_score",  # type: ignore[arg-type]
+    )
+    return {
+        name: ([way.variant.id for way in ways], float(np.mean([way.tflop for way in ways])), expected)
+        for name, (ways, expected) in made.items()
+    }
+
+
+def test_each_level_narrows_or_widens_the_choice() -> None:
+    made = planned(4.0, {"student": Distilled("student", "big")})
+    assert made["one choice"] == (["other@4"] * 8, 4.0, pytest.approx(0.9))
+    assert made["model"] == (["big@4"] * 8, 4.0, pytest.approx(0.5))
+    assert made["prompt"] == (["student@1"] * 4 + ["big@4"] * 4, 2.5, pytest.approx(0.55))
+    # Nothing is tuned: no teacher stands behind the student.
+    assert made["image"] == made["prompt"]
+
+
+def test_a_teacher_behind_the_student_costs_and_gains_what_was_tuned() -> None:
+    made = planned(4.0, {"student": STUDENT})
+    # 0.65 tuned, 0.4 before: 0.85 and 0.35 for 2 TFLOP.
+    assert made["image"] == (["student@1"] * 4 + ["big@4"] * 4, 3.0, pytest.approx((0.85 + 0.5) / 2))
+    # Where that is too much for all of them, the student is left alone.
+    assert planned(1.9, {"student": STUDENT})["image"] == (["student@1"] * 8, 1.0, pytest.approx(0.35))
+    assert planned(2.0, {"student": STUDENT})["image"] == (["student@1"] * 8, 2.0, pytest.approx(0.6))
+    # A student that nobody says is one is no candidate of its teacher.
+    assert planned(4.0, {})["prompt"][0] == ["big@4"] * 8
+
+
+@pytest.mark.parametrize("changed", [{"steps": 2}, {"guidance": None}, {"resolution_px": 64}])
+def test_a_student_drawn_otherwise_has_no_teacher(changed: dict[str, Any]) -> None:
+    from dataclasses import replace
+
+    way = Way(VARIANTS[0], 1.0)
+    assert with_teacher(way, STUDENT, "clip_score").distilled == STUDENT
+    assert with_teacher(way, STUDENT, "sharpness") == way
+    other = replace(STUDENT, calibration=replace(CALIBRATION, **changed))
+    assert with_teacher(way, other, "clip_score") == way
+
+
+def test_a_budget_below_all_is_said() -> None:
+    with pytest.raises(BudgetTooSmall, match="below 1, what the cheapest candidate of big"):
+        planned(0.5, {"student": STUDENT})
