@@ -1,12 +1,10 @@
 """`matchgraph choose`: one graph, three levels. The model for a set of images, the candidate for each prompt,
 and for each image whether the student's will do.
 
-What is compared, level by level, is drawn for real with the same noise:
-
-1. `one choice`: the candidate with the best average quality that the budget pays for, whatever the images;
-2. `model`: the same among candidates of the models that were chosen for the images, and of their students;
-3. `prompt`: these again, but for each prompt the one that is worth its cost;
-4. `image`: the same, with teachers that step in where a tuned student's image is not good enough.
+What each level is worth is seen by drawing for real with and without it, with the same noise: from one choice
+for everything (the candidate with the best average quality that the budget pays for), by choosing for each
+prompt, and by letting teachers step in, both among all candidates and among those of the models that were
+chosen for the images and of their students.
 """
 
 from __future__ import annotations
@@ -254,9 +252,9 @@ def plans(
         best = affordable[known[:, affordable].mean(axis=0).argmax()]
         return [alone[best]] * len(prompts), float(asked[:, best].mean())
 
-    def routed(numbered: Iterable[tuple[int, Way]]) -> tuple[list[Way], float]:
+    def routed(numbered: Iterable[tuple[int, Way]], within: np.ndarray) -> tuple[list[Way], float]:
         """By candidates with their numbers among the router's."""
-        allowed = [(number, way) for number, way in numbered if own[number] and scored[number]]
+        allowed = [(number, way) for number, way in numbered if within[number] and scored[number]]
         some = [number for number, _ in allowed]
         cost = np.array([way.tflop for _, way in allowed])
         gain = np.array([way.gain for _, way in allowed])
@@ -265,11 +263,14 @@ def plans(
         expected = (asked[:, some] + gain)[np.arange(len(prompts)), picked].mean()
         return [allowed[place][1] for place in picked], float(expected)
 
+    everything = np.ones(len(alone), dtype=bool)
     return {
-        "one choice": fixed(np.ones(len(alone), dtype=bool)),
+        "one choice": fixed(everything),
+        "prompt": routed(enumerate(alone), everything),
+        "prompt + image": routed(with_backed, everything),
         "model": fixed(own),
-        "prompt": routed(enumerate(alone)),
-        "image": routed(with_backed),
+        "model + prompt": routed(enumerate(alone), own),
+        "model + prompt + image": routed(with_backed, own),
     }
 
 

@@ -63,20 +63,34 @@ def test_each_level_narrows_or_widens_the_choice() -> None:
     made = planned(4.0, {"student": Distilled("student", "big")})
     assert made["one choice"] == (["other@4"] * 8, 4.0, pytest.approx(0.9))
     assert made["model"] == (["big@4"] * 8, 4.0, pytest.approx(0.5))
-    assert made["prompt"] == (["student@1"] * 4 + ["big@4"] * 4, 2.5, pytest.approx(0.55))
+    assert made["model + prompt"] == (["student@1"] * 4 + ["big@4"] * 4, 2.5, pytest.approx(0.55))
+    # Without a choice of the model the best one is free to be taken.
+    assert made["prompt"] == (["other@4"] * 8, 4.0, pytest.approx(0.9))
     # Nothing is tuned: no teacher stands behind the student.
-    assert made["image"] == made["prompt"]
+    assert made["model + prompt + image"] == made["model + prompt"]
 
 
 def test_a_teacher_behind_the_student_costs_and_gains_what_was_tuned() -> None:
     made = planned(4.0, {"student": STUDENT})
     # 0.65 tuned, 0.4 before: 0.85 and 0.35 for 2 TFLOP.
-    assert made["image"] == (["student@1"] * 4 + ["big@4"] * 4, 3.0, pytest.approx((0.85 + 0.5) / 2))
+    assert made["model + prompt + image"] == (
+        ["student@1"] * 4 + ["big@4"] * 4,
+        3.0,
+        pytest.approx((0.85 + 0.5) / 2),
+    )
     # Where that is too much for all of them, the student is left alone.
-    assert planned(1.9, {"student": STUDENT})["image"] == (["student@1"] * 8, 1.0, pytest.approx(0.35))
-    assert planned(2.0, {"student": STUDENT})["image"] == (["student@1"] * 8, 2.0, pytest.approx(0.6))
+    assert planned(1.9, {"student": STUDENT})["model + prompt + image"] == (
+        ["student@1"] * 8,
+        1.0,
+        pytest.approx(0.35),
+    )
+    assert planned(2.0, {"student": STUDENT})["model + prompt + image"] == (
+        ["student@1"] * 8,
+        2.0,
+        pytest.approx(0.6),
+    )
     # A student that nobody says is one is no candidate of its teacher.
-    assert planned(4.0, {})["prompt"][0] == ["big@4"] * 8
+    assert planned(4.0, {})["model + prompt"][0] == ["big@4"] * 8
 
 
 @pytest.mark.parametrize("changed", [{"steps": 2}, {"guidance": None}, {"resolution_px": 64}])
