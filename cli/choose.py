@@ -322,19 +322,11 @@ class Artist:
         return [one[0] for one in found], [one[1] for one in found], [one[2] for one in found]
 
     def _alone(self, variant: Variant, rows: Sequence[int]) -> dict[int, tuple[Image.Image, float, bool]]:
-        from training.generate import SampleConfig, stream_images
+        from routing.variants import sampling_of
+        from training.generate import stream_images
         from training.pipelines import opened
 
-        config = SampleConfig(
-            len(rows),
-            variant.steps,
-            variant.guidance,
-            self._seed,
-            variant.resolution_px,
-            BATCH,
-            sampler=variant.sampler,
-            cache_interval=variant.cache_interval,
-        )
+        config = sampling_of(variant, len(rows), self._seed)
         with opened(self._folders[variant.model], device=self._device, precision="fp32") as loaded:
             drawn = stream_images(
                 loaded,

@@ -48,23 +48,20 @@ def calibrate(
         on_progress: told how many images are scored, of how many.
 
     Raises:
-        NoTrials: no image could be scored.
+        NoTrials: there are no prompts, or no image could be scored.
     """
     from graphdb.prompts import prompt_id
-    from training.generate import SampleConfig, stream_batches
+    from training.generate import stream_batches
 
-    config = SampleConfig(
-        n=len(prompts),
-        steps=drawing.steps,
-        guidance=drawing.guidance,
+    if not prompts:
+        raise NoTrials("There are no prompts to calibrate on: add some with `matchgraph route prompts`.")
+    config = drawing.sampling(
+        len(prompts),
         seed=seed,
         resolution_px=resolution_px,
         batch_size=BATCH,
         precision=student.precision,
-        sampler=drawing.sampler,
     )
-    if not prompts:
-        raise NoTrials("There are no prompts to calibrate on: add some with `matchgraph route prompts`.")
     values: list[float] = []
     seen = 0
     numbers = [f"{prompt_id(prompt)}-0" for prompt in prompts]

@@ -249,17 +249,15 @@ class Collaboration:
         named: Sequence[int | str],
         start: Start | None,
     ) -> Iterator[Batch]:
-        from training.generate import SampleConfig, stream_batches
+        from training.generate import stream_batches
 
-        config = SampleConfig(
-            n=len(prompts),
-            steps=drawing.steps,
-            guidance=drawing.guidance,
-            seed=self.plan.seed,
-            resolution_px=self.plan.resolution_px,
-            batch_size=self.plan.batch_size,
+        plan = self.plan
+        config = drawing.sampling(
+            len(prompts),
+            seed=plan.seed,
+            resolution_px=plan.resolution_px,
+            batch_size=plan.batch_size,
             precision=loaded.precision,
-            sampler=drawing.sampler,
         )
         return stream_batches(loaded, None, prompts, config, numbers=named, start=start)
 

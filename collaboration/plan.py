@@ -5,8 +5,12 @@ from __future__ import annotations
 import math
 import os
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from collaboration.errors import InvalidPlan
+
+if TYPE_CHECKING:
+    from training.generate import SampleConfig
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,23 @@ class Drawing:
         if self.guidance is not None:
             parts.append(f"g{self.guidance:g}")
         return "-".join(parts)
+
+    def sampling(
+        self, count: int, *, seed: int, resolution_px: int, batch_size: int, precision: str
+    ) -> SampleConfig:
+        """How so many images are drawn; see `training.generate.SampleConfig`."""
+        from training.generate import SampleConfig
+
+        return SampleConfig(
+            n=count,
+            steps=self.steps,
+            guidance=self.guidance,
+            seed=seed,
+            resolution_px=resolution_px,
+            batch_size=batch_size,
+            precision=precision,
+            sampler=self.sampler,
+        )
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from training.extractors.base import Extractor
+    from training.generate import Batch
     from training.pipelines import LoadedPipeline
     from training.quality import Scorer
 
@@ -229,34 +230,32 @@ class _Bench:
     def _batch(
         self, loaded: LoadedPipeline, drawing: Drawing, rollback: float | None, places: range
     ) -> Sequence[Image.Image]:
-        from training.generate import SampleConfig, start_with, stream_batches
+        from training.generate import start_with, stream_batches
         from training.rollback import Start
 
         grid = self._grid
         texts = [self._texts[place] for place in places]
         numbers = [self._numbers[place] for place in places]
 
-        def config(how: Drawing) -> SampleConfig:
-            return SampleConfig(
-                n=len(texts),
-                steps=how.steps,
-                guidance=how.guidance,
+        def batch(model: LoadedPipeline, how: Drawing, start: Start | None = None) -> Batch:
+            config = how.sampling(
+                len(texts),
                 seed=grid.seed,
                 resolution_px=grid.resolution_px,
                 batch_size=len(texts),
-                precision=loaded.precision,
-                sampler=how.sampler,
+                precision=model.precision,
             )
+            [drawn] = stream_batches(model, None, texts, config, numbers=numbers, start=start)
+            return drawn
 
         start = None
         if rollback is not None:
-            [begun] = stream_batches(self._student, None, texts, config(grid.students[0]), numbers=numbers)
+            begun = batch(self._student, grid.students[0])
             if self._through_pixels:
                 start = start_with(loaded, begun.images, grid.resolution_px, rollback)
             else:
                 start = Start(begun.latents, rollback)
-        [batch] = stream_batches(loaded, None, texts, config(drawing), numbers=numbers, start=start)
-        return batch.images
+        return batch(loaded, drawing, start).images
 
     def _write(self, path: Path, tensors: Mapping[str, np.ndarray], facts: dict[str, str]) -> None:
         import torch

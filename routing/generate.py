@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from graphdb.prompts import prompt_id
+from routing.variants import sampling_of
 
 if TYPE_CHECKING:
     from graphdb.prompts import Variant
     from routing.router import Decision
-
-BATCH = 32
 
 
 @dataclass(frozen=True)
@@ -58,7 +57,7 @@ def draw(
     Yields:
         What was drawn, as soon as it is there; by model, not in the order of the prompts.
     """
-    from training.generate import SampleConfig, stream_images
+    from training.generate import stream_images
     from training.pipelines import opened
 
     by_id = {variant.id: variant for variant in variants}
@@ -69,16 +68,7 @@ def draw(
             for variant in dict.fromkeys(variant for variant in chosen if variant.model == model):
                 rows = [row for row, own in enumerate(chosen) if own == variant]
                 texts = [prompts[row] for row in rows]
-                config = SampleConfig(
-                    len(texts),
-                    variant.steps,
-                    variant.guidance,
-                    seed,
-                    variant.resolution_px,
-                    BATCH,
-                    sampler=variant.sampler,
-                    cache_interval=variant.cache_interval,
-                )
+                config = sampling_of(variant, len(texts), seed)
                 numbers = [f"{prompt_id(text)}-0" for text in texts]
                 images = stream_images(loaded, None, texts, config, numbers=numbers)
                 for row, image in zip(rows, images, strict=True):

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from graphdb.prompts import Prompt, PromptGraph, Score, Variant
+from routing.variants import sampling_of
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 # CATImage, section 5.2.
 SAMPLES = 4
 CHUNK = 64
-BATCH = 32
 
 # Told the variant, how many of its prompts are scored, and of how many.
 Progress = Callable[[str, int, int], None]
@@ -60,7 +60,7 @@ def score_variants(
     Source:
         CATImage, section 3.2 (the mean over S images stands for the expectation) and 5.2 (S = 4).
     """
-    from training.generate import SampleConfig, stream_images
+    from training.generate import stream_images
     from training.pipelines import opened
 
     prompts = graph.prompts()
@@ -77,16 +77,7 @@ def score_variants(
                 for start in range(0, len(wanted), CHUNK):
                     chunk = wanted[start : start + CHUNK]
                     texts = [prompt.text for prompt in chunk for _ in range(samples)]
-                    config = SampleConfig(
-                        len(texts),
-                        variant.steps,
-                        variant.guidance,
-                        seed,
-                        variant.resolution_px,
-                        BATCH,
-                        sampler=variant.sampler,
-                        cache_interval=variant.cache_interval,
-                    )
+                    config = sampling_of(variant, len(texts), seed)
                     numbers = [image_number(prompt, place) for prompt in chunk for place in range(samples)]
                     images = list(stream_images(loaded, None, texts, config, numbers=numbers))
                     graph.save_scores(scores_of(variant, chunk, texts, images, scorers))

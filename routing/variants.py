@@ -4,8 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from graphdb.prompts import Variant
+
+if TYPE_CHECKING:
+    from training.generate import SampleConfig
+
+BATCH = 32
 
 
 def variant_id(
@@ -80,3 +86,25 @@ def variants_of(
             )
         )
     return made
+
+
+def sampling_of(variant: Variant, count: int, seed: int) -> SampleConfig:
+    """How a candidate draws.
+
+    Args:
+        variant: the candidate.
+        count: images.
+        seed: of their noise.
+    """
+    from training.generate import SampleConfig
+
+    return SampleConfig(
+        count,
+        variant.steps,
+        variant.guidance,
+        seed,
+        variant.resolution_px,
+        BATCH,
+        sampler=variant.sampler,
+        cache_interval=variant.cache_interval,
+    )

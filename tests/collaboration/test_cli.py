@@ -114,5 +114,11 @@ def test_what_is_no_pair_is_said(invoke: Callable[..., Result]) -> None:
     file.write_text("a cat\n", encoding="utf-8")
     options = ("--metric", "sharpness", "--steps", "1", "--resolution", "32", "--prompts", str(file))
     assert "1 images" in invoke("collaborate", "calibrate", STUDENT, TEACHER, *options).output
+    blank = Path("blank.txt")
+    blank.write_text("\n \n", encoding="utf-8")
+    none = (*options[:-1], str(blank))
+    assert "no prompts to calibrate on" in said(
+        invoke("collaborate", "calibrate", STUDENT, TEACHER, *none, code=2)
+    )
     assert "itself" in said(invoke("collaborate", "calibrate", STUDENT, STUDENT, *options, code=2))
     assert "ingest" in said(invoke("collaborate", "calibrate", STUDENT, "gone", *options, code=2))

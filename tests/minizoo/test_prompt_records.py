@@ -9,9 +9,10 @@ import pytest
 from ingest.prompt_records import PromptRecords, read_prompt_records
 from minizoo.icons import ROOT
 from routing.prompts import split, texts_of, unlike
-from routing.scoring import BATCH, SAMPLES, image_number, scores_of
+from routing.scoring import SAMPLES, image_number, scores_of
+from routing.variants import sampling_of
 from training.extractors import load_clip
-from training.generate import SampleConfig, stream_images
+from training.generate import stream_images
 from training.pipelines import LoadedPipeline
 from training.prompts import PromptEncoder, load_prompt_encoder
 from training.quality import ClipScore, Sharpness
@@ -63,9 +64,7 @@ def test_scores_come_out_again(records: PromptRecords, encoder: PromptEncoder) -
     for variant in chance.sample(cheap, 3):
         chosen = chance.sample(records.prompts, 2)
         texts = [prompt.text for prompt in chosen for _ in range(SAMPLES)]
-        config = SampleConfig(
-            len(texts), variant.steps, variant.guidance, 0, variant.resolution_px, BATCH, device="cpu"
-        )
+        config = sampling_of(variant, len(texts), 0)
         numbers = [image_number(prompt, place) for prompt in chosen for place in range(SAMPLES)]
         with LoadedPipeline(ROOT / "models" / variant.model, device="cpu") as loaded:
             images = list(stream_images(loaded, None, texts, config, numbers=numbers))
