@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 RESAMPLES = 1000
 LEVEL = 0.95
+# Prompts shown of each kind.
+CASES = 10
 
 
 @dataclass(frozen=True)
@@ -85,26 +87,60 @@ class Lead:
 
 
 @dataclass(frozen=True)
+class Aspect:
+    """Something that images or prompts have more or less of, and how the student fares with it.
+
+    Attributes:
+        name: of it.
+        distance: its rank correlation with the distance of the student's image from the teacher's; NaN where
+            all have as much of it.
+        gap: its rank correlation with the absolute difference of their scores; likewise.
+        wins: how often the student's score is higher among images with little, some and much (thirds).
+    """
+
+    name: str
+    distance: Interval
+    gap: Interval
+    wins: tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class Case:
+    """A prompt, and how far the student's images of it score above the teacher's.
+
+    Attributes:
+        prompt: the text.
+        lead: mean difference of the scores.
+    """
+
+    prompt: str
+    lead: float
+
+
+@dataclass(frozen=True)
 class Wins:
     """The student against the teacher on the same noise.
 
     Attributes:
         teacher: id of the teacher's column.
         share: how often the student's score is higher.
-        by_distance: the same among images with a low, medium and high distance (thirds) of the two.
-        distance_gap: rank correlation of that distance with the absolute difference of scores.
-        distance_complexity: with the complexity of the teacher's image.
-        distance_length: with the number of words in the prompt.
+        distance_gap: rank correlation of the distance of the two images with the absolute difference of
+            their scores.
+        by_distance: how often the student wins among images of low, medium and high distance (thirds).
+        aspects: of the teacher's images, of their ways from noise, and of the prompts.
+        best: prompts that the student draws better than the teacher, best first.
+        worst: those that it draws worse, worst first.
         accuracy: chance that the oracle's score of the student's image alone puts a win above a loss (the
             area under its ROC curve).
     """
 
     teacher: str
     share: Interval
-    by_distance: tuple[float, float, float]
     distance_gap: Interval
-    distance_complexity: Interval
-    distance_length: Interval
+    by_distance: tuple[float, float, float]
+    aspects: tuple[Aspect, ...]
+    best: tuple[Case, ...]
+    worst: tuple[Case, ...]
     accuracy: Interval
 
 
@@ -342,21 +378,59 @@ def _wins(test: Trials, metric: str, seed: int) -> Wins:
     student = test.student
     teacher = max(test.teachers, key=lambda column: column.steps)
     one, other = student.scores[metric], teacher.scores[metric]
-    won = one > other
+    won, gap = one > other, np.abs(one - other)
     distance = 1 - _cosine(student.features, teacher.features)
-    thirds = np.digitize(distance, np.quantile(distance, [1 / 3, 2 / 3]))
-    lengths = np.array([len(prompt.split()) for prompt in test.prompts], dtype=float)
-    beside = [np.abs(one - other), teacher.complexity, lengths]
+    aspects = {
+        "complexity of the teacher's image": teacher.complexity,
+        "words in the prompt": np.array([len(prompt.split()) for prompt in test.prompts], dtype=float),
+    }
+    if teacher.curvature is not None:
+        aspects["curvature of the teacher's way"] = teacher.curvature
 
     def figures(weights: np.ndarray) -> list[float]:
         drawn = np.repeat(np.arange(len(won)), weights.astype(int))
-        order = rankdata(distance[drawn])
-        correlations = [_correlation(order, rankdata(values[drawn])) for values in beside]
-        return [float(won[drawn].mean()), *correlations, _auc(one[drawn], won[drawn])]
+        near, apart = rankdata(distance[drawn]), rankdata(gap[drawn])
+        ranks = [rankdata(values[drawn]) for values in aspects.values()]
+        return [
+            float(won[drawn].mean()),
+            _auc(one[drawn], won[drawn]),
+            _correlation(near, apart),
+            *(_correlation(order, rank) for rank in ranks for order in (near, apart)),
+        ]
 
-    share, gap, complexity, length, accuracy = bootstrap(figures, len(won), test.samples, seed)
-    low, medium, high = (float(won[thirds == third].mean()) for third in range(3))
-    return Wins(teacher.id, share, (low, medium, high), gap, complexity, length, accuracy)
+    share, accuracy, distance_gap, *correlations = bootstrap(figures, len(won), test.samples, seed)
+    return Wins(
+        teacher.id,
+        share,
+        distance_gap,
+        _by_thirds(distance, won),
+        tuple(
+            Aspect(name, correlations[2 * place], correlations[2 * place + 1], _by_thirds(values, won))
+            for place, (name, values) in enumerate(aspects.items())
+        ),
+        *_cases(test, one - other),
+        accuracy,
+    )
+
+
+def _by_thirds(values: np.ndarray, won: np.ndarray) -> tuple[float, float, float]:
+    """Share of wins where the values are low, medium and high; NaN for an empty third, as of equal ones."""
+    thirds = np.digitize(values, np.quantile(values, [1 / 3, 2 / 3]))
+    low, medium, high = (
+        float(won[thirds == third].mean()) if (thirds == third).any() else float("nan") for third in range(3)
+    )
+    return low, medium, high
+
+
+def _cases(test: Trials, leads: np.ndarray) -> tuple[tuple[Case, ...], tuple[Case, ...]]:
+    """The prompts with the most and the least of a lead, over all their images."""
+    means = leads.reshape(-1, test.samples).mean(axis=1)
+    cases = [
+        Case(prompt, float(lead)) for prompt, lead in zip(test.prompts[:: test.samples], means, strict=True)
+    ]
+    cases.sort(key=lambda case: -case.lead)
+    best = tuple(case for case in cases[:CASES] if case.lead > 0)
+    return best, tuple(case for case in cases[: -CASES - 1 : -1] if case.lead < 0)
 
 
 def _cosine(one: np.ndarray, other: np.ndarray) -> np.ndarray:

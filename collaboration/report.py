@@ -149,8 +149,9 @@ def sections(study: Study) -> list[Section]:
             "Figures 3 to 7",
             student_wins(study),
             "Distance is 1 - cosine of the two images' features; complexity the size of the teacher's image "
-            "as a PNG. Correlations are of ranks.",
-            tables=(wins_table(study),),
+            "as a PNG; curvature the mean distance of its latents, step by step, from the straight line "
+            "between the first and the last, as a share of that line. Correlations are of ranks.",
+            tables=(wins_table(study), cases_table(study)),
         ),
     ]
 
@@ -236,24 +237,37 @@ def leads_table(study: Study) -> Table:
 
 
 def wins_table(study: Study) -> Table:
-    """What goes with the student's wins and with its distance from the teacher."""
+    """How often the student wins, and what goes with its distance from the teacher."""
     wins = study.wins
-    columns = (Column("figure", "Figure"), Column("value", "Value", "number"))
-    low, medium, high = wins.by_distance
-    rows: list[tuple[Any, ...]] = [
-        ("student wins", shown(wins.share)),
-        ("student wins, near thirds", low),
-        ("student wins, middle thirds", medium),
-        ("student wins, far thirds", high),
+    columns = (
+        Column("aspect", "Images by"),
+        Column("distance", "With their distance", "number"),
+        Column("gap", "With the difference of scores", "number"),
+        *(
+            Column(f"wins_{third}", f"Student wins, {third} third", "share")
+            for third in ("low", "middle", "high")
+        ),
+    )
+    rows = [
+        ("distance of the two images", None, known_shown(wins.distance_gap), *map(known, wins.by_distance)),
+        *(
+            (each.name, known_shown(each.distance), known_shown(each.gap), *map(known, each.wins))
+            for each in wins.aspects
+        ),
     ]
-    for name, interval in (
-        ("distance with the difference of scores", wins.distance_gap),
-        ("distance with complexity of the teacher's image", wins.distance_complexity),
-        ("distance with words in the prompt", wins.distance_length),
-        ("accuracy of the oracle without the teacher's image", wins.accuracy),
-    ):
-        rows.append((name, None if math.isnan(interval.value) else shown(interval)))
     return Table("collaboration-wins", columns, tuple(rows))
+
+
+def cases_table(study: Study) -> Table:
+    """Prompts that the student draws better, and worse, than the teacher."""
+    columns = (Column("prompt", "Prompt"), Column("lead", f"Student above teacher, {study.metric}", "number"))
+    cases = (*study.wins.best, *reversed(study.wins.worst))
+    return Table("collaboration-cases", columns, tuple((case.prompt, case.lead) for case in cases))
+
+
+def known_shown(interval: Interval) -> Shown | None:
+    """An interval as tables show it; nothing where it is not known."""
+    return None if math.isnan(interval.value) else shown(interval)
 
 
 def shown(interval: Interval) -> Shown:

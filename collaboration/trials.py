@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from training.quality import Scorer
 
 BATCH = 32
-SAVED = "matchgraph-trial-1"
+SAVED = "matchgraph-trial-2"
 
 # Told a column's id, and how many are measured of how many.
 Progress = Callable[[str, int, int], None]
@@ -47,6 +47,8 @@ class Column:
         scores: by metric, float64, (n,).
         features: of the images, float32, (n, d).
         complexity: bytes of each image as a PNG, float64, (n,): how much there is to it.
+        curvature: of its way from noise, float64, (n,), see `training.trajectories.curvature`; None unless
+            the teacher drew it alone.
     """
 
     id: str
@@ -55,6 +57,7 @@ class Column:
     scores: Mapping[str, np.ndarray]
     features: np.ndarray
     complexity: np.ndarray
+    curvature: np.ndarray | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -214,22 +217,35 @@ class _Bench:
             self._write(path, tensors, {"trial": json.dumps({"id": name, **facts})})
         scores = {scorer.metric: tensors[f"score/{scorer.metric}"] for scorer in self._scorers}
         tflop = price(loaded.folder, drawing, self._grid.resolution_px)
-        return Column(name, drawing.steps, tflop, scores, tensors["features"], tensors["complexity"])
+        return Column(
+            name,
+            drawing.steps,
+            tflop,
+            scores,
+            tensors["features"],
+            tensors["complexity"],
+            tensors.get("curvature"),
+        )
 
     def _drawn(
         self, loaded: LoadedPipeline, drawing: Drawing, rollback: float | None
     ) -> dict[str, np.ndarray]:
         images: list[Image.Image] = []
+        curvatures: list[np.ndarray] = []
         for first in range(0, len(self._texts), BATCH):
             places = range(first, min(first + BATCH, len(self._texts)))
-            images += self._batch(loaded, drawing, rollback, places)
+            batch = self._batch(loaded, drawing, rollback, places)
+            images += batch.images
+            if batch.curvature is not None:
+                curvatures.append(batch.curvature.numpy())
         found = {f"score/{s.metric}": np.asarray(s.score(self._texts, images)) for s in self._scorers}
         features = self._extractor.features(images).astype(np.float32)
-        return found | {"features": features, "complexity": np.array([float(_png(i)) for i in images])}
+        found |= {"features": features, "complexity": np.array([float(_png(i)) for i in images])}
+        return found | ({"curvature": np.concatenate(curvatures)} if curvatures else {})
 
     def _batch(
         self, loaded: LoadedPipeline, drawing: Drawing, rollback: float | None, places: range
-    ) -> Sequence[Image.Image]:
+    ) -> Batch:
         from training.generate import start_with, stream_batches
         from training.rollback import Start
 
@@ -237,7 +253,9 @@ class _Bench:
         texts = [self._texts[place] for place in places]
         numbers = [self._numbers[place] for place in places]
 
-        def batch(model: LoadedPipeline, how: Drawing, start: Start | None = None) -> Batch:
+        def batch(
+            model: LoadedPipeline, how: Drawing, start: Start | None = None, *, follow: bool = False
+        ) -> Batch:
             config = how.sampling(
                 len(texts),
                 seed=grid.seed,
@@ -245,7 +263,7 @@ class _Bench:
                 batch_size=len(texts),
                 precision=model.precision,
             )
-            [drawn] = stream_batches(model, None, texts, config, numbers=numbers, start=start)
+            [drawn] = stream_batches(model, None, texts, config, numbers=numbers, start=start, follow=follow)
             return drawn
 
         start = None
@@ -255,7 +273,7 @@ class _Bench:
                 start = start_with(loaded, begun.images, grid.resolution_px, rollback)
             else:
                 start = Start(begun.latents, rollback)
-        return batch(loaded, drawing, start).images
+        return batch(loaded, drawing, start, follow=start is None and loaded is not self._student)
 
     def _write(self, path: Path, tensors: Mapping[str, np.ndarray], facts: dict[str, str]) -> None:
         import torch

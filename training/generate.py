@@ -15,9 +15,10 @@ from training.errors import InvalidConfig
 from training.images import square
 from training.methods import load_weights
 from training.pipelines import PRECISIONS, LoadedPipeline, opened
-from training.rollback import Start, last_latents
+from training.rollback import Start
 from training.samplers import caching, default_drawing, drawing_with
 from training.seeds import seeded_generator
+from training.trajectories import curvature, followed
 
 if TYPE_CHECKING:
     import torch
@@ -156,10 +157,13 @@ class Batch:
     Attributes:
         images: n of mode RGB.
         latents: which they were decoded from, (n, ...), in the form that the pipeline's call takes them in.
+        curvature: of the way to them, (n,), see `training.trajectories.curvature`; None if it was not
+            followed.
     """
 
     images: Sequence[Image.Image]
     latents: torch.Tensor
+    curvature: torch.Tensor | None = None
 
 
 def stream_batches(
@@ -173,6 +177,7 @@ def stream_batches(
     start: Start | None = None,
     controls: Sequence[Image.Image] | None = None,
     control_scale: float = 1.0,
+    follow: bool = False,
 ) -> Generator[Batch, None, None]:
     """Draw as `stream_images` does, with the latents, and from pictures where there are any.
 
@@ -186,6 +191,7 @@ def stream_batches(
         start: `config.n` pictures to begin with; noise alone by default.
         controls: as for `stream_images`.
         control_scale: as for `stream_images`.
+        follow: say how curved the images' ways through the steps were; keeps the latents of every step.
 
     Yields:
         Batches of `config.batch_size`, the last of what is left.
@@ -202,7 +208,7 @@ def stream_batches(
         opened(model, device=config.device, precision=config.precision) as loaded,
         drawing_with(loaded.pipe, config.sampler),
         caching(loaded.pipe, config.cache_interval),
-        last_latents(loaded.pipe.scheduler) as latents,
+        followed(loaded.pipe.scheduler, whole=follow) as trajectory,
     ):
         loaded.check_resolution(config.resolution_px)
         family, pipe = loaded.family, loaded.pipe
@@ -225,6 +231,7 @@ def stream_batches(
                         "image": [square(image, config.resolution_px) for image in shown],
                         "controlnet_conditioning_scale": float(control_scale),
                     }
+                trajectory.clear()
                 images = family.sample(
                     pipe,
                     conditioning.pick(rows, loaded.device),
@@ -237,7 +244,7 @@ def stream_batches(
                     start_generators=[seeded_generator("start", config.seed, named[i]) for i in places],
                     further=further,
                 )
-                yield Batch(images, latents())
+                yield Batch(images, trajectory.last, curvature(trajectory.points) if follow else None)
         finally:
             if unload is not None:
                 unload()

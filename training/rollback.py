@@ -128,29 +128,3 @@ def noised(
         return scheduler.scale_noise(latents, level, noise)
     # Pipelines scale what they are given as if it were noise alone.
     return scheduler.add_noise(latents, noise, level) / scheduler.init_noise_sigma
-
-
-@contextmanager
-def last_latents(scheduler: Any) -> Iterator[Callable[[], torch.Tensor]]:
-    """Keep the latents that a pipeline's call ends with, which it decodes.
-
-    Args:
-        scheduler: the pipeline's; as it was after.
-
-    Yields:
-        What gives those of the last call, in the form that the call takes latents in.
-    """
-    kept: list[Any] = []
-    own = scheduler.step
-
-    @functools.wraps(own)
-    def step(*arguments: Any, **named: Any) -> Any:
-        made = own(*arguments, **named)
-        kept[:] = [made[0]]
-        return made
-
-    scheduler.step = step
-    try:
-        yield lambda: kept[0]
-    finally:
-        del scheduler.step

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from collaboration.evaluation import Study, at_cost, bootstrap, diversity, evaluate
+from collaboration.evaluation import CASES, Study, at_cost, bootstrap, diversity, evaluate
 from collaboration.trials import Column, Trials
 from training.frechet import gaussian_statistics
 
@@ -22,7 +24,9 @@ def made(seed: int, informed: bool) -> Trials:
         noise = generator.normal(scale=0.05, size=COUNT)
         features = teacher_features + stray[:, None] * generator.normal(size=(COUNT, DIMENSION))
         scores = {"clip_score": mean + noise}
-        return Column(name, steps, float(steps), scores, features.astype(np.float32), 100 * difficulty)
+        return Column(
+            name, steps, float(steps), scores, features.astype(np.float32), 100 * difficulty, 1 - difficulty
+        )
 
     bad = 1 - 2 * difficulty if informed else np.zeros(COUNT)
     student = column("student@1", 1, bad, 2 * difficulty)
@@ -101,9 +105,33 @@ def test_when_the_student_wins_is_said(informed: Study) -> None:
     assert wins.share.low < 0.35 < wins.share.high
     assert wins.by_distance[0] > wins.by_distance[1] > wins.by_distance[2]
     assert wins.accuracy.low > 0.95
-    # It strays where it is difficult, as is written on the teacher's image.
-    assert wins.distance_complexity.low > 0.3
-    assert wins.distance_length.value != wins.distance_length.value  # no prompt is longer than another
+    aspects = {aspect.name: aspect for aspect in wins.aspects}
+    # It strays where it is difficult, as is written on the teacher's image and its way.
+    complexity = aspects["complexity of the teacher's image"]
+    assert complexity.distance.low > 0.3
+    assert complexity.wins == (pytest.approx(1, abs=0.05), pytest.approx(0, abs=0.2), 0)
+    curvature = aspects["curvature of the teacher's way"]
+    assert curvature.distance.high < -0.3
+    assert curvature.wins[0] == 0
+    assert curvature.gap.value == pytest.approx(-complexity.gap.value)
+    # No prompt is longer than another.
+    assert np.isnan(aspects["words in the prompt"].distance.value)
+
+
+def test_the_prompts_that_the_student_wins_are_named(informed: Study) -> None:
+    trials = made(1, True)
+    leads = trials.student.scores["clip_score"] - trials.teachers[2].scores["clip_score"]
+    by_prompt = {trials.prompts[2 * n]: leads[2 * n : 2 * n + 2].mean() for n in range(COUNT // 2)}
+    ranked = sorted(by_prompt, key=by_prompt.__getitem__)
+    assert [case.prompt for case in informed.wins.best] == ranked[: -CASES - 1 : -1]
+    assert [case.prompt for case in informed.wins.worst] == ranked[:CASES]
+    for case in (*informed.wins.best, *informed.wins.worst):
+        assert case.lead == pytest.approx(by_prompt[case.prompt])
+    # None is named a win that is a loss.
+    lost = replace(trials.student, scores={"clip_score": trials.student.scores["clip_score"] - 9})
+    beaten = evaluate(made(0, True), replace(trials, students=(lost,)), "clip_score").wins
+    assert beaten.best == ()
+    assert len(beaten.worst) == CASES
 
 
 def test_mixtures_of_fixed_ways() -> None:

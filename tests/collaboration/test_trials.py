@@ -47,6 +47,11 @@ def test_what_is_there_is_not_drawn_again(pipelines, scorer, extractor, kept, tr
     ):
         assert one.id == other.id
         assert (one.features == other.features).all()
+        drawn_alone = one in trials.teachers
+        assert (one.curvature is not None) == (other.curvature is not None) == drawn_alone
+        if drawn_alone:
+            assert (one.curvature == other.curvature).all()
+            assert (one.curvature > 0).all()
     # Another seed, other prompts or another first student are other trials.
     others = [
         (PROMPTS, replace(GRID, seed=8)),

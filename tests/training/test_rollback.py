@@ -14,7 +14,7 @@ from training.errors import InvalidConfig
 from training.families import FAMILIES
 from training.generate import SampleConfig, sample_images, start_with, stream_batches
 from training.pipelines import LoadedPipeline
-from training.rollback import Start, last_latents, noised, rolled_back
+from training.rollback import Start, noised, rolled_back
 
 NAMES = sorted(FAMILIES)
 CONFIG = SampleConfig(n=2, steps=4, guidance=3.0, resolution_px=32, device="cpu", batch_size=2)
@@ -133,10 +133,3 @@ def test_samplers_of_several_calls_a_step_are_refused(real, sampler):
         next(stream_batches(loaded, None, PROMPTS, replace(CONFIG, sampler=sampler), start=start))
     # It is left as it was.
     assert len(sample_images(loaded, None, PROMPTS, CONFIG)) == 2
-
-
-def test_the_last_latents_are_kept_only_inside(real):
-    scheduler = real["tiny-sd3"].pipe.scheduler
-    with last_latents(scheduler):
-        assert "step" in vars(scheduler)
-    assert "step" not in vars(scheduler)
