@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -342,6 +342,23 @@ def tune(
 )
 @click.option("--strength", type=float, help="Of --edit: share of the schedule that is drawn anew.")
 @click.option(
+    "--controlnet",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Folder of a ControlNet that steers both, as `matchgraph control train` writes it.",
+)
+@click.option(
+    "--control-image",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="What --controlnet is shown, as `matchgraph control image` draws it; for each prompt the same.",
+)
+@click.option(
+    "--control-scale",
+    type=click.FloatRange(0),
+    default=1.0,
+    show_default=True,
+    help="How strongly it steers.",
+)
+@click.option(
     "--out", required=True, type=click.Path(file_okay=False, path_type=Path), help="Folder for images."
 )
 @seed_option("the noise")
@@ -361,6 +378,9 @@ def generate(
     teacher_steps: int | None,
     edit: Path | None,
     strength: float | None,
+    controlnet: Path | None,
+    control_image: Path | None,
+    control_scale: float,
     out: Path,
     seed: int,
     device: str,
@@ -374,12 +394,19 @@ def generate(
     from collaboration.collaborate import Collaboration
     from collaboration.plan import Correction, Drawing, Plan
     from graphdb.prompts import check_prompt, prompt_id
+    from training.controlnet import controlled
     from training.images import load_rgb
 
     for prompt in prompts:
         check_prompt(prompt)
+    if (controlnet is None) != (control_image is None):
+        raise click.UsageError("--controlnet goes with --control-image, and --control-image with it.")
     failed = False
-    with loaded_pair(student, device) as pair:
+    with ExitStack() as inside:
+        pair = inside.enter_context(loaded_pair(student, device))
+        if controlnet is not None:
+            for loaded in (pair.student, pair.teacher):
+                inside.enter_context(controlled(loaded, controlnet))
         drawing = calibrated_drawing(pair.distilled)
         calibration, tuned = pair.distilled.calibration, pair.distilled.tuned
         assert calibration is not None
@@ -405,15 +432,18 @@ def generate(
             seed,
             calibration.resolution_px,
             strength=strength,
+            control_scale=control_scale,
         )
         scorer = scorer_of(calibration.metric, probe, aesthetic_weights, reward_weights, device)
         check_calibrated(calibration, scorer, plan.student, plan.resolution_px)
         both = Collaboration(pair.student, pair.teacher, scorer, threshold, plan)
-        pictures = None if edit is None else [load_rgb(edit)] * len(prompts)
+        pictures, controls = (
+            None if path is None else [load_rgb(path)] * len(prompts) for path in (edit, control_image)
+        )
         out.mkdir(parents=True, exist_ok=True)
         numbers = [f"{prompt_id(prompt)}-0" for prompt in prompts]
         rows = []
-        for outcome in both.generate(prompts, numbers=numbers, pictures=pictures):
+        for outcome in both.generate(prompts, numbers=numbers, pictures=pictures, controls=controls):
             prompt = prompts[outcome.place]
             path = out / f"{outcome.place:04d}-{prompt_id(prompt)}.png"
             outcome.image.save(path)

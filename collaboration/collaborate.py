@@ -9,7 +9,7 @@ Source:
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
@@ -64,13 +64,23 @@ class _Draft:
     score: float
 
 
+@dataclass(frozen=True, eq=False)
+class _Asked:
+    """What is to be drawn: as many of each."""
+
+    prompts: Sequence[str]
+    numbers: Sequence[int | str]
+    pictures: Sequence[Image.Image] | None
+    controls: Sequence[Image.Image] | None
+
+
 class Collaboration:
     """A student and its teacher.
 
     Args:
         student: draws first.
         teacher: draws what was rejected; may be of another family, of another VAE too: then what it refines
-            passes through pixels.
+            passes through pixels. One or both may be inside `training.controlnet.controlled`.
         scorer: the oracle; larger scores are better.
         threshold: images of at least this score are accepted; minus infinity accepts all that can be scored,
             infinity none.
@@ -97,9 +107,10 @@ class Collaboration:
             loaded.check_resolution(plan.resolution_px)
         self.student, self.teacher, self.scorer = student, teacher, scorer
         self.threshold, self.plan = threshold, plan
+        self._steered = {each: "controlnet" in each.pipe.components for each in (student, teacher)}
         self.through_pixels = not share_latents(student, teacher)
-        self.student_tflop = price(student.folder, plan.student, plan.resolution_px)
-        self.teacher_tflop = price(teacher.folder, plan.correction.drawing, plan.resolution_px)
+        self.student_tflop = price(student, plan.student, plan.resolution_px)
+        self.teacher_tflop = price(teacher, plan.correction.drawing, plan.resolution_px)
 
     def generate(
         self,
@@ -107,6 +118,7 @@ class Collaboration:
         *,
         numbers: Sequence[int | str] | None = None,
         pictures: Sequence[Image.Image] | None = None,
+        controls: Sequence[Image.Image] | None = None,
     ) -> Iterator[Outcome]:
         """Draw an image for each prompt.
 
@@ -117,12 +129,14 @@ class Collaboration:
             numbers: of the images, each of which decides its image's noise with the seed; their places by
                 default.
             pictures: to edit, one for each prompt, if the plan has a strength (SDEdit).
+            controls: control images, one for each prompt, if ControlNets steer the pipelines.
 
         Yields:
             One outcome a prompt.
 
         Raises:
-            InvalidPlan: prompts, numbers and pictures are not as many, or there are none.
+            InvalidPlan: prompts, numbers, pictures and control images are not as many, there are no prompts,
+                or control images without a ControlNet or the other way round.
             TrainingError: something about the pipelines that can be put right; what was yielded stands.
         """
         named = list(range(len(prompts)) if numbers is None else numbers)
@@ -133,11 +147,13 @@ class Collaboration:
             )
         if (pictures is None) != (self.plan.strength is None) or (pictures and len(pictures) != count):
             raise InvalidPlan("To edit, give a strength and a picture for each prompt; else give neither.")
+        if any(self._steered.values()) != (controls is not None) or (controls and len(controls) != count):
+            raise InvalidPlan("To steer, give ControlNets and a control image for each prompt; else neither.")
+        asked = _Asked(prompts, named, pictures, controls)
         waiting: list[_Draft] = []
         first = 0
-        with closing(
-            self._draw(self.student, self.plan.student, prompts, named, self._begun(self.student, pictures))
-        ) as batches:
+        begun = self._begun(self.student, pictures)
+        with closing(self._draw(self.student, self.plan.student, asked, range(count), begun)) as batches:
             for batch in batches:
                 places = range(first, first + len(batch.images))
                 first += len(batch.images)
@@ -148,9 +164,9 @@ class Collaboration:
                         yield outcome
                 while len(waiting) >= self.plan.batch_size:
                     full, waiting = waiting[: self.plan.batch_size], waiting[self.plan.batch_size :]
-                    yield from self._corrected(full, prompts, named, pictures)
+                    yield from self._corrected(full, asked)
         if waiting:
-            yield from self._corrected(waiting, prompts, named, pictures)
+            yield from self._corrected(waiting, asked)
 
     def _judged(
         self, batch: Batch, places: Sequence[int], prompts: Sequence[str]
@@ -168,17 +184,11 @@ class Collaboration:
                     place, image, score, decision, self.plan.student.steps, self.student_tflop, failure
                 )
 
-    def _corrected(
-        self,
-        drafts: Sequence[_Draft],
-        prompts: Sequence[str],
-        named: Sequence[int | str],
-        pictures: Sequence[Image.Image] | None,
-    ) -> Iterator[Outcome]:
+    def _corrected(self, drafts: Sequence[_Draft], asked: _Asked) -> Iterator[Outcome]:
         """Let the teacher improve rejected images; those that it cannot are the student's."""
         correction, plan = self.plan.correction, self.plan
         try:
-            images = self._by_teacher(drafts, prompts, named, pictures)
+            images = self._by_teacher(drafts, asked)
         except TrainingError:
             raise
         except Exception as error:
@@ -186,7 +196,7 @@ class Collaboration:
             if len(drafts) > 1:
                 half = len(drafts) // 2
                 for part in (drafts[:half], drafts[half:]):
-                    yield from self._corrected(part, prompts, named, pictures)
+                    yield from self._corrected(part, asked)
                 return
             [draft] = drafts
             failure = f"the teacher failed: {first_line(error)}"
@@ -200,27 +210,15 @@ class Collaboration:
             tflop = self.student_tflop + self.teacher_tflop
             yield Outcome(draft.place, image, draft.score, decision, steps, tflop)
 
-    def _by_teacher(
-        self,
-        drafts: Sequence[_Draft],
-        prompts: Sequence[str],
-        named: Sequence[int | str],
-        pictures: Sequence[Image.Image] | None,
-    ) -> list[Image.Image]:
+    def _by_teacher(self, drafts: Sequence[_Draft], asked: _Asked) -> list[Image.Image]:
         correction = self.plan.correction
+        places = [draft.place for draft in drafts]
         if correction.rollback is None:
-            chosen = None if pictures is None else [pictures[draft.place] for draft in drafts]
-            start = self._begun(self.teacher, chosen)
+            pictures = None if asked.pictures is None else [asked.pictures[place] for place in places]
+            start = self._begun(self.teacher, pictures)
         else:
             start = self._start(drafts, correction.rollback)
-        places = [draft.place for draft in drafts]
-        batches = self._draw(
-            self.teacher,
-            correction.drawing,
-            [prompts[place] for place in places],
-            [named[place] for place in places],
-            start,
-        )
+        batches = self._draw(self.teacher, correction.drawing, asked, places, start)
         return [image for batch in batches for image in batch.images]
 
     def _start(self, drafts: Sequence[_Draft], rollback: float) -> Start:
@@ -245,21 +243,31 @@ class Collaboration:
         self,
         loaded: LoadedPipeline,
         drawing: Drawing,
-        prompts: Sequence[str],
-        named: Sequence[int | str],
+        asked: _Asked,
+        places: Sequence[int],
         start: Start | None,
-    ) -> Iterator[Batch]:
+    ) -> Generator[Batch, None, None]:
         from training.generate import stream_batches
 
         plan = self.plan
         config = drawing.sampling(
-            len(prompts),
+            len(places),
             seed=plan.seed,
             resolution_px=plan.resolution_px,
             batch_size=plan.batch_size,
             precision=loaded.precision,
         )
-        return stream_batches(loaded, None, prompts, config, numbers=named, start=start)
+        controls = asked.controls if self._steered[loaded] else None
+        return stream_batches(
+            loaded,
+            None,
+            [asked.prompts[place] for place in places],
+            config,
+            numbers=[asked.numbers[place] for place in places],
+            start=start,
+            controls=None if controls is None else [controls[place] for place in places],
+            control_scale=plan.control_scale,
+        )
 
 
 def share_latents(one: LoadedPipeline, other: LoadedPipeline) -> bool:

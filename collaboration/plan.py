@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -11,6 +10,7 @@ from collaboration.errors import InvalidPlan
 
 if TYPE_CHECKING:
     from training.generate import SampleConfig
+    from training.pipelines import LoadedPipeline
 
 
 @dataclass(frozen=True)
@@ -99,6 +99,7 @@ class Plan:
         resolution_px: side of the images.
         batch_size: images drawn at a time, by either.
         strength: of pictures to edit, the share of the schedule that is drawn anew; None to draw from noise.
+        control_scale: what a ControlNet's residuals are multiplied by, where there is one.
     """
 
     student: Drawing
@@ -107,20 +108,22 @@ class Plan:
     resolution_px: int = 512
     batch_size: int = 8
     strength: float | None = None
+    control_scale: float = 1.0
 
     def __post_init__(self) -> None:
         if self.strength is not None and not 0 < self.strength < 1:
             raise InvalidPlan(f"The strength of an edit must be above 0 and below 1, got {self.strength!r}.")
 
 
-def price(folder: str | os.PathLike[str], drawing: Drawing, resolution_px: int) -> float:
-    """TFLOP of the denoiser for one image, as candidates of routing are priced.
+def price(loaded: LoadedPipeline, drawing: Drawing, resolution_px: int) -> float:
+    """TFLOP of the denoiser for one image, as candidates of routing are priced, and of a ControlNet that
+    steers it.
 
     Encoding and decoding are left out on both sides: text encoders and VAE cost the same whoever draws, and
     little.
 
     Args:
-        folder: of the pipeline.
+        loaded: the pipeline.
         drawing: how it draws; of a refinement, the steps that are made.
         resolution_px: side of the image.
 
@@ -129,7 +132,8 @@ def price(folder: str | os.PathLike[str], drawing: Drawing, resolution_px: int) 
     """
     from training.profile import PipelineProfiler
 
-    profile = PipelineProfiler(folder).price(
+    controlnet = loaded.pipe.components.get("controlnet")
+    profile = PipelineProfiler(loaded.folder, None if controlnet is None else controlnet.config).price(
         steps=drawing.steps, guidance=drawing.guidance, resolution_px=resolution_px, sampler=drawing.sampler
     )
-    return float(profile.parts["denoising"])
+    return float(profile.parts["denoising"] + profile.parts["control"])

@@ -216,7 +216,7 @@ class _Bench:
             tensors = self._drawn(loaded, drawing, rollback)
             self._write(path, tensors, {"trial": json.dumps({"id": name, **facts})})
         scores = {scorer.metric: tensors[f"score/{scorer.metric}"] for scorer in self._scorers}
-        tflop = price(loaded.folder, drawing, self._grid.resolution_px)
+        tflop = price(loaded, drawing, self._grid.resolution_px)
         return Column(
             name,
             drawing.steps,

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     import torch
     from PIL import Image
 
-    from training.families.base import Conditioning
+    from training.families.base import Conditioning, Family
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "diffusion_pytorch_model.safetensors"
@@ -318,7 +318,7 @@ class ControlMethod:
         Raises:
             BadControlNet: its family or its VAE's factor.
         """
-        controlled_class(loaded)
+        check_controllable(loaded)
         embedding_widths(loaded.pipe.vae_scale_factor)
 
     def attach(self, loaded: LoadedPipeline, generator: torch.Generator) -> dict[str, torch.nn.Parameter]:
@@ -435,42 +435,52 @@ def controlled(loaded: LoadedPipeline, controlnet_folder: str | os.PathLike[str]
         Starodubcev et al., "Your student is better than expected" (2024), section 4.3: a ControlNet of the
         teacher is put on the student as it is.
     """
-    import diffusers
-
-    name = controlled_class(loaded)
-    controlnet = load_controlnet(loaded, controlnet_folder)
+    check_controllable(loaded)
     plain = loaded.pipe
-    options = dict(loaded.family.load_options)
-    if name == "StableDiffusionControlNetPipeline":
-        options["requires_safety_checker"] = False
-    else:
-        options["force_zeros_for_empty_prompt"] = plain.config.force_zeros_for_empty_prompt
-    with quiet_libraries():
-        steered = getattr(diffusers, name)(**plain.components, controlnet=controlnet, **options)
-    steered.set_progress_bar_config(disable=True)
-    loaded.family.settle(steered)
-    loaded.pipe = steered
+    loaded.pipe = steered(plain, load_controlnet(loaded, controlnet_folder), loaded.family)
     try:
         yield loaded
     finally:
         loaded.pipe = plain
 
 
-def controlled_class(loaded: LoadedPipeline) -> str:
-    """The class of diffusers' pipelines that draw by a ControlNet as this pipeline draws.
+def steered(plain: Any, controlnet: Any, family: Family) -> Any:
+    """Diffusers' pipeline that draws by a ControlNet, of the components of one that draws without.
+
+    Args:
+        plain: the pipeline.
+        controlnet: on its device.
+        family: one of `CONTROLLED`.
+    """
+    import diffusers
+
+    options = dict(family.load_options)
+    if family.name == "sd":
+        options["requires_safety_checker"] = False
+    else:
+        options["force_zeros_for_empty_prompt"] = plain.config.force_zeros_for_empty_prompt
+    with quiet_libraries():
+        pipe = getattr(diffusers, CONTROLLED[family.name])(
+            **plain.components, controlnet=controlnet, **options
+        )
+    pipe.set_progress_bar_config(disable=True)
+    family.settle(pipe)
+    return pipe
+
+
+def check_controllable(loaded: LoadedPipeline) -> None:
+    """Refuse a pipeline that no ControlNet can steer.
 
     Raises:
-        BadControlNet: there is none for its family, or a ControlNet already steers it.
+        BadControlNet: its family has none, or a ControlNet already steers it.
     """
-    name = CONTROLLED.get(loaded.family.name)
-    if name is None:
+    if loaded.family.name not in CONTROLLED:
         raise BadControlNet(
             f"{loaded.folder.name} is a {loaded.family.pipeline_class}; ControlNets are for the families "
             f"{' and '.join(CONTROLLED)}."
         )
     if "controlnet" in loaded.pipe.components:
         raise BadControlNet(f"A ControlNet already steers {loaded.folder.name}; leave that one first.")
-    return name
 
 
 def load_controlnet(loaded: LoadedPipeline, folder: str | os.PathLike[str]) -> Any:

@@ -215,7 +215,8 @@ def stream_batches(
         steps, guidance = default_drawing(pipe, family.default_steps, family.default_guidance)
         _check_controls(pipe, prompts, controls, control_scale, config)
         wanted = list(dict.fromkeys(["", *(prompts[i % len(prompts)] for i in range(config.n))]))
-        conditioning = encode_prompts(loaded, wanted, CacheUse(cache))
+        # One by one, so that an image does not depend on what else is asked for.
+        conditioning = encode_prompts(loaded, wanted, CacheUse(cache), batch_size=1)
         row_of = {prompt: row for row, prompt in enumerate(wanted)}
         negative = conditioning.pick([0], loaded.device)
         unload = None if adapter is None else load_weights(pipe, family, adapter)

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 Protocol: TypeAlias = Literal["paper", "full"]
 PROTOCOLS: tuple[str, ...] = get_args(Protocol)
-Part: TypeAlias = Literal["text", "denoising", "decoding"]
+Part: TypeAlias = Literal["text", "control", "denoising", "decoding"]
 PARTS: tuple[str, ...] = get_args(Part)
 # What Match & Choose works at: section 5 crops its images to 512 x 512.
 RESOLUTION_PX = 512
@@ -63,7 +63,8 @@ class PipelineProfile:
         protocol: which products `tflop` counts, see `PipelineProfiler`.
         tflop: TFLOP of the whole call under that protocol.
         tflop_with_attention: the same with every product of attention counted.
-        parts: TFLOP by part (text, denoising, decoding), under the protocol.
+        parts: TFLOP by part (text, control, denoising, decoding), under the protocol; control is what a
+            ControlNet adds.
         forward_tflop: TFLOP of the denoiser for one row, under the protocol.
         notes: what could not be taken into account, one sentence each.
     """
@@ -172,11 +173,12 @@ class PipelineProfiler:
         which the table's figures come out.
     """
 
-    def __init__(self, folder: str | os.PathLike[str]) -> None:
+    def __init__(self, folder: str | os.PathLike[str], controlnet: Mapping[str, Any] | None = None) -> None:
         """Build the pipeline of a folder on the meta device.
 
         Args:
             folder: a folder with model_index.json and its components' configs.
+            controlnet: config of a ControlNet that steers it; none by default.
 
         Raises:
             BadPipeline: the folder is no pipeline, or a config in it is missing or cannot be read.
@@ -189,6 +191,8 @@ class PipelineProfiler:
         index = read_model_index(self.folder)
         with quiet_libraries(), self._explained():
             self._pipe = self._build(index)
+            if controlnet is not None:
+                self._pipe = self._steered(index, controlnet)
         # A pipeline that cannot be fine-tuned here can be priced all the same.
         with suppress(UnknownFamily):
             family_of(index).settle(self._pipe)
@@ -202,6 +206,8 @@ class PipelineProfiler:
         self.trainable = sum(parameter.numel() for parameter in self._denoiser.parameters())
         self._watch(self._denoiser, "forward", "denoising")
         self._watch(self._pipe.vae, "decode", "decoding")
+        if controlnet is not None:
+            self._watch(self._pipe.controlnet, "forward", "control")
         for name, component in self._pipe.components.items():
             if name.startswith("text_encoder") and component is not None:
                 self._watch(component, "forward", "text")
@@ -252,6 +258,8 @@ class PipelineProfiler:
             if self._pipe.scheduler is not own:
                 _keep_scheduler_in_place(self._pipe.scheduler)
             self._pipe.set_progress_bar_config(disable=True)
+            if "controlnet" in self._pipe.components:
+                call["image"] = torch.zeros(1, 3, call["height"], call["width"])
             self._pipe(prompt=PROMPT, output_type="pt", **call)
         counted = {"paper": lambda cost: cost.flop, "full": lambda cost: cost.flop + cost.attention_flop}
         flop = counted[protocol]
@@ -310,6 +318,16 @@ class PipelineProfiler:
         if "complex_human_instruction" in inspect.signature(pipeline_class.__call__).parameters:
             self._count_instruction(index.get("tokenizer"), pipe.tokenizer)
         return pipe
+
+    def _steered(self, index: Mapping[str, Any], controlnet: Mapping[str, Any]) -> Any:
+        import diffusers
+        import torch
+
+        from training.controlnet import steered
+
+        with torch.device("meta"):
+            network = diffusers.ControlNetModel.from_config(dict(controlnet))
+        return steered(self._pipe, network.eval().requires_grad_(False), family_of(index))
 
     def _network(self, name: str, entry: object) -> Any:
         import torch

@@ -28,7 +28,7 @@ def _one_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def pipelines() -> dict[str, LoadedPipeline]:
-    names = ("tiny-vega", "tiny-sdxl", "tiny-sana-small", "tiny-flux")
+    names = ("tiny-vega", "tiny-sdxl", "tiny-juggernaut", "tiny-sana-small", "tiny-flux")
     return {name: LoadedPipeline(ROOT / "models" / name, device="cpu") for name in names}
 
 

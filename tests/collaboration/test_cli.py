@@ -16,7 +16,7 @@ from graphdb.runner import Runner
 from minizoo.icons import ROOT
 from tests.collaboration.conftest import CLIP
 
-STUDENT, TEACHER = "tiny-vega", "tiny-sdxl"
+STUDENT, TEACHER = "tiny-juggernaut", "tiny-sdxl"
 PROMPTS = [
     f"noto style, {thing}"
     for thing in ("red apple, food and drink", "cat, animal", "car, travel", "dog, animal")
@@ -88,6 +88,19 @@ def test_from_two_models_to_a_report(invoke: Callable[..., Result], runner: Runn
     picture = str(next(out.glob("*.png")))
     edited = ("--edit", picture, "--strength", "0.5", "--percentile", "0")
     assert invoke(*drawn[:4], "--out", str(tmp_path / "edited"), *edited).output.count("accepted") == 1
+
+    edges = str(tmp_path / "edges.png")
+    invoke("control", "image", picture, "--output", edges)
+    steered = ("--controlnet", str(ROOT / "controls" / "tiny-sdxl-canny"), "--control-image", edges)
+    ours = (*drawn, "--percentile", "50", "--regenerate", "--json")
+    free, bound = (json.loads(invoke(*ours, *further).stdout)["images"] for further in ((), steered))
+    for one, other in zip(
+        *(sorted(some, key=lambda image: image["prompt"]) for some in (free, bound)), strict=True
+    ):
+        assert one["score"] != other["score"]
+        if one["decision"] == other["decision"]:
+            assert other["tflop"] > 1.2 * one["tflop"]
+    assert "--controlnet goes with --control-image" in said(invoke(*ours, *steered[:2], code=2))
 
     page = tmp_path / "page"
     told = invoke(
