@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,12 +42,23 @@ class Way:
         tflop: to expect of an image, the teacher's share included.
         gain: quality that the teacher adds on average.
         distilled: student and teacher, where the teacher steps in.
+        adapter: what the model was fine-tuned to, see `training.generate.sample_images`.
     """
 
     variant: Variant
     tflop: float
     gain: float = 0.0
     distilled: Distilled | None = None
+    adapter: Path | None = None
+
+    @property
+    def name(self) -> str:
+        """The candidate, and what is with it."""
+        return (
+            self.variant.id
+            + (" + adapter" if self.adapter else "")
+            + (" + teacher" if self.distilled else "")
+        )
 
 
 @dataclass(frozen=True)
@@ -56,7 +67,8 @@ class Level:
 
     Attributes:
         name: of the level.
-        ways: candidate of each prompt, `+ teacher` where one stood behind it.
+        ways: candidate of each prompt, `+ adapter` where it was fine-tuned, `+ teacher` where one stood
+            behind it.
         expected_tflop: of an image, on average.
         tflop: spent, likewise.
         expected_quality: by the metric, on average.
@@ -104,6 +116,14 @@ class Level:
     show_default=True,
     help="How many of the models that are best for the images may draw.",
 )
+@click.option(
+    "--adapter",
+    "adapters",
+    metavar="MODEL=FILE",
+    multiple=True,
+    callback=lambda _context, _parameter, given: adapters_of(given),
+    help="What a model was fine-tuned to on the images: it draws with that where it was chosen for them.",
+)
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), help="Folder for the last images.")
 @seed_option("the noise and the bootstrap")
 @device_option
@@ -115,6 +135,7 @@ def choose(
     probe: str,
     metric: str,
     count: int,
+    adapters: Mapping[str, Path],
     out: Path | None,
     seed: int,
     device: str,
@@ -122,7 +143,9 @@ def choose(
 ) -> None:
     """Choose model, candidate and teacher for images and prompts, draw, and say what each level was worth.
 
-    Needs a graph with results, scored prompts, a fitted router and, for the last level, tuned students.
+    Needs a graph with results, scored prompts, a fitted router and, for the last level, tuned students. What
+    a model will be after fine-tuning is what it is chosen for: fine-tune it (`matchgraph ingest run`) and
+    give its adapter to see it so. Its scores are expected to be those of the model as it is.
     """
     from collaboration.cli import prompts_of, scorer_of
     from graphdb.connection import connect
@@ -145,7 +168,7 @@ def choose(
         validation = [prompt.text for prompt in graph.prompts() if prompt.split == "validation"]
         students = students_of(runner, router.variants)
         folders = model_folders(runner)
-    planned = plans(router, encoder, validation, prompts, set(chosen), students, budget, metric)
+    planned = plans(router, encoder, validation, prompts, set(chosen), students, adapters, budget, metric)
     artist = Artist(folders, scorer, prompts, seed, device)
     extractor = load_clip(probe, device=device)
     levels: list[Level] = []
@@ -157,7 +180,7 @@ def choose(
         levels.append(
             Level(
                 name,
-                tuple(way.variant.id + (" + teacher" if way.distilled else "") for way in ways),
+                tuple(way.name for way in ways),
                 float(np.mean([way.tflop for way in ways])),
                 float(np.mean(spent)),
                 expected,
@@ -183,6 +206,25 @@ def choose(
             f"({level.expected_tflop:.4g} expected), distance to the images {level.distance:.2f}, "
             f"{100 * level.by_teacher:.0f} % by a teacher; {most(level.ways)}."
         )
+
+
+def adapters_of(given: Sequence[str]) -> dict[str, Path]:
+    """Adapters by model, from `MODEL=FILE`.
+
+    Raises:
+        BadParameter: one is of another form, its file is not there, or a model has two.
+    """
+    found: dict[str, Path] = {}
+    for each in given:
+        model, separator, file = each.partition("=")
+        if not (model and separator and file):
+            raise click.BadParameter(f"{each!r} is not of the form MODEL=FILE.")
+        if not Path(file).exists():
+            raise click.BadParameter(f"There is no {file}, which is to be the adapter of {model}.")
+        if model in found:
+            raise click.BadParameter(f"{model} has two adapters: give one.")
+        found[model] = Path(file)
+    return found
 
 
 def models_for(images: Path, probe: str, count: int) -> list[str]:
@@ -213,14 +255,19 @@ def plans(
     prompts: Sequence[str],
     chosen: set[str],
     students: Mapping[str, Distilled],
+    adapters: Mapping[str, Path],
     budget: float,
     metric: str,
 ) -> dict[str, tuple[list[Way], float]]:
     """For each level the way of each prompt, and the mean quality to expect.
 
+    Students of a chosen model are candidates with it, unless it has an adapter and they have none: then they
+    do not draw what it was chosen for. Behind a student with an adapter there is no teacher, as its threshold
+    was calibrated without.
+
     Raises:
         BudgetTooSmall: the cheapest candidate of the chosen models costs more.
-        UsageError: no candidate of theirs is scored.
+        UsageError: an adapter is of no model that was chosen.
     """
     from routing.errors import BudgetTooSmall
     from routing.policy import choose as route
@@ -229,18 +276,22 @@ def plans(
     known = router.compared(encoder.encode(validation))
     asked = router.compared(encoder.encode(prompts))
     scored = ~np.isnan(known).any(axis=0)
-    own = np.array(
-        [
-            variant.model in chosen
-            or (variant.model in students and students[variant.model].teacher in chosen)
-            for variant in router.variants
-        ]
-    )
+    taught = {model for model, student in students.items() if student.teacher in chosen}
+    plain = {model for model in taught - adapters.keys() if students[model].teacher in adapters}
+    own = np.array([variant.model in (chosen | taught) - plain for variant in router.variants])
+    if strange := sorted(adapters.keys() - chosen - taught):
+        raise click.UsageError(
+            f"{strange[0]} was not chosen for the images ({', '.join(sorted(chosen))} was): leave its "
+            "adapter out, or raise --models."
+        )
     alone = [Way(variant, variant.tflop) for variant in router.variants]
-    backed = [with_teacher(way, students.get(way.variant.model), metric) for way in alone]
-    with_backed = [*enumerate(alone), *((n, way) for n, way in enumerate(backed) if way.distilled)]
+    tuned = [replace(way, adapter=adapters.get(way.variant.model)) for way in alone]
 
-    def fixed(allowed: np.ndarray) -> tuple[list[Way], float]:
+    def with_backed(ways: Sequence[Way]) -> list[tuple[int, Way]]:
+        backed = [with_teacher(way, students.get(way.variant.model), metric) for way in ways]
+        return [*enumerate(ways), *((number, way) for number, way in enumerate(backed) if way.distilled)]
+
+    def fixed(ways: Sequence[Way], allowed: np.ndarray) -> tuple[list[Way], float]:
         cost = router.cost
         affordable = np.flatnonzero(allowed & scored & (cost <= budget))
         if not len(affordable):
@@ -250,7 +301,7 @@ def plans(
                 f"{', '.join(sorted(chosen))} costs: raise it, or add a cheaper one by `route variants`."
             )
         best = affordable[known[:, affordable].mean(axis=0).argmax()]
-        return [alone[best]] * len(prompts), float(asked[:, best].mean())
+        return [ways[best]] * len(prompts), float(asked[:, best].mean())
 
     def routed(numbered: Iterable[tuple[int, Way]], within: np.ndarray) -> tuple[list[Way], float]:
         """By candidates with their numbers among the router's."""
@@ -265,18 +316,18 @@ def plans(
 
     everything = np.ones(len(alone), dtype=bool)
     return {
-        "one choice": fixed(everything),
+        "one choice": fixed(alone, everything),
         "prompt": routed(enumerate(alone), everything),
-        "prompt + image": routed(with_backed, everything),
-        "model": fixed(own),
-        "model + prompt": routed(enumerate(alone), own),
-        "model + prompt + image": routed(with_backed, own),
+        "prompt + image": routed(with_backed(alone), everything),
+        "model": fixed(tuned, own),
+        "model + prompt": routed(enumerate(tuned), own),
+        "model + prompt + image": routed(with_backed(tuned), own),
     }
 
 
 def with_teacher(way: Way, distilled: Distilled | None, metric: str) -> Way:
     """The way with its teacher behind it, if it is a student that was tuned as it is drawn here."""
-    if distilled is None or distilled.tuned is None or distilled.calibration is None:
+    if way.adapter or distilled is None or distilled.tuned is None or distilled.calibration is None:
         return way
     calibration, variant = distilled.calibration, way.variant
     drawn = (variant.steps, variant.guidance, variant.sampler, variant.resolution_px, metric)
@@ -317,20 +368,21 @@ class Artist:
         images: dict[int, tuple[Image.Image, float, bool]] = {}
         for way in dict.fromkeys(ways):
             rows = [row for row, own in enumerate(ways) if own == way]
-            images |= self._together(way, rows) if way.distilled else self._alone(way.variant, rows)
+            images |= self._together(way, rows) if way.distilled else self._alone(way, rows)
         found = [images[row] for row in range(len(ways))]
         return [one[0] for one in found], [one[1] for one in found], [one[2] for one in found]
 
-    def _alone(self, variant: Variant, rows: Sequence[int]) -> dict[int, tuple[Image.Image, float, bool]]:
+    def _alone(self, way: Way, rows: Sequence[int]) -> dict[int, tuple[Image.Image, float, bool]]:
         from routing.variants import sampling_of
         from training.generate import stream_images
         from training.pipelines import opened
 
+        variant = way.variant
         config = sampling_of(variant, len(rows), self._seed)
         with opened(self._folders[variant.model], device=self._device, precision="fp32") as loaded:
             drawn = stream_images(
                 loaded,
-                None,
+                way.adapter,
                 [self._prompts[row] for row in rows],
                 config,
                 numbers=[self._numbers[row] for row in rows],

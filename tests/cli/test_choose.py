@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from click import BadParameter, UsageError
 
-from cli.choose import Way, plans, with_teacher
+from cli.choose import Way, adapters_of, plans, with_teacher
 from graphdb.distillation import Calibration, Distilled, Tuned
 from graphdb.prompts import Variant
 from routing.errors import BudgetTooSmall
@@ -42,7 +44,9 @@ class Known:
         return QUALITY[: len(prompts)]
 
 
-def planned(budget: float, students: dict[str, Distilled]) -> dict[str, tuple[list[str], float, float]]:
+def planned(
+    budget: float, students: dict[str, Distilled], **adapters: str
+) -> dict[str, tuple[list[str], float, float]]:
     made = plans(
         Known(),
         Encoder(),
@@ -50,11 +54,12 @@ def planned(budget: float, students: dict[str, Distilled]) -> dict[str, tuple[li
         ["p"] * 8,
         {"big"},
         students,
+        {model: Path(file) for model, file in adapters.items()},
         budget,
         "clip_score",  # type: ignore[arg-type]
     )
     return {
-        name: ([way.variant.id for way in ways], float(np.mean([way.tflop for way in ways])), expected)
+        name: ([way.name for way in ways], float(np.mean([way.tflop for way in ways])), expected)
         for name, (ways, expected) in made.items()
     }
 
@@ -74,7 +79,7 @@ def test_a_teacher_behind_the_student_costs_and_gains_what_was_tuned() -> None:
     made = planned(4.0, {"student": STUDENT})
     # 0.65 tuned, 0.4 before: 0.85 and 0.35 for 2 TFLOP.
     assert made["model + prompt + image"] == (
-        ["student@1"] * 4 + ["big@4"] * 4,
+        ["student@1 + teacher"] * 4 + ["big@4"] * 4,
         3.0,
         pytest.approx((0.85 + 0.5) / 2),
     )
@@ -85,7 +90,7 @@ def test_a_teacher_behind_the_student_costs_and_gains_what_was_tuned() -> None:
         pytest.approx(0.35),
     )
     assert planned(2.0, {"student": STUDENT})["model + prompt + image"] == (
-        ["student@1"] * 8,
+        ["student@1 + teacher"] * 8,
         2.0,
         pytest.approx(0.6),
     )
@@ -102,6 +107,34 @@ def test_a_student_drawn_otherwise_has_no_teacher(changed: dict[str, Any]) -> No
     assert with_teacher(way, STUDENT, "sharpness") == way
     other = replace(STUDENT, calibration=replace(CALIBRATION, **changed))
     assert with_teacher(way, other, "clip_score") == way
+
+
+def test_what_was_fine_tuned_is_drawn_so_where_it_was_chosen_for_the_images() -> None:
+    made = planned(4.0, {"student": STUDENT}, big="adapter")
+    # The student was not fine-tuned with its teacher: it is left out.
+    assert made["model + prompt"][0] == made["model"][0] == ["big@4 + adapter"] * 8
+    # What was not chosen for the images is compared as it is.
+    assert made["prompt"][0] == ["other@4"] * 8
+    both = planned(4.0, {"student": STUDENT}, big="adapter", student="its")
+    assert both["model + prompt"][0] == ["student@1 + adapter"] * 4 + ["big@4 + adapter"] * 4
+    # The threshold is of the student as it is.
+    assert both["model + prompt + image"] == both["model + prompt"]
+    with pytest.raises(UsageError, match=r"other was not chosen for the images \(big was\)"):
+        planned(4.0, {}, other="adapter")
+
+
+def test_adapters_are_named_with_their_models(tmp_path: Path) -> None:
+    file = tmp_path / "a=b.safetensors"
+    file.touch()
+    assert adapters_of([f"big={file}"]) == {"big": file}
+    for wrong, message in (
+        (["big"], "MODEL=FILE"),
+        ([f"={file}"], "MODEL=FILE"),
+        (["big=nowhere"], "There is no nowhere"),
+        ([f"big={file}"] * 2, "two adapters"),
+    ):
+        with pytest.raises(BadParameter, match=message):
+            adapters_of(wrong)
 
 
 def test_a_budget_below_all_is_said() -> None:
