@@ -7,7 +7,7 @@ import json
 import os
 import re
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -295,6 +295,7 @@ def ingest_image_folders(
         note("measuring datasets", position - 1, len(reading.folders))
         content = images_hash(found)
         if comparison.is_known(found.id, content):
+            graph.save_datasets(comparison.moved(found))
             unchanged.append(found.id)
             continue
         changed = comparison.forget_changed(found.id, content)
@@ -368,6 +369,14 @@ class Comparison:
             if any(tuple(sorted((dataset, other))) not in pairs for other in known if other != dataset):
                 return False
         return all(dataset in known for known in self._samples.values())
+
+    def moved(self, found: ImageFolder) -> list[Dataset]:
+        """A known dataset with the folder where its images are now, if that is another or it had none."""
+        stored, source = self._stored[found.id], str(found.folder.resolve())
+        if stored.properties.get("source") == source:
+            return []
+        self._stored[found.id] = replace(stored, properties={**stored.properties, "source": source})
+        return [self._stored[found.id]]
 
     def forget_changed(self, dataset: str, content: str) -> list[str]:
         """Forget what was measured on other images of a dataset; returns its id if there are any."""

@@ -114,6 +114,22 @@ def test_image_folders(graph: MatchingGraph, runner: Runner, image_folders: Path
     assert dump(runner) == before
 
 
+def test_a_folder_that_was_moved_is_found_where_it_is(
+    graph: MatchingGraph, runner: Runner, image_folders: Path, extractor, tmp_path: Path
+) -> None:
+    """Also one that came by a table of records, which knows no folders."""
+    ingest_image_folders(graph, image_folders, extractor)
+    before = dump(runner)
+    elsewhere = shutil.copytree(image_folders, tmp_path / "elsewhere")
+    assert len(ingest_image_folders(graph, elsewhere, extractor).unchanged) == 3
+    sources = {dataset.id: dataset.properties["source"] for dataset in graph.datasets()}
+    assert sources == {name: str((elsewhere / name).resolve()) for name in ("cats", "dogs", "trees")}
+    runner.write("MATCH (d:Dataset) REMOVE d.source")
+    ingest_image_folders(graph, image_folders, extractor)
+    # Nothing else is another: distances and statistics stay.
+    assert dump(runner) == before
+
+
 def test_a_changed_folder_is_measured_again(graph: MatchingGraph, image_folders: Path, extractor) -> None:
     ingest_image_folders(graph, image_folders, extractor)
     first = graph.snapshot().similar
