@@ -85,7 +85,7 @@ grid_options = (
     click.option(
         "--rollbacks",
         type=Numbers(float),
-        default="0.3,0.5,0.7",
+        default="0.3,0.5,0.7,0.9",
         show_default=True,
         help="Shares of the teacher's schedule that refinement draws anew.",
     ),

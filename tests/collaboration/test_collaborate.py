@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 
 from collaboration.collaborate import Collaboration, Outcome, scores_of, share_latents
 from collaboration.errors import InvalidPlan
@@ -155,16 +155,17 @@ def test_editing_starts_both_from_the_picture(pipelines, scorer):
 
 
 def test_a_controlnet_steers_both_and_is_paid_for(pipelines, scorer):
-    canvas = np.zeros((32, 32, 3), np.uint8)
-    canvas[8:24, 8:24] = 255
-    edges = canny(Image.fromarray(canvas))
+    # A smaller square for each prompt.
+    squares = [Image.new("RGB", (24 - 4 * place,) * 2, "white") for place in range(len(PROMPTS))]
+    edges = [canny(ImageOps.expand(square, (32 - square.width) // 2)) for square in squares]
     both = [pipelines[name] for name in ("tiny-juggernaut", "tiny-sdxl")]
     plain = [price(loaded, TEACHER, 32) for loaded in both]
-    options = {"student": "tiny-juggernaut", "controls": [edges] * len(PROMPTS)}
+    options = {"student": "tiny-juggernaut", "controls": edges}
     plan = replace(PLAN, student=TEACHER)
 
     def followed(images) -> float:
-        return float(np.mean([edge_agreement(edges, canny(image)) for image in images]))
+        pairs = zip(edges, images, strict=True)
+        return float(np.mean([edge_agreement(asked, canny(image)) for asked, image in pairs]))
 
     with pytest.raises(InvalidPlan, match="To steer"):
         run(pipelines, scorer, 0.0, **options)
@@ -181,7 +182,7 @@ def test_a_controlnet_steers_both_and_is_paid_for(pipelines, scorer):
         ):
             made = run(pipelines, scorer, threshold, plan, **options)
             config = TEACHER.sampling(len(PROMPTS), seed=3, resolution_px=32, batch_size=2, precision="fp32")
-            assert all(same(made, stream_images(loaded, None, PROMPTS, config, controls=options["controls"])))
+            assert all(same(made, stream_images(loaded, None, PROMPTS, config, controls=edges)))
             assert made[0].tflop == pytest.approx(tflop)
         loose = run(pipelines, scorer, float("inf"), replace(plan, control_scale=0.0), **options)
         follows, strays = (followed([outcome.image for outcome in some]) for some in (made, loose))
