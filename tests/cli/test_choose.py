@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from click import BadParameter, UsageError
+from click.testing import CliRunner
 
 from cli.choose import Way, adapters_of, plans, with_teacher
+from cli.main import matchgraph
 from graphdb.distillation import Calibration, Distilled, Tuned
 from graphdb.prompts import Variant
+from minizoo.icons import ROOT
 from routing.errors import BudgetTooSmall
 
 VARIANTS = (
@@ -140,3 +145,67 @@ def test_adapters_are_named_with_their_models(tmp_path: Path) -> None:
 def test_a_budget_below_all_is_said() -> None:
     with pytest.raises(BudgetTooSmall, match="below 1, what the cheapest candidate of big"):
         planned(0.5, {"student": STUDENT})
+
+
+@pytest.mark.usefixtures("graph")
+def test_all_three_levels_draw_and_say_what_each_was_worth(
+    environment: Mapping[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From folders and prompts to images, on a real graph."""
+    monkeypatch.chdir(tmp_path)
+    clip = str(ROOT / "probes" / "clip")
+
+    def invoke(*arguments: str) -> str:
+        own = {**environment, "MATCHGRAPH_PROBE": clip}
+        result = CliRunner().invoke(matchgraph, arguments, env=own, catch_exceptions=False)
+        assert result.exit_code == 0, result.output
+        return str(result.stdout)
+
+    for folder in ("students/tiny-sdxl-lcm", "models/tiny-sdxl", "models/tiny-sd3"):
+        invoke("ingest", "models", str(ROOT / folder), "--no-throughput")
+    datasets = [ROOT / "datasets" / name for name in ("noto-food", "noto-travel", "openmoji-symbols")]
+    invoke("ingest", "datasets", *map(str, datasets))
+    rows = [
+        f"{model},{dataset.name},clip_fid,{value + number}"
+        for model, value in (("tiny-sdxl", 20), ("tiny-sd3", 30))
+        for number, dataset in enumerate(datasets)
+    ]
+    Path("results.csv").write_text("\n".join(["model,dataset,metric,value", *rows]), encoding="utf-8")
+    invoke("ingest", "results", "results.csv")
+    lines = (ROOT / "prompts.txt").read_text(encoding="utf-8").splitlines()[:16]
+    Path("prompts.txt").write_text("\n".join(lines), encoding="utf-8")
+    invoke("route", "prompts", "prompts.txt", "--largest-similarity", "1.01")
+    for model, guidance in (("tiny-sdxl-lcm", "1"), ("tiny-sdxl", "2"), ("tiny-sd3", "2")):
+        invoke("route", "variants", "--model", model, "--steps", "2", "--guidance", guidance)
+    invoke("route", "score", "--metric", "clip_score", "--samples", "1")
+    invoke("route", "fit", "--kind", "gaussian")
+    pair = ("tiny-sdxl-lcm", "tiny-sdxl")
+    shown = ("--steps", "2", "--guidance", "1", "--resolution", "32", "--prompts", "prompts.txt")
+    invoke("collaborate", "calibrate", *pair, *shown)
+    tried = ("--teacher-steps", "3", "--refine-steps", "2", "--rollbacks", "0.9", "--prompts", "prompts.txt")
+    invoke("collaborate", "tune", pair[0], "--budget", "1", *tried)
+
+    Path("asked.txt").write_text("\n".join(lines[:3]), encoding="utf-8")
+    asked = ("choose", "--images", str(datasets[0]), "--prompts", "asked.txt", "--budget", "0.001")
+    found = json.loads(invoke(*asked, "--out", "out", "--json"))
+    assert found["models"] == ["tiny-sdxl"]
+    levels = {level["name"]: level for level in found["levels"]}
+    assert list(levels) == [
+        "one choice",
+        "prompt",
+        "prompt + image",
+        "model",
+        "model + prompt",
+        "model + prompt + image",
+    ]
+    assert len(list(Path("out").glob("*.png"))) == 3
+    for level in levels.values():
+        assert len(level["ways"]) == 3
+        assert level["distance"] > 0
+        assert 0 < level["tflop"] < 0.002
+    # One choice is the same for all, and its own measure.
+    assert len(set(levels["one choice"]["ways"])) == 1
+    assert levels["one choice"]["over_one_choice"] == [0, 0, 0]
+    for level in ("model", "model + prompt"):
+        assert {way.partition("@")[0] for way in levels[level]["ways"]} <= {*pair}
+        assert levels[level]["tflop"] == pytest.approx(levels[level]["expected_tflop"])
