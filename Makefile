@@ -82,8 +82,10 @@ report: $(VENV)/.installed
 	$(MATCHGRAPH) ingest minizoo
 	$(MATCHGRAPH) report --out report
 
+# Tests of the one server in one process, in file after file, and all others beside them.
+test: export OMP_NUM_THREADS := 1
 test: $(VENV)/.installed
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadgroup
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .

@@ -27,6 +27,15 @@ KEPT_HOME_VARIABLE = "MATCHGRAPH_TEST_HOME"
 """Data folder of a server that stays alive between runs; without it, the run's own is stopped at the end."""
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tell pytest-xdist what goes together: all tests of the run's server, of which there is one, and those
+    of a file, which share what is costly to make.
+    """
+    for item in items:
+        on_server = "settings" in getattr(item, "fixturenames", ())
+        item.add_marker(pytest.mark.xdist_group("neo4j" if on_server else item.nodeid.partition("::")[0]))
+
+
 @pytest.fixture(scope="session")
 def settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
     """Settings of the run's managed server, which starts on first use."""

@@ -77,6 +77,30 @@ def test_leads_are_at_equal_cost(informed: Study) -> None:
         assert lead.over_student.value == pytest.approx(mixed - student.scores["clip_score"].mean())
 
 
+def test_a_resample_is_compared_at_its_own_cost() -> None:
+    """Where quality is what is paid, nothing leads in any resample: more rejected images cost more."""
+
+    def column(name: str, cost: float, spread: float = 0.0) -> Column:
+        scores = {"clip_score": cost + spread * np.random.default_rng(3).normal(size=COUNT)}
+        return Column(name, int(cost), cost, scores, np.ones((COUNT, 2), np.float32), np.zeros(COUNT))
+
+    teachers = (column("teacher@4", 4.0), column("teacher@10", 10.0))
+    # The student's scores differ just so much that some are rejected; a correction costs 5 and gains 5.
+    student, refined = column("student@1", 1.0, 1e-9), replace(column("refine-0.5@5", 6.0), tflop=5.0)
+    prompts = tuple(f"prompt {number // SAMPLES}" for number in range(COUNT))
+    trials = Trials(prompts, SAMPLES, (student,), teachers, (refined,))
+    leads = [
+        lead
+        for lead in evaluate(trials, trials, "clip_score").leads
+        if 70 <= lead.choice.k <= 80 and lead.way.kind == "refine"
+    ]
+    assert leads
+    for lead in leads:
+        assert lead.over_student.high - lead.over_student.low > 0.1
+        assert lead.over_teacher.low == pytest.approx(0, abs=1e-6)
+        assert lead.over_teacher.high == pytest.approx(0, abs=1e-6)
+
+
 def test_an_oracle_that_guesses_gains_nothing_over_chance() -> None:
     study = evaluate(made(2, False), made(3, False), "clip_score")
     spread = [lead.over_random for lead in study.leads if lead.choice.k < 100]
