@@ -24,6 +24,7 @@ from ingest.facts import (
     throughput_facts,
 )
 from ingest.tables import Scalar, check_ids, check_unique, id_fault, read_table, typed_columns
+from training.families import ALIASES
 from training.families import FAMILIES as TRAINABLE
 from training.files import files_below
 
@@ -48,9 +49,13 @@ UNREAD_KEYS = {
 }
 RENAMED_KEYS = {"torch_dtype": "dtype"}
 # Pipeline class -> family.
-FAMILIES = {pipeline: family for family, (pipeline, _) in TRAINABLE.items()} | {
-    "PixArtAlphaPipeline": "pixart"  # known, although only its successor can be fine-tuned
-}
+FAMILIES = (
+    {pipeline: family for family, (pipeline, _) in TRAINABLE.items()}
+    | ALIASES
+    | {
+        "PixArtAlphaPipeline": "pixart"  # known, although only its successor can be fine-tuned
+    }
+)
 JSON_LIMIT_BYTES = 16 * 2**20
 HEADER_LIMIT_BYTES = 100 * 2**20  # safetensors' own limit
 # A file above this size is fingerprinted by its length and evenly spread blocks: a 24 GB denoiser takes a
