@@ -88,7 +88,7 @@ def is_hub_name(spec: str | os.PathLike[str]) -> bool:
 
 
 def model_name(folder: str | os.PathLike[str]) -> str:
-    """What a model's folder is called: its own name, or in the hub's cache the repository's, without owner."""
+    """What a model's folder is called: its own name, or in the hub's cache the repository's without owner."""
     # Not the resolved name: a link called sdxl into a download cache is the model sdxl.
     path = Path(os.path.abspath(folder))
     kept = SNAPSHOT.fullmatch(path.parent.parent.name) if path.parent.name == "snapshots" else None

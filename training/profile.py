@@ -279,10 +279,11 @@ class PipelineProfiler:
     def _build(self, index: Mapping[str, Any]) -> Any:
         import diffusers
 
-        class_name = index.get("_class_name")
-        # As such folders are drawn.
-        name = family_of(index).pipeline_class if class_name in ALIASES else str(class_name)
-        pipeline_class = getattr(diffusers, name, None)
+        class_name = str(index.get("_class_name"))
+        if class_name in ALIASES:
+            # As such folders are drawn.
+            class_name = family_of(index).pipeline_class
+        pipeline_class = getattr(diffusers, class_name, None)
         if not (inspect.isclass(pipeline_class) and issubclass(pipeline_class, diffusers.DiffusionPipeline)):
             raise CannotProfile(
                 f"{self.folder}: this diffusers ({diffusers.__version__}) has no pipeline {class_name!r}."

@@ -55,7 +55,7 @@ def family_of(model_index: Mapping[str, Any]) -> Family:
         UnknownFamily: its `_class_name` is missing or belongs to no known family.
     """
     class_name = model_index.get("_class_name")
-    if class_name in ALIASES:
+    if isinstance(class_name, str) and class_name in ALIASES:
         return family(ALIASES[class_name])
     for name, (pipeline_class, _) in FAMILIES.items():
         if pipeline_class == class_name:
