@@ -107,8 +107,8 @@ def make_student(
     folder, place = pipeline_folder(teacher), student_weights(weights)
     check_teacher(folder)
     files = _weight_files(place)
-    lora = place.is_file() or files[0].name != CONFIG_FILE
-    lora = lora and _is_lora(files[0])
+    configured = files[0].name == CONFIG_FILE
+    lora = not configured and _is_lora(files[0])
     name = os.fspath(weights) if is_hub_name(weights) else Path(os.path.abspath(weights)).name
     # Weights are added up in single precision, in which a CPU's memory has more room.
     with LoadedPipeline(folder, device="cpu", precision="fp32") as loaded:
@@ -118,7 +118,7 @@ def make_student(
             fuse_adapter(loaded.pipe, loaded.family)
             student: Any = loaded.family.denoiser(loaded.pipe)
         else:
-            student = _denoiser(loaded, place if files[0].name == CONFIG_FILE else files[0])
+            student = _denoiser(loaded, place if configured else files[0])
             setattr(loaded.pipe, loaded.family.denoiser_attribute, student)
         record = MadeStudent(
             target,
@@ -147,9 +147,7 @@ def _weight_files(place: Path) -> list[Path]:
             raise BadAdapter(f"{place} is no .safetensors file; only safetensors are loaded.")
         return [place]
     if (place / "model_index.json").exists():
-        raise BadAdapter(
-            f"{place} is a whole pipeline, a student as it stands: `matchgraph ingest models` it."
-        )
+        raise BadAdapter(f"{place} is a whole pipeline, a student as it is: `matchgraph ingest models` it.")
     for known in (ADAPTER_FILE, DENOISER_FILE):
         if (place / known).is_file():
             return [place / known]
@@ -181,24 +179,10 @@ def _denoiser(loaded: LoadedPipeline, place: Path) -> Any:
 
     teachers = loaded.family.denoiser(loaded.pipe)
     try:
-        if place.is_dir():
-            denoiser = _from_folder(type(teachers), place)
-        else:
-            denoiser = _from_file(loaded, place)
-    except (
-        OSError,
-        SafetensorError,
-        ValueError,
-        LookupError,
-        TypeError,
-        RuntimeError,
-        AttributeError,
-    ) as error:
-        if isinstance(error, BadAdapter):
-            raise
-        raise BadAdapter(
-            f"{place} cannot be loaded as a {type(teachers).__name__}: {first_line(error)}"
-        ) from None
+        denoiser = _from_folder(type(teachers), place) if place.is_dir() else _from_file(loaded, place)
+    except (OSError, SafetensorError, ValueError, LookupError, TypeError, RuntimeError) as error:
+        kind = type(teachers).__name__
+        raise BadAdapter(f"{place} cannot be loaded as a {kind}: {first_line(error)}") from error
     state = denoiser.state_dict()
     _check_fit(state, teachers.state_dict(), place, loaded)
     if broken := [name for name, tensor in state.items() if not tensor.isfinite().all()]:
