@@ -295,10 +295,11 @@ def _and_pickles(files: Sequence[str]) -> str:
 def _asking(subject: str, advice: str, failure: type[TrainingError] = ModelUnavailable) -> Iterator[None]:
     """Turn whatever the hub's client makes of a missing network, repository or permission into one line."""
     import huggingface_hub
+    from huggingface_hub import constants
 
     try:
         # The client tries again for half a minute; without a network one question is enough.
-        huggingface_hub.get_session().head(huggingface_hub.constants.ENDPOINT, timeout=HUB_TIMEOUT_S)
+        huggingface_hub.get_session().head(constants.ENDPOINT, timeout=HUB_TIMEOUT_S)
         yield
     except TrainingError:
         raise
