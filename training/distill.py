@@ -32,7 +32,7 @@ from training.loop import Training, attached
 from training.memory import PeakMemory, encoders_parked
 from training.methods import Full, Lora, Method
 from training.pipelines import PRECISIONS, LoadedPipeline, quiet_libraries, read_model_index, weight_variant
-from training.samplers import STUDENT_SCHEDULERS
+from training.samplers import STUDENT_SCHEDULERS, guidance_width
 from training.seeds import seeded_generator
 from training.session import Session, circumstances, identity_of
 
@@ -462,6 +462,10 @@ def _check_count(found: int, what: str, config: DistillConfig) -> None:
 
 def _guidance(loaded: LoadedPipeline, config: DistillConfig) -> float:
     family = loaded.family
+    if guidance_width(loaded.pipe) is not None:
+        raise InvalidConfig(
+            f"{loaded.folder} is told the guidance scale, so it is a student already; give its teacher."
+        )
     told = getattr(family.denoiser(loaded.pipe).config, "guidance_embeds", False)
     if not family.classifier_free and not told:
         if config.guidance not in (None, NO_GUIDANCE):

@@ -50,7 +50,7 @@ SHARDS_INDEX = re.compile(
 # The folder that the hub's cache keeps a repository's files of one commit in.
 SNAPSHOT = re.compile(r"models--[^/]+?--(?P<name>[^/]+)")
 PIPELINE_ADVICE = (
-    "Fetch it where there is a network and copy the folder here, or give the path of a pipeline folder."
+    "Fetch it where there is a network, logged in if it is gated, or give the path of a pipeline folder."
 )
 WEIGHTS_ADVICE = "Fetch them where there is a network and give the path of the folder or safetensors file."
 
@@ -118,7 +118,7 @@ def pipeline_folder(spec: str | os.PathLike[str]) -> Path:
     name = os.fspath(spec)
     if not is_hub_name(name):
         raise ModelUnavailable(
-            f"{name} is neither a folder here nor a name on the hub (OWNER/NAME). {PIPELINE_ADVICE}"
+            f"{name} is no folder here, and no name on the hub (OWNER/NAME) either; give the one or the other."
         )
     found = _from_cache(name, INDEX, ModelUnavailable)
     if found is not None and not missing_components(found):
@@ -158,7 +158,7 @@ def student_weights(spec: str | os.PathLike[str]) -> Path:
     name = os.fspath(spec)
     if not is_hub_name(name):
         raise ModelUnavailable(
-            f"{name} is neither a file or folder here nor a name on the hub (OWNER/NAME). {WEIGHTS_ADVICE}"
+            f"{name} is no file or folder here, and no name on the hub (OWNER/NAME) either; give one of them."
         )
     found = _from_cache(name, LORA_FILE, ModelUnavailable)
     if found is not None:
@@ -195,7 +195,8 @@ def pipeline_files(files: Sequence[str], index: Mapping[str, Any], name: str) ->
     Raises:
         ModelUnavailable: a component has no safetensors, or the components' variants do not go together.
     """
-    parts: dict[str, list[str]] = {component: [] for component in named_components(index)}
+    # Some published pipelines have a scheduler that their index does not name; their cost depends on it.
+    parts: dict[str, list[str]] = {component: [] for component in [*named_components(index), "scheduler"]}
     for file in files:
         component, _, rest = file.partition("/")
         if component in parts and "/" not in rest:

@@ -148,7 +148,7 @@ def test_the_model_may_be_named_as_on_the_hub(invoke, model, images, tmp_path, m
     told = invoke("train", "someone/sd-tiny", *asked, "--json")
     assert json.loads(told.stdout)["asked"]["model"] == "sd-tiny"
     assert run(["control", "train", "no-such-model", *asked]) == 2
-    assert "no-such-model is neither a folder here nor a name on the hub" in capsys.readouterr().err
+    assert "no-such-model is no folder here, and no name on the hub" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -69,9 +69,9 @@ def test_paths_are_told_in_a_line(lora: Path, tmp_path: Path, capsys: pytest.Cap
 @pytest.mark.parametrize(
     ("teacher", "weights", "told"),
     [
-        ("nowhere", "lora", "nowhere is neither a folder here"),
+        ("nowhere", "lora", "nowhere is no folder here"),
         ("lora", "lora", "no model_index.json"),
-        ("teacher", "nowhere", "nowhere is neither a file or folder here"),
+        ("teacher", "nowhere", "nowhere is no file or folder here"),
         ("teacher", "lora/readme.txt", "no .safetensors file"),
     ],
 )

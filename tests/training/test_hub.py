@@ -123,7 +123,7 @@ def test_variants_that_do_not_go_together_do_not_count(cache, tiny_folder):
 @pytest.mark.parametrize("find", [pipeline_folder, student_weights])
 def test_what_is_no_name_is_said_to_be_none(find, spec, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ModelUnavailable, match=r"neither a .*folder here nor a name on the hub") as refused:
+    with pytest.raises(ModelUnavailable, match=r"no .*folder here, and no name on the hub") as refused:
         find(spec)
     assert "\n" not in str(refused.value)
 
