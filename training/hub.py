@@ -118,7 +118,7 @@ def pipeline_folder(spec: str | os.PathLike[str]) -> Path:
     name = os.fspath(spec)
     if not is_hub_name(name):
         raise ModelUnavailable(
-            f"{name} is no folder here, and no name on the hub (OWNER/NAME) either; give the one or the other."
+            f"{name} is no folder here, and no name on the hub (OWNER/NAME) either; give one of them."
         )
     found = _from_cache(name, INDEX, ModelUnavailable)
     if found is not None and not missing_components(found):
