@@ -182,6 +182,7 @@ def test_one_precision_of_each_component_is_chosen():
     never = [
         *("whole.safetensors", "text_encoders/t5xxl_fp16.safetensors", "text_encoder/model.fp16.safetensors"),
         *("safety_checker/config.json", "safety_checker/model.safetensors", "unet/model.onnx", "README.md"),
+        *("text_encoder/openvino/config.json", "unet/run.py"),
     ]
     found = pipeline_files([*never, *half, *SMALL, *plain, encoder], INDEX, NAME)
     assert sorted(found) == sorted([*SMALL, *plain, encoder])

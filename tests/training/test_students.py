@@ -142,7 +142,12 @@ def test_a_denoiser_told_of_guidance_is_told_and_takes_one_row(tiny_folder, told
     made = make_student("someone/tiny", "someone/lcm-tiny", student)
     assert made.guidance_told
     assert (made.teacher["name"], made.weights["name"]) == ("tiny", "someone/lcm-tiny")
-    bare = make_student(tiny_folder("sdxl"), told / UNET_FILE, tmp_path / "bare")
+    # Weights without a configuration, for a teacher whose own leaves out what older releases did not know.
+    older = Path(shutil.copytree(tiny_folder("sdxl"), tmp_path / "older"))
+    config = json.loads((older / "unet" / "config.json").read_text())
+    del config["time_cond_proj_dim"]
+    (older / "unet" / "config.json").write_text(json.dumps(config))
+    bare = make_student(older, told / UNET_FILE, tmp_path / "bare")
     assert bare.guidance_told
     with LoadedPipeline(student, device="cpu") as loaded:
         default = draw(loaded)
