@@ -41,6 +41,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "collaboration.distill_cli:distill",
         "A student that draws in a few steps, from a teacher of many.",
     ),
+    "student": (
+        "collaboration.student_cli:student",
+        "A student of a teacher and a published LoRA or denoiser.",
+    ),
     "control": (
         "collaboration.control_cli:control",
         "Edges and maps to draw by: control images, and ControlNets trained on them.",

@@ -111,7 +111,7 @@ def image(
 
 
 @control.command()
-@click.argument("model", metavar="MODEL_FOLDER", type=folder())
+@click.argument("model", type=click.Path(path_type=Path))
 @click.option("--images", required=True, type=folder(), help="Folder of captioned images to learn from.")
 @kind_option("maps")
 @low_option
@@ -193,7 +193,9 @@ def train(
     device: str,
     as_json: bool,
 ) -> None:
-    """Train a ControlNet for a Stable Diffusion or SDXL pipeline; it then also steers its students.
+    """Train a ControlNet for MODEL, a Stable Diffusion or SDXL pipeline; it then also steers its students.
+
+    MODEL is a folder, or OWNER/NAME on the hub.
 
     An interrupted training goes on where it stopped when the same command is called again.
     """

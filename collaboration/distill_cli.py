@@ -16,7 +16,7 @@ TOLD_EVERY = 20
 
 
 @click.command()
-@click.argument("teacher", metavar="TEACHER_FOLDER", type=click.Path(path_type=Path))
+@click.argument("teacher", metavar="TEACHER", type=click.Path(path_type=Path))
 @click.option(
     "--prompts",
     "prompts_file",
@@ -110,10 +110,10 @@ def distill(
     rank: int,
     **settings: Any,
 ) -> None:
-    """Distil TEACHER_FOLDER, a diffusers pipeline, into a student that draws in one to eight steps.
+    """Distil TEACHER, a diffusers pipeline, into a student that draws in one to eight steps.
 
-    The student is a pipeline like its teacher, drawn without guidance. A run that was interrupted goes on
-    where it stopped when the same command is given again.
+    TEACHER is a folder, or OWNER/NAME on the hub. The student is a pipeline like its teacher, drawn without
+    guidance. A run that was interrupted goes on where it stopped when the same command is given again.
     """
     if (prompts_file is None) == (images is None):
         raise click.UsageError("Give either --prompts FILE or --images FOLDER.")

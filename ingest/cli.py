@@ -43,10 +43,8 @@ for command in (*RUN_COMMANDS, *RECORD_COMMANDS):
 
 
 @ingest.command()
-@path_argument("FILE.csv|FOLDER")
-@click.option(
-    "--id", "model_id", metavar="ID", help="Id of the one pipeline in FOLDER, instead of the folder's name."
-)
+@path_argument("FILE.csv|FOLDER|OWNER/NAME")
+@click.option("--id", "model_id", metavar="ID", help="Id of the one pipeline, instead of its name.")
 @click.option(
     "--throughput/--no-throughput",
     "throughput",
@@ -93,10 +91,11 @@ def models(
     """Add models: a table of attributes, or diffusers pipeline folders.
 
     The table has a column `model` (or `id`); every other column is an attribute. A folder is one pipeline
-    (model_index.json and its components' configs) or holds several. From the configs alone come `params`
-    (values stored for the denoiser) and `tflop` of the pipeline's default call for one image of 512 pixels,
-    as in the paper; where the weights are there, `throughput` is measured. What is known of an unchanged
-    folder is not measured again.
+    (model_index.json and its components' configs) or holds several. OWNER/NAME is a pipeline on the Hugging
+    Face hub, taken from the hub's cache on this machine or fetched into it. From the configs alone come
+    `params` (values stored for the denoiser) and `tflop` of the pipeline's default call for one image of 512
+    pixels, as in the paper; where the weights are there, `throughput` is measured. What is known of an
+    unchanged folder is not measured again.
     """
     from ingest.facts import FactsConfig
     from ingest.models import ingest_models

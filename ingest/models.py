@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,14 +23,17 @@ from ingest.facts import (
     throughput_facts,
 )
 from ingest.tables import Scalar, check_ids, check_unique, id_fault, read_table, typed_columns
+from training.families import ALIASES
 from training.families import FAMILIES as TRAINABLE
 from training.files import files_below
+from training.hub import is_hub_name, model_name, pipeline_folder
 
 if TYPE_CHECKING:
     from graphdb.repository import MatchingGraph
 
 Progress = Callable[[str, int, int], None]
 INDEX = "model_index.json"
+TABLE_SUFFIX = ".csv"
 CONFIGS = ("config.json", "scheduler_config.json")
 DENOISERS = ("unet", "transformer")
 COMPONENT = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
@@ -48,9 +50,13 @@ UNREAD_KEYS = {
 }
 RENAMED_KEYS = {"torch_dtype": "dtype"}
 # Pipeline class -> family.
-FAMILIES = {pipeline: family for family, (pipeline, _) in TRAINABLE.items()} | {
-    "PixArtAlphaPipeline": "pixart"  # known, although only its successor can be fine-tuned
-}
+FAMILIES = (
+    {pipeline: family for family, (pipeline, _) in TRAINABLE.items()}
+    | ALIASES
+    | {
+        "PixArtAlphaPipeline": "pixart"  # known, although only its successor can be fine-tuned
+    }
+)
 JSON_LIMIT_BYTES = 16 * 2**20
 HEADER_LIMIT_BYTES = 100 * 2**20  # safetensors' own limit
 # A file above this size is fingerprinted by its length and evenly spread blocks: a 24 GB denoiser takes a
@@ -147,10 +153,12 @@ def ingest_models(
 
     Args:
         graph: the graph.
-        path: a CSV file, or a folder.
+        path: a CSV file, a folder, or a pipeline's name on the hub (OWNER/NAME), which is found or fetched
+            by `training.hub.pipeline_folder`.
         text: columns of the table to be kept as text although they look like numbers.
         skip_bad: leave bad rows and folders out instead of refusing all.
-        model_id: id of the model in the one pipeline folder that `path` is; the folder's name if None.
+        model_id: id of the model in the one pipeline folder that `path` is; if None the folder's
+            name, or that on the hub without its owner.
         facts: count parameters and operations of pipeline folders and measure their throughput, as it says;
             None takes what the configs and the weights' headers say. What was measured of an unchanged folder
             is not measured again.
@@ -162,7 +170,10 @@ def ingest_models(
     Raises:
         BadInput: the input has problems; nothing was written.
         training.errors.InvalidConfig: this machine has no such device; nothing was written.
+        training.errors.ModelUnavailable: the pipeline is neither here nor to be had from the hub.
     """
+    if path.suffix != TABLE_SUFFIX and is_hub_name(path):
+        path = pipeline_folder(path)
     stored = {model.id: model for model in graph.models()}
     if not path.is_dir():
         if model_id is not None:
@@ -255,7 +266,7 @@ def read_pipelines(folder: Path, *, model_id: str | None = None) -> PipelineRead
 
     Args:
         folder: a folder with a model_index.json, or a folder of such folders.
-        model_id: id of the model, of one folder only; the folder's name if None.
+        model_id: id of the model, of one folder only; if None `training.hub.model_name`.
 
     Returns:
         The models with their attributes, the folders that could not be read, and notes.
@@ -296,8 +307,7 @@ def read_pipelines(folder: Path, *, model_id: str | None = None) -> PipelineRead
 
 
 def _read_pipeline(folder: Path, model_id: str | None) -> tuple[Model, list[str]]:
-    # Not the resolved name: a link called sdxl into a download cache is the model sdxl.
-    name = model_id or Path(os.path.abspath(folder)).name
+    name = model_id or model_name(folder)
     fault = id_fault(name, "model")
     if fault:
         raise _Unreadable(Problem(repr(str(folder))[1:-1], 0, fault[0], "rename the folder"))

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 ADAPTER_FILE = "pytorch_lora_weights.safetensors"
 ADAPTER_NAME = "matchgraph"
+DORA_MARKS = ("dora_scale", "lora_magnitude_vector")
 
 
 def attach_adapter(
@@ -139,9 +140,13 @@ def load_adapter(pipe: Any, family: Family, adapter: str | os.PathLike[str]) -> 
         raise BadAdapter(f"{path} is no .safetensors file; only safetensors adapters are loaded.")
     try:
         with safe_open(path, framework="numpy") as weights:
-            tensors = len(weights.keys())
+            names = list(weights.keys())
     except (OSError, SafetensorError) as error:
         raise BadAdapter(f"{path} cannot be read as safetensors: {error}.") from None
+    if any(mark in name for name in names for mark in DORA_MARKS):
+        raise BadAdapter(f"{path} is a DoRA adapter, which diffusers does not read whole; give a LoRA.")
+    # Files of the kohya form give each layer's alpha as a tensor of its own.
+    tensors = sum(not name.endswith(".alpha") for name in names)
     denoiser = _adaptable(family.denoiser(pipe))
     place: dict[str, Any] = {"weight_name": path.name, "adapter_name": ADAPTER_NAME, "local_files_only": True}
     try:
@@ -161,6 +166,24 @@ def load_adapter(pipe: Any, family: Family, adapter: str | os.PathLike[str]) -> 
             f"{path} does not fit this {family.pipeline_class}: {loaded} of its {tensors} tensors belong "
             "to it. Was it made for another model?"
         )
+
+
+def fuse_adapter(pipe: Any, family: Family) -> None:
+    """Add the adapter to the denoiser's own weights, and take it off.
+
+    Args:
+        pipe: a pipeline with an adapter; in single precision, or the sums are rounded to less.
+        family: its family.
+
+    Raises:
+        BadAdapter: the sums are infinite or not numbers.
+    """
+    denoiser: Any = family.denoiser(pipe)
+    try:
+        denoiser.fuse_lora(safe_fusing=True, adapter_names=[ADAPTER_NAME])
+    except ValueError as error:
+        raise BadAdapter(f"The adapter cannot be added to the denoiser: {first_line(error)}") from error
+    denoiser.unload_lora()
 
 
 def detach_adapter(pipe: Any, family: Family) -> None:

@@ -20,6 +20,7 @@ from training.controls import HIGH, KINDS, LOW, Segmenter, canny, check_threshol
 from training.encoding import EncodedDataset, dataset_hash, encode_dataset
 from training.errors import BadControlNet, BadDataset, BadPipeline, InvalidConfig, NonFiniteLoss, first_line
 from training.files import file_hash, write_json, write_tensors
+from training.hub import model_name, pipeline_folder
 from training.images import SUFFIXES, CaptionedImage, list_captioned_images, load_rgb, square
 from training.loop import Training, attached
 from training.lora import FineTuneConfig
@@ -209,7 +210,7 @@ def train_controlnet(
     interrupted and taken up again from a checkpoint.
 
     Args:
-        model: a pipeline folder of the families sd or sdxl, or a pipeline kept loaded.
+        model: a pipeline folder of the families sd or sdxl, its name on the hub, or a pipeline kept loaded.
         dataset_folder: captioned images, see `training.images.list_captioned_images`.
         output_folder: gets `config.json` and `diffusion_pytorch_model.safetensors` as diffusers'
             `ControlNetModel.save_pretrained` writes them, and `control.json`; those of an earlier run are
@@ -233,6 +234,8 @@ def train_controlnet(
         own predictions.
     """
     out, loop = Path(output_folder), config.training
+    if not isinstance(model, LoadedPipeline):
+        model = pipeline_folder(model)
     with opened(model, device=config.device, precision=config.precision) as loaded:
         began, memory = time.perf_counter(), PeakMemory(loaded.device)
         method = ControlMethod(config)
@@ -271,7 +274,7 @@ def train_controlnet(
         content = {
             "kind": config.kind,
             "parameters": _parameters(config, segmenter),
-            "asked": {"model": loaded.folder.name, "config": config.to_dict()},
+            "asked": {"model": model_name(loaded.folder), "config": config.to_dict()},
             "hashes": {name: identity[name] for name in ("model", "dataset", "controls")}
             | {"weights": file_hash(weights)},
             "happened": {

@@ -26,12 +26,13 @@ from training.encoding import EncodedDataset, Rows, dataset_hash, encode_dataset
 from training.errors import InvalidConfig, NonFiniteEncoding, NonFiniteLoss
 from training.families.base import repeat_row, training_noise
 from training.files import SCRATCH_PREFIX, files_below, json_hash, write_json
+from training.hub import model_name, pipeline_folder
 from training.images import list_captioned_images
 from training.loop import Training, attached
 from training.memory import PeakMemory, encoders_parked
 from training.methods import Full, Lora, Method
 from training.pipelines import PRECISIONS, LoadedPipeline, quiet_libraries, read_model_index, weight_variant
-from training.samplers import STUDENT_SCHEDULERS
+from training.samplers import STUDENT_SCHEDULERS, guidance_width
 from training.seeds import seeded_generator
 from training.session import Session, circumstances, identity_of
 
@@ -180,7 +181,7 @@ def distill(
     second. On one machine and the CPU, equal arguments give equal weights, also after an interruption.
 
     Args:
-        teacher: a pipeline folder of any family.
+        teacher: a pipeline folder of any family, or its name on the hub.
         output: the student's folder; must not exist.
         prompts: what the teacher draws to learn from, repeated ones once; left out with `images`.
         config: how.
@@ -208,9 +209,10 @@ def distill(
         Song et al., "Consistency models" (2023), Algorithm 2; Luo et al., "Latent consistency models"
         (2023), Algorithm 1, with one guidance scale instead of a range of them.
     """
-    folder, target = Path(teacher), Path(output)
-    _check_output(target)
-    _check_teacher(folder)
+    target = Path(output)
+    check_output(target)
+    folder = pipeline_folder(teacher)
+    check_teacher(folder)
     wanted = list(dict.fromkeys(prompts))
     if images is None:
         _check_count(len(wanted), "prompts", config)
@@ -255,7 +257,7 @@ def distill(
         losses = session.losses
         record = Distillation(
             target,
-            teacher={"name": folder.resolve().name, "sha256": identity["model"]},
+            teacher={"name": model_name(folder.resolve()), "sha256": identity["model"]},
             config=config.to_dict() | {"guidance": guidance},
             data={
                 "kind": "drawn" if images is None else "images",
@@ -278,7 +280,9 @@ def distill(
             },
             used=circumstances(loaded),
         )
-        _write_student(loaded, weights, scheduler, record)
+        student = plain_denoiser(loaded)
+        student.load_state_dict(weights)
+        write_student(loaded, student, scheduler, target, record.to_dict())
     return record
 
 
@@ -425,14 +429,25 @@ def is_student(folder: str | os.PathLike[str]) -> bool:
     return named or (Path(folder) / RECORD_FILE).exists()
 
 
-def _check_output(target: Path) -> None:
+def check_output(target: Path) -> None:
+    """Refuse a student's folder that is there already or cannot be made.
+
+    Raises:
+        InvalidConfig: naming it.
+    """
     if target.exists() or target.is_symlink():
         raise InvalidConfig(f"{target} exists already; remove it or give another output folder.")
     if target.name == "" or (target.parent.exists() and not target.parent.is_dir()):
         raise InvalidConfig(f"{target} cannot be made a folder; give another output folder.")
 
 
-def _check_teacher(folder: Path) -> None:
+def check_teacher(folder: Path) -> None:
+    """Refuse a teacher that is a student.
+
+    Raises:
+        InvalidConfig: naming it.
+        BadPipeline: the folder has no `model_index.json`.
+    """
     if is_student(folder):
         raise InvalidConfig(f"{folder} is a student already; give the model that it was distilled from.")
 
@@ -447,6 +462,10 @@ def _check_count(found: int, what: str, config: DistillConfig) -> None:
 
 def _guidance(loaded: LoadedPipeline, config: DistillConfig) -> float:
     family = loaded.family
+    if guidance_width(loaded.pipe) is not None:
+        raise InvalidConfig(
+            f"{loaded.folder} is told the guidance scale, so it is a student already; give its teacher."
+        )
     told = getattr(family.denoiser(loaded.pipe).config, "guidance_embeds", False)
     if not family.classifier_free and not told:
         if config.guidance not in (None, NO_GUIDANCE):
@@ -532,7 +551,7 @@ def _whole_weights(loaded: LoadedPipeline, method: Method) -> dict[str, torch.Te
     live: Any = loaded.family.denoiser(loaded.pipe)
     if isinstance(method, Full):
         return {name: tensor.detach().float().cpu() for name, tensor in live.state_dict().items()}
-    weights = {name: tensor.float() for name, tensor in _plain(loaded).state_dict().items()}
+    weights = {name: tensor.float() for name, tensor in plain_denoiser(loaded).state_dict().items()}
     with torch.no_grad():
         for name, layer in live.named_modules():
             if isinstance(layer, LoraLayer):
@@ -541,7 +560,7 @@ def _whole_weights(loaded: LoadedPipeline, method: Method) -> dict[str, torch.Te
     return weights
 
 
-def _plain(loaded: LoadedPipeline) -> torch.nn.Module:
+def plain_denoiser(loaded: LoadedPipeline) -> Any:
     """The teacher's denoiser as its folder has it, in single precision, whatever the run's."""
     import diffusers
     import torch
@@ -579,17 +598,27 @@ def _stored_precision(folder: Path) -> torch.dtype:
     return torch.float32
 
 
-def _write_student(
-    loaded: LoadedPipeline, weights: Mapping[str, torch.Tensor], scheduler: Any, record: Distillation
+def write_student(
+    loaded: LoadedPipeline, student: Any, scheduler: Any, target: Path, record: Mapping[str, Any]
 ) -> None:
-    """Write the student's folder; what it shares with its teacher takes no room where links can be made."""
+    """Write a student's folder; what it shares with its teacher takes no room where links can be made.
+
+    Args:
+        loaded: the teacher.
+        student: its denoiser in single precision, which is stored in the precision of the teacher's.
+        scheduler: what it is drawn with.
+        target: the folder, which must not exist.
+        record: how it came to be, for its `distillation.json`.
+
+    Raises:
+        InvalidConfig: the folder exists.
+        OSError: it cannot be written; nothing is left behind.
+    """
     import torch
 
-    teacher, target, family = loaded.folder, record.folder, loaded.family
+    teacher, family = loaded.folder, loaded.family
     attribute = family.denoiser_attribute
     index = read_model_index(teacher)
-    student = _plain(loaded)
-    student.load_state_dict(dict(weights))
     # The module's own method, because diffusers' would warn of what is meant here.
     torch.nn.Module.to(student, _stored_precision(teacher / attribute))
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -609,8 +638,8 @@ def _write_student(
         index["scheduler"] = ["diffusers", type(scheduler).__name__]
         index.pop("_name_or_path", None)
         write_json(scratch / "model_index.json", index)
-        write_json(scratch / RECORD_FILE, record.to_dict())
-        _check_output(target)
+        write_json(scratch / RECORD_FILE, record)
+        check_output(target)
         os.rename(scratch, target)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)

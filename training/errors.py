@@ -29,6 +29,10 @@ class UnsafeWeights(BadPipeline):
     """A model folder holds pickled weights, which run code when they are opened."""
 
 
+class ModelUnavailable(BadPipeline):
+    """A model or its weights, named on the hub, that are neither on this machine nor to be had from there."""
+
+
 class CannotProfile(BadPipeline):
     """A pipeline whose cost cannot be told from its configs."""
 

@@ -6,7 +6,7 @@ import gc
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -141,9 +141,25 @@ def weight_variant(folder: str | os.PathLike[str], components: Iterable[str]) ->
     Raises:
         BadPipeline: no one variant has the weights of all components that lack plain ones.
     """
+    names = {
+        component: [path.name for path in (Path(folder) / component).glob("*.safetensors")]
+        for component in components
+    }
+    try:
+        return shared_variant(names)
+    except BadPipeline as error:
+        raise BadPipeline(f"{folder}: {error}") from None
+
+
+def shared_variant(files: Mapping[str, Iterable[str]]) -> str | None:
+    """Do what `weight_variant` does from the names of files alone.
+
+    Args:
+        files: of each component.
+    """
     needed: dict[str, set[str]] = {}
-    for component in components:
-        names = [WEIGHTS.fullmatch(path.name) for path in (Path(folder) / component).glob("*.safetensors")]
+    for component, inside in files.items():
+        names = [WEIGHTS.fullmatch(name) for name in inside]
         variants = {name["variant"] or name["older"] for name in names if name}
         if variants and None not in variants:
             needed[component] = variants
@@ -152,7 +168,7 @@ def weight_variant(folder: str | os.PathLike[str], components: Iterable[str]) ->
     shared = set.intersection(*needed.values())
     if not shared:
         found = ", ".join(f"{component}: {'/'.join(sorted(names))}" for component, names in needed.items())
-        raise BadPipeline(f"{folder} has its weights in variants that do not go together ({found}).")
+        raise BadPipeline(f"its weights are in variants that do not go together ({found}).")
     return sorted(shared)[0]
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 from training.errors import BadPipeline, CannotProfile, InvalidConfig, UnknownFamily, first_line
-from training.families import family_of
+from training.families import ALIASES, family_of
 from training.pipelines import SAFETY_CHECKER, quiet_libraries, read_model_index
 from training.samplers import caching, default_drawing, drawing_with
 
@@ -59,7 +59,8 @@ class PipelineProfile:
         steps: inference steps asked for.
         guidance: guidance scale asked for.
         calls: calls of the denoiser, as the scheduler asks for them (PNDM: one more than steps).
-        rows: images in each of those calls: 2 with classifier-free guidance, 1 without.
+        rows: images in each of those calls: 2 with classifier-free guidance, 1 without, or where the U-Net is
+            told the scale.
         protocol: which products `tflop` counts, see `PipelineProfiler`.
         tflop: TFLOP of the whole call under that protocol.
         tflop_with_attention: the same with every product of attention counted.
@@ -286,11 +287,14 @@ class PipelineProfiler:
     def _build(self, index: Mapping[str, Any]) -> Any:
         import diffusers
 
-        pipeline_class = getattr(diffusers, str(index.get("_class_name")), None)
+        class_name = str(index.get("_class_name"))
+        if class_name in ALIASES:
+            # As such folders are drawn.
+            class_name = family_of(index).pipeline_class
+        pipeline_class = getattr(diffusers, class_name, None)
         if not (inspect.isclass(pipeline_class) and issubclass(pipeline_class, diffusers.DiffusionPipeline)):
             raise CannotProfile(
-                f"{self.folder}: this diffusers ({diffusers.__version__}) has no pipeline "
-                f"{index.get('_class_name')!r}."
+                f"{self.folder}: this diffusers ({diffusers.__version__}) has no pipeline {class_name!r}."
             )
         components: dict[str, Any] = {}
         expected = inspect.signature(pipeline_class.__init__).parameters

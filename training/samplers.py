@@ -6,14 +6,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from training.errors import InvalidConfig
+
+if TYPE_CHECKING:
+    import torch
 
 # Of models distilled by consistency: few steps, with the guidance inside.
 STUDENT_SCHEDULERS = ("LCMScheduler", "FlowMatchLCMScheduler")
 STUDENT_STEPS = 4
 STUDENT_GUIDANCE = 1.0
+# Of students whose U-Net is told the scale, which they were distilled with a range of: the default of
+# diffusers' LatentConsistencyModelPipeline. 1 would tell them of a scale that they never learnt.
+TOLD_GUIDANCE = 8.5
 
 
 def default_drawing(pipe: Any, steps: int, guidance: float) -> tuple[int, float]:
@@ -25,11 +31,43 @@ def default_drawing(pipe: Any, steps: int, guidance: float) -> tuple[int, float]
         guidance: likewise.
 
     Returns:
-        These, but for a student of few steps, which the class knows nothing of.
+        These, but for a student of few steps, which the class knows nothing of: 4 steps, and the guidance 1
+        that means none, or `TOLD_GUIDANCE` where the U-Net is told the scale.
     """
     if type(pipe.scheduler).__name__ in STUDENT_SCHEDULERS:
-        return STUDENT_STEPS, STUDENT_GUIDANCE
+        return STUDENT_STEPS, TOLD_GUIDANCE if guidance_width(pipe) else STUDENT_GUIDANCE
     return steps, guidance
+
+
+def guidance_width(pipe: Any) -> int | None:
+    """Width of the embedding by which a pipeline's U-Net is told the guidance scale; None if it is not.
+
+    Such a U-Net takes one forward for each step: diffusers' pipelines leave classifier-free guidance out, and
+    embed the scale less 1 (w of the source, which is 0 for no guidance).
+
+    Source:
+        Meng et al., "On distillation of guided diffusion models" (2022); Luo et al., "Latent consistency
+        models" (2023), section 4.2.
+    """
+    return getattr(getattr(getattr(pipe, "unet", None), "config", None), "time_cond_proj_dim", None)
+
+
+def guidance_embedding(pipe: Any, rows: torch.Tensor, guidance: float | None) -> torch.Tensor | None:
+    """What a pipeline's U-Net is told of guidance; None if nothing.
+
+    Args:
+        pipe: with a U-Net.
+        rows: latents, (n, ...), whose device and precision are meant.
+        guidance: the scale, 1 for none; None for `TOLD_GUIDANCE`.
+
+    Returns:
+        (n, width).
+    """
+    width = guidance_width(pipe)
+    if width is None:
+        return None
+    scales = rows.new_full((len(rows),), (TOLD_GUIDANCE if guidance is None else guidance) - 1)
+    return pipe.get_guidance_scale_embedding(scales.cpu(), embedding_dim=width).to(rows)
 
 
 @contextmanager

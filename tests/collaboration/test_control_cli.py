@@ -16,6 +16,7 @@ from cli.main import run
 from collaboration.control_cli import control
 from minizoo.icons import ROOT
 from tests.training import tiny
+from tests.training.hub import put_into_cache, use_cache
 from training import controlnet
 
 SMALL = ("--steps", "3", "--batch-size", "2", "--resolution", "32", "--device", "cpu")
@@ -138,6 +139,16 @@ def test_training_goes_on_where_it_was_stopped(invoke, model, images, tmp_path, 
     assert json.loads((output / "control.json").read_text())["happened"]["resumed_at"] == [2]
     assert (output / names[2]).read_bytes() == (whole / names[2]).read_bytes()
     assert sorted(path.name for path in output.iterdir()) == names
+
+
+def test_the_model_may_be_named_as_on_the_hub(invoke, model, images, tmp_path, monkeypatch, capsys):
+    use_cache(monkeypatch, tmp_path / "cache")
+    put_into_cache(tmp_path / "cache", "someone/sd-tiny", Path(model))
+    asked = ["--images", str(images), "--output", str(tmp_path / "out"), *SMALL]
+    told = invoke("train", "someone/sd-tiny", *asked, "--json")
+    assert json.loads(told.stdout)["asked"]["model"] == "sd-tiny"
+    assert run(["control", "train", "no-such-model", *asked]) == 2
+    assert "no-such-model is no folder here, and no name on the hub" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import pytest
 
 from cli.main import run
 from tests.training import tiny
+from tests.training.hub import put_into_cache, use_cache
 from training.checkpoint import checkpoint_step
 from training.distill import RECORD_FILE
 from training.pipelines import load_pipeline
@@ -49,6 +50,24 @@ def test_a_student_is_made_and_described(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["prompts.txt", "student"]
     assert run(asked) == 2
     assert "exists already" in capsys.readouterr().err
+
+
+def test_the_teacher_may_be_named_as_on_the_hub(
+    teacher: Path,
+    prompts: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    use_cache(monkeypatch, tmp_path / "cache")
+    put_into_cache(tmp_path / "cache", "someone/sd-tiny", teacher)
+    output = tmp_path / "student"
+    asked = ["--prompts", str(prompts), "--output", str(output), *OPTIONS]
+    assert run(["distill", "someone/else", *asked]) == 2
+    assert "There is no folder someone/else here, and the hub's model" in capsys.readouterr().err
+    assert run(["distill", "someone/sd-tiny", *asked]) == 0
+    assert "a student of sd-tiny," in capsys.readouterr().out
+    load_pipeline(output, device="cpu")
 
 
 @pytest.mark.parametrize("restarted", [False, True])

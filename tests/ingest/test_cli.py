@@ -12,8 +12,13 @@ from cli.main import matchgraph
 from graphdb.repository import MatchingGraph
 from graphdb.runner import Runner
 from ingest.errors import BadInput
+from routing.cli import model_folders
 from tests.ingest.conftest import Invoke, answer
 from tests.ingest.dump import dump
+from tests.training import tiny
+from tests.training.hub import put_into_cache, use_cache
+from training.distill import is_student
+from training.errors import ModelUnavailable
 
 ZOO = Path(__file__).parents[2] / "zoo"
 
@@ -66,6 +71,38 @@ def test_pipeline_folders_and_a_table_add_up(
     before = dump(runner)
     assert invoke("models", folder).exit_code == 0
     assert invoke("models", table).exit_code == 0
+    assert dump(runner) == before
+
+
+def test_a_pipeline_is_added_by_its_name_on_the_hub(
+    invoke: Invoke,
+    graph: MatchingGraph,
+    runner: Runner,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    use_cache(monkeypatch, tmp_path / "cache")
+    snapshot = put_into_cache(tmp_path / "cache", "someone/lcm-tiny", tiny.save_lcm(tmp_path / "lcm"))
+    told = answer(invoke("models", "someone/lcm-tiny", "--no-throughput", "--json"))
+    assert told["models"] == ["lcm-tiny"]
+    assert told["measured"]["lcm-tiny"].keys() == {"params", "tflop"}
+    assert invoke("models", "someone/lcm-tiny", "--no-throughput", "--id", "mine").exit_code == 0
+    stored = {model.id: model.properties for model in graph.models()}
+    assert stored.keys() == {"lcm-tiny", "mine"}
+    assert (stored["mine"]["family"], stored["mine"]["pipeline"]) == ("sd", "LatentConsistencyModelPipeline")
+    assert (stored["mine"]["tflop_rows"], stored["mine"]["tflop_guidance"]) == (1, 8.5)
+    # What draws the graph's models finds it, and knows it for one of few steps.
+    assert model_folders(runner) == {"lcm-tiny": snapshot.resolve(), "mine": snapshot.resolve()}
+    assert is_student(model_folders(runner)["mine"])
+    before = dump(runner)
+    assert invoke("models", "someone/lcm-tiny", "--no-throughput").exit_code == 0
+    assert invoke("models", snapshot, "--no-throughput").exit_code == 0
+    assert dump(runner) == before
+    missing = invoke("models", "someone/else")
+    assert isinstance(missing.exception, ModelUnavailable)
+    assert "not on this machine and cannot be fetched" in str(missing.exception)
+    # A table that is not there is none on the hub.
+    assert isinstance(invoke("models", "someone/else.csv").exception, BadInput)
     assert dump(runner) == before
 
 

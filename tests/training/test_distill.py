@@ -16,6 +16,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from tests.training import tiny
 from training.cache import EncodingCache
 from training.checkpoint import Checkpoints, checkpoint_step
 from training.consistency import student_scheduler, teacher_path
@@ -438,3 +439,13 @@ def test_components_are_copied_where_they_cannot_be_linked(
 def test_a_folder_that_is_no_pipeline_is_no_student(tmp_path: Path) -> None:
     with pytest.raises(BadPipeline):
         is_student(tmp_path)
+
+
+def test_a_model_that_is_told_guidance_is_no_teacher_whatever_it_is_drawn_with(tmp_path: Path) -> None:
+    folder = tiny.save_lcm(tmp_path / "lcm")
+    index = json.loads((folder / "model_index.json").read_text())
+    index["scheduler"] = ["diffusers", "DDIMScheduler"]
+    (folder / "model_index.json").write_text(json.dumps(index))
+    diffusers.DDIMScheduler().save_pretrained(folder / "scheduler")
+    with pytest.raises(InvalidConfig, match="is told the guidance scale"):
+        distill(folder, tmp_path / "student", PROMPTS, config())

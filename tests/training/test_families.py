@@ -8,6 +8,7 @@ import math
 from pathlib import Path
 from types import SimpleNamespace
 
+import diffusers
 import numpy as np
 import pytest
 import torch
@@ -18,6 +19,7 @@ from training.errors import UnknownFamily, UnsupportedScheduler
 from training.families import FAMILIES, family, family_of
 from training.families.base import draw_sigmas
 from training.pipelines import load_pipeline, quiet_libraries
+from training.samplers import STUDENT_STEPS, TOLD_GUIDANCE
 
 NAMES = sorted(FAMILIES)
 ZOO = Path(__file__).parents[2] / "zoo"  # configurations of real models
@@ -46,6 +48,10 @@ def test_families_are_found_by_pipeline_class():
         found = family_of({"_class_name": pipeline_class, "unet": ["diffusers", "X"]})
         assert (found.name, found.pipeline_class) == (name, pipeline_class)
         assert family(name) is found
+    assert family_of({"_class_name": "LatentConsistencyModelPipeline"}) is family("sd")
+    for odd in ([], {}, 3):
+        with pytest.raises(UnknownFamily):
+            family_of({"_class_name": odd})
     with pytest.raises(UnknownFamily, match="'HunyuanDiTPipeline'; known classes: FluxPipeline, Kolors"):
         family_of({"_class_name": "HunyuanDiTPipeline"})
     with pytest.raises(UnknownFamily, match="None"):
@@ -542,3 +548,29 @@ def test_sampling_is_the_pipelines_own_call(loaded, name):
         **tiny.CALL[name],
     ).images
     assert draw(4.0) == expected[0].tobytes() != draw(2.0)
+
+
+@pytest.mark.parametrize("name", ["sd", "sdxl"])
+def test_a_unet_that_is_told_guidance_is_told_it(name, latents):
+    pipe = tiny.BUILDERS[name]()
+    own = family(name)
+    settings = {key: value for key, value in pipe.unet.config.items() if not key.startswith("_")}
+    told = type(pipe.unet).from_config(settings | {"time_cond_proj_dim": 8})
+    with torch.no_grad():
+        told.conv_out.weight.normal_()
+    conditioning = own.encode_prompts(pipe, PROMPTS)
+    levels = torch.tensor([500, 3, 999])
+    plain = own.predict(pipe, pipe.unet, latents, levels, conditioning, 3.0)
+    assert torch.equal(plain, own.predict(pipe, pipe.unet, latents, levels, conditioning))
+    pipe.unet = told
+    said: list[torch.Tensor] = []
+    told.register_forward_pre_hook(lambda _, __, named: said.append(named["timestep_cond"]), with_kwargs=True)
+    for guidance in (None, 1.0, 3.0):
+        own.predict(pipe, told, latents, levels, conditioning, guidance)
+    # What is embedded is the scale less 1; without one, the default of diffusers' pipeline of such models.
+    weights = torch.tensor([TOLD_GUIDANCE - 1, 0.0, 2.0])
+    expected = pipe.get_guidance_scale_embedding(weights, embedding_dim=8)
+    assert torch.equal(torch.stack(said), expected[:, None].expand(3, 3, 8))
+    call = inspect.signature(diffusers.LatentConsistencyModelPipeline.__call__).parameters
+    assert call["guidance_scale"].default == TOLD_GUIDANCE
+    assert call["num_inference_steps"].default == STUDENT_STEPS

@@ -6,11 +6,17 @@ import json
 import shutil
 from pathlib import Path
 
+import diffusers
+import numpy as np
 import pytest
 import torch
 
+from tests.training import tiny
+from tests.training.hub import put_into_cache, use_cache
 from training.errors import BadPipeline, InvalidConfig, UnknownFamily, UnsafeWeights
 from training.families import FAMILIES
+from training.generate import SampleConfig, image_generator, sample_images
+from training.hub import pipeline_folder
 from training.pipelines import LoadedPipeline, load_pipeline, opened, quiet_libraries
 
 
@@ -279,3 +285,29 @@ def test_resolutions_come_in_the_units_of_the_family(tiny_folder, name, unit):
         if name == "flux":
             loaded.pipe.vae_scale_factor = 8  # the real one's
             assert loaded.family.size_unit_px(loaded.pipe) == 16
+
+
+def test_latent_consistency_models_draw_as_their_own_class_does(tmp_path, monkeypatch):
+    # Found by its name, as it is published.
+    use_cache(monkeypatch, tmp_path / "cache")
+    put_into_cache(tmp_path / "cache", "someone/lcm", tiny.save_lcm(tmp_path / "lcm"))
+    folder = pipeline_folder("someone/lcm")
+    own = diffusers.LatentConsistencyModelPipeline.from_pretrained(folder, safety_checker=None)
+    own.set_progress_bar_config(disable=True)
+    prompts = ["a cat", "a dog"]
+    with LoadedPipeline(folder, device="cpu") as loaded:
+        assert (loaded.family.name, type(loaded.pipe).__name__) == ("sd", "StableDiffusionPipeline")
+        drawn = {}
+        for guidance in (None, 3.0):
+            asked = {} if guidance is None else {"guidance_scale": guidance}
+            generators = [image_generator(42, number) for number in range(2)]
+            expected = own(prompts, height=32, width=32, generator=generators, **asked).images
+            config = SampleConfig(n=2, guidance=guidance, resolution_px=32)
+            drawn[guidance] = np.stack(sample_images(loaded, None, prompts, config))
+            np.testing.assert_array_equal(drawn[guidance], np.stack(expected))
+        assert (drawn[None] != drawn[3.0]).any()
+
+
+def test_latents_of_consistency_models_are_not_clipped(tmp_path):
+    pipe, _ = load_pipeline(tiny.save_lcm(tmp_path / "lcm", clip_sample=True), device="cpu")
+    assert pipe.scheduler.config.clip_sample is False

@@ -191,3 +191,17 @@ def test_a_student_is_priced_as_it_is_drawn() -> None:
     assert (student.steps, student.guidance, student.rows) == (4, 1.0, 1)
     assert (teacher.steps, teacher.rows) == (50, 2)
     assert student.parts["denoising"] == pytest.approx(teacher.parts["denoising"] * 4 / 100)
+
+
+def test_a_latent_consistency_model_is_priced_as_it_is_drawn(tmp_path):
+    """One row for each call, whatever the guidance, which the U-Net is told."""
+    profiler = PipelineProfiler(tiny.save_lcm(tmp_path / "lcm"))
+    profile = profiler.price(protocol="full")
+    assert (profile.pipeline, profile.notes) == ("StableDiffusionPipeline", ())
+    assert (profile.steps, profile.guidance, profile.calls, profile.rows) == (4, 8.5, 4, 1)
+    assert profiler.price(guidance=1.0, protocol="full").tflop == profile.tflop
+    with LoadedPipeline(tmp_path / "lcm", device="cpu") as loaded:
+        call = call_arguments(loaded.pipe)
+        with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+            loaded.pipe(PROMPT, generator=torch.Generator().manual_seed(0), **call)
+    assert profile.tflop == pytest.approx(counter.get_total_flops() / 1e12, rel=1e-9)

@@ -1,4 +1,4 @@
-"""What every extractor is to its users, and what the kinds share: resizing, hashing, and the hub."""
+"""What every extractor is to its users, and what the kinds share: resizing and hashing."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from training.errors import ExtractorUnavailable, first_line
 from training.frechet import GaussianAccumulator, GaussianStatistics
 
 if TYPE_CHECKING:
@@ -23,7 +22,6 @@ if TYPE_CHECKING:
 CLEAN_RESIZE = "clean-bicubic"
 # In the place of a resizing where there are no images.
 CAPTIONS = "captions"
-HUB_TIMEOUT_S = 5.0
 BATCH = 64
 
 
@@ -212,50 +210,3 @@ def loading_errors() -> tuple[type[Exception], ...]:
     from safetensors import SafetensorError
 
     return (OSError, SafetensorError, RuntimeError, ValueError, KeyError, TypeError, AttributeError)
-
-
-def hub_folder(repository: str, needed: Sequence[str], patterns: Sequence[str], advice: str) -> Path:
-    """Return the local folder of a repository on the hub, fetched where it is not in the hub's cache.
-
-    Args:
-        repository: its name.
-        needed: files without which the cache is no use.
-        patterns: files to fetch.
-        advice: what to do instead, for the error.
-
-    Raises:
-        ExtractorUnavailable: it is not in the cache and cannot be fetched.
-    """
-    import huggingface_hub
-
-    cached = [_from_cache(repository, name) for name in needed]
-    if cached and all(path is not None for path in cached):
-        return Path(str(cached[0]))
-    try:
-        # The hub's own client tries again for half a minute; without a network one question is enough.
-        huggingface_hub.get_session().head(huggingface_hub.constants.ENDPOINT, timeout=HUB_TIMEOUT_S)
-        fetched = huggingface_hub.snapshot_download(
-            repository, allow_patterns=list(patterns), etag_timeout=HUB_TIMEOUT_S
-        )
-    except Exception as error:  # the client's errors share no base across its versions
-        raise ExtractorUnavailable(
-            f"The weights of {repository} are not on this machine and cannot be fetched "
-            f"({first_line(error)}). {advice}"
-        ) from None
-    return Path(fetched)
-
-
-def _from_cache(repository: str, name: str) -> Path | None:
-    import huggingface_hub
-    from huggingface_hub.errors import HFValidationError
-
-    try:
-        found = huggingface_hub.try_to_load_from_cache(repository, name)
-    except HFValidationError:
-        raise ExtractorUnavailable(
-            f"{repository!r} is neither a file or folder here nor a name on the hub (such as OWNER/MODEL)."
-        ) from None
-    if not isinstance(found, str):
-        return None
-    # The folder that the needed file's relative name counts from.
-    return Path(found).parents[len(Path(name).parts) - 1]

@@ -9,10 +9,10 @@ from typing import Any
 from training.errors import ExtractorUnavailable, MissingLibrary, TrainingError, first_line
 from training.extractors.base import (
     CaptionExtractor,
-    hub_folder,
     instrument_hash,
     loading_errors,
 )
+from training.hub import hub_folder
 from training.pipelines import check_weight_files, choose_device
 
 MODULES_FILE = "modules.json"
@@ -51,7 +51,7 @@ def load(weights: str, device: str) -> CaptionExtractor:
     if weights and folder.is_dir():
         name = folder.resolve().name
     else:
-        folder, name = hub_folder(weights, [MODULES_FILE], PATTERNS, ADVICE), weights
+        folder, name = hub_folder(weights, [MODULES_FILE], PATTERNS, ADVICE, ExtractorUnavailable), weights
     target = choose_device(device)
     try:
         check_weight_files(folder)

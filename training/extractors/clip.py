@@ -12,10 +12,10 @@ from training.errors import ExtractorUnavailable, first_line
 from training.extractors.base import (
     CLEAN_RESIZE,
     Extractor,
-    hub_folder,
     instrument_hash,
     loading_errors,
 )
+from training.hub import hub_folder
 from training.pipelines import choose_device
 
 if TYPE_CHECKING:
@@ -142,4 +142,4 @@ def _hub_folder(spec: str) -> Path:
         )
     names = (CONFIG_FILE, WEIGHTS_FILE)
     advice = f"Give a local folder with {CONFIG_FILE} and {WEIGHTS_FILE} instead."
-    return hub_folder(repository, names, names, advice)
+    return hub_folder(repository, names, names, advice, ExtractorUnavailable)

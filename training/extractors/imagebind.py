@@ -13,10 +13,10 @@ from training.errors import ExtractorUnavailable, first_line
 from training.extractors.base import (
     CLEAN_RESIZE,
     Extractor,
-    hub_folder,
     instrument_hash,
     loading_errors,
 )
+from training.hub import hub_folder
 from training.pipelines import choose_device
 
 if TYPE_CHECKING:
@@ -68,7 +68,9 @@ def load(weights: str, device: str) -> Extractor:
     if path.is_dir():
         path = path / WEIGHTS_FILE
     elif weights and not path.is_file() and not path.suffix:
-        path = hub_folder(weights, [WEIGHTS_FILE], [WEIGHTS_FILE], ADVICE) / WEIGHTS_FILE
+        path = (
+            hub_folder(weights, [WEIGHTS_FILE], [WEIGHTS_FILE], ADVICE, ExtractorUnavailable) / WEIGHTS_FILE
+        )
     if not path.is_file() or path.suffix != ".safetensors":
         raise ExtractorUnavailable(f"{path} is no safetensors file. {ADVICE}")
     try:

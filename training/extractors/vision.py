@@ -11,10 +11,10 @@ from training.errors import ExtractorUnavailable, TrainingError, first_line
 from training.extractors.base import (
     CLEAN_RESIZE,
     Extractor,
-    hub_folder,
     instrument_hash,
     loading_errors,
 )
+from training.hub import hub_folder
 from training.pipelines import check_weight_files, choose_device
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def load(weights: str, device: str) -> Extractor:
     if weights and folder.is_dir():
         name = folder.resolve().name
     else:
-        folder, name = hub_folder(weights, FILES, FILES, ADVICE), weights
+        folder, name = hub_folder(weights, FILES, FILES, ADVICE, ExtractorUnavailable), weights
     for file in FILES:
         if not (folder / file).is_file():
             raise ExtractorUnavailable(f"{folder} has no {file}. {ADVICE}")

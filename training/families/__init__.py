@@ -25,6 +25,10 @@ FAMILIES: dict[str, tuple[str, str]] = {
     "sd3": ("StableDiffusion3Pipeline", "training.families.sd3"),
     "flux": ("FluxPipeline", "training.families.flux"),
 }
+# Further class -> the family whose own class loads, prices and draws such folders. A latent consistency
+# model's pipeline has the components of Stable Diffusion's, which tells the U-Net its guidance all the same;
+# it also takes no bounds for latents, where a folder's scheduler says `clip_sample`.
+ALIASES = {"LatentConsistencyModelPipeline": "sd"}
 
 
 def family(name: str) -> Family:
@@ -51,8 +55,10 @@ def family_of(model_index: Mapping[str, Any]) -> Family:
         UnknownFamily: its `_class_name` is missing or belongs to no known family.
     """
     class_name = model_index.get("_class_name")
+    if isinstance(class_name, str) and class_name in ALIASES:
+        return family(ALIASES[class_name])
     for name, (pipeline_class, _) in FAMILIES.items():
         if pipeline_class == class_name:
             return family(name)
-    known = ", ".join(sorted(pipeline_class for pipeline_class, _ in FAMILIES.values()))
+    known = ", ".join(sorted([*ALIASES, *(pipeline_class for pipeline_class, _ in FAMILIES.values())]))
     raise UnknownFamily(f"No family can train pipelines of class {class_name!r}; known classes: {known}.")

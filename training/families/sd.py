@@ -6,13 +6,14 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from training.families.base import Conditioning, Family, diffuse
+from training.samplers import guidance_embedding
 
 if TYPE_CHECKING:
     import torch
 
 
 class StableDiffusion(Family):
-    """`StableDiffusionPipeline`.
+    """`StableDiffusionPipeline`, and latent consistency models of it under their own class.
 
     Source:
         Objective and LoRA layers are those of diffusers' `train_text_to_image_lora.py`: the mean squared
@@ -38,14 +39,17 @@ class StableDiffusion(Family):
 
     def predict(
         self,
-        pipe: Any,  # noqa: ARG002
+        pipe: Any,
         denoiser: torch.nn.Module,
         noisy: torch.Tensor,
         levels: torch.Tensor,
         conditioning: Conditioning,
-        guidance: float | None = None,  # noqa: ARG002
+        guidance: float | None = None,
     ) -> torch.Tensor:
-        return denoiser(noisy, levels, conditioning["prompt_embeds"], return_dict=False)[0]
+        told = guidance_embedding(pipe, noisy, guidance)
+        return denoiser(noisy, levels, conditioning["prompt_embeds"], timestep_cond=told, return_dict=False)[
+            0
+        ]
 
     def loss(
         self,

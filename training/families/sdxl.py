@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from training.families.base import Conditioning, Family, diffuse, without_empty
+from training.samplers import guidance_embedding
 
 if TYPE_CHECKING:
     import torch
@@ -70,7 +71,7 @@ class StableDiffusionXL(Family):
         noisy: torch.Tensor,
         levels: torch.Tensor,
         conditioning: Conditioning,
-        guidance: float | None = None,  # noqa: ARG002
+        guidance: float | None = None,
     ) -> torch.Tensor:
         """See `Family.predict`; images of unknown size count as uncut squares."""
         sizes = conditioning.get(TIME_IDS)
@@ -81,6 +82,7 @@ class StableDiffusionXL(Family):
             noisy,
             levels,
             conditioning["prompt_embeds"],
+            timestep_cond=guidance_embedding(pipe, noisy, guidance),
             added_cond_kwargs={"text_embeds": conditioning["pooled_prompt_embeds"], "time_ids": sizes},
             return_dict=False,
         )[0]

@@ -1,0 +1,263 @@
+"""Models by name: what of the hub's cache counts, what is fetched, and what is said where neither helps."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from tests.training.hub import COMMIT, put_into_cache, served, use_cache
+from training.errors import ModelUnavailable
+from training.files import files_below
+from training.hub import model_name, pipeline_files, pipeline_folder, student_weights
+from training.pipelines import load_pipeline
+
+NAME = "someone/tiny-model"
+INDEX = {
+    "_class_name": "StableDiffusionPipeline",
+    "requires_safety_checker": True,
+    "feature_extractor": ["transformers", "CLIPImageProcessor"],
+    "image_encoder": [None, None],
+    "safety_checker": ["stable_diffusion", "StableDiffusionSafetyChecker"],
+    "scheduler": ["diffusers", "LCMScheduler"],
+    "text_encoder": ["transformers", "CLIPTextModel"],
+    "tokenizer": ["transformers", "CLIPTokenizer"],
+    "unet": ["diffusers", "UNet2DConditionModel"],
+}
+SMALL = [
+    *("model_index.json", "feature_extractor/preprocessor_config.json", "scheduler/scheduler_config.json"),
+    *("text_encoder/config.json", "tokenizer/merges.txt", "tokenizer/vocab.json"),
+    *("tokenizer/tokenizer_config.json", "unet/config.json"),
+]
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache of the hub, without a network."""
+    use_cache(monkeypatch, tmp_path / "cache")
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def repository(tiny_folder: Callable[..., Path], tmp_path: Path) -> Path:
+    """A repository as people publish them: with pickles, code, a second precision and a single-file copy."""
+    folder = tmp_path / "repository"
+    shutil.copytree(tiny_folder("sd"), folder)
+    for name in ("unet/diffusion_pytorch_model.bin", "vae/model.pt", "model.ckpt", "run.py"):
+        (folder / name).write_bytes(b"never")
+    shutil.copy(folder / "vae" / "diffusion_pytorch_model.safetensors", folder / "whole.safetensors")
+    shutil.copy(
+        folder / "unet" / "diffusion_pytorch_model.safetensors",
+        folder / "unet" / "diffusion_pytorch_model.fp16.safetensors",
+    )
+    (folder / "unet" / "onnx").mkdir()
+    (folder / "unet" / "onnx" / "model.safetensors").write_bytes(b"never")
+    index = json.loads((folder / "model_index.json").read_text())
+    index["safety_checker"] = INDEX["safety_checker"]
+    (folder / "model_index.json").write_text(json.dumps(index))
+    (folder / "safety_checker").mkdir()
+    (folder / "safety_checker" / "config.json").write_text("{}")
+    return folder
+
+
+def test_a_path_that_exists_is_meant(cache, tiny_folder, tmp_path, monkeypatch):
+    put_into_cache(cache, NAME, tiny_folder("sd"))
+    assert pipeline_folder(tiny_folder("sd")) == tiny_folder("sd")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / NAME).mkdir(parents=True)
+    assert pipeline_folder(NAME) == Path(NAME)
+
+
+def test_what_is_whole_in_the_cache_is_taken_without_a_network(cache, tiny_folder):
+    snapshot = put_into_cache(cache, NAME, tiny_folder("sd"))
+    assert pipeline_folder(NAME) == snapshot
+    assert pipeline_folder(Path(NAME)) == snapshot
+    assert model_name(snapshot) == "tiny-model"
+    assert model_name(tiny_folder("sd")) == tiny_folder("sd").name
+    assert load_pipeline(snapshot, device="cpu")[1].name == "sd"
+
+
+@pytest.mark.parametrize(
+    "gone",
+    [
+        "model_index.json",
+        "unet/diffusion_pytorch_model.safetensors",
+        "unet/config.json",
+        "scheduler/scheduler_config.json",
+        "tokenizer/tokenizer.json",
+        "vae",
+        "text_encoder/shard",
+    ],
+)
+def test_a_part_in_the_cache_does_not_count(cache, tiny_folder, gone):
+    snapshot = put_into_cache(cache, NAME, tiny_folder("sd"))
+    if gone == "text_encoder/shard":
+        (snapshot / "text_encoder" / "model.safetensors.index.json").write_text(
+            json.dumps({"weight_map": {"a": "model.safetensors", "b": "model-00002-of-00002.safetensors"}})
+        )
+    elif (snapshot / gone).is_dir():
+        shutil.rmtree(snapshot / gone)
+    else:
+        (snapshot / gone).unlink()
+    with pytest.raises(ModelUnavailable, match=r"not on this machine and cannot be fetched \(") as refused:
+        pipeline_folder(NAME)
+    assert "\n" not in str(refused.value)
+    assert "give the path of a pipeline folder" in str(refused.value)
+
+
+def test_variants_that_do_not_go_together_do_not_count(cache, tiny_folder):
+    snapshot = put_into_cache(cache, NAME, tiny_folder("sd"))
+    for component, variant in (("unet", "fp16"), ("vae", "bf16")):
+        file = snapshot / component / "diffusion_pytorch_model.safetensors"
+        file.rename(file.with_name(f"diffusion_pytorch_model.{variant}.safetensors"))
+    with pytest.raises(ModelUnavailable, match="cannot be fetched"):
+        pipeline_folder(NAME)
+
+
+@pytest.mark.parametrize("spec", ["", "no-such-folder", "./a/b", "a/b/c", "/a/b", "~/b", "a b/c", "../a"])
+@pytest.mark.parametrize("find", [pipeline_folder, student_weights])
+def test_what_is_no_name_is_said_to_be_none(find, spec, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ModelUnavailable, match=r"no .*folder here, and no name on the hub") as refused:
+        find(spec)
+    assert "\n" not in str(refused.value)
+
+
+def test_only_what_is_loaded_is_fetched_and_then_found_again(cache, repository, monkeypatch):
+    with served({NAME: repository}) as (address, fetched):
+        use_cache(monkeypatch, cache, address)
+        folder = pipeline_folder(NAME)
+    expected = {
+        path.relative_to(repository).as_posix()
+        for path in files_below(repository)
+        if path.suffix in (".json", ".txt", ".safetensors")
+        and path.parent.name not in ("safety_checker", "onnx", "repository")
+        and "fp16" not in path.name
+    } | {"model_index.json"}
+    assert "unet/diffusion_pytorch_model.safetensors" in expected
+    assert set(fetched) == expected
+    assert {path.relative_to(folder).as_posix() for path in files_below(folder)} == expected
+    load_pipeline(folder, device="cpu")
+    use_cache(monkeypatch, cache)
+    assert pipeline_folder(NAME) == folder
+
+
+def test_what_is_missing_in_the_cache_is_fetched(cache, repository, tiny_folder, monkeypatch):
+    snapshot = put_into_cache(cache, NAME, tiny_folder("sd"))
+    assert snapshot.name == COMMIT
+    gone = snapshot / "unet" / "diffusion_pytorch_model.safetensors"
+    gone.resolve().unlink()
+    gone.unlink()
+    with served({NAME: repository}) as (address, fetched):
+        use_cache(monkeypatch, cache, address)
+        assert pipeline_folder(NAME) == snapshot
+    assert fetched == ["unet/diffusion_pytorch_model.safetensors"]
+
+
+def test_a_repository_that_is_not_there_is_said_in_one_line(cache, repository, monkeypatch):
+    with served({NAME: repository}) as (address, _):
+        use_cache(monkeypatch, cache, address)
+        with pytest.raises(ModelUnavailable, match="cannot be fetched") as refused:
+            pipeline_folder("someone/else")
+    assert "\n" not in str(refused.value)
+
+
+def test_one_precision_of_each_component_is_chosen():
+    encoder = "text_encoder/model.safetensors"
+    plain = [
+        "unet/diffusion_pytorch_model.safetensors.index.json",
+        "unet/diffusion_pytorch_model-00001-of-00002.safetensors",
+        "unet/diffusion_pytorch_model-00002-of-00002.safetensors",
+    ]
+    half = [
+        "unet/diffusion_pytorch_model.safetensors.index.fp16.json",
+        "unet/diffusion_pytorch_model.fp16-00001-of-00002.safetensors",
+        "unet/diffusion_pytorch_model.fp16-00002-of-00002.safetensors",
+    ]
+    never = [
+        *("whole.safetensors", "text_encoders/t5xxl_fp16.safetensors", "text_encoder/model.fp16.safetensors"),
+        *("safety_checker/config.json", "safety_checker/model.safetensors", "unet/model.onnx", "README.md"),
+        *("text_encoder/openvino/config.json", "unet/run.py"),
+    ]
+    found = pipeline_files([*never, *half, *SMALL, *plain, encoder], INDEX, NAME)
+    assert sorted(found) == sorted([*SMALL, *plain, encoder])
+    # Where one component has only half precision, that is taken of it alone.
+    found = pipeline_files([*never, *half, *SMALL, encoder], INDEX, NAME)
+    assert sorted(found) == sorted([*SMALL, *half, encoder])
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        (
+            ["unet/diffusion_pytorch_model.bin"],
+            "no safetensors of its unet; its pickled weights",
+        ),
+        (["unet/model.onnx"], r"no safetensors of its unet\."),
+        (["unet/diffusion_pytorch_model.bf16.safetensors"], "do not go together"),
+    ],
+)
+def test_what_has_no_fitting_weights_is_refused_before_it_is_fetched(weights, message):
+    with pytest.raises(ModelUnavailable, match=message) as refused:
+        pipeline_files([*SMALL, "text_encoder/model.fp16.safetensors", *weights], INDEX, NAME)
+    assert "\n" not in str(refused.value)
+
+
+def lora_repository(folder: Path) -> Path:
+    folder.mkdir()
+    save_file({"a": torch.zeros(1)}, folder / "pytorch_lora_weights.safetensors")
+    (folder / "adapter_config.json").write_text("{}")
+    (folder / "pytorch_lora_weights.bin").write_bytes(b"never")
+    return folder
+
+
+def denoiser_repository(folder: Path) -> Path:
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    for name in ("", ".fp16"):
+        save_file({"a": torch.zeros(1)}, folder / f"diffusion_pytorch_model{name}.safetensors")
+    (folder / "diffusion_pytorch_model.bin").write_bytes(b"never")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("write", "found", "expected"),
+    [
+        (lora_repository, "pytorch_lora_weights.safetensors", ["pytorch_lora_weights.safetensors"]),
+        (denoiser_repository, ".", ["config.json", "diffusion_pytorch_model.safetensors"]),
+    ],
+)
+def test_weights_alone_are_fetched_and_found(cache, tmp_path, monkeypatch, write, found, expected):
+    source = write(tmp_path / "source")
+    assert student_weights(source) == source
+    with pytest.raises(ModelUnavailable, match="cannot be fetched"):
+        student_weights(NAME)
+    with served({NAME: source}) as (address, fetched):
+        use_cache(monkeypatch, cache, address)
+        place = student_weights(NAME)
+    assert sorted(fetched) == expected
+    use_cache(monkeypatch, cache)
+    assert student_weights(NAME) == place
+    assert place.resolve().parent.name in ("blobs", "snapshots")
+    assert place.parts[-1] == (found if found != "." else COMMIT)
+
+
+def test_repositories_of_another_kind_say_what_they_are_for(cache, tmp_path, repository, monkeypatch):
+    lora = lora_repository(tmp_path / "lora")
+    odd = tmp_path / "odd"
+    odd.mkdir()
+    (odd / "weights.ckpt").write_bytes(b"never")
+    with served({"a/lora": lora, "a/odd": odd, "a/whole": repository}) as (address, fetched):
+        use_cache(monkeypatch, cache, address)
+        with pytest.raises(ModelUnavailable, match="matchgraph student TEACHER a/lora"):
+            pipeline_folder("a/lora")
+        with pytest.raises(ModelUnavailable, match=r"neither .* nor .*; its pickled weights"):
+            student_weights("a/odd")
+        with pytest.raises(ModelUnavailable, match="neither"):
+            student_weights("a/whole")
+    assert not fetched
