@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from training.cache import CacheUse, EncodingCache
-from training.checkpoint import Checkpoints, remove_checkpoint
+from training.checkpoint import Checkpoints
 from training.controls import HIGH, KINDS, LOW, Segmenter, canny, check_thresholds
 from training.encoding import EncodedDataset, dataset_hash, encode_dataset
-from training.errors import BadControlNet, BadDataset, BadPipeline, InvalidConfig, NonFiniteLoss, first_line
+from training.errors import BadControlNet, BadDataset, BadPipeline, InvalidConfig, first_line
 from training.files import file_hash, write_json, write_tensors
 from training.hub import model_name, pipeline_folder
 from training.images import SUFFIXES, CaptionedImage, list_captioned_images, load_rgb, square
@@ -261,14 +261,7 @@ def train_controlnet(
         with encoders_parked(loaded), attached(loaded, method, loop) as parameters:
             denoiser = ControlledDenoiser(loaded.family.denoiser(loaded.pipe), method.controlnet)
             shown = _ShownDataset(dataset, controls, denoiser)
-            try:
-                session.train(Training(loaded, parameters, shown, loop, denoiser), on_step)
-            except NonFiniteLoss:
-                if checkpoints is not None:
-                    remove_checkpoint(checkpoints.folder)
-                    if checkpoints.resume_from is not None:
-                        remove_checkpoint(checkpoints.resume_from)
-                raise
+            session.train(Training(loaded, parameters, shown, loop, denoiser), on_step)
             weights = method.save(loaded, out)
             trainable = sum(parameter.numel() for parameter in parameters.values())
         content = {

@@ -20,10 +20,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from training.cache import CacheUse, EncodingCache
-from training.checkpoint import Checkpoints, remove_checkpoint
+from training.checkpoint import Checkpoints
 from training.consistency import TeacherPath, student_scheduler, teacher_path
 from training.encoding import EncodedDataset, Rows, dataset_hash, encode_dataset, encode_prompts
-from training.errors import InvalidConfig, NonFiniteEncoding, NonFiniteLoss
+from training.errors import InvalidConfig, NonFiniteEncoding
 from training.families.base import repeat_row, training_noise
 from training.files import SCRATCH_PREFIX, files_below, json_hash, write_json
 from training.hub import model_name, pipeline_folder
@@ -247,11 +247,7 @@ def distill(
                 device=loaded.device,
             )
             training = ConsistencyTraining(loaded, parameters, dataset, config, path, guidance, negative)
-            try:
-                session.train(training, on_step)
-            except NonFiniteLoss:
-                _forget(checkpoints)
-                raise
+            session.train(training, on_step)
             training.keep_target()
             weights = _whole_weights(loaded, method)
         losses = session.losses
@@ -533,14 +529,6 @@ def _drawn(
         truncated=truncated,
         aspect={},
     )
-
-
-def _forget(checkpoints: Checkpoints | None) -> None:
-    """Remove what would only lead to infinite weights again."""
-    if checkpoints is not None:
-        remove_checkpoint(checkpoints.folder)
-        if checkpoints.resume_from is not None:
-            remove_checkpoint(checkpoints.resume_from)
 
 
 def _whole_weights(loaded: LoadedPipeline, method: Method) -> dict[str, torch.Tensor]:

@@ -113,13 +113,9 @@ def pipeline_folder(spec: str | os.PathLike[str]) -> Path:
     Raises:
         ModelUnavailable: neither here nor on the hub, or not to be had from there; says what to do.
     """
-    if os.path.lexists(spec):
-        return Path(spec)
+    if (here := _local(spec, "folder")) is not None:
+        return here
     name = os.fspath(spec)
-    if not is_hub_name(name):
-        raise ModelUnavailable(
-            f"{name} is no folder here, and no name on the hub (OWNER/NAME) either; give one of them."
-        )
     found = _from_cache(name, INDEX, ModelUnavailable)
     if found is not None and not missing_components(found):
         return found
@@ -153,13 +149,9 @@ def student_weights(spec: str | os.PathLike[str]) -> Path:
     Raises:
         ModelUnavailable: neither here nor on the hub, not to be had from there, or nothing of the above.
     """
-    if os.path.lexists(spec):
-        return Path(spec)
+    if (here := _local(spec, "file or folder")) is not None:
+        return here
     name = os.fspath(spec)
-    if not is_hub_name(name):
-        raise ModelUnavailable(
-            f"{name} is no file or folder here, and no name on the hub (OWNER/NAME) either; give one of them."
-        )
     found = _from_cache(name, LORA_FILE, ModelUnavailable)
     if found is not None:
         return found / LORA_FILE
@@ -177,6 +169,17 @@ def student_weights(spec: str | os.PathLike[str]) -> Path:
     raise ModelUnavailable(
         f"{name} on the hub has neither {LORA_FILE} nor a denoiser's config.json and safetensors at its root"
         f"{_and_pickles(files)}. Fetch the file that you mean and give its path."
+    )
+
+
+def _local(spec: str | os.PathLike[str], kind: str) -> Path | None:
+    """What is meant, if it is here; None of a name on the hub."""
+    if os.path.lexists(spec):
+        return Path(spec)
+    if is_hub_name(spec):
+        return None
+    raise ModelUnavailable(
+        f"{os.fspath(spec)} is no {kind} here, and no name on the hub (OWNER/NAME) either; give one of them."
     )
 
 

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from training.cache import CacheUse, EncodingCache
-from training.checkpoint import Checkpoints, remove_checkpoint
+from training.checkpoint import Checkpoints
 from training.encoding import dataset_hash, encode_dataset
-from training.errors import InvalidConfig, NonFiniteLoss
+from training.errors import InvalidConfig
 from training.files import file_hash, write_json
 from training.images import list_captioned_images
 from training.loop import Training, attached
@@ -193,14 +193,7 @@ def fine_tune(
         method = _method(config)
         with encoders_parked(loaded), attached(loaded, method, config) as parameters:
             trainable = sum(parameter.numel() for parameter in parameters.values())
-            try:
-                session.train(Training(loaded, parameters, dataset, config), on_step)
-            except NonFiniteLoss:
-                if checkpoints is not None:
-                    remove_checkpoint(checkpoints.folder)
-                    if checkpoints.resume_from is not None:
-                        remove_checkpoint(checkpoints.resume_from)
-                raise
+            session.train(Training(loaded, parameters, dataset, config), on_step)
             adapter = method.save(loaded, out)
         images_per_step = config.batch_size * config.gradient_accumulation
         record = FineTuneRecord(

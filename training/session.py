@@ -63,7 +63,22 @@ class Session:
         return max(self.peak_before, self.memory.bytes())
 
     def train(self, training: Training, on_step: Callable[[int, float], None] | None) -> None:
-        """Make the steps that are left, and keep checkpoints of them."""
+        """Make the steps that are left, and keep checkpoints of them.
+
+        Raises:
+            NonFiniteLoss: a loss, gradient or weight is infinite or NaN; no checkpoint is left, that to go on
+                from included, as it would only lead there again.
+        """
+        try:
+            self._train(training, on_step)
+        except NonFiniteLoss:
+            if self.checkpoints is not None:
+                remove_checkpoint(self.checkpoints.folder)
+                if self.checkpoints.resume_from is not None:
+                    remove_checkpoint(self.checkpoints.resume_from)
+            raise
+
+    def _train(self, training: Training, on_step: Callable[[int, float], None] | None) -> None:
         saved = self._take_up(training)
         self.compiled = self.compiling and training.compile()
         self.notes += training.notes
