@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import os
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -27,18 +29,39 @@ KEPT_HOME_VARIABLE = "MATCHGRAPH_TEST_HOME"
 """Data folder of a server that stays alive between runs; without it, the run's own is stopped at the end."""
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tell pytest-xdist what goes together: all tests of the run's server, of which there is one, and those
-    of a file, which share what is costly to make.
+# In a test file's text: a fixture of the server as a parameter, or used by name.
+ON_SERVER = re.compile(
+    r'(?<!as )\b(graph|runner|environment|settings)\b *[:,)]|usefixtures\("(graph|environment)"\)'
+)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Let pytest-xdist give all files with tests of the server to one process, as there is one server, and
+    each other file to whichever is free.
     """
-    for item in items:
-        on_server = "settings" in getattr(item, "fixturenames", ())
-        item.add_marker(pytest.mark.xdist_group("neo4j" if on_server else item.nodeid.partition("::")[0]))
+    from xdist.scheduler import LoadScopeScheduling
+
+    class OneServer(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return server_or_file(nodeid.partition("::")[0])
+
+    @functools.cache
+    def server_or_file(file: str) -> str:
+        text = (config.rootpath / file).read_text(encoding="utf-8")
+        return "server" if ON_SERVER.search(text) else file
+
+    return OneServer(config, log)
 
 
 @pytest.fixture(scope="session")
 def settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
     """Settings of the run's managed server, which starts on first use."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        try:
+            (tmp_path_factory.getbasetemp().parent / "server").open("x").close()
+        except FileExistsError:
+            pytest.fail("Another process has the server: ON_SERVER does not see that this file uses it, too.")
     kept = os.environ.get(KEPT_HOME_VARIABLE)
     home = Path(kept) if kept else tmp_path_factory.mktemp("home")
     yield Settings(home=home)
