@@ -16,7 +16,7 @@ from typing import Any
 from collaboration.evaluation import Interval, Lead, Study, Way
 from predictor.metrics import Interval as Shown
 from predictor.report.assembly import write_text
-from predictor.report.figures import COLOURS, INK, LINES, drawing
+from predictor.report.figures import COLOURS, INK, LINES, drawing, logarithmic
 from predictor.report.page import Head, render_page
 from predictor.report.sections import Drawing, Section
 from predictor.report.tables import Column, Table
@@ -65,7 +65,7 @@ def write_report(
         "study": known(asdict(study)),
     }
     write_text(folder / "collaboration.json", json.dumps(content, indent=1, allow_nan=False) + "\n")
-    head = Head("What working together is worth", summary, command, facts, NOTE)
+    head = Head("What working together is worth", summary, command, facts, NOTE, one_by_one=False)
     return write_text(folder / PAGE_FILE, render_page(head, parts)), summary
 
 
@@ -174,7 +174,7 @@ def quality_over_cost(study: Study) -> str:
                 markersize=4,
                 label=TITLES[kind],
             )
-        axes.set_xscale("log")
+        logarithmic(axes)
         axes.set_xlabel("TFLOP an image, on average")
         axes.set_ylabel(f"{study.metric}, on average")
         axes.legend(frameon=False, loc="lower right")
@@ -190,7 +190,7 @@ def ways_table(study: Study) -> Table:
         Column("steps", "Steps", "number"),
         Column("tflop", "TFLOP", "number"),
         Column("rate", "By the teacher", "share"),
-        *(Column(metric, metric, "number") for metric in metrics),
+        *(Column(metric, metric, "score") for metric in metrics),
         Column("fid", "Frechet distance", "number"),
         Column("diversity", "Diversity", "number"),
     ]
@@ -209,11 +209,11 @@ def leads_table(study: Study) -> Table:
         Column("way", "Collaboration"),
         Column("steps", "Steps", "number"),
         Column("tflop", "TFLOP", "number"),
-        Column("quality", study.metric, "number"),
-        Column("over_student", "Over the student", "number"),
-        Column("over_best_student", "Over the student at equal cost", "number"),
-        Column("over_teacher", "Over the teacher at equal cost", "number"),
-        Column("over_random", "Over chance", "number"),
+        Column("quality", study.metric, "score"),
+        Column("over_student", "Over the student", "score"),
+        Column("over_best_student", "Over the student at equal cost", "score"),
+        Column("over_teacher", "Over the teacher at equal cost", "score"),
+        Column("over_random", "Over chance", "score"),
     )
     rows = tuple(
         (
@@ -260,7 +260,7 @@ def wins_table(study: Study) -> Table:
 
 def cases_table(study: Study) -> Table:
     """Prompts that the student draws better, and worse, than the teacher."""
-    columns = (Column("prompt", "Prompt"), Column("lead", f"Student above teacher, {study.metric}", "number"))
+    columns = (Column("prompt", "Prompt"), Column("lead", f"Student above teacher, {study.metric}", "score"))
     cases = (*study.wins.best, *reversed(study.wins.worst))
     return Table("collaboration-cases", columns, tuple((case.prompt, case.lead) for case in cases))
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from predictor.metrics import Interval as Shown
 from predictor.report.assembly import write_text
-from predictor.report.figures import COLOURS, INK, LINES, drawing
+from predictor.report.figures import COLOURS, INK, LINES, drawing, logarithmic
 from predictor.report.page import Head, render_page
 from predictor.report.sections import Drawing, Section
 from predictor.report.tables import Column, Table
@@ -68,7 +68,7 @@ def write_report(
         "studies": {study.metric: figures_of(study) for study in studies},
     }
     write_text(folder / "routing.json", json.dumps(content, indent=1, allow_nan=False) + "\n")
-    head = Head("What routing each prompt is worth", summary, command, facts, NOTE)
+    head = Head("What routing each prompt is worth", summary, command, facts, NOTE, one_by_one=False)
     return write_text(folder / PAGE_FILE, render_page(head, parts)), summary
 
 
@@ -142,7 +142,7 @@ def deferral(study: Study) -> str:
             color=COLOURS[4],
             label="fixed candidates",
         )
-        axes.set_xscale("log")
+        logarithmic(axes)
         axes.set_xlabel("TFLOP an image, on average")
         axes.set_ylabel(f"{study.metric}, on average")
         axes.legend(frameon=False, loc="lower right")
@@ -168,7 +168,7 @@ def shares(study: Study, estimator: str) -> str:
         )
         for edge in np.cumsum(stacked, axis=1).T:
             axes.plot(own @ study.cost, edge, color=INK, linewidth=0.5)
-        axes.set_xscale("log")
+        logarithmic(axes)
         axes.set_ylim(0, 1)
         axes.set_xlabel("TFLOP an image, on average")
         axes.set_ylabel("share of the prompts")
@@ -197,9 +197,9 @@ def areas_table(study: Study) -> Table:
     """One row for each curve."""
     columns = (
         Column("router", "Router"),
-        Column("area", "Mean quality over all budgets", "number"),
-        Column("over_mixing", "Over random mixing", "number"),
-        Column("rmse", "Error of an estimate", "number"),
+        Column("area", "Mean quality over all budgets", "score"),
+        Column("over_mixing", "Over random mixing", "score"),
+        Column("rmse", "Error of an estimate", "score"),
     )
     low, high = float(study.cost.min()), float(study.cost.max())
     rows: list[tuple[Any, ...]] = [
@@ -215,11 +215,11 @@ def equal_table(study: Study) -> Table:
     columns = [
         Column("candidate", "Candidate"),
         Column("tflop", "TFLOP", "number"),
-        Column("fixed", "Alone", "number"),
+        Column("fixed", "Alone", "score"),
     ]
     for name in ESTIMATORS:
-        columns.append(Column(f"{name}_quality", f"By {TITLES[name]}", "number"))
-        columns.append(Column(f"{name}_gain", "Gain", "number"))
+        columns.append(Column(f"{name}_quality", f"By {TITLES[name]}", "score"))
+        columns.append(Column(f"{name}_gain", "Gain", "score"))
         columns.append(Column(f"{name}_cost", "Cost", "share"))
     rows = []
     for number, variant in enumerate(study.variants):

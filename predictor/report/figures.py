@@ -309,6 +309,16 @@ def drawing(name: str, *, width: float = WIDTH, height: float) -> Iterator[tuple
         yield figure, finish
 
 
+def logarithmic(axes: Any) -> None:
+    """Let the horizontal axis be logarithmic, with its ticks written out: powers of ten would be formulas."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+
+
 def _named(set_ticks: Any, names: Sequence[str], **options: Any) -> None:
     """Name the cells along an axis, or some of them where there are many."""
     step = -(-len(names) // MOST_NAMES)

@@ -24,6 +24,7 @@ class Head:
         command: that makes this report.
         facts: what it was computed from and with, by name.
         note: how to read the figures of a paper beside them.
+        one_by_one: whether the command makes one section alone with `--only KEY`.
     """
 
     title: str
@@ -31,6 +32,7 @@ class Head:
     command: str
     facts: Mapping[str, Any]
     note: str = NOTE
+    one_by_one: bool = True
 
 
 def render_page(head: Head, sections: Sequence[Section]) -> str:

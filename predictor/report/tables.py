@@ -15,7 +15,7 @@ from predictor.report.comparisons import Comparison, Sparsity
 from predictor.report.measurements import Landscape, Noise
 from predictor.report.trained import Importances, Timing
 
-Kind: TypeAlias = Literal["text", "share", "number", "p", "count", "seconds"]
+Kind: TypeAlias = Literal["text", "share", "number", "score", "p", "count", "seconds"]
 UNKNOWN = "–"
 # In shares of a range, as the paper's Table 5 has them.
 SCALED = ("o2b", "o2o")
@@ -300,6 +300,8 @@ def _written(value: float | None, kind: Kind, *, bare: bool = False) -> str:
             text = f"{100 * value:.0f}" if bare else f"{100 * value:.1f} %"
         case "p":
             text = "< 0.001" if value < 0.001 else f"{value:.3f}"
+        case "score":
+            text = f"{value:.4f}"
         case "count":
             text = f"{value:,.0f}"
         case "seconds":

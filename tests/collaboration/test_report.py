@@ -1,0 +1,42 @@
+"""The page on a collaboration: what it shows can be read, and what it advises can be done."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from collaboration.evaluation import evaluate
+from collaboration.report import quality_over_cost, write_report
+from tests.collaboration.test_evaluation import made
+
+
+def test_the_page_says_what_was_measured(tmp_path: Path) -> None:
+    study = evaluate(made(0, True), made(1, True), "clip_score")
+    path, summary = write_report(study, tmp_path, "matchgraph collaborate evaluate a", {"seed": 0})
+    page = path.read_text(encoding="utf-8")
+    assert summary[0].split(":")[0] in page
+    for way in study.ways:
+        assert way.name in page
+        # Ways differ in the third digit.
+        assert f"{way.quality['clip_score']:.4f}".replace("-", "−") in page
+    for case in (*study.wins.best, *study.wins.worst):
+        assert case.prompt in page
+    for aspect in study.wins.aspects:
+        assert aspect.name.replace("'", "&#39;") in page
+    # The command makes all sections at once, so none is said to be made again alone.
+    assert "--only" not in page
+    written = json.loads((tmp_path / "collaboration.json").read_text(encoding="utf-8"))
+    assert written["study"]["wins"]["share"]["value"] == pytest.approx(study.wins.share.value)
+    # No prompt is longer than another, so nothing goes with their length.
+    [words] = [each for each in written["study"]["wins"]["aspects"] if each["name"].startswith("words")]
+    assert words["distance"]["value"] is None
+
+
+def test_costs_on_the_axis_are_written_out() -> None:
+    drawn = quality_over_cost(evaluate(made(0, True), made(1, True), "clip_score"))
+    texts = re.findall(r"<text[^>]*>([^<]*)</text>", drawn)
+    assert {"1", "2", "5", "10", "20"} <= set(texts)
+    assert not any("$" in text for text in texts)
