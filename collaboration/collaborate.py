@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 from collaboration.errors import InvalidPlan
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     import torch
     from PIL import Image
 
+    from training.encoding import PromptRows
     from training.generate import Batch
     from training.pipelines import LoadedPipeline
     from training.quality import Scorer
@@ -72,6 +73,19 @@ class _Asked:
     numbers: Sequence[int | str]
     pictures: Sequence[Image.Image] | None
     controls: Sequence[Image.Image] | None
+    _encoded: dict[LoadedPipeline, PromptRows] = field(default_factory=dict)
+
+    def encoded(self, loaded: LoadedPipeline) -> PromptRows:
+        """The prompts, by a model's own encoders.
+
+        All of them at its first drawing, be it that of a few rejected ones: an image is then to the last bit
+        what the model makes of the same prompts alone.
+        """
+        from training.encoding import PromptRows
+
+        if loaded not in self._encoded:
+            self._encoded[loaded] = PromptRows(loaded, self.prompts)
+        return self._encoded[loaded]
 
 
 class Collaboration:
@@ -267,6 +281,7 @@ class Collaboration:
             start=start,
             controls=None if controls is None else [controls[place] for place in places],
             control_scale=plan.control_scale,
+            encoded=asked.encoded(loaded),
         )
 
 

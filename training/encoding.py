@@ -161,31 +161,22 @@ def encode_dataset(
     )
 
 
-def encode_prompts(
-    loaded: LoadedPipeline,
-    prompts: Sequence[str],
-    use: CacheUse | None = None,
-    *,
-    batch_size: int | None = None,
-) -> Rows:
+def encode_prompts(loaded: LoadedPipeline, prompts: Sequence[str], use: CacheUse | None = None) -> Rows:
     """Encode any number of prompts, a batch at a time; row i belongs to prompt i.
 
     Args:
         loaded: the pipeline that encodes.
         prompts: at least one.
         use: the cache; none by default, where all embeddings are held in memory.
-        batch_size: prompts encoded at a time, `PROMPT_BATCH` by default. Encoders round by the shape of
-            their batch: one by one, a prompt is encoded to the last bit as it is in other company.
     """
     use = use or CacheUse(None)
     # Only asked for where it is needed: it reads all of the text encoders' weights.
     facts = _facts(loaded, "prompts", _text_folders(loaded)) if use.active else {}
     shards = []
-    size = batch_size or PROMPT_BATCH
     # The libraries warn of each batch with long captions; the record has their number instead.
     with quiet_libraries():
-        for start in range(0, len(prompts), size):
-            batch = list(prompts[start : start + size])
+        for start in range(0, len(prompts), PROMPT_BATCH):
+            batch = list(prompts[start : start + PROMPT_BATCH])
             shard = use.fetch(facts | {"prompts": batch})
             if shard is None:
                 encoded = loaded.family.encode_prompts(loaded.pipe, batch)
@@ -193,6 +184,27 @@ def encode_prompts(
                 shard = use.store(facts | {"prompts": batch}, shard)
             shards.append(shard)
     return Rows(shards)
+
+
+class PromptRows:
+    """Prompts as a pipeline's text encoders have them, each once, with the empty one.
+
+    Encoders round by the shape of their batch, so to the last bit a prompt's row depends on the others.
+
+    Args:
+        loaded: the pipeline that encodes.
+        prompts: in any number.
+        use: as for `encode_prompts`.
+    """
+
+    def __init__(self, loaded: LoadedPipeline, prompts: Sequence[str], use: CacheUse | None = None) -> None:
+        different = list(dict.fromkeys(["", *prompts]))
+        self._row_of = {prompt: row for row, prompt in enumerate(different)}
+        self._rows = encode_prompts(loaded, different, use)
+
+    def pick(self, prompts: Sequence[str], device: torch.device) -> dict[str, torch.Tensor]:
+        """The rows of some of the prompts, in the order given, on a device."""
+        return self._rows.pick([self._row_of[prompt] for prompt in prompts], device)
 
 
 def _encode_images(

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from training.cache import CacheUse, EncodingCache
-from training.encoding import encode_prompts
+from training.encoding import PromptRows
 from training.errors import InvalidConfig
 from training.images import square
 from training.methods import load_weights
@@ -177,6 +177,7 @@ def stream_batches(
     start: Start | None = None,
     controls: Sequence[Image.Image] | None = None,
     control_scale: float = 1.0,
+    encoded: PromptRows | None = None,
     follow: bool = False,
 ) -> Generator[Batch, None, None]:
     """Draw as `stream_images` does, with the latents, and from pictures where there are any.
@@ -191,6 +192,7 @@ def stream_batches(
         start: `config.n` pictures to begin with; noise alone by default.
         controls: as for `stream_images`.
         control_scale: as for `stream_images`.
+        encoded: the prompts, if the pipeline's encoders had them before; encoded now by default.
         follow: say how curved the images' ways through the steps were; keeps the latents of every step.
 
     Yields:
@@ -214,17 +216,14 @@ def stream_batches(
         family, pipe = loaded.family, loaded.pipe
         steps, guidance = default_drawing(pipe, family.default_steps, family.default_guidance)
         _check_controls(pipe, prompts, controls, control_scale, config)
-        wanted = list(dict.fromkeys(["", *(prompts[i % len(prompts)] for i in range(config.n))]))
-        # One by one, so that an image does not depend on what else is asked for.
-        conditioning = encode_prompts(loaded, wanted, CacheUse(cache), batch_size=1)
-        row_of = {prompt: row for row, prompt in enumerate(wanted)}
-        negative = conditioning.pick([0], loaded.device)
+        wanted = [prompts[i % len(prompts)] for i in range(config.n)]
+        encoded = encoded or PromptRows(loaded, wanted, CacheUse(cache))
+        negative = encoded.pick([""], loaded.device)
         unload = None if adapter is None else load_weights(pipe, family, adapter)
         try:
             family.denoiser(pipe).eval()
             for first in range(0, config.n, config.batch_size):
                 places = range(first, min(first + config.batch_size, config.n))
-                rows = [row_of[prompts[i % len(prompts)]] for i in places]
                 further = {}
                 if controls is not None:
                     shown = [controls[i % len(prompts)].convert("RGB") for i in places]
@@ -235,7 +234,7 @@ def stream_batches(
                 trajectory.clear()
                 images = family.sample(
                     pipe,
-                    conditioning.pick(rows, loaded.device),
+                    encoded.pick([wanted[i] for i in places], loaded.device),
                     negative,
                     steps=config.steps or steps,
                     guidance=guidance if config.guidance is None else config.guidance,
