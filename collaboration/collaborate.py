@@ -76,7 +76,7 @@ class _Asked:
     _encoded: dict[LoadedPipeline, PromptRows] = field(default_factory=dict)
 
     def encoded(self, loaded: LoadedPipeline) -> PromptRows:
-        """The prompts, by a model's own encoders.
+        """The prompts, by a model's encoders.
 
         All of them at its first drawing, be it that of a few rejected ones: an image is then to the last bit
         what the model makes of the same prompts alone.
@@ -113,6 +113,8 @@ class Collaboration:
         threshold: float,
         plan: Plan,
     ) -> None:
+        from training.encoding import encode_alike
+
         if math.isnan(threshold):
             raise InvalidPlan("The threshold is NaN: a number is needed.")
         if student is teacher:
@@ -122,6 +124,8 @@ class Collaboration:
         self.student, self.teacher, self.scorer = student, teacher, scorer
         self.threshold, self.plan = threshold, plan
         self._steered = {each: "controlnet" in each.pipe.components for each in (student, teacher)}
+        # Encoders are as a rule the teacher's own, and then prompts need to be encoded only once.
+        self._encoder = {student: student, teacher: student if encode_alike(student, teacher) else teacher}
         self.through_pixels = not share_latents(student, teacher)
         self.student_tflop = price(student, plan.student, plan.resolution_px)
         self.teacher_tflop = price(teacher, plan.correction.drawing, plan.resolution_px)
@@ -281,25 +285,19 @@ class Collaboration:
             start=start,
             controls=None if controls is None else [controls[place] for place in places],
             control_scale=plan.control_scale,
-            encoded=asked.encoded(loaded),
+            encoded=asked.encoded(self._encoder[loaded]),
         )
 
 
 def share_latents(one: LoadedPipeline, other: LoadedPipeline) -> bool:
     """Whether latents of one pipeline mean to the other what they mean to it: the same VAE, the same form."""
-    import torch
+    from training.pipelines import equal_weights
 
-    if type(one.family).as_called is not type(other.family).as_called:
-        return False
     own, its = one.pipe.vae, other.pipe.vae
-    if type(own) is not type(its) or any(
-        own.config.get(name) != its.config.get(name) for name in ("scaling_factor", "shift_factor")
-    ):
-        return False
-    mine, theirs = own.state_dict(), its.state_dict()
-    return mine.keys() == theirs.keys() and all(
-        mine[name].shape == theirs[name].shape and torch.equal(mine[name].cpu(), theirs[name].cpu())
-        for name in mine
+    return (
+        type(one.family).as_called is type(other.family).as_called
+        and all(own.config.get(name) == its.config.get(name) for name in ("scaling_factor", "shift_factor"))
+        and equal_weights(own, its)
     )
 
 

@@ -15,7 +15,7 @@ from training.cache import CacheUse
 from training.errors import NonFiniteEncoding
 from training.files import file_hash, folders_hash, json_hash
 from training.images import CaptionedImage, list_captioned_images, load_rgb, square
-from training.pipelines import LoadedPipeline, quiet_libraries, read_model_index
+from training.pipelines import LoadedPipeline, equal_weights, quiet_libraries, read_model_index
 from training.seeds import seeded_generator
 
 if TYPE_CHECKING:
@@ -184,6 +184,31 @@ def encode_prompts(loaded: LoadedPipeline, prompts: Sequence[str], use: CacheUse
                 shard = use.store(facts | {"prompts": batch}, shard)
             shards.append(shard)
     return Rows(shards)
+
+
+def encode_alike(one: LoadedPipeline, other: LoadedPipeline) -> bool:
+    """Whether two pipelines make the same of a prompt: text encoders, tokenizers and arithmetic are equal."""
+    return _encoding_of_text(one) == _encoding_of_text(other) and all(
+        equal_weights(getattr(one.pipe, name), getattr(other.pipe, name))
+        for name in _parts(one, "text_encoder")
+    )
+
+
+def _encoding_of_text(loaded: LoadedPipeline) -> list[Any]:
+    """All that an encoding of a prompt follows from but the encoders' weights."""
+    encoders, tokenizers = _parts(loaded, "text_encoder"), _parts(loaded, "tokenizer")
+    configs = [loaded.folder / name / "config.json" for name in encoders]
+    return [
+        (loaded.family.name, loaded.precision, loaded.device),
+        loaded.pipe.config.get("force_zeros_for_empty_prompt"),
+        folders_hash(loaded.folder, tokenizers),
+        [(path.parent.name, file_hash(path)) for path in configs],
+    ]
+
+
+def _parts(loaded: LoadedPipeline, kind: str) -> list[str]:
+    """Names of the components of a kind that the pipeline has."""
+    return sorted(n for n, part in loaded.pipe.components.items() if n.startswith(kind) and part is not None)
 
 
 class PromptRows:

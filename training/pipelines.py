@@ -125,6 +125,19 @@ def _check_complete(root: Path, family: Family, components: Iterable[str]) -> No
         )
 
 
+def equal_weights(one: torch.nn.Module, other: torch.nn.Module) -> bool:
+    """Whether two networks of one class hold the same weights, wherever they are."""
+    import torch
+
+    if type(one) is not type(other):
+        return False
+    mine, theirs = one.state_dict(), other.state_dict()
+    return mine.keys() == theirs.keys() and all(
+        mine[name].shape == theirs[name].shape and torch.equal(mine[name], theirs[name].to(mine[name].device))
+        for name in mine
+    )
+
+
 def weight_variant(folder: str | os.PathLike[str], components: Iterable[str]) -> str | None:
     """Find the variant (`fp16`, `bf16`) that a pipeline folder's weights have to be asked for by.
 

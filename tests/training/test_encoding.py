@@ -13,7 +13,7 @@ from PIL import Image
 
 from training import encoding
 from training.cache import CacheUse, EncodingCache
-from training.encoding import Rows, dataset_hash, encode_dataset, encode_prompts
+from training.encoding import PromptRows, Rows, dataset_hash, encode_alike, encode_dataset, encode_prompts
 from training.errors import BadImage, NonFiniteEncoding
 from training.images import list_captioned_images
 from training.pipelines import LoadedPipeline
@@ -167,3 +167,28 @@ def test_the_hash_of_a_dataset_is_of_its_content(copy, tmp_path):
     pixels[0, 0, 0] ^= 1
     Image.fromarray(pixels).save(copy / "0.png")
     assert after(rows) != before
+
+
+def test_pipelines_encode_alike_if_all_that_counts_is_equal(tiny_folder, tmp_path):
+    copy = Path(shutil.copytree(tiny_folder("sdxl"), tmp_path / "sdxl"))
+    with (
+        LoadedPipeline(tiny_folder("sdxl"), device="cpu") as one,
+        LoadedPipeline(copy, device="cpu") as other,
+    ):
+        assert encode_alike(one, other)
+        rows = [PromptRows(each, ["a cat"]).pick(["a cat", ""], each.device) for each in (one, other)]
+        assert rows[0].keys() == rows[1].keys()
+        assert all(torch.equal(rows[0][name], rows[1][name]) for name in rows[0])
+        with LoadedPipeline(tiny_folder("sd"), device="cpu") as another_family:
+            assert not encode_alike(one, another_family)
+        other.pipe.register_to_config(force_zeros_for_empty_prompt=False)
+        assert not encode_alike(one, other)
+        other.pipe.register_to_config(force_zeros_for_empty_prompt=True)
+        assert encode_alike(one, other)
+        weight = other.pipe.text_encoder_2.text_projection.weight.data
+        weight[0, 0] += 1
+        assert not encode_alike(one, other)
+        weight[0, 0] -= 1
+        vocabulary = copy / "tokenizer" / "tokenizer_config.json"
+        vocabulary.write_text(vocabulary.read_text(encoding="utf-8") + "\n", encoding="utf-8")
+        assert not encode_alike(one, other)
