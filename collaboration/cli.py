@@ -11,7 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from routing.cli import METRICS, device_option, json_option, probe_option, seed_option
+from routing.cli import (
+    METRICS,
+    aesthetic_option,
+    device_option,
+    json_option,
+    probe_option,
+    reward_option,
+    seed_option,
+)
 
 if TYPE_CHECKING:
     from collaboration.plan import Drawing
@@ -57,16 +65,7 @@ metric_option = click.option(
     show_default=True,
     help="Quality metric that is the oracle.",
 )
-weights_options = (
-    click.option(
-        "--aesthetic-weights", type=click.Path(path_type=Path), help="Of --metric aesthetic: safetensors."
-    ),
-    click.option(
-        "--reward-weights",
-        type=click.Path(path_type=Path),
-        help="Of --metric image_reward: a folder, see `training/reward.py`.",
-    ),
-)
+weights_options = (aesthetic_option, reward_option)
 grid_options = (
     click.option(
         "--teacher-steps",

@@ -45,6 +45,18 @@ def seed_option(of: str) -> Callable[..., Any]:
     return click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help=f"Of {of}.")
 
 
+aesthetic_option = click.option(
+    "--aesthetic-weights",
+    type=click.Path(path_type=Path),
+    help="Of --metric aesthetic: a safetensors file, or OWNER/NAME on the hub.",
+)
+reward_option = click.option(
+    "--reward-weights",
+    type=click.Path(path_type=Path),
+    help="Of --metric image_reward: a folder, see `training/reward.py`, or OWNER/NAME on the hub.",
+)
+
+
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 def route() -> None:
     """Route each prompt to the model and the steps that are worth their cost.
@@ -217,14 +229,8 @@ def model_folders(runner: Runner) -> dict[str, Path]:
     show_default=True,
     help="Quality metric. Repeatable.",
 )
-@click.option(
-    "--aesthetic-weights", type=click.Path(path_type=Path), help="Of --metric aesthetic: safetensors."
-)
-@click.option(
-    "--reward-weights",
-    type=click.Path(path_type=Path),
-    help="Of --metric image_reward: a folder, see `training/reward.py`.",
-)
+@aesthetic_option
+@reward_option
 @click.option(
     "--samples", type=click.IntRange(1), default=4, show_default=True, help="Images for each prompt, S."
 )

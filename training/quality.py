@@ -10,6 +10,7 @@ Source:
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from training.errors import ScorerUnavailable
+from training.hub import hub_folder, is_hub_name
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -24,6 +26,9 @@ if TYPE_CHECKING:
     from training.extractors.base import Extractor
     from training.prompts import PromptEncoder
 
+# What a repository on the hub has an aesthetic predictor's layers in.
+HUB_FILE = "model.safetensors"
+HUB_ADVICE = "Save the published weights as safetensors, and give the file's path."
 GAUSSIAN_STD_PX = 1.0
 # Where a Gaussian of standard deviation 1 is cut off, in standard deviations.
 TRUNCATE = 4.0
@@ -119,7 +124,8 @@ class AestheticScore:
 
     Args:
         extractor: the image side of the CLIP that the layers were trained on.
-        weights: the layers, a safetensors file.
+        weights: the layers, a safetensors file; or the name on the hub (OWNER/NAME) of a repository that has
+            them as `model.safetensors`.
 
     Raises:
         ScorerUnavailable: the file cannot be read, or does not fit the CLIP.
@@ -135,6 +141,9 @@ class AestheticScore:
         from safetensors.numpy import load_file
 
         path = Path(weights)
+        if is_hub_name(weights):
+            files = [HUB_FILE]
+            path = hub_folder(os.fspath(weights), files, files, HUB_ADVICE, ScorerUnavailable) / HUB_FILE
         try:
             tensors = load_file(path)
         except (OSError, SafetensorError) as error:

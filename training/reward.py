@@ -17,12 +17,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from training.errors import ScorerUnavailable
+from training.hub import hub_folder, is_hub_name
 
 if TYPE_CHECKING:
     import torch
     from PIL import Image
 
 WEIGHTS, TEXT_CONFIG, VOCABULARY = "model.safetensors", "med_config.json", "vocab.txt"
+HUB_ADVICE = "Save the published weights as safetensors beside the other two, and give the folder's path."
 HEAD_WIDTH = 64
 MOST_TOKENS = 35
 # Mean and standard deviation of the rewards in training, of the published code.
@@ -48,7 +50,8 @@ class ImageReward:
 
     Args:
         folder: with the published weights saved as `model.safetensors` under the names they have, the
-            published `med_config.json`, and the `vocab.txt` of BERT, uncased.
+            published `med_config.json`, and the `vocab.txt` of BERT, uncased; or the name on the hub
+            (OWNER/NAME) of a repository of these.
         device: `auto` or a torch device name.
 
     Raises:
@@ -64,7 +67,12 @@ class ImageReward:
     def __init__(self, folder: str | os.PathLike[str], *, device: str = "auto") -> None:
         from training.pipelines import choose_device
 
-        self._folder = Path(folder)
+        files = (WEIGHTS, TEXT_CONFIG, VOCABULARY)
+        self._folder = (
+            hub_folder(os.fspath(folder), files, files, HUB_ADVICE, ScorerUnavailable)
+            if is_hub_name(folder)
+            else Path(folder)
+        )
         tensors = self._tensors()
         digest = hashlib.sha256()
         for name in sorted(tensors):

@@ -361,6 +361,29 @@ def test_a_loss_that_is_no_number_leaves_no_checkpoint(pixart, dataset, pull, tm
     assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == []
 
 
+def test_the_runs_own_checkpoints_go_with_a_loss_that_is_no_number(pixart, dataset, tmp_path, monkeypatch):
+    own_loss, calls = type(pixart.family).loss, []
+
+    def failing(*given: Any) -> torch.Tensor:
+        calls.append(1)
+        # Two forward passes a step.
+        return own_loss(*given) * (float("nan") if len(calls) == 5 else 1.0)
+
+    monkeypatch.setattr(type(pixart.family), "loss", failing)
+    kept: list[int | None] = []
+    with pytest.raises(NonFiniteLoss, match="At step 3"):
+        fine_tune(
+            pixart,
+            dataset,
+            config(),
+            tmp_path,
+            lambda *_: kept.append(checkpoint_step(tmp_path)),
+            checkpoints=Checkpoints(tmp_path, 1),
+        )
+    assert kept == [1, 2]
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
 def test_a_full_disk_leaves_the_checkpoint_before(pixart, dataset, uninterrupted, tmp_path, monkeypatch):
     own_write = module.write_tensors
     writes: list[Path] = []

@@ -12,6 +12,7 @@ from PIL import Image
 from safetensors.numpy import save_file
 
 from minizoo.icons import ROOT
+from tests.training.hub import put_into_cache, use_cache
 from training.errors import ScorerUnavailable
 from training.extractors import load_clip
 from training.prompts import load_prompt_encoder
@@ -68,6 +69,7 @@ def test_clip_score_is_the_cosine_and_knows_a_caption() -> None:
 
 def layers(path: Path, widths: list[int]) -> Path:
     generator = np.random.default_rng(0)
+    path.parent.mkdir(exist_ok=True)
     tensors = {}
     for number, (width, out) in enumerate(pairwise(widths)):
         tensors[f"layers.{2 * number}.weight"] = generator.normal(size=(out, width)).astype(np.float32)
@@ -106,6 +108,18 @@ def test_the_aesthetic_score_is_its_layers_on_the_normalised_embedding(tmp_path:
 def test_aesthetic_weights_of_another_clip_are_refused(widths, message, tmp_path: Path) -> None:
     with pytest.raises(ScorerUnavailable, match=message):
         AestheticScore(load_clip(CLIP), layers(tmp_path / "weights.safetensors", widths))
+
+
+def test_aesthetic_weights_are_found_by_their_name_on_the_hub(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use_cache(monkeypatch, tmp_path / "cache")
+    extractor = load_clip(CLIP)
+    with pytest.raises(ScorerUnavailable, match="weights of owner/aesthetic are not on this machine"):
+        AestheticScore(extractor, Path("owner/aesthetic"))
+    own = layers(tmp_path / "repository" / "model.safetensors", [64, 1])
+    put_into_cache(tmp_path / "cache", "owner/aesthetic", own.parent)
+    assert AestheticScore(extractor, Path("owner/aesthetic")).hash == AestheticScore(extractor, own).hash
 
 
 def test_aesthetic_weights_that_are_not_there_are_named(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from tests.training.data.make_image_reward import HERE, MED, PROMPTS, WORDS, images, weights
+from tests.training.hub import put_into_cache, use_cache
 from training.errors import ScorerUnavailable
 from training.reward import TEXT_CONFIG, VOCABULARY, WEIGHTS, ImageReward
 
@@ -27,6 +28,17 @@ def test_it_says_what_its_authors_code_says(folder: Path) -> None:
     scorer = ImageReward(folder, device="cpu")
     assert scorer.score(PROMPTS, images()) == pytest.approx(SAID["rewards"], abs=1e-5)
     assert scorer.score(PROMPTS[1:2], images()[1:2]) == pytest.approx(SAID["rewards"][1:2], abs=1e-5)
+
+
+def test_it_is_found_by_its_name_on_the_hub(
+    folder: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = tmp_path_factory.mktemp("cache")
+    use_cache(monkeypatch, cache)
+    with pytest.raises(ScorerUnavailable, match="weights of owner/reward are not on this machine"):
+        ImageReward("owner/reward", device="cpu")
+    put_into_cache(cache, "owner/reward", folder)
+    assert ImageReward("owner/reward", device="cpu").hash == ImageReward(folder, device="cpu").hash
 
 
 def test_other_weights_have_another_hash(folder: Path) -> None:
