@@ -85,7 +85,7 @@ report: $(VENV)/.installed
 # Tests of the one server in one process, in file after file, and all others beside them.
 test: export OMP_NUM_THREADS := 1
 test: $(VENV)/.installed
-	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadscope
+	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadscope
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .
