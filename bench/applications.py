@@ -26,7 +26,7 @@ import numpy as np
 
 from bench.provenance import provenance
 from collaboration.collaborate import Collaboration
-from collaboration.evaluation import at_cost, bootstrap
+from collaboration.evaluation import at_cost
 from collaboration.plan import Correction, Drawing, Plan, price
 from minizoo.controls import SHIPPED, held_out
 from minizoo.icons import ROOT
@@ -38,6 +38,7 @@ from training.images import load_rgb
 from training.pipelines import LoadedPipeline
 from training.prompts import load_prompt_encoder
 from training.quality import ClipScore
+from training.resampling import bootstrap
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -201,7 +202,7 @@ def row_of(
             leads += [mine - first, mine - at_cost(costs, np.array(each), spent), mine - chance]
         return [float(lead) for lead in leads]
 
-    intervals = bootstrap(figures, len(drawn.quality), 1, seed)
+    intervals = bootstrap(figures, len(drawn.quality), seed=seed)
     names = [
         f"{name}_over_{what}" for name in ("clip_score", "kept") for what in ("student", "teacher", "chance")
     ]

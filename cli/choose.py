@@ -427,12 +427,12 @@ class Artist:
 
 def over(quality: np.ndarray, first: np.ndarray, seed: int) -> tuple[float, float, float]:
     """By how much one level is above the first, on the same prompts."""
-    from collaboration.evaluation import bootstrap
+    from training.resampling import bootstrap
 
     def figures(weights: np.ndarray) -> list[float]:
         return [float(np.average(quality - first, weights=weights))]
 
-    [interval] = bootstrap(figures, len(quality), 1, seed)
+    [interval] = bootstrap(figures, len(quality), seed=seed)
     return interval.value, interval.low, interval.high
 
 

@@ -6,7 +6,7 @@ Source:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -14,29 +14,13 @@ import numpy as np
 
 from collaboration.trials import Column, Trials
 from collaboration.tuning import Choice, choices
+from training.resampling import Interval, bootstrap
 
 if TYPE_CHECKING:
     from training.frechet import GaussianStatistics
 
-RESAMPLES = 1000
-LEVEL = 0.95
 # Prompts shown of each kind.
 CASES = 10
-
-
-@dataclass(frozen=True)
-class Interval:
-    """A figure with its bootstrap interval over prompts.
-
-    Attributes:
-        value: on the prompts as they are.
-        low: lower end.
-        high: upper end.
-    """
-
-    value: float
-    low: float
-    high: float
 
 
 @dataclass(frozen=True)
@@ -321,7 +305,7 @@ def _lead(
             float(quality - random),
         ]
 
-    intervals = bootstrap(figures, len(student), test.samples, seed)
+    intervals = bootstrap(figures, len(student), samples=test.samples, seed=seed)
     return Lead(way, choice, *intervals)
 
 
@@ -343,33 +327,6 @@ def at_cost(cost: np.ndarray, quality: np.ndarray, spent: float) -> float:
         for j in above
     ]
     return float(max([affordable, *mixtures]))
-
-
-def bootstrap(
-    figures: Callable[[np.ndarray], list[float]], count: int, samples: int, seed: int
-) -> list[Interval]:
-    """Percentile intervals of figures of weighted images; the images of a prompt are drawn together.
-
-    Args:
-        figures: of weights, (count,).
-        count: images.
-        samples: images of each prompt.
-        seed: of the resamples.
-
-    Source:
-        Efron and Tibshirani, "An introduction to the bootstrap" (1993), section 13.3.
-    """
-    prompts = count // samples
-    generator = np.random.default_rng(seed)
-    draws = generator.multinomial(prompts, np.full(prompts, 1 / prompts), size=RESAMPLES)
-    rows = np.array([figures(np.repeat(w, samples).astype(float)) for w in [np.ones(prompts, int), *draws]])
-    tail = (1 - LEVEL) / 2
-    found = []
-    for value, resampled in zip(rows[0], rows[1:].T, strict=True):
-        known = resampled[~np.isnan(resampled)]
-        ends = np.quantile(known, [tail, 1 - tail]) if len(known) else (np.nan, np.nan)
-        found.append(Interval(float(value), *map(float, ends)))
-    return found
 
 
 def _wins(test: Trials, metric: str, seed: int) -> Wins:
@@ -398,7 +355,9 @@ def _wins(test: Trials, metric: str, seed: int) -> Wins:
             *(_correlation(order, rank) for rank in ranks for order in (near, apart)),
         ]
 
-    share, accuracy, distance_gap, *correlations = bootstrap(figures, len(won), test.samples, seed)
+    share, accuracy, distance_gap, *correlations = bootstrap(
+        figures, len(won), samples=test.samples, seed=seed
+    )
     return Wins(
         teacher.id,
         share,

@@ -6,22 +6,18 @@ The parts and the page are those of the other reports, `predictor.report`.
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from collaboration.evaluation import Interval, Lead, Study, Way
-from predictor.metrics import Interval as Shown
-from predictor.report.assembly import write_text
+from collaboration.evaluation import Lead, Study, Way
+from predictor.report.assembly import write_page
 from predictor.report.figures import COLOURS, INK, LINES, drawing, logarithmic
-from predictor.report.page import Head, render_page
+from predictor.report.page import Head
 from predictor.report.sections import Drawing, Section
-from predictor.report.tables import Column, Table
+from predictor.report.tables import Column, Table, shown
 
-PAGE_FILE = "collaboration.html"
+NAME = "collaboration"
 KINDS = ("student", "teacher", "refine all", "refine", "regenerate")
 TITLES = {
     "student": "student alone",
@@ -52,30 +48,9 @@ def write_report(
     Returns:
         The page, and what it says first.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    parts = sections(study)
     summary = [said(study), student_wins(study)]
-    for part in parts:
-        for table in part.tables:
-            write_text(folder / f"{table.name}.csv", table.as_csv())
-    content = {
-        "summary": summary,
-        "command": command,
-        "provenance": dict(facts),
-        "study": known(asdict(study)),
-    }
-    write_text(folder / "collaboration.json", json.dumps(content, indent=1, allow_nan=False) + "\n")
     head = Head("What working together is worth", summary, command, facts, NOTE, one_by_one=False)
-    return write_text(folder / PAGE_FILE, render_page(head, parts)), summary
-
-
-def known(value: Any) -> Any:
-    """A value ready for JSON: what is not finite is null."""
-    if isinstance(value, Mapping):
-        return {key: known(each) for key, each in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [known(each) for each in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    return write_page(folder, NAME, head, sections(study), {"study": study}), summary
 
 
 def margin(lead: Lead) -> float:
@@ -249,11 +224,8 @@ def wins_table(study: Study) -> Table:
         ),
     )
     rows = [
-        ("distance of the two images", None, known_shown(wins.distance_gap), *map(known, wins.by_distance)),
-        *(
-            (each.name, known_shown(each.distance), known_shown(each.gap), *map(known, each.wins))
-            for each in wins.aspects
-        ),
+        ("distance of the two images", None, shown(wins.distance_gap), *wins.by_distance),
+        *((each.name, shown(each.distance), shown(each.gap), *each.wins) for each in wins.aspects),
     ]
     return Table("collaboration-wins", columns, tuple(rows))
 
@@ -263,13 +235,3 @@ def cases_table(study: Study) -> Table:
     columns = (Column("prompt", "Prompt"), Column("lead", f"Student above teacher, {study.metric}", "score"))
     cases = (*study.wins.best, *reversed(study.wins.worst))
     return Table("collaboration-cases", columns, tuple((case.prompt, case.lead) for case in cases))
-
-
-def known_shown(interval: Interval) -> Shown | None:
-    """An interval as tables show it; nothing where it is not known."""
-    return None if math.isnan(interval.value) else shown(interval)
-
-
-def shown(interval: Interval) -> Shown:
-    """An interval as tables show it."""
-    return Shown(interval.value, interval.low, interval.high, 1)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from routing.policy import Path
+from training.resampling import LEVEL, RESAMPLES, Interval, bootstrap
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
@@ -99,21 +100,6 @@ def random_mixing(truth: np.ndarray, cost: np.ndarray) -> DeferralCurve:
     return routed(truth.mean(axis=0, keepdims=True), truth.mean(axis=0, keepdims=True), cost)
 
 
-@dataclass(frozen=True)
-class Interval:
-    """A figure with its bootstrap interval over prompts.
-
-    Attributes:
-        value: on the prompts as they are.
-        low: lower end.
-        high: upper end.
-    """
-
-    value: float
-    low: float
-    high: float
-
-
 @dataclass(frozen=True, eq=False)
 class Comparison:
     """A router against what can be had without looking at prompts, over the same resamples of the prompts.
@@ -135,8 +121,8 @@ def compare(
     truth: np.ndarray,
     cost: np.ndarray,
     *,
-    resamples: int = 1000,
-    level: float = 0.95,
+    resamples: int = RESAMPLES,
+    level: float = LEVEL,
     seed: int = 0,
 ) -> Comparison:
     """Compare a router with random mixing and with each candidate, by the percentile bootstrap over prompts.
@@ -150,25 +136,17 @@ def compare(
         resamples: how many.
         level: of the intervals.
         seed: of the resamples.
-
-    Source:
-        Efron and Tibshirani, "An introduction to the bootstrap" (1993), section 13.3.
     """
-    count = len(truth)
     path = Path.of(estimates, cost)
-    generator = np.random.default_rng(seed)
-    draws = generator.multinomial(count, np.full(count, 1 / count), size=resamples)
-    rows = []
-    for weights in [np.ones(count), *draws.astype(np.float64)]:
+
+    def figures(weights: np.ndarray) -> list[float]:
         curve = DeferralCurve(path.means(cost, weights), path.means(truth, weights), path.levels)
         mean = np.average(truth, axis=0, weights=weights)[None]
         low, high = float(curve.cost[0]), float(cost.max())
         mixing = routed(mean, mean, cost)
         area = curve.area(low, high)
-        rows.append([area, area - mixing.area(low, high), *(curve.quality_at(cost) - mean[0])])
-    table = np.array(rows)
-    tail = (1 - level) / 2
-    ends = np.nanquantile(table[1:], [tail, 1 - tail], axis=0)
-    intervals = [Interval(*map(float, each)) for each in zip(table[0], *ends, strict=True)]
+        return [area, area - mixing.area(low, high), *(curve.quality_at(cost) - mean[0])]
+
+    intervals = bootstrap(figures, len(truth), seed=seed, resamples=resamples, level=level)
     reached = {number: each for number, each in enumerate(intervals[2:]) if not np.isnan(each.value)}
     return Comparison(intervals[0], intervals[1], reached)

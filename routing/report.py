@@ -6,7 +6,6 @@ The parts and the page are those of the other report, `predictor.report`.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,17 +13,15 @@ from typing import Any
 
 import numpy as np
 
-from predictor.metrics import Interval as Shown
-from predictor.report.assembly import write_text
+from predictor.report.assembly import write_page
 from predictor.report.figures import COLOURS, INK, LINES, drawing, logarithmic
-from predictor.report.page import Head, render_page
+from predictor.report.page import Head
 from predictor.report.sections import Drawing, Section
-from predictor.report.tables import Column, Table
-from routing.curves import Interval
+from predictor.report.tables import Column, Table, shown
 from routing.evaluation import ESTIMATORS, MIXING, ORACLE, Study, typical_words
 from routing.policy import choose, lambda_for_budget
 
-PAGE_FILE = "routing.html"
+NAME = "routing"
 TITLES = {
     "knn": "nearest prompts",
     "gaussian": "Gaussian process",
@@ -55,21 +52,11 @@ def write_report(
     Returns:
         The page, and what it says first.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     parts = [part for study in studies for part in sections(study)]
     summary = [said(study) for study in studies]
-    for part in parts:
-        for table in part.tables:
-            write_text(folder / f"{table.name}.csv", table.as_csv())
-    content = {
-        "summary": summary,
-        "command": command,
-        "provenance": dict(facts),
-        "studies": {study.metric: figures_of(study) for study in studies},
-    }
-    write_text(folder / "routing.json", json.dumps(content, indent=1, allow_nan=False) + "\n")
     head = Head("What routing each prompt is worth", summary, command, facts, NOTE, one_by_one=False)
-    return write_text(folder / PAGE_FILE, render_page(head, parts)), summary
+    figures = {"studies": {study.metric: figures_of(study) for study in studies}}
+    return write_page(folder, NAME, head, parts, figures), summary
 
 
 def said(study: Study) -> str:
@@ -239,17 +226,8 @@ def equal_table(study: Study) -> Table:
     return Table(f"{study.metric}-equal", tuple(columns), tuple(rows))
 
 
-def shown(interval: Interval) -> Shown:
-    """An interval as tables show it."""
-    return Shown(interval.value, interval.low, interval.high, 1)
-
-
 def figures_of(study: Study) -> dict[str, Any]:
-    """The study's figures, ready for JSON."""
-
-    def ends(interval: Interval) -> dict[str, float]:
-        return {"value": interval.value, "low": interval.low, "high": interval.high}
-
+    """The study's figures, for the record."""
     return {
         "test_prompts": len(study.prompts),
         "neighbours": list(study.neighbours),
@@ -260,11 +238,10 @@ def figures_of(study: Study) -> dict[str, Any]:
         },
         "routers": {
             name: {
-                "area": ends(own.area),
-                "over_mixing": ends(own.over_mixing),
+                "area": own.area,
+                "over_mixing": own.over_mixing,
                 "over_candidate": {
-                    study.variants[number].id: ends(interval)
-                    for number, interval in own.over_candidate.items()
+                    study.variants[number].id: interval for number, interval in own.over_candidate.items()
                 },
                 "rmse": study.errors[name],
             }

@@ -307,6 +307,31 @@ def plain(value: Any) -> Any:
     return value
 
 
+def write_page(
+    folder: Path, name: str, head: Head, parts: Sequence[Section], figures: Mapping[str, Any]
+) -> Path:
+    """Write the page `NAME.html`, a CSV file for each table, and `NAME.json`: what the page says, how it was
+    made, and more figures.
+
+    Args:
+        folder: gets the files.
+        name: of the page.
+        head: what stands above and below the sections.
+        parts: the sections.
+        figures: ready for `plain`.
+
+    Returns:
+        The page.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for part in parts:
+        for table in part.tables:
+            write_text(folder / f"{table.name}.csv", table.as_csv())
+    whole = {"summary": head.summary, "command": head.command, "provenance": head.facts, **figures}
+    write_text(folder / f"{name}.json", json.dumps(plain(whole), indent=1, allow_nan=False) + "\n")
+    return write_text(folder / f"{name}.html", render_page(head, parts))
+
+
 def write_text(file: Path, text: str) -> Path:
     """Write a text file so that it is there whole or not at all, and return its path."""
     partial = file.with_name(f".{file.name}.partial")

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
+import training.resampling
 from predictor.metrics import OSR, SELECTION_METRICS, TAU, Interval, SelectionMetric
 from predictor.report.chances import Chances
 from predictor.report.comparisons import Comparison, Sparsity
@@ -88,6 +89,13 @@ class Table:
             [cell(value, column.kind) for value, column in zip(row, self.columns, strict=True)]
             for row in self.rows
         ]
+
+
+def shown(interval: training.resampling.Interval) -> Interval | None:
+    """An interval over prompts as tables take one; None where it is not known."""
+    if math.isnan(interval.value):
+        return None
+    return Interval(interval.value, interval.low, interval.high, 1)
 
 
 def cell(value: Any, kind: Kind) -> Cell:

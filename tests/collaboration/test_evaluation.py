@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from collaboration.evaluation import CASES, Study, at_cost, bootstrap, diversity, evaluate
+from collaboration.evaluation import CASES, Study, at_cost, diversity, evaluate
 from collaboration.trials import Column, Trials
 from training.frechet import gaussian_statistics
 
@@ -169,12 +169,3 @@ def test_diversity_is_of_one_prompts_images() -> None:
     assert diversity(same, 4) == pytest.approx(0)
     assert diversity(np.tile(np.eye(2), (3, 1)), 2) == pytest.approx(1)
     assert diversity(same, 1) is None
-
-
-def test_images_of_a_prompt_are_drawn_together() -> None:
-    """Fifty prompts with two equal images each are fifty observations, not a hundred."""
-    values = np.repeat(np.random.default_rng(0).normal(size=50), 2)
-    [together] = bootstrap(lambda w: [float(np.average(values, weights=w))], 100, 2, 0)
-    [apart] = bootstrap(lambda w: [float(np.average(values, weights=w))], 100, 1, 0)
-    assert (together.high - together.low) / (apart.high - apart.low) == pytest.approx(np.sqrt(2), rel=0.1)
-    assert together.low < values.mean() < together.high
