@@ -295,7 +295,8 @@ def ingest_image_folders(
         note("measuring datasets", position - 1, len(reading.folders))
         content = images_hash(found)
         if comparison.is_known(found.id, content):
-            graph.save_datasets(comparison.moved(found))
+            if (moved := comparison.moved(found)) is not None:
+                graph.save_datasets([moved])
             unchanged.append(found.id)
             continue
         changed = comparison.forget_changed(found.id, content)
@@ -370,13 +371,13 @@ class Comparison:
                 return False
         return all(dataset in known for known in self._samples.values())
 
-    def moved(self, found: ImageFolder) -> list[Dataset]:
-        """A known dataset with the folder where its images are now, if that is another or it had none."""
+    def moved(self, found: ImageFolder) -> Dataset | None:
+        """A known dataset with the folder where its images are now; None if it is the one that is known."""
         stored, source = self._stored[found.id], str(found.folder.resolve())
         if stored.properties.get("source") == source:
-            return []
+            return None
         self._stored[found.id] = replace(stored, properties={**stored.properties, "source": source})
-        return [self._stored[found.id]]
+        return self._stored[found.id]
 
     def forget_changed(self, dataset: str, content: str) -> list[str]:
         """Forget what was measured on other images of a dataset; returns its id if there are any."""

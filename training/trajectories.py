@@ -16,13 +16,12 @@ class Trajectory:
     """Latents of a call of a pipeline, step by step.
 
     Attributes:
-        points: clean at the end; all of them, or the last alone.
-        whole: whether all are kept. Those before the last are scaled so that noise is added to the clean
-            latents, or blended with them in a straight line, as the sampler's process has it.
+        points: clean at the end; all of them, or the last alone. Those before the last are scaled so that
+            noise is added to the clean latents, or blended with them in a straight line, as the sampler's
+            process has it.
     """
 
-    def __init__(self, whole: bool) -> None:
-        self.whole = whole
+    def __init__(self) -> None:
         self.points: list[torch.Tensor] = []
 
     def clear(self) -> None:
@@ -43,7 +42,7 @@ def followed(scheduler: Any, *, whole: bool = False) -> Iterator[Trajectory]:
         scheduler: the pipeline's; as it was after.
         whole: keep those of every step, at their cost in memory.
     """
-    trajectory = Trajectory(whole)
+    trajectory = Trajectory()
     own = scheduler.step
 
     @functools.wraps(own)
