@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 
 Progress = Callable[[str, int, int], None]
 INDEX = "model_index.json"
-TABLE_SUFFIX = ".csv"
 CONFIGS = ("config.json", "scheduler_config.json")
 DENOISERS = ("unet", "transformer")
 COMPONENT = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
@@ -172,7 +171,7 @@ def ingest_models(
         training.errors.InvalidConfig: this machine has no such device; nothing was written.
         training.errors.ModelUnavailable: the pipeline is neither here nor to be had from the hub.
     """
-    if path.suffix != TABLE_SUFFIX and is_hub_name(path):
+    if is_hub_name(path):
         path = pipeline_folder(path)
     stored = {model.id: model for model in graph.models()}
     if not path.is_dir():

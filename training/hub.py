@@ -32,6 +32,8 @@ INDEX = "model_index.json"
 LORA_FILE = "pytorch_lora_weights.safetensors"
 # What a name looks like; a path that begins in the root, the home or the working folder is none.
 NAME = re.compile(r"[\w][\w.-]*/[\w][\w.-]*")
+# A mistyped path of such a file is no name, and nobody is to be asked for it.
+FILE_SUFFIXES = PICKLED_SUFFIXES | {".safetensors", ".csv"}
 # Of a component's folder, beside its weights.
 KEPT_SUFFIXES = frozenset({".json", ".txt", ".model", ".jinja"})
 CONFIGS = ("config.json", "scheduler_config.json", "tokenizer_config.json", "preprocessor_config.json")
@@ -82,9 +84,10 @@ def hub_folder(
 
 
 def is_hub_name(spec: str | os.PathLike[str]) -> bool:
-    """Whether a model is named as on the hub, OWNER/NAME, and is no file or folder here."""
+    """Whether a model is named as on the hub, OWNER/NAME, and is no file here and not named as one."""
     text = os.fspath(spec)
-    return NAME.fullmatch(text) is not None and not os.path.lexists(text)
+    is_file = PurePosixPath(text).suffix.lower() in FILE_SUFFIXES
+    return NAME.fullmatch(text) is not None and not is_file and not os.path.lexists(text)
 
 
 def model_name(folder: str | os.PathLike[str]) -> str:
