@@ -55,7 +55,7 @@ demo-live: $(VENV)/.installed
 	$(MATCHGRAPH) ingest models $(ZOO)/models --no-throughput
 	$(MATCHGRAPH) predict $(ZOO)/datasets/$(NEW) --save --json > .demo/prediction.json
 	$(MATCHGRAPH) query average-rank --json > .demo/average.json
-	$(BIN)/python -m minizoo.contest .demo/prediction.json .demo/average.json \
+	$(BIN)/python -m matchgraph.minizoo.build.contest .demo/prediction.json .demo/average.json \
 		| xargs -L 1 $(MATCHGRAPH) ingest run $(SMALL) --dataset $(NEW)
 	$(MATCHGRAPH) predict $(NEW)
 

@@ -18,11 +18,11 @@ import httpx
 import numpy as np
 
 from bench.provenance import provenance
-from graphdb.connection import connect, settings_from_environment
-from graphdb.prompts import PromptGraph
-from routing.service import create_app
-from routing.serving import load_served, web_server
-from routing.store import RouterStore
+from matchgraph.graphdb.connection import connect, settings_from_environment
+from matchgraph.graphdb.prompts import PromptGraph
+from matchgraph.routing.service import create_app
+from matchgraph.routing.serving import load_served, web_server
+from matchgraph.routing.store import RouterStore
 
 RESULTS = Path(__file__).parent / "results"
 PACKAGES = ("matchgraph", "neo4j", "torch", "open_clip_torch", "fastapi", "uvicorn")

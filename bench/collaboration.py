@@ -16,15 +16,15 @@ import click
 import numpy as np
 
 from bench.provenance import provenance
-from collaboration.collaborate import Collaboration
-from collaboration.plan import Correction, Drawing, Plan
-from minizoo.icons import ROOT
-from training.extractors import load_clip
-from training.generate import SampleConfig, stream_batches
-from training.pipelines import LoadedPipeline
-from training.prompts import load_prompt_encoder
-from training.quality import ClipScore
-from training.rollback import Start
+from matchgraph.collaboration.collaborate import Collaboration
+from matchgraph.collaboration.plan import Correction, Drawing, Plan
+from matchgraph.minizoo import ROOT
+from matchgraph.training.extractors import load_clip
+from matchgraph.training.generate import SampleConfig, stream_batches
+from matchgraph.training.pipelines import LoadedPipeline
+from matchgraph.training.prompts import load_prompt_encoder
+from matchgraph.training.quality import ClipScore
+from matchgraph.training.rollback import Start
 
 RESULTS = Path(__file__).parent / "results"
 PACKAGES = ("matchgraph", "torch", "diffusers")

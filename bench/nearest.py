@@ -17,11 +17,11 @@ import click
 import numpy as np
 
 from bench.provenance import provenance
-from graphdb import prompts as prompt_level
-from graphdb.connection import Settings, connect
-from graphdb.models import Model
-from graphdb.prompts import Prompt, PromptGraph, Score, Variant
-from graphdb.repository import MatchingGraph
+from matchgraph.graphdb import prompts as prompt_level
+from matchgraph.graphdb.connection import Settings, connect
+from matchgraph.graphdb.models import Model
+from matchgraph.graphdb.prompts import Prompt, PromptGraph, Score, Variant
+from matchgraph.graphdb.repository import MatchingGraph
 
 RESULTS = Path(__file__).parent / "results"
 PACKAGES = ("matchgraph", "neo4j", "numpy")

@@ -20,14 +20,14 @@ from diffusers.training_utils import compute_density_for_timestep_sampling
 from PIL import Image
 from torchvision import transforms
 
-from training.adapters import attach_adapter, detach_adapter, save_adapter
-from training.images import CaptionedImage, list_captioned_images
-from training.loop import purpose_generator
+from matchgraph.training.adapters import attach_adapter, detach_adapter, save_adapter
+from matchgraph.training.images import CaptionedImage, list_captioned_images
+from matchgraph.training.loop import purpose_generator
 
 if TYPE_CHECKING:
-    from training.families.base import Conditioning
-    from training.lora import FineTuneConfig
-    from training.pipelines import LoadedPipeline
+    from matchgraph.training.families.base import Conditioning
+    from matchgraph.training.lora import FineTuneConfig
+    from matchgraph.training.pipelines import LoadedPipeline
 
 
 class CaptionedFolder(torch.utils.data.Dataset):

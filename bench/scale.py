@@ -29,19 +29,19 @@ import click
 import numpy as np
 import psutil
 
-from graphdb.connection import Settings, connect
-from graphdb.models import Result
-from graphdb.repository import MatchingGraph
-from graphdb.server import ManagedServer, heap_size
-from ingest.datasets import ingest_dataset_table
-from ingest.models import ingest_models
-from ingest.results import ingest_results
-from ingest.similarities import ingest_similarities
+from matchgraph.graphdb.connection import Settings, connect
+from matchgraph.graphdb.models import Result
+from matchgraph.graphdb.repository import MatchingGraph
+from matchgraph.graphdb.server import ManagedServer, heap_size
+from matchgraph.ingest.datasets import ingest_dataset_table
+from matchgraph.ingest.models import ingest_models
+from matchgraph.ingest.results import ingest_results
+from matchgraph.ingest.similarities import ingest_similarities
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from graphdb.embedding import Embedder
+    from matchgraph.graphdb.embedding import Embedder
 
 RESULTS = Path(__file__).parent / "results"
 PACKAGES = ("matchgraph", "neo4j", "graphdatascience", "catboost", "pandas", "numpy")
@@ -204,8 +204,8 @@ class Staged:
 
 def measure(size: Size, home: Path, seed: int) -> dict[str, Any]:
     """Bring a synthetic zoo of this size in, and predict for one of its datasets."""
-    from predictor.matching import predict
-    from predictor.recipes import DEFAULT_RECIPE, build_recipe
+    from matchgraph.predictor.matching import predict
+    from matchgraph.predictor.recipes import DEFAULT_RECIPE, build_recipe
 
     tables = home / "tables"
     tables.mkdir(parents=True)

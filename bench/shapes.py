@@ -9,8 +9,14 @@ from typing import Any
 
 import torch
 
-from training.families import family_of
-from training.pipelines import PRECISIONS, LoadedPipeline, choose_device, quiet_libraries, read_model_index
+from matchgraph.training.families import family_of
+from matchgraph.training.pipelines import (
+    PRECISIONS,
+    LoadedPipeline,
+    choose_device,
+    quiet_libraries,
+    read_model_index,
+)
 
 
 def tiny_pipelines() -> ModuleType:

@@ -18,17 +18,17 @@ from typing import TYPE_CHECKING, Any
 import click
 import numpy as np
 
-from routing.cli import device_option, json_option, probe_option, seed_option
+from matchgraph.routing.cli import device_option, json_option, probe_option, seed_option
 
 if TYPE_CHECKING:
     from PIL import Image
 
-    from graphdb.distillation import Distilled
-    from graphdb.prompts import Variant
-    from graphdb.runner import Runner
-    from routing.router import Router
-    from training.prompts import PromptEncoder
-    from training.quality import Scorer
+    from matchgraph.graphdb.distillation import Distilled
+    from matchgraph.graphdb.prompts import Variant
+    from matchgraph.graphdb.runner import Runner
+    from matchgraph.routing.router import Router
+    from matchgraph.training.prompts import PromptEncoder
+    from matchgraph.training.quality import Scorer
 
 BATCH = 32
 
@@ -147,11 +147,11 @@ def choose(
     a model will be after fine-tuning is what it is chosen for: fine-tune it (`matchgraph ingest run`) and
     give its adapter to see it so. Its scores are expected to be those of the model as it is.
     """
-    from collaboration.cli import prompts_of, scorer_of
-    from graphdb.connection import connect
-    from routing.cli import model_folders, store
-    from training.extractors import load_clip
-    from training.prompts import load_prompt_encoder
+    from matchgraph.collaboration.cli import prompts_of, scorer_of
+    from matchgraph.graphdb.connection import connect
+    from matchgraph.routing.cli import model_folders, store
+    from matchgraph.training.extractors import load_clip
+    from matchgraph.training.prompts import load_prompt_encoder
 
     prompts = prompts_of("test", file)
     if not prompts:
@@ -161,7 +161,7 @@ def choose(
     scorer = scorer_of(metric, probe, None, None, device)
     kept = store()
     with connect() as runner:
-        from graphdb.prompts import PromptGraph
+        from matchgraph.graphdb.prompts import PromptGraph
 
         graph = PromptGraph(runner)
         router = kept.router(kept.load(metric), graph, encoder, exact=True)
@@ -229,8 +229,8 @@ def adapters_of(given: Sequence[str]) -> dict[str, Path]:
 
 def models_for(images: Path, probe: str, count: int) -> list[str]:
     """The models that are expected to be best for some images, by the default recipe."""
-    from predictor.cli import Method, predict_target, progress_bar
-    from predictor.cli import predict as command
+    from matchgraph.predictor.cli import Method, predict_target, progress_bar
+    from matchgraph.predictor.cli import predict as command
 
     # The method that `matchgraph predict` has without options.
     with command.make_context("predict", [str(images)]) as context, progress_bar() as progress:
@@ -241,7 +241,7 @@ def models_for(images: Path, probe: str, count: int) -> list[str]:
 
 def students_of(runner: Runner, variants: Sequence[Variant]) -> dict[str, Distilled]:
     """Students among the models of some candidates, by id."""
-    from graphdb.distillation import DistillationGraph
+    from matchgraph.graphdb.distillation import DistillationGraph
 
     graph = DistillationGraph(runner)
     found = {model: graph.load(model) for model in sorted({variant.model for variant in variants})}
@@ -269,9 +269,9 @@ def plans(
         BudgetTooSmall: the cheapest candidate of the chosen models costs more.
         UsageError: an adapter is of no model that was chosen.
     """
-    from routing.errors import BudgetTooSmall
-    from routing.policy import choose as route
-    from routing.policy import lambda_for_budget
+    from matchgraph.routing.errors import BudgetTooSmall
+    from matchgraph.routing.policy import choose as route
+    from matchgraph.routing.policy import lambda_for_budget
 
     known = router.compared(encoder.encode(validation))
     asked = router.compared(encoder.encode(prompts))
@@ -357,7 +357,7 @@ class Artist:
     def __init__(
         self, folders: Mapping[str, Path], scorer: Scorer, prompts: Sequence[str], seed: int, device: str
     ) -> None:
-        from graphdb.prompts import prompt_id
+        from matchgraph.graphdb.prompts import prompt_id
 
         self._folders, self._scorer, self._prompts = folders, scorer, prompts
         self._seed, self._device = seed, device
@@ -373,9 +373,9 @@ class Artist:
         return [one[0] for one in found], [one[1] for one in found], [one[2] for one in found]
 
     def _alone(self, way: Way, rows: Sequence[int]) -> dict[int, tuple[Image.Image, float, bool]]:
-        from routing.variants import sampling_of
-        from training.generate import stream_images
-        from training.pipelines import opened
+        from matchgraph.routing.variants import sampling_of
+        from matchgraph.training.generate import stream_images
+        from matchgraph.training.pipelines import opened
 
         variant = way.variant
         config = sampling_of(variant, len(rows), self._seed)
@@ -390,10 +390,10 @@ class Artist:
             return {row: (image, variant.tflop, False) for row, image in zip(rows, drawn, strict=True)}
 
     def _together(self, way: Way, rows: Sequence[int]) -> dict[int, tuple[Image.Image, float, bool]]:
-        from collaboration.calibration import check_calibrated
-        from collaboration.collaborate import Collaboration
-        from collaboration.plan import Correction, Drawing, Plan
-        from training.pipelines import LoadedPipeline
+        from matchgraph.collaboration.calibration import check_calibrated
+        from matchgraph.collaboration.collaborate import Collaboration
+        from matchgraph.collaboration.plan import Correction, Drawing, Plan
+        from matchgraph.training.pipelines import LoadedPipeline
 
         distilled = way.distilled
         assert distilled is not None
@@ -427,7 +427,7 @@ class Artist:
 
 def over(quality: np.ndarray, first: np.ndarray, seed: int) -> tuple[float, float, float]:
     """By how much one level is above the first, on the same prompts."""
-    from training.resampling import bootstrap
+    from matchgraph.training.resampling import bootstrap
 
     def figures(weights: np.ndarray) -> list[float]:
         return [float(np.average(quality - first, weights=weights))]
@@ -438,8 +438,8 @@ def over(quality: np.ndarray, first: np.ndarray, seed: int) -> tuple[float, floa
 
 def distance(extractor: Any, drawn: Sequence[Image.Image], folder: Path) -> float:
     """Frechet distance of images to those of a folder."""
-    from training.frechet import frechet_distance
-    from training.images import list_captioned_images, load_rgb
+    from matchgraph.training.frechet import frechet_distance
+    from matchgraph.training.images import list_captioned_images, load_rgb
 
     own = extractor.statistics(drawn)
     real = extractor.statistics(load_rgb(image.path) for image in list_captioned_images(folder))

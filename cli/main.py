@@ -16,40 +16,55 @@ from typing import Any, NoReturn
 import click
 
 COMMANDS: dict[str, tuple[str, str]] = {
-    "graph": ("graphdb.cli:graph", "Start, stop and look at the managed Neo4j."),
-    "query": ("graphdb.query_cli:query", "Explore the graph with named Cypher queries or your own."),
-    "ingest": ("ingest.cli:ingest", "Bring models, datasets, results and fine-tunings into the graph."),
+    "graph": ("matchgraph.graphdb.cli:graph", "Start, stop and look at the managed Neo4j."),
+    "query": (
+        "matchgraph.graphdb.query_cli:query",
+        "Explore the graph with named Cypher queries or your own.",
+    ),
+    "ingest": (
+        "matchgraph.ingest.cli:ingest",
+        "Bring models, datasets, results and fine-tunings into the graph.",
+    ),
     "export": (
-        "ingest.records_cli:export",
+        "matchgraph.ingest.records_cli:export",
         "Write the whole graph as a folder of tables.",
     ),
-    "predict": ("predictor.cli:predict", "Rank the models for a dataset, without fine-tuning any."),
+    "predict": (
+        "matchgraph.predictor.cli:predict",
+        "Rank the models for a dataset, without fine-tuning any.",
+    ),
     "evaluate": (
-        "predictor.cli:evaluate",
+        "matchgraph.predictor.cli:evaluate",
         "Leave-one-dataset-out accuracy of the prediction, beside baselines.",
     ),
     "collaborate": (
-        "collaboration.cli:collaborate",
+        "matchgraph.collaboration.cli:collaborate",
         "Let a cheap student draw, and its teacher improve what is rejected.",
     ),
     "choose": (
-        "cli.choose:choose",
+        "matchgraph.cli.choose:choose",
         "Model, candidate and teacher for images and prompts, in one go.",
     ),
-    "route": ("routing.cli:route", "Which model, and how many steps, are worth their cost for a prompt."),
+    "route": (
+        "matchgraph.routing.cli:route",
+        "Which model, and how many steps, are worth their cost for a prompt.",
+    ),
     "distill": (
-        "collaboration.distill_cli:distill",
+        "matchgraph.collaboration.distill_cli:distill",
         "A student that draws in a few steps, from a teacher of many.",
     ),
     "student": (
-        "collaboration.student_cli:student",
+        "matchgraph.collaboration.student_cli:student",
         "A student of a teacher and a published LoRA or denoiser.",
     ),
     "control": (
-        "collaboration.control_cli:control",
+        "matchgraph.collaboration.control_cli:control",
         "Edges and maps to draw by: control images, and ControlNets trained on them.",
     ),
-    "report": ("predictor.report_cli:report", "The paper's whole evaluation on the graph, as a page."),
+    "report": (
+        "matchgraph.predictor.report_cli:report",
+        "The paper's whole evaluation on the graph, as a page.",
+    ),
 }
 USER_ERROR_EXIT = 2
 INTERRUPTED_EXIT = 130

@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from collaboration.collaborate import scores_of
-from collaboration.errors import CalibrationDiffers, NoTrials
-from collaboration.plan import Drawing
-from graphdb.distillation import PERCENTILES, Calibration
+from matchgraph.collaboration.collaborate import scores_of
+from matchgraph.collaboration.errors import CalibrationDiffers, NoTrials
+from matchgraph.collaboration.plan import Drawing
+from matchgraph.graphdb.distillation import PERCENTILES, Calibration
 
 if TYPE_CHECKING:
-    from training.pipelines import LoadedPipeline
-    from training.quality import Scorer
+    from matchgraph.training.pipelines import LoadedPipeline
+    from matchgraph.training.quality import Scorer
 
 BATCH = 32
 
@@ -50,8 +50,8 @@ def calibrate(
     Raises:
         NoTrials: there are no prompts, or no image could be scored.
     """
-    from graphdb.prompts import prompt_id
-    from training.generate import stream_batches
+    from matchgraph.graphdb.prompts import prompt_id
+    from matchgraph.training.generate import stream_batches
 
     if not prompts:
         raise NoTrials("There are no prompts to calibrate on: add some with `matchgraph route prompts`.")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from routing.cli import (
+from matchgraph.routing.cli import (
     METRICS,
     aesthetic_option,
     device_option,
@@ -22,11 +22,11 @@ from routing.cli import (
 )
 
 if TYPE_CHECKING:
-    from collaboration.plan import Drawing
-    from collaboration.trials import Grid, Trials
-    from graphdb.distillation import Distilled
-    from training.pipelines import LoadedPipeline
-    from training.quality import Scorer
+    from matchgraph.collaboration.plan import Drawing
+    from matchgraph.collaboration.trials import Grid, Trials
+    from matchgraph.graphdb.distillation import Distilled
+    from matchgraph.training.pipelines import LoadedPipeline
+    from matchgraph.training.quality import Scorer
 
 FOLDER = "collaboration"
 
@@ -141,11 +141,11 @@ def loaded_pair(student: str, device: str, teacher: str | None = None) -> Iterat
         device: `auto` or a torch device name.
         teacher: its id; by default what the graph says.
     """
-    from collaboration.errors import NotCalibrated
-    from graphdb.connection import connect
-    from graphdb.distillation import DistillationGraph, Distilled
-    from routing.cli import model_folders
-    from training.pipelines import LoadedPipeline
+    from matchgraph.collaboration.errors import NotCalibrated
+    from matchgraph.graphdb.connection import connect
+    from matchgraph.graphdb.distillation import DistillationGraph, Distilled
+    from matchgraph.routing.cli import model_folders
+    from matchgraph.training.pipelines import LoadedPipeline
 
     with connect() as runner:
         known = DistillationGraph(runner).load(student)
@@ -169,9 +169,9 @@ def loaded_pair(student: str, device: str, teacher: str | None = None) -> Iterat
 
 def prompts_of(split: str, file: Path | None = None) -> list[str]:
     """Prompts of a split of the graph, or of a file."""
-    from collaboration.errors import NoTrials
-    from routing.cli import prompt_graph
-    from routing.prompts import texts_of
+    from matchgraph.collaboration.errors import NoTrials
+    from matchgraph.routing.cli import prompt_graph
+    from matchgraph.routing.prompts import texts_of
 
     if file is not None:
         try:
@@ -187,7 +187,7 @@ def prompts_of(split: str, file: Path | None = None) -> list[str]:
 
 def scorer_of(metric: str, probe: str, aesthetic: Path | None, reward: Path | None, device: str) -> Scorer:
     """The oracle."""
-    from routing.cli import load_scorers
+    from matchgraph.routing.cli import load_scorers
 
     [scorer] = load_scorers([metric], probe, aesthetic, reward, device)
     return scorer
@@ -227,10 +227,10 @@ def calibrate(
 
     Both are ids of models in the graph whose folders are at hand (`matchgraph ingest models FOLDER`).
     """
-    from collaboration.calibration import calibrate as calibrated
-    from collaboration.plan import Drawing
-    from graphdb.connection import connect
-    from graphdb.distillation import DistillationGraph, Distilled
+    from matchgraph.collaboration.calibration import calibrate as calibrated
+    from matchgraph.collaboration.plan import Drawing
+    from matchgraph.graphdb.connection import connect
+    from matchgraph.graphdb.distillation import DistillationGraph, Distilled
 
     scorer = scorer_of(metric, probe, aesthetic_weights, reward_weights, device)
     with loaded_pair(student, device, teacher) as pair:
@@ -281,10 +281,10 @@ def tune(
     What is measured once is kept. The whole frontier of quality over cost goes into
     `collaboration/STUDENT/frontier.json` in the data folder.
     """
-    from collaboration.tuning import best_for, choices, frontier
-    from graphdb.connection import connect, settings_from_environment
-    from graphdb.distillation import DistillationGraph, Tuned
-    from training.files import write_json
+    from matchgraph.collaboration.tuning import best_for, choices, frontier
+    from matchgraph.graphdb.connection import connect, settings_from_environment
+    from matchgraph.graphdb.distillation import DistillationGraph, Tuned
+    from matchgraph.training.files import write_json
 
     weights = aesthetic_weights, reward_weights
     with loaded_pair(student, device) as pair:
@@ -389,12 +389,12 @@ def generate(
 
     Exits with 1 if something failed on the way; the student's images are there all the same.
     """
-    from collaboration.calibration import check_calibrated
-    from collaboration.collaborate import Collaboration
-    from collaboration.plan import Correction, Drawing, Plan
-    from graphdb.prompts import check_prompt, prompt_id
-    from training.controlnet import controlled
-    from training.images import load_rgb
+    from matchgraph.collaboration.calibration import check_calibrated
+    from matchgraph.collaboration.collaborate import Collaboration
+    from matchgraph.collaboration.plan import Correction, Drawing, Plan
+    from matchgraph.graphdb.prompts import check_prompt, prompt_id
+    from matchgraph.training.controlnet import controlled
+    from matchgraph.training.images import load_rgb
 
     for prompt in prompts:
         check_prompt(prompt)
@@ -512,10 +512,10 @@ def evaluate(
     """
     from importlib.metadata import version
 
-    from collaboration.evaluation import evaluate as evaluated
-    from collaboration.report import write_report
-    from training.extractors import load_clip
-    from training.images import list_captioned_images, load_rgb
+    from matchgraph.collaboration.evaluation import evaluate as evaluated
+    from matchgraph.collaboration.report import write_report
+    from matchgraph.training.extractors import load_clip
+    from matchgraph.training.images import list_captioned_images, load_rgb
 
     weights = aesthetic_weights, reward_weights
     with loaded_pair(student, device) as pair:
@@ -567,8 +567,8 @@ def command_given(context: click.Context) -> str:
 
 def calibrated_drawing(distilled: Distilled) -> Drawing:
     """How the student draws: as it was calibrated."""
-    from collaboration.errors import NotCalibrated
-    from collaboration.plan import Drawing
+    from matchgraph.collaboration.errors import NotCalibrated
+    from matchgraph.collaboration.plan import Drawing
 
     calibration = distilled.calibration
     if calibration is None:
@@ -592,8 +592,8 @@ def grid_of(
     seed: int,
 ) -> Grid:
     """What is tried, as the options say."""
-    from collaboration.plan import Drawing
-    from collaboration.trials import Grid
+    from matchgraph.collaboration.plan import Drawing
+    from matchgraph.collaboration.trials import Grid
 
     assert distilled.calibration is not None
     teachers, refiners = (
@@ -623,11 +623,11 @@ def measured(
     device: str,
 ) -> Trials:
     """Trials of a pair, kept in the data folder; by the oracle, CLIPScore and sharpness."""
-    from collaboration.calibration import check_calibrated
-    from collaboration.trials import measure
-    from graphdb.connection import settings_from_environment
-    from routing.cli import load_scorers
-    from training.extractors import load_clip
+    from matchgraph.collaboration.calibration import check_calibrated
+    from matchgraph.collaboration.trials import measure
+    from matchgraph.graphdb.connection import settings_from_environment
+    from matchgraph.routing.cli import load_scorers
+    from matchgraph.training.extractors import load_clip
 
     calibration = pair.distilled.calibration
     assert calibration is not None

@@ -14,19 +14,19 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
-from collaboration.errors import InvalidPlan
-from collaboration.plan import Drawing, Plan, price
-from training.errors import TrainingError, first_line
+from matchgraph.collaboration.errors import InvalidPlan
+from matchgraph.collaboration.plan import Drawing, Plan, price
+from matchgraph.training.errors import TrainingError, first_line
 
 if TYPE_CHECKING:
     import torch
     from PIL import Image
 
-    from training.encoding import PromptRows
-    from training.generate import Batch
-    from training.pipelines import LoadedPipeline
-    from training.quality import Scorer
-    from training.rollback import Start
+    from matchgraph.training.encoding import PromptRows
+    from matchgraph.training.generate import Batch
+    from matchgraph.training.pipelines import LoadedPipeline
+    from matchgraph.training.quality import Scorer
+    from matchgraph.training.rollback import Start
 
 Verdict = Literal["accepted", "refined", "regenerated", "kept"]
 
@@ -81,7 +81,7 @@ class _Asked:
         All of them at its first drawing, be it that of a few rejected ones: an image is then to the last bit
         what the model makes of the same prompts alone.
         """
-        from training.encoding import PromptRows
+        from matchgraph.training.encoding import PromptRows
 
         if loaded not in self._encoded:
             self._encoded[loaded] = PromptRows(loaded, self.prompts)
@@ -113,7 +113,7 @@ class Collaboration:
         threshold: float,
         plan: Plan,
     ) -> None:
-        from training.encoding import encode_alike
+        from matchgraph.training.encoding import encode_alike
 
         if math.isnan(threshold):
             raise InvalidPlan("The threshold is NaN: a number is needed.")
@@ -242,8 +242,8 @@ class Collaboration:
     def _start(self, drafts: Sequence[_Draft], rollback: float) -> Start:
         import torch
 
-        from training.generate import start_with
-        from training.rollback import Start
+        from matchgraph.training.generate import start_with
+        from matchgraph.training.rollback import Start
 
         if self.through_pixels:
             images = [draft.image for draft in drafts]
@@ -251,7 +251,7 @@ class Collaboration:
         return Start(torch.stack([draft.latents for draft in drafts]), rollback)
 
     def _begun(self, loaded: LoadedPipeline, pictures: Sequence[Image.Image] | None) -> Start | None:
-        from training.generate import start_with
+        from matchgraph.training.generate import start_with
 
         if pictures is None or self.plan.strength is None:
             return None
@@ -265,7 +265,7 @@ class Collaboration:
         places: Sequence[int],
         start: Start | None,
     ) -> Generator[Batch, None, None]:
-        from training.generate import stream_batches
+        from matchgraph.training.generate import stream_batches
 
         plan = self.plan
         config = drawing.sampling(
@@ -291,7 +291,7 @@ class Collaboration:
 
 def share_latents(one: LoadedPipeline, other: LoadedPipeline) -> bool:
     """Whether latents of one pipeline mean to the other what they mean to it: the same VAE, the same form."""
-    from training.pipelines import equal_weights
+    from matchgraph.training.pipelines import equal_weights
 
     own, its = one.pipe.vae, other.pipe.vae
     return (

@@ -82,9 +82,9 @@ def image(
     as_json: bool,
 ) -> None:
     """Turn an image into its control image, as training does with each of its images."""
-    from training.controls import canny, segmentation
-    from training.files import SCRATCH_PREFIX, publish
-    from training.images import load_rgb, square
+    from matchgraph.training.controls import canny, segmentation
+    from matchgraph.training.files import SCRATCH_PREFIX, publish
+    from matchgraph.training.images import load_rgb, square
 
     _check_segmenter(kind, segmenter)
     picture = load_rgb(source)
@@ -199,8 +199,8 @@ def train(
 
     An interrupted training goes on where it stopped when the same command is called again.
     """
-    from training.checkpoint import Checkpoints, remove_checkpoint
-    from training.controlnet import ControlConfig, train_controlnet
+    from matchgraph.training.checkpoint import Checkpoints, remove_checkpoint
+    from matchgraph.training.controlnet import ControlConfig, train_controlnet
 
     _check_segmenter(kind, segmenter)
     if (kind == "maps") != (maps is not None):

@@ -117,10 +117,10 @@ def distill(
     """
     if (prompts_file is None) == (images is None):
         raise click.UsageError("Give either --prompts FILE or --images FOLDER.")
-    from training.cache import EncodingCache
-    from training.checkpoint import Checkpoints
-    from training.distill import DistillConfig
-    from training.distill import distill as run
+    from matchgraph.training.cache import EncodingCache
+    from matchgraph.training.checkpoint import Checkpoints
+    from matchgraph.training.distill import DistillConfig
+    from matchgraph.training.distill import distill as run
 
     config = DistillConfig(resolution_px=resolution, rank=rank, alpha=rank, **settings)
     prompts = [] if prompts_file is None else _prompts(prompts_file)

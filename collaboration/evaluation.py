@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from collaboration.trials import Column, Trials
-from collaboration.tuning import Choice, choices
-from training.resampling import Interval, bootstrap
+from matchgraph.collaboration.trials import Column, Trials
+from matchgraph.collaboration.tuning import Choice, choices
+from matchgraph.training.resampling import Interval, bootstrap
 
 if TYPE_CHECKING:
-    from training.frechet import GaussianStatistics
+    from matchgraph.training.frechet import GaussianStatistics
 
 # Prompts shown of each kind.
 CASES = 10
@@ -220,7 +220,7 @@ def _way(
     column: Column,
     reference: GaussianStatistics | None,
 ) -> Way:
-    from training.frechet import frechet_distance, gaussian_statistics
+    from matchgraph.training.frechet import frechet_distance, gaussian_statistics
 
     student = test.student
     alone = kind in ("student", "teacher")

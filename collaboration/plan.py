@@ -6,11 +6,11 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from collaboration.errors import InvalidPlan
+from matchgraph.collaboration.errors import InvalidPlan
 
 if TYPE_CHECKING:
-    from training.generate import SampleConfig
-    from training.pipelines import LoadedPipeline
+    from matchgraph.training.generate import SampleConfig
+    from matchgraph.training.pipelines import LoadedPipeline
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Drawing:
         self, count: int, *, seed: int, resolution_px: int, batch_size: int, precision: str
     ) -> SampleConfig:
         """How so many images are drawn; see `training.generate.SampleConfig`."""
-        from training.generate import SampleConfig
+        from matchgraph.training.generate import SampleConfig
 
         return SampleConfig(
             n=count,
@@ -130,7 +130,7 @@ def price(loaded: LoadedPipeline, drawing: Drawing, resolution_px: int) -> float
     Raises:
         TrainingError: the folder cannot be priced.
     """
-    from training.profile import PipelineProfiler
+    from matchgraph.training.profile import PipelineProfiler
 
     controlnet = loaded.pipe.components.get("controlnet")
     profile = PipelineProfiler(loaded.folder, None if controlnet is None else controlnet.config).price(

@@ -10,12 +10,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from collaboration.evaluation import Lead, Study, Way
-from predictor.report.assembly import write_page
-from predictor.report.figures import COLOURS, INK, LINES, drawing, logarithmic
-from predictor.report.page import Head
-from predictor.report.sections import Drawing, Section
-from predictor.report.tables import Column, Table, shown
+from matchgraph.collaboration.evaluation import Lead, Study, Way
+from matchgraph.predictor.report.assembly import write_page
+from matchgraph.predictor.report.figures import COLOURS, INK, LINES, drawing, logarithmic
+from matchgraph.predictor.report.page import Head
+from matchgraph.predictor.report.sections import Drawing, Section
+from matchgraph.predictor.report.tables import Column, Table, shown
 
 NAME = "collaboration"
 KINDS = ("student", "teacher", "refine all", "refine", "regenerate")

@@ -30,8 +30,8 @@ def student(teacher: Path, weights: Path, output: Path, solver_steps: int, as_js
     all else is the teacher's, but for the scheduler. Whole pipelines (LCM, Turbo) need none of this: ingest
     them as they are.
     """
-    from training.samplers import STUDENT_GUIDANCE, STUDENT_STEPS, TOLD_GUIDANCE
-    from training.students import make_student
+    from matchgraph.training.samplers import STUDENT_GUIDANCE, STUDENT_STEPS, TOLD_GUIDANCE
+    from matchgraph.training.students import make_student
 
     made = make_student(teacher, weights, output, solver_steps=solver_steps)
     if as_json:

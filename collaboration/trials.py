@@ -17,17 +17,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from collaboration.collaborate import share_latents
-from collaboration.errors import InvalidPlan, NoTrials
-from collaboration.plan import Correction, Drawing, price
+from matchgraph.collaboration.collaborate import share_latents
+from matchgraph.collaboration.errors import InvalidPlan, NoTrials
+from matchgraph.collaboration.plan import Correction, Drawing, price
 
 if TYPE_CHECKING:
     from PIL import Image
 
-    from training.extractors.base import Extractor
-    from training.generate import Batch
-    from training.pipelines import LoadedPipeline
-    from training.quality import Scorer
+    from matchgraph.training.extractors.base import Extractor
+    from matchgraph.training.generate import Batch
+    from matchgraph.training.pipelines import LoadedPipeline
+    from matchgraph.training.quality import Scorer
 
 BATCH = 32
 SAVED = "matchgraph-trial-2"
@@ -195,7 +195,7 @@ class _Bench:
         folder: Path,
         facts: Mapping[str, Any],
     ) -> None:
-        from graphdb.prompts import prompt_id
+        from matchgraph.graphdb.prompts import prompt_id
 
         self._student, self._scorers, self._extractor = student, scorers, extractor
         self._grid, self._folder, self._facts = grid, folder, facts
@@ -246,8 +246,8 @@ class _Bench:
     def _batch(
         self, loaded: LoadedPipeline, drawing: Drawing, rollback: float | None, places: range
     ) -> Batch:
-        from training.generate import start_with, stream_batches
-        from training.rollback import Start
+        from matchgraph.training.generate import start_with, stream_batches
+        from matchgraph.training.rollback import Start
 
         grid = self._grid
         texts = [self._texts[place] for place in places]
@@ -278,7 +278,7 @@ class _Bench:
     def _write(self, path: Path, tensors: Mapping[str, np.ndarray], facts: dict[str, str]) -> None:
         import torch
 
-        from training.files import write_tensors
+        from matchgraph.training.files import write_tensors
 
         self._folder.mkdir(parents=True, exist_ok=True)
         write_tensors(path, {name: torch.from_numpy(value) for name, value in tensors.items()}, facts)

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from collaboration.errors import InvalidPlan
-from collaboration.trials import Trials
+from matchgraph.collaboration.errors import InvalidPlan
+from matchgraph.collaboration.trials import Trials
 
 # Percentiles tried: fine enough to meet a budget, coarse enough not to chase single images.
 PERCENTILES = tuple(range(0, 101, 5))

@@ -1,9 +1,8 @@
 """The jars of Neo4j and of Graph Data Science: pinned by a lock file, fetched once, verified before each use.
 
 `artifacts.lock` names every jar by Maven coordinate, SHA-256 and size. Installing needs no dependency
-resolution, only that list; `python -m graphdb.artifacts --relock` (for maintainers) resolves the roots below
-anew and writes it.
-"""
+resolution, only that list; `python -m matchgraph.graphdb.artifacts --relock` (for maintainers) resolves the
+roots below anew and writes it."""
 
 from __future__ import annotations
 
@@ -22,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
 
-from graphdb.errors import ArtifactMismatch, ArtifactUnavailable, SettingsInvalid
+from matchgraph.graphdb.errors import ArtifactMismatch, ArtifactUnavailable, SettingsInvalid
 
 if TYPE_CHECKING:
     from jgo.maven import MavenContext
@@ -41,7 +40,7 @@ DOWNLOAD_TRIES = 3
 DOWNLOAD_TIMEOUT_S = 60
 LOCK_HEADER = """\
 # The jars of the managed Neo4j: part, Maven coordinate (group:artifact:version[:classifier]), SHA-256, bytes.
-# Written by `python -m graphdb.artifacts --relock`; not edited by hand.
+# Written by `python -m matchgraph.graphdb.artifacts --relock`; not edited by hand.
 """
 
 Progress = Callable[[int, int], None]
@@ -353,7 +352,7 @@ def lock_text(pinned: Sequence[PinnedJar]) -> str:
 def main(arguments: Sequence[str]) -> int:
     """Maintainer's entry: `--relock` writes the lock file anew, no argument checks the cache against it."""
     if list(arguments) not in ([], ["--relock"]):
-        print("usage: python -m graphdb.artifacts [--relock]", file=sys.stderr)
+        print("usage: python -m matchgraph.graphdb.artifacts [--relock]", file=sys.stderr)
         return 2
     if arguments:
         with tempfile.TemporaryDirectory() as repository:

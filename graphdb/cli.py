@@ -11,11 +11,11 @@ from typing import Any
 
 import click
 
-from graphdb.connection import Settings, connect, settings_from_environment
-from graphdb.errors import ServerNotManaged
-from graphdb.server import ManagedServer
-from graphdb.status import Status
-from graphdb.status import status as status_of
+from matchgraph.graphdb.connection import Settings, connect, settings_from_environment
+from matchgraph.graphdb.errors import ServerNotManaged
+from matchgraph.graphdb.server import ManagedServer
+from matchgraph.graphdb.status import Status
+from matchgraph.graphdb.status import status as status_of
 
 DECLINED_EXIT = 1
 
@@ -95,7 +95,7 @@ def delete_graph(settings: Settings) -> None:
     if settings.managed:
         ManagedServer(settings.home).reset()
         return
-    from graphdb.repository import MatchingGraph
+    from matchgraph.graphdb.repository import MatchingGraph
 
     with connect(settings) as runner:
         MatchingGraph(runner).clear()

@@ -6,9 +6,9 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from graphdb.artifacts import Progress
-from graphdb.errors import SettingsInvalid
-from graphdb.runner import Runner
+from matchgraph.graphdb.artifacts import Progress
+from matchgraph.graphdb.errors import SettingsInvalid
+from matchgraph.graphdb.runner import Runner
 
 DEFAULT_USER = "neo4j"
 HOME_VARIABLE = "MATCHGRAPH_HOME"
@@ -111,7 +111,7 @@ def connect(
     try:
         runner.gds_version()
         if apply_schema:
-            from graphdb import schema
+            from matchgraph.graphdb import schema
 
             schema.apply(runner)
     except BaseException:
@@ -121,7 +121,7 @@ def connect(
 
 
 def _managed_runner(settings: Settings, progress: Progress | None) -> Runner:
-    from graphdb.server import ManagedServer
+    from matchgraph.graphdb.server import ManagedServer
 
     return ManagedServer(settings.home).runner(progress=progress)
 

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from graphdb import queries
-from graphdb.errors import InvalidValue, NodeNotFound
-from graphdb.models import check_metric_name, check_number
-from graphdb.repository import edge_key
+from matchgraph.graphdb import queries
+from matchgraph.graphdb.errors import InvalidValue, NodeNotFound
+from matchgraph.graphdb.models import check_metric_name, check_number
+from matchgraph.graphdb.repository import edge_key
 
 if TYPE_CHECKING:
-    from graphdb.runner import Runner
+    from matchgraph.graphdb.runner import Runner
 
 PERCENTILES = 101
 

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from graphdb import queries
-from graphdb.errors import EmbeddingFailed, InvalidValue
+from matchgraph.graphdb import queries
+from matchgraph.graphdb.errors import EmbeddingFailed, InvalidValue
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from graphdb.runner import Runner
+    from matchgraph.graphdb.runner import Runner
 
 WEIGHT = "weight"
 MAX_SEED = 2**31

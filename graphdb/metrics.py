@@ -6,7 +6,7 @@ Each metric says as data what it is, so that a query, a validation or a table ca
 
 from __future__ import annotations
 
-from graphdb.models import Metric
+from matchgraph.graphdb.models import Metric
 
 DEFAULT_METRIC = "clip_fid"
 

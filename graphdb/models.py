@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 
-from graphdb.errors import InvalidId, InvalidValue
+from matchgraph.graphdb.errors import InvalidId, InvalidValue
 
 if TYPE_CHECKING:
     import pandas as pd

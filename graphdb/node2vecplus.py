@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from graphdb.embedding import IndexedGraph, Node2VecConfig, index_graph
-from graphdb.errors import EmbeddingFailed, InvalidValue
+from matchgraph.graphdb.embedding import IndexedGraph, Node2VecConfig, index_graph
+from matchgraph.graphdb.errors import EmbeddingFailed, InvalidValue
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -19,12 +19,12 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 import numpy as np
 
-from graphdb import queries
-from graphdb.errors import InvalidValue, MixedExtractors, NodeNotFound
-from graphdb.models import Property, check_id, check_metric_name, check_number, checked_properties
+from matchgraph.graphdb import queries
+from matchgraph.graphdb.errors import InvalidValue, MixedExtractors, NodeNotFound
+from matchgraph.graphdb.models import Property, check_id, check_metric_name, check_number, checked_properties
 
 if TYPE_CHECKING:
-    from graphdb.runner import Runner
+    from matchgraph.graphdb.runner import Runner
 
 Split: TypeAlias = Literal["train", "validation", "test"]
 

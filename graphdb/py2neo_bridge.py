@@ -10,9 +10,9 @@ from __future__ import annotations
 import importlib.util
 from typing import TYPE_CHECKING
 
-from graphdb import queries
-from graphdb.connection import Settings, connect, settings_from_environment
-from graphdb.errors import AuthenticationFailed, MissingOptionalDependency, ServerUnreachable
+from matchgraph.graphdb import queries
+from matchgraph.graphdb.connection import Settings, connect, settings_from_environment
+from matchgraph.graphdb.errors import AuthenticationFailed, MissingOptionalDependency, ServerUnreachable
 
 if TYPE_CHECKING:
     import py2neo
@@ -51,7 +51,7 @@ def py2neo_graph(settings: Settings | None = None) -> py2neo.Graph:
 
 
 def _managed_password(settings: Settings) -> str:
-    from graphdb.server import ManagedServer
+    from matchgraph.graphdb.server import ManagedServer
 
     file = ManagedServer(settings.home).password_file
     try:

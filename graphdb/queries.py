@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from importlib.resources.abc import Traversable
 from typing import TYPE_CHECKING, Any
 
-from graphdb.errors import ParameterInvalid, QueryNotFound
+from matchgraph.graphdb.errors import ParameterInvalid, QueryNotFound
 
 if TYPE_CHECKING:
-    from graphdb.runner import Runner
+    from matchgraph.graphdb.runner import Runner
 
 EXPLORE = "explore"
 # The last three are strings that name something in the graph.
@@ -174,7 +174,7 @@ def explore(runner: Runner, name: str, given: Mapping[str, Any]) -> tuple[list[s
         NodeNotFound: a model or dataset is not in the graph.
         UnknownMetric: a metric is neither known nor defined in the graph.
     """
-    from graphdb.repository import MatchingGraph
+    from matchgraph.graphdb.repository import MatchingGraph
 
     info = describe(name)
     arguments = info.arguments(given)
@@ -206,4 +206,4 @@ def _parameter(line: str, query: str) -> Parameter:
 
 
 def _root() -> Traversable:
-    return importlib.resources.files("cypher")
+    return importlib.resources.files("matchgraph.cypher")

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from graphdb import queries
-from graphdb.errors import ParameterInvalid, QueryNotFound
+from matchgraph.graphdb import queries
+from matchgraph.graphdb.errors import ParameterInvalid, QueryNotFound
 
 if TYPE_CHECKING:
-    from graphdb.runner import Runner
+    from matchgraph.graphdb.runner import Runner
 
 _CLICK_TYPES = {"integer": click.INT, "float": click.FLOAT, "boolean": click.BOOL}
 
@@ -115,7 +115,7 @@ def _command(info: queries.QueryInfo) -> click.Command:
 
 
 def _connect() -> Runner:
-    from graphdb.connection import connect
+    from matchgraph.graphdb.connection import connect
 
     return connect()
 
@@ -157,7 +157,7 @@ def _check_output(as_json: bool, as_csv: bool) -> None:
 
 
 def _print(columns: Sequence[str], rows: Sequence[dict[str, Any]], as_json: bool, as_csv: bool) -> None:
-    from graphdb import rendering
+    from matchgraph.graphdb import rendering
 
     if as_json:
         click.echo(rendering.as_json(rows))

@@ -25,10 +25,10 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
 
-from graphdb import queries
-from graphdb.errors import InvalidValue, MixedExtractors, NodeNotFound, UnknownMetric
-from graphdb.metrics import DEFAULT_METRIC, KNOWN_METRICS
-from graphdb.models import (
+from matchgraph.graphdb import queries
+from matchgraph.graphdb.errors import InvalidValue, MixedExtractors, NodeNotFound, UnknownMetric
+from matchgraph.graphdb.metrics import DEFAULT_METRIC, KNOWN_METRICS
+from matchgraph.graphdb.models import (
     INITIAL,
     Dataset,
     Metric,
@@ -39,13 +39,13 @@ from graphdb.models import (
     Snapshot,
     Statistics,
 )
-from graphdb.queries import did_you_mean
-from graphdb.weights import LEAST_WEIGHT, SHARPNESS
+from matchgraph.graphdb.queries import did_you_mean
+from matchgraph.graphdb.weights import LEAST_WEIGHT, SHARPNESS
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from graphdb.runner import Runner
+    from matchgraph.graphdb.runner import Runner
 
 T = TypeVar("T")
 Statement = tuple[str, dict[str, Any]]

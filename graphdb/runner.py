@@ -16,8 +16,8 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
-from graphdb import queries
-from graphdb.errors import (
+from matchgraph.graphdb import queries
+from matchgraph.graphdb.errors import (
     AuthenticationFailed,
     ConstraintViolated,
     DatabaseFailed,

@@ -7,11 +7,11 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from graphdb import queries
-from graphdb.errors import MigrationFailed
+from matchgraph.graphdb import queries
+from matchgraph.graphdb.errors import MigrationFailed
 
 if TYPE_CHECKING:
-    from graphdb.runner import Runner
+    from matchgraph.graphdb.runner import Runner
 
 FOLDER = "schema"
 _FILE = re.compile(r"(?P<version>\d{3})_[a-z0-9_]+")

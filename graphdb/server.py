@@ -26,15 +26,15 @@ from pathlib import Path
 import psutil
 from filelock import FileLock, Timeout
 
-from graphdb.artifacts import Jars, Progress, link_plugins, provide
-from graphdb.errors import (
+from matchgraph.graphdb.artifacts import Jars, Progress, link_plugins, provide
+from matchgraph.graphdb.errors import (
     AuthenticationFailed,
     DatabaseFailed,
     ServerDidNotStart,
     ServerUnreachable,
     SettingsInvalid,
 )
-from graphdb.runner import Runner
+from matchgraph.graphdb.runner import Runner
 
 HOST = "127.0.0.1"
 USER = "neo4j"

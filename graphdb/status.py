@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
-from graphdb import queries
-from graphdb.connection import Settings, external_runner
-from graphdb.errors import GdsMissing
-from graphdb.runner import Runner
-from graphdb.server import ManagedServer, ServerState
+from matchgraph.graphdb import queries
+from matchgraph.graphdb.connection import Settings, external_runner
+from matchgraph.graphdb.errors import GdsMissing
+from matchgraph.graphdb.runner import Runner
+from matchgraph.graphdb.server import ManagedServer, ServerState
 
 BROWSER_PORT = 7474
 

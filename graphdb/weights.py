@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from graphdb.errors import InvalidValue
+from matchgraph.graphdb.errors import InvalidValue
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
-# How strongly walks prefer the near and the good, measured by bench/walk_weights.py. With 1, a dataset at the
+# How strongly walks prefer the near and the good, measured on synthetic zoos. With 1, a dataset at the
 # median distance would weigh two fifths of one at a tenth of it, and the many far ones outweigh the few near.
 SHARPNESS = 5.0
 # exp(-x) underflows to 0 near x = 745, and a weight of 0 would be no edge at all.

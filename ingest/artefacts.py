@@ -10,9 +10,9 @@ import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
-from ingest.errors import UnknownRun
-from ingest.ledger import CANCELLED, DONE, Run, machine_id
-from training.files import file_hash
+from matchgraph.ingest.errors import UnknownRun
+from matchgraph.ingest.ledger import CANCELLED, DONE, Run, machine_id
+from matchgraph.training.files import file_hash
 
 RUNS_FOLDER = "runs"
 CHECKPOINT_FOLDER = "checkpoint"

@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ingest.pages import facts, score_rows, training_blocks, write_text
-from training.adapters import ADAPTER_FILE
-from training.methods import DENOISER_FILE
+from matchgraph.ingest.pages import facts, score_rows, training_blocks, write_text
+from matchgraph.training.adapters import ADAPTER_FILE
+from matchgraph.training.methods import DENOISER_FILE
 
 TEMPLATE = "card.md.jinja"
 CARD_FILE = "README.md"
@@ -66,7 +66,10 @@ def write_model_card(folder: Path, record: Mapping[str, Any]) -> Path:
     )
     # Jinja escapes nothing for Markdown: whatever is others' text goes through a filter.
     environment = Environment(
-        loader=PackageLoader("ingest"), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=PackageLoader("matchgraph.ingest"),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     environment.filters |= {"text": as_text, "code": as_code}
     rows = score_rows(record)
@@ -101,8 +104,8 @@ def loading_code(record: Mapping[str, Any]) -> str:
         return ""
     import diffusers
 
-    from training.families import family
-    from training.pipelines import PRECISIONS
+    from matchgraph.training.families import family
+    from matchgraph.training.pipelines import PRECISIONS
 
     own, folder = family(used["family"]), Path(asked["model_folder"])
     pipeline = getattr(diffusers, own.pipeline_class)

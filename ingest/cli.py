@@ -9,9 +9,9 @@ from typing import Any
 
 import click
 
-from ingest.display import count, step_bar
-from ingest.errors import Problem
-from ingest.options import (
+from matchgraph.ingest.display import count, step_bar
+from matchgraph.ingest.errors import Problem
+from matchgraph.ingest.options import (
     NEEDS_PROBE,
     FiniteRange,
     GivenPath,
@@ -25,8 +25,8 @@ from ingest.options import (
     skip_bad_option,
     text_option,
 )
-from ingest.records_cli import COMMANDS as RECORD_COMMANDS
-from ingest.runs_cli import COMMANDS as RUN_COMMANDS
+from matchgraph.ingest.records_cli import COMMANDS as RECORD_COMMANDS
+from matchgraph.ingest.runs_cli import COMMANDS as RUN_COMMANDS
 
 
 @click.group()
@@ -97,8 +97,8 @@ def models(
     pixels, as in the paper; where the weights are there, `throughput` is measured. What is known of an
     unchanged folder is not measured again.
     """
-    from ingest.facts import FactsConfig
-    from ingest.models import ingest_models
+    from matchgraph.ingest.facts import FactsConfig
+    from matchgraph.ingest.models import ingest_models
 
     with opened_graph() as (graph, _), step_bar() as progress:
         report = ingest_models(
@@ -160,13 +160,13 @@ def datasets(
     other by every --metric. Several paths are taken one after another; the first with problems ends the
     command.
     """
-    from ingest.datasets import DatasetsReport, ingest_dataset_table, ingest_image_folders
+    from matchgraph.ingest.datasets import DatasetsReport, ingest_dataset_table, ingest_image_folders
 
     extractor = scorer = None
     if any(path.is_dir() for path in paths):
-        from graphdb.connection import settings_from_environment
-        from ingest.instruments import FEATURES_FOLDER, extractor_specs, load_instruments
-        from training.scoring import PROBE, Scorer, needed_extractors
+        from matchgraph.graphdb.connection import settings_from_environment
+        from matchgraph.ingest.instruments import FEATURES_FOLDER, extractor_specs, load_instruments
+        from matchgraph.training.scoring import PROBE, Scorer, needed_extractors
 
         specs = extractor_specs(probe, extractors)
         needed = [embedding, *needed_extractors(metrics)]
@@ -223,7 +223,7 @@ def results(
     Optional columns: stage (initial or finetuned), n_real, n_gen, run, extractor, extractor_name, resize,
     version, std, training_seconds, seconds_per_image.
     """
-    from ingest.results import ingest_results
+    from matchgraph.ingest.results import ingest_results
 
     with opened_graph() as (graph, _):
         reading = ingest_results(
@@ -249,7 +249,7 @@ def similarities(path: Path, larger_is_better: bool | None, skip_bad: bool, as_j
     A pair has no order; where both directions are given they must agree. Optional columns: n_real, extractor,
     resize.
     """
-    from ingest.similarities import ingest_similarities
+    from matchgraph.ingest.similarities import ingest_similarities
 
     with opened_graph() as (graph, _):
         reading = ingest_similarities(graph, path, larger_is_better=larger_is_better, skip_bad=skip_bad)

@@ -7,13 +7,13 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any
 
-from graphdb.models import check_metric_name
-from ingest.datasets import METRIC, MINIMUM_IMAGES
-from ingest.errors import ConfigChanged, IngestError
+from matchgraph.graphdb.models import check_metric_name
+from matchgraph.ingest.datasets import METRIC, MINIMUM_IMAGES
+from matchgraph.ingest.errors import ConfigChanged, IngestError
 
 if TYPE_CHECKING:
-    from training.generate import SampleConfig
-    from training.lora import FineTuneConfig
+    from matchgraph.training.generate import SampleConfig
+    from matchgraph.training.lora import FineTuneConfig
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class RunConfig:
 
     def fine_tuning(self, device: str = "auto") -> FineTuneConfig:
         """Return the part that fine-tunes; LoRA alpha equals the rank, so the update is not scaled."""
-        from training.lora import FineTuneConfig
+        from matchgraph.training.lora import FineTuneConfig
 
         return FineTuneConfig(
             steps=self.steps,
@@ -96,7 +96,7 @@ class RunConfig:
 
     def sampling(self, device: str = "auto") -> SampleConfig:
         """Return the part that samples."""
-        from training.generate import SampleConfig
+        from matchgraph.training.generate import SampleConfig
 
         return SampleConfig(
             n=self.samples,

@@ -11,11 +11,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from graphdb.errors import UnknownMetric
-from graphdb.models import Dataset, Metric, Property, Similar, Statistics
-from ingest.errors import BadInput, Problem
-from ingest.models import fingerprint_files
-from ingest.tables import (
+from matchgraph.graphdb.errors import UnknownMetric
+from matchgraph.graphdb.models import Dataset, Metric, Property, Similar, Statistics
+from matchgraph.ingest.errors import BadInput, Problem
+from matchgraph.ingest.models import fingerprint_files
+from matchgraph.ingest.tables import (
     Row,
     Table,
     check_ids,
@@ -26,13 +26,13 @@ from ingest.tables import (
     read_table,
     typed_columns,
 )
-from training.frechet import GaussianStatistics
+from matchgraph.training.frechet import GaussianStatistics
 
 if TYPE_CHECKING:
-    from graphdb.repository import MatchingGraph
-    from training.extractors import CaptionExtractor, Extractor
-    from training.images import CaptionedImage
-    from training.scoring import Measure, Reference, Sample, Scorer
+    from matchgraph.graphdb.repository import MatchingGraph
+    from matchgraph.training.extractors import CaptionExtractor, Extractor
+    from matchgraph.training.images import CaptionedImage
+    from matchgraph.training.scoring import Measure, Reference, Sample, Scorer
 
 EMBEDDING_COLUMN = re.compile(r"e(0|[1-9]\d*)", re.ASCII)
 METRIC = "clip_fid"
@@ -181,8 +181,8 @@ def read_folders(folder: Path, *, on_image: Callable[[int, int], None] | None = 
     Raises:
         BadInput: there is no dataset folder at all.
     """
-    from training.errors import TrainingError
-    from training.images import list_captioned_images, load_rgb
+    from matchgraph.training.errors import TrainingError
+    from matchgraph.training.images import list_captioned_images, load_rgb
 
     listed: list[tuple[str, Path, list[CaptionedImage]]] = []
     problems: list[Problem] = []
@@ -341,7 +341,7 @@ class Comparison:
     def __init__(
         self, graph: MatchingGraph, extractor: Extractor | CaptionExtractor, scorer: Scorer | None = None
     ) -> None:
-        from training.scoring import PROBE, Sample, Scorer
+        from matchgraph.training.scoring import PROBE, Sample, Scorer
 
         self._probe = extractor
         self._scorer = scorer or Scorer((METRIC,), {PROBE: extractor})
@@ -457,8 +457,8 @@ class Comparison:
 
     def _sample(self, dataset: str, measure: Measure) -> Sample | None:
         """A known dataset as a metric needs it; None where its images would have to be here and are not."""
-        from training.errors import TrainingError
-        from training.scoring import OF_FEATURES
+        from matchgraph.training.errors import TrainingError
+        from matchgraph.training.scoring import OF_FEATURES
 
         sample = self._samples[measure.extractor][dataset]
         if measure.distance not in OF_FEATURES or sample.features is not None:
@@ -509,7 +509,7 @@ def listed_hash(folder: Path) -> str:
         BadDataset: the folder holds no images or a faulty metadata.jsonl.
         BadImage: a file is in an image format that is not read.
     """
-    from training.images import list_captioned_images
+    from matchgraph.training.images import list_captioned_images
 
     return images_hash(ImageFolder(folder.name, folder, tuple(list_captioned_images(folder))))
 

@@ -13,9 +13,9 @@ if TYPE_CHECKING:
     from rich.progress import Progress
     from rich.table import Table
 
-    from ingest.datasets import Progress as OnProgress
-    from ingest.estimates import Estimator
-    from ingest.ledger import Run
+    from matchgraph.ingest.datasets import Progress as OnProgress
+    from matchgraph.ingest.estimates import Estimator
+    from matchgraph.ingest.ledger import Run
 
 MOST_ROWS = 20
 
@@ -119,7 +119,7 @@ def status_line(run: Run, estimator: Estimator) -> str:
 
 def counts_line(runs: Sequence[Run]) -> str:
     """How many runs there are of each status."""
-    from ingest.ledger import STATUSES
+    from matchgraph.ingest.ledger import STATUSES
 
     counts = Counter(run.status for run in runs)
     return ", ".join(f"{counts[name]} {name.lower()}" for name in STATUSES)
@@ -129,7 +129,7 @@ def runs_table(runs: Sequence[Run], estimator: Estimator) -> Table:
     """The running runs as a table under the counts of all."""
     from rich.text import Text
 
-    from graphdb.rendering import new_table
+    from matchgraph.graphdb.rendering import new_table
 
     table = new_table(counts_line(runs))
     for name in ("run", "model", "dataset", "stage", "progress", "loss", "left", "host"):

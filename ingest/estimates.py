@@ -11,8 +11,8 @@ from functools import cache
 from statistics import median
 from typing import Any
 
-from graphdb.models import Model
-from ingest.ledger import DONE, Run
+from matchgraph.graphdb.models import Model
+from matchgraph.ingest.ledger import DONE, Run
 
 BEFORE, TRAINING, AFTER = "sampling before", "fine-tuning", "sampling after"
 # Backward costs about two forwards, so a training step is three: Kaplan et al. (2020), section 2.1.
@@ -161,8 +161,8 @@ def stages(config: Mapping[str, Any]) -> list[str]:
 @cache
 def _defaults(family_name: str) -> tuple[int, bool, float]:
     """A family's default steps, whether guidance doubles the forwards, and its default guidance."""
-    from training.errors import UnknownFamily
-    from training.families import family
+    from matchgraph.training.errors import UnknownFamily
+    from matchgraph.training.families import family
 
     try:
         found = family(family_name)

@@ -12,21 +12,21 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ingest.errors import ExtractorMismatch
-from ingest.estimates import AFTER, BEFORE, TRAINING
-from ingest.pages import GRID_BEFORE_FILE, GRID_FILE
-from ingest.run import Job, OnStep, Outcome
-from training.extractors import load_extractor, parse_extractors, require_images
-from training.files import write_json
-from training.frechet import GaussianStatistics
-from training.scoring import Score, Scorer
+from matchgraph.ingest.errors import ExtractorMismatch
+from matchgraph.ingest.estimates import AFTER, BEFORE, TRAINING
+from matchgraph.ingest.pages import GRID_BEFORE_FILE, GRID_FILE
+from matchgraph.ingest.run import Job, OnStep, Outcome
+from matchgraph.training.extractors import load_extractor, parse_extractors, require_images
+from matchgraph.training.files import write_json
+from matchgraph.training.frechet import GaussianStatistics
+from matchgraph.training.scoring import Score, Scorer
 
 if TYPE_CHECKING:
     from PIL import Image
 
-    from training.cache import EncodingCache
-    from training.extractors import Extractor
-    from training.pipelines import LoadedPipeline
+    from matchgraph.training.cache import EncodingCache
+    from matchgraph.training.extractors import Extractor
+    from matchgraph.training.pipelines import LoadedPipeline
 
 # Told images, gives a score for each metric.
 Measuring = Callable[[Iterable["Image.Image"]], tuple[Score, ...]]
@@ -58,9 +58,9 @@ class LoraExecutor:
 
     def execute(self, job: Job, on_step: OnStep) -> Outcome:
         """Score the pretrained model, fine-tune it, and score it again; see `ingest.run.Executor`."""
-        from training.checkpoint import Checkpoints, checkpoint_step
-        from training.images import list_captioned_images
-        from training.lora import fine_tune
+        from matchgraph.training.checkpoint import Checkpoints, checkpoint_step
+        from matchgraph.training.images import list_captioned_images
+        from matchgraph.training.lora import fine_tune
 
         scorer = Scorer(job.config.metrics, self._extractors(job), self.features)
         known = job.reference
@@ -115,7 +115,7 @@ class LoraExecutor:
             self._loaded = None
 
     def _pipeline(self, folder: Path, precision: str) -> LoadedPipeline:
-        from training.pipelines import LoadedPipeline
+        from matchgraph.training.pipelines import LoadedPipeline
 
         loaded = self._loaded
         if loaded is None or loaded.folder != folder or loaded.precision != precision:
@@ -154,7 +154,7 @@ class LoraExecutor:
         step: str,
         on_step: OnStep,
     ) -> tuple[tuple[Score, ...], list[Image.Image], float]:
-        from training.generate import stream_images
+        from matchgraph.training.generate import stream_images
 
         shown: list[Image.Image] = []
         drawing = 0.0

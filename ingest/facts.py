@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from graphdb.models import Model
+from matchgraph.graphdb.models import Model
 
 if TYPE_CHECKING:
     import torch
@@ -54,7 +54,7 @@ def check_device(config: FactsConfig) -> None:
     """
     if config.throughput is False or config.device in ("auto", "cpu"):
         return
-    from training.pipelines import choose_device
+    from matchgraph.training.pipelines import choose_device
 
     choose_device(config.device)
 
@@ -93,8 +93,8 @@ def profile_facts(model: Model, known: Mapping[str, Any]) -> tuple[dict[str, Any
     """
     if known.get("tflop_protocol") == PROTOCOL and {"params", "tflop"} <= set(known):
         return {}, []
-    from training.errors import TrainingError
-    from training.profile import profile_pipeline
+    from matchgraph.training.errors import TrainingError
+    from matchgraph.training.profile import profile_pipeline
 
     try:
         profile = profile_pipeline(model.properties["source"], protocol=PROTOCOL)
@@ -136,9 +136,9 @@ def throughput_facts(
     if bare := _without_weights(folder):
         told = [f"{model.id}: throughput is left out: {', '.join(bare)} has no weights here"]
         return {}, told if config.throughput else []
-    from training.errors import TrainingError
-    from training.pipelines import LoadedPipeline, choose_device
-    from training.profile import device_name, measure_throughput
+    from matchgraph.training.errors import TrainingError
+    from matchgraph.training.pipelines import LoadedPipeline, choose_device
+    from matchgraph.training.profile import device_name, measure_throughput
 
     device = choose_device(config.device)
     if _is_known(known, config, device_name(device)):

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
-from ingest.errors import IngestError
+from matchgraph.ingest.errors import IngestError
 
 # In the data folder: features of datasets, which can be computed again.
 FEATURES_FOLDER = "features"
 
 if TYPE_CHECKING:
-    from training.extractors import CaptionExtractor, Extractor, ExtractorSpec
+    from matchgraph.training.extractors import CaptionExtractor, Extractor, ExtractorSpec
 
 
 def extractor_specs(probe: str | None, extractors: Iterable[str]) -> dict[str, ExtractorSpec]:
@@ -25,8 +25,8 @@ def extractor_specs(probe: str | None, extractors: Iterable[str]) -> dict[str, E
         IngestError: both options give `clip`.
         InvalidConfig: one cannot be read.
     """
-    from training.extractors import ExtractorSpec, parse_extractors
-    from training.scoring import PROBE
+    from matchgraph.training.extractors import ExtractorSpec, parse_extractors
+    from matchgraph.training.scoring import PROBE
 
     specs = parse_extractors(extractors)
     if probe is not None:
@@ -52,8 +52,8 @@ def load_instruments(
         IngestError: one was not given.
         ExtractorUnavailable: the weights of one cannot be had or read.
     """
-    from training.extractors import load_extractor
-    from training.scoring import PROBE
+    from matchgraph.training.extractors import load_extractor
+    from matchgraph.training.scoring import PROBE
 
     wanted = list(dict.fromkeys(names))
     for name in wanted:

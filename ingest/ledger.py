@@ -19,14 +19,14 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 
-from graphdb.errors import GuardFailed
-from graphdb.queries import load
-from ingest.errors import IngestError, StaleFence, UnknownRun
+from matchgraph.graphdb.errors import GuardFailed
+from matchgraph.graphdb.queries import load
+from matchgraph.ingest.errors import IngestError, StaleFence, UnknownRun
 
 if TYPE_CHECKING:
-    from graphdb.models import Result
-    from graphdb.repository import MatchingGraph
-    from graphdb.runner import Runner
+    from matchgraph.graphdb.models import Result
+    from matchgraph.graphdb.repository import MatchingGraph
+    from matchgraph.graphdb.runner import Runner
 
 QUEUED, RUNNING, DONE, FAILED, CANCELLED = "QUEUED", "RUNNING", "DONE", "FAILED", "CANCELLED"
 STATUSES = (QUEUED, RUNNING, DONE, FAILED, CANCELLED)

@@ -17,12 +17,13 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from ingest.errors import WorkerFailed
-from ingest.ledger import Ledger, Run
-from ingest.worker import WorkerOptions
+import matchgraph
+from matchgraph.ingest.errors import WorkerFailed
+from matchgraph.ingest.ledger import Ledger, Run
+from matchgraph.ingest.worker import WorkerOptions
 
 if TYPE_CHECKING:
-    from graphdb.connection import Settings
+    from matchgraph.graphdb.connection import Settings
 
 LOGS_FOLDER = "logs"
 GPU_VARIABLE, THREADS_VARIABLE = "CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS"
@@ -205,14 +206,14 @@ def _start(
     log = settings.home / LOGS_FOLDER / f"worker-{place + 1}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     # The child must load this very program, wherever that lies, and nothing from the folder it is started in.
-    source = str(Path(__file__).resolve().parents[1])
+    source = str(Path(matchgraph.__file__).resolve().parents[1])
     paths = [source, *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = {**os.environ, **share, "PYTHONPATH": os.pathsep.join(paths)}
     # Read and closed when the child has ended.
     answer = tempfile.TemporaryFile()  # noqa: SIM115
     with log.open("wb") as stderr:
         process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "ingest.worker_process"],
+            [sys.executable, "-P", "-m", "matchgraph.ingest.worker_process"],
             stdin=subprocess.PIPE,
             stdout=answer,
             stderr=stderr,

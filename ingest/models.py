@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from graphdb.models import INTEGER_RANGE, Model
-from ingest.errors import BadInput, Problem
-from ingest.facts import (
+from matchgraph.graphdb.models import INTEGER_RANGE, Model
+from matchgraph.ingest.errors import BadInput, Problem
+from matchgraph.ingest.facts import (
     MEASURED,
     FactsConfig,
     check_device,
@@ -22,14 +22,14 @@ from ingest.facts import (
     profile_facts,
     throughput_facts,
 )
-from ingest.tables import Scalar, check_ids, check_unique, id_fault, read_table, typed_columns
-from training.families import ALIASES
-from training.families import FAMILIES as TRAINABLE
-from training.files import files_below
-from training.hub import is_hub_name, model_name, pipeline_folder
+from matchgraph.ingest.tables import Scalar, check_ids, check_unique, id_fault, read_table, typed_columns
+from matchgraph.training.families import ALIASES
+from matchgraph.training.families import FAMILIES as TRAINABLE
+from matchgraph.training.files import files_below
+from matchgraph.training.hub import is_hub_name, model_name, pipeline_folder
 
 if TYPE_CHECKING:
-    from graphdb.repository import MatchingGraph
+    from matchgraph.graphdb.repository import MatchingGraph
 
 Progress = Callable[[str, int, int], None]
 INDEX = "model_index.json"

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from graphdb.repository import MatchingGraph
-    from graphdb.runner import Runner
+    from matchgraph.graphdb.repository import MatchingGraph
+    from matchgraph.graphdb.runner import Runner
 
 NEEDS_PROBE = (
     "Image folders are looked at by a probe model: give a CLIP folder or MODEL/TAG with --probe or in "
@@ -96,8 +96,8 @@ def path_argument(metavar: str) -> Callable[..., Any]:
 @contextmanager
 def opened_graph() -> Iterator[tuple[MatchingGraph, Runner]]:
     """The graph that the environment names, with its connection."""
-    from graphdb.connection import connect
-    from graphdb.repository import MatchingGraph
+    from matchgraph.graphdb.connection import connect
+    from matchgraph.graphdb.repository import MatchingGraph
 
     with connect() as runner:
         yield MatchingGraph(runner), runner

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from graphdb.metrics import KNOWN_METRICS
-from graphdb.rendering import in_words
-from ingest.curves import loss_curve
+from matchgraph.graphdb.metrics import KNOWN_METRICS
+from matchgraph.graphdb.rendering import in_words
+from matchgraph.ingest.curves import loss_curve
 
 TEMPLATE = "run.html.jinja"
 PAGE_FILE = "index.html"
@@ -103,7 +103,7 @@ def write_run_page(folder: Path, record: Mapping[str, Any]) -> Path:
     scores = score_rows(record)
     # Ids and captions are others' text: every value is escaped, but for the curve, which holds none of them.
     environment = Environment(
-        loader=PackageLoader("ingest"),
+        loader=PackageLoader("matchgraph.ingest"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -163,7 +163,7 @@ def score_rows(record: Mapping[str, Any]) -> list[ScoreRow]:
 
 def larger_is_better(metric: str) -> bool | None:
     """The direction of a metric that a run measures; None of one that is none of ours."""
-    from training.scoring import DISTANCES
+    from matchgraph.training.scoring import DISTANCES
 
     if metric in KNOWN_METRICS:
         return KNOWN_METRICS[metric].larger_is_better

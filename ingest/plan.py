@@ -10,21 +10,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from graphdb.models import Dataset, Model
-from ingest.artefacts import has_artefact
-from ingest.config import RunConfig
-from ingest.datasets import listed_hash
-from ingest.errors import BadInput, ConfigChanged, ExtractorMismatch, NothingToDo, SourceChanged
-from ingest.estimates import Estimate, Estimator
-from ingest.ledger import DONE, FAILED, MAX_ATTEMPTS, QUEUED, RUNNING, Ledger, Run, RunRequest
-from ingest.models import pipeline_fingerprint
-from ingest.results import check_known
-from ingest.tables import check_ids, read_table
-from training.scoring import PROBE
+from matchgraph.graphdb.models import Dataset, Model
+from matchgraph.ingest.artefacts import has_artefact
+from matchgraph.ingest.config import RunConfig
+from matchgraph.ingest.datasets import listed_hash
+from matchgraph.ingest.errors import BadInput, ConfigChanged, ExtractorMismatch, NothingToDo, SourceChanged
+from matchgraph.ingest.estimates import Estimate, Estimator
+from matchgraph.ingest.ledger import DONE, FAILED, MAX_ATTEMPTS, QUEUED, RUNNING, Ledger, Run, RunRequest
+from matchgraph.ingest.models import pipeline_fingerprint
+from matchgraph.ingest.results import check_known
+from matchgraph.ingest.tables import check_ids, read_table
+from matchgraph.training.scoring import PROBE
 
 if TYPE_CHECKING:
-    from graphdb.repository import MatchingGraph
-    from training.extractors import Extractor
+    from matchgraph.graphdb.repository import MatchingGraph
+    from matchgraph.training.extractors import Extractor
 
 # The state of a pair of which the ledger has no run.
 NEW = "NEW"

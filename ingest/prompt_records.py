@@ -22,12 +22,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from graphdb.errors import GraphError
-from graphdb.models import INTEGER_RANGE, check_metric_name
-from graphdb.prompts import SPLITS, Prompt, Score, Variant, check_prompt, prompt_id
-from ingest.errors import BadInput, IngestError, Problem
-from ingest.results import check_known
-from ingest.tables import (
+from matchgraph.graphdb.errors import GraphError
+from matchgraph.graphdb.models import INTEGER_RANGE, check_metric_name
+from matchgraph.graphdb.prompts import SPLITS, Prompt, Score, Variant, check_prompt, prompt_id
+from matchgraph.ingest.errors import BadInput, IngestError, Problem
+from matchgraph.ingest.results import check_known
+from matchgraph.ingest.tables import (
     INTEGER,
     Row,
     Table,
@@ -39,10 +39,10 @@ from ingest.tables import (
     typed_columns,
     write_table,
 )
-from training.files import SCRATCH_PREFIX, publish, write_tensors
+from matchgraph.training.files import SCRATCH_PREFIX, publish, write_tensors
 
 if TYPE_CHECKING:
-    from graphdb.prompts import PromptGraph
+    from matchgraph.graphdb.prompts import PromptGraph
 
 PROMPTS, EMBEDDINGS, VARIANTS, SCORES = "prompts.csv", "prompts.safetensors", "variants.csv", "scores.csv"
 TABLES = "scores"

@@ -19,13 +19,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from ingest.errors import ClusterUnusable, RayMissing, WorkerFailed
-from ingest.ledger import RUNNING, Ledger, Run
-from ingest.worker import PATIENCE_S, WorkerOptions, stopped_by_signals, work_queue
-from training.errors import first_line
+from matchgraph.ingest.errors import ClusterUnusable, RayMissing, WorkerFailed
+from matchgraph.ingest.ledger import RUNNING, Ledger, Run
+from matchgraph.ingest.worker import PATIENCE_S, WorkerOptions, stopped_by_signals, work_queue
+from matchgraph.training.errors import first_line
 
 if TYPE_CHECKING:
-    from graphdb.connection import Settings
+    from matchgraph.graphdb.connection import Settings
 
 POLL_S = 1.0
 # After so many tasks that were lost one after another without a claim between them no better one will come.

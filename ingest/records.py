@@ -16,30 +16,38 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from graphdb.errors import GraphError
-from graphdb.models import INITIAL, Metric, Result, Similar, Statistics
-from graphdb.prompts import PromptGraph
-from graphdb.queries import load
-from ingest.datasets import EMBEDDING_COLUMN, read_dataset_table
-from ingest.errors import BadInput, IngestError, Problem
-from ingest.models import read_model_table
-from ingest.prompt_records import (
+from matchgraph.graphdb.errors import GraphError
+from matchgraph.graphdb.models import INITIAL, Metric, Result, Similar, Statistics
+from matchgraph.graphdb.prompts import PromptGraph
+from matchgraph.graphdb.queries import load
+from matchgraph.ingest.datasets import EMBEDDING_COLUMN, read_dataset_table
+from matchgraph.ingest.errors import BadInput, IngestError, Problem
+from matchgraph.ingest.models import read_model_table
+from matchgraph.ingest.prompt_records import (
     PromptRecords,
     prompt_records,
     read_prompt_records,
     write_prompt_records,
 )
-from ingest.results import COUNTS, NUMBERS, STAGES, TEXTS, read_results
-from ingest.similarities import COUNTS as SIMILAR_COUNTS
-from ingest.similarities import NUMBERS as SIMILAR_NUMBERS
-from ingest.similarities import TEXTS as SIMILAR_TEXTS
-from ingest.similarities import read_similarities
-from ingest.tables import Row, Table, check_ids, check_unique, parse_number, read_table, write_table
+from matchgraph.ingest.results import COUNTS, NUMBERS, STAGES, TEXTS, read_results
+from matchgraph.ingest.similarities import COUNTS as SIMILAR_COUNTS
+from matchgraph.ingest.similarities import NUMBERS as SIMILAR_NUMBERS
+from matchgraph.ingest.similarities import TEXTS as SIMILAR_TEXTS
+from matchgraph.ingest.similarities import read_similarities
+from matchgraph.ingest.tables import (
+    Row,
+    Table,
+    check_ids,
+    check_unique,
+    parse_number,
+    read_table,
+    write_table,
+)
 
 if TYPE_CHECKING:
-    from graphdb.models import Dataset, Model
-    from graphdb.repository import MatchingGraph
-    from graphdb.runner import Runner
+    from matchgraph.graphdb.models import Dataset, Model
+    from matchgraph.graphdb.repository import MatchingGraph
+    from matchgraph.graphdb.runner import Runner
 
 MODELS, DATASETS, METRICS = "models.csv", "datasets.csv", "metrics.csv"
 SIMILARITIES, RESULTS, RUNS = "similarities.csv", "results.csv", "runs.csv"

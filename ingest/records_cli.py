@@ -9,8 +9,8 @@ from pathlib import Path
 
 import click
 
-from ingest.display import count
-from ingest.options import GivenPath, json_option, opened_graph, path_argument
+from matchgraph.ingest.display import count
+from matchgraph.ingest.options import GivenPath, json_option, opened_graph, path_argument
 
 without_option = click.option(
     "--without",
@@ -29,7 +29,7 @@ def export(folder: Path, as_json: bool) -> None:
     Everything that was measured is there with how it was measured, and no weights, images or paths of this
     machine.
     """
-    from ingest.records import write_records
+    from matchgraph.ingest.records import write_records
 
     with opened_graph() as (graph, runner):
         counts = write_records(graph, runner, folder)
@@ -58,13 +58,13 @@ def records(path: Path, without: Sequence[str], as_json: bool) -> None:
 @json_option
 def minizoo(without: Sequence[str], as_json: bool) -> None:
     """Load the records that come with matchgraph: ten tiny models, 32 datasets, 320 measured fine-tunings."""
-    with resources.as_file(resources.files("minizoo") / "records") as folder:
+    with resources.as_file(resources.files("matchgraph.minizoo") / "records") as folder:
         load_records(folder, without, as_json)
 
 
 def load_records(folder: Path, without: Sequence[str], as_json: bool) -> None:
     """Check a folder of records whole, save it, and say what it held."""
-    from ingest.records import read_records, save_records
+    from matchgraph.ingest.records import read_records, save_records
 
     with opened_graph() as (graph, runner):
         found = read_records(folder, graph.metric).without(without)

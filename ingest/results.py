@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from graphdb.errors import GraphError, InvalidValue, UnknownMetric
-from graphdb.models import Metric, Result, check_metric_name
-from ingest.errors import Problem
-from ingest.tables import INTEGER, Row, Table, check_ids, number_problem, parse_number, read_table
+from matchgraph.graphdb.errors import GraphError, InvalidValue, UnknownMetric
+from matchgraph.graphdb.models import Metric, Result, check_metric_name
+from matchgraph.ingest.errors import Problem
+from matchgraph.ingest.tables import INTEGER, Row, Table, check_ids, number_problem, parse_number, read_table
 
 if TYPE_CHECKING:
-    from graphdb.repository import MatchingGraph
+    from matchgraph.graphdb.repository import MatchingGraph
 
 OnDuplicate = Literal["error", "mean", "first", "last", "best"]
 

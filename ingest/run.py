@@ -18,9 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from graphdb.errors import AuthenticationFailed, DatabaseFailed, GraphError, ServerUnreachable
-from graphdb.models import INITIAL, Result, Statistics
-from ingest.artefacts import (
+from matchgraph.graphdb.errors import AuthenticationFailed, DatabaseFailed, GraphError, ServerUnreachable
+from matchgraph.graphdb.models import INITIAL, Result, Statistics
+from matchgraph.ingest.artefacts import (
     CHECKPOINT_FOLDER,
     RECORD_FILE,
     carry_checkpoint,
@@ -29,17 +29,17 @@ from ingest.artefacts import (
     remove_all_but,
     remove_run,
 )
-from ingest.cards import write_model_card
-from ingest.config import RunConfig
-from ingest.errors import ConfigChanged, ExtractorMismatch, SourceChanged, StaleFence
-from ingest.ledger import CANCELLED, DONE, Claim, Ledger, Progress, Run, machine_id
-from ingest.pages import write_run_page
-from training.errors import BadAdapter, ExtractorUnavailable
-from training.files import file_hash, write_json
+from matchgraph.ingest.cards import write_model_card
+from matchgraph.ingest.config import RunConfig
+from matchgraph.ingest.errors import ConfigChanged, ExtractorMismatch, SourceChanged, StaleFence
+from matchgraph.ingest.ledger import CANCELLED, DONE, Claim, Ledger, Progress, Run, machine_id
+from matchgraph.ingest.pages import write_run_page
+from matchgraph.training.errors import BadAdapter, ExtractorUnavailable
+from matchgraph.training.files import file_hash, write_json
 
 if TYPE_CHECKING:
-    from graphdb.repository import MatchingGraph
-    from training.scoring import Score
+    from matchgraph.graphdb.repository import MatchingGraph
+    from matchgraph.training.scoring import Score
 
 # What ended an attempt, beside "done"; an error's own words otherwise.
 LOST, GIVEN_UP = "taken by another worker", "cancelled"

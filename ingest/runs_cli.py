@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ingest.display import (
+from matchgraph.ingest.display import (
     count,
     counts_line,
     duration,
@@ -24,8 +24,8 @@ from ingest.display import (
     run_bar,
     status_line,
 )
-from ingest.errors import IngestError
-from ingest.options import (
+from matchgraph.ingest.errors import IngestError
+from matchgraph.ingest.options import (
     NEEDS_PROBE,
     FiniteRange,
     GivenPath,
@@ -35,16 +35,16 @@ from ingest.options import (
     opened_graph,
     probe_option,
 )
-from training.pipelines import PRECISIONS
+from matchgraph.training.pipelines import PRECISIONS
 
 if TYPE_CHECKING:
-    from graphdb.repository import MatchingGraph
-    from ingest.ledger import Ledger, Run
-    from ingest.plan import Plan, PlannedRun
-    from ingest.ray_executor import ClusterOptions
-    from ingest.worker import WorkerOptions, WorkSummary
-    from predictor.active import Proposal
-    from training.extractors import Extractor
+    from matchgraph.graphdb.repository import MatchingGraph
+    from matchgraph.ingest.ledger import Ledger, Run
+    from matchgraph.ingest.plan import Plan, PlannedRun
+    from matchgraph.ingest.ray_executor import ClusterOptions
+    from matchgraph.ingest.worker import WorkerOptions, WorkSummary
+    from matchgraph.predictor.active import Proposal
+    from matchgraph.training.extractors import Extractor
 
 FAILED_EXIT = 1
 WATCH_S = 2.0
@@ -234,8 +234,8 @@ def plan(
     which model is good where, for each hour they take, near-copies of each other left out. Without results
     and similarities that is an even cover of models and datasets.
     """
-    from graphdb.connection import settings_from_environment
-    from ingest.ledger import Ledger
+    from matchgraph.graphdb.connection import settings_from_environment
+    from matchgraph.ingest.ledger import Ledger
 
     if budget_hours is None and out is not None:
         raise click.UsageError("--out writes what --budget proposes: give a budget.")
@@ -323,10 +323,10 @@ def run(
     nodes need matchgraph, a Neo4j that all of them reach, and a file system with the models, the datasets and
     MATCHGRAPH_HOME under the same paths. A lost node's runs go on elsewhere.
     """
-    from graphdb.connection import settings_from_environment
-    from ingest.ledger import Ledger
-    from ingest.plan import queue_plan
-    from ingest.worker import GRACE_S, PATIENCE_S, WorkerOptions, stopped_by_signals
+    from matchgraph.graphdb.connection import settings_from_environment
+    from matchgraph.ingest.ledger import Ledger
+    from matchgraph.ingest.plan import queue_plan
+    from matchgraph.ingest.worker import GRACE_S, PATIENCE_S, WorkerOptions, stopped_by_signals
 
     settings = settings_from_environment()
     working = WorkerOptions(device, checkpoint_steps, int(cache_gb * GIB))
@@ -389,9 +389,9 @@ def worker(
 
     Two minutes before its time is over each gives back its run, which goes on from there in another.
     """
-    from graphdb.connection import settings_from_environment
-    from ingest.ledger import Ledger
-    from ingest.worker import POLL_S, WorkerOptions, stopped_by_signals, work_queue
+    from matchgraph.graphdb.connection import settings_from_environment
+    from matchgraph.ingest.ledger import Ledger
+    from matchgraph.ingest.worker import POLL_S, WorkerOptions, stopped_by_signals, work_queue
 
     options = WorkerOptions(
         device,
@@ -417,8 +417,8 @@ def worker(
 @json_option
 def status(ids: Sequence[str], watch: bool, as_json: bool) -> None:
     """List the fine-tuning runs by status; those named with all that is known of them."""
-    from ingest.estimates import Estimator
-    from ingest.ledger import STATUSES, Ledger
+    from matchgraph.ingest.estimates import Estimator
+    from matchgraph.ingest.ledger import STATUSES, Ledger
 
     if watch and as_json:
         raise click.UsageError("--watch draws for people: leave --json out, and ask again and again.")
@@ -453,7 +453,7 @@ def status(ids: Sequence[str], watch: bool, as_json: bool) -> None:
 @json_option
 def retry(ids: Sequence[str], everything: bool, as_json: bool) -> None:
     """Queue failed or cancelled runs again, with all their attempts; `ingest run` or `worker` does them."""
-    from ingest.ledger import CANCELLED, FAILED, Ledger
+    from matchgraph.ingest.ledger import CANCELLED, FAILED, Ledger
 
     check_selection(ids, everything)
     with opened_graph() as (_, runner):
@@ -470,9 +470,9 @@ def retry(ids: Sequence[str], everything: bool, as_json: bool) -> None:
 @json_option
 def cancel(ids: Sequence[str], everything: bool, as_json: bool) -> None:
     """Cancel queued and running runs; a worker that is at one stops at its next heartbeat."""
-    from graphdb.connection import settings_from_environment
-    from ingest.artefacts import remove_run
-    from ingest.ledger import QUEUED, Ledger
+    from matchgraph.graphdb.connection import settings_from_environment
+    from matchgraph.ingest.artefacts import remove_run
+    from matchgraph.ingest.ledger import QUEUED, Ledger
 
     check_selection(ids, everything)
     with opened_graph() as (_, runner):
@@ -498,11 +498,11 @@ def planned_runs(
 ) -> tuple[Plan, Mapping[str, Extractor], bool]:
     """The plan that the options ask for, its extractors, and whether it may stand beside unfinished runs."""
     check_pairs_alone(options)
-    from ingest.config import RunConfig
-    from ingest.instruments import extractor_specs, load_instruments
-    from ingest.plan import plan_runs
-    from training.extractors import require_images
-    from training.scoring import PROBE, needed_extractors
+    from matchgraph.ingest.config import RunConfig
+    from matchgraph.ingest.instruments import extractor_specs, load_instruments
+    from matchgraph.ingest.plan import plan_runs
+    from matchgraph.training.extractors import require_images
+    from matchgraph.training.scoring import PROBE, needed_extractors
 
     specs = extractor_specs(probe, options.pop("extractors"))
     # The order in which metrics are named does not make another question.
@@ -526,11 +526,11 @@ def proposed_runs(
 ) -> Proposal:
     """The pairs worth a budget, out of those that the options select and the ledger does not hold."""
     check_pairs_alone(options)
-    from ingest.config import RunConfig
-    from ingest.estimates import Estimator
-    from ingest.ledger import DONE
-    from ingest.plan import select_pairs
-    from predictor.active import propose
+    from matchgraph.ingest.config import RunConfig
+    from matchgraph.ingest.estimates import Estimator
+    from matchgraph.ingest.ledger import DONE
+    from matchgraph.ingest.plan import select_pairs
+    from matchgraph.predictor.active import propose
 
     selection = {name: options.pop(name) for name in ("models", "datasets", "pairs")}
     for name in ("also", "replicate", "extractors"):
@@ -569,7 +569,7 @@ def show_proposal(
     """Print which pairs to measure, what they cost and why."""
     from rich.text import Text
 
-    from graphdb.rendering import new_table, stdout_console
+    from matchgraph.graphdb.rendering import new_table, stdout_console
 
     cost = None if price_per_hour is None else proposal.hours * price_per_hour
     if as_json:
@@ -600,7 +600,7 @@ def show_proposal(
 
 def number_of_workers(asked: str, device: str) -> int:
     """How many workers are meant."""
-    from ingest.local import visible_gpus, worker_count
+    from matchgraph.ingest.local import visible_gpus, worker_count
 
     if asked == "auto":
         return worker_count(None, visible_gpus(device))
@@ -621,10 +621,10 @@ def work_here(
     stop: Any,
 ) -> WorkSummary:
     """Work the runs off in this process."""
-    from ingest.execution import LoraExecutor
-    from ingest.instruments import FEATURES_FOLDER
-    from ingest.worker import CACHE_FOLDER, work
-    from training.cache import EncodingCache
+    from matchgraph.ingest.execution import LoraExecutor
+    from matchgraph.ingest.instruments import FEATURES_FOLDER
+    from matchgraph.ingest.worker import CACHE_FOLDER, work
+    from matchgraph.training.cache import EncodingCache
 
     executor = LoraExecutor(
         options.device,
@@ -641,10 +641,10 @@ def work_beside(
     ledger: Ledger, planned: Plan, settings: Any, options: WorkerOptions, number: int, stop: Any
 ) -> WorkSummary:
     """Work the runs off in child processes."""
-    from ingest.estimates import Estimator
-    from ingest.ledger import DONE
-    from ingest.local import places, visible_gpus, work_locally
-    from ingest.worker import summarise
+    from matchgraph.ingest.estimates import Estimator
+    from matchgraph.ingest.ledger import DONE
+    from matchgraph.ingest.local import places, visible_gpus, work_locally
+    from matchgraph.ingest.worker import summarise
 
     ids = list(planned.requests)
     before = sum(run.status == DONE for run in ledger.runs(ids))
@@ -675,7 +675,7 @@ def cluster_options(
         return None
     if address == "":
         raise click.BadParameter("It is empty: name a cluster.", param_hint="--address")
-    from ingest.ray_executor import ClusterOptions
+    from matchgraph.ingest.ray_executor import ClusterOptions
 
     number = None if workers in (None, "auto") else number_of_workers(workers, "cpu")
     return ClusterOptions(address or "auto", number, gpus, cpus)
@@ -690,10 +690,10 @@ def work_on_cluster(
     stop: Any,
 ) -> WorkSummary:
     """Work the runs off on a Ray cluster."""
-    from ingest.estimates import Estimator
-    from ingest.ledger import DONE
-    from ingest.ray_executor import work_on_ray
-    from ingest.worker import summarise
+    from matchgraph.ingest.estimates import Estimator
+    from matchgraph.ingest.ledger import DONE
+    from matchgraph.ingest.ray_executor import work_on_ray
+    from matchgraph.ingest.worker import summarise
 
     ids = list(planned.requests)
     before = sum(run.status == DONE for run in ledger.runs(ids))
@@ -720,8 +720,8 @@ def announce_stop() -> None:
 
 def watch_runs(ledger: Ledger, ids: Sequence[str], models: Any) -> None:
     """Show how runs get on until none is queued or running."""
-    from ingest.estimates import Estimator
-    from ingest.ledger import QUEUED, RUNNING
+    from matchgraph.ingest.estimates import Estimator
+    from matchgraph.ingest.ledger import QUEUED, RUNNING
 
     with joint_display() as display:
         while True:
@@ -755,7 +755,7 @@ def show_plan(
     as_json: bool,
 ) -> None:
     """Print a plan: by model on stdout, or each run as JSON."""
-    from ingest.plan import check_replicates, check_unfinished, survey
+    from matchgraph.ingest.plan import check_replicates, check_unfinished, survey
 
     if not also:
         check_unfinished(ledger, planned)
@@ -794,7 +794,7 @@ def show_plan_table(runs: Sequence[PlannedRun]) -> None:
     """Print what a plan has for each model."""
     from rich.text import Text
 
-    from graphdb.rendering import new_table, stdout_console
+    from matchgraph.graphdb.rendering import new_table, stdout_console
 
     by_model: dict[str, list[PlannedRun]] = defaultdict(list)
     for run in runs:
@@ -817,7 +817,7 @@ def show_plan_table(runs: Sequence[PlannedRun]) -> None:
 
 def show_queued(runs: Sequence[Run], as_json: bool) -> None:
     """Print what a plan has in the queue."""
-    from ingest.ledger import QUEUED
+    from matchgraph.ingest.ledger import QUEUED
 
     queued = [run.id for run in runs if run.status == QUEUED]
     if as_json:

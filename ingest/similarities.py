@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from graphdb.models import Metric, Similar
-from ingest.errors import Problem
-from ingest.results import check_known, find_metrics, parse_provenance, parse_value
-from ingest.tables import Row, check_ids, read_table
+from matchgraph.graphdb.models import Metric, Similar
+from matchgraph.ingest.errors import Problem
+from matchgraph.ingest.results import check_known, find_metrics, parse_provenance, parse_value
+from matchgraph.ingest.tables import Row, check_ids, read_table
 
 if TYPE_CHECKING:
-    from graphdb.repository import MatchingGraph
+    from matchgraph.graphdb.repository import MatchingGraph
 
 COLUMNS = ("dataset", "other", "metric", "value")
 COUNTS = ("n_real",)

@@ -14,10 +14,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from graphdb.errors import InvalidId
-from graphdb.models import FORBIDDEN_CATEGORIES, INTEGER_RANGE, MAX_ID_LENGTH, check_id
-from ingest.errors import BadInput, Problem
-from training.files import SCRATCH_PREFIX, publish
+from matchgraph.graphdb.errors import InvalidId
+from matchgraph.graphdb.models import FORBIDDEN_CATEGORIES, INTEGER_RANGE, MAX_ID_LENGTH, check_id
+from matchgraph.ingest.errors import BadInput, Problem
+from matchgraph.training.files import SCRATCH_PREFIX, publish
 
 Scalar = str | int | float | bool
 

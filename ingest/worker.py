@@ -14,20 +14,31 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from graphdb.models import Statistics
-from ingest.artefacts import sweep
-from ingest.datasets import define_metric
-from ingest.errors import ExtractorMismatch, RunOutdated
-from ingest.execution import CHECKPOINT_STEPS, LoraExecutor
-from ingest.instruments import FEATURES_FOLDER
-from ingest.ledger import CANCELLED, DONE, FAILED, HEARTBEAT_S, LEASE_MS, QUEUED, RUNNING, Ledger, Owner, Run
-from ingest.plan import dataset_hash, model_hash, source_folder
-from ingest.run import Executor, Job, NotHere, Reporter, Unforeseen, carry_out, make_job
-from training.scoring import PROBE, parse_metric
+from matchgraph.graphdb.models import Statistics
+from matchgraph.ingest.artefacts import sweep
+from matchgraph.ingest.datasets import define_metric
+from matchgraph.ingest.errors import ExtractorMismatch, RunOutdated
+from matchgraph.ingest.execution import CHECKPOINT_STEPS, LoraExecutor
+from matchgraph.ingest.instruments import FEATURES_FOLDER
+from matchgraph.ingest.ledger import (
+    CANCELLED,
+    DONE,
+    FAILED,
+    HEARTBEAT_S,
+    LEASE_MS,
+    QUEUED,
+    RUNNING,
+    Ledger,
+    Owner,
+    Run,
+)
+from matchgraph.ingest.plan import dataset_hash, model_hash, source_folder
+from matchgraph.ingest.run import Executor, Job, NotHere, Reporter, Unforeseen, carry_out, make_job
+from matchgraph.training.scoring import PROBE, parse_metric
 
 if TYPE_CHECKING:
-    from graphdb.connection import Settings
-    from graphdb.repository import MatchingGraph
+    from matchgraph.graphdb.connection import Settings
+    from matchgraph.graphdb.repository import MatchingGraph
 
 CACHE_FOLDER = "encodings"
 CACHE_BYTES = 20 * 2**30
@@ -306,9 +317,9 @@ def work_queue(
         KeyboardInterrupt: the user stopped it; the run at hand was given back.
         GraphError: the graph cannot be reached.
     """
-    from graphdb.connection import connect
-    from graphdb.repository import MatchingGraph
-    from training.cache import EncodingCache
+    from matchgraph.graphdb.connection import connect
+    from matchgraph.graphdb.repository import MatchingGraph
+    from matchgraph.training.cache import EncodingCache
 
     options = options or WorkerOptions()
     with connect(settings) as runner:

@@ -14,8 +14,8 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from graphdb.connection import Settings
-from ingest.worker import WorkerOptions, stopped_by_signals, work_queue
+from matchgraph.graphdb.connection import Settings
+from matchgraph.ingest.worker import WorkerOptions, stopped_by_signals, work_queue
 
 INTERRUPTED, USER_ERROR = 130, 2
 

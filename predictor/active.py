@@ -36,13 +36,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from predictor.errors import InvalidRows, NothingToPropose
-from predictor.kernels import dataset_distances, feature_distances, positive_definite
-from predictor.visibility import loss_matrix
+from matchgraph.predictor.errors import InvalidRows, NothingToPropose
+from matchgraph.predictor.kernels import dataset_distances, feature_distances, positive_definite
+from matchgraph.predictor.visibility import loss_matrix
 
 if TYPE_CHECKING:
-    from graphdb.models import Snapshot
-    from predictor.matching import Cost
+    from matchgraph.graphdb.models import Snapshot
+    from matchgraph.predictor.matching import Cost
 
 Pair = tuple[str, str]
 
@@ -54,8 +54,8 @@ REACHES = (1.0, 0.5, 0.25)
 # How much of models' standing their features can tell.
 FEATURE_SHARES = (0.5, 0.0, 0.9)
 LEVEL_VARIANCE = 1.0
-# Chosen on other zoos than those of bench/active.py: it found the best model a little more often than 0 did
-# and ordered as well, both within noise. --share-for-the-best compares.
+# Chosen on other zoos than those it was measured on (bench/README.md): it found the best model a little
+# more often than 0 did and ordered as well, both within noise. --share-for-the-best compares.
 SHARE_FOR_THE_BEST = 0.5
 DRAWS = 500
 FEWEST_RESULTS = 20

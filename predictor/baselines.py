@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from predictor.features import dataset_features
-from predictor.ranker import DEFAULT_MAX_CLASSES, RankClasses
-from predictor.visibility import LossMatrix, loss_matrix, similarities_of, similarity_weights
+from matchgraph.predictor.features import dataset_features
+from matchgraph.predictor.ranker import DEFAULT_MAX_CLASSES, RankClasses
+from matchgraph.predictor.visibility import LossMatrix, loss_matrix, similarities_of, similarity_weights
 
 if TYPE_CHECKING:
-    from graphdb.models import Snapshot
+    from matchgraph.graphdb.models import Snapshot
 
 FOREST_TREES = 100
 

@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
 
 import numpy as np
 
-from predictor.errors import InvalidRows, NotEnoughResults
-from predictor.metrics import Interval, bootstrap_interval
+from matchgraph.predictor.errors import InvalidRows, NotEnoughResults
+from matchgraph.predictor.metrics import Interval, bootstrap_interval
 
 if TYPE_CHECKING:
-    from predictor.evaluation import Fold
+    from matchgraph.predictor.evaluation import Fold
 
 Mending: TypeAlias = Literal["none", "temperature", "isotonic"]
 MENDINGS: tuple[str, ...] = get_args(Mending)

@@ -14,24 +14,24 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from predictor.errors import (
+from matchgraph.predictor.errors import (
     ExtractorMismatch,
     NoSimilarity,
     UnknownMetricName,
     UnknownTarget,
 )
-from predictor.features import FEATURE_SETS, OPERATORS
-from predictor.recipes import DEFAULT_RECIPE, EMBEDDERS, PAPER, RANKERS, RECIPES, build_recipe
+from matchgraph.predictor.features import FEATURE_SETS, OPERATORS
+from matchgraph.predictor.recipes import DEFAULT_RECIPE, EMBEDDERS, PAPER, RANKERS, RECIPES, build_recipe
 
 if TYPE_CHECKING:
-    from graphdb.models import Dataset, Similar, Snapshot, Statistics
-    from graphdb.repository import MatchingGraph
-    from graphdb.runner import Runner
-    from predictor.confidence import Confidence
-    from predictor.evaluation import Evaluation
-    from predictor.matching import Cost, Matcher, Prediction
-    from predictor.metrics import Interval
-    from predictor.replay import BudgetCurve, ReplayConfig
+    from matchgraph.graphdb.models import Dataset, Similar, Snapshot, Statistics
+    from matchgraph.graphdb.repository import MatchingGraph
+    from matchgraph.graphdb.runner import Runner
+    from matchgraph.predictor.confidence import Confidence
+    from matchgraph.predictor.evaluation import Evaluation
+    from matchgraph.predictor.matching import Cost, Matcher, Prediction
+    from matchgraph.predictor.metrics import Interval
+    from matchgraph.predictor.replay import BudgetCurve, ReplayConfig
 
 MAX_SEED = 2**31 - 1
 PERCENT = 100
@@ -212,7 +212,7 @@ def evaluate(
     method = Method(**options)
     started = time.perf_counter()
     if curve:
-        from predictor.replay import ReplayConfig
+        from matchgraph.predictor.replay import ReplayConfig
 
         config = ReplayConfig(shares=shares, replays=replays, seed=method.seed)
         with progress_bar() as progress:
@@ -250,11 +250,11 @@ def predict_target(
         UnknownTarget: the target is neither a folder nor a dataset of the graph.
         PredictorError, IngestError, GraphError: what measuring the folder or ranking the models met.
     """
-    from graphdb.connection import connect
-    from graphdb.queries import did_you_mean
-    from graphdb.repository import MatchingGraph
-    from predictor.confidence import confidence_of, other_folds
-    from predictor.matching import predict as predict_for
+    from matchgraph.graphdb.connection import connect
+    from matchgraph.graphdb.queries import did_you_mean
+    from matchgraph.graphdb.repository import MatchingGraph
+    from matchgraph.predictor.confidence import confidence_of, other_folds
+    from matchgraph.predictor.matching import predict as predict_for
 
     if not target:
         raise click.UsageError("The target is empty: name a folder of images or a dataset of the graph.")
@@ -316,9 +316,9 @@ def measure_new_dataset(
         NoSimilarity: the graph has no statistics to compare with.
         IngestError: the folder, or an image in it, cannot be used.
     """
-    from ingest.datasets import Comparison, dataset_folders, images_hash, read_folders
-    from ingest.errors import BadInput
-    from training.extractors import load_clip
+    from matchgraph.ingest.datasets import Comparison, dataset_folders, images_hash, read_folders
+    from matchgraph.ingest.errors import BadInput
+    from matchgraph.training.extractors import load_clip
 
     if method.similarity not in (None, folder_metric()):
         raise click.UsageError(f"A folder is compared by {folder_metric()}, not by {method.similarity}.")
@@ -341,7 +341,7 @@ def measure_new_dataset(
             + ": give it with --probe SPEC or in MATCHGRAPH_PROBE."
         )
     extractor = load_clip(probe)
-    from predictor.features import check_same_extractor
+    from matchgraph.predictor.features import check_same_extractor
 
     check_same_extractor(known, extractor.hash, f"{folder}")
     if not graph.statistics(extractor.hash):
@@ -365,7 +365,7 @@ def check_compared_with(snapshot: Snapshot, extractor: str, target: str) -> None
     Raises:
         ExtractorMismatch: they are not.
     """
-    from graphdb.repository import NOT_RECORDED
+    from matchgraph.graphdb.repository import NOT_RECORDED
 
     if snapshot.compared_with not in (None, NOT_RECORDED, extractor):
         raise ExtractorMismatch(
@@ -377,9 +377,9 @@ def check_compared_with(snapshot: Snapshot, extractor: str, target: str) -> None
 
 def evaluate_graph(method: Method, removed: float, progress: Progress) -> Evaluation:
     """Run the leave-one-dataset-out evaluation on the graph."""
-    from graphdb.connection import connect
-    from graphdb.repository import MatchingGraph
-    from predictor.evaluation import evaluate as evaluate_snapshot
+    from matchgraph.graphdb.connection import connect
+    from matchgraph.graphdb.repository import MatchingGraph
+    from matchgraph.predictor.evaluation import evaluate as evaluate_snapshot
 
     progress("connecting", 0, 0)
     with connect() as runner:
@@ -395,10 +395,10 @@ def evaluate_graph(method: Method, removed: float, progress: Progress) -> Evalua
 
 def replay_graph(method: Method, config: ReplayConfig, progress: Progress) -> tuple[BudgetCurve, str]:
     """Replay the graph's results in several orders; also says what the costs rest on."""
-    from graphdb.connection import connect
-    from graphdb.repository import MatchingGraph
-    from predictor.active import pair_hours
-    from predictor.replay import budget_curve
+    from matchgraph.graphdb.connection import connect
+    from matchgraph.graphdb.repository import MatchingGraph
+    from matchgraph.predictor.active import pair_hours
+    from matchgraph.predictor.replay import budget_curve
 
     progress("connecting", 0, 0)
     with connect() as runner:
@@ -417,7 +417,7 @@ def replay_graph(method: Method, config: ReplayConfig, progress: Progress) -> tu
 
 def folder_metric() -> str:
     """The metric by which image folders are compared."""
-    from ingest.datasets import METRIC
+    from matchgraph.ingest.datasets import METRIC
 
     return METRIC
 
@@ -430,9 +430,9 @@ def load_snapshot(
     Raises:
         UnknownMetricName: no result is in that metric; the message lists those there are.
     """
-    from graphdb import queries
-    from graphdb.errors import UnknownMetric
-    from graphdb.metrics import KNOWN_METRICS
+    from matchgraph.graphdb import queries
+    from matchgraph.graphdb.errors import UnknownMetric
+    from matchgraph.graphdb.metrics import KNOWN_METRICS
 
     try:
         snapshot = graph.snapshot(method.metric, similarity or method.similarity, method.measured_with)
@@ -455,8 +455,8 @@ def load_snapshot(
 
 def load_costs(runner: Runner, snapshot: Snapshot, dataset: str) -> dict[str, Cost]:
     """What each model takes to use, as far as it is recorded; the dataset's own results are left out."""
-    from graphdb import queries
-    from predictor.matching import Cost
+    from matchgraph.graphdb import queries
+    from matchgraph.predictor.matching import Cost
 
     rows = runner.read(queries.load("predict/costs"), metric=snapshot.metric.name, dataset=dataset)
     times = {row["model"]: row for row in rows}
@@ -616,7 +616,7 @@ def curve_as_json(curve: BudgetCurve, basis: str, seconds: float) -> dict[str, A
 
 def show_prediction(prediction: Prediction, measured: Mapping[str, float], seconds: float) -> None:
     """Print the ranking as a table and the answer as a sentence."""
-    from graphdb.rendering import new_table, stdout_console
+    from matchgraph.graphdb.rendering import new_table, stdout_console
 
     console = stdout_console()
     metric = prediction.provenance["metric"]
@@ -713,8 +713,8 @@ def duration(seconds: float | None) -> str:
 
 def show_evaluation(evaluation: Evaluation, seconds: float) -> None:
     """Print the table of all methods and what to make of it."""
-    from graphdb.rendering import new_table, stdout_console
-    from predictor.metrics import SELECTION_METRICS
+    from matchgraph.graphdb.rendering import new_table, stdout_console
+    from matchgraph.predictor.metrics import SELECTION_METRICS
 
     console = stdout_console()
     metric = evaluation.provenance["metric"]
@@ -748,8 +748,8 @@ def p_value_text(p: float) -> str:
 
 def show_curve(curve: BudgetCurve, basis: str, seconds: float) -> None:
     """Print accuracy against budget for all orders, and what to make of it."""
-    from graphdb.rendering import new_table, stdout_console
-    from predictor.active import SECONDS_PER_HOUR
+    from matchgraph.graphdb.rendering import new_table, stdout_console
+    from matchgraph.predictor.active import SECONDS_PER_HOUR
 
     console = stdout_console()
     metric = curve.provenance["metric"]

@@ -17,13 +17,19 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from predictor.calibration import Coverage, PredictionSet, conformal_coverage, fit_calibration, prediction_set
-from predictor.errors import InvalidRows, NoSimilarity, NotEnoughResults
-from predictor.evaluation import Fold, evaluate_fold, held_out_datasets
+from matchgraph.predictor.calibration import (
+    Coverage,
+    PredictionSet,
+    conformal_coverage,
+    fit_calibration,
+    prediction_set,
+)
+from matchgraph.predictor.errors import InvalidRows, NoSimilarity, NotEnoughResults
+from matchgraph.predictor.evaluation import Fold, evaluate_fold, held_out_datasets
 
 if TYPE_CHECKING:
-    from graphdb.models import Snapshot
-    from predictor.matching import Matcher, Prediction
+    from matchgraph.graphdb.models import Snapshot
+    from matchgraph.predictor.matching import Matcher, Prediction
 
 # Enough for a confidence of 0.995; of more datasets every so many is taken.
 MOST_FOLDS = 200

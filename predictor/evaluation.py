@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from predictor.baselines import BASELINES, Baseline, average_loss
-from predictor.errors import NoSimilarity, NotEnoughResults
-from predictor.matching import provenance
-from predictor.metrics import (
+from matchgraph.predictor.baselines import BASELINES, Baseline, average_loss
+from matchgraph.predictor.errors import NoSimilarity, NotEnoughResults
+from matchgraph.predictor.matching import provenance
+from matchgraph.predictor.metrics import (
     O2B,
     O2O,
     OSR,
@@ -32,8 +32,8 @@ from predictor.metrics import (
     selected,
     weighted_tau,
 )
-from predictor.ranker import RankPrediction, no_preference
-from predictor.visibility import (
+from matchgraph.predictor.ranker import RankPrediction, no_preference
+from matchgraph.predictor.visibility import (
     hide_results,
     initial_losses,
     loss_matrix,
@@ -42,8 +42,8 @@ from predictor.visibility import (
 )
 
 if TYPE_CHECKING:
-    from graphdb.models import Snapshot
-    from predictor.matching import Matcher
+    from matchgraph.graphdb.models import Snapshot
+    from matchgraph.predictor.matching import Matcher
 
 METHOD = "method"
 METHOD_TITLE = "Match & Choose"

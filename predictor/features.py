@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
 
 import numpy as np
 
-from predictor.errors import ExtractorMismatch, InvalidRows
+from matchgraph.predictor.errors import ExtractorMismatch, InvalidRows
 
 if TYPE_CHECKING:
-    from graphdb.models import Dataset, Model
+    from matchgraph.graphdb.models import Dataset, Model
 
 FeatureSet: TypeAlias = Literal["all", "graph", "node"]
 Operator: TypeAlias = Literal["hadamard", "average", "l1", "l2", "concat"]

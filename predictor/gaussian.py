@@ -32,15 +32,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from predictor.errors import InvalidRows
-from predictor.features import FEATURE_SETS, FeatureSet, FeatureTable, model_features
-from predictor.kernels import embedding_kernel, similarity_kernel
-from predictor.matching import Ranked
-from predictor.ranker import summarise_normal
-from predictor.visibility import LossMatrix, check_enough, loss_matrix, without_results
+from matchgraph.predictor.errors import InvalidRows
+from matchgraph.predictor.features import FEATURE_SETS, FeatureSet, FeatureTable, model_features
+from matchgraph.predictor.kernels import embedding_kernel, similarity_kernel
+from matchgraph.predictor.matching import Ranked
+from matchgraph.predictor.ranker import summarise_normal
+from matchgraph.predictor.visibility import LossMatrix, check_enough, loss_matrix, without_results
 
 if TYPE_CHECKING:
-    from graphdb.models import Metric, Snapshot
+    from matchgraph.graphdb.models import Metric, Snapshot
 
 GENERAL = "general"
 

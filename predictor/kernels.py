@@ -6,11 +6,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from predictor.features import check_comparable, dataset_features, encode_attributes, model_features
-from predictor.visibility import similarity_direction
+from matchgraph.predictor.features import (
+    check_comparable,
+    dataset_features,
+    encode_attributes,
+    model_features,
+)
+from matchgraph.predictor.visibility import similarity_direction
 
 if TYPE_CHECKING:
-    from graphdb.models import Snapshot
+    from matchgraph.graphdb.models import Snapshot
 
 
 def similarity_kernel(snapshot: Snapshot, reach: float = 1.0) -> np.ndarray:

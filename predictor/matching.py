@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from predictor.errors import InvalidRows, NoSimilarity
-from predictor.features import (
+from matchgraph.predictor.errors import InvalidRows, NoSimilarity
+from matchgraph.predictor.features import (
     FEATURE_SETS,
     OPERATORS,
     FeatureSet,
@@ -24,7 +24,7 @@ from predictor.features import (
     dataset_features,
     model_features,
 )
-from predictor.ranker import (
+from matchgraph.predictor.ranker import (
     DEFAULT_MAX_CLASSES,
     RankClasses,
     Ranker,
@@ -33,7 +33,7 @@ from predictor.ranker import (
     spread_rows,
     summarise,
 )
-from predictor.visibility import (
+from matchgraph.predictor.visibility import (
     add_dataset,
     check_enough,
     graph_hash,
@@ -47,8 +47,8 @@ from predictor.visibility import (
 )
 
 if TYPE_CHECKING:
-    from graphdb.embedding import Embedder
-    from graphdb.models import Dataset, Snapshot
+    from matchgraph.graphdb.embedding import Embedder
+    from matchgraph.graphdb.models import Dataset, Snapshot
 
 # A row is hundreds of numbers, held in several copies while trees are grown: this many take about a gigabyte.
 MOST_ROWS = 50_000

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from predictor.errors import InvalidRows
+from matchgraph.predictor.errors import InvalidRows
 
 
 @dataclass(frozen=True)

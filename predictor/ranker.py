@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from predictor.errors import InvalidRows
+from matchgraph.predictor.errors import InvalidRows
 
 if TYPE_CHECKING:
     from catboost import CatBoostClassifier

@@ -6,18 +6,18 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from predictor.errors import InvalidRows
+from matchgraph.predictor.errors import InvalidRows
 
 if TYPE_CHECKING:
-    from graphdb.runner import Runner
-    from predictor.matching import Matcher
+    from matchgraph.graphdb.runner import Runner
+    from matchgraph.predictor.matching import Matcher
 
 GAUSSIAN, PAPER = "gaussian", "paper"
-# Measured by bench/recipes.py.
+# Measured: bench/README.md, "recipes".
 DEFAULT_RECIPE = GAUSSIAN
 EMBEDDERS = ("gds", "node2vec+")
 RANKERS = ("catboost", "forest")
-# Measured by bench/walk_weights.py: on graphs of tens of nodes, more passes over the walks rank no better.
+# Measured on synthetic zoos: on graphs of tens of nodes, more passes over the walks rank no better.
 WALKS = {"dimension": 64, "walk_length": 40, "iterations": 1}
 
 
@@ -86,10 +86,10 @@ def build_recipe(name: str, runner: Runner | None = None, **ingredients: str | i
 
 
 def _paper(runner: Runner | None, chosen: Ingredients) -> Matcher:
-    from graphdb.embedding import GdsNode2Vec, Node2VecConfig
-    from graphdb.node2vecplus import Node2VecPlus
-    from predictor.matching import PaperMatcher, RowConfig
-    from predictor.ranker import CatBoostConfig, CatBoostRanker, ForestRanker
+    from matchgraph.graphdb.embedding import GdsNode2Vec, Node2VecConfig
+    from matchgraph.graphdb.node2vecplus import Node2VecPlus
+    from matchgraph.predictor.matching import PaperMatcher, RowConfig
+    from matchgraph.predictor.ranker import CatBoostConfig, CatBoostRanker, ForestRanker
 
     walks = Node2VecConfig(**WALKS, seed=chosen.seed)
     if chosen.features == "node":
@@ -109,7 +109,7 @@ def _paper(runner: Runner | None, chosen: Ingredients) -> Matcher:
 
 
 def _gaussian(_: Runner | None, chosen: Ingredients) -> Matcher:
-    from predictor.gaussian import GaussianMatcher
+    from matchgraph.predictor.gaussian import GaussianMatcher
 
     return GaussianMatcher(chosen.features)
 

@@ -17,17 +17,24 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from predictor.active import SLACK_H, Pair, check_costs, propose, restricted, round_robin
-from predictor.baselines import average_rank
-from predictor.errors import InvalidRows, NotEnoughResults, NothingToPropose
-from predictor.evaluation import held_out_datasets
-from predictor.matching import provenance
-from predictor.metrics import OSR, TAU, Interval, bootstrap_interval, optimal_selection, weighted_tau
-from predictor.visibility import loss_matrix
+from matchgraph.predictor.active import SLACK_H, Pair, check_costs, propose, restricted, round_robin
+from matchgraph.predictor.baselines import average_rank
+from matchgraph.predictor.errors import InvalidRows, NotEnoughResults, NothingToPropose
+from matchgraph.predictor.evaluation import held_out_datasets
+from matchgraph.predictor.matching import provenance
+from matchgraph.predictor.metrics import (
+    OSR,
+    TAU,
+    Interval,
+    bootstrap_interval,
+    optimal_selection,
+    weighted_tau,
+)
+from matchgraph.predictor.visibility import loss_matrix
 
 if TYPE_CHECKING:
-    from graphdb.models import Snapshot
-    from predictor.matching import Matcher
+    from matchgraph.graphdb.models import Snapshot
+    from matchgraph.predictor.matching import Matcher
 
 FIGURES = (OSR, TAU)
 ACTIVE = "active"

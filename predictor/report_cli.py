@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from predictor.cli import Progress, load_snapshot, progress_bar
-from predictor.recipes import EMBEDDERS
+from matchgraph.predictor.cli import Progress, load_snapshot, progress_bar
+from matchgraph.predictor.recipes import EMBEDDERS
 
 if TYPE_CHECKING:
-    from predictor.report.assembly import Report
+    from matchgraph.predictor.report.assembly import Report
 
 # `predictor.report.assembly.STUDIES`, named here so that `--help` loads none of it.
 STUDIES = (
@@ -123,10 +123,10 @@ def report_graph(out: Path, options: dict[str, Any], progress: Progress) -> Repo
     Raises:
         PredictorError, GraphError: what reading the graph or holding datasets out met.
     """
-    from graphdb.connection import connect, settings_from_environment
-    from graphdb.repository import MatchingGraph
-    from predictor.report.assembly import Plan, make_report
-    from predictor.report.sources import read_sources
+    from matchgraph.graphdb.connection import connect, settings_from_environment
+    from matchgraph.graphdb.repository import MatchingGraph
+    from matchgraph.predictor.report.assembly import Plan, make_report
+    from matchgraph.predictor.report.sources import read_sources
 
     settings = settings_from_environment()
     plan = Plan(

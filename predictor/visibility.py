@@ -16,14 +16,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from graphdb.weights import rank_fraction, result_weight, similarity_weight
-from predictor.errors import InvalidRows, NotEnoughResults, UnknownTarget
-from predictor.metrics import losses
+from matchgraph.graphdb.weights import rank_fraction, result_weight, similarity_weight
+from matchgraph.predictor.errors import InvalidRows, NotEnoughResults, UnknownTarget
+from matchgraph.predictor.metrics import losses
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from graphdb.models import Dataset, Snapshot
+    from matchgraph.graphdb.models import Dataset, Snapshot
 
 
 def hide_results(snapshot: Snapshot, dataset: str) -> Snapshot:

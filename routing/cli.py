@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from graphdb.prompts import PromptGraph
-    from graphdb.runner import Runner
-    from routing.router import Decision, Router
-    from routing.store import Fitted, Kind, RouterStore
-    from training.prompts import EncodedPrompts
-    from training.quality import Scorer
+    from matchgraph.graphdb.prompts import PromptGraph
+    from matchgraph.graphdb.runner import Runner
+    from matchgraph.routing.router import Decision, Router
+    from matchgraph.routing.store import Fitted, Kind, RouterStore
+    from matchgraph.training.prompts import EncodedPrompts
+    from matchgraph.training.quality import Scorer
 
 METRICS = ("clip_score", "sharpness", "aesthetic", "image_reward")
 KINDS = ("gaussian", "knn", "network")
@@ -69,8 +69,8 @@ def route() -> None:
 @contextmanager
 def prompt_graph() -> Iterator[tuple[PromptGraph, Runner]]:
     """The prompt level of the graph that the environment names, with its connection."""
-    from graphdb.connection import connect
-    from graphdb.prompts import PromptGraph
+    from matchgraph.graphdb.connection import connect
+    from matchgraph.graphdb.prompts import PromptGraph
 
     with connect() as runner:
         yield PromptGraph(runner), runner
@@ -78,8 +78,8 @@ def prompt_graph() -> Iterator[tuple[PromptGraph, Runner]]:
 
 def store() -> RouterStore:
     """The fitted routers of the environment's data folder."""
-    from graphdb.connection import settings_from_environment
-    from routing.store import RouterStore
+    from matchgraph.graphdb.connection import settings_from_environment
+    from matchgraph.routing.store import RouterStore
 
     return RouterStore(settings_from_environment().home)
 
@@ -104,10 +104,10 @@ def prompts(path: Path, probe: str, largest_similarity: float, seed: int, as_jso
     """
     from collections import Counter
 
-    from graphdb.prompts import Prompt, check_prompt
-    from routing.errors import NoPrompts
-    from routing.prompts import split, texts_of, unlike
-    from training.prompts import load_prompt_encoder
+    from matchgraph.graphdb.prompts import Prompt, check_prompt
+    from matchgraph.routing.errors import NoPrompts
+    from matchgraph.routing.prompts import split, texts_of, unlike
+    from matchgraph.training.prompts import load_prompt_encoder
 
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
@@ -170,7 +170,7 @@ def variants(
     as_json: bool,
 ) -> None:
     """Add candidates: models of the graph at some numbers of steps, priced from their configuration."""
-    from routing.variants import variants_of
+    from matchgraph.routing.variants import variants_of
 
     counts = parse_steps(steps)
     made = []
@@ -209,7 +209,7 @@ def parse_steps(text: str) -> list[int]:
 
 def model_folders(runner: Runner) -> dict[str, Path]:
     """Folders of the graph's models that have one, by id."""
-    from graphdb.repository import MatchingGraph
+    from matchgraph.graphdb.repository import MatchingGraph
 
     return {
         model.id: Path(str(model.properties["source"]))
@@ -254,8 +254,8 @@ def score(
     What is scored already is not drawn again, so after Ctrl-C or a crash the same command goes on where it
     stopped.
     """
-    from predictor.cli import progress_bar
-    from routing.scoring import score_variants
+    from matchgraph.predictor.cli import progress_bar
+    from matchgraph.routing.scoring import score_variants
 
     scorers = load_scorers(metrics, probe, aesthetic_weights, reward_weights, device)
     with prompt_graph() as (graph, runner), progress_bar() as progress:
@@ -279,10 +279,10 @@ def load_scorers(
     metrics: Sequence[str], probe: str, aesthetic: Path | None, reward: Path | None, device: str
 ) -> list[Scorer]:
     """The scorers of some metrics."""
-    from training.extractors import load_clip
-    from training.prompts import load_prompt_encoder
-    from training.quality import AestheticScore, ClipScore, Sharpness
-    from training.reward import ImageReward
+    from matchgraph.training.extractors import load_clip
+    from matchgraph.training.prompts import load_prompt_encoder
+    from matchgraph.training.quality import AestheticScore, ClipScore, Sharpness
+    from matchgraph.training.reward import ImageReward
 
     made: dict[str, Callable[[], Scorer]] = {
         "clip_score": lambda: ClipScore(
@@ -329,8 +329,8 @@ def _given(weights: Path | None, option: str) -> Path:
 @seed_option("the network")
 def fit(probe: str, metric: str, kind: Kind, neighbours: int | None, caution: float, seed: int) -> None:
     """Learn from the scores what quality to expect of each candidate for a prompt."""
-    from routing.fitting import fit_router
-    from training.prompts import load_prompt_encoder
+    from matchgraph.routing.fitting import fit_router
+    from matchgraph.training.prompts import load_prompt_encoder
 
     encoder = load_prompt_encoder(probe)
     with prompt_graph() as (graph, _):
@@ -373,8 +373,8 @@ def validation_of(
     kept: RouterStore, fitted: Fitted, graph: PromptGraph, probe: str
 ) -> tuple[Router, list[Any], EncodedPrompts]:
     """The router, the validation prompts, and these as it reads them."""
-    from routing.errors import NoPrompts
-    from training.prompts import load_prompt_encoder
+    from matchgraph.routing.errors import NoPrompts
+    from matchgraph.training.prompts import load_prompt_encoder
 
     encoder = load_prompt_encoder(probe)
     router = kept.router(fitted, graph, encoder, exact=True)
@@ -402,7 +402,7 @@ def ask(prompt: str, probe: str, metric: str, budget: float | None, lam: float |
     """Say which candidate is worth its cost for a prompt."""
     if budget is not None and lam is not None:
         raise click.UsageError("Give --budget or --lambda, not both.")
-    from training.prompts import load_prompt_encoder
+    from matchgraph.training.prompts import load_prompt_encoder
 
     kept = store()
     fitted = kept.load(metric)
@@ -442,10 +442,10 @@ def curve(probe: str, metrics: tuple[str, ...], out: Path, folds: int, seed: int
     """Measure what routing is worth on prompts that it has not seen, as a page of curves and tables."""
     from importlib.metadata import version
 
-    from routing.errors import NotEnoughScores
-    from routing.evaluation import complete, evaluate
-    from routing.report import write_report
-    from training.prompts import load_prompt_encoder
+    from matchgraph.routing.errors import NotEnoughScores
+    from matchgraph.routing.evaluation import complete, evaluate
+    from matchgraph.routing.report import write_report
+    from matchgraph.training.prompts import load_prompt_encoder
 
     with prompt_graph() as (graph, _):
         tables = [complete(graph.table(metric)) for metric in metrics or sorted(graph.metrics())]
@@ -489,8 +489,8 @@ def generate(
     prompts: tuple[str, ...], probe: str, metric: str, lam: float | None, out: Path, seed: int, device: str
 ) -> None:
     """Draw each prompt with the candidate it is routed to."""
-    from routing.generate import draw
-    from training.prompts import load_prompt_encoder
+    from matchgraph.routing.generate import draw
+    from matchgraph.training.prompts import load_prompt_encoder
 
     kept = store()
     with prompt_graph() as (graph, runner):
@@ -512,12 +512,12 @@ def generate(
 )
 def serve(probe: str, metrics: tuple[str, ...], host: str, port: int) -> None:
     """Answer over HTTP: POST /v1/route; /docs describes it."""
-    from graphdb.connection import connect
-    from graphdb.prompts import PromptGraph
-    from routing.serving import load_served, web_server
+    from matchgraph.graphdb.connection import connect
+    from matchgraph.graphdb.prompts import PromptGraph
+    from matchgraph.routing.serving import load_served, web_server
 
     try:
-        from routing.service import create_app
+        from matchgraph.routing.service import create_app
     except ModuleNotFoundError as error:
         raise click.UsageError(f"{error.name} is not installed: pip install 'matchgraph[serve]'.") from None
     with connect() as patient, patient.with_patience(SERVING_PATIENCE_S) as runner:
@@ -529,7 +529,7 @@ def serve(probe: str, metrics: tuple[str, ...], host: str, port: int) -> None:
 
 def show_decision(decision: Decision, metric: str) -> None:
     """Print all candidates and the one chosen."""
-    from graphdb.rendering import new_table, stdout_console
+    from matchgraph.graphdb.rendering import new_table, stdout_console
 
     console = stdout_console()
     table = new_table("")

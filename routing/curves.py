@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from routing.policy import Path
-from training.resampling import LEVEL, RESAMPLES, Interval, bootstrap
+from matchgraph.routing.policy import Path
+from matchgraph.training.resampling import LEVEL, RESAMPLES, Interval, bootstrap
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike

@@ -19,13 +19,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from routing.errors import NotEnoughScores, UnusableEstimator
+from matchgraph.routing.errors import NotEnoughScores, UnusableEstimator
 
 if TYPE_CHECKING:
     import torch
 
-    from graphdb.prompts import PromptGraph, ScoreTable
-    from training.prompts import EncodedPrompts
+    from matchgraph.graphdb.prompts import PromptGraph, ScoreTable
+    from matchgraph.training.prompts import EncodedPrompts
 
 NEIGHBOURS = 32
 HIDDEN = 256
@@ -261,7 +261,7 @@ class GaussianQuality:
         """Write all of it as one safetensors file, whole or not at all."""
         import torch
 
-        from training.files import write_tensors
+        from matchgraph.training.files import write_tensors
 
         facts = {
             "format": SAVED_PROCESS,
@@ -460,7 +460,7 @@ class TokenQuality:
         """Write weights and all that belongs to them as one safetensors file, whole or not at all."""
         import torch
 
-        from training.files import write_tensors
+        from matchgraph.training.files import write_tensors
 
         facts = {
             "format": SAVED,

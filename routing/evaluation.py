@@ -18,16 +18,16 @@ from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
-from graphdb.prompts import ScoreTable, Variant
-from routing.curves import Comparison, DeferralCurve, compare, oracle, random_mixing, routed
-from routing.errors import NotEnoughScores
-from routing.estimators import GaussianQuality, NearestPrompts, TokenQuality
-from routing.policy import choose
+from matchgraph.graphdb.prompts import ScoreTable, Variant
+from matchgraph.routing.curves import Comparison, DeferralCurve, compare, oracle, random_mixing, routed
+from matchgraph.routing.errors import NotEnoughScores
+from matchgraph.routing.estimators import GaussianQuality, NearestPrompts, TokenQuality
+from matchgraph.routing.policy import choose
 
 if TYPE_CHECKING:
-    from graphdb.prompts import Split
-    from routing.estimators import QualityEstimator
-    from training.prompts import EncodedPrompts
+    from matchgraph.graphdb.prompts import Split
+    from matchgraph.routing.estimators import QualityEstimator
+    from matchgraph.training.prompts import EncodedPrompts
 
 T = TypeVar("T")
 

@@ -6,15 +6,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from routing.errors import NotEnoughScores
-from routing.estimators import GaussianQuality, NearestPrompts, TokenQuality
-from routing.evaluation import best_neighbours, best_process, complete
-from routing.router import Familiarity
-from routing.store import Fitted, Kind
+from matchgraph.routing.errors import NotEnoughScores
+from matchgraph.routing.estimators import GaussianQuality, NearestPrompts, TokenQuality
+from matchgraph.routing.evaluation import best_neighbours, best_process, complete
+from matchgraph.routing.router import Familiarity
+from matchgraph.routing.store import Fitted, Kind
 
 if TYPE_CHECKING:
-    from graphdb.prompts import ScoreTable
-    from training.prompts import PromptEncoder
+    from matchgraph.graphdb.prompts import ScoreTable
+    from matchgraph.training.prompts import PromptEncoder
 
 
 def fit_router(

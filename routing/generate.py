@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from graphdb.prompts import prompt_id
-from routing.variants import sampling_of
+from matchgraph.graphdb.prompts import prompt_id
+from matchgraph.routing.variants import sampling_of
 
 if TYPE_CHECKING:
-    from graphdb.prompts import Variant
-    from routing.router import Decision
+    from matchgraph.graphdb.prompts import Variant
+    from matchgraph.routing.router import Decision
 
 
 @dataclass(frozen=True)
@@ -57,8 +57,8 @@ def draw(
     Yields:
         What was drawn, as soon as it is there; by model, not in the order of the prompts.
     """
-    from training.generate import stream_images
-    from training.pipelines import opened
+    from matchgraph.training.generate import stream_images
+    from matchgraph.training.pipelines import opened
 
     by_id = {variant.id: variant for variant in variants}
     chosen = [by_id[decision.variant] for decision in decisions]

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from routing.errors import BudgetTooSmall, InvalidScores
+from matchgraph.routing.errors import BudgetTooSmall, InvalidScores
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from graphdb.prompts import Split
+from matchgraph.graphdb.prompts import Split
 
 # CATImage, section 5.2.
 LARGEST_SIMILARITY = 0.75

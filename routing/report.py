@@ -13,13 +13,13 @@ from typing import Any
 
 import numpy as np
 
-from predictor.report.assembly import write_page
-from predictor.report.figures import COLOURS, INK, LINES, drawing, logarithmic
-from predictor.report.page import Head
-from predictor.report.sections import Drawing, Section
-from predictor.report.tables import Column, Table, shown
-from routing.evaluation import ESTIMATORS, MIXING, ORACLE, Study, typical_words
-from routing.policy import choose, lambda_for_budget
+from matchgraph.predictor.report.assembly import write_page
+from matchgraph.predictor.report.figures import COLOURS, INK, LINES, drawing, logarithmic
+from matchgraph.predictor.report.page import Head
+from matchgraph.predictor.report.sections import Drawing, Section
+from matchgraph.predictor.report.tables import Column, Table, shown
+from matchgraph.routing.evaluation import ESTIMATORS, MIXING, ORACLE, Study, typical_words
+from matchgraph.routing.policy import choose, lambda_for_budget
 
 NAME = "routing"
 TITLES = {

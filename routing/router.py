@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from graphdb.prompts import ScoreTable, Variant, check_prompt
-from routing.errors import NotEnoughScores, UnusableEstimator
-from routing.estimators import Estimates, columns
-from routing.policy import choose, lambda_for_budget
+from matchgraph.graphdb.prompts import ScoreTable, Variant, check_prompt
+from matchgraph.routing.errors import NotEnoughScores, UnusableEstimator
+from matchgraph.routing.estimators import Estimates, columns
+from matchgraph.routing.policy import choose, lambda_for_budget
 
 if TYPE_CHECKING:
-    from routing.estimators import QualityEstimator
-    from training.prompts import EncodedPrompts, PromptEncoder
+    from matchgraph.routing.estimators import QualityEstimator
+    from matchgraph.training.prompts import EncodedPrompts, PromptEncoder
 
 # One prompt in a hundred like those learnt from is less similar to them than what counts as familiar.
 UNFAMILIAR_SHARE = 0.01

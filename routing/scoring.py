@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from graphdb.prompts import Prompt, PromptGraph, Score, Variant
-from routing.variants import sampling_of
+from matchgraph.graphdb.prompts import Prompt, PromptGraph, Score, Variant
+from matchgraph.routing.variants import sampling_of
 
 if TYPE_CHECKING:
     from PIL import Image
 
-    from training.quality import Scorer
+    from matchgraph.training.quality import Scorer
 
 # CATImage, section 5.2.
 SAMPLES = 4
@@ -60,8 +60,8 @@ def score_variants(
     Source:
         CATImage, section 3.2 (the mean over S images stands for the expectation) and 5.2 (S = 4).
     """
-    from training.generate import stream_images
-    from training.pipelines import opened
+    from matchgraph.training.generate import stream_images
+    from matchgraph.training.pipelines import opened
 
     prompts = graph.prompts()
     drawn = 0

@@ -22,13 +22,13 @@ from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Histogram, generate_latest
 from pydantic import BaseModel, ConfigDict, Field
 
-from graphdb.errors import DatabaseFailed, GraphError, ServerUnreachable
-from graphdb.prompts import MAX_PROMPT_CHARACTERS
-from routing.errors import BudgetTooSmall
-from routing.policy import lambda_for_budget
+from matchgraph.graphdb.errors import DatabaseFailed, GraphError, ServerUnreachable
+from matchgraph.graphdb.prompts import MAX_PROMPT_CHARACTERS
+from matchgraph.routing.errors import BudgetTooSmall
+from matchgraph.routing.policy import lambda_for_budget
 
 if TYPE_CHECKING:
-    from routing.router import Router
+    from matchgraph.routing.router import Router
 
 MAX_PROMPTS = 64
 # Longer than any allowed request: every character may take six bytes, as an escape.

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from routing.errors import NoPrompts, NotFitted
+from matchgraph.routing.errors import NoPrompts, NotFitted
 
 if TYPE_CHECKING:
     import uvicorn
     from fastapi import FastAPI
 
-    from graphdb.prompts import PromptGraph
-    from routing.service import Served
-    from routing.store import RouterStore
+    from matchgraph.graphdb.prompts import PromptGraph
+    from matchgraph.routing.service import Served
+    from matchgraph.routing.store import RouterStore
 
 # Longer than clients keep idle connections (httpx 5 s, common proxies 60 s): whichever side closes first
 # has to be the client's, or a request sent at that moment is lost.
@@ -49,8 +49,8 @@ def load_served(
         NotFitted: a metric has no router, or none has.
         NoPrompts: there are no validation prompts.
     """
-    from routing.service import Served
-    from training.prompts import load_prompt_encoder
+    from matchgraph.routing.service import Served
+    from matchgraph.training.prompts import load_prompt_encoder
 
     wanted = list(metrics) or store.metrics()
     if not wanted:

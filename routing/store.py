@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from routing.errors import NotFitted, UnusableEstimator
-from routing.estimators import (
+from matchgraph.routing.errors import NotFitted, UnusableEstimator
+from matchgraph.routing.estimators import (
     NEIGHBOURS,
     GaussianQuality,
     NearestInGraph,
@@ -18,11 +18,11 @@ from routing.estimators import (
     QualityEstimator,
     TokenQuality,
 )
-from routing.router import Familiarity, Router
+from matchgraph.routing.router import Familiarity, Router
 
 if TYPE_CHECKING:
-    from graphdb.prompts import PromptGraph
-    from training.prompts import PromptEncoder
+    from matchgraph.graphdb.prompts import PromptGraph
+    from matchgraph.training.prompts import PromptEncoder
 
 FOLDER = "routing"
 Kind = Literal["gaussian", "knn", "network"]
@@ -73,7 +73,7 @@ class RouterStore:
         Returns:
             The file.
         """
-        from training.files import write_json
+        from matchgraph.training.files import write_json
 
         self._folder.mkdir(parents=True, exist_ok=True)
         if estimator is not None:

@@ -6,10 +6,10 @@ import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from graphdb.prompts import Variant
+from matchgraph.graphdb.prompts import Variant
 
 if TYPE_CHECKING:
-    from training.generate import SampleConfig
+    from matchgraph.training.generate import SampleConfig
 
 BATCH = 32
 
@@ -61,7 +61,7 @@ def variants_of(
     Source:
         CATImage, Table 2: 11.97 TFLOP for a step of SDXL.
     """
-    from training.profile import PipelineProfiler
+    from matchgraph.training.profile import PipelineProfiler
 
     profiler = PipelineProfiler(folder)
     made = []
@@ -96,7 +96,7 @@ def sampling_of(variant: Variant, count: int, seed: int) -> SampleConfig:
         count: images.
         seed: of their noise.
     """
-    from training.generate import SampleConfig
+    from matchgraph.training.generate import SampleConfig
 
     return SampleConfig(
         count,

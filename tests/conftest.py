@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from graphdb.connection import (
+from matchgraph.graphdb.connection import (
     HOME_VARIABLE,
     PASSWORD_VARIABLE,
     URI_VARIABLE,
@@ -19,11 +19,11 @@ from graphdb.connection import (
     Settings,
     connect,
 )
-from graphdb.runner import Runner
-from graphdb.server import ManagedServer
+from matchgraph.graphdb.runner import Runner
+from matchgraph.graphdb.server import ManagedServer
 
 if TYPE_CHECKING:
-    from graphdb.repository import MatchingGraph
+    from matchgraph.graphdb.repository import MatchingGraph
 
 KEPT_HOME_VARIABLE = "MATCHGRAPH_TEST_HOME"
 """Data folder of a server that stays alive between runs; without it, the run's own is stopped at the end."""
@@ -79,7 +79,7 @@ def runner(settings: Settings) -> Iterator[Runner]:
 @pytest.fixture
 def graph(runner: Runner) -> Iterator[MatchingGraph]:
     """The matching graph, empty. A GDS projection that a test leaves behind fails it."""
-    from graphdb.repository import MatchingGraph
+    from matchgraph.graphdb.repository import MatchingGraph
 
     drop_projections(runner)
     matching_graph = MatchingGraph(runner)

@@ -16,10 +16,10 @@ from urllib.parse import quote
 
 import pytest
 
-from graphdb.connection import Settings
-from graphdb.models import Dataset, Metric, Model, Result, Similar
-from graphdb.repository import MatchingGraph
-from graphdb.server import ManagedServer
+from matchgraph.graphdb.connection import Settings
+from matchgraph.graphdb.models import Dataset, Metric, Model, Result, Similar
+from matchgraph.graphdb.repository import MatchingGraph
+from matchgraph.graphdb.server import ManagedServer
 
 if TYPE_CHECKING:
     from selenium.webdriver import Chrome

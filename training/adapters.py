@@ -14,14 +14,14 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from training.errors import BadAdapter, first_line
-from training.files import failing_as_files_do, publish
-from training.pipelines import quiet_libraries
+from matchgraph.training.errors import BadAdapter, first_line
+from matchgraph.training.files import failing_as_files_do, publish
+from matchgraph.training.pipelines import quiet_libraries
 
 if TYPE_CHECKING:
     import torch
 
-    from training.families.base import Family
+    from matchgraph.training.families.base import Family
 
 ADAPTER_FILE = "pytorch_lora_weights.safetensors"
 ADAPTER_NAME = "matchgraph"

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from training.errors import InvalidConfig
-from training.files import SCRATCH_PREFIX, json_hash, write_tensors
+from matchgraph.training.errors import InvalidConfig
+from matchgraph.training.files import SCRATCH_PREFIX, json_hash, write_tensors
 
 if TYPE_CHECKING:
     import torch

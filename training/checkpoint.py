@@ -9,8 +9,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from training.errors import CheckpointMismatch, InvalidConfig
-from training.files import write_json, write_tensors
+from matchgraph.training.errors import CheckpointMismatch, InvalidConfig
+from matchgraph.training.files import write_json, write_tensors
 
 if TYPE_CHECKING:
     import torch

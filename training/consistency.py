@@ -14,13 +14,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any
 
-from training.errors import InvalidConfig, UnsupportedScheduler
-from training.samplers import STUDENT_SCHEDULERS
+from matchgraph.training.errors import InvalidConfig, UnsupportedScheduler
+from matchgraph.training.samplers import STUDENT_SCHEDULERS
 
 if TYPE_CHECKING:
     import torch
 
-    from training.families.base import Family
+    from matchgraph.training.families.base import Family
 
 BETA_SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2")
 # What of the teacher's noise process the student's scheduler is told.

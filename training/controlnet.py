@@ -14,18 +14,18 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from training.cache import CacheUse, EncodingCache
-from training.checkpoint import Checkpoints
-from training.controls import HIGH, KINDS, LOW, Segmenter, canny, check_thresholds
-from training.encoding import EncodedDataset, dataset_hash, encode_dataset
-from training.errors import BadControlNet, BadDataset, BadPipeline, InvalidConfig, first_line
-from training.files import file_hash, write_json, write_tensors
-from training.hub import model_name, pipeline_folder
-from training.images import SUFFIXES, CaptionedImage, list_captioned_images, load_rgb, square
-from training.loop import Training, attached
-from training.lora import FineTuneConfig
-from training.memory import PeakMemory, encoders_parked
-from training.pipelines import (
+from matchgraph.training.cache import CacheUse, EncodingCache
+from matchgraph.training.checkpoint import Checkpoints
+from matchgraph.training.controls import HIGH, KINDS, LOW, Segmenter, canny, check_thresholds
+from matchgraph.training.encoding import EncodedDataset, dataset_hash, encode_dataset
+from matchgraph.training.errors import BadControlNet, BadDataset, BadPipeline, InvalidConfig, first_line
+from matchgraph.training.files import file_hash, write_json, write_tensors
+from matchgraph.training.hub import model_name, pipeline_folder
+from matchgraph.training.images import SUFFIXES, CaptionedImage, list_captioned_images, load_rgb, square
+from matchgraph.training.loop import Training, attached
+from matchgraph.training.lora import FineTuneConfig
+from matchgraph.training.memory import PeakMemory, encoders_parked
+from matchgraph.training.pipelines import (
     PRECISIONS,
     LoadedPipeline,
     check_weight_files,
@@ -33,13 +33,13 @@ from training.pipelines import (
     quiet_libraries,
     weight_variant,
 )
-from training.session import Session, circumstances, identity_of
+from matchgraph.training.session import Session, circumstances, identity_of
 
 if TYPE_CHECKING:
     import torch
     from PIL import Image
 
-    from training.families.base import Conditioning, Family
+    from matchgraph.training.families.base import Conditioning, Family
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "diffusion_pytorch_model.safetensors"

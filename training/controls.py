@@ -6,10 +6,10 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from training.errors import BadImage, InvalidConfig, MissingLibrary, ScorerUnavailable, first_line
-from training.files import file_hash, json_hash
-from training.palettes import palette
-from training.pipelines import check_weight_files, choose_device, quiet_libraries
+from matchgraph.training.errors import BadImage, InvalidConfig, MissingLibrary, ScorerUnavailable, first_line
+from matchgraph.training.files import file_hash, json_hash
+from matchgraph.training.palettes import palette
+from matchgraph.training.pipelines import check_weight_files, choose_device, quiet_libraries
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -19,27 +19,33 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from training.cache import CacheUse, EncodingCache
-from training.checkpoint import Checkpoints
-from training.consistency import TeacherPath, student_scheduler, teacher_path
-from training.encoding import EncodedDataset, Rows, dataset_hash, encode_dataset, encode_prompts
-from training.errors import InvalidConfig, NonFiniteEncoding
-from training.families.base import repeat_row, training_noise
-from training.files import SCRATCH_PREFIX, files_below, json_hash, write_json
-from training.hub import model_name, pipeline_folder
-from training.images import list_captioned_images
-from training.loop import Training, attached
-from training.memory import PeakMemory, encoders_parked
-from training.methods import Full, Lora, Method
-from training.pipelines import PRECISIONS, LoadedPipeline, quiet_libraries, read_model_index, weight_variant
-from training.samplers import STUDENT_SCHEDULERS, guidance_width
-from training.seeds import seeded_generator
-from training.session import Session, circumstances, identity_of
+from matchgraph.training.cache import CacheUse, EncodingCache
+from matchgraph.training.checkpoint import Checkpoints
+from matchgraph.training.consistency import TeacherPath, student_scheduler, teacher_path
+from matchgraph.training.encoding import EncodedDataset, Rows, dataset_hash, encode_dataset, encode_prompts
+from matchgraph.training.errors import InvalidConfig, NonFiniteEncoding
+from matchgraph.training.families.base import repeat_row, training_noise
+from matchgraph.training.files import SCRATCH_PREFIX, files_below, json_hash, write_json
+from matchgraph.training.hub import model_name, pipeline_folder
+from matchgraph.training.images import list_captioned_images
+from matchgraph.training.loop import Training, attached
+from matchgraph.training.memory import PeakMemory, encoders_parked
+from matchgraph.training.methods import Full, Lora, Method
+from matchgraph.training.pipelines import (
+    PRECISIONS,
+    LoadedPipeline,
+    quiet_libraries,
+    read_model_index,
+    weight_variant,
+)
+from matchgraph.training.samplers import STUDENT_SCHEDULERS, guidance_width
+from matchgraph.training.seeds import seeded_generator
+from matchgraph.training.session import Session, circumstances, identity_of
 
 if TYPE_CHECKING:
     import torch
 
-    from training.families.base import Conditioning
+    from matchgraph.training.families.base import Conditioning
 
 RECORD_FILE = "distillation.json"
 METHODS = ("lora", "full")

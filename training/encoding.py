@@ -11,18 +11,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from training.cache import CacheUse
-from training.errors import NonFiniteEncoding
-from training.files import file_hash, folders_hash, json_hash
-from training.images import CaptionedImage, list_captioned_images, load_rgb, square
-from training.pipelines import LoadedPipeline, equal_weights, quiet_libraries, read_model_index
-from training.seeds import seeded_generator
+from matchgraph.training.cache import CacheUse
+from matchgraph.training.errors import NonFiniteEncoding
+from matchgraph.training.files import file_hash, folders_hash, json_hash
+from matchgraph.training.images import CaptionedImage, list_captioned_images, load_rgb, square
+from matchgraph.training.pipelines import LoadedPipeline, equal_weights, quiet_libraries, read_model_index
+from matchgraph.training.seeds import seeded_generator
 
 if TYPE_CHECKING:
     import numpy as np
     import torch
 
-    from training.families.base import Conditioning
+    from matchgraph.training.families.base import Conditioning
 
 # Raised when an entry's content would change for the same facts, so that older entries are not found.
 CACHE_FORMAT = 1

@@ -20,10 +20,10 @@ from typing import IO
 
 import numpy as np
 
-from training.errors import NonFiniteDistance, ShapeMismatch, TooFewSamples
-from training.files import SCRATCH_PREFIX, publish
-from training.frechet import GaussianAccumulator, GaussianStatistics
-from training.kernels import mean_similarity
+from matchgraph.training.errors import NonFiniteDistance, ShapeMismatch, TooFewSamples
+from matchgraph.training.files import SCRATCH_PREFIX, publish
+from matchgraph.training.frechet import GaussianAccumulator, GaussianStatistics
+from matchgraph.training.kernels import mean_similarity
 
 TENSOR = "features"
 # The length of a safetensors header comes first, in 8 bytes; a header may end in blanks.

@@ -10,7 +10,7 @@ from itertools import combinations
 
 import numpy as np
 
-from training.errors import DistanceError, NonFiniteDistance, ShapeMismatch, TooFewSamples
+from matchgraph.training.errors import DistanceError, NonFiniteDistance, ShapeMismatch, TooFewSamples
 
 # How far below zero an eigenvalue of a covariance may lie, relative to the largest, before it is no rounding:
 # float32 statistics of fewer images than dimensions stay inside, a matrix that is no covariance does not.

@@ -9,16 +9,16 @@ from contextlib import closing
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from training.cache import CacheUse, EncodingCache
-from training.encoding import PromptRows
-from training.errors import InvalidConfig
-from training.images import square
-from training.methods import load_weights
-from training.pipelines import PRECISIONS, LoadedPipeline, opened
-from training.rollback import Start
-from training.samplers import caching, default_drawing, drawing_with
-from training.seeds import seeded_generator
-from training.trajectories import curvature, followed
+from matchgraph.training.cache import CacheUse, EncodingCache
+from matchgraph.training.encoding import PromptRows
+from matchgraph.training.errors import InvalidConfig
+from matchgraph.training.images import square
+from matchgraph.training.methods import load_weights
+from matchgraph.training.pipelines import PRECISIONS, LoadedPipeline, opened
+from matchgraph.training.rollback import Start
+from matchgraph.training.samplers import caching, default_drawing, drawing_with
+from matchgraph.training.seeds import seeded_generator
+from matchgraph.training.trajectories import curvature, followed
 
 if TYPE_CHECKING:
     import torch

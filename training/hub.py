@@ -17,8 +17,8 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from training.errors import BadPipeline, ModelUnavailable, TrainingError, first_line
-from training.pipelines import (
+from matchgraph.training.errors import BadPipeline, ModelUnavailable, TrainingError, first_line
+from matchgraph.training.pipelines import (
     PICKLED_SUFFIXES,
     SAFETY_CHECKER,
     WEIGHTS,

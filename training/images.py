@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from training.errors import BadDataset, BadImage
+from matchgraph.training.errors import BadDataset, BadImage
 
 if TYPE_CHECKING:
     from PIL import Image

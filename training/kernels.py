@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from training.errors import NonFiniteDistance, ShapeMismatch, TooFewSamples
+from matchgraph.training.errors import NonFiniteDistance, ShapeMismatch, TooFewSamples
 
 # Of the reference implementations.
 KID_SUBSETS = 100

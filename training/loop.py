@@ -7,16 +7,16 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from training.encoding import EncodedDataset
-from training.errors import InvalidConfig, NonFiniteLoss, first_line
-from training.methods import Method
-from training.pipelines import LoadedPipeline
-from training.seeds import seeded_generator
+from matchgraph.training.encoding import EncodedDataset
+from matchgraph.training.errors import InvalidConfig, NonFiniteLoss, first_line
+from matchgraph.training.methods import Method
+from matchgraph.training.pipelines import LoadedPipeline
+from matchgraph.training.seeds import seeded_generator
 
 if TYPE_CHECKING:
     import torch
 
-    from training.lora import FineTuneConfig
+    from matchgraph.training.lora import FineTuneConfig
 
 # torch.compile's default; it needs a C++ compiler, or Triton on a GPU.
 COMPILE_BACKEND = "inductor"

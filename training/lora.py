@@ -10,17 +10,17 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from training.cache import CacheUse, EncodingCache
-from training.checkpoint import Checkpoints
-from training.encoding import dataset_hash, encode_dataset
-from training.errors import InvalidConfig
-from training.files import file_hash, write_json
-from training.images import list_captioned_images
-from training.loop import Training, attached
-from training.memory import PeakMemory, encoders_parked
-from training.methods import WEIGHT_FILES, Full, Lora, Method
-from training.pipelines import PRECISIONS, LoadedPipeline, opened
-from training.session import Session, circumstances, identity_of
+from matchgraph.training.cache import CacheUse, EncodingCache
+from matchgraph.training.checkpoint import Checkpoints
+from matchgraph.training.encoding import dataset_hash, encode_dataset
+from matchgraph.training.errors import InvalidConfig
+from matchgraph.training.files import file_hash, write_json
+from matchgraph.training.images import list_captioned_images
+from matchgraph.training.loop import Training, attached
+from matchgraph.training.memory import PeakMemory, encoders_parked
+from matchgraph.training.methods import WEIGHT_FILES, Full, Lora, Method
+from matchgraph.training.pipelines import PRECISIONS, LoadedPipeline, opened
+from matchgraph.training.session import Session, circumstances, identity_of
 
 RECORD_FILE = "record.json"
 METHODS = ("lora", "full")

@@ -7,15 +7,21 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from training.adapters import ADAPTER_FILE, attach_adapter, detach_adapter, load_adapter, save_adapter
-from training.errors import BadAdapter
-from training.files import write_tensors
-from training.pipelines import LoadedPipeline
+from matchgraph.training.adapters import (
+    ADAPTER_FILE,
+    attach_adapter,
+    detach_adapter,
+    load_adapter,
+    save_adapter,
+)
+from matchgraph.training.errors import BadAdapter
+from matchgraph.training.files import write_tensors
+from matchgraph.training.pipelines import LoadedPipeline
 
 if TYPE_CHECKING:
     import torch
 
-    from training.families.base import Family
+    from matchgraph.training.families.base import Family
 
 DENOISER_FILE = "denoiser.safetensors"
 # The header's mark by which a file of all weights is told from an adapter.

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from training.errors import ScorerUnavailable
-from training.seeds import seeded_generator
+from matchgraph.training.errors import ScorerUnavailable
+from matchgraph.training.seeds import seeded_generator
 
 if TYPE_CHECKING:
     import numpy as np

@@ -11,14 +11,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from training.errors import BadPipeline, InvalidConfig, UnsafeWeights, first_line
-from training.families import family_of
-from training.files import files_below, folders_hash
+from matchgraph.training.errors import BadPipeline, InvalidConfig, UnsafeWeights, first_line
+from matchgraph.training.families import family_of
+from matchgraph.training.files import files_below, folders_hash
 
 if TYPE_CHECKING:
     import torch
 
-    from training.families.base import Family
+    from matchgraph.training.families.base import Family
 
 # Formats that torch and others unpickle: opening one can run any code.
 PICKLED_SUFFIXES = frozenset({".bin", ".ckpt", ".joblib", ".pickle", ".pkl", ".pt", ".pth"})

@@ -18,17 +18,17 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
-from training.errors import BadPipeline, CannotProfile, InvalidConfig, UnknownFamily, first_line
-from training.families import ALIASES, family_of
-from training.pipelines import SAFETY_CHECKER, quiet_libraries, read_model_index
-from training.samplers import caching, default_drawing, drawing_with
+from matchgraph.training.errors import BadPipeline, CannotProfile, InvalidConfig, UnknownFamily, first_line
+from matchgraph.training.families import ALIASES, family_of
+from matchgraph.training.pipelines import SAFETY_CHECKER, quiet_libraries, read_model_index
+from matchgraph.training.samplers import caching, default_drawing, drawing_with
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     import torch
 
-    from training.pipelines import LoadedPipeline
+    from matchgraph.training.pipelines import LoadedPipeline
 
 Protocol: TypeAlias = Literal["paper", "full"]
 PROTOCOLS: tuple[str, ...] = get_args(Protocol)
@@ -327,7 +327,7 @@ class PipelineProfiler:
         import diffusers
         import torch
 
-        from training.controlnet import steered
+        from matchgraph.training.controlnet import steered
 
         with torch.device("meta"):
             network = diffusers.ControlNetModel.from_config(dict(controlnet))

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from training.errors import ExtractorUnavailable, first_line
-from training.extractors.clip import OpenedClip, open_weights
+from matchgraph.training.errors import ExtractorUnavailable, first_line
+from matchgraph.training.extractors.clip import OpenedClip, open_weights
 
 if TYPE_CHECKING:
     import torch

@@ -17,14 +17,14 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from training.errors import ScorerUnavailable
-from training.hub import hub_folder, is_hub_name
+from matchgraph.training.errors import ScorerUnavailable
+from matchgraph.training.hub import hub_folder, is_hub_name
 
 if TYPE_CHECKING:
     from PIL import Image
 
-    from training.extractors.base import Extractor
-    from training.prompts import PromptEncoder
+    from matchgraph.training.extractors.base import Extractor
+    from matchgraph.training.prompts import PromptEncoder
 
 # What a repository on the hub has an aesthetic predictor's layers in.
 HUB_FILE = "model.safetensors"

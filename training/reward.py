@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from training.errors import ScorerUnavailable
-from training.hub import hub_folder, is_hub_name
+from matchgraph.training.errors import ScorerUnavailable
+from matchgraph.training.hub import hub_folder, is_hub_name
 
 if TYPE_CHECKING:
     import torch
@@ -65,7 +65,7 @@ class ImageReward:
     metric = "image_reward"
 
     def __init__(self, folder: str | os.PathLike[str], *, device: str = "auto") -> None:
-        from training.pipelines import choose_device
+        from matchgraph.training.pipelines import choose_device
 
         files = (WEIGHTS, TEXT_CONFIG, VOCABULARY)
         self._folder = (

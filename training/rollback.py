@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from training.errors import InvalidConfig
+from matchgraph.training.errors import InvalidConfig
 
 if TYPE_CHECKING:
     import torch

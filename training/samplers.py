@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from training.errors import InvalidConfig
+from matchgraph.training.errors import InvalidConfig
 
 if TYPE_CHECKING:
     import torch

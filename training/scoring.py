@@ -13,17 +13,23 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from training.errors import BadDataset, UnknownMeasure
-from training.extractors.base import BATCH, CaptionExtractor
-from training.features import Features, FeatureWriter, read_features, writing
-from training.frechet import GaussianAccumulator, GaussianStatistics, Root, distances_between, frechet_between
-from training.images import CaptionedImage, list_captioned_images, load_rgb
-from training.kernels import Distance, cmmd, kid
+from matchgraph.training.errors import BadDataset, UnknownMeasure
+from matchgraph.training.extractors.base import BATCH, CaptionExtractor
+from matchgraph.training.features import Features, FeatureWriter, read_features, writing
+from matchgraph.training.frechet import (
+    GaussianAccumulator,
+    GaussianStatistics,
+    Root,
+    distances_between,
+    frechet_between,
+)
+from matchgraph.training.images import CaptionedImage, list_captioned_images, load_rgb
+from matchgraph.training.kernels import Distance, cmmd, kid
 
 if TYPE_CHECKING:
     from PIL import Image
 
-    from training.extractors import Extractor
+    from matchgraph.training.extractors import Extractor
 
 # Distance -> version of its definition here; values of different versions are not comparable.
 DISTANCES = {"fid": "1", "kid": "1", "cmmd": "1"}

@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from training.checkpoint import (
+from matchgraph.training.checkpoint import (
     Checkpoints,
     DamagedCheckpoint,
     Progress,
@@ -17,12 +17,12 @@ from training.checkpoint import (
     remove_checkpoint,
     write_checkpoint,
 )
-from training.errors import NonFiniteLoss
-from training.pipelines import LoadedPipeline
+from matchgraph.training.errors import NonFiniteLoss
+from matchgraph.training.pipelines import LoadedPipeline
 
 if TYPE_CHECKING:
-    from training.loop import Training
-    from training.memory import PeakMemory
+    from matchgraph.training.loop import Training
+    from matchgraph.training.memory import PeakMemory
 
 
 @dataclass

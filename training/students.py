@@ -12,22 +12,22 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from training.adapters import ADAPTER_FILE, fuse_adapter, load_adapter
-from training.consistency import student_scheduler
-from training.distill import check_output, check_teacher, plain_denoiser, write_student
-from training.errors import BadAdapter, UnsafeWeights, first_line
-from training.files import file_hash, json_hash
-from training.hub import is_hub_name, model_name, pipeline_folder, student_weights
-from training.methods import DENOISER_FILE
-from training.pipelines import (
+from matchgraph.training.adapters import ADAPTER_FILE, fuse_adapter, load_adapter
+from matchgraph.training.consistency import student_scheduler
+from matchgraph.training.distill import check_output, check_teacher, plain_denoiser, write_student
+from matchgraph.training.errors import BadAdapter, UnsafeWeights, first_line
+from matchgraph.training.files import file_hash, json_hash
+from matchgraph.training.hub import is_hub_name, model_name, pipeline_folder, student_weights
+from matchgraph.training.methods import DENOISER_FILE
+from matchgraph.training.pipelines import (
     PICKLED_SUFFIXES,
     LoadedPipeline,
     check_weight_files,
     quiet_libraries,
     weight_variant,
 )
-from training.samplers import guidance_width
-from training.session import circumstances
+from matchgraph.training.samplers import guidance_width
+from matchgraph.training.session import circumstances
 
 if TYPE_CHECKING:
     import torch

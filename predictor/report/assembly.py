@@ -12,15 +12,21 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from predictor.errors import InvalidRows, NotEnoughResults, PredictorError
-from predictor.recipes import DEFAULT_RECIPE, PAPER, RECIPES
-from predictor.report import comparisons, figures, measurements
-from predictor.report import sections as written
-from predictor.report.chances import chances
-from predictor.report.page import Head, render_page
-from predictor.report.sections import Section, without_data
-from predictor.report.trained import Importance, Importances, Timing, learned_importances, timed_predictions
-from predictor.report.variants import (
+from matchgraph.predictor.errors import InvalidRows, NotEnoughResults, PredictorError
+from matchgraph.predictor.recipes import DEFAULT_RECIPE, PAPER, RECIPES
+from matchgraph.predictor.report import comparisons, figures, measurements
+from matchgraph.predictor.report import sections as written
+from matchgraph.predictor.report.chances import chances
+from matchgraph.predictor.report.page import Head, render_page
+from matchgraph.predictor.report.sections import Section, without_data
+from matchgraph.predictor.report.trained import (
+    Importance,
+    Importances,
+    Timing,
+    learned_importances,
+    timed_predictions,
+)
+from matchgraph.predictor.report.variants import (
     Outcome,
     Variant,
     Workplace,
@@ -28,12 +34,12 @@ from predictor.report.variants import (
     evaluate_variants,
     versions,
 )
-from predictor.visibility import graph_hash, loss_matrix
+from matchgraph.predictor.visibility import graph_hash, loss_matrix
 
 if TYPE_CHECKING:
-    from graphdb.connection import Settings
-    from graphdb.runner import Runner
-    from predictor.report.sources import Sources
+    from matchgraph.graphdb.connection import Settings
+    from matchgraph.graphdb.runner import Runner
+    from matchgraph.predictor.report.sources import Sources
 
 PAGE_FILE, DATA_FILE, KEPT_FOLDER = "index.html", "report.json", "kept"
 LEAST_DATASETS = 3
@@ -439,7 +445,7 @@ def _probes(bench: Bench, outcomes: Mapping[Any, Outcome]) -> tuple[Section, Any
 
 
 def _rankers_variants(bench: Bench) -> Mapping[Any, Variant]:
-    from predictor.report.rankers import TITLES
+    from matchgraph.predictor.report.rankers import TITLES
 
     # CatBoost is the recipe's own.
     return {

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from predictor.evaluation import METHOD
-from predictor.metrics import O2B, O2O, OSR, TAU, Interval, bootstrap_interval, paired_p_value
+from matchgraph.predictor.evaluation import METHOD
+from matchgraph.predictor.metrics import O2B, O2O, OSR, TAU, Interval, bootstrap_interval, paired_p_value
 
 if TYPE_CHECKING:
-    from predictor.evaluation import Fold
-    from predictor.report.variants import Outcome
+    from matchgraph.predictor.evaluation import Fold
+    from matchgraph.predictor.report.variants import Outcome
 
 AVERAGE_VALUE = "average_value"
 

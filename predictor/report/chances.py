@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from predictor.calibration import (
+from matchgraph.predictor.calibration import (
     Bin,
     Coverage,
     conformal_coverage,
@@ -14,11 +14,11 @@ from predictor.calibration import (
     expected_calibration_error,
     reliability,
 )
-from predictor.report.comparisons import recipe_title
+from matchgraph.predictor.report.comparisons import recipe_title
 
 if TYPE_CHECKING:
-    from predictor.evaluation import Fold
-    from predictor.metrics import Interval
+    from matchgraph.predictor.evaluation import Fold
+    from matchgraph.predictor.metrics import Interval
 
 CONFIDENCES = (0.8, 0.9)
 # Mending each fold by all others takes the square of their number.

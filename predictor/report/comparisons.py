@@ -8,19 +8,19 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from predictor.baselines import BASELINES
-from predictor.evaluation import METHOD, METHOD_TITLE
-from predictor.metrics import OSR, SELECTION_METRICS, TAU, Interval
-from predictor.recipes import DEFAULT_RECIPE, PAPER
-from predictor.report.by_dataset import FoldFigures, fold_figures, of_method, of_oracle
-from predictor.report.paper import figures_of
-from predictor.report.rankers import TITLES
+from matchgraph.predictor.baselines import BASELINES
+from matchgraph.predictor.evaluation import METHOD, METHOD_TITLE
+from matchgraph.predictor.metrics import OSR, SELECTION_METRICS, TAU, Interval
+from matchgraph.predictor.recipes import DEFAULT_RECIPE, PAPER
+from matchgraph.predictor.report.by_dataset import FoldFigures, fold_figures, of_method, of_oracle
+from matchgraph.predictor.report.paper import figures_of
+from matchgraph.predictor.report.rankers import TITLES
 
 if TYPE_CHECKING:
-    from graphdb.models import Snapshot
-    from predictor.evaluation import Fold
-    from predictor.report.sources import View
-    from predictor.report.variants import Outcome
+    from matchgraph.graphdb.models import Snapshot
+    from matchgraph.predictor.evaluation import Fold
+    from matchgraph.predictor.report.sources import View
+    from matchgraph.predictor.report.variants import Outcome
 
 ORACLE, AVERAGE_RANK, RANDOM = "oracle", "average_rank", "random"
 FEATURE_TITLES = {"node": "Model and dataset features", "graph": "Graph embeddings", "all": "Both"}

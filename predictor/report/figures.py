@@ -17,15 +17,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from predictor.metrics import OSR, TAU, SelectionMetric
+from matchgraph.predictor.metrics import OSR, TAU, SelectionMetric
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from predictor.report.chances import Chances
-    from predictor.report.comparisons import Comparison, Sparsity
-    from predictor.report.measurements import Landscape
-    from predictor.report.trained import Importances
+    from matchgraph.predictor.report.chances import Chances
+    from matchgraph.predictor.report.comparisons import Comparison, Sparsity
+    from matchgraph.predictor.report.measurements import Landscape
+    from matchgraph.predictor.report.trained import Importances
 
 # Stands for the page's text colour until the drawing is done; no other line or text has it.
 INK = "#010203"

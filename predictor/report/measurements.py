@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from predictor.baselines import average_rank
-from predictor.metrics import optimal_selection, weighted_tau
-from predictor.visibility import loss_matrix
+from matchgraph.predictor.baselines import average_rank
+from matchgraph.predictor.metrics import optimal_selection, weighted_tau
+from matchgraph.predictor.visibility import loss_matrix
 
 if TYPE_CHECKING:
-    from graphdb.models import Snapshot
+    from matchgraph.graphdb.models import Snapshot
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from predictor.report.paper import NOTE
-from predictor.report.sections import Section
+from matchgraph.predictor.report.paper import NOTE
+from matchgraph.predictor.report.sections import Section
 
 TEMPLATE = "report.html.jinja"
 
@@ -57,7 +57,7 @@ def render_page(head: Head, sections: Sequence[Section]) -> str:
         )
 
     environment = Environment(
-        loader=PackageLoader("predictor.report"),
+        loader=PackageLoader("matchgraph.predictor.report"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from predictor.errors import InvalidRows
+from matchgraph.predictor.errors import InvalidRows
 
 if TYPE_CHECKING:
-    from predictor.ranker import Ranker
+    from matchgraph.predictor.ranker import Ranker
 
 TREES = 300
 
@@ -112,7 +112,7 @@ def compared_ranker(name: str, seed: int) -> Ranker:
     Source:
         Match & Choose, section 5.7, Table 7.
     """
-    from predictor.ranker import CatBoostConfig, CatBoostRanker, ForestRanker
+    from matchgraph.predictor.ranker import CatBoostConfig, CatBoostRanker, ForestRanker
 
     match name:
         case "catboost":

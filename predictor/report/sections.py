@@ -6,15 +6,15 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from predictor.metrics import OSR, SELECTION_METRICS, TAU, Interval
-from predictor.recipes import RECIPES
-from predictor.report import figures, tables
-from predictor.report.chances import Chances
-from predictor.report.comparisons import SURE, Comparison, Row, Sparsity
-from predictor.report.measurements import Landscape, Noise
-from predictor.report.rankers import TITLES
-from predictor.report.tables import Table
-from predictor.report.trained import Importances, Timing
+from matchgraph.predictor.metrics import OSR, SELECTION_METRICS, TAU, Interval
+from matchgraph.predictor.recipes import RECIPES
+from matchgraph.predictor.report import figures, tables
+from matchgraph.predictor.report.chances import Chances
+from matchgraph.predictor.report.comparisons import SURE, Comparison, Row, Sparsity
+from matchgraph.predictor.report.measurements import Landscape, Noise
+from matchgraph.predictor.report.rankers import TITLES
+from matchgraph.predictor.report.tables import Table
+from matchgraph.predictor.report.trained import Importances, Timing
 
 INTERVALS = "Brackets are 95 % bootstrap intervals over datasets"
 

@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from graphdb import queries
-from graphdb.errors import InvalidValue, MixedExtractors
-from graphdb.metrics import KNOWN_METRICS
-from predictor.report.variants import MAIN_VIEW
+from matchgraph.graphdb import queries
+from matchgraph.graphdb.errors import InvalidValue, MixedExtractors
+from matchgraph.graphdb.metrics import KNOWN_METRICS
+from matchgraph.predictor.report.variants import MAIN_VIEW
 
 if TYPE_CHECKING:
-    from graphdb.models import Snapshot
-    from graphdb.repository import MatchingGraph
-    from graphdb.runner import Runner
+    from matchgraph.graphdb.models import Snapshot
+    from matchgraph.graphdb.repository import MatchingGraph
+    from matchgraph.graphdb.runner import Runner
 
 HASH_SHOWN = 8
 
@@ -140,7 +140,7 @@ def _other_similarities(
     graph: MatchingGraph, runner: Runner, main: Snapshot, names: Sequence[str]
 ) -> list[tuple[View, Snapshot | None]]:
     """The same results and features, with the datasets compared in another way."""
-    from graphdb.repository import NOT_RECORDED
+    from matchgraph.graphdb.repository import NOT_RECORDED
 
     used = (main.similarity.name if main.similarity else None, main.compared_with)
     views = []

@@ -9,12 +9,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
-import training.resampling
-from predictor.metrics import OSR, SELECTION_METRICS, TAU, Interval, SelectionMetric
-from predictor.report.chances import Chances
-from predictor.report.comparisons import Comparison, Sparsity
-from predictor.report.measurements import Landscape, Noise
-from predictor.report.trained import Importances, Timing
+import matchgraph.training.resampling
+from matchgraph.predictor.metrics import OSR, SELECTION_METRICS, TAU, Interval, SelectionMetric
+from matchgraph.predictor.report.chances import Chances
+from matchgraph.predictor.report.comparisons import Comparison, Sparsity
+from matchgraph.predictor.report.measurements import Landscape, Noise
+from matchgraph.predictor.report.trained import Importances, Timing
 
 Kind: TypeAlias = Literal["text", "share", "number", "score", "p", "count", "seconds"]
 UNKNOWN = "–"
@@ -91,7 +91,7 @@ class Table:
         ]
 
 
-def shown(interval: training.resampling.Interval) -> Interval | None:
+def shown(interval: matchgraph.training.resampling.Interval) -> Interval | None:
     """An interval over prompts as tables take one; None where it is not known."""
     if math.isnan(interval.value):
         return None

@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from predictor.features import dataset_features, model_features
-from predictor.matching import PaperMatcher, predict
-from predictor.report.comparisons import recipe_title
-from predictor.report.paper import figures_of
-from predictor.report.rankers import TREES
+from matchgraph.predictor.features import dataset_features, model_features
+from matchgraph.predictor.matching import PaperMatcher, predict
+from matchgraph.predictor.report.comparisons import recipe_title
+from matchgraph.predictor.report.paper import figures_of
+from matchgraph.predictor.report.rankers import TREES
 
 if TYPE_CHECKING:
-    from graphdb.models import Snapshot
-    from predictor.matching import Matcher
+    from matchgraph.graphdb.models import Snapshot
+    from matchgraph.predictor.matching import Matcher
 
 TIMED_DATASETS = 5
 FOREST, CATBOOST = "forest", "catboost"

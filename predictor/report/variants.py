@@ -25,21 +25,21 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from graphdb.errors import EmbeddingFailed
-from predictor.baselines import BASELINES
-from predictor.errors import PredictorError, ProcessEnded
-from predictor.evaluation import Fold, Score, evaluate_fold, held_out_datasets
-from predictor.recipes import PAPER, build_recipe
-from predictor.visibility import graph_hash
+from matchgraph.graphdb.errors import EmbeddingFailed
+from matchgraph.predictor.baselines import BASELINES
+from matchgraph.predictor.errors import PredictorError, ProcessEnded
+from matchgraph.predictor.evaluation import Fold, Score, evaluate_fold, held_out_datasets
+from matchgraph.predictor.recipes import PAPER, build_recipe
+from matchgraph.predictor.visibility import graph_hash
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from graphdb.connection import Settings
-    from graphdb.embedding import Embedder
-    from graphdb.models import Snapshot
-    from graphdb.runner import Runner
-    from predictor.matching import Matcher
+    from matchgraph.graphdb.connection import Settings
+    from matchgraph.graphdb.embedding import Embedder
+    from matchgraph.graphdb.models import Snapshot
+    from matchgraph.graphdb.runner import Runner
+    from matchgraph.predictor.matching import Matcher
 
 MAIN_VIEW = "results"
 # Of what is kept on disk; another number makes all of it be computed anew.
@@ -100,8 +100,8 @@ class Variant:
             matcher.embedder = embedder = KeptEmbedder(embedder, embeddings)
         if not self.ranker:
             return matcher
-        from predictor.matching import PaperMatcher
-        from predictor.report.rankers import compared_ranker
+        from matchgraph.predictor.matching import PaperMatcher
+        from matchgraph.predictor.report.rankers import compared_ranker
 
         return PaperMatcher(embedder, compared_ranker(self.ranker, self.seed), matcher.rows)
 
@@ -410,7 +410,7 @@ def _begin(place: Workplace) -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
     _place = place
     if place.settings is not None:
-        from graphdb.connection import connect
+        from matchgraph.graphdb.connection import connect
 
         _runner = connect(place.settings, apply_schema=False)
 

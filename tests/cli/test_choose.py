@@ -12,12 +12,12 @@ import pytest
 from click import BadParameter, UsageError
 from click.testing import CliRunner
 
-from cli.choose import Way, adapters_of, plans, with_teacher
-from cli.main import matchgraph
-from graphdb.distillation import Calibration, Distilled, Tuned
-from graphdb.prompts import Variant
-from minizoo.icons import ROOT
-from routing.errors import BudgetTooSmall
+from matchgraph.cli.choose import Way, adapters_of, plans, with_teacher
+from matchgraph.cli.main import matchgraph
+from matchgraph.graphdb.distillation import Calibration, Distilled, Tuned
+from matchgraph.graphdb.prompts import Variant
+from matchgraph.minizoo import ROOT
+from matchgraph.routing.errors import BudgetTooSmall
 
 VARIANTS = (
     Variant("student@1", "student", 1, 1.0, None, 1.0, 32),

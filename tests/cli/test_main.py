@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 import pytest
 
-from cli import main as cli_main
+from matchgraph.cli import main as cli_main
 
 HEAVY = (
     "torch",
@@ -38,7 +38,7 @@ def walk(command: click.Command, path: tuple[str, ...] = ()) -> list[tuple[tuple
 def test_help_lists_every_command_and_loads_nothing_heavy():
     script = (
         "import sys\n"
-        "from cli.main import run\n"
+        "from matchgraph.cli.main import run\n"
         "run(['--help'])\n"
         f"print('HEAVY', sorted(m for m in {HEAVY!r} if m in sys.modules))"
     )
@@ -50,8 +50,9 @@ def test_help_lists_every_command_and_loads_nothing_heavy():
 
 @pytest.mark.parametrize("package", ["graphdb", "ingest", "predictor", "training", "cli"])
 def test_importing_a_package_loads_nothing_heavy(package: str):
+    package = f"matchgraph.{package}"
     script = (
-        f"import sys, importlib.util\nimport {package}\n"
+        f"import sys, importlib, importlib.util\nimport {package}\n"
         f"for name in ('{package}.cli', '{package}.query_cli'):\n"
         "    if importlib.util.find_spec(name): importlib.import_module(name)\n"
         f"print(sorted(m for m in {HEAVY!r} if m in sys.modules))"
@@ -101,7 +102,8 @@ def test_a_defect_of_ours_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch):
 
 def test_what_the_encoding_lacks_is_spelt_out():
     script = (
-        "import sys; from cli import main as m; m.matchgraph.main = lambda **_: print('τ \\udcff'); m.main()"
+        "import sys; from matchgraph.cli import main as m; "
+        "m.matchgraph.main = lambda **_: print('τ \\udcff'); m.main()"
     )
     environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
     done = subprocess.run(
@@ -112,7 +114,7 @@ def test_what_the_encoding_lacks_is_spelt_out():
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="has no device that is always full")
 def test_a_full_disk_is_one_line():
-    script = "from cli.main import main; main()"
+    script = "from matchgraph.cli.main import main; main()"
     with open("/dev/full", "w") as full:
         done = subprocess.run(
             [sys.executable, "-c", script, "query", "--json"], stdout=full, stderr=subprocess.PIPE, text=True

@@ -7,12 +7,12 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from minizoo.icons import ROOT
-from training.extractors import load_clip
-from training.extractors.base import Extractor
-from training.pipelines import LoadedPipeline
-from training.prompts import load_prompt_encoder
-from training.quality import ClipScore
+from matchgraph.minizoo import ROOT
+from matchgraph.training.extractors import load_clip
+from matchgraph.training.extractors.base import Extractor
+from matchgraph.training.pipelines import LoadedPipeline
+from matchgraph.training.prompts import load_prompt_encoder
+from matchgraph.training.quality import ClipScore
 
 CLIP = str(ROOT / "probes" / "clip")
 

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from cli.main import matchgraph
-from graphdb.distillation import DistillationGraph
-from graphdb.runner import Runner
-from minizoo.icons import ROOT
+from matchgraph.cli.main import matchgraph
+from matchgraph.graphdb.distillation import DistillationGraph
+from matchgraph.graphdb.runner import Runner
+from matchgraph.minizoo import ROOT
 from tests.collaboration.conftest import CLIP
 
 STUDENT, TEACHER = "tiny-juggernaut", "tiny-sdxl"

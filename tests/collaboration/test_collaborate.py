@@ -9,15 +9,15 @@ import pytest
 import torch
 from PIL import Image, ImageOps
 
-from collaboration.collaborate import Collaboration, Outcome, scores_of, share_latents
-from collaboration.errors import InvalidPlan
-from collaboration.plan import Correction, Drawing, Plan, price
-from minizoo.icons import ROOT
-from training.controlnet import controlled
-from training.controls import canny, edge_agreement
-from training.errors import InvalidConfig
-from training.generate import SampleConfig, sample_images, stream_images
-from training.quality import Sharpness
+from matchgraph.collaboration.collaborate import Collaboration, Outcome, scores_of, share_latents
+from matchgraph.collaboration.errors import InvalidPlan
+from matchgraph.collaboration.plan import Correction, Drawing, Plan, price
+from matchgraph.minizoo import ROOT
+from matchgraph.training.controlnet import controlled
+from matchgraph.training.controls import canny, edge_agreement
+from matchgraph.training.errors import InvalidConfig
+from matchgraph.training.generate import SampleConfig, sample_images, stream_images
+from matchgraph.training.quality import Sharpness
 
 CLIP = ROOT / "probes" / "clip"
 PROMPTS = [

@@ -12,12 +12,12 @@ import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
 
-from cli.main import run
-from collaboration.control_cli import control
-from minizoo.icons import ROOT
+from matchgraph.cli.main import run
+from matchgraph.collaboration.control_cli import control
+from matchgraph.minizoo import ROOT
+from matchgraph.training import controlnet
 from tests.training import tiny
 from tests.training.hub import put_into_cache, use_cache
-from training import controlnet
 
 SMALL = ("--steps", "3", "--batch-size", "2", "--resolution", "32", "--device", "cpu")
 

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from cli.main import run
+from matchgraph.cli.main import run
+from matchgraph.training.checkpoint import checkpoint_step
+from matchgraph.training.distill import RECORD_FILE
+from matchgraph.training.pipelines import load_pipeline
 from tests.training import tiny
 from tests.training.hub import put_into_cache, use_cache
-from training.checkpoint import checkpoint_step
-from training.distill import RECORD_FILE
-from training.pipelines import load_pipeline
 
 OPTIONS = (
     *("--steps", "3", "--batch-size", "2", "--rank", "4", "--solver-steps", "10", "--teacher-steps", "2"),
@@ -87,7 +87,7 @@ def test_an_interrupted_command_goes_on_or_begins_anew(
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("collaboration.distill_cli._tell_step", stop)
+        patch.setattr("matchgraph.collaboration.distill_cli._tell_step", stop)
         assert run(asked) == 130
     assert checkpoint_step(work) == 2
     assert not output.exists()

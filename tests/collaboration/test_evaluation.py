@@ -7,9 +7,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from collaboration.evaluation import CASES, Study, at_cost, diversity, evaluate
-from collaboration.trials import Column, Trials
-from training.frechet import gaussian_statistics
+from matchgraph.collaboration.evaluation import CASES, Study, at_cost, diversity, evaluate
+from matchgraph.collaboration.trials import Column, Trials
+from matchgraph.training.frechet import gaussian_statistics
 
 COUNT, SAMPLES, DIMENSION = 600, 2, 4
 

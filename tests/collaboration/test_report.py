@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from collaboration.evaluation import evaluate
-from collaboration.report import quality_over_cost, write_report
+from matchgraph.collaboration.evaluation import evaluate
+from matchgraph.collaboration.report import quality_over_cost, write_report
 from tests.collaboration.test_evaluation import made
 
 

@@ -9,11 +9,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from cli.main import run
+from matchgraph.cli.main import run
+from matchgraph.training.distill import RECORD_FILE
+from matchgraph.training.pipelines import load_pipeline
 from tests.training import tiny
 from tests.training.hub import put_into_cache, use_cache
-from training.distill import RECORD_FILE
-from training.pipelines import load_pipeline
 
 
 @pytest.fixture

@@ -11,12 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from collaboration.collaborate import Collaboration
-from collaboration.errors import InvalidPlan, NoTrials
-from collaboration.plan import Correction, Drawing, Plan
-from collaboration.trials import Column, Grid, Trials, measure
-from collaboration.tuning import best_for, choices, frontier, rejected
-from training.quality import Sharpness
+from matchgraph.collaboration.collaborate import Collaboration
+from matchgraph.collaboration.errors import InvalidPlan, NoTrials
+from matchgraph.collaboration.plan import Correction, Drawing, Plan
+from matchgraph.collaboration.trials import Column, Grid, Trials, measure
+from matchgraph.collaboration.tuning import best_for, choices, frontier, rejected
+from matchgraph.training.quality import Sharpness
 
 PROMPTS = [f"noto style, {thing}" for thing in ("red apple, food and drink", "cat, animal", "clock, object")]
 TEACHER = Drawing(3, 3.0)
@@ -72,7 +72,7 @@ def test_a_choice_comes_true(pipelines, scorer, trials, correction):
     rollback, drawing = (None, TEACHER) if "regen" in correction else (0.5, Drawing(2, 3.0))
     plan = Plan(Drawing(1, 1.0), Correction(drawing, rollback), seed=7, resolution_px=32, batch_size=6)
     both = Collaboration(pipelines["tiny-vega"], pipelines["tiny-sdxl"], scorer, choice.threshold, plan)
-    from graphdb.prompts import prompt_id
+    from matchgraph.graphdb.prompts import prompt_id
 
     numbers = [f"{prompt_id(text)}-{place}" for text in PROMPTS for place in range(2)]
     made = sorted(both.generate(trials.prompts, numbers=numbers), key=lambda outcome: outcome.place)

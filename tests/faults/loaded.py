@@ -10,7 +10,7 @@ import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from transformers import CLIPTextModel, CLIPTokenizer
 
-import ingest.execution
+import matchgraph.ingest.execution
 
 LOADED = (
     AutoencoderKL,
@@ -20,7 +20,7 @@ LOADED = (
     StableDiffusionPipeline,
     UNet2DConditionModel,
     cleanfid.resize,
-    ingest.execution,
+    matchgraph.ingest.execution,
     neo4j,
     open_clip,
     peft,

@@ -24,7 +24,7 @@ from collections.abc import Callable, Sequence
 from functools import wraps
 from typing import Any
 
-from graphdb.connection import HOME_VARIABLE
+from matchgraph.graphdb.connection import HOME_VARIABLE
 
 
 def spring(what: str, call: Callable[[], Any]) -> Any:
@@ -78,7 +78,7 @@ def matchgraph(arguments: Sequence[str], trap: str | None, home: str, probe: str
         set_trap(trap)
     import torch
 
-    from cli.main import main
+    from matchgraph.cli.main import main
 
     # Tiny tensors gain nothing from threads, and equal bytes need an equal number of them.
     torch.set_num_threads(1)

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from graphdb import artifacts
-from graphdb.artifacts import PinnedJar, link_plugins, lock_text, provide, read_lock
-from graphdb.errors import ArtifactMismatch, ArtifactUnavailable, SettingsInvalid
+from matchgraph.graphdb import artifacts
+from matchgraph.graphdb.artifacts import PinnedJar, link_plugins, lock_text, provide, read_lock
+from matchgraph.graphdb.errors import ArtifactMismatch, ArtifactUnavailable, SettingsInvalid
 
 
 class MavenRepository:

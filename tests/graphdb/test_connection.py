@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from graphdb.connection import Settings, connect, settings_from_environment
-from graphdb.errors import AuthenticationFailed, ServerUnreachable, SettingsInvalid
-from graphdb.runner import Runner
-from graphdb.server import ManagedServer
+from matchgraph.graphdb.connection import Settings, connect, settings_from_environment
+from matchgraph.graphdb.errors import AuthenticationFailed, ServerUnreachable, SettingsInvalid
+from matchgraph.graphdb.runner import Runner
+from matchgraph.graphdb.server import ManagedServer
 
 VARIABLES = ("MATCHGRAPH_HOME", "MATCHGRAPH_NEO4J_URI", "MATCHGRAPH_NEO4J_USER", "MATCHGRAPH_NEO4J_PASSWORD")
 

@@ -7,12 +7,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from graphdb import queries
-from graphdb.distillation import Calibration, DistillationGraph, Distilled, Tuned
-from graphdb.errors import InvalidValue, NodeNotFound
-from graphdb.models import Dataset, Model, Result
-from graphdb.repository import MatchingGraph
-from graphdb.runner import Runner
+from matchgraph.graphdb import queries
+from matchgraph.graphdb.distillation import Calibration, DistillationGraph, Distilled, Tuned
+from matchgraph.graphdb.errors import InvalidValue, NodeNotFound
+from matchgraph.graphdb.models import Dataset, Model, Result
+from matchgraph.graphdb.repository import MatchingGraph
+from matchgraph.graphdb.runner import Runner
 
 CALIBRATION = Calibration(
     "clip_score", "0" * 16, 4, 1.0, None, 512, 200, tuple(np.linspace(-1, 1, 101).tolist())

@@ -9,12 +9,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from graphdb.embedding import GdsNode2Vec, Node2VecConfig, index_graph
-from graphdb.errors import EmbeddingFailed, GraphError, InvalidValue
-from graphdb.models import Model
-from graphdb.node2vecplus import Node2VecPlus
-from graphdb.repository import MatchingGraph
-from graphdb.runner import Runner
+from matchgraph.graphdb.embedding import GdsNode2Vec, Node2VecConfig, index_graph
+from matchgraph.graphdb.errors import EmbeddingFailed, GraphError, InvalidValue
+from matchgraph.graphdb.models import Model
+from matchgraph.graphdb.node2vecplus import Node2VecPlus
+from matchgraph.graphdb.repository import MatchingGraph
+from matchgraph.graphdb.runner import Runner
 
 COLUMNS = ["source", "target", "weight"]
 SIZE = 8

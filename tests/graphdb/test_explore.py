@@ -18,13 +18,13 @@ from typing import Any, TypeAlias
 import numpy as np
 import pytest
 
-from graphdb import queries
-from graphdb.distillation import DistillationGraph, Distilled
-from graphdb.errors import NodeNotFound, ParameterInvalid, UnknownMetric
-from graphdb.models import Dataset, Metric, Model, Result, Similar, Statistics
-from graphdb.prompts import Prompt, PromptGraph, Score, Variant
-from graphdb.repository import MatchingGraph
-from graphdb.runner import Runner
+from matchgraph.graphdb import queries
+from matchgraph.graphdb.distillation import DistillationGraph, Distilled
+from matchgraph.graphdb.errors import NodeNotFound, ParameterInvalid, UnknownMetric
+from matchgraph.graphdb.models import Dataset, Metric, Model, Result, Similar, Statistics
+from matchgraph.graphdb.prompts import Prompt, PromptGraph, Score, Variant
+from matchgraph.graphdb.repository import MatchingGraph
+from matchgraph.graphdb.runner import Runner
 
 Ask: TypeAlias = Callable[..., list[tuple[Any, ...]]]
 

@@ -7,9 +7,18 @@ from typing import Any
 import numpy as np
 import pytest
 
-from graphdb.errors import GraphError, InvalidId, InvalidValue
-from graphdb.metrics import KNOWN_METRICS
-from graphdb.models import Dataset, Metric, Model, Result, Similar, Statistics, check_id, check_metric_name
+from matchgraph.graphdb.errors import GraphError, InvalidId, InvalidValue
+from matchgraph.graphdb.metrics import KNOWN_METRICS
+from matchgraph.graphdb.models import (
+    Dataset,
+    Metric,
+    Model,
+    Result,
+    Similar,
+    Statistics,
+    check_id,
+    check_metric_name,
+)
 
 HOSTILE_IDS = [
     "back`tick",

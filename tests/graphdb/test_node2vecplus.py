@@ -13,9 +13,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from graphdb.embedding import Node2VecConfig, index_graph
-from graphdb.errors import EmbeddingFailed, InvalidValue
-from graphdb.node2vecplus import (
+from matchgraph.graphdb.embedding import Node2VecConfig, index_graph
+from matchgraph.graphdb.errors import EmbeddingFailed, InvalidValue
+from matchgraph.graphdb.node2vecplus import (
     Node2VecPlus,
     random_walks,
     transition_probabilities,
@@ -160,7 +160,7 @@ def test_walks_of_a_large_graph_are_drawn_in_parts_and_are_the_same(
     config = Node2VecConfig(walk_length=10, walks_per_node=3, in_out_factor=0.5)
     at_once = random_walks(weights, config)
     # Two walks at a time.
-    monkeypatch.setattr("graphdb.node2vecplus.CELLS_AT_ONCE", 2 * len(weights))
+    monkeypatch.setattr("matchgraph.graphdb.node2vecplus.CELLS_AT_ONCE", 2 * len(weights))
     np.testing.assert_array_equal(random_walks(weights, config), at_once)
 
 
@@ -200,8 +200,8 @@ def test_vectors_separate_two_clusters_and_repeat() -> None:
 def test_vectors_do_not_depend_on_the_hash_seed() -> None:
     code = """
 import pandas as pd
-from graphdb.embedding import Node2VecConfig
-from graphdb.node2vecplus import Node2VecPlus
+from matchgraph.graphdb.embedding import Node2VecConfig
+from matchgraph.graphdb.node2vecplus import Node2VecPlus
 edges = pd.DataFrame([("a", "b", 1.0), ("b", "c", 0.5)], columns=["source", "target", "weight"])
 print([v.tolist() for v in Node2VecPlus(Node2VecConfig(dimension=4)).embed(["a", "b", "c"], edges).values()])
 """

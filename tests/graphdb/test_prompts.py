@@ -5,13 +5,20 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from graphdb import prompts as module
-from graphdb import queries
-from graphdb.errors import InvalidValue, MixedExtractors, NodeNotFound
-from graphdb.models import Model
-from graphdb.prompts import MAX_PROMPT_CHARACTERS, Prompt, PromptGraph, Score, Variant, check_prompt
-from graphdb.repository import MatchingGraph
-from graphdb.runner import Runner
+from matchgraph.graphdb import prompts as module
+from matchgraph.graphdb import queries
+from matchgraph.graphdb.errors import InvalidValue, MixedExtractors, NodeNotFound
+from matchgraph.graphdb.models import Model
+from matchgraph.graphdb.prompts import (
+    MAX_PROMPT_CHARACTERS,
+    Prompt,
+    PromptGraph,
+    Score,
+    Variant,
+    check_prompt,
+)
+from matchgraph.graphdb.repository import MatchingGraph
+from matchgraph.graphdb.runner import Runner
 
 VARIANTS = (Variant("m@1", "m", 1, 0.5), Variant("m@20-DDIM", "m", 20, 10.0, "DDIMScheduler", 7.5, 256))
 

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from graphdb.connection import Settings
-from graphdb.errors import GraphError, MissingOptionalDependency
-from graphdb.models import Model
-from graphdb.py2neo_bridge import py2neo_graph
-from graphdb.repository import MatchingGraph
+from matchgraph.graphdb.connection import Settings
+from matchgraph.graphdb.errors import GraphError, MissingOptionalDependency
+from matchgraph.graphdb.models import Model
+from matchgraph.graphdb.py2neo_bridge import py2neo_graph
+from matchgraph.graphdb.repository import MatchingGraph
 
 
 def test_both_see_what_either_writes(graph: MatchingGraph, settings: Settings) -> None:

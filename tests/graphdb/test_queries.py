@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from graphdb import queries
-from graphdb.errors import ParameterInvalid, QueryNotFound
+from matchgraph.graphdb import queries
+from matchgraph.graphdb.errors import ParameterInvalid, QueryNotFound
 
 FOLDER = Path(__file__).parents[2] / "cypher"
 FILES = sorted(FOLDER.rglob("*.cypher"))

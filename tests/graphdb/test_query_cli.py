@@ -13,11 +13,11 @@ from typing import Any, TypeAlias
 
 import pytest
 
-from cli.main import run
-from graphdb import queries
-from graphdb.models import Dataset, Model, Result
-from graphdb.repository import MatchingGraph
-from graphdb.runner import Runner
+from matchgraph.cli.main import run
+from matchgraph.graphdb import queries
+from matchgraph.graphdb.models import Dataset, Model, Result
+from matchgraph.graphdb.repository import MatchingGraph
+from matchgraph.graphdb.runner import Runner
 
 Command: TypeAlias = Callable[..., tuple[int, str, str]]
 
@@ -54,7 +54,7 @@ def unconnected(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: Any, **__: Any) -> None:
         pytest.fail("a server was asked for")
 
-    monkeypatch.setattr("graphdb.connection.connect", refuse)
+    monkeypatch.setattr("matchgraph.graphdb.connection.connect", refuse)
 
 
 @pytest.mark.usefixtures("unconnected")
@@ -162,7 +162,7 @@ def test_no_rows_are_said_to_be_none(command: Command) -> None:
 
 def test_help_loads_neither_the_driver_nor_anything_heavy() -> None:
     code = (
-        "import sys; from cli.main import run; run(['query', 'best-models', '--help']);"
+        "import sys; from matchgraph.cli.main import run; run(['query', 'best-models', '--help']);"
         "heavy = {'neo4j', 'torch', 'pandas', 'catboost', 'graphdatascience', 'rich'};"
         "print(sorted(heavy & set(sys.modules)))"
     )

@@ -11,11 +11,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from graphdb.errors import InvalidValue, MixedExtractors, NodeNotFound, UnknownMetric
-from graphdb.models import Dataset, Metric, Model, Result, Similar, Statistics
-from graphdb.repository import NOT_RECORDED, MatchingGraph, edge_key
-from graphdb.runner import Runner
-from graphdb.weights import result_weight, similarity_weight
+from matchgraph.graphdb.errors import InvalidValue, MixedExtractors, NodeNotFound, UnknownMetric
+from matchgraph.graphdb.models import Dataset, Metric, Model, Result, Similar, Statistics
+from matchgraph.graphdb.repository import NOT_RECORDED, MatchingGraph, edge_key
+from matchgraph.graphdb.runner import Runner
+from matchgraph.graphdb.weights import result_weight, similarity_weight
 
 NAMES = ["back`tick", "quo'te\"s", "a//b", "日本語 🎨", "[red]", "a\u0301", "\\", "{$x}"]
 
@@ -265,7 +265,7 @@ def test_many_edges_take_several_transactions_and_end_up_as_in_one(
         )
         return write_many(statements, **options)
 
-    monkeypatch.setattr("graphdb.repository.TRANSACTION_EDGES", 6)
+    monkeypatch.setattr("matchgraph.graphdb.repository.TRANSACTION_EDGES", 6)
     monkeypatch.setattr(runner, "write_many", counted)
     assert save() == at_once
     assert [size for size in sizes if size] == [6, 6, 6, 6, 6]
@@ -435,7 +435,7 @@ def test_a_metric_of_ones_own(graph: MatchingGraph) -> None:
 
 
 def test_clear_leaves_the_record_of_the_schema(graph: MatchingGraph, runner: Runner) -> None:
-    from graphdb import schema
+    from matchgraph.graphdb import schema
 
     schema.apply(runner)
     fill(graph)

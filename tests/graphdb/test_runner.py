@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from neo4j.exceptions import TransientError
 
-from graphdb.errors import ConstraintViolated, DatabaseFailed, QueryRefused, SettingsInvalid
-from graphdb.repository import MatchingGraph
-from graphdb.runner import Runner, as_graph_error, plain
+from matchgraph.graphdb.errors import ConstraintViolated, DatabaseFailed, QueryRefused, SettingsInvalid
+from matchgraph.graphdb.repository import MatchingGraph
+from matchgraph.graphdb.runner import Runner, as_graph_error, plain
 
 pytestmark = pytest.mark.usefixtures("graph")
 CREATE = "UNWIND $rows AS row MERGE (p:Probe {id: row.id})"

@@ -6,10 +6,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from graphdb import queries, schema
-from graphdb.errors import ConstraintViolated, MigrationFailed
-from graphdb.repository import MatchingGraph
-from graphdb.runner import Runner
+from matchgraph.graphdb import queries, schema
+from matchgraph.graphdb.errors import ConstraintViolated, MigrationFailed
+from matchgraph.graphdb.repository import MatchingGraph
+from matchgraph.graphdb.runner import Runner
 
 
 class CountingRunner:

@@ -20,14 +20,14 @@ from pathlib import Path
 import psutil
 import pytest
 
-from graphdb.errors import AuthenticationFailed, ServerDidNotStart, SettingsInvalid
-from graphdb.server import HEAP_VARIABLE, USER, ManagedServer, ServerState
+from matchgraph.graphdb.errors import AuthenticationFailed, ServerDidNotStart, SettingsInvalid
+from matchgraph.graphdb.server import HEAP_VARIABLE, USER, ManagedServer, ServerState
 
 # A test run in a shell's background ignores SIGINT, and its children would too.
 START = """
 import signal, sys
 from pathlib import Path
-from graphdb.server import ManagedServer
+from matchgraph.graphdb.server import ManagedServer
 signal.signal(signal.SIGINT, signal.default_int_handler)
 server = ManagedServer(Path(sys.argv[1]))
 server.runner().close()

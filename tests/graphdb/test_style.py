@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from importlib.resources import files
 
-STYLE = files("cypher").joinpath("graph.grass").read_text(encoding="utf-8")
+STYLE = files("matchgraph.cypher").joinpath("graph.grass").read_text(encoding="utf-8")
 
 
 def test_there_is_no_comment():

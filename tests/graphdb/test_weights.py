@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from graphdb.errors import InvalidValue
-from graphdb.weights import LEAST_WEIGHT, rank_fraction, result_weight, similarity_weight
+from matchgraph.graphdb.errors import InvalidValue
+from matchgraph.graphdb.weights import LEAST_WEIGHT, rank_fraction, result_weight, similarity_weight
 
 E = np.e
 

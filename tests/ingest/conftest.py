@@ -14,7 +14,7 @@ import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
 
-from graphdb.connection import HOME_VARIABLE, Settings
+from matchgraph.graphdb.connection import HOME_VARIABLE, Settings
 
 ROOT = Path(__file__).parents[2]
 Invoke = Callable[..., Result]
@@ -80,7 +80,7 @@ def start(settings: Settings) -> Callable[..., subprocess.Popen[str]]:
 
     def start(*arguments: object) -> subprocess.Popen[str]:
         environment = {**os.environ, HOME_VARIABLE: str(settings.home), "OMP_NUM_THREADS": "1"}
-        command = [sys.executable, "-c", "from cli.main import main; main()", *map(str, arguments)]
+        command = [sys.executable, "-c", "from matchgraph.cli.main import main; main()", *map(str, arguments)]
         return subprocess.Popen(
             command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )
@@ -91,7 +91,7 @@ def start(settings: Settings) -> Callable[..., subprocess.Popen[str]]:
 @pytest.fixture
 def invoke(environment: Mapping[str, str]) -> Invoke:
     """Run `matchgraph ingest` with these arguments in process, on the test server."""
-    from cli.main import matchgraph
+    from matchgraph.cli.main import matchgraph
 
     def invoke(*arguments: object) -> Result:
         return CliRunner().invoke(matchgraph, ["ingest", *map(str, arguments)], env=dict(environment))

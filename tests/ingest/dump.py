@@ -6,7 +6,7 @@ import json
 from collections.abc import Collection
 from typing import Any
 
-from graphdb.runner import Runner
+from matchgraph.graphdb.runner import Runner
 
 # What differs between two runs of one question: when, how long, and how often it was tried.
 RUN_TIMES = (

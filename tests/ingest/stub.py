@@ -10,16 +10,16 @@ from typing import Any
 
 import numpy as np
 
-from graphdb.models import Dataset, Model, Statistics
-from graphdb.repository import MatchingGraph
-from ingest.config import RunConfig
-from ingest.datasets import listed_hash
-from ingest.ledger import Ledger
-from ingest.models import ingest_models
-from ingest.plan import Plan, plan_runs, queue_plan
-from ingest.run import Job, OnStep, Outcome
-from ingest.worker import WorkSummary, work
-from training.scoring import Score
+from matchgraph.graphdb.models import Dataset, Model, Statistics
+from matchgraph.graphdb.repository import MatchingGraph
+from matchgraph.ingest.config import RunConfig
+from matchgraph.ingest.datasets import listed_hash
+from matchgraph.ingest.ledger import Ledger
+from matchgraph.ingest.models import ingest_models
+from matchgraph.ingest.plan import Plan, plan_runs, queue_plan
+from matchgraph.ingest.run import Job, OnStep, Outcome
+from matchgraph.ingest.worker import WorkSummary, work
+from matchgraph.training.scoring import Score
 
 ZOO = Path(__file__).parents[2] / "zoo"
 CONFIG = RunConfig(steps=3, samples=4, resolution_px=32)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from ingest.artefacts import (
+from matchgraph.ingest.artefacts import (
     carry_checkpoint,
     claim_folder,
     keep_checkpoint,
@@ -17,7 +17,7 @@ from ingest.artefacts import (
     run_folder,
     sweep,
 )
-from ingest.errors import UnknownRun
+from matchgraph.ingest.errors import UnknownRun
 
 RUN = "0123456789abcdef"
 

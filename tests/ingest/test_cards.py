@@ -12,11 +12,11 @@ import pytest
 from huggingface_hub import ModelCard
 from markdown_it import MarkdownIt
 
-from ingest.cards import write_model_card
+from matchgraph.ingest.cards import write_model_card
+from matchgraph.training.families import FAMILIES
 from tests.ingest.conftest import write_images
 from tests.ingest.records import HOSTILE, record
 from tests.training import tiny
-from training.families import FAMILIES
 
 
 def text_and_tags(markdown: str) -> tuple[str, list[str]]:
@@ -73,8 +73,8 @@ def test_the_code_draws_what_the_run_drew(
     monkeypatch: pytest.MonkeyPatch,
     one_thread: None,  # noqa: ARG001
 ) -> None:
-    from training.generate import SampleConfig, image_generator, sample_images
-    from training.lora import FineTuneConfig, fine_tune
+    from matchgraph.training.generate import SampleConfig, image_generator, sample_images
+    from matchgraph.training.lora import FineTuneConfig, fine_tune
 
     base = tiny.save(name, tmp_path / "base")
     # Every real SD3 and FLUX autoencoder has this number, without which their pipelines do not decode.

@@ -8,17 +8,17 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from cli.main import matchgraph
-from graphdb.repository import MatchingGraph
-from graphdb.runner import Runner
-from ingest.errors import BadInput
-from routing.cli import model_folders
+from matchgraph.cli.main import matchgraph
+from matchgraph.graphdb.repository import MatchingGraph
+from matchgraph.graphdb.runner import Runner
+from matchgraph.ingest.errors import BadInput
+from matchgraph.routing.cli import model_folders
+from matchgraph.training.distill import is_student
+from matchgraph.training.errors import ModelUnavailable
 from tests.ingest.conftest import Invoke, answer
 from tests.ingest.dump import dump
 from tests.training import tiny
 from tests.training.hub import put_into_cache, use_cache
-from training.distill import is_student
-from training.errors import ModelUnavailable
 
 ZOO = Path(__file__).parents[2] / "zoo"
 

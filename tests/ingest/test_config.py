@@ -7,10 +7,10 @@ from dataclasses import replace
 
 import pytest
 
-from ingest.config import RunConfig
-from ingest.errors import ConfigChanged
+from matchgraph.ingest.config import RunConfig
+from matchgraph.ingest.errors import ConfigChanged
+from matchgraph.training.errors import InvalidConfig
 from tests.ingest.stub import CONFIG
-from training.errors import InvalidConfig
 
 
 def test_the_paper_s_recipe_is_the_default() -> None:

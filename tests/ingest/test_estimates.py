@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from graphdb.models import Model
-from ingest.estimates import ASSUMED_TFLOP_PER_S, Estimator
-from ingest.ledger import Pace, Progress, Run
+from matchgraph.graphdb.models import Model
+from matchgraph.ingest.estimates import ASSUMED_TFLOP_PER_S, Estimator
+from matchgraph.ingest.ledger import Pace, Progress, Run
 
 CONFIG = {
     "steps": 100,

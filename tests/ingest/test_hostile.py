@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 from huggingface_hub import ModelCard
 
-from cli.main import run
-from graphdb.repository import MatchingGraph
-from graphdb.runner import Runner
+from matchgraph.cli.main import run
+from matchgraph.graphdb.repository import MatchingGraph
+from matchgraph.graphdb.runner import Runner
 from tests.ingest.conftest import write_images
 from tests.ingest.dump import dump
 

@@ -10,15 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from graphdb.repository import MatchingGraph
-from graphdb.runner import Runner
-from ingest.config import RunConfig
-from ingest.datasets import ingest_dataset_table, ingest_image_folders
-from ingest.ledger import DONE, RUNNING, Ledger
-from ingest.models import ingest_models
-from ingest.plan import plan_runs, queue_plan
-from ingest.results import ingest_results
-from ingest.worker import work
+from matchgraph.graphdb.repository import MatchingGraph
+from matchgraph.graphdb.runner import Runner
+from matchgraph.ingest.config import RunConfig
+from matchgraph.ingest.datasets import ingest_dataset_table, ingest_image_folders
+from matchgraph.ingest.ledger import DONE, RUNNING, Ledger
+from matchgraph.ingest.models import ingest_models
+from matchgraph.ingest.plan import plan_runs, queue_plan
+from matchgraph.ingest.results import ingest_results
+from matchgraph.ingest.worker import work
 from tests.ingest.conftest import write_images
 from tests.ingest.dump import RUN_TIMES, dump
 from tests.ingest.stub import Silent
@@ -104,7 +104,7 @@ def test_a_killed_table_is_written_wholly_or_not_at_all(
 def test_killed_among_image_folders(
     graph: MatchingGraph, runner: Runner, tmp_path: Path, probe: Path, start: Start
 ) -> None:
-    from training.extractors import load_clip
+    from matchgraph.training.extractors import load_clip
 
     folder = tmp_path / "many"
     for number in range(8):
@@ -136,8 +136,8 @@ def test_killed_among_runs(
     start: Start,
     settings,
 ) -> None:
-    from ingest.execution import LoraExecutor
-    from training.extractors import load_clip
+    from matchgraph.ingest.execution import LoraExecutor
+    from matchgraph.training.extractors import load_clip
 
     extractor = load_clip(str(probe), device="cpu")
     config = RunConfig(

@@ -9,11 +9,22 @@ from concurrent.futures import ThreadPoolExecutor
 import psutil
 import pytest
 
-from graphdb.models import Dataset, Model, Result
-from graphdb.repository import MatchingGraph
-from graphdb.runner import Runner
-from ingest.errors import IngestError, StaleFence, UnknownRun
-from ingest.ledger import CANCELLED, DONE, FAILED, QUEUED, RUNNING, Claim, Ledger, Owner, Progress, RunRequest
+from matchgraph.graphdb.models import Dataset, Model, Result
+from matchgraph.graphdb.repository import MatchingGraph
+from matchgraph.graphdb.runner import Runner
+from matchgraph.ingest.errors import IngestError, StaleFence, UnknownRun
+from matchgraph.ingest.ledger import (
+    CANCELLED,
+    DONE,
+    FAILED,
+    QUEUED,
+    RUNNING,
+    Claim,
+    Ledger,
+    Owner,
+    Progress,
+    RunRequest,
+)
 
 LONG_MS = 60_000
 SHORT_MS = 1

@@ -8,9 +8,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from graphdb.repository import MatchingGraph
-from ingest.errors import BadInput, ExtractorMismatch, NothingToDo, SourceChanged
-from ingest.plan import plan_runs
+from matchgraph.graphdb.repository import MatchingGraph
+from matchgraph.ingest.errors import BadInput, ExtractorMismatch, NothingToDo, SourceChanged
+from matchgraph.ingest.plan import plan_runs
 from tests.ingest.stub import CONFIG, fill, plan
 
 

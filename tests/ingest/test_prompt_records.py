@@ -12,16 +12,21 @@ import pytest
 from click.testing import CliRunner, Result
 from safetensors.numpy import load_file, save_file
 
-from cli.main import matchgraph
-from graphdb.errors import MixedExtractors
-from graphdb.models import Model
-from graphdb.prompts import Prompt, PromptGraph, Score, Variant, prompt_id
-from graphdb.repository import MatchingGraph
-from graphdb.runner import Runner
-from ingest import prompt_records as files
-from ingest.errors import BadInput, IngestError
-from ingest.prompt_records import PromptRecords, prompt_records, read_prompt_records, write_prompt_records
-from ingest.records import read_records, save_records, write_records
+from matchgraph.cli.main import matchgraph
+from matchgraph.graphdb.errors import MixedExtractors
+from matchgraph.graphdb.models import Model
+from matchgraph.graphdb.prompts import Prompt, PromptGraph, Score, Variant, prompt_id
+from matchgraph.graphdb.repository import MatchingGraph
+from matchgraph.graphdb.runner import Runner
+from matchgraph.ingest import prompt_records as files
+from matchgraph.ingest.errors import BadInput, IngestError
+from matchgraph.ingest.prompt_records import (
+    PromptRecords,
+    prompt_records,
+    read_prompt_records,
+    write_prompt_records,
+)
+from matchgraph.ingest.records import read_records, save_records, write_records
 from tests.ingest.conftest import answer
 from tests.ingest.dump import dump
 from tests.ingest.records import HOSTILE

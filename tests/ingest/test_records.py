@@ -9,14 +9,14 @@ import pytest
 from click.testing import CliRunner
 from safetensors.numpy import save_file
 
-from cli.main import matchgraph
-from graphdb.models import Dataset, Metric, Model, Similar, Statistics
-from ingest import records
-from ingest.datasets import listed_hash
-from ingest.errors import BadInput, IngestError
-from ingest.ledger import Ledger
-from ingest.models import ingest_models
-from ingest.records import read_records, save_records, write_records
+from matchgraph.cli.main import matchgraph
+from matchgraph.graphdb.models import Dataset, Metric, Model, Similar, Statistics
+from matchgraph.ingest import records
+from matchgraph.ingest.datasets import listed_hash
+from matchgraph.ingest.errors import BadInput, IngestError
+from matchgraph.ingest.ledger import Ledger
+from matchgraph.ingest.models import ingest_models
+from matchgraph.ingest.records import read_records, save_records, write_records
 from tests.ingest.conftest import answer, write_images
 from tests.ingest.dump import dump
 from tests.ingest.stub import CONFIG, StubExecutor, do, fill, plan

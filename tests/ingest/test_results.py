@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from graphdb.metrics import KNOWN_METRICS
-from graphdb.models import Dataset, Metric, Model
-from graphdb.repository import MatchingGraph
-from graphdb.runner import Runner
-from ingest.errors import BadInput
-from ingest.results import ingest_results, read_results
+from matchgraph.graphdb.metrics import KNOWN_METRICS
+from matchgraph.graphdb.models import Dataset, Metric, Model
+from matchgraph.graphdb.repository import MatchingGraph
+from matchgraph.graphdb.runner import Runner
+from matchgraph.ingest.errors import BadInput
+from matchgraph.ingest.results import ingest_results, read_results
 from tests.ingest.dump import dump
 
 HEADER = "model,dataset,metric,value"

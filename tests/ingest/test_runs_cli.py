@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from cli.main import matchgraph
-from graphdb.models import Result as Measured
-from graphdb.repository import MatchingGraph
-from graphdb.runner import Runner
-from ingest.errors import ConfigChanged, IngestError, NothingToDo, UnknownRun
-from ingest.ledger import Ledger, Owner, Progress
-from ingest.models import ingest_models
-from predictor.errors import NothingToPropose
+from matchgraph.cli.main import matchgraph
+from matchgraph.graphdb.models import Result as Measured
+from matchgraph.graphdb.repository import MatchingGraph
+from matchgraph.graphdb.runner import Runner
+from matchgraph.ingest.errors import ConfigChanged, IngestError, NothingToDo, UnknownRun
+from matchgraph.ingest.ledger import Ledger, Owner, Progress
+from matchgraph.ingest.models import ingest_models
+from matchgraph.predictor.errors import NothingToPropose
 from tests.ingest.conftest import Invoke, answer
 from tests.ingest.dump import dump
 

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from graphdb.models import Dataset
-from graphdb.repository import MatchingGraph
-from graphdb.runner import Runner
-from ingest.errors import BadInput
-from ingest.similarities import ingest_similarities
+from matchgraph.graphdb.models import Dataset
+from matchgraph.graphdb.repository import MatchingGraph
+from matchgraph.graphdb.runner import Runner
+from matchgraph.ingest.errors import BadInput
+from matchgraph.ingest.similarities import ingest_similarities
 from tests.ingest.dump import dump
 
 HEADER = "dataset,other,metric,value"

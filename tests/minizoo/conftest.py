@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from minizoo.icons import Icon, Pool
+from matchgraph.minizoo.build.icons import Icon, Pool
 
 STYLES = ("noto", "twemoji", "openmoji", "fluent-emoji", "fluent-emoji-flat", "noto-v1", "emojione")
 STYLES += ("emojione-v1", "fluent-emoji-high-contrast")
@@ -42,7 +42,7 @@ def shared(small_pool: Pool, tmp_path_factory: pytest.TempPathFactory) -> Path:
     import torch
     from safetensors.torch import save_file
 
-    from minizoo import autoencoders, clip, probes, tokenizer, towers
+    from matchgraph.minizoo.build import autoencoders, clip, probes, tokenizer, towers
 
     root = tmp_path_factory.mktemp("shared")
     for kind in autoencoders.CONFIGS:

@@ -8,10 +8,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from minizoo import autoencoders, loop
-from minizoo.autoencoders import CONFIGS, encode, load_autoencoder, new_autoencoder, save_autoencoder
-from minizoo.corpus import pixels_to_tensor
-from minizoo.errors import StageNotReady
+from matchgraph.minizoo.build import autoencoders, loop
+from matchgraph.minizoo.build.autoencoders import (
+    CONFIGS,
+    encode,
+    load_autoencoder,
+    new_autoencoder,
+    save_autoencoder,
+)
+from matchgraph.minizoo.build.corpus import pixels_to_tensor
+from matchgraph.minizoo.build.errors import StageNotReady
 
 SHAPES = {"kl": (8, 8, 8), "dc": (32, 4, 4)}
 each_kind = pytest.mark.parametrize("kind", sorted(SHAPES))
@@ -50,7 +56,7 @@ def test_training_reconstructs_better_and_saving_keeps_it(
 
 
 def test_an_autoencoder_that_is_not_there_is_asked_for_by_name(tmp_path: Path) -> None:
-    with pytest.raises(StageNotReady, match=r"python -m minizoo\.autoencoders dc"):
+    with pytest.raises(StageNotReady, match=r"python -m matchgraph\.minizoo\.build\.autoencoders dc"):
         load_autoencoder("dc", tmp_path)
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from minizoo.clip import load_open_clip, new_clip, shift_and_flip, text_towers
-from minizoo.datasets import DATASETS
-from minizoo.errors import StageNotReady
-from minizoo.icons import ROOT
-from minizoo.tokenizer import open_clip_tokenizer
+from matchgraph.minizoo import ROOT
+from matchgraph.minizoo.build.clip import load_open_clip, new_clip, shift_and_flip, text_towers
+from matchgraph.minizoo.build.datasets import DATASETS
+from matchgraph.minizoo.build.errors import StageNotReady
+from matchgraph.minizoo.build.tokenizer import open_clip_tokenizer
 
 CLIP = ROOT / "probes" / "clip"
 CAPTIONS = [
@@ -53,7 +53,7 @@ def test_open_clips_own_loader_gives_the_model_its_transform_and_its_tokenizer()
 
 
 def test_images_of_a_style_are_closer_to_its_name(clip) -> None:
-    from minizoo.icons import STYLE_WORDS
+    from matchgraph.minizoo.build.icons import STYLE_WORDS
 
     folders = {"noto": "noto-animals", "openmoji": "openmoji-animals"}
     tokens = open_clip_tokenizer(CLIP)([f"{STYLE_WORDS[style]}, animal or plant" for style in folders])
@@ -70,7 +70,7 @@ def load_folder(name: str) -> torch.Tensor:
     import numpy as np
     from PIL import Image
 
-    from minizoo.corpus import pixels_to_tensor
+    from matchgraph.minizoo.build.corpus import pixels_to_tensor
 
     images = [Image.open(path).convert("RGB") for path in sorted((DATASETS / name).glob("*.png"))]
     return pixels_to_tensor(np.stack([np.asarray(image) for image in images]))
@@ -86,7 +86,7 @@ def test_shifting_and_flipping_keeps_what_may_not_be_mirrored() -> None:
 
 
 def test_a_clip_that_is_not_there_is_asked_for_by_name(tmp_path) -> None:
-    with pytest.raises(StageNotReady, match=r"python -m minizoo\.towers clip"):
+    with pytest.raises(StageNotReady, match=r"python -m matchgraph\.minizoo\.build\.towers clip"):
         load_open_clip(tmp_path)
 
 

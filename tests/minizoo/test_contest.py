@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from minizoo.contest import contestants, recorded_guidance
+from matchgraph.minizoo.build.contest import contestants, recorded_guidance
 
 
 def test_the_first_choice_meets_the_best_on_average() -> None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from minizoo.controls import gather, held_out
-from minizoo.icons import ROOT
-from training.encoding import dataset_hash
-from training.images import list_captioned_images
+from matchgraph.minizoo import ROOT
+from matchgraph.minizoo.build.controls import gather, held_out
+from matchgraph.training.encoding import dataset_hash
+from matchgraph.training.images import list_captioned_images
 
 
 def test_all_datasets_come_together_with_their_splits(tmp_path):

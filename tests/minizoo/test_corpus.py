@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from minizoo.corpus import (
+from matchgraph.minizoo.build.corpus import (
     FURTHER_STYLES,
     LOOKALIKE_RESIDUAL,
     LOOKALIKES,
@@ -20,8 +20,8 @@ from minizoo.corpus import (
     target_concepts,
     target_icons,
 )
-from minizoo.datasets import DATASETS, ICON_SETS
-from minizoo.icons import PACKAGES, STYLES, Icon, name_hash, read_icons, render_array
+from matchgraph.minizoo.build.datasets import DATASETS, ICON_SETS
+from matchgraph.minizoo.build.icons import PACKAGES, STYLES, Icon, name_hash, read_icons, render_array
 
 needs_packages = pytest.mark.skipif(
     not all((PACKAGES / style).is_dir() for style in (*STYLES, *FURTHER_STYLES)),

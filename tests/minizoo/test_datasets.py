@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from minizoo.corpus import target_icons
-from minizoo.datasets import (
+from matchgraph.minizoo.build.corpus import target_icons
+from matchgraph.minizoo.build.datasets import (
     DATASETS,
     ICON_SETS,
     LICENCES_FILE,
@@ -25,9 +25,9 @@ from minizoo.datasets import (
     validation_concepts,
     write_dataset,
 )
-from minizoo.errors import DatasetsDiffer
-from minizoo.icons import PACKAGES, STYLES, Icon, read_icons
-from training.images import list_captioned_images
+from matchgraph.minizoo.build.errors import DatasetsDiffer
+from matchgraph.minizoo.build.icons import PACKAGES, STYLES, Icon, read_icons
+from matchgraph.training.images import list_captioned_images
 
 each_set = pytest.mark.parametrize("which", ICON_SETS, ids=lambda which: which.name)
 needs_packages = pytest.mark.skipif(

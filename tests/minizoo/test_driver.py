@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from minizoo import driver
-from minizoo.driver import Stage, run, stages
-from minizoo.zoo import ZOO
+from matchgraph.minizoo.build import driver
+from matchgraph.minizoo.build.driver import Stage, run, stages
+from matchgraph.minizoo.build.zoo import ZOO
 
 
 def test_every_part_is_trained_to_its_end_after_all_that_it_builds_on() -> None:

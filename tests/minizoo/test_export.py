@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from minizoo import loop
-from minizoo.denoisers import new_denoiser, new_scheduler
-from minizoo.errors import StageNotReady
-from minizoo.export import export_model, export_probes, export_shared, shared_parts
-from minizoo.zoo import ZOO
-from training.families import FAMILIES
-from training.files import folders_hash
-from training.pipelines import load_pipeline
+from matchgraph.minizoo.build import loop
+from matchgraph.minizoo.build.denoisers import new_denoiser, new_scheduler
+from matchgraph.minizoo.build.errors import StageNotReady
+from matchgraph.minizoo.build.export import export_model, export_probes, export_shared, shared_parts
+from matchgraph.minizoo.build.zoo import ZOO
+from matchgraph.training.families import FAMILIES
+from matchgraph.training.files import folders_hash
+from matchgraph.training.pipelines import load_pipeline
 
 SHIPPED = [model for model in ZOO.values() if model.shipped]
 each_model = pytest.mark.parametrize("model", SHIPPED, ids=lambda model: model.name)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from minizoo.errors import IconPackagesMissing
-from minizoo.icons import Icon, read_icons, render
+from matchgraph.minizoo.build.errors import IconPackagesMissing
+from matchgraph.minizoo.build.icons import Icon, read_icons, render
 
 RED_SQUARE = (
     '<svg xmlns="http://www.w3.org/2000/svg" width="8" height="4" viewBox="0 0 8 4">'

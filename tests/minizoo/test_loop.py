@@ -7,9 +7,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from minizoo import loop
-from minizoo.errors import NonFiniteTraining
-from minizoo.loop import LoopConfig, averaged_weights, generator_of, is_finished, train
+from matchgraph.minizoo.build import loop
+from matchgraph.minizoo.build.errors import NonFiniteTraining
+from matchgraph.minizoo.build.loop import LoopConfig, averaged_weights, generator_of, is_finished, train
 
 CONFIG = LoopConfig(
     "line", steps=12, batch_size=8, learning_rate=0.05, warmup_steps=3, log_every=4, checkpoint_every=4

@@ -10,9 +10,9 @@ import pytest
 import torch
 from PIL import Image
 
-from minizoo import loop, probes
-from minizoo.probes import CONFIGS, crops, new_probe, save_probe, train_probe
-from training.extractors import ExtractorSpec, load_extractor
+from matchgraph.minizoo.build import loop, probes
+from matchgraph.minizoo.build.probes import CONFIGS, crops, new_probe, save_probe, train_probe
+from matchgraph.training.extractors import ExtractorSpec, load_extractor
 
 
 @pytest.mark.parametrize("name", sorted(CONFIGS))

@@ -6,16 +6,16 @@ import random
 
 import pytest
 
-from ingest.prompt_records import PromptRecords, read_prompt_records
-from minizoo.icons import ROOT
-from routing.prompts import split, texts_of, unlike
-from routing.scoring import SAMPLES, image_number, scores_of
-from routing.variants import sampling_of
-from training.extractors import load_clip
-from training.generate import stream_images
-from training.pipelines import LoadedPipeline
-from training.prompts import PromptEncoder, load_prompt_encoder
-from training.quality import ClipScore, Sharpness
+from matchgraph.ingest.prompt_records import PromptRecords, read_prompt_records
+from matchgraph.minizoo import ROOT
+from matchgraph.routing.prompts import split, texts_of, unlike
+from matchgraph.routing.scoring import SAMPLES, image_number, scores_of
+from matchgraph.routing.variants import sampling_of
+from matchgraph.training.extractors import load_clip
+from matchgraph.training.generate import stream_images
+from matchgraph.training.pipelines import LoadedPipeline
+from matchgraph.training.prompts import PromptEncoder, load_prompt_encoder
+from matchgraph.training.quality import ClipScore, Sharpness
 
 CLIP = str(ROOT / "probes" / "clip")
 MODELS = sorted(folder.name for folder in (ROOT / "models").iterdir())

@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from cli.main import matchgraph
-from minizoo.datasets import ICON_SETS
-from minizoo.icons import ROOT
-from minizoo.zoo import ZOO
+from matchgraph.cli.main import matchgraph
+from matchgraph.minizoo import ROOT
+from matchgraph.minizoo.build.datasets import ICON_SETS
+from matchgraph.minizoo.build.zoo import ZOO
 
 RECORDS = ROOT / "records"
 PROBES = ROOT / "probes"

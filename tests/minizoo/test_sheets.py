@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from minizoo import loop
-from minizoo.denoisers import new_denoiser
-from minizoo.errors import StageNotReady
-from minizoo.sheets import draw, shown_rows, write_sheet
-from minizoo.zoo import ZOO
+from matchgraph.minizoo.build import loop
+from matchgraph.minizoo.build.denoisers import new_denoiser
+from matchgraph.minizoo.build.errors import StageNotReady
+from matchgraph.minizoo.build.sheets import draw, shown_rows, write_sheet
+from matchgraph.minizoo.build.zoo import ZOO
 
 
 def test_a_sheet_shows_icons_above_what_a_model_draws_for_them(

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from minizoo.errors import StageNotReady
-from minizoo.export import shared_parts
-from minizoo.icons import ROOT
-from minizoo.students import (
+from matchgraph.minizoo import ROOT
+from matchgraph.minizoo.build.errors import StageNotReady
+from matchgraph.minizoo.build.export import shared_parts
+from matchgraph.minizoo.build.students import (
     GUIDANCE,
     LEARNT_PROMPTS,
     STUDENTS,
@@ -23,10 +23,10 @@ from minizoo.students import (
     held_out_prompts,
     learnt_prompts,
 )
-from minizoo.zoo import ZOO
-from training.files import files_below, folders_hash, json_hash
-from training.generate import SampleConfig, sample_images
-from training.pipelines import LoadedPipeline, read_model_index
+from matchgraph.minizoo.build.zoo import ZOO
+from matchgraph.training.files import files_below, folders_hash, json_hash
+from matchgraph.training.generate import SampleConfig, sample_images
+from matchgraph.training.pipelines import LoadedPipeline, read_model_index
 
 MOST_BYTES = 6_000_000
 PROMPTS = 8

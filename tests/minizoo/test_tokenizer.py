@@ -6,10 +6,11 @@ import json
 
 import torch
 
-from minizoo.corpus import recorded_corpus
-from minizoo.datasets import DATASETS
-from minizoo.icons import ROOT, Icon
-from minizoo.tokenizer import (
+from matchgraph.minizoo import ROOT
+from matchgraph.minizoo.build.corpus import recorded_corpus
+from matchgraph.minizoo.build.datasets import DATASETS
+from matchgraph.minizoo.build.icons import Icon
+from matchgraph.minizoo.build.tokenizer import (
     CONTEXT_LENGTH,
     open_clip_tokenizer,
     train_merges,

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from minizoo import loop, towers
-from minizoo.tokenizer import CONTEXT_LENGTH
-from minizoo.towers import CONFIGS, load_tower, new_tokenizer, sana_instruction, train_tower
+from matchgraph.minizoo.build import loop, towers
+from matchgraph.minizoo.build.tokenizer import CONTEXT_LENGTH
+from matchgraph.minizoo.build.towers import CONFIGS, load_tower, new_tokenizer, sana_instruction, train_tower
 
 each_tower = pytest.mark.parametrize("name", sorted(CONFIGS))
 CAPTIONS = ["red apple, food and drink", "green apple, food and drink", "sailing boat, travel and places"]

@@ -8,13 +8,21 @@ from pathlib import Path
 import pytest
 import torch
 
-from minizoo import loop, zoo
-from minizoo.denoisers import BUILDERS, new_denoiser, new_scheduler
-from minizoo.errors import StageNotReady
-from minizoo.icons import STYLES
-from minizoo.loop import averaged_weights
-from minizoo.zoo import ZOO, Lesson, Pupil, assemble, corpus_latents, drawing_weights, pretrain
-from training.families import FAMILIES, family
+from matchgraph.minizoo.build import loop, zoo
+from matchgraph.minizoo.build.denoisers import BUILDERS, new_denoiser, new_scheduler
+from matchgraph.minizoo.build.errors import StageNotReady
+from matchgraph.minizoo.build.icons import STYLES
+from matchgraph.minizoo.build.loop import averaged_weights
+from matchgraph.minizoo.build.zoo import (
+    ZOO,
+    Lesson,
+    Pupil,
+    assemble,
+    corpus_latents,
+    drawing_weights,
+    pretrain,
+)
+from matchgraph.training.families import FAMILIES, family
 
 SHIPPED = [model for model in ZOO.values() if model.shipped]
 each_model = pytest.mark.parametrize("model", SHIPPED, ids=lambda model: model.name)

@@ -8,13 +8,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from graphdb.embedding import Node2VecConfig
-from graphdb.metrics import KNOWN_METRICS
-from graphdb.models import Dataset, Model, Result, Similar, Snapshot
-from graphdb.node2vecplus import Node2VecPlus
-from graphdb.repository import MatchingGraph
-from predictor.matching import PaperMatcher
-from predictor.ranker import CatBoostConfig, CatBoostRanker
+from matchgraph.graphdb.embedding import Node2VecConfig
+from matchgraph.graphdb.metrics import KNOWN_METRICS
+from matchgraph.graphdb.models import Dataset, Model, Result, Similar, Snapshot
+from matchgraph.graphdb.node2vecplus import Node2VecPlus
+from matchgraph.graphdb.repository import MatchingGraph
+from matchgraph.predictor.matching import PaperMatcher
+from matchgraph.predictor.ranker import CatBoostConfig, CatBoostRanker
 
 
 def clustered_snapshot(

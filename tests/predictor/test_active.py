@@ -8,9 +8,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-import predictor.active
-from graphdb.models import Dataset, Model
-from predictor.active import (
+import matchgraph.predictor.active
+from matchgraph.graphdb.models import Dataset, Model
+from matchgraph.predictor.active import (
     Belief,
     Kernel,
     missing_pairs,
@@ -19,9 +19,9 @@ from predictor.active import (
     restricted,
     round_robin,
 )
-from predictor.errors import InvalidRows, NothingToPropose
-from predictor.matching import Cost
-from predictor.replay import only
+from matchgraph.predictor.errors import InvalidRows, NothingToPropose
+from matchgraph.predictor.matching import Cost
+from matchgraph.predictor.replay import only
 
 KERNEL = Kernel(general=0.4, special=0.3, noise=0.3, reach=1.0, feature_share=0.5)
 
@@ -220,7 +220,7 @@ class TestPropose:
             propose(empty, hour_each(empty) | {"m2": hours}, 10)
 
     def test_a_zoo_too_large_is_looked_at_in_part(self, zoo, monkeypatch):
-        monkeypatch.setattr(predictor.active, "MOST_PAIRS", 12)
+        monkeypatch.setattr(matchgraph.predictor.active, "MOST_PAIRS", 12)
         empty = only(zoo(n_datasets=8), [])
         proposal = propose(empty, hour_each(empty), 5)
         assert len(proposal.pairs) == 5

@@ -8,8 +8,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from predictor.baselines import BASELINES, average_loss, average_rank, direct_classifier, neighbour_rank
-from predictor.visibility import LossMatrix, hide_results, loss_matrix
+from matchgraph.predictor.baselines import (
+    BASELINES,
+    average_loss,
+    average_rank,
+    direct_classifier,
+    neighbour_rank,
+)
+from matchgraph.predictor.visibility import LossMatrix, hide_results, loss_matrix
 
 NAN = float("nan")
 

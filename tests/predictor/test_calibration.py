@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from predictor.calibration import (
+from matchgraph.predictor.calibration import (
     Calibration,
     conformal_coverage,
     cross_calibrated,
@@ -16,8 +16,8 @@ from predictor.calibration import (
     prediction_set,
     reliability,
 )
-from predictor.errors import InvalidRows, NotEnoughResults
-from predictor.evaluation import Fold
+from matchgraph.predictor.errors import InvalidRows, NotEnoughResults
+from matchgraph.predictor.evaluation import Fold
 
 MODELS = tuple("abcdefgh")
 

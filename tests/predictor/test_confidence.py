@@ -7,12 +7,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from predictor.confidence import confidence_of, other_folds, without_dataset
-from predictor.errors import InvalidRows
-from predictor.evaluation import evaluate
-from predictor.matching import predict
-from predictor.recipes import build_recipe
-from predictor.visibility import hide_results
+from matchgraph.predictor.confidence import confidence_of, other_folds, without_dataset
+from matchgraph.predictor.errors import InvalidRows
+from matchgraph.predictor.evaluation import evaluate
+from matchgraph.predictor.matching import predict
+from matchgraph.predictor.recipes import build_recipe
+from matchgraph.predictor.visibility import hide_results
 
 TARGET = "d00"
 
@@ -51,7 +51,7 @@ class TestOtherFolds:
         assert len(other_folds(zoo(), "new", gaussian)) == 18
 
     def test_of_many_datasets_some_spread_over_all(self, zoo, gaussian, monkeypatch):
-        monkeypatch.setattr("predictor.confidence.MOST_FOLDS", 5)
+        monkeypatch.setattr("matchgraph.predictor.confidence.MOST_FOLDS", 5)
         notes = []
         folds = other_folds(zoo(), TARGET, gaussian, lambda *note: notes.append(note))
         assert [fold.dataset for fold in folds] == ["d01", "d05", "d09", "d13", "d17"]

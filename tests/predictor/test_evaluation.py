@@ -8,14 +8,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from graphdb.embedding import GdsNode2Vec, Node2VecConfig
-from graphdb.models import Metric
-from predictor.baselines import BASELINES
-from predictor.errors import NoSimilarity, NotEnoughResults
-from predictor.evaluation import METHOD, evaluate, evaluate_fold
-from predictor.matching import PaperMatcher, RowConfig
-from predictor.metrics import paired_p_value
-from predictor.ranker import CatBoostConfig, CatBoostRanker, ForestRanker
+from matchgraph.graphdb.embedding import GdsNode2Vec, Node2VecConfig
+from matchgraph.graphdb.models import Metric
+from matchgraph.predictor.baselines import BASELINES
+from matchgraph.predictor.errors import NoSimilarity, NotEnoughResults
+from matchgraph.predictor.evaluation import METHOD, evaluate, evaluate_fold
+from matchgraph.predictor.matching import PaperMatcher, RowConfig
+from matchgraph.predictor.metrics import paired_p_value
+from matchgraph.predictor.ranker import CatBoostConfig, CatBoostRanker, ForestRanker
 
 NODE = RowConfig(features="node")
 # All but the forest, which is most of the work.
@@ -206,7 +206,7 @@ def test_no_method_sees_the_held_out_results(graph, runner, zoo, save):
 
 
 def test_baselines_predict_the_same_bits_whatever_the_held_out_results(zoo):
-    from predictor.visibility import hide_results
+    from matchgraph.predictor.visibility import hide_results
 
     snapshot = zoo(n_datasets=7)
     performs = snapshot.performs.copy()

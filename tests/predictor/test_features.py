@@ -7,9 +7,9 @@ from typing import ClassVar
 import numpy as np
 import pytest
 
-from graphdb.models import Dataset, Model
-from predictor.errors import ExtractorMismatch, InvalidRows
-from predictor.features import (
+from matchgraph.graphdb.models import Dataset, Model
+from matchgraph.predictor.errors import ExtractorMismatch, InvalidRows
+from matchgraph.predictor.features import (
     OPERATORS,
     assemble,
     check_same_extractor,

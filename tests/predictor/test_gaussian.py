@@ -7,14 +7,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-import predictor.gaussian
-from bench.zoos import PROCESSES, measured_zoo
-from graphdb.metrics import KNOWN_METRICS
-from graphdb.models import Dataset, Metric, Model
-from predictor.baselines import BASELINES
-from predictor.errors import InvalidRows, NotEnoughResults
-from predictor.evaluation import evaluate
-from predictor.gaussian import (
+import matchgraph.predictor.gaussian
+from matchgraph.graphdb.metrics import KNOWN_METRICS
+from matchgraph.graphdb.models import Dataset, Metric, Model
+from matchgraph.predictor.baselines import BASELINES
+from matchgraph.predictor.errors import InvalidRows, NotEnoughResults
+from matchgraph.predictor.evaluation import evaluate
+from matchgraph.predictor.gaussian import (
     GaussianMatcher,
     comparable,
     dataset_kernels,
@@ -22,10 +21,11 @@ from predictor.gaussian import (
     scores,
     without_levels,
 )
-from predictor.kernels import embedding_kernel, similarity_kernel
-from predictor.matching import predict
-from predictor.ranker import summarise_normal
-from predictor.visibility import hide_results, loss_matrix, remove_results
+from matchgraph.predictor.kernels import embedding_kernel, similarity_kernel
+from matchgraph.predictor.matching import predict
+from matchgraph.predictor.ranker import summarise_normal
+from matchgraph.predictor.visibility import hide_results, loss_matrix, remove_results
+from tests.predictor.zoos import PROCESSES, measured_zoo
 
 NAN = float("nan")
 
@@ -39,7 +39,7 @@ def matcher():
 def one_choice(monkeypatch):
     """A process with known variances and mix, so that there is nothing to average over."""
     for name, value in (("STANDINGS", (0.7,)), ("NOISES", (0.4,)), ("MIXES", (0.25,))):
-        monkeypatch.setattr(predictor.gaussian, name, value)
+        monkeypatch.setattr(matchgraph.predictor.gaussian, name, value)
 
 
 def ranked(matcher, snapshot, dataset, **options):
@@ -222,7 +222,7 @@ class TestOddZoos:
         assert ranks["x9"] == ranks["y0"]
 
     def test_features_that_tell_nothing_are_left_out(self, zoo):
-        from predictor.features import model_features
+        from matchgraph.predictor.features import model_features
 
         table = model_features(zoo(n_models=6).models)
         assert feature_standings(table, np.array([1.0, 1, 1, 1, 1, NAN])) == {}

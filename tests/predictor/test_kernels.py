@@ -7,9 +7,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from graphdb.models import Dataset, Metric
-from predictor.errors import ExtractorMismatch
-from predictor.kernels import dataset_distances, embedding_kernel, positive_definite, similarity_kernel
+from matchgraph.graphdb.models import Dataset, Metric
+from matchgraph.predictor.errors import ExtractorMismatch
+from matchgraph.predictor.kernels import (
+    dataset_distances,
+    embedding_kernel,
+    positive_definite,
+    similarity_kernel,
+)
 
 
 def with_embeddings(snapshot, embeddings):

@@ -8,12 +8,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from graphdb.embedding import GdsNode2Vec, Node2VecConfig
-from graphdb.models import Dataset, Model
-from predictor.errors import InvalidRows, NoSimilarity, NotEnoughResults, UnknownTarget
-from predictor.matching import Cost, PaperMatcher, RowConfig, explain, predict
-from predictor.ranker import CatBoostConfig, CatBoostRanker, ForestRanker
-from predictor.visibility import hide_results, similarities_of
+from matchgraph.graphdb.embedding import GdsNode2Vec, Node2VecConfig
+from matchgraph.graphdb.models import Dataset, Model
+from matchgraph.predictor.errors import InvalidRows, NoSimilarity, NotEnoughResults, UnknownTarget
+from matchgraph.predictor.matching import Cost, PaperMatcher, RowConfig, explain, predict
+from matchgraph.predictor.ranker import CatBoostConfig, CatBoostRanker, ForestRanker
+from matchgraph.predictor.visibility import hide_results, similarities_of
 
 NAN = float("nan")
 NODE = RowConfig(features="node")
@@ -142,7 +142,7 @@ class TestOddZoos:
         seen = []
         fit = ranker.fit
         monkeypatch.setattr(ranker, "fit", lambda rows, targets: (seen.append(targets), fit(rows, targets)))
-        monkeypatch.setattr("predictor.matching.MOST_ROWS", 51)
+        monkeypatch.setattr("matchgraph.predictor.matching.MOST_ROWS", 51)
         predict(zoo(), "d00", PaperMatcher(embedder, ranker))
         # Three models of each of 17 datasets, and as many of each rank as 51 in all can be.
         assert seen[0].sum() == 51

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from predictor.errors import InvalidRows
-from predictor.metrics import (
+from matchgraph.predictor.errors import InvalidRows
+from matchgraph.predictor.metrics import (
     O2O,
     OSR,
     SELECTION_METRICS,

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from graphdb.node2vecplus import Node2VecPlus
-from predictor.errors import InvalidRows
-from predictor.ranker import CatBoostRanker, ForestRanker
-from predictor.recipes import DEFAULT_RECIPE, RECIPES, build_recipe
+from matchgraph.graphdb.node2vecplus import Node2VecPlus
+from matchgraph.predictor.errors import InvalidRows
+from matchgraph.predictor.ranker import CatBoostRanker, ForestRanker
+from matchgraph.predictor.recipes import DEFAULT_RECIPE, RECIPES, build_recipe
 
 
 def test_the_papers_recipe_with_its_ingredients():

@@ -5,13 +5,21 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-import predictor.replay
-from graphdb.embedding import Node2VecConfig
-from graphdb.node2vecplus import Node2VecPlus
-from predictor.errors import InvalidRows, NotEnoughResults
-from predictor.matching import PaperMatcher
-from predictor.ranker import ForestRanker
-from predictor.replay import ORDERS, Order, ReplayConfig, affordable, budget_curve, dataset_by_dataset, only
+import matchgraph.predictor.replay
+from matchgraph.graphdb.embedding import Node2VecConfig
+from matchgraph.graphdb.node2vecplus import Node2VecPlus
+from matchgraph.predictor.errors import InvalidRows, NotEnoughResults
+from matchgraph.predictor.matching import PaperMatcher
+from matchgraph.predictor.ranker import ForestRanker
+from matchgraph.predictor.replay import (
+    ORDERS,
+    Order,
+    ReplayConfig,
+    affordable,
+    budget_curve,
+    dataset_by_dataset,
+    only,
+)
 
 ONCE = ReplayConfig(shares=(0.2, 0.5), replays=1, folds=2)
 
@@ -65,13 +73,13 @@ def test_no_order_sees_what_is_hidden(zoo, matcher, monkeypatch):
     """Planning gets neither the users' datasets nor a result that was not revealed."""
     snapshot = zoo(n_datasets=8)
     seen = []
-    propose = predictor.replay.propose
+    propose = matchgraph.predictor.replay.propose
 
     def watched(known, hours, budget, *, candidates, seed):
         seen.append((known, candidates))
         return propose(known, hours, budget, candidates=candidates, seed=seed)
 
-    monkeypatch.setattr(predictor.replay, "propose", watched)
+    monkeypatch.setattr(matchgraph.predictor.replay, "propose", watched)
     budget_curve(snapshot, hours_of(snapshot), matcher, config=ONCE, orders=ORDERS[:1])
     assert len(seen) == 4
     for known, candidates in seen:

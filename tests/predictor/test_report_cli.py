@@ -7,8 +7,8 @@ from pathlib import Path
 
 from click.testing import CliRunner
 
-from cli.main import matchgraph
-from predictor.errors import NotEnoughResults, UnknownMetricName
+from matchgraph.cli.main import matchgraph
+from matchgraph.predictor.errors import NotEnoughResults, UnknownMetricName
 
 
 def call(environment, *arguments: str):

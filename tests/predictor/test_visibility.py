@@ -8,9 +8,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from graphdb.models import Dataset, Metric
-from predictor.errors import InvalidRows, NotEnoughResults, UnknownTarget
-from predictor.visibility import (
+from matchgraph.graphdb.models import Dataset, Metric
+from matchgraph.predictor.errors import InvalidRows, NotEnoughResults, UnknownTarget
+from matchgraph.predictor.visibility import (
     add_dataset,
     check_enough,
     graph_hash,

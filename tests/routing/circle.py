@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from graphdb.prompts import Variant
-from training.prompts import EncodedPrompts
+from matchgraph.graphdb.prompts import Variant
+from matchgraph.training.prompts import EncodedPrompts
 
 VARIANTS = tuple(Variant(f"m-{steps}", "m", steps, float(steps)) for steps in (1, 4, 20))
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from graphdb.prompts import Prompt, ScoreTable
-from routing.prompts import split
+from matchgraph.graphdb.prompts import Prompt, ScoreTable
+from matchgraph.routing.prompts import split
+from matchgraph.training.prompts import EncodedPrompts
 from tests.routing import circle
-from training.prompts import EncodedPrompts
 
 
 @pytest.fixture

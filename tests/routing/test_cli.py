@@ -16,8 +16,8 @@ import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
 
-from cli.main import matchgraph
-from minizoo.icons import ROOT
+from matchgraph.cli.main import matchgraph
+from matchgraph.minizoo import ROOT
 from tests.routing.test_service import texts
 
 CLIP = str(ROOT / "probes" / "clip")
@@ -86,7 +86,15 @@ def test_from_prompts_to_an_image(
 
 def assert_it_serves(environment: Mapping[str, str], asked: dict[str, Any], variant: str) -> None:
     """`route serve` says where it listens, answers there as `route ask` does, and ends at an interrupt."""
-    command = [sys.executable, "-c", "from cli.main import main; main()", "route", "serve", "--port", "0"]
+    command = [
+        sys.executable,
+        "-c",
+        "from matchgraph.cli.main import main; main()",
+        "route",
+        "serve",
+        "--port",
+        "0",
+    ]
     own = {**os.environ, **environment, "MATCHGRAPH_PROBE": CLIP}
     with subprocess.Popen(command, env=own, stderr=subprocess.PIPE, text=True, cwd=ROOT.parent) as process:
         assert process.stderr is not None

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from routing.curves import DeferralCurve, compare, oracle, random_mixing, routed
-from routing.policy import Path
+from matchgraph.routing.curves import DeferralCurve, compare, oracle, random_mixing, routed
+from matchgraph.routing.policy import Path
 
 COST = np.array([1.0, 2.0, 4.0])
 # The first prompt gains from the middle candidate only, the second from the costliest only.

@@ -8,11 +8,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from graphdb.prompts import Prompt, ScoreTable, Split
-from routing.errors import NotEnoughScores, UnusableEstimator
-from routing.estimators import GaussianQuality, NearestPrompts, Scale, TokenQuality, averaged, columns
+from matchgraph.graphdb.prompts import Prompt, ScoreTable, Split
+from matchgraph.routing.errors import NotEnoughScores, UnusableEstimator
+from matchgraph.routing.estimators import (
+    GaussianQuality,
+    NearestPrompts,
+    Scale,
+    TokenQuality,
+    averaged,
+    columns,
+)
+from matchgraph.training.prompts import EncodedPrompts
 from tests.routing import circle
-from training.prompts import EncodedPrompts
 
 
 def test_nearest_prompts_are_those_of_the_training_split() -> None:

@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from graphdb.prompts import ScoreTable
-from routing.errors import NotEnoughScores
-from routing.evaluation import ESTIMATORS, complete, evaluate, rotated, typical_words
-from routing.report import write_report
-from training.prompts import EncodedPrompts
+from matchgraph.graphdb.prompts import ScoreTable
+from matchgraph.routing.errors import NotEnoughScores
+from matchgraph.routing.evaluation import ESTIMATORS, complete, evaluate, rotated, typical_words
+from matchgraph.routing.report import write_report
+from matchgraph.training.prompts import EncodedPrompts
 
 
 def test_what_there_is_to_gain_is_gained(scored: tuple[ScoreTable, EncodedPrompts]) -> None:

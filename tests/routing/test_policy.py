@@ -10,8 +10,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from routing.errors import BudgetTooSmall, InvalidScores
-from routing.policy import Path, choose, lambda_for_budget
+from matchgraph.routing.errors import BudgetTooSmall, InvalidScores
+from matchgraph.routing.policy import Path, choose, lambda_for_budget
 
 NAN = float("nan")
 

@@ -7,8 +7,8 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from routing import prompts
-from routing.prompts import split, texts_of, unlike
+from matchgraph.routing import prompts
+from matchgraph.routing.prompts import split, texts_of, unlike
 
 
 def unit(count: int, dimension: int, seed: int) -> np.ndarray:

@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from minizoo.icons import ROOT
-from routing.variants import variants_of
-from training.errors import InvalidConfig
-from training.generate import SampleConfig, sample_images
-from training.pipelines import opened
+from matchgraph.minizoo import ROOT
+from matchgraph.routing.variants import variants_of
+from matchgraph.training.errors import InvalidConfig
+from matchgraph.training.generate import SampleConfig, sample_images
+from matchgraph.training.pipelines import opened
 
 SDXL = ROOT.parent / "zoo" / "sdxl-base"
 # CATImage, Tables 1 and 2: what one image costs, in TFLOP, by numbers of steps.

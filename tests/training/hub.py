@@ -13,7 +13,7 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 
-from training.files import files_below
+from matchgraph.training.files import files_below
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 

@@ -13,13 +13,13 @@ import pytest
 import torch
 from filelock import FileLock
 
-from training import cache as module
-from training.cache import CacheUse, EncodingCache
-from training.errors import InvalidConfig
-from training.files import SCRATCH_PREFIX
-from training.generate import SampleConfig, sample_images
-from training.lora import FineTuneConfig, fine_tune
-from training.pipelines import LoadedPipeline
+from matchgraph.training import cache as module
+from matchgraph.training.cache import CacheUse, EncodingCache
+from matchgraph.training.errors import InvalidConfig
+from matchgraph.training.files import SCRATCH_PREFIX
+from matchgraph.training.generate import SampleConfig, sample_images
+from matchgraph.training.lora import FineTuneConfig, fine_tune
+from matchgraph.training.pipelines import LoadedPipeline
 
 KILOBYTES = 4
 

@@ -13,10 +13,10 @@ from diffusers import (
     LCMScheduler,
 )
 
-from training.consistency import TeacherPath, student_scheduler, teacher_path
-from training.errors import InvalidConfig, UnsupportedScheduler
-from training.families import family
-from training.samplers import STUDENT_SCHEDULERS
+from matchgraph.training.consistency import TeacherPath, student_scheduler, teacher_path
+from matchgraph.training.errors import InvalidConfig, UnsupportedScheduler
+from matchgraph.training.families import family
+from matchgraph.training.samplers import STUDENT_SCHEDULERS
 
 CPU = torch.device("cpu")
 BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}

@@ -13,12 +13,11 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from minizoo.controls import CONFIG as SHIPPED_CONFIG
-from minizoo.controls import SHIPPED, TEACHER, evaluate, held_out
-from tests.training import tiny
-from training.adapters import attach_adapter, detach_adapter, save_adapter
-from training.checkpoint import Checkpoints
-from training.controlnet import (
+from matchgraph.minizoo.build.controls import CONFIG as SHIPPED_CONFIG
+from matchgraph.minizoo.build.controls import SHIPPED, TEACHER, evaluate, held_out
+from matchgraph.training.adapters import attach_adapter, detach_adapter, save_adapter
+from matchgraph.training.checkpoint import Checkpoints
+from matchgraph.training.controlnet import (
     CONFIG_FILE,
     RECORD_FILE,
     WEIGHTS_FILE,
@@ -31,9 +30,9 @@ from training.controlnet import (
     load_controlnet,
     train_controlnet,
 )
-from training.controls import Segmenter
-from training.encoding import EncodedDataset
-from training.errors import (
+from matchgraph.training.controls import Segmenter
+from matchgraph.training.encoding import EncodedDataset
+from matchgraph.training.errors import (
     BadControlNet,
     BadDataset,
     CheckpointMismatch,
@@ -41,10 +40,11 @@ from training.errors import (
     NonFiniteLoss,
     UnsafeWeights,
 )
-from training.generate import SampleConfig, start_with, stream_batches, stream_images
-from training.images import load_rgb, square
-from training.loop import purpose_generator
-from training.pipelines import LoadedPipeline
+from matchgraph.training.generate import SampleConfig, start_with, stream_batches, stream_images
+from matchgraph.training.images import load_rgb, square
+from matchgraph.training.loop import purpose_generator
+from matchgraph.training.pipelines import LoadedPipeline
+from tests.training import tiny
 
 FAMILIES = ("sd", "sdxl")
 PROMPTS = ("a cat", "dogs", "a sea")

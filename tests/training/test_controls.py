@@ -10,10 +10,16 @@ import pytest
 import torch
 from PIL import Image
 
+from matchgraph.training.controls import Segmenter, canny, edge_agreement, segmentation
+from matchgraph.training.errors import (
+    BadImage,
+    InvalidConfig,
+    MissingLibrary,
+    ScorerUnavailable,
+    UnsafeWeights,
+)
+from matchgraph.training.palettes import ADE20K_LABELS, palette
 from tests.training import tiny
-from training.controls import Segmenter, canny, edge_agreement, segmentation
-from training.errors import BadImage, InvalidConfig, MissingLibrary, ScorerUnavailable, UnsafeWeights
-from training.palettes import ADE20K_LABELS, palette
 
 
 def square_picture(inside: int = 255) -> Image.Image:

@@ -16,11 +16,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.training import tiny
-from training.cache import EncodingCache
-from training.checkpoint import Checkpoints, checkpoint_step
-from training.consistency import student_scheduler, teacher_path
-from training.distill import (
+from matchgraph.training.cache import EncodingCache
+from matchgraph.training.checkpoint import Checkpoints, checkpoint_step
+from matchgraph.training.consistency import student_scheduler, teacher_path
+from matchgraph.training.distill import (
     RECORD_FILE,
     ConsistencyTraining,
     DistillConfig,
@@ -29,13 +28,20 @@ from training.distill import (
     is_student,
     pseudo_huber,
 )
-from training.errors import BadPipeline, CheckpointMismatch, InvalidConfig, NonFiniteLoss, TrainingError
-from training.families import FAMILIES, family
-from training.files import files_below
-from training.generate import SampleConfig, image_generator, sample_images
-from training.loop import attached
-from training.methods import Full, Lora
-from training.pipelines import LoadedPipeline
+from matchgraph.training.errors import (
+    BadPipeline,
+    CheckpointMismatch,
+    InvalidConfig,
+    NonFiniteLoss,
+    TrainingError,
+)
+from matchgraph.training.families import FAMILIES, family
+from matchgraph.training.files import files_below
+from matchgraph.training.generate import SampleConfig, image_generator, sample_images
+from matchgraph.training.loop import attached
+from matchgraph.training.methods import Full, Lora
+from matchgraph.training.pipelines import LoadedPipeline
+from tests.training import tiny
 
 PROMPTS = ["a cat", "a dog", "a house", "a red fox", "a cat"]
 FAST: dict[str, Any] = {
@@ -415,7 +421,7 @@ def test_a_failed_write_leaves_nothing(
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("training.distill.write_json", full)
+    monkeypatch.setattr("matchgraph.training.distill.write_json", full)
     with pytest.raises(OSError, match="No space"):
         distill(tiny_folder("sd"), tmp_path / "student", PROMPTS, config())
     assert not list(tmp_path.iterdir())

@@ -11,12 +11,19 @@ import pytest
 import torch
 from PIL import Image
 
-from training import encoding
-from training.cache import CacheUse, EncodingCache
-from training.encoding import PromptRows, Rows, dataset_hash, encode_alike, encode_dataset, encode_prompts
-from training.errors import BadImage, NonFiniteEncoding
-from training.images import list_captioned_images
-from training.pipelines import LoadedPipeline
+from matchgraph.training import encoding
+from matchgraph.training.cache import CacheUse, EncodingCache
+from matchgraph.training.encoding import (
+    PromptRows,
+    Rows,
+    dataset_hash,
+    encode_alike,
+    encode_dataset,
+    encode_prompts,
+)
+from matchgraph.training.errors import BadImage, NonFiniteEncoding
+from matchgraph.training.images import list_captioned_images
+from matchgraph.training.pipelines import LoadedPipeline
 
 
 @pytest.fixture(scope="module")

@@ -15,9 +15,8 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from tests.training import tiny
-from training.errors import ExtractorUnavailable, InvalidConfig, MissingLibrary
-from training.extractors import (
+from matchgraph.training.errors import ExtractorUnavailable, InvalidConfig, MissingLibrary
+from matchgraph.training.extractors import (
     KINDS,
     CaptionExtractor,
     ExtractorSpec,
@@ -26,7 +25,8 @@ from training.extractors import (
     parse_extractors,
     require_images,
 )
-from training.extractors.inception import build, convert
+from matchgraph.training.extractors.inception import build, convert
+from tests.training import tiny
 
 CAPTIONS = ["a cat", "the sea of trees", "dog"]
 
@@ -96,7 +96,7 @@ def test_published_inception_weights_are_converted_without_running_code(weights,
     source, target = tmp_path / "published.pth", tmp_path / "converted" / "inception.safetensors"
     target.parent.mkdir()
     torch.save(load_file(weights["inception"]), source)
-    command = [sys.executable, "-m", "training.extractors.inception", str(source), str(target)]
+    command = [sys.executable, "-m", "matchgraph.training.extractors.inception", str(source), str(target)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2], check=True)
     assert done.stdout.strip() == str(target)
     # A folder with the file is as good as the file.
@@ -120,7 +120,7 @@ def test_inception_without_weights_says_how_to_get_them(tmp_path):
     for place in ("no/such/folder", tmp_path, tmp_path / "inception.pth"):
         with pytest.raises(ExtractorUnavailable, match="torch-fidelity") as refused:
             load("inception", Path(place))
-        assert "python -m training.extractors.inception" in str(refused.value)
+        assert "python -m matchgraph.training.extractors.inception" in str(refused.value)
     save_file({"fc.weight": torch.zeros(2)}, tmp_path / "inception.safetensors")
     with pytest.raises(ExtractorUnavailable, match=r"does not hold .*[^.:]\. Fetch"):
         load("inception", tmp_path)

@@ -11,9 +11,9 @@ import pytest
 import torch
 from PIL import Image
 
+from matchgraph.training.errors import ExtractorUnavailable, TooFewSamples
+from matchgraph.training.extractors import clean_resize, load_clip
 from tests.training import tiny
-from training.errors import ExtractorUnavailable, TooFewSamples
-from training.extractors import clean_resize, load_clip
 
 
 @pytest.fixture(scope="module")

@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 import torch
 
+from matchgraph.training.adapters import attach_adapter, detach_adapter
+from matchgraph.training.errors import UnknownFamily, UnsupportedScheduler
+from matchgraph.training.families import FAMILIES, family, family_of
+from matchgraph.training.families.base import draw_sigmas
+from matchgraph.training.pipelines import load_pipeline, quiet_libraries
+from matchgraph.training.samplers import STUDENT_STEPS, TOLD_GUIDANCE
 from tests.training import tiny
-from training.adapters import attach_adapter, detach_adapter
-from training.errors import UnknownFamily, UnsupportedScheduler
-from training.families import FAMILIES, family, family_of
-from training.families.base import draw_sigmas
-from training.pipelines import load_pipeline, quiet_libraries
-from training.samplers import STUDENT_STEPS, TOLD_GUIDANCE
 
 NAMES = sorted(FAMILIES)
 ZOO = Path(__file__).parents[2] / "zoo"  # configurations of real models

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from training.errors import NonFiniteDistance, ShapeMismatch, TooFewSamples
-from training.features import read_features, write_features
-from training.kernels import mean_similarity
+from matchgraph.training.errors import NonFiniteDistance, ShapeMismatch, TooFewSamples
+from matchgraph.training.features import read_features, write_features
+from matchgraph.training.kernels import mean_similarity
 
 FACTS = {"content": "c0ffee", "extractor": "0123"}
 

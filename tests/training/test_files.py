@@ -12,8 +12,15 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from training import files
-from training.files import file_hash, files_below, folders_hash, json_hash, write_json, write_tensors
+from matchgraph.training import files
+from matchgraph.training.files import (
+    file_hash,
+    files_below,
+    folders_hash,
+    json_hash,
+    write_json,
+    write_tensors,
+)
 
 
 def test_a_write_that_fails_leaves_the_file_before(tmp_path, monkeypatch):

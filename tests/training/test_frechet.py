@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from training.errors import DistanceError, NonFiniteDistance, ShapeMismatch, TooFewSamples
-from training.frechet import (
+from matchgraph.training.errors import DistanceError, NonFiniteDistance, ShapeMismatch, TooFewSamples
+from matchgraph.training.frechet import (
     GaussianAccumulator,
     GaussianStatistics,
     frechet_distance,

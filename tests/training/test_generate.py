@@ -9,12 +9,18 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from matchgraph.training.adapters import (
+    ADAPTER_FILE,
+    attach_adapter,
+    detach_adapter,
+    load_adapter,
+    save_adapter,
+)
+from matchgraph.training.errors import BadAdapter, InvalidConfig
+from matchgraph.training.families import FAMILIES, family
+from matchgraph.training.generate import SampleConfig, image_generator, sample_images, stream_images
+from matchgraph.training.pipelines import LoadedPipeline
 from tests.training import tiny
-from training.adapters import ADAPTER_FILE, attach_adapter, detach_adapter, load_adapter, save_adapter
-from training.errors import BadAdapter, InvalidConfig
-from training.families import FAMILIES, family
-from training.generate import SampleConfig, image_generator, sample_images, stream_images
-from training.pipelines import LoadedPipeline
 
 NAMES = sorted(FAMILIES)
 SAMPLING = SampleConfig(n=2, steps=3, guidance=4.0, resolution_px=32, device="cpu")

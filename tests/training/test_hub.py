@@ -11,11 +11,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from matchgraph.training.errors import ModelUnavailable
+from matchgraph.training.files import files_below
+from matchgraph.training.hub import model_name, pipeline_files, pipeline_folder, student_weights
+from matchgraph.training.pipelines import load_pipeline
 from tests.training.hub import COMMIT, put_into_cache, served, use_cache
-from training.errors import ModelUnavailable
-from training.files import files_below
-from training.hub import model_name, pipeline_files, pipeline_folder, student_weights
-from training.pipelines import load_pipeline
 
 NAME = "someone/tiny-model"
 INDEX = {

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from training.errors import BadDataset, BadImage
-from training.images import list_captioned_images, load_rgb, square
+from matchgraph.training.errors import BadDataset, BadImage
+from matchgraph.training.images import list_captioned_images, load_rgb, square
 
 
 def noise(width: int = 24, height: int = 16, mode: str = "RGB") -> Image.Image:

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from training.errors import NonFiniteDistance, ShapeMismatch, TooFewSamples
-from training.kernels import BLOCK_ROWS, cmmd, kid, mean_similarity
+from matchgraph.training.errors import NonFiniteDistance, ShapeMismatch, TooFewSamples
+from matchgraph.training.kernels import BLOCK_ROWS, cmmd, kid, mean_similarity
 
 
 def features(seed: int, n: int, d: int = 8, shift: float = 0.0) -> np.ndarray:

@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 import torch
 
-from training import loop
-from training.encoding import encode_dataset
-from training.errors import InvalidConfig, NonFiniteLoss
-from training.loop import ShuffledOrder, Training, attached, purpose_generator
-from training.lora import FineTuneConfig, fine_tune
-from training.methods import Lora
-from training.pipelines import LoadedPipeline
+from matchgraph.training import loop
+from matchgraph.training.encoding import encode_dataset
+from matchgraph.training.errors import InvalidConfig, NonFiniteLoss
+from matchgraph.training.loop import ShuffledOrder, Training, attached, purpose_generator
+from matchgraph.training.lora import FineTuneConfig, fine_tune
+from matchgraph.training.methods import Lora
+from matchgraph.training.pipelines import LoadedPipeline
 
 CONFIG = {
     "steps": 3,

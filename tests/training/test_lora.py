@@ -10,13 +10,13 @@ import pytest
 import torch
 from PIL import Image
 
-from training.adapters import ADAPTER_FILE, attach_adapter, detach_adapter
-from training.encoding import encode_dataset
-from training.errors import BadDataset, BadImage, InvalidConfig, NonFiniteLoss
-from training.families import FAMILIES
-from training.generate import SampleConfig, sample_images
-from training.lora import FineTuneConfig, fine_tune
-from training.pipelines import LoadedPipeline
+from matchgraph.training.adapters import ADAPTER_FILE, attach_adapter, detach_adapter
+from matchgraph.training.encoding import encode_dataset
+from matchgraph.training.errors import BadDataset, BadImage, InvalidConfig, NonFiniteLoss
+from matchgraph.training.families import FAMILIES
+from matchgraph.training.generate import SampleConfig, sample_images
+from matchgraph.training.lora import FineTuneConfig, fine_tune
+from matchgraph.training.pipelines import LoadedPipeline
 
 NAMES = sorted(FAMILIES)
 TINY = {"steps": 3, "batch_size": 4, "learning_rate": 1e-2, "rank": 2, "alpha": 4, "resolution_px": 32}

@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 import torch
 
+from matchgraph.training.errors import BadPipeline, InvalidConfig, UnknownFamily, UnsafeWeights
+from matchgraph.training.families import FAMILIES
+from matchgraph.training.generate import SampleConfig, image_generator, sample_images
+from matchgraph.training.hub import pipeline_folder
+from matchgraph.training.pipelines import LoadedPipeline, load_pipeline, opened, quiet_libraries
 from tests.training import tiny
 from tests.training.hub import put_into_cache, use_cache
-from training.errors import BadPipeline, InvalidConfig, UnknownFamily, UnsafeWeights
-from training.families import FAMILIES
-from training.generate import SampleConfig, image_generator, sample_images
-from training.hub import pipeline_folder
-from training.pipelines import LoadedPipeline, load_pipeline, opened, quiet_libraries
 
 
 @pytest.fixture

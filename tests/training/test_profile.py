@@ -11,11 +11,10 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from minizoo.icons import ROOT
-from tests.training import tiny
-from training.errors import BadPipeline, CannotProfile, InvalidConfig
-from training.pipelines import LoadedPipeline
-from training.profile import (
+from matchgraph.minizoo import ROOT
+from matchgraph.training.errors import BadPipeline, CannotProfile, InvalidConfig
+from matchgraph.training.pipelines import LoadedPipeline
+from matchgraph.training.profile import (
     PROMPT,
     PipelineProfiler,
     call_arguments,
@@ -23,6 +22,7 @@ from training.profile import (
     measure_throughput,
     profile_pipeline,
 )
+from tests.training import tiny
 
 ZOO = Path(__file__).parents[2] / "zoo"
 # Match & Choose, Table 2: TFLOP, and parameters in 10^9.

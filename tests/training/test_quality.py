@@ -11,12 +11,12 @@ import pytest
 from PIL import Image
 from safetensors.numpy import save_file
 
-from minizoo.icons import ROOT
+from matchgraph.minizoo import ROOT
+from matchgraph.training.errors import ScorerUnavailable
+from matchgraph.training.extractors import load_clip
+from matchgraph.training.prompts import load_prompt_encoder
+from matchgraph.training.quality import AestheticScore, ClipScore, Sharpness, sharpness
 from tests.training.hub import put_into_cache, use_cache
-from training.errors import ScorerUnavailable
-from training.extractors import load_clip
-from training.prompts import load_prompt_encoder
-from training.quality import AestheticScore, ClipScore, Sharpness, sharpness
 
 CLIP = ROOT / "probes" / "clip"
 NOTO_ANIMALS = ROOT / "datasets" / "noto-animals"

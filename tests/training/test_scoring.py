@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from matchgraph.training.errors import BadDataset, ShapeMismatch, TooFewSamples, UnknownMeasure
+from matchgraph.training.extractors import ExtractorSpec, load_clip, load_extractor
+from matchgraph.training.frechet import frechet_distance, gaussian_statistics
+from matchgraph.training.images import load_rgb
+from matchgraph.training.kernels import cmmd, kid
+from matchgraph.training.scoring import Measure, Reference, Sample, Scorer, needed_extractors, parse_metric
 from tests.training import tiny
-from training.errors import BadDataset, ShapeMismatch, TooFewSamples, UnknownMeasure
-from training.extractors import ExtractorSpec, load_clip, load_extractor
-from training.frechet import frechet_distance, gaussian_statistics
-from training.images import load_rgb
-from training.kernels import cmmd, kid
-from training.scoring import Measure, Reference, Sample, Scorer, needed_extractors, parse_metric
 
 METRICS = ("clip_fid", "cmmd", "dinov2_fid", "dinov2_kid")
 
@@ -112,7 +112,9 @@ def test_datasets_are_looked_at_once(extractors, folder, tmp_path, monkeypatch):
         f"c0-{extractors[name].hash}.safetensors" for name in ("clip", "dinov2")
     )
     looks = []
-    monkeypatch.setattr("training.scoring.load_rgb", lambda path: looks.append(path) or load_rgb(path))
+    monkeypatch.setattr(
+        "matchgraph.training.scoring.load_rgb", lambda path: looks.append(path) or load_rgb(path)
+    )
     again = Scorer(METRICS, extractors, tmp_path / "cache").reference(folder, "c0")
     assert not looks
     for name in ("clip", "dinov2"):

@@ -7,10 +7,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from minizoo.icons import ROOT
-from training.generate import SampleConfig, stream_batches
-from training.pipelines import LoadedPipeline
-from training.trajectories import curvature, followed
+from matchgraph.minizoo import ROOT
+from matchgraph.training.generate import SampleConfig, stream_batches
+from matchgraph.training.pipelines import LoadedPipeline
+from matchgraph.training.trajectories import curvature, followed
 
 CONFIG = SampleConfig(n=3, steps=12, guidance=2.0, resolution_px=32, device="cpu", batch_size=3)
 PROMPTS = ["red apple, food and drink", "cat, animal", "clock, object"]

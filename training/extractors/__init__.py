@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 
-from training.errors import ExtractorUnavailable, InvalidConfig
-from training.extractors.base import CLEAN_RESIZE, CaptionExtractor, Extractor, clean_resize
+from matchgraph.training.errors import ExtractorUnavailable, InvalidConfig
+from matchgraph.training.extractors.base import CLEAN_RESIZE, CaptionExtractor, Extractor, clean_resize
 
 __all__ = [
     "CLEAN_RESIZE",
@@ -31,12 +31,12 @@ __all__ = [
 
 # Kind -> module with a function `load(weights, device)`.
 KINDS = {
-    "clip": "training.extractors.clip",
-    "inception": "training.extractors.inception",
-    "dinov2": "training.extractors.vision",
-    "siglip": "training.extractors.vision",
-    "imagebind": "training.extractors.imagebind",
-    "t5": "training.extractors.captions",
+    "clip": "matchgraph.training.extractors.clip",
+    "inception": "matchgraph.training.extractors.inception",
+    "dinov2": "matchgraph.training.extractors.vision",
+    "siglip": "matchgraph.training.extractors.vision",
+    "imagebind": "matchgraph.training.extractors.imagebind",
+    "t5": "matchgraph.training.extractors.captions",
 }
 NAME = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)*")
 # A metric's name, which begins with the extractor's, has 41 characters at most.
@@ -137,7 +137,7 @@ def load_clip(spec: str | os.PathLike[str], *, device: str = "auto") -> Extracto
         ExtractorUnavailable: the folder or its files cannot be used, the name is unknown, or the weights can
             be neither found nor fetched.
     """
-    from training.extractors import clip
+    from matchgraph.training.extractors import clip
 
     return clip.load(spec, device)
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from training.frechet import GaussianAccumulator, GaussianStatistics
+from matchgraph.training.frechet import GaussianAccumulator, GaussianStatistics
 
 if TYPE_CHECKING:
     import torch

@@ -6,14 +6,14 @@ import json
 from pathlib import Path
 from typing import Any
 
-from training.errors import ExtractorUnavailable, MissingLibrary, TrainingError, first_line
-from training.extractors.base import (
+from matchgraph.training.errors import ExtractorUnavailable, MissingLibrary, TrainingError, first_line
+from matchgraph.training.extractors.base import (
     CaptionExtractor,
     instrument_hash,
     loading_errors,
 )
-from training.hub import hub_folder
-from training.pipelines import check_weight_files, choose_device
+from matchgraph.training.hub import hub_folder
+from matchgraph.training.pipelines import check_weight_files, choose_device
 
 MODULES_FILE = "modules.json"
 PATTERNS = ("*.json", "*.safetensors", "*.txt", "*.model")

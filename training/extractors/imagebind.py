@@ -9,15 +9,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from training.errors import ExtractorUnavailable, first_line
-from training.extractors.base import (
+from matchgraph.training.errors import ExtractorUnavailable, first_line
+from matchgraph.training.extractors.base import (
     CLEAN_RESIZE,
     Extractor,
     instrument_hash,
     loading_errors,
 )
-from training.hub import hub_folder
-from training.pipelines import choose_device
+from matchgraph.training.hub import hub_folder
+from matchgraph.training.pipelines import choose_device
 
 if TYPE_CHECKING:
     import torch

@@ -4,7 +4,8 @@ The weights are published as a pickle (`weights-inception-2015-12-05-6726825d.pt
 toshas/torch-fidelity, the same file as in release fid_weights of mseitzer/pytorch-fid). It is read once, by
 torch's loader that takes tensors only, and written as safetensors:
 
-    python -m training.extractors.inception weights-inception-2015-12-05-6726825d.pth inception.safetensors
+    python -m matchgraph.training.extractors.inception weights-inception-2015-12-05-6726825d.pth \
+        inception.safetensors
 """
 
 from __future__ import annotations
@@ -14,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from training.errors import ExtractorUnavailable, TrainingError, first_line
-from training.extractors.base import CLEAN_RESIZE, Extractor, instrument_hash, loading_errors
-from training.pipelines import choose_device
+from matchgraph.training.errors import ExtractorUnavailable, TrainingError, first_line
+from matchgraph.training.extractors.base import CLEAN_RESIZE, Extractor, instrument_hash, loading_errors
+from matchgraph.training.pipelines import choose_device
 
 if TYPE_CHECKING:
     import torch
@@ -29,7 +30,7 @@ DIMENSION = 2048
 MEAN, STD = (128 / 255,) * 3, (128 / 255,) * 3
 ADVICE = (
     "Fetch weights-inception-2015-12-05-6726825d.pth (release v0.2.0 of toshas/torch-fidelity on GitHub) and "
-    f"convert it once with `python -m training.extractors.inception FILE.pth {WEIGHTS_FILE}`."
+    f"convert it once with `python -m matchgraph.training.extractors.inception FILE.pth {WEIGHTS_FILE}`."
 )
 
 

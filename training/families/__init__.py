@@ -10,20 +10,20 @@ import importlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from training.errors import UnknownFamily
+from matchgraph.training.errors import UnknownFamily
 
 if TYPE_CHECKING:
-    from training.families.base import Family
+    from matchgraph.training.families.base import Family
 
 # Name -> diffusers pipeline class, module.
 FAMILIES: dict[str, tuple[str, str]] = {
-    "sd": ("StableDiffusionPipeline", "training.families.sd"),
-    "sdxl": ("StableDiffusionXLPipeline", "training.families.sdxl"),
-    "kolors": ("KolorsPipeline", "training.families.kolors"),
-    "pixart": ("PixArtSigmaPipeline", "training.families.pixart"),
-    "sana": ("SanaPipeline", "training.families.sana"),
-    "sd3": ("StableDiffusion3Pipeline", "training.families.sd3"),
-    "flux": ("FluxPipeline", "training.families.flux"),
+    "sd": ("StableDiffusionPipeline", "matchgraph.training.families.sd"),
+    "sdxl": ("StableDiffusionXLPipeline", "matchgraph.training.families.sdxl"),
+    "kolors": ("KolorsPipeline", "matchgraph.training.families.kolors"),
+    "pixart": ("PixArtSigmaPipeline", "matchgraph.training.families.pixart"),
+    "sana": ("SanaPipeline", "matchgraph.training.families.sana"),
+    "sd3": ("StableDiffusion3Pipeline", "matchgraph.training.families.sd3"),
+    "flux": ("FluxPipeline", "matchgraph.training.families.flux"),
 }
 # Further class -> the family whose own class loads, prices and draws such folders. A latent consistency
 # model's pipeline has the components of Stable Diffusion's, which tells the U-Net its guidance all the same;

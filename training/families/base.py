@@ -9,14 +9,14 @@ from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from training.errors import UnsupportedScheduler
-from training.rollback import noised, rolled_back
+from matchgraph.training.errors import UnsupportedScheduler
+from matchgraph.training.rollback import noised, rolled_back
 
 if TYPE_CHECKING:
     import torch
     from PIL import Image
 
-    from training.rollback import Start
+    from matchgraph.training.rollback import Start
 
 # One row per prompt (or per image) in every tensor, so rows can be cached, picked and dropped without knowing
 # the family.

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from training.families.base import Conditioning, Family, number_shift, rectified_flow
+from matchgraph.training.families.base import Conditioning, Family, number_shift, rectified_flow
 
 if TYPE_CHECKING:
     import torch

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from training.families.sdxl import StableDiffusionXL
+from matchgraph.training.families.sdxl import StableDiffusionXL
 
 if TYPE_CHECKING:
     import torch

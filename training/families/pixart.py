@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from training.families.base import Conditioning, Family, diffuse
+from matchgraph.training.families.base import Conditioning, Family, diffuse
 
 if TYPE_CHECKING:
     import torch

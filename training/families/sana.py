@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from training.families.base import Conditioning, Family, rectified_flow
+from matchgraph.training.families.base import Conditioning, Family, rectified_flow
 
 if TYPE_CHECKING:
     import torch

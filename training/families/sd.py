@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from training.families.base import Conditioning, Family, diffuse
-from training.samplers import guidance_embedding
+from matchgraph.training.families.base import Conditioning, Family, diffuse
+from matchgraph.training.samplers import guidance_embedding
 
 if TYPE_CHECKING:
     import torch

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from training.families.base import Conditioning, Family, number_shift, rectified_flow
+from matchgraph.training.families.base import Conditioning, Family, number_shift, rectified_flow
 
 if TYPE_CHECKING:
     import torch

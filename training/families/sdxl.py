@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from training.families.base import Conditioning, Family, diffuse, without_empty
-from training.samplers import guidance_embedding
+from matchgraph.training.families.base import Conditioning, Family, diffuse, without_empty
+from matchgraph.training.samplers import guidance_embedding
 
 if TYPE_CHECKING:
     import torch

@@ -11,14 +11,14 @@ from xml.etree import ElementTree
 
 import pytest
 
-import predictor.report.comparisons as comparisons
-import predictor.report.variants as variants
-from graphdb.models import Dataset, Model
-from predictor.errors import InvalidRows, NotEnoughResults
-from predictor.report.assembly import STUDIES, Plan, make_report
-from predictor.report.sources import Replicate, Sources, View
-from predictor.report.variants import MAIN_VIEW
-from predictor.report_cli import STUDIES as OFFERED
+import matchgraph.predictor.report.comparisons as comparisons
+import matchgraph.predictor.report.variants as variants
+from matchgraph.graphdb.models import Dataset, Model
+from matchgraph.predictor.errors import InvalidRows, NotEnoughResults
+from matchgraph.predictor.report.assembly import STUDIES, Plan, make_report
+from matchgraph.predictor.report.sources import Replicate, Sources, View
+from matchgraph.predictor.report.variants import MAIN_VIEW
+from matchgraph.predictor.report_cli import STUDIES as OFFERED
 
 HOSTILE = '<img src=x onerror="alert(1)">'
 # Elements that end where they begin.

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from predictor.recipes import PAPER
-from predictor.report.chances import CONFIDENCES, chances
-from predictor.report.figures import reliability
-from predictor.report.sections import calibration_section
+from matchgraph.predictor.recipes import PAPER
+from matchgraph.predictor.report.chances import CONFIDENCES, chances
+from matchgraph.predictor.report.figures import reliability
+from matchgraph.predictor.report.sections import calibration_section
 
 
 def test_chances_of_folds_made_by_hand(outcome):

@@ -7,12 +7,12 @@ import math
 import pandas as pd
 import pytest
 
-from graphdb.metrics import KNOWN_METRICS
-from graphdb.models import Snapshot
-from predictor.recipes import PAPER
-from predictor.report.comparisons import inputs, rankers, selection, sparsity, views
-from predictor.report.sources import View
-from predictor.report.variants import Outcome
+from matchgraph.graphdb.metrics import KNOWN_METRICS
+from matchgraph.graphdb.models import Snapshot
+from matchgraph.predictor.recipes import PAPER
+from matchgraph.predictor.report.comparisons import inputs, rankers, selection, sparsity, views
+from matchgraph.predictor.report.sources import View
+from matchgraph.predictor.report.variants import Outcome
 
 RANDOM = [1 / 3] * 10
 

@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from graphdb.models import Dataset, Metric, Model, Snapshot
-from predictor.report.measurements import landscape, noise
+from matchgraph.graphdb.models import Dataset, Metric, Model, Snapshot
+from matchgraph.predictor.report.measurements import landscape, noise
 
 NAN = float("nan")
 

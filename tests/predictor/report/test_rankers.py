@@ -5,8 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from predictor.errors import InvalidRows
-from predictor.report.rankers import COMPARED, TITLES, ClassifierRanker, ComparedConfig, compared_ranker
+from matchgraph.predictor.errors import InvalidRows
+from matchgraph.predictor.report.rankers import (
+    COMPARED,
+    TITLES,
+    ClassifierRanker,
+    ComparedConfig,
+    compared_ranker,
+)
 
 
 def built(name: str):

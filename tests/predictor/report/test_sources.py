@@ -7,10 +7,10 @@ from dataclasses import replace
 
 import numpy as np
 
-from graphdb.models import Metric, Result, Similar, Statistics
-from graphdb.repository import MatchingGraph
-from predictor.report.sources import Replicate, read_sources
-from predictor.report.variants import MAIN_VIEW
+from matchgraph.graphdb.models import Metric, Result, Similar, Statistics
+from matchgraph.graphdb.repository import MatchingGraph
+from matchgraph.predictor.report.sources import Replicate, read_sources
+from matchgraph.predictor.report.variants import MAIN_VIEW
 
 REPEATED = """
 UNWIND $rows AS row

@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import predictor.report.variants as module
-from graphdb.embedding import Node2VecConfig
-from graphdb.node2vecplus import Node2VecPlus
-from predictor.errors import ProcessEnded
-from predictor.report.variants import (
+import matchgraph.predictor.report.variants as module
+from matchgraph.graphdb.embedding import Node2VecConfig
+from matchgraph.graphdb.node2vecplus import Node2VecPlus
+from matchgraph.predictor.errors import ProcessEnded
+from matchgraph.predictor.report.variants import (
     MAIN_VIEW,
     KeptEmbedder,
     Variant,
@@ -22,7 +22,7 @@ from predictor.report.variants import (
     evaluate_variants,
     fold_as_json,
 )
-from predictor.visibility import node_names, weighted_edges
+from matchgraph.predictor.visibility import node_names, weighted_edges
 
 # What takes next to no time: no graph to embed, and no trees.
 QUICK = Variant(features="node", ranker="svc")

@@ -1,9 +1,8 @@
 """Which models to fine-tune to see whether a prediction was right: the one chosen, and the best on average.
 
-`python -m minizoo.contest PREDICTION.json AVERAGE.json` reads what `matchgraph predict --json` and
-`matchgraph query average-rank --json` printed, and prints for each of the two the options of
-`matchgraph ingest run` that its records were measured with.
-"""
+`python -m matchgraph.minizoo.build.contest PREDICTION.json AVERAGE.json` reads what `matchgraph predict
+--json` and `matchgraph query average-rank --json` printed, and prints for each of the two the options of
+`matchgraph ingest run` that its records were measured with."""
 
 from __future__ import annotations
 
@@ -14,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from minizoo.icons import ROOT
+from matchgraph.minizoo import ROOT
 
 RUNS = ROOT / "records" / "runs.csv"
 

@@ -3,7 +3,7 @@
 A model draws the styles it was trained on, whatever the prompt says, and the CLIP tells them apart: so which
 model a prompt is best drawn by depends on the prompt.
 
-    python -m minizoo.prompts --output minizoo/prompts.txt
+    python -m matchgraph.minizoo.build.prompts --output minizoo/prompts.txt
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ from pathlib import Path
 import click
 import numpy as np
 
-from minizoo.datasets import ICON_SETS
-from minizoo.icons import CATEGORIES, ROOT, STYLE_WORDS
+from matchgraph.minizoo import ROOT
+from matchgraph.minizoo.build.datasets import ICON_SETS
+from matchgraph.minizoo.build.icons import CATEGORIES, STYLE_WORDS
 
 COUNT = 2_500
 

@@ -1,8 +1,8 @@
 """The ten models: what each is, what it is pretrained on, and its training.
 
-`python -m minizoo.zoo MODEL` trains one, going on where it stopped; `--until SHARE` stops after that share of
-its steps. The objective is `training.families`' own, so pretraining and fine-tuning agree.
-"""
+`python -m matchgraph.minizoo.build.zoo MODEL` trains one, going on where it stopped; `--until SHARE` stops
+after that share of its steps. The objective is `training.families`' own, so pretraining and fine-tuning
+agree."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from minizoo.autoencoders import CONFIGS as AUTOENCODERS
-from minizoo.autoencoders import SHARED, Kind, encode, load_autoencoder
-from minizoo.clip import load_open_clip, text_towers
-from minizoo.corpus import corpus, pixels_to_tensor
-from minizoo.denoisers import BUILDERS, new_denoiser, new_scheduler
-from minizoo.errors import StageNotReady
-from minizoo.icons import CATEGORIES, STYLE_WORDS, WORK, Icon, Pool
-from minizoo.loop import LoopConfig, averaged_weights, checkpoint_path, is_finished, train
-from minizoo.tokenizer import transformers_tokenizer
-from minizoo.towers import CLIP_FOLDER, load_tower
-from training.families import family
+from matchgraph.minizoo.build.autoencoders import CONFIGS as AUTOENCODERS
+from matchgraph.minizoo.build.autoencoders import SHARED, Kind, encode, load_autoencoder
+from matchgraph.minizoo.build.clip import load_open_clip, text_towers
+from matchgraph.minizoo.build.corpus import corpus, pixels_to_tensor
+from matchgraph.minizoo.build.denoisers import BUILDERS, new_denoiser, new_scheduler
+from matchgraph.minizoo.build.errors import StageNotReady
+from matchgraph.minizoo.build.icons import CATEGORIES, STYLE_WORDS, WORK, Icon, Pool
+from matchgraph.minizoo.build.loop import LoopConfig, averaged_weights, checkpoint_path, is_finished, train
+from matchgraph.minizoo.build.tokenizer import transformers_tokenizer
+from matchgraph.minizoo.build.towers import CLIP_FOLDER, load_tower
+from matchgraph.training.families import family
 
 if TYPE_CHECKING:
     import torch
@@ -64,7 +64,7 @@ class ZooModel:
         name: id, and folder name.
         real: the model that it stands for.
         family: of `training.families`.
-        shape: of `minizoo.denoisers.BUILDERS`.
+        shape: of `minizoo.build.denoisers.BUILDERS`.
         styles: icon style -> share of the images drawn from it.
         loop: the run; its seed is of the initial weights and of every draw.
         categories: how much more often than others a category is drawn, within each style.
@@ -378,7 +378,9 @@ def trained_denoiser(model: ZooModel) -> nn.Module:
         StageNotReady: it has no checkpoint, or one of another shape.
     """
     if not checkpoint_path(model.loop.name).is_file():
-        raise StageNotReady(f"{model.name} has no checkpoint yet: run `python -m minizoo.zoo {model.name}`")
+        raise StageNotReady(
+            f"{model.name} has no checkpoint yet: run `python -m matchgraph.minizoo.build.zoo {model.name}`"
+        )
     denoiser = new_denoiser(model.shape, model.loop.seed)
     weights = averaged_weights(model.loop.name)[2]
     try:
@@ -425,7 +427,9 @@ def pretrain(
 
     for name in model.needs:
         if not is_finished(ZOO[name].loop):
-            raise StageNotReady(f"{model.name} builds on {name}: run `python -m minizoo.zoo {name}` first")
+            raise StageNotReady(
+                f"{model.name} builds on {name}: run `python -m matchgraph.minizoo.build.zoo {name}` first"
+            )
     config = replace(model.loop, stop_after=round(until * model.loop.steps))
     denoiser = new_denoiser(model.shape, config.seed)
     if model.parent is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from minizoo.autoencoders import DC_CHANNELS, KL_CHANNELS
+from matchgraph.minizoo.build.autoencoders import DC_CHANNELS, KL_CHANNELS
 
 if TYPE_CHECKING:
     from torch import nn

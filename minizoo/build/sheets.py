@@ -1,4 +1,4 @@
-"""Pictures of what the ten models draw: `python -m minizoo.sheets MODEL... --output FILE`.
+"""Pictures of what the ten models draw: `python -m matchgraph.minizoo.build.sheets MODEL... --output FILE`.
 
 For each model two rows: icons of its corpus in its main style, and what the model draws for their captions.
 """
@@ -11,12 +11,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from minizoo.autoencoders import SHARED
-from minizoo.corpus import corpus
-from minizoo.icons import TRAINING_RESOLUTION_PX, WORK, Pool, name_hash
-from minizoo.loop import checkpoint_path
-from minizoo.zoo import ZOO, ZooModel, assemble, trained_denoiser
-from training.families import family
+from matchgraph.minizoo.build.autoencoders import SHARED
+from matchgraph.minizoo.build.corpus import corpus
+from matchgraph.minizoo.build.icons import TRAINING_RESOLUTION_PX, WORK, Pool, name_hash
+from matchgraph.minizoo.build.loop import checkpoint_path
+from matchgraph.minizoo.build.zoo import ZOO, ZooModel, assemble, trained_denoiser
+from matchgraph.training.families import family
 
 if TYPE_CHECKING:
     import numpy as np
@@ -124,7 +124,7 @@ def main() -> None:
     begun = [name for name, model in ZOO.items() if checkpoint_path(model.loop.name).is_file()]
     models = [ZOO[name] for name in arguments.models or begun]
     if not models:
-        parser.error("no model has a checkpoint yet: run `python -m minizoo.driver` first")
+        parser.error("no model has a checkpoint yet: run `python -m matchgraph.minizoo.build.driver` first")
     write_sheet(models, corpus(), arguments.output)
 
 

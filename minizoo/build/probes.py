@@ -3,7 +3,7 @@
 Both are image models of transformers' own classes at 32 pixels, trained on the corpus. `dinov2` never reads a
 caption: it learns to tell images apart whatever part of them it is shown. `siglip` learns from captions as
 the CLIP does, by another loss, in another architecture and from other initial weights, so that the two differ
-as two published models of the kind do. `python -m minizoo.probes NAME` trains one.
+as two published models of the kind do. `python -m matchgraph.minizoo.build.probes NAME` trains one.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from minizoo.autoencoders import SHARED
-from minizoo.clip import shift_and_flip
-from minizoo.corpus import HELD_OUT_EVERY, corpus, pixels_to_tensor
-from minizoo.icons import TRAINING_RESOLUTION_PX, WORK, Pool
-from minizoo.loop import LoopConfig, averaged_weights, train
-from minizoo.tokenizer import open_clip_tokenizer
-from minizoo.towers import CLIP_FOLDER
+from matchgraph.minizoo.build.autoencoders import SHARED
+from matchgraph.minizoo.build.clip import shift_and_flip
+from matchgraph.minizoo.build.corpus import HELD_OUT_EVERY, corpus, pixels_to_tensor
+from matchgraph.minizoo.build.icons import TRAINING_RESOLUTION_PX, WORK, Pool
+from matchgraph.minizoo.build.loop import LoopConfig, averaged_weights, train
+from matchgraph.minizoo.build.tokenizer import open_clip_tokenizer
+from matchgraph.minizoo.build.towers import CLIP_FOLDER
 
 if TYPE_CHECKING:
     import torch

@@ -16,13 +16,13 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from minizoo.errors import IconPackagesMissing
+from matchgraph.minizoo import ROOT
+from matchgraph.minizoo.build.errors import IconPackagesMissing
 
 if TYPE_CHECKING:
     import numpy as np
     from PIL import Image
 
-ROOT = Path(__file__).resolve().parent
 WORK = ROOT / "work"
 PACKAGES = WORK / "node_modules" / "@iconify-json"
 TRAINING_RESOLUTION_PX = 32

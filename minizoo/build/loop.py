@@ -16,8 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from minizoo.errors import NonFiniteTraining
-from minizoo.icons import ROOT, WORK
+from matchgraph.minizoo import ROOT
+from matchgraph.minizoo.build.errors import NonFiniteTraining
+from matchgraph.minizoo.build.icons import WORK
 
 if TYPE_CHECKING:
     import torch

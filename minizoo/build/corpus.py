@@ -3,7 +3,7 @@
 Targets are whole concepts, over all styles: within a category the concepts are ordered by a hash of their
 name, and the first ones (`TARGET_CONCEPTS`) are drawn in the datasets. The corpus is everything else, of the
 five target styles and of four styles that no dataset has, less every icon that looks like a target icon of
-any style (`near_duplicates`). `python -m minizoo.corpus` draws it and records it.
+any style (`near_duplicates`). `python -m matchgraph.minizoo.build.corpus` draws it and records it.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from minizoo.icons import (
+from matchgraph.minizoo import ROOT
+from matchgraph.minizoo.build.icons import (
     PACKAGES,
-    ROOT,
     STYLES,
     WORK,
     Icon,

@@ -1,8 +1,7 @@
 """The small zoo's ControlNet: Canny edges for tiny-sdxl, trained on the datasets' train splits and measured.
 
-`python -m minizoo.controls train` trains it, going on where it stopped; `evaluate` draws for validation
-images with and without it and says how well edges agree.
-"""
+`python -m matchgraph.minizoo.build.controls train` trains it, going on where it stopped; `evaluate` draws for
+validation images with and without it and says how well edges agree."""
 
 from __future__ import annotations
 
@@ -18,8 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from minizoo.icons import ROOT, WORK
-from training.controlnet import (
+from matchgraph.minizoo import ROOT
+from matchgraph.minizoo.build.icons import WORK
+from matchgraph.training.controlnet import (
     CONFIG_FILE,
     RECORD_FILE,
     WEIGHTS_FILE,
@@ -27,16 +27,16 @@ from training.controlnet import (
     controlled,
     train_controlnet,
 )
-from training.controls import canny, edge_agreement
-from training.generate import SampleConfig, stream_images
-from training.images import CaptionedImage, list_captioned_images, load_rgb
-from training.pipelines import LoadedPipeline
+from matchgraph.training.controls import canny, edge_agreement
+from matchgraph.training.generate import SampleConfig, stream_images
+from matchgraph.training.images import CaptionedImage, list_captioned_images, load_rgb
+from matchgraph.training.pipelines import LoadedPipeline
 
 if TYPE_CHECKING:
     from PIL import Image
 
-    from training.extractors.base import Extractor
-    from training.quality import Scorer
+    from matchgraph.training.extractors.base import Extractor
+    from matchgraph.training.quality import Scorer
 
 logger = logging.getLogger(__name__)
 
@@ -211,9 +211,9 @@ def _edges(images: Sequence[Image.Image]) -> list[Image.Image]:
 
 def clip() -> tuple[Scorer, Extractor]:
     """CLIPScore by the zoo's probe, and its image side."""
-    from training.extractors import load_clip
-    from training.prompts import load_prompt_encoder
-    from training.quality import ClipScore
+    from matchgraph.training.extractors import load_clip
+    from matchgraph.training.prompts import load_prompt_encoder
+    from matchgraph.training.quality import ClipScore
 
     folder = ROOT / "probes" / "clip"
     extractor = load_clip(folder, device="cpu")
@@ -226,7 +226,7 @@ def train(work: Path = WORK / "controls", shipped: Path = SHIPPED, log: Path = R
 
     import torch
 
-    from training.checkpoint import Checkpoints
+    from matchgraph.training.checkpoint import Checkpoints
 
     torch.set_num_threads(1)
     began = time.perf_counter()

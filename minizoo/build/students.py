@@ -1,7 +1,7 @@
 """Students of two of the zoo's models, by `training.distill`, and how they compare with their teachers.
 
-    python -m minizoo.students              # distils and exports both, going on where it stopped
-    python -m minizoo.students --measure
+    python -m matchgraph.minizoo.build.students            # distils and exports both; resumes
+    python -m matchgraph.minizoo.build.students --measure
 
 A student's folder links to `minizoo/shared` as its teacher's does, so it takes the room of its denoiser.
 """
@@ -20,15 +20,22 @@ from typing import Any
 
 import click
 
-from minizoo.errors import StageNotReady
-from minizoo.export import MEASURED_FILE, MODELS_FOLDER, PROBES_FOLDER, SHARED_FOLDER, shared_parts
-from minizoo.icons import ROOT, TRAINING_RESOLUTION_PX, WORK
-from minizoo.loop import LOGS
-from minizoo.zoo import ZOO
-from training.cache import EncodingCache
-from training.checkpoint import Checkpoints
-from training.distill import DistillConfig, distill
-from training.families import family
+from matchgraph.minizoo import ROOT
+from matchgraph.minizoo.build.errors import StageNotReady
+from matchgraph.minizoo.build.export import (
+    MEASURED_FILE,
+    MODELS_FOLDER,
+    PROBES_FOLDER,
+    SHARED_FOLDER,
+    shared_parts,
+)
+from matchgraph.minizoo.build.icons import TRAINING_RESOLUTION_PX, WORK
+from matchgraph.minizoo.build.loop import LOGS
+from matchgraph.minizoo.build.zoo import ZOO
+from matchgraph.training.cache import EncodingCache
+from matchgraph.training.checkpoint import Checkpoints
+from matchgraph.training.distill import DistillConfig, distill
+from matchgraph.training.families import family
 
 STUDENTS_FOLDER = "students"
 PROMPTS_FILE = ROOT / "prompts.txt"
@@ -138,7 +145,9 @@ def export_student(student: Student, root: Path = ROOT, work: Path = WORK) -> Pa
     """
     made = work / STUDENTS_FOLDER / student.name
     if not made.is_dir():
-        raise StageNotReady(f"{student.name} is not distilled yet; run python -m minizoo.students")
+        raise StageNotReady(
+            f"{student.name} is not distilled yet; run python -m matchgraph.minizoo.build.students"
+        )
     folder = root / STUDENTS_FOLDER / student.name
     partial = folder.with_name(f"{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
@@ -193,12 +202,12 @@ def measure(student: Student, root: Path = ROOT) -> dict[str, Any]:
     """
     import numpy as np
 
-    from training.extractors import load_clip
-    from training.frechet import frechet_distance, gaussian_statistics
-    from training.generate import SampleConfig, sample_images
-    from training.pipelines import LoadedPipeline
-    from training.prompts import load_prompt_encoder
-    from training.quality import ClipScore
+    from matchgraph.training.extractors import load_clip
+    from matchgraph.training.frechet import frechet_distance, gaussian_statistics
+    from matchgraph.training.generate import SampleConfig, sample_images
+    from matchgraph.training.pipelines import LoadedPipeline
+    from matchgraph.training.prompts import load_prompt_encoder
+    from matchgraph.training.quality import ClipScore
 
     clip, prompts = root / PROBES_FOLDER / "clip", held_out_prompts()
     extractor = load_clip(clip, device="cpu")

@@ -1,7 +1,7 @@
 """The two autoencoders of the ten models: an AutoencoderKL for eight, and Sana's AutoencoderDC for two.
 
 Sana's pipeline class asks for its own autoencoder, which has no posterior; all others share one VAE.
-`python -m minizoo.autoencoders kl` and `... dc` train them on the corpus of all styles.
+`python -m matchgraph.minizoo.build.autoencoders kl` and `... dc` train them on the corpus of all styles.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from minizoo.corpus import HELD_OUT_EVERY, corpus, pixels_to_tensor
-from minizoo.errors import StageNotReady
-from minizoo.icons import TRAINING_RESOLUTION_PX, WORK, Pool
-from minizoo.loop import LoopConfig, averaged_weights, train
+from matchgraph.minizoo.build.corpus import HELD_OUT_EVERY, corpus, pixels_to_tensor
+from matchgraph.minizoo.build.errors import StageNotReady
+from matchgraph.minizoo.build.icons import TRAINING_RESOLUTION_PX, WORK, Pool
+from matchgraph.minizoo.build.loop import LoopConfig, averaged_weights, train
 
 if TYPE_CHECKING:
     import torch
@@ -250,7 +250,9 @@ def load_autoencoder(kind: Kind, root: Path = SHARED) -> AutoencoderKL | Autoenc
 
     folder = root / CONFIGS[kind].name
     if not (folder / "config.json").is_file():
-        raise StageNotReady(f"no autoencoder in {folder.name}: run `python -m minizoo.autoencoders {kind}`")
+        raise StageNotReady(
+            f"no autoencoder in {folder.name}: run `python -m matchgraph.minizoo.build.autoencoders {kind}`"
+        )
     kinds = {"kl": AutoencoderKL, "dc": AutoencoderDC}
     return kinds[kind].from_pretrained(folder, local_files_only=True).float().eval()
 

@@ -1,9 +1,8 @@
 """The thirty-two captioned image datasets: style x category, of concepts that no pretraining saw.
 
-`python -m minizoo.datasets` draws them from the icon packages into `minizoo/datasets`; `--check` draws them
-and compares with the committed content hashes. Layout: Hugging Face imagefolder, `<style>-<category>/` with
-PNGs and `metadata.jsonl` of `file_name`, `text` and `split`.
-"""
+`python -m matchgraph.minizoo.build.datasets` draws them from the icon packages into `minizoo/datasets`;
+`--check` draws them and compares with the committed content hashes. Layout: Hugging Face imagefolder,
+`<style>-<category>/` with PNGs and `metadata.jsonl` of `file_name`, `text` and `split`."""
 
 from __future__ import annotations
 
@@ -16,9 +15,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from minizoo.corpus import TARGET_CONCEPTS, target_icons
-from minizoo.errors import DatasetsDiffer
-from minizoo.icons import PACKAGE_VERSIONS, ROOT, Icon, name_hash, read_icons, render_array
+from matchgraph.minizoo import ROOT
+from matchgraph.minizoo.build.corpus import TARGET_CONCEPTS, target_icons
+from matchgraph.minizoo.build.errors import DatasetsDiffer
+from matchgraph.minizoo.build.icons import PACKAGE_VERSIONS, Icon, name_hash, read_icons, render_array
 
 logger = logging.getLogger(__name__)
 

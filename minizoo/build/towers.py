@@ -4,7 +4,7 @@ Pipelines of some classes cannot do without the last two: Kolors reads ChatGLM's
 hands its language model an instruction before each prompt. Each is made small, has a tokenizer of its own
 class, and is taught what captions look like by the CLIP: the state of a caption's end is drawn to the CLIP's
 embedding of the same caption. The two language models learn to continue captions besides.
-`python -m minizoo.towers NAME` trains one; `clip` comes first.
+`python -m matchgraph.minizoo.build.towers NAME` trains one; `clip` comes first.
 """
 
 from __future__ import annotations
@@ -19,13 +19,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from minizoo.autoencoders import SHARED
-from minizoo.clip import load_open_clip, save_clip, train_clip
-from minizoo.corpus import corpus
-from minizoo.errors import StageNotReady
-from minizoo.icons import WORK, Pool
-from minizoo.loop import LoopConfig, averaged_weights, train
-from minizoo.tokenizer import CONTEXT_LENGTH, open_clip_tokenizer, train_merges, write_tokenizer
+from matchgraph.minizoo.build.autoencoders import SHARED
+from matchgraph.minizoo.build.clip import load_open_clip, save_clip, train_clip
+from matchgraph.minizoo.build.corpus import corpus
+from matchgraph.minizoo.build.errors import StageNotReady
+from matchgraph.minizoo.build.icons import WORK, Pool
+from matchgraph.minizoo.build.loop import LoopConfig, averaged_weights, train
+from matchgraph.minizoo.build.tokenizer import (
+    CONTEXT_LENGTH,
+    open_clip_tokenizer,
+    train_merges,
+    write_tokenizer,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -346,7 +351,9 @@ def load_tower(name: Tower, root: Path = SHARED) -> tuple[Any, Any]:
     """
     folder = root / CONFIGS[name].name
     if not (folder / "config.json").is_file():
-        raise StageNotReady(f"no text encoder in {folder.name}: run `python -m minizoo.towers {name}` first")
+        raise StageNotReady(
+            f"no text encoder in {folder.name}: run `python -m matchgraph.minizoo.build.towers {name}` first"
+        )
     if name == "t5":
         from transformers import T5EncoderModel as Model
         from transformers import T5Tokenizer as Tokenizer
@@ -368,7 +375,7 @@ def build_clip(pool: Pool, folder: Path = CLIP_FOLDER) -> dict[str, float]:
         folder: gets both, in open_clip's layout.
 
     Returns:
-        What `minizoo.clip.retrieval` measures.
+        What `minizoo.build.clip.retrieval` measures.
     """
     captions = [caption for icon in pool.icons for caption in (icon.caption, icon.styled_caption)]
     write_tokenizer(train_merges(captions), folder)

@@ -1,4 +1,4 @@
-"""Train all parts of the ten models one after another: `python -m minizoo.driver`.
+"""Train all parts of the ten models one after another: `python -m matchgraph.minizoo.build.driver`.
 
 Each stage is a process of its own that goes on from its newest checkpoint in `minizoo/work`, so the driver
 can be ended at any moment and started again. Models are trained in rounds, so that all ten can be looked at
@@ -16,7 +16,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from minizoo.icons import ROOT, WORK
+from matchgraph.minizoo import ROOT
+from matchgraph.minizoo.build.icons import WORK
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +48,7 @@ def stages() -> list[Stage]:
 
     def models(share: str, *names: str) -> None:
         order.extend(
-            Stage(f"{name}-{share}", "minizoo.zoo", (name, "--until", share))
+            Stage(f"{name}-{share}", "matchgraph.minizoo.build.zoo", (name, "--until", share))
             for name in (f"tiny-{name}" for name in names)
         )
 

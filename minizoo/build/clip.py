@@ -1,10 +1,10 @@
 """The small zoo's CLIP: open_clip's model class at 32 pixels, trained on icons and their captions.
 
 It is the text encoder of the pipelines, the probe that embeds datasets, and the feature extractor of the
-Frechet distance. `python -m minizoo.towers clip` trains it on the corpus of all styles and writes it in
-open_clip's own folder layout, so `open_clip.create_model_from_pretrained("local-dir:minizoo/probes/clip")`
-loads it. The text tower converts exactly to transformers' CLIPTextModel and CLIPTextModelWithProjection.
-"""
+Frechet distance. `python -m matchgraph.minizoo.build.towers clip` trains it on the corpus of all styles and
+writes it in open_clip's own folder layout, so
+`open_clip.create_model_from_pretrained("local-dir:minizoo/probes/clip")` loads it. The text tower converts
+exactly to transformers' CLIPTextModel and CLIPTextModelWithProjection."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from minizoo.corpus import HELD_OUT_EVERY, pixels_to_tensor
-from minizoo.errors import StageNotReady
-from minizoo.icons import TRAINING_RESOLUTION_PX, WORK, Pool
-from minizoo.loop import LoopConfig, averaged_weights, train
-from minizoo.tokenizer import CONTEXT_LENGTH, open_clip_tokenizer
+from matchgraph.minizoo.build.corpus import HELD_OUT_EVERY, pixels_to_tensor
+from matchgraph.minizoo.build.errors import StageNotReady
+from matchgraph.minizoo.build.icons import TRAINING_RESOLUTION_PX, WORK, Pool
+from matchgraph.minizoo.build.loop import LoopConfig, averaged_weights, train
+from matchgraph.minizoo.build.tokenizer import CONTEXT_LENGTH, open_clip_tokenizer
 
 if TYPE_CHECKING:
     import torch
@@ -222,7 +222,9 @@ def load_open_clip(folder: Path) -> OpenClip:
     import open_clip
 
     if not (folder / "open_clip_model.safetensors").is_file():
-        raise StageNotReady("the CLIP is not trained yet: run `python -m minizoo.towers clip` first")
+        raise StageNotReady(
+            "the CLIP is not trained yet: run `python -m matchgraph.minizoo.build.towers clip` first"
+        )
     return open_clip.create_model(f"local-dir:{folder}", precision="fp32").eval()
 
 

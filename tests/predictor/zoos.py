@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from graphdb.metrics import KNOWN_METRICS
-from graphdb.models import Dataset, Model, Snapshot
+from matchgraph.graphdb.metrics import KNOWN_METRICS
+from matchgraph.graphdb.models import Dataset, Model, Snapshot
 
 STYLES = ("clay", "flat", "ink", "line", "paint", "pixel")
 CATEGORIES = ("animals", "food", "objects", "people", "smileys", "symbols", "travel")

@@ -1,10 +1,9 @@
 """Write the trained zoo as pipeline folders: the parts that models share once, and each model beside them.
 
 `minizoo/probes` holds what looks at images: the CLIP, a DINOv2 and a SigLIP. `minizoo/shared` holds the
-autoencoders, text encoders and tokenizers; a model's folder holds its denoiser,
-its scheduler and its index, and links to what it shares. So ten pipelines that each load as any other take
-the room of ten denoisers. `python -m minizoo.export` writes all models that have a checkpoint.
-"""
+autoencoders, text encoders and tokenizers; a model's folder holds its denoiser, its scheduler and its index,
+and links to what it shares. So ten pipelines that each load as any other take the room of ten denoisers.
+`python -m matchgraph.minizoo.build.export` writes all models that have a checkpoint."""
 
 from __future__ import annotations
 
@@ -19,18 +18,19 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from minizoo.autoencoders import CONFIGS as AUTOENCODERS
-from minizoo.autoencoders import SHARED
-from minizoo.clip import load_open_clip, text_towers
-from minizoo.corpus import FURTHER_STYLES
-from minizoo.errors import StageNotReady
-from minizoo.icons import PACKAGE_VERSIONS, ROOT, TRAINING_RESOLUTION_PX, WORK
-from minizoo.loop import averaged_weights, checkpoint_path
-from minizoo.probes import CONFIGS as PROBE_CONFIGS
-from minizoo.tokenizer import CONTEXT_LENGTH, TOKENIZER_FILES
-from minizoo.towers import CLIP_CONFIG, CLIP_FOLDER
-from minizoo.towers import CONFIGS as TOWER_CONFIGS
-from minizoo.zoo import ZOO, ZooModel, assemble, trained_denoiser
+from matchgraph.minizoo import ROOT
+from matchgraph.minizoo.build.autoencoders import CONFIGS as AUTOENCODERS
+from matchgraph.minizoo.build.autoencoders import SHARED
+from matchgraph.minizoo.build.clip import load_open_clip, text_towers
+from matchgraph.minizoo.build.corpus import FURTHER_STYLES
+from matchgraph.minizoo.build.errors import StageNotReady
+from matchgraph.minizoo.build.icons import PACKAGE_VERSIONS, TRAINING_RESOLUTION_PX, WORK
+from matchgraph.minizoo.build.loop import averaged_weights, checkpoint_path
+from matchgraph.minizoo.build.probes import CONFIGS as PROBE_CONFIGS
+from matchgraph.minizoo.build.tokenizer import CONTEXT_LENGTH, TOKENIZER_FILES
+from matchgraph.minizoo.build.towers import CLIP_CONFIG, CLIP_FOLDER
+from matchgraph.minizoo.build.towers import CONFIGS as TOWER_CONFIGS
+from matchgraph.minizoo.build.zoo import ZOO, ZooModel, assemble, trained_denoiser
 
 logger = logging.getLogger(__name__)
 
