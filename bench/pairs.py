@@ -24,7 +24,7 @@ from typing import Any
 import click
 import numpy as np
 
-from matchgraph.training.frechet import GaussianStatistics, frechet_matrix, gaussian_statistics
+from matchgraph.training.measure.frechet import GaussianStatistics, frechet_matrix, gaussian_statistics
 
 RESULTS = Path(__file__).parent / "results"
 PACKAGES = ("matchgraph", "clean-fid", "numpy", "scipy")

@@ -20,14 +20,14 @@ from diffusers.training_utils import compute_density_for_timestep_sampling
 from PIL import Image
 from torchvision import transforms
 
-from matchgraph.training.adapters import attach_adapter, detach_adapter, save_adapter
 from matchgraph.training.images import CaptionedImage, list_captioned_images
-from matchgraph.training.loop import purpose_generator
+from matchgraph.training.tune.adapters import attach_adapter, detach_adapter, save_adapter
+from matchgraph.training.tune.loop import purpose_generator
 
 if TYPE_CHECKING:
-    from matchgraph.training.families.base import Conditioning
-    from matchgraph.training.lora import FineTuneConfig
-    from matchgraph.training.pipelines import LoadedPipeline
+    from matchgraph.training.pipelines.families.base import Conditioning
+    from matchgraph.training.pipelines.loading import LoadedPipeline
+    from matchgraph.training.tune.lora import FineTuneConfig
 
 
 class CaptionedFolder(torch.utils.data.Dataset):

@@ -32,11 +32,11 @@ import psutil
 from matchgraph.graphdb.connection import Settings, connect
 from matchgraph.graphdb.models import Result
 from matchgraph.graphdb.repository import MatchingGraph
-from matchgraph.graphdb.server import ManagedServer, heap_size
-from matchgraph.ingest.datasets import ingest_dataset_table
-from matchgraph.ingest.models import ingest_models
-from matchgraph.ingest.results import ingest_results
-from matchgraph.ingest.similarities import ingest_similarities
+from matchgraph.graphdb.server.managed import ManagedServer, heap_size
+from matchgraph.ingest.tables.datasets import ingest_dataset_table
+from matchgraph.ingest.tables.models import ingest_models
+from matchgraph.ingest.tables.results import ingest_results
+from matchgraph.ingest.tables.similarities import ingest_similarities
 
 if TYPE_CHECKING:
     import pandas as pd

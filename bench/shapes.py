@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
-from matchgraph.training.families import family_of
-from matchgraph.training.pipelines import (
+from matchgraph.training.pipelines.families import family_of
+from matchgraph.training.pipelines.loading import (
     PRECISIONS,
     LoadedPipeline,
     choose_device,

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import click
 import numpy as np
 
-from matchgraph.routing.cli import device_option, json_option, probe_option, seed_option
+from matchgraph.cli.route import device_option, json_option, probe_option, seed_option
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from matchgraph.graphdb.prompts import Variant
     from matchgraph.graphdb.runner import Runner
     from matchgraph.routing.router import Router
-    from matchgraph.training.prompts import PromptEncoder
-    from matchgraph.training.quality import Scorer
+    from matchgraph.training.measure.prompts import PromptEncoder
+    from matchgraph.training.measure.quality import Scorer
 
 BATCH = 32
 
@@ -42,7 +42,7 @@ class Way:
         tflop: to expect of an image, the teacher's share included.
         gain: quality that the teacher adds on average.
         distilled: student and teacher, where the teacher steps in.
-        adapter: what the model was fine-tuned to, see `training.generate.sample_images`.
+        adapter: what the model was fine-tuned to, see `training.sampling.generate.sample_images`.
     """
 
     variant: Variant
@@ -147,11 +147,11 @@ def choose(
     a model will be after fine-tuning is what it is chosen for: fine-tune it (`matchgraph ingest run`) and
     give its adapter to see it so. Its scores are expected to be those of the model as it is.
     """
-    from matchgraph.collaboration.cli import prompts_of, scorer_of
+    from matchgraph.cli.collaborate import prompts_of, scorer_of
+    from matchgraph.cli.route import model_folders, store
     from matchgraph.graphdb.connection import connect
-    from matchgraph.routing.cli import model_folders, store
-    from matchgraph.training.extractors import load_clip
-    from matchgraph.training.prompts import load_prompt_encoder
+    from matchgraph.training.measure.extractors import load_clip
+    from matchgraph.training.measure.prompts import load_prompt_encoder
 
     prompts = prompts_of("test", file)
     if not prompts:
@@ -229,8 +229,8 @@ def adapters_of(given: Sequence[str]) -> dict[str, Path]:
 
 def models_for(images: Path, probe: str, count: int) -> list[str]:
     """The models that are expected to be best for some images, by the default recipe."""
-    from matchgraph.predictor.cli import Method, predict_target, progress_bar
-    from matchgraph.predictor.cli import predict as command
+    from matchgraph.cli.predict import Method, predict_target, progress_bar
+    from matchgraph.cli.predict import predict as command
 
     # The method that `matchgraph predict` has without options.
     with command.make_context("predict", [str(images)]) as context, progress_bar() as progress:
@@ -374,8 +374,8 @@ class Artist:
 
     def _alone(self, way: Way, rows: Sequence[int]) -> dict[int, tuple[Image.Image, float, bool]]:
         from matchgraph.routing.variants import sampling_of
-        from matchgraph.training.generate import stream_images
-        from matchgraph.training.pipelines import opened
+        from matchgraph.training.pipelines.loading import opened
+        from matchgraph.training.sampling.generate import stream_images
 
         variant = way.variant
         config = sampling_of(variant, len(rows), self._seed)
@@ -393,7 +393,7 @@ class Artist:
         from matchgraph.collaboration.calibration import check_calibrated
         from matchgraph.collaboration.collaborate import Collaboration
         from matchgraph.collaboration.plan import Correction, Drawing, Plan
-        from matchgraph.training.pipelines import LoadedPipeline
+        from matchgraph.training.pipelines.loading import LoadedPipeline
 
         distilled = way.distilled
         assert distilled is not None
@@ -427,7 +427,7 @@ class Artist:
 
 def over(quality: np.ndarray, first: np.ndarray, seed: int) -> tuple[float, float, float]:
     """By how much one level is above the first, on the same prompts."""
-    from matchgraph.training.resampling import bootstrap
+    from matchgraph.stats.resampling import bootstrap
 
     def figures(weights: np.ndarray) -> list[float]:
         return [float(np.average(quality - first, weights=weights))]
@@ -438,8 +438,8 @@ def over(quality: np.ndarray, first: np.ndarray, seed: int) -> tuple[float, floa
 
 def distance(extractor: Any, drawn: Sequence[Image.Image], folder: Path) -> float:
     """Frechet distance of images to those of a folder."""
-    from matchgraph.training.frechet import frechet_distance
     from matchgraph.training.images import list_captioned_images, load_rgb
+    from matchgraph.training.measure.frechet import frechet_distance
 
     own = extractor.statistics(drawn)
     real = extractor.statistics(load_rgb(image.path) for image in list_captioned_images(folder))

@@ -16,29 +16,29 @@ from typing import Any, NoReturn
 import click
 
 COMMANDS: dict[str, tuple[str, str]] = {
-    "graph": ("matchgraph.graphdb.cli:graph", "Start, stop and look at the managed Neo4j."),
+    "graph": ("matchgraph.cli.graph:graph", "Start, stop and look at the managed Neo4j."),
     "query": (
-        "matchgraph.graphdb.query_cli:query",
+        "matchgraph.cli.query:query",
         "Explore the graph with named Cypher queries or your own.",
     ),
     "ingest": (
-        "matchgraph.ingest.cli:ingest",
+        "matchgraph.cli.ingest:ingest",
         "Bring models, datasets, results and fine-tunings into the graph.",
     ),
     "export": (
-        "matchgraph.ingest.records_cli:export",
+        "matchgraph.cli.records:export",
         "Write the whole graph as a folder of tables.",
     ),
     "predict": (
-        "matchgraph.predictor.cli:predict",
+        "matchgraph.cli.predict:predict",
         "Rank the models for a dataset, without fine-tuning any.",
     ),
     "evaluate": (
-        "matchgraph.predictor.cli:evaluate",
+        "matchgraph.cli.predict:evaluate",
         "Leave-one-dataset-out accuracy of the prediction, beside baselines.",
     ),
     "collaborate": (
-        "matchgraph.collaboration.cli:collaborate",
+        "matchgraph.cli.collaborate:collaborate",
         "Let a cheap student draw, and its teacher improve what is rejected.",
     ),
     "choose": (
@@ -46,23 +46,23 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "Model, candidate and teacher for images and prompts, in one go.",
     ),
     "route": (
-        "matchgraph.routing.cli:route",
+        "matchgraph.cli.route:route",
         "Which model, and how many steps, are worth their cost for a prompt.",
     ),
     "distill": (
-        "matchgraph.collaboration.distill_cli:distill",
+        "matchgraph.cli.distill:distill",
         "A student that draws in a few steps, from a teacher of many.",
     ),
     "student": (
-        "matchgraph.collaboration.student_cli:student",
+        "matchgraph.cli.student:student",
         "A student of a teacher and a published LoRA or denoiser.",
     ),
     "control": (
-        "matchgraph.collaboration.control_cli:control",
+        "matchgraph.cli.control:control",
         "Edges and maps to draw by: control images, and ControlNets trained on them.",
     ),
     "report": (
-        "matchgraph.predictor.report_cli:report",
+        "matchgraph.cli.report:report",
         "The paper's whole evaluation on the graph, as a page.",
     ),
 }

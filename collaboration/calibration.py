@@ -20,8 +20,8 @@ from matchgraph.collaboration.plan import Drawing
 from matchgraph.graphdb.distillation import PERCENTILES, Calibration
 
 if TYPE_CHECKING:
-    from matchgraph.training.pipelines import LoadedPipeline
-    from matchgraph.training.quality import Scorer
+    from matchgraph.training.measure.quality import Scorer
+    from matchgraph.training.pipelines.loading import LoadedPipeline
 
 BATCH = 32
 
@@ -51,7 +51,7 @@ def calibrate(
         NoTrials: there are no prompts, or no image could be scored.
     """
     from matchgraph.graphdb.prompts import prompt_id
-    from matchgraph.training.generate import stream_batches
+    from matchgraph.training.sampling.generate import stream_batches
 
     if not prompts:
         raise NoTrials("There are no prompts to calibrate on: add some with `matchgraph route prompts`.")

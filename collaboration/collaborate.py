@@ -22,11 +22,11 @@ if TYPE_CHECKING:
     import torch
     from PIL import Image
 
-    from matchgraph.training.encoding import PromptRows
-    from matchgraph.training.generate import Batch
-    from matchgraph.training.pipelines import LoadedPipeline
-    from matchgraph.training.quality import Scorer
-    from matchgraph.training.rollback import Start
+    from matchgraph.training.measure.quality import Scorer
+    from matchgraph.training.pipelines.loading import LoadedPipeline
+    from matchgraph.training.sampling.generate import Batch
+    from matchgraph.training.sampling.rollback import Start
+    from matchgraph.training.tune.encoding import PromptRows
 
 Verdict = Literal["accepted", "refined", "regenerated", "kept"]
 
@@ -81,7 +81,7 @@ class _Asked:
         All of them at its first drawing, be it that of a few rejected ones: an image is then to the last bit
         what the model makes of the same prompts alone.
         """
-        from matchgraph.training.encoding import PromptRows
+        from matchgraph.training.tune.encoding import PromptRows
 
         if loaded not in self._encoded:
             self._encoded[loaded] = PromptRows(loaded, self.prompts)
@@ -94,7 +94,7 @@ class Collaboration:
     Args:
         student: draws first.
         teacher: draws what was rejected; may be of another family, of another VAE too: then what it refines
-            passes through pixels. One or both may be inside `training.controlnet.controlled`.
+            passes through pixels. One or both may be inside `training.sampling.controlnet.controlled`.
         scorer: the oracle; larger scores are better.
         threshold: images of at least this score are accepted; minus infinity accepts all that can be scored,
             infinity none.
@@ -113,7 +113,7 @@ class Collaboration:
         threshold: float,
         plan: Plan,
     ) -> None:
-        from matchgraph.training.encoding import encode_alike
+        from matchgraph.training.tune.encoding import encode_alike
 
         if math.isnan(threshold):
             raise InvalidPlan("The threshold is NaN: a number is needed.")
@@ -242,8 +242,8 @@ class Collaboration:
     def _start(self, drafts: Sequence[_Draft], rollback: float) -> Start:
         import torch
 
-        from matchgraph.training.generate import start_with
-        from matchgraph.training.rollback import Start
+        from matchgraph.training.sampling.generate import start_with
+        from matchgraph.training.sampling.rollback import Start
 
         if self.through_pixels:
             images = [draft.image for draft in drafts]
@@ -251,7 +251,7 @@ class Collaboration:
         return Start(torch.stack([draft.latents for draft in drafts]), rollback)
 
     def _begun(self, loaded: LoadedPipeline, pictures: Sequence[Image.Image] | None) -> Start | None:
-        from matchgraph.training.generate import start_with
+        from matchgraph.training.sampling.generate import start_with
 
         if pictures is None or self.plan.strength is None:
             return None
@@ -265,7 +265,7 @@ class Collaboration:
         places: Sequence[int],
         start: Start | None,
     ) -> Generator[Batch, None, None]:
-        from matchgraph.training.generate import stream_batches
+        from matchgraph.training.sampling.generate import stream_batches
 
         plan = self.plan
         config = drawing.sampling(
@@ -291,7 +291,7 @@ class Collaboration:
 
 def share_latents(one: LoadedPipeline, other: LoadedPipeline) -> bool:
     """Whether latents of one pipeline mean to the other what they mean to it: the same VAE, the same form."""
-    from matchgraph.training.pipelines import equal_weights
+    from matchgraph.training.pipelines.loading import equal_weights
 
     own, its = one.pipe.vae, other.pipe.vae
     return (

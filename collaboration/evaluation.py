@@ -14,10 +14,10 @@ import numpy as np
 
 from matchgraph.collaboration.trials import Column, Trials
 from matchgraph.collaboration.tuning import Choice, choices
-from matchgraph.training.resampling import Interval, bootstrap
+from matchgraph.stats.resampling import Interval, bootstrap
 
 if TYPE_CHECKING:
-    from matchgraph.training.frechet import GaussianStatistics
+    from matchgraph.training.measure.frechet import GaussianStatistics
 
 # Prompts shown of each kind.
 CASES = 10
@@ -220,7 +220,7 @@ def _way(
     column: Column,
     reference: GaussianStatistics | None,
 ) -> Way:
-    from matchgraph.training.frechet import frechet_distance, gaussian_statistics
+    from matchgraph.training.measure.frechet import frechet_distance, gaussian_statistics
 
     student = test.student
     alone = kind in ("student", "teacher")

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from matchgraph.collaboration.errors import InvalidPlan
 
 if TYPE_CHECKING:
-    from matchgraph.training.generate import SampleConfig
-    from matchgraph.training.pipelines import LoadedPipeline
+    from matchgraph.training.pipelines.loading import LoadedPipeline
+    from matchgraph.training.sampling.generate import SampleConfig
 
 
 @dataclass(frozen=True)
@@ -46,8 +46,8 @@ class Drawing:
     def sampling(
         self, count: int, *, seed: int, resolution_px: int, batch_size: int, precision: str
     ) -> SampleConfig:
-        """How so many images are drawn; see `training.generate.SampleConfig`."""
-        from matchgraph.training.generate import SampleConfig
+        """How so many images are drawn; see `training.sampling.generate.SampleConfig`."""
+        from matchgraph.training.sampling.generate import SampleConfig
 
         return SampleConfig(
             n=count,
@@ -130,7 +130,7 @@ def price(loaded: LoadedPipeline, drawing: Drawing, resolution_px: int) -> float
     Raises:
         TrainingError: the folder cannot be priced.
     """
-    from matchgraph.training.profile import PipelineProfiler
+    from matchgraph.training.pipelines.profile import PipelineProfiler
 
     controlnet = loaded.pipe.components.get("controlnet")
     profile = PipelineProfiler(loaded.folder, None if controlnet is None else controlnet.config).price(

@@ -24,10 +24,10 @@ from matchgraph.collaboration.plan import Correction, Drawing, price
 if TYPE_CHECKING:
     from PIL import Image
 
-    from matchgraph.training.extractors.base import Extractor
-    from matchgraph.training.generate import Batch
-    from matchgraph.training.pipelines import LoadedPipeline
-    from matchgraph.training.quality import Scorer
+    from matchgraph.training.measure.extractors.base import Extractor
+    from matchgraph.training.measure.quality import Scorer
+    from matchgraph.training.pipelines.loading import LoadedPipeline
+    from matchgraph.training.sampling.generate import Batch
 
 BATCH = 32
 SAVED = "matchgraph-trial-2"
@@ -47,7 +47,8 @@ class Column:
         scores: by metric, float64, (n,).
         features: of the images, float32, (n, d).
         complexity: bytes of each image as a PNG, float64, (n,): how much there is to it.
-        curvature: of its way from noise, float64, (n,), see `training.trajectories.curvature`; None unless
+        curvature: of its way from noise, float64, (n,), see `training.sampling.trajectories.curvature`; None
+        unless
             the teacher drew it alone.
     """
 
@@ -246,8 +247,8 @@ class _Bench:
     def _batch(
         self, loaded: LoadedPipeline, drawing: Drawing, rollback: float | None, places: range
     ) -> Batch:
-        from matchgraph.training.generate import start_with, stream_batches
-        from matchgraph.training.rollback import Start
+        from matchgraph.training.sampling.generate import start_with, stream_batches
+        from matchgraph.training.sampling.rollback import Start
 
         grid = self._grid
         texts = [self._texts[place] for place in places]

@@ -6,9 +6,9 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from matchgraph.graphdb.artifacts import Progress
 from matchgraph.graphdb.errors import SettingsInvalid
 from matchgraph.graphdb.runner import Runner
+from matchgraph.graphdb.server.artifacts import Progress
 
 DEFAULT_USER = "neo4j"
 HOME_VARIABLE = "MATCHGRAPH_HOME"
@@ -121,7 +121,7 @@ def connect(
 
 
 def _managed_runner(settings: Settings, progress: Progress | None) -> Runner:
-    from matchgraph.graphdb.server import ManagedServer
+    from matchgraph.graphdb.server.managed import ManagedServer
 
     return ManagedServer(settings.home).runner(progress=progress)
 

@@ -51,7 +51,7 @@ def py2neo_graph(settings: Settings | None = None) -> py2neo.Graph:
 
 
 def _managed_password(settings: Settings) -> str:
-    from matchgraph.graphdb.server import ManagedServer
+    from matchgraph.graphdb.server.managed import ManagedServer
 
     file = ManagedServer(settings.home).password_file
     try:

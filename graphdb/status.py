@@ -10,7 +10,7 @@ from matchgraph.graphdb import queries
 from matchgraph.graphdb.connection import Settings, external_runner
 from matchgraph.graphdb.errors import GdsMissing
 from matchgraph.graphdb.runner import Runner
-from matchgraph.graphdb.server import ManagedServer, ServerState
+from matchgraph.graphdb.server.managed import ManagedServer, ServerState
 
 BROWSER_PORT = 7474
 

@@ -11,7 +11,7 @@ from matchgraph.ingest.errors import IngestError
 FEATURES_FOLDER = "features"
 
 if TYPE_CHECKING:
-    from matchgraph.training.extractors import CaptionExtractor, Extractor, ExtractorSpec
+    from matchgraph.training.measure.extractors import CaptionExtractor, Extractor, ExtractorSpec
 
 
 def extractor_specs(probe: str | None, extractors: Iterable[str]) -> dict[str, ExtractorSpec]:
@@ -25,8 +25,8 @@ def extractor_specs(probe: str | None, extractors: Iterable[str]) -> dict[str, E
         IngestError: both options give `clip`.
         InvalidConfig: one cannot be read.
     """
-    from matchgraph.training.extractors import ExtractorSpec, parse_extractors
-    from matchgraph.training.scoring import PROBE
+    from matchgraph.training.measure.extractors import ExtractorSpec, parse_extractors
+    from matchgraph.training.measure.scoring import PROBE
 
     specs = parse_extractors(extractors)
     if probe is not None:
@@ -52,8 +52,8 @@ def load_instruments(
         IngestError: one was not given.
         ExtractorUnavailable: the weights of one cannot be had or read.
     """
-    from matchgraph.training.extractors import load_extractor
-    from matchgraph.training.scoring import PROBE
+    from matchgraph.training.measure.extractors import load_extractor
+    from matchgraph.training.measure.scoring import PROBE
 
     wanted = list(dict.fromkeys(names))
     for name in wanted:

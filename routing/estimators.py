@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import torch
 
     from matchgraph.graphdb.prompts import PromptGraph, ScoreTable
-    from matchgraph.training.prompts import EncodedPrompts
+    from matchgraph.training.measure.prompts import EncodedPrompts
 
 NEIGHBOURS = 32
 HIDDEN = 256

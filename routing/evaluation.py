@@ -27,7 +27,7 @@ from matchgraph.routing.policy import choose
 if TYPE_CHECKING:
     from matchgraph.graphdb.prompts import Split
     from matchgraph.routing.estimators import QualityEstimator
-    from matchgraph.training.prompts import EncodedPrompts
+    from matchgraph.training.measure.prompts import EncodedPrompts
 
 T = TypeVar("T")
 

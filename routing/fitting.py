@@ -14,7 +14,7 @@ from matchgraph.routing.store import Fitted, Kind
 
 if TYPE_CHECKING:
     from matchgraph.graphdb.prompts import ScoreTable
-    from matchgraph.training.prompts import PromptEncoder
+    from matchgraph.training.measure.prompts import PromptEncoder
 
 
 def fit_router(

@@ -57,8 +57,8 @@ def draw(
     Yields:
         What was drawn, as soon as it is there; by model, not in the order of the prompts.
     """
-    from matchgraph.training.generate import stream_images
-    from matchgraph.training.pipelines import opened
+    from matchgraph.training.pipelines.loading import opened
+    from matchgraph.training.sampling.generate import stream_images
 
     by_id = {variant.id: variant for variant in variants}
     chosen = [by_id[decision.variant] for decision in decisions]

@@ -15,7 +15,7 @@ from matchgraph.routing.policy import choose, lambda_for_budget
 
 if TYPE_CHECKING:
     from matchgraph.routing.estimators import QualityEstimator
-    from matchgraph.training.prompts import EncodedPrompts, PromptEncoder
+    from matchgraph.training.measure.prompts import EncodedPrompts, PromptEncoder
 
 # One prompt in a hundred like those learnt from is less similar to them than what counts as familiar.
 UNFAMILIAR_SHARE = 0.01

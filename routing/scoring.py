@@ -18,7 +18,7 @@ from matchgraph.routing.variants import sampling_of
 if TYPE_CHECKING:
     from PIL import Image
 
-    from matchgraph.training.quality import Scorer
+    from matchgraph.training.measure.quality import Scorer
 
 # CATImage, section 5.2.
 SAMPLES = 4
@@ -60,8 +60,8 @@ def score_variants(
     Source:
         CATImage, section 3.2 (the mean over S images stands for the expectation) and 5.2 (S = 4).
     """
-    from matchgraph.training.generate import stream_images
-    from matchgraph.training.pipelines import opened
+    from matchgraph.training.pipelines.loading import opened
+    from matchgraph.training.sampling.generate import stream_images
 
     prompts = graph.prompts()
     drawn = 0

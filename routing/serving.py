@@ -42,7 +42,7 @@ def load_served(
     Args:
         store: the fitted ones.
         graph: the prompts; asked at every decision of a nearest-neighbour router.
-        probe: the CLIP that reads prompts, see `training.prompts.load_prompt_encoder`.
+        probe: the CLIP that reads prompts, see `training.measure.prompts.load_prompt_encoder`.
         metrics: which; all that are fitted by default.
 
     Raises:
@@ -50,7 +50,7 @@ def load_served(
         NoPrompts: there are no validation prompts.
     """
     from matchgraph.routing.service import Served
-    from matchgraph.training.prompts import load_prompt_encoder
+    from matchgraph.training.measure.prompts import load_prompt_encoder
 
     wanted = list(metrics) or store.metrics()
     if not wanted:

@@ -22,7 +22,7 @@ from matchgraph.routing.router import Familiarity, Router
 
 if TYPE_CHECKING:
     from matchgraph.graphdb.prompts import PromptGraph
-    from matchgraph.training.prompts import PromptEncoder
+    from matchgraph.training.measure.prompts import PromptEncoder
 
 FOLDER = "routing"
 Kind = Literal["gaussian", "knn", "network"]

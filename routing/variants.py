@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from matchgraph.graphdb.prompts import Variant
 
 if TYPE_CHECKING:
-    from matchgraph.training.generate import SampleConfig
+    from matchgraph.training.sampling.generate import SampleConfig
 
 BATCH = 32
 
@@ -43,7 +43,8 @@ def variants_of(
     """Make candidates of a model, priced from its configuration.
 
     An image costs what the denoiser's calls do, classifier-free guidance included and the products within
-    fused attention left out (protocol `paper` of `training.profile`): text encoders and VAE cost the same
+    fused attention left out (protocol `paper` of `training.pipelines.profile`): text encoders and VAE cost
+    the same
     whatever is chosen. Under this protocol SDXL at 1024 pixels costs the paper's figures within 0.5 %.
 
     Args:
@@ -53,7 +54,7 @@ def variants_of(
         resolution_px: side of the images; 512, or the pipeline's own where that is smaller, by default.
         guidance: guidance scale; the pipeline's own by default.
         sampler: class of diffusers' scheduler; the pipeline's own by default.
-        cache_interval: see `training.samplers.caching`.
+        cache_interval: see `training.pipelines.samplers.caching`.
 
     Raises:
         TrainingError: the folder cannot be priced, or the sampler or caching does not fit.
@@ -61,7 +62,7 @@ def variants_of(
     Source:
         CATImage, Table 2: 11.97 TFLOP for a step of SDXL.
     """
-    from matchgraph.training.profile import PipelineProfiler
+    from matchgraph.training.pipelines.profile import PipelineProfiler
 
     profiler = PipelineProfiler(folder)
     made = []
@@ -96,7 +97,7 @@ def sampling_of(variant: Variant, count: int, seed: int) -> SampleConfig:
         count: images.
         seed: of their noise.
     """
-    from matchgraph.training.generate import SampleConfig
+    from matchgraph.training.sampling.generate import SampleConfig
 
     return SampleConfig(
         count,

@@ -20,7 +20,7 @@ from matchgraph.graphdb.connection import (
     connect,
 )
 from matchgraph.graphdb.runner import Runner
-from matchgraph.graphdb.server import ManagedServer
+from matchgraph.graphdb.server.managed import ManagedServer
 
 if TYPE_CHECKING:
     from matchgraph.graphdb.repository import MatchingGraph

@@ -19,7 +19,7 @@ import pytest
 from matchgraph.graphdb.connection import Settings
 from matchgraph.graphdb.models import Dataset, Metric, Model, Result, Similar
 from matchgraph.graphdb.repository import MatchingGraph
-from matchgraph.graphdb.server import ManagedServer
+from matchgraph.graphdb.server.managed import ManagedServer
 
 if TYPE_CHECKING:
     from selenium.webdriver import Chrome

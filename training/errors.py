@@ -14,7 +14,7 @@ class InvalidConfig(TrainingError, ValueError):
 
 
 class UnknownFamily(TrainingError):
-    """A pipeline class that no module of `training.families` knows how to train."""
+    """A pipeline class that no module of `training.pipelines.families` knows how to train."""
 
 
 class UnsupportedScheduler(TrainingError):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import torch
 
-    from matchgraph.training.pipelines import LoadedPipeline
+    from matchgraph.training.pipelines.loading import LoadedPipeline
 
 PROCESS_STATUS = Path("/proc/self/status")
 PROCESS_PEAK_RESET = Path("/proc/self/clear_refs")

@@ -19,7 +19,9 @@ import numpy as np
 
 from matchgraph.minizoo import ROOT
 from matchgraph.minizoo.build.icons import WORK
-from matchgraph.training.controlnet import (
+from matchgraph.training.images import CaptionedImage, list_captioned_images, load_rgb
+from matchgraph.training.pipelines.loading import LoadedPipeline
+from matchgraph.training.sampling.controlnet import (
     CONFIG_FILE,
     RECORD_FILE,
     WEIGHTS_FILE,
@@ -27,16 +29,14 @@ from matchgraph.training.controlnet import (
     controlled,
     train_controlnet,
 )
-from matchgraph.training.controls import canny, edge_agreement
-from matchgraph.training.generate import SampleConfig, stream_images
-from matchgraph.training.images import CaptionedImage, list_captioned_images, load_rgb
-from matchgraph.training.pipelines import LoadedPipeline
+from matchgraph.training.sampling.controls import canny, edge_agreement
+from matchgraph.training.sampling.generate import SampleConfig, stream_images
 
 if TYPE_CHECKING:
     from PIL import Image
 
-    from matchgraph.training.extractors.base import Extractor
-    from matchgraph.training.quality import Scorer
+    from matchgraph.training.measure.extractors.base import Extractor
+    from matchgraph.training.measure.quality import Scorer
 
 logger = logging.getLogger(__name__)
 
@@ -211,9 +211,9 @@ def _edges(images: Sequence[Image.Image]) -> list[Image.Image]:
 
 def clip() -> tuple[Scorer, Extractor]:
     """CLIPScore by the zoo's probe, and its image side."""
-    from matchgraph.training.extractors import load_clip
-    from matchgraph.training.prompts import load_prompt_encoder
-    from matchgraph.training.quality import ClipScore
+    from matchgraph.training.measure.extractors import load_clip
+    from matchgraph.training.measure.prompts import load_prompt_encoder
+    from matchgraph.training.measure.quality import ClipScore
 
     folder = ROOT / "probes" / "clip"
     extractor = load_clip(folder, device="cpu")
@@ -226,7 +226,7 @@ def train(work: Path = WORK / "controls", shipped: Path = SHIPPED, log: Path = R
 
     import torch
 
-    from matchgraph.training.checkpoint import Checkpoints
+    from matchgraph.training.tune.checkpoint import Checkpoints
 
     torch.set_num_threads(1)
     began = time.perf_counter()

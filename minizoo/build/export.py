@@ -107,7 +107,7 @@ def export_shared(root: Path, source: Path = SHARED) -> list[str]:
 
 
 def export_probes(root: Path, source: Path = SHARED) -> list[str]:
-    """Write what looks at images, each as `training.extractors` loads it.
+    """Write what looks at images, each as `training.measure.extractors` loads it.
 
     Args:
         root: gets a folder `probes`; what is there is replaced.

@@ -169,7 +169,7 @@ def save_probe(name: Probe, pool: Pool, folder: Path) -> dict[str, Any]:
     Args:
         name: which one.
         pool: the corpus.
-        folder: gets what `training.extractors` loads.
+        folder: gets what `training.measure.extractors` loads.
 
     Returns:
         Steps, seconds, parameters, and how often an unseen icon's nearest neighbour among the others is of
@@ -204,7 +204,8 @@ def save_probe(name: Probe, pool: Pool, folder: Path) -> dict[str, Any]:
 
 
 def write_probe(model: Any, folder: Path) -> None:
-    """Write a probe's weights in half precision and how it sees images, as `training.extractors` reads them.
+    """Write a probe's weights in half precision and how it sees images, as `training.measure.extractors`
+    reads them.
 
     Args:
         model: the image model.

@@ -16,7 +16,7 @@ from matchgraph.minizoo.build.corpus import corpus
 from matchgraph.minizoo.build.icons import TRAINING_RESOLUTION_PX, WORK, Pool, name_hash
 from matchgraph.minizoo.build.loop import checkpoint_path
 from matchgraph.minizoo.build.zoo import ZOO, ZooModel, assemble, trained_denoiser
-from matchgraph.training.families import family
+from matchgraph.training.pipelines.families import family
 
 if TYPE_CHECKING:
     import numpy as np

@@ -1,7 +1,8 @@
 """The ten models: what each is, what it is pretrained on, and its training.
 
 `python -m matchgraph.minizoo.build.zoo MODEL` trains one, going on where it stopped; `--until SHARE` stops
-after that share of its steps. The objective is `training.families`' own, so pretraining and fine-tuning
+after that share of its steps. The objective is `training.pipelines.families`' own, so pretraining and
+fine-tuning
 agree."""
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from matchgraph.minizoo.build.icons import CATEGORIES, STYLE_WORDS, WORK, Icon, 
 from matchgraph.minizoo.build.loop import LoopConfig, averaged_weights, checkpoint_path, is_finished, train
 from matchgraph.minizoo.build.tokenizer import transformers_tokenizer
 from matchgraph.minizoo.build.towers import CLIP_FOLDER, load_tower
-from matchgraph.training.families import family
+from matchgraph.training.pipelines.families import family
 
 if TYPE_CHECKING:
     import torch
@@ -63,7 +64,7 @@ class ZooModel:
     Attributes:
         name: id, and folder name.
         real: the model that it stands for.
-        family: of `training.families`.
+        family: of `training.pipelines.families`.
         shape: of `minizoo.build.denoisers.BUILDERS`.
         styles: icon style -> share of the images drawn from it.
         loop: the run; its seed is of the initial weights and of every draw.

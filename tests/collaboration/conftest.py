@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from matchgraph.minizoo import ROOT
-from matchgraph.training.extractors import load_clip
-from matchgraph.training.extractors.base import Extractor
-from matchgraph.training.pipelines import LoadedPipeline
-from matchgraph.training.prompts import load_prompt_encoder
-from matchgraph.training.quality import ClipScore
+from matchgraph.training.measure.extractors import load_clip
+from matchgraph.training.measure.extractors.base import Extractor
+from matchgraph.training.measure.prompts import load_prompt_encoder
+from matchgraph.training.measure.quality import ClipScore
+from matchgraph.training.pipelines.loading import LoadedPipeline
 
 CLIP = str(ROOT / "probes" / "clip")
 

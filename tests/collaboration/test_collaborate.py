@@ -13,11 +13,11 @@ from matchgraph.collaboration.collaborate import Collaboration, Outcome, scores_
 from matchgraph.collaboration.errors import InvalidPlan
 from matchgraph.collaboration.plan import Correction, Drawing, Plan, price
 from matchgraph.minizoo import ROOT
-from matchgraph.training.controlnet import controlled
-from matchgraph.training.controls import canny, edge_agreement
 from matchgraph.training.errors import InvalidConfig
-from matchgraph.training.generate import SampleConfig, sample_images, stream_images
-from matchgraph.training.quality import Sharpness
+from matchgraph.training.measure.quality import Sharpness
+from matchgraph.training.sampling.controlnet import controlled
+from matchgraph.training.sampling.controls import canny, edge_agreement
+from matchgraph.training.sampling.generate import SampleConfig, sample_images, stream_images
 
 CLIP = ROOT / "probes" / "clip"
 PROMPTS = [

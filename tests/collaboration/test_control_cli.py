@@ -12,10 +12,10 @@ import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
 
+from matchgraph.cli.control import control
 from matchgraph.cli.main import run
-from matchgraph.collaboration.control_cli import control
 from matchgraph.minizoo import ROOT
-from matchgraph.training import controlnet
+from matchgraph.training.sampling import controlnet
 from tests.training import tiny
 from tests.training.hub import put_into_cache, use_cache
 

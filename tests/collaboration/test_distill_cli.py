@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from matchgraph.cli.main import run
-from matchgraph.training.checkpoint import checkpoint_step
-from matchgraph.training.distill import RECORD_FILE
-from matchgraph.training.pipelines import load_pipeline
+from matchgraph.training.pipelines.loading import load_pipeline
+from matchgraph.training.tune.checkpoint import checkpoint_step
+from matchgraph.training.tune.distill import RECORD_FILE
 from tests.training import tiny
 from tests.training.hub import put_into_cache, use_cache
 
@@ -87,7 +87,7 @@ def test_an_interrupted_command_goes_on_or_begins_anew(
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("matchgraph.collaboration.distill_cli._tell_step", stop)
+        patch.setattr("matchgraph.cli.distill._tell_step", stop)
         assert run(asked) == 130
     assert checkpoint_step(work) == 2
     assert not output.exists()

@@ -9,7 +9,7 @@ import pytest
 
 from matchgraph.collaboration.evaluation import CASES, Study, at_cost, diversity, evaluate
 from matchgraph.collaboration.trials import Column, Trials
-from matchgraph.training.frechet import gaussian_statistics
+from matchgraph.training.measure.frechet import gaussian_statistics
 
 COUNT, SAMPLES, DIMENSION = 600, 2, 4
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from matchgraph.collaboration.evaluation import evaluate
-from matchgraph.collaboration.report import quality_over_cost, write_report
+from matchgraph.report.collaboration import quality_over_cost, write_report
 from tests.collaboration.test_evaluation import made
 
 

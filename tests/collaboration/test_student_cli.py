@@ -10,8 +10,8 @@ import torch
 from safetensors.torch import save_file
 
 from matchgraph.cli.main import run
-from matchgraph.training.distill import RECORD_FILE
-from matchgraph.training.pipelines import load_pipeline
+from matchgraph.training.pipelines.loading import load_pipeline
+from matchgraph.training.tune.distill import RECORD_FILE
 from tests.training import tiny
 from tests.training.hub import put_into_cache, use_cache
 

@@ -16,7 +16,7 @@ from matchgraph.collaboration.errors import InvalidPlan, NoTrials
 from matchgraph.collaboration.plan import Correction, Drawing, Plan
 from matchgraph.collaboration.trials import Column, Grid, Trials, measure
 from matchgraph.collaboration.tuning import best_for, choices, frontier, rejected
-from matchgraph.training.quality import Sharpness
+from matchgraph.training.measure.quality import Sharpness
 
 PROMPTS = [f"noto style, {thing}" for thing in ("red apple, food and drink", "cat, animal", "clock, object")]
 TEACHER = Drawing(3, 3.0)

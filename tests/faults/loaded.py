@@ -10,7 +10,7 @@ import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from transformers import CLIPTextModel, CLIPTokenizer
 
-import matchgraph.ingest.execution
+import matchgraph.ingest.runs.execution
 
 LOADED = (
     AutoencoderKL,
@@ -20,7 +20,7 @@ LOADED = (
     StableDiffusionPipeline,
     UNet2DConditionModel,
     cleanfid.resize,
-    matchgraph.ingest.execution,
+    matchgraph.ingest.runs.execution,
     neo4j,
     open_clip,
     peft,

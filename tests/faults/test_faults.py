@@ -21,10 +21,10 @@ import pytest
 from matchgraph.graphdb.connection import Settings, connect
 from matchgraph.graphdb.repository import MatchingGraph
 from matchgraph.graphdb.runner import Runner
-from matchgraph.graphdb.server import ManagedServer
-from matchgraph.ingest.datasets import ingest_image_folders
-from matchgraph.ingest.ledger import DONE, FAILED, QUEUED, RUNNING, Ledger
-from matchgraph.ingest.models import ingest_models
+from matchgraph.graphdb.server.managed import ManagedServer
+from matchgraph.ingest.runs.ledger import DONE, FAILED, QUEUED, RUNNING, Ledger
+from matchgraph.ingest.tables.datasets import ingest_image_folders
+from matchgraph.ingest.tables.models import ingest_models
 from tests.faults.trapped import matchgraph
 from tests.ingest.conftest import write_images
 from tests.ingest.dump import RUN_TIMES, dump
@@ -97,7 +97,7 @@ class Scene:
         self.images = folder / "images"
 
     def fill(self) -> None:
-        from matchgraph.training.extractors import load_clip
+        from matchgraph.training.measure.extractors import load_clip
 
         shutil.rmtree(self.home / "runs", ignore_errors=True)
         self.graph.clear()
@@ -178,15 +178,15 @@ COMMIT = (
 )
 # Before or after which call the worker dies. Sampling makes two calls a stage.
 MOMENTS = {
-    "claimed": "matchgraph.ingest.ledger:Ledger.claim_next:1:killed",
-    "sampling the pretrained model": "matchgraph.training.families.base:Family.sample:2:kill",
-    "encoding": "matchgraph.training.lora:encode_dataset:1:killed",
+    "claimed": "matchgraph.ingest.runs.ledger:Ledger.claim_next:1:killed",
+    "sampling the pretrained model": "matchgraph.training.pipelines.families.base:Family.sample:2:kill",
+    "encoding": "matchgraph.training.tune.lora:encode_dataset:1:killed",
     "training": "torch.nn.utils:clip_grad_norm_:3:kill",
     "saving": "diffusers:StableDiffusionPipeline.save_lora_weights:1:killed",
-    "sampling": "matchgraph.training.families.base:Family.sample:4:kill",
-    "scoring": "matchgraph.training.scoring:Scorer.score:2:killed",
-    "showing": "matchgraph.ingest.run:present:1:kill",
-    "recording": "matchgraph.ingest.ledger:Ledger.complete:1:kill",
+    "sampling": "matchgraph.training.pipelines.families.base:Family.sample:4:kill",
+    "scoring": "matchgraph.training.measure.scoring:Scorer.score:2:killed",
+    "showing": "matchgraph.ingest.runs.run:present:1:kill",
+    "recording": "matchgraph.ingest.runs.ledger:Ledger.complete:1:kill",
     "committing": COMMIT + "kill",
     "committed": COMMIT + "killed",
 }
@@ -215,7 +215,7 @@ def test_two_workers_that_race_for_one_run(scene: Scene, clean: list[str]) -> No
 
 
 def test_a_zombie_that_returns_after_its_lease_expired(scene: Scene, clean: list[str]) -> None:
-    zombie = scene.start(trap="matchgraph.ingest.ledger:Ledger.complete:1:stop")
+    zombie = scene.start(trap="matchgraph.ingest.runs.ledger:Ledger.complete:1:stop")
     try:
         zombie.wait_until_stopped()
         # Stands for the minute that the lease takes to expire.
@@ -299,7 +299,7 @@ def test_an_image_that_is_damaged_while_the_worker_trains(
     half.write_bytes(content[: len(content) // 2])
     script.write_text(f"cp '{half}' '{image}'\n")
     try:
-        status, said = scene.run(trap=f"matchgraph.training.lora:encode_dataset:1:run={script}")
+        status, said = scene.run(trap=f"matchgraph.training.tune.lora:encode_dataset:1:run={script}")
         assert status == 1, said
         assert "1.png cannot be decoded" in said
         assert scene.status() == FAILED
@@ -316,7 +316,7 @@ def test_an_image_that_is_damaged_while_the_worker_trains(
 def test_a_clock_that_jumps(scene: Scene, clean: list[str], jump_s: int) -> None:
     """The worker's clock is a day off from the middle of its run on, then it dies."""
     status, said = scene.run(
-        trap=f"matchgraph.training.lora:encode_dataset:1:then=time:time:1:jump={jump_s}",
+        trap=f"matchgraph.training.tune.lora:encode_dataset:1:then=time:time:1:jump={jump_s}",
     )
     assert status == 0, said
     assert scene.finished() == clean

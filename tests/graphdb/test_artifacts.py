@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from matchgraph.graphdb import artifacts
-from matchgraph.graphdb.artifacts import PinnedJar, link_plugins, lock_text, provide, read_lock
 from matchgraph.graphdb.errors import ArtifactMismatch, ArtifactUnavailable, SettingsInvalid
+from matchgraph.graphdb.server.artifacts import PinnedJar, link_plugins, lock_text, provide, read_lock
+from matchgraph.graphdb.server.managed import artifacts
 
 
 class MavenRepository:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from matchgraph.graphdb.cli import graph as graph_command
+from matchgraph.cli.graph import graph as graph_command
 from matchgraph.graphdb.connection import (
     HOME_VARIABLE,
     PASSWORD_VARIABLE,
@@ -21,7 +21,7 @@ from matchgraph.graphdb.connection import (
 from matchgraph.graphdb.errors import ServerNotManaged
 from matchgraph.graphdb.repository import MatchingGraph
 from matchgraph.graphdb.runner import Runner
-from matchgraph.graphdb.server import ManagedServer
+from matchgraph.graphdb.server.managed import ManagedServer
 
 
 def invoke(arguments: Sequence[str], environment: Mapping[str, str]) -> Result:
@@ -144,7 +144,7 @@ def test_reset_does_nothing_where_the_answer_is_no(
     own_server: Mapping[str, str], graph: MatchingGraph, runner: Runner, monkeypatch: pytest.MonkeyPatch
 ):
     runner.write("MERGE (:Model {id: 'm'})")
-    monkeypatch.setattr("matchgraph.graphdb.cli.at_terminal", lambda: True)
+    monkeypatch.setattr("matchgraph.cli.graph.at_terminal", lambda: True)
     result = CliRunner().invoke(graph_command, ["reset"], input="n\n", env=dict(own_server))
     assert (result.exit_code, result.stdout) == (1, "")
     assert "Nothing was deleted" in result.stderr

@@ -10,7 +10,7 @@ import pytest
 from matchgraph.graphdb.connection import Settings, connect, settings_from_environment
 from matchgraph.graphdb.errors import AuthenticationFailed, ServerUnreachable, SettingsInvalid
 from matchgraph.graphdb.runner import Runner
-from matchgraph.graphdb.server import ManagedServer
+from matchgraph.graphdb.server.managed import ManagedServer
 
 VARIABLES = ("MATCHGRAPH_HOME", "MATCHGRAPH_NEO4J_URI", "MATCHGRAPH_NEO4J_USER", "MATCHGRAPH_NEO4J_PASSWORD")
 

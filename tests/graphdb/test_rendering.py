@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from matchgraph.graphdb.rendering import as_csv, as_json, as_table, in_words, stdout_console
+from matchgraph.cli.rendering import as_csv, as_json, as_table, in_words, stdout_console
 
 
 def test_values_in_words() -> None:

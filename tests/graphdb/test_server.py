@@ -21,13 +21,13 @@ import psutil
 import pytest
 
 from matchgraph.graphdb.errors import AuthenticationFailed, ServerDidNotStart, SettingsInvalid
-from matchgraph.graphdb.server import HEAP_VARIABLE, USER, ManagedServer, ServerState
+from matchgraph.graphdb.server.managed import HEAP_VARIABLE, USER, ManagedServer, ServerState
 
 # A test run in a shell's background ignores SIGINT, and its children would too.
 START = """
 import signal, sys
 from pathlib import Path
-from matchgraph.graphdb.server import ManagedServer
+from matchgraph.graphdb.server.managed import ManagedServer
 signal.signal(signal.SIGINT, signal.default_int_handler)
 server = ManagedServer(Path(sys.argv[1]))
 server.runner().close()

@@ -12,14 +12,14 @@ import numpy as np
 
 from matchgraph.graphdb.models import Dataset, Model, Statistics
 from matchgraph.graphdb.repository import MatchingGraph
-from matchgraph.ingest.config import RunConfig
-from matchgraph.ingest.datasets import listed_hash
-from matchgraph.ingest.ledger import Ledger
-from matchgraph.ingest.models import ingest_models
-from matchgraph.ingest.plan import Plan, plan_runs, queue_plan
-from matchgraph.ingest.run import Job, OnStep, Outcome
-from matchgraph.ingest.worker import WorkSummary, work
-from matchgraph.training.scoring import Score
+from matchgraph.ingest.runs.config import RunConfig
+from matchgraph.ingest.runs.ledger import Ledger
+from matchgraph.ingest.runs.plan import Plan, plan_runs, queue_plan
+from matchgraph.ingest.runs.run import Job, OnStep, Outcome
+from matchgraph.ingest.runs.worker import WorkSummary, work
+from matchgraph.ingest.tables.datasets import listed_hash
+from matchgraph.ingest.tables.models import ingest_models
+from matchgraph.training.measure.scoring import Score
 
 ZOO = Path(__file__).parents[2] / "zoo"
 CONFIG = RunConfig(steps=3, samples=4, resolution_px=32)

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from matchgraph.ingest.artefacts import (
+from matchgraph.ingest.errors import UnknownRun
+from matchgraph.ingest.runs.artefacts import (
     carry_checkpoint,
     claim_folder,
     keep_checkpoint,
@@ -17,7 +18,6 @@ from matchgraph.ingest.artefacts import (
     run_folder,
     sweep,
 )
-from matchgraph.ingest.errors import UnknownRun
 
 RUN = "0123456789abcdef"
 

@@ -12,8 +12,8 @@ import pytest
 from huggingface_hub import ModelCard
 from markdown_it import MarkdownIt
 
-from matchgraph.ingest.cards import write_model_card
-from matchgraph.training.families import FAMILIES
+from matchgraph.ingest.runs.cards import write_model_card
+from matchgraph.training.pipelines.families import FAMILIES
 from tests.ingest.conftest import write_images
 from tests.ingest.records import HOSTILE, record
 from tests.training import tiny
@@ -73,8 +73,8 @@ def test_the_code_draws_what_the_run_drew(
     monkeypatch: pytest.MonkeyPatch,
     one_thread: None,  # noqa: ARG001
 ) -> None:
-    from matchgraph.training.generate import SampleConfig, image_generator, sample_images
-    from matchgraph.training.lora import FineTuneConfig, fine_tune
+    from matchgraph.training.sampling.generate import SampleConfig, image_generator, sample_images
+    from matchgraph.training.tune.lora import FineTuneConfig, fine_tune
 
     base = tiny.save(name, tmp_path / "base")
     # Every real SD3 and FLUX autoencoder has this number, without which their pipelines do not decode.

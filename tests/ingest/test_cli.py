@@ -9,12 +9,12 @@ import pytest
 from click.testing import CliRunner
 
 from matchgraph.cli.main import matchgraph
+from matchgraph.cli.route import model_folders
 from matchgraph.graphdb.repository import MatchingGraph
 from matchgraph.graphdb.runner import Runner
 from matchgraph.ingest.errors import BadInput
-from matchgraph.routing.cli import model_folders
-from matchgraph.training.distill import is_student
 from matchgraph.training.errors import ModelUnavailable
+from matchgraph.training.tune.distill import is_student
 from tests.ingest.conftest import Invoke, answer
 from tests.ingest.dump import dump
 from tests.training import tiny

@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import pytest
 
-from matchgraph.ingest.config import RunConfig
 from matchgraph.ingest.errors import ConfigChanged
+from matchgraph.ingest.runs.config import RunConfig
 from matchgraph.training.errors import InvalidConfig
 from tests.ingest.stub import CONFIG
 

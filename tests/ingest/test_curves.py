@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from matchgraph.ingest.curves import (
+from matchgraph.ingest.runs.curves import (
     BOTTOM,
     HEIGHT,
     LEFT,

@@ -13,14 +13,14 @@ from PIL import Image
 from matchgraph.graphdb.models import Dataset, Similar
 from matchgraph.graphdb.repository import MatchingGraph
 from matchgraph.graphdb.runner import Runner
-from matchgraph.ingest.datasets import (
+from matchgraph.ingest.errors import BadInput
+from matchgraph.ingest.tables.datasets import (
     ingest_dataset_table,
     ingest_image_folders,
     listed_hash,
     read_dataset_table,
     read_folders,
 )
-from matchgraph.ingest.errors import BadInput
 from tests.ingest.conftest import write_images
 from tests.ingest.dump import dump
 
@@ -32,7 +32,7 @@ def table(tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def extractor(probe: Path):
-    from matchgraph.training.extractors import load_clip
+    from matchgraph.training.measure.extractors import load_clip
 
     return load_clip(str(probe), device="cpu")
 
@@ -88,8 +88,8 @@ def test_table_adds_to_what_is_known(graph: MatchingGraph, runner: Runner, table
 
 
 def test_image_folders(graph: MatchingGraph, runner: Runner, image_folders: Path, extractor) -> None:
-    from matchgraph.training.frechet import frechet_distance
     from matchgraph.training.images import load_rgb
+    from matchgraph.training.measure.frechet import frechet_distance
 
     report = ingest_image_folders(graph, image_folders, extractor)
     assert (report.written, report.unchanged, report.similarities) == (("cats", "dogs", "trees"), (), 3)
@@ -250,7 +250,7 @@ def test_metadata_may_point_into_subfolders(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def instruments(extractor, tmp_path_factory) -> dict:
-    from matchgraph.training.extractors import ExtractorSpec, load_extractor
+    from matchgraph.training.measure.extractors import ExtractorSpec, load_extractor
     from tests.training import tiny
 
     folder = tmp_path_factory.mktemp("weights")
@@ -277,8 +277,8 @@ def test_datasets_are_compared_by_every_metric(
     graph: MatchingGraph, runner: Runner, image_folders: Path, extractor, instruments, tmp_path: Path
 ) -> None:
     from matchgraph.training.images import load_rgb
-    from matchgraph.training.kernels import cmmd
-    from matchgraph.training.scoring import Scorer
+    from matchgraph.training.measure.kernels import cmmd
+    from matchgraph.training.measure.scoring import Scorer
 
     scorer = Scorer(METRICS, instruments, tmp_path / "cache")
     report = ingest_image_folders(graph, image_folders, extractor, scorer=scorer)
@@ -314,7 +314,7 @@ def test_datasets_are_compared_by_every_metric(
 def test_a_metric_added_later_completes_the_pairs(
     graph: MatchingGraph, runner: Runner, image_folders: Path, extractor, instruments, tmp_path: Path
 ) -> None:
-    from matchgraph.training.scoring import Scorer
+    from matchgraph.training.measure.scoring import Scorer
 
     at_once = Scorer(METRICS, instruments, tmp_path / "cache")
     ingest_image_folders(graph, image_folders, extractor, scorer=at_once)
@@ -333,7 +333,7 @@ def test_a_metric_added_later_completes_the_pairs(
 def test_kernel_distances_to_a_dataset_whose_images_are_gone_are_left_out_and_told(
     graph: MatchingGraph, runner: Runner, image_folders: Path, extractor, instruments, tmp_path: Path
 ) -> None:
-    from matchgraph.training.scoring import Scorer
+    from matchgraph.training.measure.scoring import Scorer
 
     ingest_image_folders(graph, image_folders / "dogs", extractor)
     shutil.rmtree(image_folders / "dogs")
@@ -351,7 +351,7 @@ def test_kernel_distances_to_a_dataset_whose_images_are_gone_are_left_out_and_to
 def test_captions_may_describe_the_datasets(
     graph: MatchingGraph, image_folders: Path, instruments, tmp_path: Path
 ) -> None:
-    from matchgraph.training.scoring import Scorer
+    from matchgraph.training.measure.scoring import Scorer
 
     scorer = Scorer(("clip_fid",), instruments, tmp_path / "cache", also=["t5"])
     ingest_image_folders(graph, image_folders, instruments["t5"], scorer=scorer)
@@ -365,7 +365,7 @@ def test_captions_may_describe_the_datasets(
 def test_what_was_measured_on_other_images_is_forgotten(
     graph: MatchingGraph, runner: Runner, image_folders: Path, extractor, instruments, tmp_path: Path
 ) -> None:
-    from matchgraph.training.scoring import Scorer
+    from matchgraph.training.measure.scoring import Scorer
 
     scorer = Scorer(("clip_fid", "dinov2_fid"), instruments, tmp_path / "cache")
     ingest_image_folders(graph, image_folders, extractor, scorer=scorer)

@@ -9,10 +9,10 @@ import pytest
 from rich.console import Console
 from rich.live import Live
 
+from matchgraph.cli.display import JointDisplay, duration, progress_words, runs_table, status_line
 from matchgraph.graphdb.models import Model
-from matchgraph.ingest.display import JointDisplay, duration, progress_words, runs_table, status_line
-from matchgraph.ingest.estimates import Estimator
-from matchgraph.ingest.ledger import Pace, Progress
+from matchgraph.ingest.runs.estimates import Estimator
+from matchgraph.ingest.runs.ledger import Pace, Progress
 from tests.ingest.test_estimates import run
 
 MODELS = {"[red]m[/red]": Model("[red]m[/red]", {})}

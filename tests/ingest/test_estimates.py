@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from matchgraph.graphdb.models import Model
-from matchgraph.ingest.estimates import ASSUMED_TFLOP_PER_S, Estimator
-from matchgraph.ingest.ledger import Pace, Progress, Run
+from matchgraph.ingest.runs.estimates import ASSUMED_TFLOP_PER_S, Estimator
+from matchgraph.ingest.runs.ledger import Pace, Progress, Run
 
 CONFIG = {
     "steps": 100,

@@ -10,13 +10,13 @@ import pytest
 
 from matchgraph.graphdb.repository import MatchingGraph
 from matchgraph.graphdb.runner import Runner
-from matchgraph.ingest.datasets import ingest_image_folders
 from matchgraph.ingest.errors import ExtractorMismatch
-from matchgraph.ingest.estimates import TRAINING
-from matchgraph.ingest.execution import LoraExecutor
-from matchgraph.ingest.ledger import DONE, Ledger
-from matchgraph.ingest.models import ingest_models
-from matchgraph.ingest.worker import Quiet, work
+from matchgraph.ingest.runs.estimates import TRAINING
+from matchgraph.ingest.runs.execution import LoraExecutor
+from matchgraph.ingest.runs.ledger import DONE, Ledger
+from matchgraph.ingest.runs.worker import Quiet, work
+from matchgraph.ingest.tables.datasets import ingest_image_folders
+from matchgraph.ingest.tables.models import ingest_models
 from tests.ingest.conftest import Invoke, answer
 
 METRICS = ("clip_fid", "cmmd", "mine_fid", "mine_kid")
@@ -40,7 +40,7 @@ def asked(dinov2: Path, probe: Path) -> list[Any]:
 
 @pytest.fixture
 def zoo(graph: MatchingGraph, pipelines: Path, image_folders: Path, probe: Path) -> MatchingGraph:
-    from matchgraph.training.extractors import load_clip
+    from matchgraph.training.measure.extractors import load_clip
 
     ingest_models(graph, pipelines / "tiny-sd3")
     ingest_image_folders(graph, image_folders / "cats", load_clip(str(probe), device="cpu"))
@@ -54,7 +54,7 @@ def edge(runner: Runner) -> dict[str, Any]:
 def test_a_run_measures_every_metric_and_a_worker_needs_only_the_ledger(
     zoo: MatchingGraph, runner: Runner, invoke: Invoke, asked: list[Any], probe: Path, dinov2: Path
 ) -> None:
-    from matchgraph.training.extractors import ExtractorSpec, load_clip, load_extractor
+    from matchgraph.training.measure.extractors import ExtractorSpec, load_clip, load_extractor
 
     answer(invoke("run", *asked, "--queue", "--json"))
     (queued,) = Ledger(runner).runs()

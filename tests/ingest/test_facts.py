@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-import matchgraph.training.profile
+import matchgraph.training.pipelines.profile
 from matchgraph.graphdb.repository import MatchingGraph
 from matchgraph.graphdb.runner import Runner
 from matchgraph.ingest.errors import BadInput
-from matchgraph.ingest.facts import CPU_LIMIT_SECONDS, FactsConfig
-from matchgraph.ingest.models import ModelsReport, ingest_models
+from matchgraph.ingest.tables.facts import CPU_LIMIT_SECONDS, FactsConfig
+from matchgraph.ingest.tables.models import ModelsReport, ingest_models
 from matchgraph.training.errors import InvalidConfig
-from matchgraph.training.profile import profile_pipeline
+from matchgraph.training.pipelines.profile import profile_pipeline
 from tests.ingest.dump import dump
 
 ZOO = Path(__file__).parents[2] / "zoo"
@@ -35,13 +35,13 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     names: list[str] = []
 
     def follow(name: str) -> None:
-        original = getattr(matchgraph.training.profile, name)
+        original = getattr(matchgraph.training.pipelines.profile, name)
 
         def followed(*args: object, **kwargs: object) -> object:
             names.append(name)
             return original(*args, **kwargs)
 
-        monkeypatch.setattr(matchgraph.training.profile, name, followed)
+        monkeypatch.setattr(matchgraph.training.pipelines.profile, name, followed)
 
     follow("profile_pipeline")
     follow("measure_throughput")
@@ -124,7 +124,7 @@ def test_configs_alone_give_parameters_and_operations(graph: MatchingGraph) -> N
 def test_a_cpu_is_not_kept_busy_for_hours_unasked(
     graph: MatchingGraph, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("matchgraph.ingest.facts.CPU_TFLOP_PER_SECOND", 1e-9)
+    monkeypatch.setattr("matchgraph.ingest.tables.facts.CPU_TFLOP_PER_SECOND", 1e-9)
     report = ingest_models(graph, folder, facts=QUICK)
     assert len(report.notes) == 1
     assert "would keep a CPU busy for some" in report.notes[0]

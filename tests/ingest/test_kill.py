@@ -12,13 +12,13 @@ import pytest
 
 from matchgraph.graphdb.repository import MatchingGraph
 from matchgraph.graphdb.runner import Runner
-from matchgraph.ingest.config import RunConfig
-from matchgraph.ingest.datasets import ingest_dataset_table, ingest_image_folders
-from matchgraph.ingest.ledger import DONE, RUNNING, Ledger
-from matchgraph.ingest.models import ingest_models
-from matchgraph.ingest.plan import plan_runs, queue_plan
-from matchgraph.ingest.results import ingest_results
-from matchgraph.ingest.worker import work
+from matchgraph.ingest.runs.config import RunConfig
+from matchgraph.ingest.runs.ledger import DONE, RUNNING, Ledger
+from matchgraph.ingest.runs.plan import plan_runs, queue_plan
+from matchgraph.ingest.runs.worker import work
+from matchgraph.ingest.tables.datasets import ingest_dataset_table, ingest_image_folders
+from matchgraph.ingest.tables.models import ingest_models
+from matchgraph.ingest.tables.results import ingest_results
 from tests.ingest.conftest import write_images
 from tests.ingest.dump import RUN_TIMES, dump
 from tests.ingest.stub import Silent
@@ -104,7 +104,7 @@ def test_a_killed_table_is_written_wholly_or_not_at_all(
 def test_killed_among_image_folders(
     graph: MatchingGraph, runner: Runner, tmp_path: Path, probe: Path, start: Start
 ) -> None:
-    from matchgraph.training.extractors import load_clip
+    from matchgraph.training.measure.extractors import load_clip
 
     folder = tmp_path / "many"
     for number in range(8):
@@ -136,8 +136,8 @@ def test_killed_among_runs(
     start: Start,
     settings,
 ) -> None:
-    from matchgraph.ingest.execution import LoraExecutor
-    from matchgraph.training.extractors import load_clip
+    from matchgraph.ingest.runs.execution import LoraExecutor
+    from matchgraph.training.measure.extractors import load_clip
 
     extractor = load_clip(str(probe), device="cpu")
     config = RunConfig(

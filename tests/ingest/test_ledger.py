@@ -13,7 +13,7 @@ from matchgraph.graphdb.models import Dataset, Model, Result
 from matchgraph.graphdb.repository import MatchingGraph
 from matchgraph.graphdb.runner import Runner
 from matchgraph.ingest.errors import IngestError, StaleFence, UnknownRun
-from matchgraph.ingest.ledger import (
+from matchgraph.ingest.runs.ledger import (
     CANCELLED,
     DONE,
     FAILED,

@@ -19,15 +19,15 @@ import pytest
 from matchgraph.graphdb.connection import Settings
 from matchgraph.graphdb.repository import MatchingGraph
 from matchgraph.graphdb.runner import Runner
-from matchgraph.ingest import local
-from matchgraph.ingest.config import RunConfig
-from matchgraph.ingest.datasets import ingest_image_folders
 from matchgraph.ingest.errors import WorkerFailed
-from matchgraph.ingest.execution import LoraExecutor
-from matchgraph.ingest.ledger import DONE, QUEUED, RUNNING, Ledger, Run
-from matchgraph.ingest.models import ingest_models
-from matchgraph.ingest.plan import Plan, plan_runs, queue_plan
-from matchgraph.ingest.worker import WorkerOptions, work
+from matchgraph.ingest.runs import local
+from matchgraph.ingest.runs.config import RunConfig
+from matchgraph.ingest.runs.execution import LoraExecutor
+from matchgraph.ingest.runs.ledger import DONE, QUEUED, RUNNING, Ledger, Run
+from matchgraph.ingest.runs.plan import Plan, plan_runs, queue_plan
+from matchgraph.ingest.runs.worker import WorkerOptions, work
+from matchgraph.ingest.tables.datasets import ingest_image_folders
+from matchgraph.ingest.tables.models import ingest_models
 from tests.ingest.conftest import ROOT
 from tests.ingest.dump import RUN_TIMES, dump
 from tests.ingest.stub import Silent, fill, plan
@@ -80,7 +80,7 @@ def test_a_child_knows_its_gpu_by_the_number_that_it_sees(tmp_path: Path) -> Non
 @pytest.fixture
 def planned(graph: MatchingGraph, pipelines: Path, probe: Path, image_folders: Path) -> Plan:
     """Two runs of one tiny model."""
-    from matchgraph.training.extractors import load_clip
+    from matchgraph.training.measure.extractors import load_clip
 
     extractor = load_clip(str(probe), device="cpu")
     ingest_models(graph, sorted(pipelines.iterdir())[-1])
@@ -97,7 +97,7 @@ def children() -> list[psutil.Process]:
     return [
         child
         for child in psutil.Process().children()
-        if "matchgraph.ingest.worker_process" in child.cmdline()
+        if "matchgraph.ingest.runs.worker_process" in child.cmdline()
     ]
 
 
@@ -153,7 +153,7 @@ def test_a_child_ends_with_its_parent(
     ledger = Ledger(runner)
     queue_plan(ledger, planned, settings.home)
     child = subprocess.Popen(
-        [sys.executable, "-m", "matchgraph.ingest.worker_process"],
+        [sys.executable, "-m", "matchgraph.ingest.runs.worker_process"],
         cwd=ROOT,
         env={**os.environ, **environment, "OMP_NUM_THREADS": "1"},
         stdin=subprocess.PIPE,

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from matchgraph.ingest.errors import BadInput
-from matchgraph.ingest.models import pipeline_fingerprint, read_model_table, read_pipelines
+from matchgraph.ingest.tables.models import pipeline_fingerprint, read_model_table, read_pipelines
 
 ZOO = Path(__file__).parents[2] / "zoo"
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from matchgraph.ingest.pages import EMBEDDED_PX, facts, score_rows, write_run_page
+from matchgraph.ingest.runs.pages import EMBEDDED_PX, facts, score_rows, write_run_page
 from tests.ingest.records import HOSTILE, record, score
 
 ROOT = Path(__file__).parents[2]
@@ -134,9 +134,9 @@ def test_a_page_is_there_whole_or_not_at_all(tmp_path: Path) -> None:
 
 def test_templates_are_installed_with_the_package() -> None:
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-    patterns = settings["tool"]["setuptools"]["package-data"]["matchgraph.ingest"]
-    packaged = {file for pattern in patterns for file in (ROOT / "ingest").glob(pattern)}
+    patterns = settings["tool"]["setuptools"]["package-data"]["matchgraph.ingest.runs"]
+    packaged = {file for pattern in patterns for file in (ROOT / "ingest" / "runs").glob(pattern)}
     assert {file.name for file in packaged} == {
-        file.name for file in (ROOT / "ingest" / "templates").iterdir()
+        file.name for file in (ROOT / "ingest" / "runs" / "templates").iterdir()
     }
     assert {"run.html.jinja", "card.md.jinja"} <= {file.name for file in packaged}

@@ -10,7 +10,7 @@ import pytest
 
 from matchgraph.graphdb.repository import MatchingGraph
 from matchgraph.ingest.errors import BadInput, ExtractorMismatch, NothingToDo, SourceChanged
-from matchgraph.ingest.plan import plan_runs
+from matchgraph.ingest.runs.plan import plan_runs
 from tests.ingest.stub import CONFIG, fill, plan
 
 

@@ -18,15 +18,15 @@ from matchgraph.graphdb.models import Model
 from matchgraph.graphdb.prompts import Prompt, PromptGraph, Score, Variant, prompt_id
 from matchgraph.graphdb.repository import MatchingGraph
 from matchgraph.graphdb.runner import Runner
-from matchgraph.ingest import prompt_records as files
 from matchgraph.ingest.errors import BadInput, IngestError
-from matchgraph.ingest.prompt_records import (
+from matchgraph.ingest.tables.csv_file import prompt_records as files
+from matchgraph.ingest.tables.prompt_records import (
     PromptRecords,
     prompt_records,
     read_prompt_records,
     write_prompt_records,
 )
-from matchgraph.ingest.records import read_records, save_records, write_records
+from matchgraph.ingest.tables.records import read_records, save_records, write_records
 from tests.ingest.conftest import answer
 from tests.ingest.dump import dump
 from tests.ingest.records import HOSTILE

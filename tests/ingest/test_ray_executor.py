@@ -21,15 +21,13 @@ import pytest
 from matchgraph.graphdb.connection import Settings
 from matchgraph.graphdb.repository import MatchingGraph
 from matchgraph.graphdb.runner import Runner
-from matchgraph.ingest.config import RunConfig
-from matchgraph.ingest.datasets import ingest_image_folders
 from matchgraph.ingest.errors import ClusterUnusable, RayMissing, WorkerFailed
-from matchgraph.ingest.estimates import TRAINING
-from matchgraph.ingest.execution import LoraExecutor
-from matchgraph.ingest.ledger import CANCELLED, DONE, QUEUED, RUNNING, Ledger, Owner, Run
-from matchgraph.ingest.models import ingest_models
-from matchgraph.ingest.plan import plan_runs, queue_plan
-from matchgraph.ingest.ray_executor import (
+from matchgraph.ingest.runs.config import RunConfig
+from matchgraph.ingest.runs.estimates import TRAINING
+from matchgraph.ingest.runs.execution import LoraExecutor
+from matchgraph.ingest.runs.ledger import CANCELLED, DONE, QUEUED, RUNNING, Ledger, Owner, Run
+from matchgraph.ingest.runs.plan import plan_runs, queue_plan
+from matchgraph.ingest.runs.ray_executor import (
     ClusterOptions,
     Share,
     check_reach,
@@ -37,7 +35,9 @@ from matchgraph.ingest.ray_executor import (
     share_of,
     work_on_ray,
 )
-from matchgraph.ingest.worker import WorkerOptions, work
+from matchgraph.ingest.runs.worker import WorkerOptions, work
+from matchgraph.ingest.tables.datasets import ingest_image_folders
+from matchgraph.ingest.tables.models import ingest_models
 from tests.ingest.conftest import Invoke
 from tests.ingest.dump import RUN_TIMES, dump
 from tests.ingest.stub import Silent
@@ -91,7 +91,7 @@ def fill(
     graph: MatchingGraph, runner: Runner, pipelines: Path, image_folders: Path, probe: Path
 ) -> Callable[[Path, RunConfig], list[str]]:
     """Fill the graph with a model and three datasets, and queue the run of each pair; gives their ids."""
-    from matchgraph.training.extractors import load_clip
+    from matchgraph.training.measure.extractors import load_clip
 
     extractor = load_clip(str(probe), device="cpu")
 
@@ -244,7 +244,7 @@ def test_workers_that_cannot_start_are_not_started_for_ever(
     # The workers find themselves on another machine than the one that the managed server answers to.
     monkeypatch.setattr("socket.gethostname", lambda: "elsewhere")
     monkeypatch.setattr(
-        "matchgraph.ingest.ray_executor.living_nodes",
+        "matchgraph.ingest.runs.ray_executor.living_nodes",
         lambda _: [{"NodeManagerHostname": "elsewhere", "NodeID": "1", "Resources": {"CPU": 1.0}}],
     )
     with pytest.raises(

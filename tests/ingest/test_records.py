@@ -11,12 +11,12 @@ from safetensors.numpy import save_file
 
 from matchgraph.cli.main import matchgraph
 from matchgraph.graphdb.models import Dataset, Metric, Model, Similar, Statistics
-from matchgraph.ingest import records
-from matchgraph.ingest.datasets import listed_hash
 from matchgraph.ingest.errors import BadInput, IngestError
-from matchgraph.ingest.ledger import Ledger
-from matchgraph.ingest.models import ingest_models
-from matchgraph.ingest.records import read_records, save_records, write_records
+from matchgraph.ingest.runs.ledger import Ledger
+from matchgraph.ingest.tables.csv_file import records
+from matchgraph.ingest.tables.datasets import listed_hash
+from matchgraph.ingest.tables.models import ingest_models
+from matchgraph.ingest.tables.records import read_records, save_records, write_records
 from tests.ingest.conftest import answer, write_images
 from tests.ingest.dump import dump
 from tests.ingest.stub import CONFIG, StubExecutor, do, fill, plan

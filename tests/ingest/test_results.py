@@ -11,7 +11,7 @@ from matchgraph.graphdb.models import Dataset, Metric, Model
 from matchgraph.graphdb.repository import MatchingGraph
 from matchgraph.graphdb.runner import Runner
 from matchgraph.ingest.errors import BadInput
-from matchgraph.ingest.results import ingest_results, read_results
+from matchgraph.ingest.tables.results import ingest_results, read_results
 from tests.ingest.dump import dump
 
 HEADER = "model,dataset,metric,value"

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
+from matchgraph.cli.display import ending
 from matchgraph.graphdb.errors import ServerUnreachable
 from matchgraph.graphdb.models import Result
 from matchgraph.graphdb.repository import MatchingGraph
 from matchgraph.graphdb.runner import Runner
-from matchgraph.ingest.display import ending
-from matchgraph.ingest.ledger import CANCELLED, DONE, FAILED, QUEUED, RUNNING, Ledger, Owner
-from matchgraph.ingest.run import Job, OnStep
+from matchgraph.ingest.runs.ledger import CANCELLED, DONE, FAILED, QUEUED, RUNNING, Ledger, Owner
+from matchgraph.ingest.runs.run import Job, OnStep
 from matchgraph.training.errors import BadAdapter, NonFiniteLoss
 from tests.ingest.dump import dump
 from tests.ingest.stub import CONFIG, Silent, StubExecutor, do, failing, fill, plan
@@ -285,7 +285,7 @@ def test_a_database_that_comes_back_gets_its_result(
     monkeypatch: pytest.MonkeyPatch,
     commit: bool,
 ) -> None:
-    monkeypatch.setattr("matchgraph.ingest.run.RETRY_S", 0.01)
+    monkeypatch.setattr("matchgraph.ingest.runs.run.RETRY_S", 0.01)
     ledger = Flaky(runner, commit=commit)
     assert do(zoo, ledger, home, StubExecutor()).done == 4
     assert ledger.failures == 2

@@ -10,7 +10,7 @@ from matchgraph.graphdb.models import Dataset
 from matchgraph.graphdb.repository import MatchingGraph
 from matchgraph.graphdb.runner import Runner
 from matchgraph.ingest.errors import BadInput
-from matchgraph.ingest.similarities import ingest_similarities
+from matchgraph.ingest.tables.similarities import ingest_similarities
 from tests.ingest.dump import dump
 
 HEADER = "dataset,other,metric,value"

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from matchgraph.ingest.errors import BadInput
-from matchgraph.ingest.tables import check_ids, check_unique, parse_number, read_table, typed_columns
+from matchgraph.ingest.tables.csv_file import check_ids, check_unique, parse_number, read_table, typed_columns
 
 
 def write(tmp_path: Path, text: str | bytes) -> Path:

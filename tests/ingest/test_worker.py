@@ -15,10 +15,10 @@ import pytest
 from matchgraph.graphdb.models import Dataset, Model
 from matchgraph.graphdb.repository import MatchingGraph
 from matchgraph.graphdb.runner import Runner
-from matchgraph.ingest.ledger import FAILED, QUEUED, Ledger, Owner
-from matchgraph.ingest.plan import queue_plan
-from matchgraph.ingest.run import Job, OnStep
-from matchgraph.ingest.worker import WorkerOptions, stopped_by_signals, work, work_queue
+from matchgraph.ingest.runs.ledger import FAILED, QUEUED, Ledger, Owner
+from matchgraph.ingest.runs.plan import queue_plan
+from matchgraph.ingest.runs.run import Job, OnStep
+from matchgraph.ingest.runs.worker import WorkerOptions, stopped_by_signals, work, work_queue
 from tests.ingest.dump import RUN_TIMES, dump
 from tests.ingest.stub import CONFIG, Silent, StubExecutor, do, failing, fill, plan
 
@@ -213,7 +213,7 @@ def test_everything_comes_from_the_graph(
     """As a cluster calls it: by settings alone."""
     queue_plan(ledger, plan(zoo, replace(CONFIG, guidance=3.0), weights={"clip": "there"}), home)
     executor = StubExecutor()
-    monkeypatch.setattr("matchgraph.ingest.worker.LoraExecutor", lambda *_, **__: executor)
+    monkeypatch.setattr("matchgraph.ingest.runs.worker.LoraExecutor", lambda *_, **__: executor)
     summary = work_queue(replace(settings), None, WorkerOptions(device="cpu", max_runs=1))
     assert summary.done == 1
     (job,) = executor.jobs

@@ -14,9 +14,9 @@ from matchgraph.minizoo.build.denoisers import new_denoiser, new_scheduler
 from matchgraph.minizoo.build.errors import StageNotReady
 from matchgraph.minizoo.build.export import export_model, export_probes, export_shared, shared_parts
 from matchgraph.minizoo.build.zoo import ZOO
-from matchgraph.training.families import FAMILIES
 from matchgraph.training.files import folders_hash
-from matchgraph.training.pipelines import load_pipeline
+from matchgraph.training.pipelines.families import FAMILIES
+from matchgraph.training.pipelines.loading import load_pipeline
 
 SHIPPED = [model for model in ZOO.values() if model.shipped]
 each_model = pytest.mark.parametrize("model", SHIPPED, ids=lambda model: model.name)

@@ -12,7 +12,7 @@ from PIL import Image
 
 from matchgraph.minizoo.build import loop, probes
 from matchgraph.minizoo.build.probes import CONFIGS, crops, new_probe, save_probe, train_probe
-from matchgraph.training.extractors import ExtractorSpec, load_extractor
+from matchgraph.training.measure.extractors import ExtractorSpec, load_extractor
 
 
 @pytest.mark.parametrize("name", sorted(CONFIGS))

@@ -6,16 +6,16 @@ import random
 
 import pytest
 
-from matchgraph.ingest.prompt_records import PromptRecords, read_prompt_records
+from matchgraph.ingest.tables.prompt_records import PromptRecords, read_prompt_records
 from matchgraph.minizoo import ROOT
 from matchgraph.routing.prompts import split, texts_of, unlike
 from matchgraph.routing.scoring import SAMPLES, image_number, scores_of
 from matchgraph.routing.variants import sampling_of
-from matchgraph.training.extractors import load_clip
-from matchgraph.training.generate import stream_images
-from matchgraph.training.pipelines import LoadedPipeline
-from matchgraph.training.prompts import PromptEncoder, load_prompt_encoder
-from matchgraph.training.quality import ClipScore, Sharpness
+from matchgraph.training.measure.extractors import load_clip
+from matchgraph.training.measure.prompts import PromptEncoder, load_prompt_encoder
+from matchgraph.training.measure.quality import ClipScore, Sharpness
+from matchgraph.training.pipelines.loading import LoadedPipeline
+from matchgraph.training.sampling.generate import stream_images
 
 CLIP = str(ROOT / "probes" / "clip")
 MODELS = sorted(folder.name for folder in (ROOT / "models").iterdir())

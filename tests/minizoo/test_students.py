@@ -25,8 +25,8 @@ from matchgraph.minizoo.build.students import (
 )
 from matchgraph.minizoo.build.zoo import ZOO
 from matchgraph.training.files import files_below, folders_hash, json_hash
-from matchgraph.training.generate import SampleConfig, sample_images
-from matchgraph.training.pipelines import LoadedPipeline, read_model_index
+from matchgraph.training.pipelines.loading import LoadedPipeline, read_model_index
+from matchgraph.training.sampling.generate import SampleConfig, sample_images
 
 MOST_BYTES = 6_000_000
 PROMPTS = 8

@@ -22,7 +22,7 @@ from matchgraph.minizoo.build.zoo import (
     drawing_weights,
     pretrain,
 )
-from matchgraph.training.families import FAMILIES, family
+from matchgraph.training.pipelines.families import FAMILIES, family
 
 SHIPPED = [model for model in ZOO.values() if model.shipped]
 each_model = pytest.mark.parametrize("model", SHIPPED, ids=lambda model: model.name)

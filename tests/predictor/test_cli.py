@@ -14,8 +14,8 @@ import pytest
 from PIL import Image
 
 from matchgraph.cli.main import run
+from matchgraph.cli.predict import duration
 from matchgraph.graphdb.models import Dataset, Metric, Model, Result, Similar
-from matchgraph.predictor.cli import duration
 
 FAST = ["--recipe", "paper", "--trees", "10"]
 COLOURS = {"reds": (200, 30, 30), "rust": (180, 60, 40), "blues": (30, 40, 190), "navy": (20, 30, 140)}
@@ -62,8 +62,8 @@ def command(environment, monkeypatch, capsys) -> Callable[..., tuple[int, str, s
 @pytest.fixture
 def colours(graph, tmp_path, probe) -> Path:
     """Four image datasets in the graph: m-warm is best on warm colours, m-cold on cold ones."""
-    from matchgraph.ingest.datasets import ingest_image_folders
-    from matchgraph.training.extractors import load_clip
+    from matchgraph.ingest.tables.datasets import ingest_image_folders
+    from matchgraph.training.measure.extractors import load_clip
 
     for seed, (name, colour) in enumerate(COLOURS.items()):
         write_images(tmp_path / "known" / name, colour, seed)
@@ -245,8 +245,8 @@ class TestPredictFolder:
         assert unsaved["ranking"] == saved["ranking"] == by_id["ranking"]
         assert unsaved["provenance"] == saved["provenance"] == by_id["provenance"]
 
-        from matchgraph.ingest.datasets import ingest_image_folders
-        from matchgraph.training.extractors import load_clip
+        from matchgraph.ingest.tables.datasets import ingest_image_folders
+        from matchgraph.training.measure.extractors import load_clip
 
         assert ingest_image_folders(graph, folder, load_clip(str(probe))).unchanged == ("brick",)
         assert graph.datasets() == stored
@@ -258,7 +258,7 @@ class TestPredictFolder:
         assert json.loads(out)["provenance"]["results"] == 9
 
     def test_another_probe_is_refused_by_both_hashes(self, graph, command, colours, tmp_path_factory):
-        from matchgraph.training.extractors import load_clip
+        from matchgraph.training.measure.extractors import load_clip
         from tests.training import tiny
 
         other = tiny.save_clip(tmp_path_factory.mktemp("other"), seed=5)

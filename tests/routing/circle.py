@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from matchgraph.graphdb.prompts import Variant
-from matchgraph.training.prompts import EncodedPrompts
+from matchgraph.training.measure.prompts import EncodedPrompts
 
 VARIANTS = tuple(Variant(f"m-{steps}", "m", steps, float(steps)) for steps in (1, 4, 20))
 

@@ -7,7 +7,7 @@ import pytest
 
 from matchgraph.graphdb.prompts import Prompt, ScoreTable
 from matchgraph.routing.prompts import split
-from matchgraph.training.prompts import EncodedPrompts
+from matchgraph.training.measure.prompts import EncodedPrompts
 from tests.routing import circle
 
 

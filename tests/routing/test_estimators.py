@@ -18,7 +18,7 @@ from matchgraph.routing.estimators import (
     averaged,
     columns,
 )
-from matchgraph.training.prompts import EncodedPrompts
+from matchgraph.training.measure.prompts import EncodedPrompts
 from tests.routing import circle
 
 

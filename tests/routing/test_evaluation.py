@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from matchgraph.graphdb.prompts import ScoreTable
+from matchgraph.report.routing import write_report
 from matchgraph.routing.errors import NotEnoughScores
 from matchgraph.routing.evaluation import ESTIMATORS, complete, evaluate, rotated, typical_words
-from matchgraph.routing.report import write_report
-from matchgraph.training.prompts import EncodedPrompts
+from matchgraph.training.measure.prompts import EncodedPrompts
 
 
 def test_what_there_is_to_gain_is_gained(scored: tuple[ScoreTable, EncodedPrompts]) -> None:

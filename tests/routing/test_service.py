@@ -22,14 +22,14 @@ from matchgraph.graphdb.models import Model
 from matchgraph.graphdb.prompts import MAX_PROMPT_CHARACTERS, Prompt, PromptGraph, Score, Variant
 from matchgraph.graphdb.repository import MatchingGraph
 from matchgraph.graphdb.runner import Runner
-from matchgraph.graphdb.server import ManagedServer
+from matchgraph.graphdb.server.managed import ManagedServer
 from matchgraph.minizoo import ROOT
 from matchgraph.routing.fitting import fit_router
 from matchgraph.routing.prompts import split
 from matchgraph.routing.service import MAX_BODY_BYTES, MAX_PROMPTS, Served, create_app
 from matchgraph.routing.serving import KEEP_ALIVE_S, load_served, web_server
 from matchgraph.routing.store import RouterStore
-from matchgraph.training.prompts import PromptEncoder, load_prompt_encoder
+from matchgraph.training.measure.prompts import PromptEncoder, load_prompt_encoder
 
 CLIP = ROOT / "probes" / "clip"
 VARIANTS = [Variant(f"m@{steps}", "m", steps, float(steps)) for steps in (1, 4, 20)]

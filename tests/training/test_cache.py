@@ -13,13 +13,13 @@ import pytest
 import torch
 from filelock import FileLock
 
-from matchgraph.training import cache as module
-from matchgraph.training.cache import CacheUse, EncodingCache
 from matchgraph.training.errors import InvalidConfig
 from matchgraph.training.files import SCRATCH_PREFIX
-from matchgraph.training.generate import SampleConfig, sample_images
-from matchgraph.training.lora import FineTuneConfig, fine_tune
-from matchgraph.training.pipelines import LoadedPipeline
+from matchgraph.training.pipelines.loading import LoadedPipeline
+from matchgraph.training.sampling.generate import SampleConfig, sample_images
+from matchgraph.training.tune import cache as module
+from matchgraph.training.tune.cache import CacheUse, EncodingCache
+from matchgraph.training.tune.lora import FineTuneConfig, fine_tune
 
 KILOBYTES = 4
 

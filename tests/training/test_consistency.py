@@ -13,10 +13,10 @@ from diffusers import (
     LCMScheduler,
 )
 
-from matchgraph.training.consistency import TeacherPath, student_scheduler, teacher_path
 from matchgraph.training.errors import InvalidConfig, UnsupportedScheduler
-from matchgraph.training.families import family
-from matchgraph.training.samplers import STUDENT_SCHEDULERS
+from matchgraph.training.pipelines.families import family
+from matchgraph.training.pipelines.samplers import STUDENT_SCHEDULERS
+from matchgraph.training.tune.consistency import TeacherPath, student_scheduler, teacher_path
 
 CPU = torch.device("cpu")
 BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}

@@ -15,9 +15,17 @@ from safetensors.torch import load_file, save_file
 
 from matchgraph.minizoo.build.controls import CONFIG as SHIPPED_CONFIG
 from matchgraph.minizoo.build.controls import SHIPPED, TEACHER, evaluate, held_out
-from matchgraph.training.adapters import attach_adapter, detach_adapter, save_adapter
-from matchgraph.training.checkpoint import Checkpoints
-from matchgraph.training.controlnet import (
+from matchgraph.training.errors import (
+    BadControlNet,
+    BadDataset,
+    CheckpointMismatch,
+    InvalidConfig,
+    NonFiniteLoss,
+    UnsafeWeights,
+)
+from matchgraph.training.images import load_rgb, square
+from matchgraph.training.pipelines.loading import LoadedPipeline
+from matchgraph.training.sampling.controlnet import (
     CONFIG_FILE,
     RECORD_FILE,
     WEIGHTS_FILE,
@@ -30,20 +38,12 @@ from matchgraph.training.controlnet import (
     load_controlnet,
     train_controlnet,
 )
-from matchgraph.training.controls import Segmenter
-from matchgraph.training.encoding import EncodedDataset
-from matchgraph.training.errors import (
-    BadControlNet,
-    BadDataset,
-    CheckpointMismatch,
-    InvalidConfig,
-    NonFiniteLoss,
-    UnsafeWeights,
-)
-from matchgraph.training.generate import SampleConfig, start_with, stream_batches, stream_images
-from matchgraph.training.images import load_rgb, square
-from matchgraph.training.loop import purpose_generator
-from matchgraph.training.pipelines import LoadedPipeline
+from matchgraph.training.sampling.controls import Segmenter
+from matchgraph.training.sampling.generate import SampleConfig, start_with, stream_batches, stream_images
+from matchgraph.training.tune.adapters import attach_adapter, detach_adapter, save_adapter
+from matchgraph.training.tune.checkpoint import Checkpoints
+from matchgraph.training.tune.encoding import EncodedDataset
+from matchgraph.training.tune.loop import purpose_generator
 from tests.training import tiny
 
 FAMILIES = ("sd", "sdxl")

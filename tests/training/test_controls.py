@@ -10,7 +10,6 @@ import pytest
 import torch
 from PIL import Image
 
-from matchgraph.training.controls import Segmenter, canny, edge_agreement, segmentation
 from matchgraph.training.errors import (
     BadImage,
     InvalidConfig,
@@ -18,7 +17,8 @@ from matchgraph.training.errors import (
     ScorerUnavailable,
     UnsafeWeights,
 )
-from matchgraph.training.palettes import ADE20K_LABELS, palette
+from matchgraph.training.sampling.controls import Segmenter, canny, edge_agreement, segmentation
+from matchgraph.training.sampling.palettes import ADE20K_LABELS, palette
 from tests.training import tiny
 
 

@@ -16,10 +16,21 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from matchgraph.training.cache import EncodingCache
-from matchgraph.training.checkpoint import Checkpoints, checkpoint_step
-from matchgraph.training.consistency import student_scheduler, teacher_path
-from matchgraph.training.distill import (
+from matchgraph.training.errors import (
+    BadPipeline,
+    CheckpointMismatch,
+    InvalidConfig,
+    NonFiniteLoss,
+    TrainingError,
+)
+from matchgraph.training.files import files_below
+from matchgraph.training.pipelines.families import FAMILIES, family
+from matchgraph.training.pipelines.loading import LoadedPipeline
+from matchgraph.training.sampling.generate import SampleConfig, image_generator, sample_images
+from matchgraph.training.tune.cache import EncodingCache
+from matchgraph.training.tune.checkpoint import Checkpoints, checkpoint_step
+from matchgraph.training.tune.consistency import student_scheduler, teacher_path
+from matchgraph.training.tune.distill import (
     RECORD_FILE,
     ConsistencyTraining,
     DistillConfig,
@@ -28,19 +39,8 @@ from matchgraph.training.distill import (
     is_student,
     pseudo_huber,
 )
-from matchgraph.training.errors import (
-    BadPipeline,
-    CheckpointMismatch,
-    InvalidConfig,
-    NonFiniteLoss,
-    TrainingError,
-)
-from matchgraph.training.families import FAMILIES, family
-from matchgraph.training.files import files_below
-from matchgraph.training.generate import SampleConfig, image_generator, sample_images
-from matchgraph.training.loop import attached
-from matchgraph.training.methods import Full, Lora
-from matchgraph.training.pipelines import LoadedPipeline
+from matchgraph.training.tune.loop import attached
+from matchgraph.training.tune.methods import Full, Lora
 from tests.training import tiny
 
 PROMPTS = ["a cat", "a dog", "a house", "a red fox", "a cat"]
@@ -421,7 +421,7 @@ def test_a_failed_write_leaves_nothing(
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("matchgraph.training.distill.write_json", full)
+    monkeypatch.setattr("matchgraph.training.tune.distill.write_json", full)
     with pytest.raises(OSError, match="No space"):
         distill(tiny_folder("sd"), tmp_path / "student", PROMPTS, config())
     assert not list(tmp_path.iterdir())

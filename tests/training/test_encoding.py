@@ -11,9 +11,12 @@ import pytest
 import torch
 from PIL import Image
 
-from matchgraph.training import encoding
-from matchgraph.training.cache import CacheUse, EncodingCache
-from matchgraph.training.encoding import (
+from matchgraph.training.errors import BadImage, NonFiniteEncoding
+from matchgraph.training.images import list_captioned_images
+from matchgraph.training.pipelines.loading import LoadedPipeline
+from matchgraph.training.tune import encoding
+from matchgraph.training.tune.cache import CacheUse, EncodingCache
+from matchgraph.training.tune.encoding import (
     PromptRows,
     Rows,
     dataset_hash,
@@ -21,9 +24,6 @@ from matchgraph.training.encoding import (
     encode_dataset,
     encode_prompts,
 )
-from matchgraph.training.errors import BadImage, NonFiniteEncoding
-from matchgraph.training.images import list_captioned_images
-from matchgraph.training.pipelines import LoadedPipeline
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from matchgraph.training.errors import ExtractorUnavailable, InvalidConfig, MissingLibrary
-from matchgraph.training.extractors import (
+from matchgraph.training.measure.extractors import (
     KINDS,
     CaptionExtractor,
     ExtractorSpec,
@@ -25,7 +25,7 @@ from matchgraph.training.extractors import (
     parse_extractors,
     require_images,
 )
-from matchgraph.training.extractors.inception import build, convert
+from matchgraph.training.measure.extractors.inception import build, convert
 from tests.training import tiny
 
 CAPTIONS = ["a cat", "the sea of trees", "dog"]
@@ -96,7 +96,13 @@ def test_published_inception_weights_are_converted_without_running_code(weights,
     source, target = tmp_path / "published.pth", tmp_path / "converted" / "inception.safetensors"
     target.parent.mkdir()
     torch.save(load_file(weights["inception"]), source)
-    command = [sys.executable, "-m", "matchgraph.training.extractors.inception", str(source), str(target)]
+    command = [
+        sys.executable,
+        "-m",
+        "matchgraph.training.measure.extractors.inception",
+        str(source),
+        str(target),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2], check=True)
     assert done.stdout.strip() == str(target)
     # A folder with the file is as good as the file.
@@ -120,7 +126,7 @@ def test_inception_without_weights_says_how_to_get_them(tmp_path):
     for place in ("no/such/folder", tmp_path, tmp_path / "inception.pth"):
         with pytest.raises(ExtractorUnavailable, match="torch-fidelity") as refused:
             load("inception", Path(place))
-        assert "python -m matchgraph.training.extractors.inception" in str(refused.value)
+        assert "python -m matchgraph.training.measure.extractors.inception" in str(refused.value)
     save_file({"fc.weight": torch.zeros(2)}, tmp_path / "inception.safetensors")
     with pytest.raises(ExtractorUnavailable, match=r"does not hold .*[^.:]\. Fetch"):
         load("inception", tmp_path)

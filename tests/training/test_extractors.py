@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from matchgraph.training.errors import ExtractorUnavailable, TooFewSamples
-from matchgraph.training.extractors import clean_resize, load_clip
+from matchgraph.training.measure.extractors import clean_resize, load_clip
 from tests.training import tiny
 
 

@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 import torch
 
-from matchgraph.training.adapters import attach_adapter, detach_adapter
 from matchgraph.training.errors import UnknownFamily, UnsupportedScheduler
-from matchgraph.training.families import FAMILIES, family, family_of
-from matchgraph.training.families.base import draw_sigmas
-from matchgraph.training.pipelines import load_pipeline, quiet_libraries
-from matchgraph.training.samplers import STUDENT_STEPS, TOLD_GUIDANCE
+from matchgraph.training.pipelines.families import FAMILIES, family, family_of
+from matchgraph.training.pipelines.families.base import draw_sigmas
+from matchgraph.training.pipelines.loading import load_pipeline, quiet_libraries
+from matchgraph.training.pipelines.samplers import STUDENT_STEPS, TOLD_GUIDANCE
+from matchgraph.training.tune.adapters import attach_adapter, detach_adapter
 from tests.training import tiny
 
 NAMES = sorted(FAMILIES)

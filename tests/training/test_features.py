@@ -10,8 +10,8 @@ import pytest
 from safetensors.numpy import load_file
 
 from matchgraph.training.errors import NonFiniteDistance, ShapeMismatch, TooFewSamples
-from matchgraph.training.features import read_features, write_features
-from matchgraph.training.kernels import mean_similarity
+from matchgraph.training.measure.features import read_features, write_features
+from matchgraph.training.measure.kernels import mean_similarity
 
 FACTS = {"content": "c0ffee", "extractor": "0123"}
 

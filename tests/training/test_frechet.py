@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from matchgraph.training.errors import DistanceError, NonFiniteDistance, ShapeMismatch, TooFewSamples
-from matchgraph.training.frechet import (
+from matchgraph.training.measure.frechet import (
     GaussianAccumulator,
     GaussianStatistics,
     frechet_distance,

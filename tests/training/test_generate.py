@@ -9,17 +9,17 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from matchgraph.training.adapters import (
+from matchgraph.training.errors import BadAdapter, InvalidConfig
+from matchgraph.training.pipelines.families import FAMILIES, family
+from matchgraph.training.pipelines.loading import LoadedPipeline
+from matchgraph.training.sampling.generate import SampleConfig, image_generator, sample_images, stream_images
+from matchgraph.training.tune.adapters import (
     ADAPTER_FILE,
     attach_adapter,
     detach_adapter,
     load_adapter,
     save_adapter,
 )
-from matchgraph.training.errors import BadAdapter, InvalidConfig
-from matchgraph.training.families import FAMILIES, family
-from matchgraph.training.generate import SampleConfig, image_generator, sample_images, stream_images
-from matchgraph.training.pipelines import LoadedPipeline
 from tests.training import tiny
 
 NAMES = sorted(FAMILIES)

@@ -13,8 +13,8 @@ from safetensors.torch import save_file
 
 from matchgraph.training.errors import ModelUnavailable
 from matchgraph.training.files import files_below
-from matchgraph.training.hub import model_name, pipeline_files, pipeline_folder, student_weights
-from matchgraph.training.pipelines import load_pipeline
+from matchgraph.training.pipelines.hub import model_name, pipeline_files, pipeline_folder, student_weights
+from matchgraph.training.pipelines.loading import load_pipeline
 from tests.training.hub import COMMIT, put_into_cache, served, use_cache
 
 NAME = "someone/tiny-model"

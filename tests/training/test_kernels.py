@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from matchgraph.training.errors import NonFiniteDistance, ShapeMismatch, TooFewSamples
-from matchgraph.training.kernels import BLOCK_ROWS, cmmd, kid, mean_similarity
+from matchgraph.training.measure.kernels import BLOCK_ROWS, cmmd, kid, mean_similarity
 
 
 def features(seed: int, n: int, d: int = 8, shift: float = 0.0) -> np.ndarray:

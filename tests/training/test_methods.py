@@ -8,12 +8,12 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from matchgraph.training.adapters import ADAPTER_FILE
 from matchgraph.training.errors import BadAdapter
-from matchgraph.training.generate import SampleConfig, sample_images
-from matchgraph.training.lora import FineTuneConfig, fine_tune
-from matchgraph.training.methods import DENOISER_FILE, Full
-from matchgraph.training.pipelines import LoadedPipeline
+from matchgraph.training.pipelines.loading import LoadedPipeline
+from matchgraph.training.sampling.generate import SampleConfig, sample_images
+from matchgraph.training.tune.adapters import ADAPTER_FILE
+from matchgraph.training.tune.lora import FineTuneConfig, fine_tune
+from matchgraph.training.tune.methods import DENOISER_FILE, Full
 
 FULL = {
     "method": "full",

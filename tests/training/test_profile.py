@@ -13,8 +13,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from matchgraph.minizoo import ROOT
 from matchgraph.training.errors import BadPipeline, CannotProfile, InvalidConfig
-from matchgraph.training.pipelines import LoadedPipeline
-from matchgraph.training.profile import (
+from matchgraph.training.pipelines.loading import LoadedPipeline
+from matchgraph.training.pipelines.profile import (
     PROMPT,
     PipelineProfiler,
     call_arguments,

@@ -13,9 +13,9 @@ from safetensors.numpy import save_file
 
 from matchgraph.minizoo import ROOT
 from matchgraph.training.errors import ScorerUnavailable
-from matchgraph.training.extractors import load_clip
-from matchgraph.training.prompts import load_prompt_encoder
-from matchgraph.training.quality import AestheticScore, ClipScore, Sharpness, sharpness
+from matchgraph.training.measure.extractors import load_clip
+from matchgraph.training.measure.prompts import load_prompt_encoder
+from matchgraph.training.measure.quality import AestheticScore, ClipScore, Sharpness, sharpness
 from tests.training.hub import put_into_cache, use_cache
 
 CLIP = ROOT / "probes" / "clip"

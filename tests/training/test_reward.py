@@ -9,7 +9,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from matchgraph.training.errors import ScorerUnavailable
-from matchgraph.training.reward import TEXT_CONFIG, VOCABULARY, WEIGHTS, ImageReward
+from matchgraph.training.measure.reward import TEXT_CONFIG, VOCABULARY, WEIGHTS, ImageReward
 from tests.training.data.make_image_reward import HERE, MED, PROMPTS, WORDS, images, weights
 from tests.training.hub import put_into_cache, use_cache
 

@@ -13,11 +13,18 @@ import pytest
 from PIL import Image
 
 from matchgraph.training.errors import BadDataset, ShapeMismatch, TooFewSamples, UnknownMeasure
-from matchgraph.training.extractors import ExtractorSpec, load_clip, load_extractor
-from matchgraph.training.frechet import frechet_distance, gaussian_statistics
 from matchgraph.training.images import load_rgb
-from matchgraph.training.kernels import cmmd, kid
-from matchgraph.training.scoring import Measure, Reference, Sample, Scorer, needed_extractors, parse_metric
+from matchgraph.training.measure.extractors import ExtractorSpec, load_clip, load_extractor
+from matchgraph.training.measure.frechet import frechet_distance, gaussian_statistics
+from matchgraph.training.measure.kernels import cmmd, kid
+from matchgraph.training.measure.scoring import (
+    Measure,
+    Reference,
+    Sample,
+    Scorer,
+    needed_extractors,
+    parse_metric,
+)
 from tests.training import tiny
 
 METRICS = ("clip_fid", "cmmd", "dinov2_fid", "dinov2_kid")
@@ -113,7 +120,7 @@ def test_datasets_are_looked_at_once(extractors, folder, tmp_path, monkeypatch):
     )
     looks = []
     monkeypatch.setattr(
-        "matchgraph.training.scoring.load_rgb", lambda path: looks.append(path) or load_rgb(path)
+        "matchgraph.training.measure.scoring.load_rgb", lambda path: looks.append(path) or load_rgb(path)
     )
     again = Scorer(METRICS, extractors, tmp_path / "cache").reference(folder, "c0")
     assert not looks

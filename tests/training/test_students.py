@@ -15,14 +15,14 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from matchgraph.training.distill import RECORD_FILE, is_student
 from matchgraph.training.errors import BadAdapter, InvalidConfig, TrainingError, UnsafeWeights
 from matchgraph.training.files import files_below
-from matchgraph.training.generate import SampleConfig, sample_images
-from matchgraph.training.pipelines import LoadedPipeline
-from matchgraph.training.profile import PipelineProfiler
-from matchgraph.training.samplers import TOLD_GUIDANCE
-from matchgraph.training.students import make_student
+from matchgraph.training.pipelines.loading import LoadedPipeline
+from matchgraph.training.pipelines.profile import PipelineProfiler
+from matchgraph.training.pipelines.samplers import TOLD_GUIDANCE
+from matchgraph.training.pipelines.students import make_student
+from matchgraph.training.sampling.generate import SampleConfig, sample_images
+from matchgraph.training.tune.distill import RECORD_FILE, is_student
 from tests.training import tiny
 from tests.training.hub import put_into_cache, use_cache
 
@@ -296,7 +296,7 @@ def test_what_cannot_be_written_leaves_nothing(tiny_folder, told, tmp_path, monk
         raise OSError(28, "No space left on device")
 
     before = files_below(told)
-    monkeypatch.setattr("matchgraph.training.distill.write_json", full)
+    monkeypatch.setattr("matchgraph.training.tune.distill.write_json", full)
     with pytest.raises(OSError, match="No space"):
         make_student(tiny_folder("sdxl"), told, tmp_path / "student")
     assert not list(tmp_path.iterdir())

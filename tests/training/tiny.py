@@ -451,7 +451,7 @@ CALL: dict[str, dict[str, Any]] = {
 
 def save(name: str, folder: Path, **options: Any) -> Path:
     """Write one family's tiny pipeline, its last layers filled so that the output depends on every input."""
-    from matchgraph.training.pipelines import quiet_libraries
+    from matchgraph.training.pipelines.loading import quiet_libraries
 
     pipe = BUILDERS[name](**options)
     with torch.no_grad():
@@ -532,7 +532,7 @@ def save_inception(file: Path, seed: int = 0) -> Path:
     """Write random weights for FID's Inception, scaled so that they keep a signal alive through its depth."""
     from safetensors.torch import save_file
 
-    from matchgraph.training.extractors.inception import build
+    from matchgraph.training.measure.extractors.inception import build
 
     torch.manual_seed(seed)
     network = build()

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 import pytest
 
 from matchgraph.predictor.evaluation import Fold, Score
-from matchgraph.predictor.report.variants import Outcome
+from matchgraph.report.variants import Outcome
 
 
 def fold_of(dataset: str, osr: Mapping[str, float], *, tau: float = 0.5, o2o: float = 1.0) -> Fold:

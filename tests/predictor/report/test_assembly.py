@@ -11,14 +11,14 @@ from xml.etree import ElementTree
 
 import pytest
 
-import matchgraph.predictor.report.comparisons as comparisons
-import matchgraph.predictor.report.variants as variants
+import matchgraph.report.comparisons as comparisons
+import matchgraph.report.variants as variants
+from matchgraph.cli.report import STUDIES as OFFERED
 from matchgraph.graphdb.models import Dataset, Model
 from matchgraph.predictor.errors import InvalidRows, NotEnoughResults
-from matchgraph.predictor.report.assembly import STUDIES, Plan, make_report
-from matchgraph.predictor.report.sources import Replicate, Sources, View
-from matchgraph.predictor.report.variants import MAIN_VIEW
-from matchgraph.predictor.report_cli import STUDIES as OFFERED
+from matchgraph.report.assembly import STUDIES, Plan, make_report
+from matchgraph.report.sources import Replicate, Sources, View
+from matchgraph.report.variants import MAIN_VIEW
 
 HOSTILE = '<img src=x onerror="alert(1)">'
 # Elements that end where they begin.

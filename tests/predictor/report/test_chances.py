@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from matchgraph.predictor.recipes import PAPER
-from matchgraph.predictor.report.chances import CONFIDENCES, chances
-from matchgraph.predictor.report.figures import reliability
-from matchgraph.predictor.report.sections import calibration_section
+from matchgraph.report.chances import CONFIDENCES, chances
+from matchgraph.report.figures import reliability
+from matchgraph.report.sections import calibration_section
 
 
 def test_chances_of_folds_made_by_hand(outcome):

@@ -10,9 +10,9 @@ import pytest
 from matchgraph.graphdb.metrics import KNOWN_METRICS
 from matchgraph.graphdb.models import Snapshot
 from matchgraph.predictor.recipes import PAPER
-from matchgraph.predictor.report.comparisons import inputs, rankers, selection, sparsity, views
-from matchgraph.predictor.report.sources import View
-from matchgraph.predictor.report.variants import Outcome
+from matchgraph.report.comparisons import inputs, rankers, selection, sparsity, views
+from matchgraph.report.sources import View
+from matchgraph.report.variants import Outcome
 
 RANDOM = [1 / 3] * 10
 

@@ -7,9 +7,9 @@ import xml.etree.ElementTree as ElementTree
 
 import numpy as np
 
-from matchgraph.predictor.report.comparisons import selection
-from matchgraph.predictor.report.figures import INK, before_and_after, heatmap, intervals
-from matchgraph.predictor.report.measurements import Landscape
+from matchgraph.report.comparisons import selection
+from matchgraph.report.figures import INK, before_and_after, heatmap, intervals
+from matchgraph.report.measurements import Landscape
 
 # A script, a formula, a reference and the colour that stands for the page's, all in a name.
 HOSTILE = '<b>$x_1$ &" id="q"' + INK

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from matchgraph.graphdb.models import Dataset, Metric, Model, Snapshot
-from matchgraph.predictor.report.measurements import landscape, noise
+from matchgraph.report.measurements import landscape, noise
 
 NAN = float("nan")
 

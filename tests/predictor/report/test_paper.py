@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from matchgraph.predictor.metrics import SELECTION_METRICS
-from matchgraph.predictor.report.paper import figures_of, labels_of, printed
+from matchgraph.report.paper import figures_of, labels_of, printed
 
 TEXT = Path(__file__).resolve().parents[4] / "shared" / "papers" / "match-and-choose.txt"
 HEADINGS = {

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from matchgraph.predictor.errors import InvalidRows
-from matchgraph.predictor.report.rankers import (
+from matchgraph.report.rankers import (
     COMPARED,
     TITLES,
     ClassifierRanker,

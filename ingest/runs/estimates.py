@@ -1,0 +1,198 @@
+"""How long runs take: reckoned from runs that are done, or else from what a model computes.
+
+A figure for planning, good to a factor of two or so where no run of the same model is done yet.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from statistics import median
+from typing import Any
+
+from matchgraph.graphdb.models import Model
+from matchgraph.ingest.runs.ledger import DONE, Run
+
+BEFORE, TRAINING, AFTER = "sampling before", "fine-tuning", "sampling after"
+# Backward costs about two forwards, so a training step is three: Kaplan et al. (2020), section 2.1.
+FORWARDS_PER_STEP = 3
+# The side at which `tflop` is counted, see `training.pipelines.profile`.
+PROFILED_PX = 512
+# A token of a denoiser stands for 16 pixels a side: latents of 1/8, patches of 2.
+TOKEN_PX = 16
+# For a model of no known family: what most pipelines default to.
+OTHER_STEPS, OTHER_GUIDED = 30, True
+# Where nothing at all has been measured: what one data-centre GPU comes to in practice.
+ASSUMED_TFLOP_PER_S = 50.0
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """How long something takes.
+
+    Args:
+        seconds: on one device; None where nobody can tell.
+        basis: what that was reckoned from, in words.
+    """
+
+    seconds: float | None
+    basis: str
+
+
+class Estimator:
+    """Estimates runs.
+
+    Args:
+        runs: all runs of the ledger, of which those that are done serve as measurements.
+        models: the models by id.
+    """
+
+    def __init__(self, runs: Sequence[Run], models: Mapping[str, Model]) -> None:
+        self._done = [
+            run for run in runs if run.status == DONE and run.properties.get("training_seconds") is not None
+        ]
+        self._models = models
+        self._speeds = {
+            kind: [
+                work / seconds
+                for run in self._done
+                if (work := self._tflop(run.model, run.config, kind)) and (seconds := _seconds(run, kind))
+            ]
+            for kind in (TRAINING, AFTER)
+        }
+
+    def stage(self, stage: str, model: str, config: Mapping[str, Any]) -> Estimate:
+        """Estimate one stage of a run."""
+        kind = TRAINING if stage == TRAINING else AFTER
+        seconds, basis = self._stage(kind, model, config)
+        return Estimate(seconds, basis)
+
+    def whole(self, model: str, config: Mapping[str, Any]) -> Estimate:
+        """Estimate a run from its beginning.
+
+        Args:
+            model: the model's id.
+            config: what it does, as `RunConfig.asked` gives it.
+        """
+        return _total([self.stage(stage, model, config) for stage in stages(config)])
+
+    def left(self, run: Run) -> Estimate:
+        """Estimate what is left of a running run, by its own pace where that is known."""
+        order = stages(run.config)
+        if run.progress is None or run.progress.stage not in order:
+            begun = run.progress is None or run.progress.stage == "claimed"
+            return self.whole(run.model, run.config) if begun else Estimate(None, "nearly done")
+        position = order.index(run.progress.stage)
+        estimates = [self._rest_of_stage(run)]
+        estimates += [self.stage(stage, run.model, run.config) for stage in order[position + 1 :]]
+        return _total(estimates)
+
+    def _rest_of_stage(self, run: Run) -> Estimate:
+        progress, pace = run.progress, run.pace
+        assert progress is not None
+        left = max(progress.of - progress.step, 0)
+        if pace is not None and progress.step > pace.first and pace.heard > pace.began:
+            per_step = (pace.heard - pace.began) / (progress.step - pace.first)
+            return Estimate(max(left * per_step - (pace.now - pace.heard), 0) / 1000, "its own pace")
+        whole = self.stage(progress.stage, run.model, run.config)
+        if whole.seconds is None or not progress.of:
+            return whole
+        return Estimate(whole.seconds * left / progress.of, whole.basis)
+
+    def _stage(self, kind: str, model: str, config: Mapping[str, Any]) -> tuple[float | None, str]:
+        for basis, alike in (
+            ("runs of this model", lambda other: _setting(other, kind) == _setting(config, kind)),
+            ("runs of this model with other settings", lambda _: True),
+        ):
+            rates = [
+                seconds / _amount(run.config, kind, self._steps(model, run.config))
+                for run in self._done
+                if run.model == model and alike(run.config) and (seconds := _seconds(run, kind))
+            ]
+            if rates:
+                return median(rates) * _amount(config, kind, self._steps(model, config)), basis
+        if kind == AFTER and (rate := self._property(model, "throughput")):
+            scale = (config["resolution_px"] / PROFILED_PX) ** 2 * self._steps(model, config)
+            return config["samples"] / rate * scale / self._steps(model, {}), "the model's throughput"
+        work = self._tflop(model, config, kind)
+        if not work:
+            return None, "nothing known of this model"
+        if self._speeds[kind]:
+            return work / median(self._speeds[kind]), "runs of other models"
+        return work / ASSUMED_TFLOP_PER_S, f"{ASSUMED_TFLOP_PER_S:g} TFLOP/s assumed"
+
+    def _tflop(self, model: str, config: Mapping[str, Any], kind: str) -> float:
+        """TFLOP of a run's training, or of one of its samplings; 0 where nothing is known."""
+        steps, guided = self._steps(model, {}), self._guided(model, config)
+        if whole := self._property(model, "tflop"):
+            default = self._guided(model, {})
+            forward = whole / (steps * default) * (config["resolution_px"] / PROFILED_PX) ** 2
+        elif params := self._property(model, "params"):
+            forward = 2 * params * (config["resolution_px"] / TOKEN_PX) ** 2 / 1e12
+        else:
+            return 0.0
+        if kind == TRAINING:
+            return forward * FORWARDS_PER_STEP * config["steps"] * config["batch_size"]
+        return forward * self._steps(model, config) * guided * config["samples"]
+
+    def _property(self, model: str, name: str) -> float | None:
+        value = self._models[model].properties.get(name) if model in self._models else None
+        return value if isinstance(value, int | float) and value > 0 else None
+
+    def _steps(self, model: str, config: Mapping[str, Any]) -> int:
+        return config.get("sampling_steps") or _defaults(self._family(model))[0]
+
+    def _guided(self, model: str, config: Mapping[str, Any]) -> int:
+        """Forwards in a sampling step."""
+        _, doubled, default = _defaults(self._family(model))
+        guidance = config.get("guidance")
+        return 2 if doubled and (default if guidance is None else guidance) > 1 else 1
+
+    def _family(self, model: str) -> str:
+        return str(self._models[model].properties.get("family")) if model in self._models else ""
+
+
+def stages(config: Mapping[str, Any]) -> list[str]:
+    """The stages of a run that take time, in order."""
+    return [BEFORE, TRAINING, AFTER] if config.get("initial") else [TRAINING, AFTER]
+
+
+@cache
+def _defaults(family_name: str) -> tuple[int, bool, float]:
+    """A family's default steps, whether guidance doubles the forwards, and its default guidance."""
+    from matchgraph.training.errors import UnknownFamily
+    from matchgraph.training.pipelines.families import family
+
+    try:
+        found = family(family_name)
+    except UnknownFamily:
+        return OTHER_STEPS, OTHER_GUIDED, 7.5
+    return found.default_steps, found.classifier_free, found.default_guidance
+
+
+def _setting(config: Mapping[str, Any], kind: str) -> tuple[Any, ...]:
+    names = ("batch_size", "resolution_px", "precision")
+    return tuple(config.get(name) for name in (*names, *(() if kind == TRAINING else ("guidance",))))
+
+
+def _amount(config: Mapping[str, Any], kind: str, sampling_steps: int) -> float:
+    """What the time of a stage is proportional to, within one model."""
+    pixels = config["resolution_px"] ** 2
+    if kind == TRAINING:
+        return config["steps"] * config["batch_size"] * pixels
+    return config["samples"] * sampling_steps * pixels
+
+
+def _seconds(run: Run, kind: str) -> float:
+    if kind == TRAINING:
+        return run.properties["training_seconds"]
+    return run.properties.get("seconds_per_image", 0.0) * run.config["samples"]
+
+
+def _total(estimates: Sequence[Estimate]) -> Estimate:
+    known: Callable[[Estimate], bool] = lambda estimate: estimate.seconds is not None  # noqa: E731
+    if not all(map(known, estimates)):
+        return Estimate(None, next(estimate.basis for estimate in estimates if not known(estimate)))
+    bases = dict.fromkeys(estimate.basis for estimate in estimates)
+    return Estimate(sum(estimate.seconds or 0.0 for estimate in estimates), " and ".join(bases))

@@ -1,0 +1,200 @@
+"""Carrying out one fine-tuning run with the training package; the only module here that loads torch."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from matchgraph.ingest.errors import ExtractorMismatch
+from matchgraph.ingest.runs.estimates import AFTER, BEFORE, TRAINING
+from matchgraph.ingest.runs.pages import GRID_BEFORE_FILE, GRID_FILE
+from matchgraph.ingest.runs.run import Job, OnStep, Outcome
+from matchgraph.training.files import write_json
+from matchgraph.training.measure.extractors import load_extractor, parse_extractors, require_images
+from matchgraph.training.measure.frechet import GaussianStatistics
+from matchgraph.training.measure.scoring import Score, Scorer
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from matchgraph.training.measure.extractors import Extractor
+    from matchgraph.training.pipelines.loading import LoadedPipeline
+    from matchgraph.training.tune.cache import EncodingCache
+
+# Told images, gives a score for each metric.
+Measuring = Callable[[Iterable["Image.Image"]], tuple[Score, ...]]
+
+GRID_SIDE = 4
+# Scores of the pretrained model, kept beside the checkpoint: a run that is taken up again need not sample it.
+INITIAL_FILE = "initial.json"
+CHECKPOINT_STEPS = 500
+
+
+@dataclass
+class LoraExecutor:
+    """Fine-tunes and scores by every metric asked for; keeps one model loaded, as runs come grouped by model.
+
+    Args:
+        device: "auto" or a torch device name.
+        checkpoint_steps: training steps between two checkpoints.
+        cache: where encodings of images and captions are kept for other runs; None for nowhere.
+        extractors: by hash, those that are loaded already; others are loaded from where the run says.
+        features: where features of datasets are kept for other runs; None for nowhere.
+    """
+
+    device: str = "auto"
+    checkpoint_steps: int = CHECKPOINT_STEPS
+    cache: EncodingCache | None = None
+    extractors: dict[str, Extractor] = field(default_factory=dict)
+    features: Path | None = None
+    _loaded: LoadedPipeline | None = field(default=None, init=False, repr=False)
+
+    def execute(self, job: Job, on_step: OnStep) -> Outcome:
+        """Score the pretrained model, fine-tune it, and score it again; see `ingest.runs.run.Executor`."""
+        from matchgraph.training.images import list_captioned_images
+        from matchgraph.training.tune.checkpoint import Checkpoints, checkpoint_step
+        from matchgraph.training.tune.lora import fine_tune
+
+        scorer = Scorer(job.config.metrics, self._extractors(job), self.features)
+        known = job.reference
+        reference = scorer.reference(
+            job.dataset_folder,
+            job.dataset_hash,
+            known=known and {known.extractor: GaussianStatistics(known.n, known.mean, known.covariance)},
+        )
+        score = partial(scorer.score, reference=reference)
+        pipeline = self._pipeline(job.model_folder, job.config.precision)
+        # A dataset without captions is one of images without prompts.
+        prompts = [image.caption or "" for image in list_captioned_images(job.dataset_folder)]
+        initial = self._initial(job, pipeline, score, prompts, on_step) if job.config.initial else ()
+        # An estimate of the time left takes what an earlier claim did for done.
+        known_steps = checkpoint_step(job.resume_from) if job.resume_from else None
+        on_step(TRAINING, known_steps or 0, job.config.steps)
+        record = fine_tune(
+            pipeline,
+            job.dataset_folder,
+            job.config.fine_tuning(self.device),
+            job.out,
+            on_step=lambda step, loss: on_step(TRAINING, step, job.config.steps, loss),
+            checkpoints=Checkpoints(job.checkpoint, self.checkpoint_steps, job.resume_from),
+            cache=self.cache,
+        )
+        finetuned, shown, drawing = self._measure(
+            job, pipeline, score, record.adapter, prompts, AFTER, on_step
+        )
+        save_grid(shown, job.out / GRID_FILE)
+        per_image = drawing / job.config.samples
+        details = {**record.to_dict(), "prompts": [prompts[i % len(prompts)] for i in range(len(shown))]}
+        return Outcome(finetuned, initial, record.adapter, record.seconds, per_image, details)
+
+    def _initial(
+        self, job: Job, pipeline: LoadedPipeline, score: Measuring, prompts: list[str], on_step: OnStep
+    ) -> tuple[Score, ...]:
+        """Score the pretrained model, or find its scores beside an earlier claim's checkpoint."""
+        kept, grid = job.checkpoint / INITIAL_FILE, job.checkpoint / GRID_BEFORE_FILE
+        scores = read_scores(kept)
+        if scores is None:
+            scores, shown, _ = self._measure(job, pipeline, score, None, prompts, BEFORE, on_step)
+            save_grid(shown, grid)
+            write_json(kept, {"scores": [score.to_dict() for score in scores]})
+        if grid.exists():
+            shutil.copyfile(grid, job.out / GRID_BEFORE_FILE)
+        return scores
+
+    def close(self) -> None:
+        """Free the model that is loaded."""
+        if self._loaded is not None:
+            self._loaded.close()
+            self._loaded = None
+
+    def _pipeline(self, folder: Path, precision: str) -> LoadedPipeline:
+        from matchgraph.training.pipelines.loading import LoadedPipeline
+
+        loaded = self._loaded
+        if loaded is None or loaded.folder != folder or loaded.precision != precision:
+            self.close()
+            loaded = self._loaded = LoadedPipeline(folder, device=self.device, precision=precision)
+        return loaded
+
+    def _extractors(self, job: Job) -> dict[str, Extractor]:
+        """The extractors that a run was planned with, by name."""
+        for name, wanted in job.asked["extractors"].items():
+            if wanted in self.extractors:
+                continue
+            weights = job.extractors.get(name)
+            if weights is None:
+                raise ExtractorMismatch(
+                    f"Run {job.run} does not say where its extractor {name!r} ({wanted}) is; queue it again "
+                    "with `matchgraph ingest run`."
+                )
+            spec = parse_extractors([f"{name}={weights}"])[name]
+            found = load_extractor(spec, device=self.device)
+            if found.hash != wanted:
+                raise ExtractorMismatch(
+                    f"The extractor at {spec.weights} is {found.hash}, and run {job.run} was planned with "
+                    f"{wanted}; bring that one back, or queue the run anew."
+                )
+            self.extractors[wanted] = require_images(found, name)
+        return {name: self.extractors[wanted] for name, wanted in job.asked["extractors"].items()}
+
+    def _measure(
+        self,
+        job: Job,
+        pipeline: LoadedPipeline,
+        score: Measuring,
+        adapter: Path | None,
+        prompts: list[str],
+        step: str,
+        on_step: OnStep,
+    ) -> tuple[tuple[Score, ...], list[Image.Image], float]:
+        from matchgraph.training.sampling.generate import stream_images
+
+        shown: list[Image.Image] = []
+        drawing = 0.0
+
+        def watched(images: Iterable[Image.Image]) -> Iterator[Image.Image]:
+            nonlocal drawing
+            started = time.perf_counter()
+            for number, image in enumerate(images, start=1):
+                drawing += time.perf_counter() - started
+                if len(shown) < GRID_SIDE**2:
+                    shown.append(image)
+                on_step(step, number, job.config.samples)
+                yield image
+                started = time.perf_counter()
+
+        on_step(step, 0, job.config.samples)
+        # Closed also where a run is given up half-way: the next one must find the model without an adapter.
+        sampling = job.config.sampling(self.device)
+        with closing(stream_images(pipeline, adapter, prompts, sampling, cache=self.cache)) as images:
+            scores = score(watched(images))
+        return scores, shown, drawing
+
+
+def read_scores(file: Path) -> tuple[Score, ...] | None:
+    """Return the scores kept in a file; None where there is none that can be read."""
+    try:
+        rows = json.loads(file.read_text(encoding="utf-8"))["scores"]
+        return tuple(Score(**row) for row in rows)
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def save_grid(images: list[Image.Image], file: Path) -> None:
+    """Save images of one size as a square picture, so that a run's samples can be looked at."""
+    from PIL import Image
+
+    side = images[0].width
+    columns = min(GRID_SIDE, len(images))
+    rows = -(-len(images) // columns)
+    grid = Image.new("RGB", (columns * side, rows * side), "white")
+    for position, image in enumerate(images):
+        grid.paste(image, (position % columns * side, position // columns * side))
+    grid.save(file)

@@ -1,0 +1,403 @@
+"""Which fine-tuning runs there are: the pairs asked for, what there is of them already, and how they get
+into the ledger.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from matchgraph.graphdb.models import Dataset, Model
+from matchgraph.ingest.errors import BadInput, ConfigChanged, ExtractorMismatch, NothingToDo, SourceChanged
+from matchgraph.ingest.runs.artefacts import has_artefact
+from matchgraph.ingest.runs.config import RunConfig
+from matchgraph.ingest.runs.estimates import Estimate, Estimator
+from matchgraph.ingest.runs.ledger import DONE, FAILED, MAX_ATTEMPTS, QUEUED, RUNNING, Ledger, Run, RunRequest
+from matchgraph.ingest.tables.csv_file import check_ids, read_table
+from matchgraph.ingest.tables.datasets import listed_hash
+from matchgraph.ingest.tables.models import pipeline_fingerprint
+from matchgraph.ingest.tables.results import check_known
+from matchgraph.training.measure.scoring import PROBE
+
+if TYPE_CHECKING:
+    from matchgraph.graphdb.repository import MatchingGraph
+    from matchgraph.training.measure.extractors import Extractor
+
+# The state of a pair of which the ledger has no run.
+NEW = "NEW"
+# Of these the ledger says so by other names.
+FINGERPRINTS = {
+    "model_fingerprint": "the content of the model's folder",
+    "dataset_fingerprint": "the content of the dataset's folder",
+}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The runs asked for, grouped by model.
+
+    Args:
+        requests: run id to request, in the order of work.
+        models: the models by id.
+        datasets: the datasets by id.
+        config: what each run does.
+    """
+
+    requests: Mapping[str, RunRequest]
+    models: Mapping[str, Model]
+    datasets: Mapping[str, Dataset]
+    config: RunConfig
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """One pair of a plan, and what there is of it already.
+
+    Args:
+        id: the run's id.
+        model: the model's id.
+        dataset: the dataset's id.
+        state: the run's status in the ledger, or NEW; a run that is marked as done and whose edge or adapter
+            is gone is QUEUED, as `run` would queue it.
+        recorded: whether the edge has a value of each metric, from whatever source.
+        estimate: how long what is left of it takes.
+    """
+
+    id: str
+    model: str
+    dataset: str
+    state: str
+    recorded: bool
+    estimate: Estimate
+
+
+def read_pairs(path: Path, *, models: Collection[str], datasets: Collection[str]) -> list[tuple[str, str]]:
+    """Read (model, dataset) pairs from a CSV file with these two columns.
+
+    Args:
+        path: the file.
+        models: ids of the models in the graph.
+        datasets: ids of the datasets in the graph.
+
+    Returns:
+        The pairs, each once.
+
+    Raises:
+        BadInput: the file has problems.
+    """
+    table = read_table(path, required=("model", "dataset"))
+    check_ids(table, {"model": "model", "dataset": "dataset"})
+    check_known(table, "model", "model", models)
+    check_known(table, "dataset", "dataset", datasets)
+    if table.problems:
+        raise BadInput(sorted(set(table.problems)), skippable=False)
+    return list(dict.fromkeys((row.cells["model"], row.cells["dataset"]) for row in table.rows))
+
+
+def plan_runs(
+    graph: MatchingGraph,
+    config: RunConfig,
+    extractors: Mapping[str, Extractor],
+    *,
+    models: Sequence[str] = (),
+    datasets: Sequence[str] = (),
+    pairs: Path | None = None,
+    replicate: bool = False,
+    weights: Mapping[str, str] | None = None,
+) -> Plan:
+    """Decide which runs there are; reads the graph and the folders, writes nothing.
+
+    Args:
+        graph: the graph.
+        config: what each run does.
+        extractors: by name, those that the metrics need; the probe among them, if it is, must be the one that
+            the datasets were ingested with.
+        models: ids of the models; none for all that have a folder.
+        datasets: ids of the datasets; none for all that have a folder.
+        pairs: a CSV file of pairs, instead of all models with all datasets.
+        replicate: measure again under another seed, to tell the noise; the edges are left alone.
+        weights: where workers find each extractor, by its name: `WEIGHTS` or `KIND:WEIGHTS`.
+
+    Returns:
+        The plan, grouped by model.
+
+    Raises:
+        NothingToDo: no pair is left.
+        SourceChanged: a folder is gone or holds something else than was ingested.
+        ExtractorMismatch: a dataset was ingested with another probe.
+        BadInput: the file of pairs has problems.
+    """
+    all_models = {model.id: model for model in graph.models()}
+    all_datasets = {dataset.id: dataset for dataset in graph.datasets()}
+    wanted = select_pairs(all_models, all_datasets, models=models, datasets=datasets, pairs=pairs)
+    model_hashes = {model: model_hash(all_models[model]) for model, _ in wanted}
+    dataset_hashes = {dataset: dataset_hash(all_datasets[dataset]) for _, dataset in wanted}
+    if PROBE in extractors:
+        _check_measured_by(graph, extractors[PROBE], [all_datasets[dataset] for dataset in dataset_hashes])
+    asked = {**config.asked(), "extractors": {name: extractors[name].hash for name in sorted(extractors)}}
+    requests = [
+        RunRequest(
+            model,
+            dataset,
+            asked,
+            model_hashes[model],
+            dataset_hashes[dataset],
+            replicate,
+            dict(weights or {}),
+        )
+        for model, dataset in wanted
+    ]
+    return Plan({request.id: request for request in requests}, all_models, all_datasets, config)
+
+
+def select_pairs(
+    all_models: Mapping[str, Model],
+    all_datasets: Mapping[str, Dataset],
+    *,
+    models: Sequence[str] = (),
+    datasets: Sequence[str] = (),
+    pairs: Path | None = None,
+) -> list[tuple[str, str]]:
+    """Decide which pairs of model and dataset are meant, sorted.
+
+    Args:
+        all_models: the graph's models by id.
+        all_datasets: the graph's datasets by id.
+        models: ids of the models; none for all that have a folder.
+        datasets: ids of the datasets; none for all that have a folder.
+        pairs: a CSV file of pairs, instead of all models with all datasets.
+
+    Raises:
+        NothingToDo: a model or dataset is unknown, or none has a folder.
+        BadInput: the file of pairs has problems.
+    """
+    if pairs is not None:
+        return sorted(read_pairs(pairs, models=all_models, datasets=all_datasets))
+    chosen_models = _chosen("model", models, all_models)
+    chosen_datasets = _chosen("dataset", datasets, all_datasets)
+    return sorted((model, dataset) for model in chosen_models for dataset in chosen_datasets)
+
+
+def _chosen(kind: str, ids: Sequence[str], known: Mapping[str, Model] | Mapping[str, Dataset]) -> list[str]:
+    unknown = [name for name in ids if name not in known]
+    if unknown:
+        raise NothingToDo(
+            f"There is no {kind} {unknown[0]!r} in the graph; add it with `matchgraph ingest {kind}s`."
+        )
+    chosen = list(dict.fromkeys(ids)) or [
+        name for name, node in known.items() if node.properties.get("source")
+    ]
+    if not chosen:
+        raise NothingToDo(
+            f"No {kind} in the graph has a folder; add one with `matchgraph ingest {kind}s FOLDER`."
+        )
+    return chosen
+
+
+def source_folder(kind: str, node: Model | Dataset) -> Path:
+    """Return the folder that a model or dataset was ingested from.
+
+    Args:
+        kind: "model" or "dataset".
+        node: which.
+
+    Raises:
+        SourceChanged: it came from a table, or the folder is not on this machine.
+    """
+    source = node.properties.get("source")
+    if not isinstance(source, str):
+        raise SourceChanged(
+            f"The {kind} {node.id!r} has no folder, as it came from a table; add one with `matchgraph ingest "
+            f"{kind}s FOLDER`."
+        )
+    folder = Path(source)
+    if not folder.is_dir():
+        raise SourceChanged(
+            f"The folder of {kind} {node.id!r}, {folder}, is not here; bring it back, or ingest it from "
+            "where it is now."
+        )
+    return folder
+
+
+def _unchanged(kind: str, node: Model | Dataset, found: str) -> str:
+    if node.properties.get("content_hash") != found:
+        raise SourceChanged(
+            f"The folder of {kind} {node.id!r} holds something else than when it was ingested; run "
+            f"`matchgraph ingest {kind}s {node.properties['source']}` again."
+        )
+    return found
+
+
+def model_hash(model: Model) -> str:
+    """Return the hash of a model's folder, which must be the one it was ingested with.
+
+    Raises:
+        SourceChanged: the folder is not here, or holds something else.
+    """
+    return _unchanged("model", model, pipeline_fingerprint(source_folder("model", model)))
+
+
+def dataset_hash(dataset: Dataset) -> str:
+    """Return the hash of a dataset's folder, which must be the one it was ingested with.
+
+    Raises:
+        SourceChanged: the folder is not here, or holds something else.
+    """
+    return _unchanged("dataset", dataset, listed_hash(source_folder("dataset", dataset)))
+
+
+def _check_measured_by(graph: MatchingGraph, extractor: Extractor, datasets: Sequence[Dataset]) -> None:
+    found = {statistics.dataset for statistics in graph.statistics(extractor.hash)}
+    for dataset in datasets:
+        if dataset.id not in found:
+            known = dataset.properties.get("probe", "none")
+            raise ExtractorMismatch(
+                f"The dataset {dataset.id!r} was measured with the probe {known!r}, not with "
+                f"{extractor.name!r} ({extractor.hash}): use that probe, or ingest the dataset with this one."
+            )
+
+
+def check_unfinished(ledger: Ledger, plan: Plan) -> None:
+    """Refuse a plan that asks an unfinished run's question in another way, as after a changed option.
+
+    Runs that differ in model, dataset or seed, or of which one repeats the other to tell its noise, are
+    different questions.
+
+    Raises:
+        ConfigChanged: there is such a run; the message names the first setting that differs.
+    """
+    asked = {
+        (request.model, request.dataset, request.config["seed"], request.replicate): request
+        for request in plan.requests.values()
+    }
+    for run in ledger.runs():
+        request = asked.get((run.model, run.dataset, run.config.get("seed"), run.replicate))
+        if run.status not in {QUEUED, RUNNING} or request is None or run.id == request.id:
+            continue
+        name, before, now = _first_difference(run, request)
+        raise ConfigChanged(
+            f"Run {run.id} of {run.model!r} on {run.dataset!r} is unfinished, and {name} was {before!r} "
+            f"there and is {now!r} here. Ask for what it was to go on with it, cancel it with `matchgraph "
+            f"ingest cancel {run.id}`, or give --also to have both."
+        )
+
+
+def check_replicates(ledger: Ledger, plan: Plan) -> None:
+    """Refuse replicates under the seed of the measurement that they repeat, which would tell no noise.
+
+    Raises:
+        NothingToDo: a run asks so.
+    """
+    measured = {
+        (run.model, run.dataset, run.config.get("seed"))
+        for run in ledger.runs()
+        if not run.replicate and run.status == DONE
+    }
+    for request in plan.requests.values():
+        if request.replicate and (request.model, request.dataset, request.config["seed"]) in measured:
+            raise NothingToDo(
+                f"{request.model!r} on {request.dataset!r} was measured under seed {request.config['seed']} "
+                "already, and once more would give the same; give a replicate another --seed."
+            )
+
+
+def _first_difference(run: Run, request: RunRequest) -> tuple[str, Any, Any]:
+    # By way of JSON, as the ledger has it.
+    asked = json.loads(json.dumps(request.config))
+    for name in sorted(run.config.keys() | asked.keys()):
+        if run.config.get(name) != asked.get(name):
+            return name, run.config.get(name), asked.get(name)
+    for name, words in FINGERPRINTS.items():
+        if run.properties[name] != getattr(request, name):
+            return words, run.properties[name], getattr(request, name)
+    return "the id", run.id, request.id
+
+
+def queue_plan(
+    ledger: Ledger,
+    plan: Plan,
+    home: Path,
+    *,
+    retry_failed: bool = False,
+    also: bool = False,
+    max_attempts: int = MAX_ATTEMPTS,
+) -> list[Run]:
+    """Bring a plan's runs into the ledger and see which of them are really done.
+
+    A run is done when its figures are in the graph and its adapter lies where it was written, unchanged; one
+    that is marked so and is not is queued again. Runs of dead workers are taken back.
+
+    Args:
+        ledger: the ledger.
+        plan: the runs.
+        home: the data folder, in which artefacts lie.
+        retry_failed: whether failed runs are queued again.
+        also: whether unfinished runs of the same pairs with other settings may stay beside these.
+        max_attempts: how many times each may be begun.
+
+    Returns:
+        The runs as they stand.
+
+    Raises:
+        ConfigChanged: see `check_unfinished`; nothing was queued.
+        NothingToDo: see `check_replicates`; nothing was queued.
+    """
+    if not also:
+        check_unfinished(ledger, plan)
+    check_replicates(ledger, plan)
+    ids = ledger.enqueue(list(plan.requests.values()), max_attempts=max_attempts)
+    ledger.recover(ids)
+    ledger.requeue(sorted(_lost(ledger, ledger.runs(ids), home)), statuses=[DONE])
+    if retry_failed:
+        ledger.requeue(ids, statuses=[FAILED])
+    return ledger.runs(ids)
+
+
+def _lost(ledger: Ledger, runs: Sequence[Run], home: Path) -> set[str]:
+    """Ids of runs that are marked as done and are not."""
+    done = [run for run in runs if run.status == DONE]
+    measured = ledger.measured([run.id for run in done])
+    return {run.id for run in done if not (run.id in measured and has_artefact(run, home))}
+
+
+def survey(graph: MatchingGraph, ledger: Ledger, plan: Plan, home: Path) -> list[PlannedRun]:
+    """Say what there is of a plan and how long the rest takes; writes nothing.
+
+    Args:
+        graph: the graph.
+        ledger: the ledger.
+        plan: the runs.
+        home: the data folder, in which artefacts lie.
+
+    Returns:
+        The plan's runs in the order of work.
+    """
+    everything = ledger.runs()
+    known = {run.id: run for run in everything}
+    lost = _lost(ledger, [known[run] for run in plan.requests if run in known], home)
+    estimator = Estimator(everything, plan.models)
+    recorded = [
+        set(
+            graph.snapshot(metric)
+            .performs.dropna(subset="value")[["model", "dataset"]]
+            .itertuples(False, None)
+        )
+        for metric in plan.config.metrics
+    ]
+    surveyed = []
+    for request in plan.requests.values():
+        run = known.get(request.id)
+        state = NEW if run is None else QUEUED if run.id in lost else run.status
+        if state == DONE:
+            estimate = Estimate(0.0, "done")
+        elif run is not None and state == RUNNING:
+            estimate = estimator.left(run)
+        else:
+            estimate = estimator.whole(request.model, request.config)
+        pair = (request.model, request.dataset)
+        found = all(pair in pairs for pairs in recorded)
+        surveyed.append(PlannedRun(request.id, *pair, state, found, estimate))
+    return surveyed

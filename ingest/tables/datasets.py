@@ -1,0 +1,545 @@
+"""Datasets: from a table with embeddings, or from image folders that the probe model looks at."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from matchgraph.graphdb.errors import UnknownMetric
+from matchgraph.graphdb.models import Dataset, Metric, Property, Similar, Statistics
+from matchgraph.ingest.errors import BadInput, Problem
+from matchgraph.ingest.tables.csv_file import (
+    Row,
+    Table,
+    check_ids,
+    check_unique,
+    id_fault,
+    number_problem,
+    parse_number,
+    read_table,
+    typed_columns,
+)
+from matchgraph.ingest.tables.models import fingerprint_files
+from matchgraph.training.measure.frechet import GaussianStatistics
+
+if TYPE_CHECKING:
+    from matchgraph.graphdb.repository import MatchingGraph
+    from matchgraph.training.images import CaptionedImage
+    from matchgraph.training.measure.extractors import CaptionExtractor, Extractor
+    from matchgraph.training.measure.scoring import Measure, Reference, Sample, Scorer
+
+EMBEDDING_COLUMN = re.compile(r"e(0|[1-9]\d*)", re.ASCII)
+METRIC = "clip_fid"
+# Told a step's name, how much of it is done, and of how much.
+Progress = Callable[[str, int, int], None]
+IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
+MINIMUM_IMAGES = 2  # a covariance needs two
+FOLDER_HINT = "name a folder of images, or a folder of such folders"
+
+
+@dataclass(frozen=True)
+class ImageFolder:
+    """One dataset of images whose every image could be read.
+
+    Args:
+        id: the dataset's id, the folder's name.
+        folder: the folder.
+        images: its usable images with their captions.
+    """
+
+    id: str
+    folder: Path
+    images: tuple[CaptionedImage, ...]
+
+
+@dataclass(frozen=True)
+class FoldersReading:
+    """What was found in image folders.
+
+    Args:
+        folders: the datasets, in the order of their folders.
+        problems: folders and images that cannot be used.
+    """
+
+    folders: tuple[ImageFolder, ...]
+    problems: tuple[Problem, ...]
+
+
+@dataclass(frozen=True)
+class DatasetsReport:
+    """What an ingestion of datasets did.
+
+    Args:
+        written: ids of the datasets that were written.
+        unchanged: ids of those that the graph held already, with the same images and the same probe.
+        similarities: how many pairs were measured.
+        skipped: problems of what was left out.
+        notes: distances that could not be measured, and why.
+    """
+
+    written: tuple[str, ...]
+    unchanged: tuple[str, ...]
+    similarities: int
+    skipped: tuple[Problem, ...]
+    notes: tuple[str, ...] = ()
+
+
+def read_dataset_table(
+    path: Path, *, text: Collection[str] = (), skip_bad: bool = False
+) -> tuple[tuple[Dataset, ...], tuple[Problem, ...]]:
+    """Read datasets from a CSV file with a column `dataset` (or `id`).
+
+    Any other column is an attribute, and the columns e0..eN together are the mean embedding.
+
+    Args:
+        path: the file.
+        text: columns to be kept as text although they look like numbers.
+        skip_bad: leave rows with a problem out instead of refusing the file.
+
+    Returns:
+        The datasets in file order, and the problems of the rows left out.
+
+    Raises:
+        BadInput: the file has problems.
+    """
+    table = read_table(path, required=("dataset",), aliases={"id": "dataset"}, reserved=("embedding",))
+    embedding = sorted((c for c in table.columns if EMBEDDING_COLUMN.fullmatch(c)), key=lambda c: int(c[1:]))
+    gaps = [f"e{position}" for position in range(len(embedding)) if f"e{position}" not in embedding]
+    if gaps:
+        reason = f"the embedding ends at {embedding[-1]} but has no {', '.join(gaps[:5])}"
+        raise BadInput([Problem(str(path), 1, reason, "number its columns from e0 on")], skippable=False)
+    attributes = [column for column in table.columns if column != "dataset" and column not in embedding]
+    check_ids(table, {"dataset": "dataset"})
+    check_unique(table, "dataset")
+    values = typed_columns(table, attributes, text=text)
+    vectors = {row.line: _vector(table, row, embedding) for row in table.rows}
+    skipped = table.settle(skip_bad=skip_bad)
+    datasets = tuple(
+        Dataset(row.cells["dataset"], {"name": row.cells["dataset"], **values[row.line]}, vectors[row.line])
+        for row in table.good_rows()
+    )
+    return datasets, skipped
+
+
+def _vector(table: Table, row: Row, columns: Sequence[str]) -> tuple[float, ...] | None:
+    """Return the row's embedding, or None where all its cells are empty; note a cell that is no number."""
+    cells = [row.cells[column] for column in columns]
+    if not any(cells):
+        return None
+    values: list[float] = []
+    for column, cell in zip(columns, cells, strict=True):
+        value = parse_number(cell)
+        if value is None:
+            reason, _ = number_problem(cell)
+            table.problem(
+                row.line, f"embedding {column}: {reason}", "write all of the embedding or none of it"
+            )
+            return None
+        values.append(value)
+    return tuple(values)
+
+
+def dataset_folders(folder: Path) -> list[Path]:
+    """Return the dataset folders meant by `folder`: itself where it holds images, else its subfolders.
+
+    Raises:
+        BadInput: `folder` is no folder, or holds neither images nor folders.
+    """
+    if not folder.is_dir():
+        problem = Problem(str(folder), 0, "is not a folder", FOLDER_HINT)
+        raise BadInput([problem], skippable=False)
+    entries = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
+    if any(entry.is_file() and _looks_like_data(entry) for entry in entries):
+        return [folder]
+    inside = [entry for entry in entries if entry.is_dir()]
+    if not inside:
+        problem = Problem(str(folder), 0, "holds no images", FOLDER_HINT)
+        raise BadInput([problem], skippable=False)
+    return inside
+
+
+def _looks_like_data(file: Path) -> bool:
+    return file.suffix.lower() in IMAGE_SUFFIXES or file.name == "metadata.jsonl"
+
+
+def read_folders(folder: Path, *, on_image: Callable[[int, int], None] | None = None) -> FoldersReading:
+    """Find the image datasets in a folder and decode every image once, so that bad ones are known at once.
+
+    Args:
+        folder: a folder of images, or a folder of such folders.
+        on_image: called after each image with the number done and the number found so far.
+
+    Returns:
+        The datasets with their good images, and what is wrong with the rest.
+
+    Raises:
+        BadInput: there is no dataset folder at all.
+    """
+    from matchgraph.training.errors import TrainingError
+    from matchgraph.training.images import list_captioned_images, load_rgb
+
+    listed: list[tuple[str, Path, list[CaptionedImage]]] = []
+    problems: list[Problem] = []
+    for place in dataset_folders(folder):
+        name = Path(os.path.abspath(place)).name
+        fault = id_fault(name, "dataset")
+        if fault:
+            problems.append(Problem(repr(str(place))[1:-1], 0, fault[0], "rename the folder"))
+            continue
+        try:
+            listed.append((name, place, list_captioned_images(place)))
+        except TrainingError as error:
+            problems.append(Problem(str(place), 0, str(error).rstrip("."), "mend the folder"))
+    total = sum(len(images) for _, _, images in listed)
+    done = 0
+    found: list[ImageFolder] = []
+    for name, place, images in listed:
+        good: list[CaptionedImage] = []
+        for image in images:
+            try:
+                load_rgb(image.path)
+                good.append(image)
+            except TrainingError as error:
+                problems.append(_image_problem(image.path, error))
+            done += 1
+            if on_image is not None:
+                on_image(done, total)
+        if len(good) >= MINIMUM_IMAGES:
+            found.append(ImageFolder(name, place, tuple(good)))
+        else:
+            reason = f"holds {len(good)} usable image{'s' if len(good) != 1 else ''}"
+            problems.append(Problem(str(place), 0, reason, f"a dataset needs {MINIMUM_IMAGES} at least"))
+    return FoldersReading(tuple(found), tuple(problems))
+
+
+def _image_problem(file: Path, error: Exception) -> Problem:
+    # The message begins with the file's name, which the problem's place says already.
+    reason = str(error).removeprefix(f"{file} ").rstrip(".")
+    return Problem(str(file), 0, reason, "replace or delete the image")
+
+
+def ingest_dataset_table(
+    graph: MatchingGraph, path: Path, *, text: Collection[str] = (), skip_bad: bool = False
+) -> DatasetsReport:
+    """Read a table of datasets (see `read_dataset_table`) and save it in the graph, in one transaction.
+
+    What the graph knows of a dataset and the table does not say is kept.
+
+    Args:
+        graph: the graph.
+        path: the file.
+        text: columns to be kept as text although they look like numbers.
+        skip_bad: leave rows with a problem out instead of refusing the file.
+
+    Returns:
+        What was written.
+
+    Raises:
+        BadInput: the file has problems; nothing was written.
+    """
+    datasets, skipped = read_dataset_table(path, text=text, skip_bad=skip_bad)
+    stored = {dataset.id: dataset for dataset in graph.datasets()}
+    merged = [_merged(stored.get(dataset.id), dataset) for dataset in datasets]
+    if merged:
+        graph.save_datasets(merged)
+    return DatasetsReport(tuple(dataset.id for dataset in merged), (), 0, skipped)
+
+
+def ingest_image_folders(
+    graph: MatchingGraph,
+    folder: Path,
+    extractor: Extractor | CaptionExtractor,
+    *,
+    scorer: Scorer | None = None,
+    skip_bad: bool = False,
+    progress: Progress | None = None,
+) -> DatasetsReport:
+    """Bring image folders into the graph: attributes, mean embedding, feature statistics, distances.
+
+    All images are decoded before anything is written. Each dataset is then written in one transaction, with
+    its distances to all datasets in the graph that the same extractors looked at, so an interrupted ingestion
+    is completed by running it again. A dataset that is there already, unchanged, is left alone.
+
+    Args:
+        graph: the graph.
+        folder: a folder of images, or a folder of such folders.
+        extractor: the probe model, whose mean features become a dataset's embedding.
+        scorer: the metrics that datasets are compared by, with their extractors, the probe among them; by
+            default CLIP-FID of the probe.
+        skip_bad: leave bad images and folders out instead of refusing all.
+        progress: told how far it is.
+
+    Returns:
+        What was written.
+
+    Raises:
+        BadInput: an image or a folder cannot be used; nothing was written.
+        BadDataset: a metric of captions finds too few of them.
+    """
+    note = progress or (lambda _step, _done, _of: None)
+    reading = read_folders(folder, on_image=lambda done, of: note("checking images", done, of))
+    if reading.problems and not skip_bad:
+        raise BadInput(reading.problems)
+    comparison = Comparison(graph, extractor, scorer)
+    written: list[str] = []
+    unchanged: list[str] = []
+    notes: list[str] = []
+    measured = 0
+    for position, found in enumerate(reading.folders, start=1):
+        note("measuring datasets", position - 1, len(reading.folders))
+        content = images_hash(found)
+        if comparison.is_known(found.id, content):
+            if (moved := comparison.moved(found)) is not None:
+                graph.save_datasets([moved])
+            unchanged.append(found.id)
+            continue
+        changed = comparison.forget_changed(found.id, content)
+        look = comparison.look(found, content)
+        graph.save_datasets([look.dataset], look.statistics, look.similar, changed=changed)
+        comparison.add(look)
+        written.append(found.id)
+        measured += len(look.similar)
+        notes += look.notes
+    note("measuring datasets", len(reading.folders), len(reading.folders))
+    return DatasetsReport(tuple(written), tuple(unchanged), measured, reading.problems, tuple(notes))
+
+
+@dataclass(frozen=True, eq=False)
+class Look:
+    """A dataset as it was measured: what `save_datasets` takes, and more.
+
+    Args:
+        dataset: the node.
+        statistics: of its features, by each extractor.
+        similar: its distances to other datasets.
+        notes: distances that could not be measured, and why.
+        reference: its features, to compare others with.
+    """
+
+    dataset: Dataset
+    statistics: tuple[Statistics, ...]
+    similar: tuple[Similar, ...]
+    notes: tuple[str, ...]
+    reference: Reference
+
+
+class Comparison:
+    """Compares datasets with those of the graph; of each, what distances need is read and computed once.
+
+    Args:
+        graph: the graph; read, and metrics that it does not know are defined in it.
+        extractor: the probe model.
+        scorer: the metrics, with their extractors, the probe among them; by default CLIP-FID of the probe.
+    """
+
+    def __init__(
+        self, graph: MatchingGraph, extractor: Extractor | CaptionExtractor, scorer: Scorer | None = None
+    ) -> None:
+        from matchgraph.training.measure.scoring import PROBE, Sample, Scorer
+
+        self._probe = extractor
+        self._scorer = scorer or Scorer((METRIC,), {PROBE: extractor})
+        self._stored = {dataset.id: dataset for dataset in graph.datasets()}
+        self._samples: dict[str, dict[str, Sample]] = {
+            name: {
+                known.dataset: Sample(GaussianStatistics(known.n, known.mean, known.covariance))
+                for known in graph.statistics(instrument.hash)
+            }
+            for name, instrument in self._scorer.extractors.items()
+        }
+        self._pairs: dict[str, set[tuple[str, str]]] = {}
+        for measure in self._scorer.measures:
+            define_metric(graph, measure)
+            instrument = self._scorer.extractors[measure.extractor]
+            self._pairs[measure.metric] = graph.compared(measure.metric, instrument.hash)
+
+    def is_known(self, dataset: str, content: str) -> bool:
+        """Say whether the graph holds all there is to measure of a dataset with these images."""
+        stored = self._stored.get(dataset)
+        if stored is None or not _is_same(stored, content, self._probe):
+            return False
+        for measure in self._scorer.measures:
+            known = self._samples[measure.extractor]
+            pairs = self._pairs[measure.metric]
+            if any(tuple(sorted((dataset, other))) not in pairs for other in known if other != dataset):
+                return False
+        return all(dataset in known for known in self._samples.values())
+
+    def moved(self, found: ImageFolder) -> Dataset | None:
+        """A known dataset with the folder where its images are now; None if it is the one that is known."""
+        stored, source = self._stored[found.id], str(found.folder.resolve())
+        if stored.properties.get("source") == source:
+            return None
+        self._stored[found.id] = replace(stored, properties={**stored.properties, "source": source})
+        return self._stored[found.id]
+
+    def forget_changed(self, dataset: str, content: str) -> list[str]:
+        """Forget what was measured on other images of a dataset; returns its id if there are any."""
+        stored = self._stored.get(dataset)
+        before = stored.properties.get("content_hash") if stored is not None else None
+        if before in (None, content):
+            return []
+        for known in self._samples.values():
+            known.pop(dataset, None)
+        for pairs in self._pairs.values():
+            pairs -= {pair for pair in pairs if dataset in pair}
+        return [dataset]
+
+    def look(self, found: ImageFolder, content: str) -> Look:
+        """Look at a dataset's images and compare them with the known datasets; nothing is written.
+
+        Args:
+            found: the dataset.
+            content: hash of its images, see `images_hash`.
+
+        Raises:
+            BadDataset: a metric of captions finds too few of them.
+        """
+        reference = self._scorer.reference(found.folder, content, images=found.images)
+        similar: list[Similar] = []
+        notes: list[str] = []
+        for measure in self._scorer.measures:
+            instrument = self._scorer.extractors[measure.extractor]
+            own = reference.samples[measure.extractor]
+            others = {
+                other: self._sample(other, measure)
+                for other in sorted(self._samples[measure.extractor])
+                if other != found.id
+            }
+            notes += [
+                f"{measure.metric} of {found.id!r} and {other!r} was not measured: the images of {other!r} "
+                "are not here as they were ingested."
+                for other, sample in others.items()
+                if sample is None
+            ]
+            there = {other: sample for other, sample in others.items() if sample is not None}
+            distances = own.distances(list(there.values()), measure.distance)
+            for (other, sample), distance in zip(there.items(), distances, strict=True):
+                provenance: dict[str, Property] = {
+                    "extractor": instrument.hash,
+                    "extractor_name": instrument.name,
+                    "resize": instrument.resize,
+                    "version": measure.version,
+                    # Of two samples the smaller one limits how far their distance can be trusted.
+                    "n_real": min(own.n, sample.n),
+                }
+                if distance.std is not None:
+                    provenance["std"] = distance.std
+                similar.append(Similar(found.id, other, measure.metric, distance.value, provenance))
+        statistics = {
+            name: Statistics(
+                found.id,
+                instrument.hash,
+                instrument.resize,
+                reference.samples[name].n,
+                reference.samples[name].statistics.mean,
+                reference.samples[name].statistics.covariance,
+            )
+            for name, instrument in self._scorer.extractors.items()
+        }
+        probed = next(known for known in statistics.values() if known.extractor == self._probe.hash)
+        dataset = _merged(self._stored.get(found.id), _described(found, content, probed, self._probe))
+        return Look(dataset, tuple(statistics.values()), tuple(similar), tuple(notes), reference)
+
+    def add(self, look: Look) -> None:
+        """Take a dataset among the known ones."""
+        self._stored[look.dataset.id] = look.dataset
+        for name, sample in look.reference.samples.items():
+            self._samples[name][look.dataset.id] = sample
+        for similar in look.similar:
+            self._pairs[similar.metric].add(similar.pair)
+
+    def _sample(self, dataset: str, measure: Measure) -> Sample | None:
+        """A known dataset as a metric needs it; None where its images would have to be here and are not."""
+        from matchgraph.training.errors import TrainingError
+        from matchgraph.training.measure.scoring import OF_FEATURES
+
+        sample = self._samples[measure.extractor][dataset]
+        if measure.distance not in OF_FEATURES or sample.features is not None:
+            return sample
+        properties = self._stored[dataset].properties
+        folder, content = Path(str(properties.get("source"))), str(properties.get("content_hash"))
+        try:
+            if listed_hash(folder) != content:
+                return None
+            seen = self._scorer.reference(folder, content)
+        except TrainingError:
+            return None
+        for name, known in seen.samples.items():
+            # Of the others the graph has no statistics yet.
+            if dataset in self._samples[name]:
+                self._samples[name][dataset] = known
+        return seen.samples[measure.extractor]
+
+
+def define_metric(graph: MatchingGraph, measure: Measure) -> None:
+    """Define a metric in the graph where it is not known, as one of which less is better."""
+    try:
+        graph.metric(measure.metric)
+    except UnknownMetric:
+        # Kernel distances are unbiased estimates, which may fall a little below zero.
+        graph.save_metric(Metric(measure.metric, minimum=0 if measure.distance == "fid" else None))
+
+
+def images_hash(found: ImageFolder) -> str:
+    """Return 16 hex digits over a dataset's images, their names, captions and split."""
+    digest = hashlib.sha256(fingerprint_files(found.folder, [image.path for image in found.images]).encode())
+    digest.update(json.dumps([image.caption for image in found.images]).encode())
+    if any(image.held_out for image in found.images):
+        digest.update(json.dumps([image.held_out for image in found.images]).encode())
+    return digest.hexdigest()[:16]
+
+
+def listed_hash(folder: Path) -> str:
+    """Return the hash of a folder's images as they are now, without decoding them.
+
+    Args:
+        folder: a folder of images.
+
+    Returns:
+        What `images_hash` gave when the dataset was ingested, if nothing has changed since.
+
+    Raises:
+        BadDataset: the folder holds no images or a faulty metadata.jsonl.
+        BadImage: a file is in an image format that is not read.
+    """
+    from matchgraph.training.images import list_captioned_images
+
+    return images_hash(ImageFolder(folder.name, folder, tuple(list_captioned_images(folder))))
+
+
+def _described(
+    found: ImageFolder, content: str, statistics: Statistics, extractor: Extractor | CaptionExtractor
+) -> Dataset:
+    captions = [image.caption for image in found.images if image.caption]
+    properties: dict[str, Any] = {
+        "name": found.id,
+        "images": len(found.images),
+        "captioned": len(captions),
+        "probe": extractor.name,
+        "extractor": extractor.hash,
+        "resize": extractor.resize,
+        "n_real": statistics.n,
+        "source": str(found.folder.resolve()),
+        "content_hash": content,
+    }
+    return Dataset(found.id, properties, tuple(statistics.mean.tolist()))
+
+
+def _is_same(stored: Dataset, content: str, extractor: Extractor | CaptionExtractor) -> bool:
+    had = (stored.properties.get("content_hash"), stored.properties.get("extractor"))
+    return had == (content, extractor.hash)
+
+
+def _merged(stored: Dataset | None, new: Dataset) -> Dataset:
+    """Return `new` with what `stored` says in addition."""
+    if stored is None:
+        return new
+    embedding = stored.embedding if new.embedding is None else new.embedding
+    return Dataset(new.id, {**stored.properties, **new.properties}, embedding)

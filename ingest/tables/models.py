@@ -1,0 +1,535 @@
+"""Models of the zoo: from a table of attributes, or from the config files of diffusers pipeline folders."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from matchgraph.graphdb.models import INTEGER_RANGE, Model
+from matchgraph.ingest.errors import BadInput, Problem
+from matchgraph.ingest.tables.csv_file import (
+    Scalar,
+    check_ids,
+    check_unique,
+    id_fault,
+    read_table,
+    typed_columns,
+)
+from matchgraph.ingest.tables.facts import (
+    MEASURED,
+    FactsConfig,
+    check_device,
+    is_measured,
+    known_facts,
+    profile_facts,
+    throughput_facts,
+)
+from matchgraph.training.files import files_below
+from matchgraph.training.pipelines.families import ALIASES
+from matchgraph.training.pipelines.families import FAMILIES as TRAINABLE
+from matchgraph.training.pipelines.hub import is_hub_name, model_name, pipeline_folder
+
+if TYPE_CHECKING:
+    from matchgraph.graphdb.repository import MatchingGraph
+
+Progress = Callable[[str, int, int], None]
+INDEX = "model_index.json"
+CONFIGS = ("config.json", "scheduler_config.json")
+DENOISERS = ("unet", "transformer")
+COMPONENT = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
+# Components that turn text or images into tensors, or filter images: none of them shapes what a model draws.
+UNREAD_COMPONENTS = ("tokenizer", "feature_extractor", "image_processor", "safety_checker")
+# Keys about the file and its loader, not about the network. Private keys (leading underscore) go as well.
+UNREAD_KEYS = {
+    "architectures",
+    "auto_map",
+    "id2label",
+    "label2id",
+    "task_specific_params",
+    "transformers_version",
+}
+RENAMED_KEYS = {"torch_dtype": "dtype"}
+# Pipeline class -> family.
+FAMILIES = (
+    {pipeline: family for family, (pipeline, _) in TRAINABLE.items()}
+    | ALIASES
+    | {
+        "PixArtAlphaPipeline": "pixart"  # known, although only its successor can be fine-tuned
+    }
+)
+JSON_LIMIT_BYTES = 16 * 2**20
+HEADER_LIMIT_BYTES = 100 * 2**20  # safetensors' own limit
+# A file above this size is fingerprinted by its length and evenly spread blocks: a 24 GB denoiser takes a
+# moment then, and weights that were trained any further differ in every block.
+FINGERPRINT_WHOLE_BYTES = 64 * 2**20
+FINGERPRINT_BLOCKS = 64
+FINGERPRINT_BLOCK_BYTES = 2**16
+
+
+@dataclass(frozen=True)
+class PipelineReading:
+    """What was read from pipeline folders.
+
+    Args:
+        models: the models, in the order of their folders.
+        problems: folders that could not be read; none of them is among `models`.
+        notes: what was passed over without harm, one sentence each.
+    """
+
+    models: tuple[Model, ...]
+    problems: tuple[Problem, ...]
+    notes: tuple[str, ...]
+
+
+class _Unreadable(Exception):
+    """Ends the reading of one pipeline folder."""
+
+    def __init__(self, problem: Problem) -> None:
+        self.problem = problem
+        super().__init__(str(problem))
+
+
+def read_model_table(
+    path: Path, *, text: Collection[str] = (), skip_bad: bool = False
+) -> tuple[tuple[Model, ...], tuple[Problem, ...]]:
+    """Read models from a CSV file with a column `model` (or `id`) and any attributes.
+
+    Args:
+        path: the file.
+        text: columns to be kept as text although they look like numbers.
+        skip_bad: leave rows with a problem out instead of refusing the file.
+
+    Returns:
+        The models in file order, and the problems of the rows left out.
+
+    Raises:
+        BadInput: the file has problems.
+    """
+    table = read_table(path, required=("model",), aliases={"id": "model"})
+    attributes = [column for column in table.columns if column != "model"]
+    check_ids(table, {"model": "model"})
+    check_unique(table, "model")
+    values = typed_columns(table, attributes, text=text)
+    skipped = table.settle(skip_bad=skip_bad)
+    models = tuple(
+        Model(row.cells["model"], {"name": row.cells["model"], **values[row.line]})
+        for row in table.good_rows()
+    )
+    return models, skipped
+
+
+@dataclass(frozen=True)
+class ModelsReport:
+    """What an ingestion of models did.
+
+    Args:
+        written: ids of the models.
+        skipped: problems of what was left out.
+        notes: what was passed over without harm.
+        measured: `params`, `tflop` and `throughput` of the models read from folders, as far as known.
+    """
+
+    written: tuple[str, ...]
+    skipped: tuple[Problem, ...]
+    notes: tuple[str, ...]
+    measured: Mapping[str, Mapping[str, float]]
+
+
+def ingest_models(
+    graph: MatchingGraph,
+    path: Path,
+    *,
+    text: Collection[str] = (),
+    skip_bad: bool = False,
+    model_id: str | None = None,
+    facts: FactsConfig | None = None,
+    progress: Progress | None = None,
+) -> ModelsReport:
+    """Read a table or pipeline folders (see `read_model_table`, `read_pipelines`) and save the models.
+
+    What the graph knows of a model and the input does not say is kept, so a table can add to what pipeline
+    folders gave. A pipeline folder replaces all that a pipeline folder gave before. One transaction; then
+    throughputs are measured, and each is saved as soon as it is known.
+
+    Args:
+        graph: the graph.
+        path: a CSV file, a folder, or a pipeline's name on the hub (OWNER/NAME), which is found or fetched
+            by `training.pipelines.hub.pipeline_folder`.
+        text: columns of the table to be kept as text although they look like numbers.
+        skip_bad: leave bad rows and folders out instead of refusing all.
+        model_id: id of the model in the one pipeline folder that `path` is; if None the folder's
+            name, or that on the hub without its owner.
+        facts: count parameters and operations of pipeline folders and measure their throughput, as it says;
+            None takes what the configs and the weights' headers say. What was measured of an unchanged folder
+            is not measured again.
+        progress: told the step, and how many of how many models it has done.
+
+    Returns:
+        What was written.
+
+    Raises:
+        BadInput: the input has problems; nothing was written.
+        training.errors.InvalidConfig: this machine has no such device; nothing was written.
+        training.errors.ModelUnavailable: the pipeline is neither here nor to be had from the hub.
+    """
+    if is_hub_name(path):
+        path = pipeline_folder(path)
+    stored = {model.id: model for model in graph.models()}
+    if not path.is_dir():
+        if model_id is not None:
+            problem = Problem(str(path), 0, "is no pipeline folder", "leave the id to the table's rows")
+            raise BadInput([problem], skippable=False)
+        models, skipped = read_model_table(path, text=text, skip_bad=skip_bad)
+        merged = [Model(model.id, {**_properties(stored, model.id), **model.properties}) for model in models]
+        if merged:
+            graph.save_models(merged)
+        return ModelsReport(tuple(model.id for model in merged), skipped, (), {})
+    if facts is not None:
+        check_device(facts)
+    reading = read_pipelines(path, model_id=model_id)
+    if reading.problems and not skip_bad:
+        raise BadInput(reading.problems)
+    notes = list(reading.notes)
+    merged = []
+    known = {model.id: known_facts(model, stored.get(model.id)) for model in reading.models}
+    for number, model in enumerate(reading.models):
+        counted: dict[str, Any] = {}
+        if facts is not None:
+            counted, remarks = profile_facts(model, known[model.id])
+            notes.extend(remarks)
+            if progress is not None:
+                progress("operations counted", number + 1, len(reading.models))
+        properties = {
+            **_without_components(_properties(stored, model.id)),
+            **known[model.id],
+            **model.properties,
+            **counted,
+        }
+        if "params" not in properties:
+            reason = "has no safetensors weights here, so params is left out"
+            notes.append(f"{model.properties['source']}: the denoiser {reason}")
+        merged.append(Model(model.id, properties))
+    if merged:
+        graph.save_models(merged)
+    for number, model in enumerate(merged):
+        if facts is None:
+            break
+        found, remarks = throughput_facts(model, known[model.id], facts)
+        notes.extend(remarks)
+        if found:
+            merged[number] = Model(model.id, {**model.properties, **found})
+            graph.save_models([merged[number]])
+        if progress is not None:
+            progress("throughput measured", number + 1, len(merged))
+    measured = {
+        model.id: {name: model.properties[name] for name in MEASURED if name in model.properties}
+        for model in merged
+    }
+    return ModelsReport(tuple(model.id for model in merged), reading.problems, tuple(notes), measured)
+
+
+def _properties(stored: Mapping[str, Model], model_id: str) -> Mapping[str, Any]:
+    return stored[model_id].properties if model_id in stored else {}
+
+
+def _without_components(properties: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the attributes that neither a component of a pipeline nor a measurement gave."""
+    components = tuple(name.removesuffix("class") for name in properties if name.endswith("_class"))
+    gone = (*components, "scheduler_")
+    return {
+        name: value
+        for name, value in properties.items()
+        if not name.startswith(gone) and not is_measured(name)
+    }
+
+
+def pipeline_folders(folder: Path) -> list[Path]:
+    """Return the pipeline folders meant by `folder`: itself, or its visible subfolders in name order.
+
+    Raises:
+        BadInput: `folder` is no folder, or has neither a model_index.json nor a subfolder.
+    """
+    if not folder.is_dir():
+        problem = Problem(str(folder), 0, "is not a folder", "name a pipeline folder or a folder of them")
+        raise BadInput([problem], skippable=False)
+    if (folder / INDEX).exists():
+        return [folder]
+    inside = sorted(entry for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    if not inside:
+        problem = Problem(str(folder), 0, f"holds no {INDEX}", "name a pipeline folder or a folder of them")
+        raise BadInput([problem], skippable=False)
+    return inside
+
+
+def read_pipelines(folder: Path, *, model_id: str | None = None) -> PipelineReading:
+    """Read one pipeline folder, or each pipeline folder in `folder`, without loading any weights.
+
+    Args:
+        folder: a folder with a model_index.json, or a folder of such folders.
+        model_id: id of the model, of one folder only; if None `training.pipelines.hub.model_name`.
+
+    Returns:
+        The models with their attributes, the folders that could not be read, and notes.
+
+    Raises:
+        BadInput: there is no pipeline folder at all, or an id is given for several or is none.
+    """
+    folders = pipeline_folders(folder)
+    if model_id is not None:
+        fault = id_fault(model_id, "model")
+        if len(folders) > 1 or not (folder / INDEX).exists():
+            fault = ("holds several pipelines, which one id cannot name", "name one of them")
+        if fault:
+            raise BadInput([Problem(str(folder), 0, *fault)], skippable=False)
+    models: list[Model] = []
+    problems: list[Problem] = []
+    notes: list[str] = []
+    first: dict[str, Path] = {}
+    for pipeline in folders:
+        try:
+            model, remarks = _read_pipeline(pipeline, model_id)
+        except _Unreadable as error:
+            problems.append(error.problem)
+            continue
+        except RecursionError:
+            problems.append(
+                Problem(str(pipeline), 0, "a config is nested too deeply", "copy the folder again")
+            )
+            continue
+        if model.id in first:
+            reason = f"model {model.id!r} is {first[model.id]} already"
+            problems.append(Problem(str(pipeline), 0, reason, "rename one of the folders"))
+            continue
+        first[model.id] = pipeline
+        models.append(model)
+        notes.extend(remarks)
+    return PipelineReading(tuple(models), tuple(problems), tuple(notes))
+
+
+def _read_pipeline(folder: Path, model_id: str | None) -> tuple[Model, list[str]]:
+    name = model_id or model_name(folder)
+    fault = id_fault(name, "model")
+    if fault:
+        raise _Unreadable(Problem(repr(str(folder))[1:-1], 0, fault[0], "rename the folder"))
+    source = folder.resolve()
+    index = _load_json(folder / INDEX)
+    pipeline = index.get("_class_name")
+    if not isinstance(pipeline, str) or not pipeline:
+        reason = "has no pipeline class (_class_name)"
+        raise _Unreadable(Problem(str(folder / INDEX), 1, reason, "save the pipeline with save_pretrained"))
+    components = _components(folder, index)
+    properties: dict[str, Any] = {
+        "name": name,
+        "family": FAMILIES.get(pipeline, pipeline.removesuffix("Pipeline").lower()),
+        "pipeline": pipeline,
+    }
+    notes: list[str] = []
+    for key, value in index.items():
+        if key not in components and not key.startswith("_") and isinstance(value, str | bool | int | float):
+            _put(properties, key, value, folder / INDEX)
+    for component, class_name in components.items():
+        config = next(
+            (folder / component / name for name in CONFIGS if (folder / component / name).is_file()), None
+        )
+        if config is None:
+            if component != "scheduler":
+                reason = f"{component} is in {INDEX} but has no folder with a {CONFIGS[0]}"
+                raise _Unreadable(Problem(str(folder), 0, reason, "download or copy the whole pipeline"))
+            notes.append(f"{folder}: scheduler has no config here and adds only its class")
+            if class_name:
+                properties["scheduler_class"] = class_name
+            continue
+        _add_component(properties, component, class_name, config)
+    denoiser = next((name for name in DENOISERS if name in components), None)
+    if denoiser is None:
+        reason = f"names no {' or '.join(DENOISERS)}"
+        raise _Unreadable(
+            Problem(str(folder / INDEX), 1, reason, "only pipelines with such a denoiser are known")
+        )
+    properties["denoiser"] = properties.get(f"{denoiser}_class", denoiser)
+    params = count_parameters(folder / denoiser)
+    if params is not None:
+        properties["params"] = params
+    properties["source"] = str(source)
+    properties["content_hash"] = pipeline_fingerprint(source)
+    return Model(name, dict(sorted(properties.items()))), notes
+
+
+def _components(folder: Path, index: Mapping[str, Any]) -> dict[str, str | None]:
+    """Return component name to class name, of the components that are read."""
+    components: dict[str, str | None] = {}
+    for key, value in index.items():
+        # A component is written as [library, class]; [null, null] is one that the pipeline goes without.
+        if key.startswith("_") or not isinstance(value, list) or key.startswith(UNREAD_COMPONENTS):
+            continue
+        if not COMPONENT.fullmatch(key):
+            reason = f"component name {key[:40]!r} is not a plain name"
+            raise _Unreadable(Problem(str(folder / INDEX), 1, reason, "use letters, digits and underscores"))
+        if len(value) != 2 or not all(part is None or isinstance(part, str) for part in value):
+            reason = f"component {key!r} is not [library, class]"
+            raise _Unreadable(
+                Problem(str(folder / INDEX), 1, reason, "save the pipeline with save_pretrained")
+            )
+        if value[1] is not None:
+            components[key] = value[1]
+    # Some published pipelines ship a scheduler that their index does not name.
+    if "scheduler" not in components and (folder / "scheduler").is_dir():
+        components["scheduler"] = None
+    return components
+
+
+def _add_component(properties: dict[str, Any], component: str, class_name: str | None, config: Path) -> None:
+    values = _load_json(config)
+    architectures = values.get("architectures")
+    named = values.get("_class_name") or class_name
+    if not named and isinstance(architectures, list) and architectures:
+        named = architectures[0]
+    if isinstance(named, str) and named:
+        properties[f"{component}_class"] = named
+    for key, value in values.items():
+        if not key.startswith("_") and key not in UNREAD_KEYS:
+            _put(properties, f"{component}_{RENAMED_KEYS.get(key, key)}", value, config)
+
+
+def _put(properties: dict[str, Any], key: str, value: object, file: Path) -> None:
+    """Flatten `value` under `key`: list items as key_0, key_1, dict items as key_name, None left out."""
+    for name, scalar in _flatten(key, value, file):
+        if name in properties and properties[name] != scalar:
+            reason = f"two values fall on the attribute {name[:80]!r}"
+            raise _Unreadable(Problem(str(file), 1, reason, "rename one of the keys"))
+        properties[name] = scalar
+
+
+def _flatten(key: str, value: object, file: Path) -> Iterator[tuple[str, Scalar]]:
+    if isinstance(value, dict):
+        for name, item in value.items():
+            yield from _flatten(f"{key}_{name}", item, file)
+    elif isinstance(value, list):
+        for position, item in enumerate(value):
+            yield from _flatten(f"{key}_{position}", item, file)
+    elif isinstance(value, bool | str):
+        yield key, value
+    elif isinstance(value, float):
+        # diffusers itself writes -Infinity for a bound that is off: a setting like a word, not a quantity.
+        yield key, value if math.isfinite(value) else str(value)
+    elif isinstance(value, int):
+        if value not in INTEGER_RANGE:
+            reason = f"{key[:80]} is {str(value)[:40]}"
+            raise _Unreadable(Problem(str(file), 1, reason, "write a number that fits 64 bits"))
+        yield key, value
+
+
+def _load_json(file: Path) -> dict[str, Any]:
+    def refuse(reason: str, remedy: str, line: int = 0) -> _Unreadable:
+        return _Unreadable(Problem(str(file), line, reason, remedy))
+
+    try:
+        if file.stat().st_size > JSON_LIMIT_BYTES:
+            raise refuse(
+                f"is larger than {JSON_LIMIT_BYTES} bytes", "this is no config file; copy the right one"
+            )
+        value = json.loads(file.read_bytes().decode("utf-8-sig"))
+    except FileNotFoundError as error:
+        raise refuse("is missing", "name a folder saved with save_pretrained") from error
+    except OSError as error:
+        raise refuse(f"cannot be read ({error.strerror})", "check the file and its permissions") from error
+    except UnicodeDecodeError as error:
+        raise refuse("is not UTF-8", "download or copy the file again") from error
+    except json.JSONDecodeError as error:
+        raise refuse(f"is not JSON ({error.msg})", "download or copy the file again", error.lineno) from error
+    except (RecursionError, ValueError) as error:
+        raise refuse(f"is no config file ({str(error)[:60]})", "download or copy the file again") from error
+    if not isinstance(value, dict):
+        raise refuse("is not a JSON object", "download or copy the file again", 1)
+    return value
+
+
+def count_parameters(folder: Path) -> int | None:
+    """Count a component's stored values from the headers of its safetensors files.
+
+    Args:
+        folder: the component's folder, with one weights file, or shards and their index. Of weights kept in
+            several precisions the plain variant is counted.
+
+    Returns:
+        The number of values, persistent buffers included, or None where there are no safetensors weights.
+    """
+    if not folder.is_dir():
+        return None
+    indices = sorted(folder.glob("*.safetensors.index*.json"), key=lambda file: (len(file.name), file.name))
+    if indices:
+        shards = _load_json(indices[0]).get("weight_map")
+        if not isinstance(shards, dict) or not all(isinstance(name, str) for name in shards.values()):
+            reason = "has no weight_map"
+            raise _Unreadable(Problem(str(indices[0]), 1, reason, "download or copy the file again"))
+        if any(Path(name).name != name for name in shards.values()):
+            reason = "names a shard outside its folder"
+            raise _Unreadable(Problem(str(indices[0]), 1, reason, "download or copy the file again"))
+        return sum(_values_in(folder / name) for name in sorted(set(shards.values())))
+    files = sorted(folder.glob("*.safetensors"), key=lambda file: (len(file.name), file.name))
+    return _values_in(files[0]) if files else None
+
+
+def _values_in(file: Path) -> int:
+    def refuse(reason: str) -> _Unreadable:
+        return _Unreadable(Problem(str(file), 0, reason, "download or copy the weights again"))
+
+    try:
+        with file.open("rb") as stream:
+            length = int.from_bytes(stream.read(8), "little")
+            if not 0 < length <= min(HEADER_LIMIT_BYTES, file.stat().st_size - 8):
+                raise refuse("is not a whole safetensors file")
+            header = json.loads(stream.read(length))
+        tensors = {name: entry for name, entry in header.items() if name != "__metadata__"}
+        if (
+            8 + length + max((entry["data_offsets"][1] for entry in tensors.values()), default=0)
+            != file.stat().st_size
+        ):
+            raise refuse("is cut short")
+        return sum(math.prod(entry["shape"]) for entry in tensors.values())
+    except OSError as error:
+        raise refuse(f"cannot be read ({error.strerror})") from error
+    except (ValueError, TypeError, KeyError, AttributeError, IndexError, RecursionError) as error:
+        raise refuse("has no safetensors header") from error
+
+
+def pipeline_fingerprint(folder: Path) -> str:
+    """Return a short hash of a pipeline's configs and weights, by which a changed folder is noticed.
+
+    Args:
+        folder: the pipeline folder.
+
+    Returns:
+        16 hex digits over names and contents of its .json and .safetensors files. Large files enter by
+        their size and blocks spread over them.
+    """
+    files = [
+        file
+        for file in files_below(folder)
+        if file.name.endswith((".json", ".safetensors"))
+        and not any(part.startswith(".") for part in file.relative_to(folder).parts[:-1])
+    ]
+    return fingerprint_files(folder, files)
+
+
+def fingerprint_files(folder: Path, files: Sequence[Path]) -> str:
+    """Return 16 hex digits over names (relative to `folder`) and contents of `files`, in the order given."""
+    digest = hashlib.sha256()
+    for file in files:
+        size = file.stat().st_size
+        digest.update(json.dumps([file.relative_to(folder).as_posix(), size]).encode())
+        with file.open("rb") as stream:
+            if size <= FINGERPRINT_WHOLE_BYTES:
+                while block := stream.read(2**20):
+                    digest.update(block)
+                continue
+            for number in range(FINGERPRINT_BLOCKS):
+                stream.seek(number * (size - FINGERPRINT_BLOCK_BYTES) // (FINGERPRINT_BLOCKS - 1))
+                digest.update(stream.read(FINGERPRINT_BLOCK_BYTES))
+    return digest.hexdigest()[:16]

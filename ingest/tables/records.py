@@ -1,0 +1,426 @@
+"""A whole graph as a folder of tables, to be shipped, looked at, put under version control and loaded again.
+
+`models.csv`, `datasets.csv`, `metrics.csv`, `similarities.csv` and `results.csv` are in the formats that the
+single commands of `matchgraph ingest` read. `runs.csv` says how each value was measured: configuration, seed,
+hashes of model, dataset and adapter; the figures of runs that repeat a measurement under another seed are
+there alone. `statistics.safetensors` holds the mean and covariance of each dataset's features by the
+extractor of its embedding, which is all that a new folder of images is compared with. Where the graph has
+prompts, their files are there as well, see `ingest.tables.prompt_records`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from matchgraph.graphdb.errors import GraphError
+from matchgraph.graphdb.models import INITIAL, Metric, Result, Similar, Statistics
+from matchgraph.graphdb.prompts import PromptGraph
+from matchgraph.graphdb.queries import load
+from matchgraph.ingest.errors import BadInput, IngestError, Problem
+from matchgraph.ingest.tables.csv_file import (
+    Row,
+    Table,
+    check_ids,
+    check_unique,
+    parse_number,
+    read_table,
+    write_table,
+)
+from matchgraph.ingest.tables.datasets import EMBEDDING_COLUMN, read_dataset_table
+from matchgraph.ingest.tables.models import read_model_table
+from matchgraph.ingest.tables.prompt_records import (
+    PromptRecords,
+    prompt_records,
+    read_prompt_records,
+    write_prompt_records,
+)
+from matchgraph.ingest.tables.results import COUNTS, NUMBERS, STAGES, TEXTS, read_results
+from matchgraph.ingest.tables.similarities import COUNTS as SIMILAR_COUNTS
+from matchgraph.ingest.tables.similarities import NUMBERS as SIMILAR_NUMBERS
+from matchgraph.ingest.tables.similarities import TEXTS as SIMILAR_TEXTS
+from matchgraph.ingest.tables.similarities import read_similarities
+
+if TYPE_CHECKING:
+    from matchgraph.graphdb.models import Dataset, Model
+    from matchgraph.graphdb.repository import MatchingGraph
+    from matchgraph.graphdb.runner import Runner
+
+MODELS, DATASETS, METRICS = "models.csv", "datasets.csv", "metrics.csv"
+SIMILARITIES, RESULTS, RUNS = "similarities.csv", "results.csv", "runs.csv"
+STATISTICS = "statistics.safetensors"
+# Where something lay, which is nobody else's business, and what the machine and its load decided.
+LOCAL = ("source", "throughput")
+SIMILARITY_COLUMNS = (
+    "dataset",
+    "other",
+    "metric",
+    "value",
+    *SIMILAR_COUNTS,
+    *SIMILAR_NUMBERS,
+    *SIMILAR_TEXTS,
+)
+RESULT_COLUMNS = ("model", "dataset", "metric", "stage", "value", *COUNTS, *NUMBERS, *TEXTS)
+# Of a run, beside its configuration and its figures.
+RUN_COLUMNS = ("run", "model", "dataset", "replicate", "config", "metrics")
+RUN_FACTS = ("model_fingerprint", "dataset_fingerprint", "adapter_sha256", "attempt")
+RUN_TIMES = ("training_seconds", "seconds_per_image")
+
+
+@dataclass(frozen=True)
+class Records:
+    """What a folder of records holds, checked.
+
+    Attributes:
+        models: the models.
+        datasets: the datasets.
+        metrics: metrics with a direction of their own.
+        statistics: of the datasets' features.
+        similar: distances between datasets.
+        results: values on model-dataset edges.
+        runs: rows of cypher/ledger/record.cypher.
+        prompt_level: prompts, variants and scores.
+    """
+
+    models: tuple[Model, ...]
+    datasets: tuple[Dataset, ...]
+    metrics: tuple[Metric, ...]
+    statistics: tuple[Statistics, ...]
+    similar: tuple[Similar, ...]
+    results: tuple[Result, ...]
+    runs: tuple[Mapping[str, Any], ...]
+    prompt_level: PromptRecords
+
+    def without(self, datasets: Collection[str]) -> Records:
+        """The same without some datasets and all that is known of them.
+
+        Raises:
+            IngestError: one is not among the records.
+        """
+        if unknown := sorted(set(datasets) - {dataset.id for dataset in self.datasets}):
+            raise IngestError(f"The records hold no dataset {unknown[0]!r}: check --without.")
+
+        def kept(rows: Iterable[Any], name: Callable[[Any], str]) -> tuple[Any, ...]:
+            return tuple(row for row in rows if name(row) not in datasets)
+
+        return replace(
+            self,
+            datasets=kept(self.datasets, lambda row: row.id),
+            statistics=kept(self.statistics, lambda row: row.dataset),
+            similar=tuple(row for row in self.similar if not set(datasets) & set(row.pair)),
+            results=kept(self.results, lambda row: row.dataset),
+            runs=kept(self.runs, lambda row: row["dataset"]),
+        )
+
+
+def write_records(graph: MatchingGraph, runner: Runner, folder: Path) -> dict[str, int]:
+    """Write the whole graph as a folder of records.
+
+    Args:
+        graph: what is written.
+        runner: its connection.
+        folder: gets the files; files of records that are there are replaced.
+
+    Returns:
+        How many rows each file got.
+
+    Raises:
+        IngestError: a property cannot be told from its text in a table, and nothing but the file is lost; or
+            see `write_prompt_records`.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    prompt_counts = write_prompt_records(prompt_records(PromptGraph(runner)), folder)
+    models, datasets = graph.models(), graph.datasets()
+    metrics = [Metric(**row) for row in runner.read(load("read/metrics"))]
+    names = {metric.name for metric in metrics}
+    results = list(_results(runner, names))
+    similar = [
+        {"dataset": row["from"], "other": row["to"], **value}
+        for row in runner.read(load("read/edges"), type="SIMILAR")
+        for value in _values(row["properties"], names)
+    ]
+    runs = [_run_row(row, names) for row in runner.read(load("ledger/finished"))]
+    figures = sorted({name for row in runs for name in row} - {*RUN_COLUMNS, *RUN_FACTS, *RUN_TIMES})
+    model_rows = [{"model": model.id, **_shared(model.properties)} for model in models]
+    dataset_rows = [_dataset_row(dataset) for dataset in datasets]
+    metric_rows = [{"metric": metric.name, **asdict(metric)} for metric in metrics]
+    tables: dict[str, tuple[Sequence[str], Sequence[Mapping[str, Any]]]] = {
+        MODELS: (_columns("model", model_rows), model_rows),
+        DATASETS: (_columns("dataset", dataset_rows), dataset_rows),
+        METRICS: (("metric", "larger_is_better", "minimum", "maximum"), metric_rows),
+        SIMILARITIES: (SIMILARITY_COLUMNS, similar),
+        RESULTS: (RESULT_COLUMNS, results),
+        RUNS: ((*RUN_COLUMNS, *RUN_FACTS, *RUN_TIMES, *figures), runs),
+    }
+    for name, (columns, rows) in tables.items():
+        write_table(folder / name, columns, rows)
+    counts = {name: len(rows) for name, (_, rows) in tables.items()}
+    statistics = graph.own_statistics()
+    _write_statistics(folder / STATISTICS, statistics)
+    _check_written(folder, models, datasets)
+    return {**counts, STATISTICS: len(statistics), **prompt_counts}
+
+
+def read_records(folder: Path, metric: Callable[[str], Metric]) -> Records:
+    """Read and check a folder of records.
+
+    Args:
+        folder: as `write_records` leaves it.
+        metric: finds a known metric by name and raises UnknownMetric, as `MatchingGraph.metric` does.
+
+    Returns:
+        All of it, in file order.
+
+    Raises:
+        BadInput: a file is missing or has problems, which are named by line.
+    """
+    try:
+        return _read(folder, metric)
+    except BadInput as error:
+        # Records are whole, or they are not read.
+        raise BadInput(error.problems, skippable=False) from None
+
+
+def _read(folder: Path, metric: Callable[[str], Metric]) -> Records:
+    for name in (MODELS, DATASETS, METRICS, SIMILARITIES, RESULTS, RUNS, STATISTICS):
+        if not (folder / name).is_file():
+            reason = f"there is no {name}"
+            raise BadInput([Problem(str(folder), 0, reason, "name a folder that `matchgraph export` wrote")])
+    models = read_model_table(folder / MODELS)[0] if _has_rows(folder / MODELS) else ()
+    datasets = read_dataset_table(folder / DATASETS)[0] if _has_rows(folder / DATASETS) else ()
+    metrics = _read_metrics(folder / METRICS) if _has_rows(folder / METRICS) else ()
+    own = {found.name: found for found in metrics}
+
+    def known(name: str) -> Metric:
+        return own[name] if name in own else metric(name)
+
+    dataset_ids, model_ids = {d.id for d in datasets}, {m.id for m in models}
+    similar: tuple[Similar, ...] = ()
+    if _has_rows(folder / SIMILARITIES):
+        similar = read_similarities(folder / SIMILARITIES, datasets=dataset_ids, metric=known).similar
+    results: tuple[Result, ...] = ()
+    if _has_rows(folder / RESULTS):
+        results = read_results(folder / RESULTS, models=model_ids, datasets=dataset_ids, metric=known).results
+    runs = _read_runs(folder / RUNS, model_ids, dataset_ids) if _has_rows(folder / RUNS) else ()
+    statistics = _read_statistics(folder / STATISTICS, dataset_ids)
+    prompt_level = read_prompt_records(folder, model_ids)
+    return Records(models, datasets, metrics, statistics, similar, results, runs, prompt_level)
+
+
+def _has_rows(path: Path) -> bool:
+    """Whether a table has more than its header; the single commands take none that has not."""
+    with path.open(encoding="utf-8", errors="replace") as file:
+        return len([line for line, _ in zip(file, range(2), strict=False)]) == 2
+
+
+def save_records(graph: MatchingGraph, runner: Runner, records: Records) -> None:
+    """Save records in the graph, beside what is there.
+
+    Each kind of row is one transaction, but for more than 50,000; where it is cut short, saving again
+    completes it.
+
+    Args:
+        graph: gets them.
+        runner: its connection.
+        records: what to save.
+
+    Raises:
+        MixedExtractors: the graph has prompts that another CLIP embedded; nothing is saved.
+    """
+    prompts, level = PromptGraph(runner), records.prompt_level
+    prompts.check_probes(level.prompts)
+    graph.save_models(records.models)
+    for metric in records.metrics:
+        graph.save_metric(metric)
+    graph.save_datasets(records.datasets, records.statistics, records.similar)
+    graph.save_results(records.results)
+    runner.write(load("ledger/record"), rows=list(records.runs))
+    prompts.save_prompts(level.prompts)
+    prompts.save_variants(level.variants)
+    prompts.save_scores(level.scores)
+
+
+def _results(runner: Runner, names: Collection[str]) -> Iterable[dict[str, Any]]:
+    for row in runner.read(load("read/edges"), type="PERFORMS"):
+        edge = {"model": row["from"], "dataset": row["to"]}
+        stages = {
+            "finetuned": row["properties"],
+            "initial": {
+                key.removeprefix(INITIAL): value
+                for key, value in row["properties"].items()
+                if key.startswith(INITIAL)
+            },
+        }
+        for stage in STAGES:
+            for value in _values(stages[stage], names):
+                yield {**edge, "stage": stage, **value}
+
+
+def _values(properties: Mapping[str, Any], names: Collection[str]) -> Iterable[dict[str, Any]]:
+    """The values on an edge, each with what it was measured with."""
+    for name in sorted(names & properties.keys()):
+        prefix = f"{name}__"
+        provenance = {
+            key.removeprefix(prefix): value for key, value in properties.items() if key.startswith(prefix)
+        }
+        yield {"metric": name, "value": properties[name], **provenance}
+
+
+def _shared(properties: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        key: value
+        for key, value in properties.items()
+        if key not in LOCAL and not key.startswith("throughput_")
+    }
+
+
+def _dataset_row(dataset: Dataset) -> dict[str, Any]:
+    embedding = {f"e{place}": value for place, value in enumerate(dataset.embedding or ())}
+    return {"dataset": dataset.id, **_shared(dataset.properties), **embedding}
+
+
+def _run_row(row: Mapping[str, Any], names: Collection[str]) -> dict[str, Any]:
+    run = row["properties"]
+    config = json.loads(run["config"])
+    kept = {name: run[name] for name in (*RUN_FACTS, *RUN_TIMES) if name in run}
+    figures = {name: run[name] for name in run if name.removeprefix(INITIAL) in names}
+    return {
+        "run": run["id"],
+        "model": row["model"],
+        "dataset": row["dataset"],
+        "replicate": run["replicate"],
+        "config": json.dumps(config, sort_keys=True),
+        "metrics": " ".join(run["metrics"]),
+        **kept,
+        **figures,
+    }
+
+
+def _columns(first: str, rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The columns of a table of nodes: its id, attributes by name, and the embedding in its order."""
+    names = {key for row in rows for key in row} - {first}
+    embedding = {name for name in names if EMBEDDING_COLUMN.fullmatch(name)}
+    return [first, *sorted(names - embedding), *sorted(embedding, key=lambda name: int(name[1:]))]
+
+
+def _check_written(folder: Path, models: Sequence[Model], datasets: Sequence[Dataset]) -> None:
+    """Make sure that all is read as what it was: a text of digits would come back as a number."""
+    read_models = read_model_table(folder / MODELS)[0] if models else ()
+    read_datasets = read_dataset_table(folder / DATASETS)[0] if datasets else ()
+    for kind, before, after in (("model", models, read_models), ("dataset", datasets, read_datasets)):
+        for was, now in zip(before, after, strict=True):
+            for name, value in _shared(was.properties).items():
+                if now.properties.get(name) != value:
+                    raise IngestError(
+                        f"{name} of {kind} {was.id!r} is {value!r}, which a table does not keep apart from "
+                        f"{now.properties.get(name)!r}; change or remove that property."
+                    )
+
+
+def _read_metrics(path: Path) -> tuple[Metric, ...]:
+    table = read_table(path, required=("metric", "larger_is_better"), optional=("minimum", "maximum"))
+    check_unique(table, "metric")
+    found = []
+    for row in table.rows:
+        direction = {"true": True, "false": False}.get(row.cells["larger_is_better"].lower())
+        if direction is None:
+            reason = f"larger_is_better is {row.cells['larger_is_better'][:40]!r}"
+            table.problem(row.line, reason, "write true or false")
+            continue
+        filled = {name: row.cells[name] for name in ("minimum", "maximum") if row.cells.get(name)}
+        bounds = {name: parse_number(text) for name, text in filled.items()}
+        try:
+            found.append(Metric(row.cells["metric"], direction, **bounds))
+        except GraphError as error:
+            table.problem(row.line, str(error).rstrip("."), "correct the row")
+    table.settle(skip_bad=False)
+    return tuple(found)
+
+
+def _read_runs(path: Path, models: Collection[str], datasets: Collection[str]) -> tuple[dict[str, Any], ...]:
+    table = read_table(path, required=RUN_COLUMNS)
+    check_ids(table, {"model": "model", "dataset": "dataset"})
+    check_unique(table, "run")
+    figures = [name for name in table.columns if name not in (*RUN_COLUMNS, *RUN_FACTS)]
+    rows = []
+    for row in table.rows:
+        if row.cells["model"] not in models or row.cells["dataset"] not in datasets:
+            table.problem(row.line, "its model or dataset is not among the records", "delete the row")
+        properties = _run_properties(table, row, figures)
+        rows.append({"id": row.cells["run"], "properties": properties} | _ends(row))
+    table.settle(skip_bad=False)
+    return tuple(rows)
+
+
+def _ends(row: Row) -> dict[str, str]:
+    return {name: row.cells[name] for name in ("model", "dataset")}
+
+
+def _run_properties(table: Table, row: Row, figures: Sequence[str]) -> dict[str, Any]:
+    try:
+        config = json.loads(row.cells["config"])
+        settings = {
+            key: value
+            for key, value in config.items()
+            if isinstance(value, bool | int | float | str) or key == "metrics"
+        }
+    except (ValueError, AttributeError):
+        table.problem(row.line, "config is no JSON object", "write the run's configuration")
+        return {}
+    properties: dict[str, Any] = {
+        **settings,
+        "id": row.cells["run"],
+        "config": row.cells["config"],
+        "extractors": "{}",
+        "replicate": row.cells["replicate"] == "true",
+        "metrics": row.cells["metrics"].split(),
+        "max_attempts": 1,
+        **{name: text for name in RUN_FACTS if (text := row.cells.get(name))},
+    }
+    properties["attempt"] = int(properties.get("attempt", 1))
+    for name in figures:
+        if text := row.cells[name]:
+            value = parse_number(text)
+            if value is None:
+                table.problem(row.line, f"{name} is {text[:40]!r}", "write a number")
+            properties[name] = value
+    return properties
+
+
+def _write_statistics(path: Path, statistics: Sequence[Statistics]) -> None:
+    import numpy as np
+    from safetensors.numpy import save_file
+
+    tensors, about = {}, []
+    for number, own in enumerate(statistics):
+        tensors[f"{number}.mean"] = np.ascontiguousarray(own.mean)
+        tensors[f"{number}.covariance"] = own.triangle
+        about.append([own.dataset, own.extractor, own.resize, own.n])
+    partial = path.with_suffix(".partial")
+    save_file(tensors, partial, metadata={"statistics": json.dumps(about)})
+    # The library makes files that their owner alone may read.
+    partial.chmod(path.parent.stat().st_mode & 0o666)
+    partial.replace(path)
+
+
+def _read_statistics(path: Path, datasets: Collection[str]) -> tuple[Statistics, ...]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="numpy") as stored:
+            about = json.loads(stored.metadata()["statistics"])
+            found = []
+            for number, (dataset, extractor, resize, n) in enumerate(about):
+                mean = stored.get_tensor(f"{number}.mean")
+                triangle = stored.get_tensor(f"{number}.covariance")
+                found.append(Statistics.from_triangle(dataset, extractor, resize, n, mean, triangle))
+    except (SafetensorError, KeyError, TypeError, ValueError, IndexError, GraphError) as error:
+        reason = f"holds no usable statistics: {error}".splitlines()[0]
+        raise BadInput([Problem(str(path), 0, reason, "export the records again")]) from None
+    if strangers := [own.dataset for own in found if own.dataset not in datasets]:
+        reason = f"has statistics of {strangers[0]!r}, which {DATASETS} does not list"
+        raise BadInput([Problem(str(path), 0, reason, "export the records again")])
+    return tuple(found)

@@ -1,0 +1,113 @@
+"""Figures of one method in every held-out dataset, under every seed: what tables and tests are made of.
+
+Figures of several seeds are first averaged within each held-out dataset, since datasets and not seeds are the
+sample: intervals and tests are over datasets, and what the seed does is told beside them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from matchgraph.predictor.evaluation import METHOD
+from matchgraph.predictor.metrics import O2B, O2O, OSR, TAU, Interval, bootstrap_interval, paired_p_value
+
+if TYPE_CHECKING:
+    from matchgraph.predictor.evaluation import Fold
+    from matchgraph.report.variants import Outcome
+
+AVERAGE_VALUE = "average_value"
+
+
+@dataclass(frozen=True, eq=False)
+class FoldFigures:
+    """Figures of one method: by seed, then by dataset."""
+
+    by_seed: tuple[Mapping[str, Mapping[str, float]], ...]
+
+    def __len__(self) -> int:
+        return len(self.datasets)
+
+    @property
+    def datasets(self) -> list[str]:
+        return sorted(self.by_seed[0]) if self.by_seed else []
+
+    def matrix(self, figure: str) -> np.ndarray:
+        """(n_seeds, n_datasets)."""
+        rows = [[own[dataset].get(figure, np.nan) for dataset in self.datasets] for own in self.by_seed]
+        return np.array(rows, dtype=np.float64).reshape(len(self.by_seed), len(self))
+
+    def values(self, figure: str) -> np.ndarray:
+        """Averaged over seeds, (n_datasets,)."""
+        return self.matrix(figure).mean(axis=0)
+
+    def mean(self, figure: str) -> float:
+        return self.interval(figure).mean
+
+    def interval(self, figure: str) -> Interval:
+        return bootstrap_interval(self.values(figure) if len(self) else np.empty(0))
+
+    def between_seeds(self, figure: str) -> float:
+        means = [float(np.nanmean(row)) for row in self.matrix(figure) if not np.isnan(row).all()]
+        return float(np.std(means, ddof=1)) if len(means) > 1 else float("nan")
+
+    def p_value(self, other: FoldFigures, figure: str) -> float:
+        shared = [dataset for dataset in self.datasets if dataset in set(other.datasets)]
+        if not shared:
+            return float("nan")
+        ours, theirs = (
+            dict(zip(table.datasets, table.values(figure), strict=True)) for table in (self, other)
+        )
+        return paired_p_value(np.array([ours[d] for d in shared]), np.array([theirs[d] for d in shared]))
+
+    def scaled(self, scale: float) -> FoldFigures:
+        """O2B and O2O as shares of a range; not defined where that is 0."""
+
+        def share(key: str, value: float) -> float:
+            if key not in (O2B.key, O2O.key):
+                return value
+            return value / scale if scale > 0 else float("nan")
+
+        return FoldFigures(
+            tuple(
+                {dataset: {k: share(k, v) for k, v in own.items()} for dataset, own in seed.items()}
+                for seed in self.by_seed
+            )
+        )
+
+
+def fold_figures(folds_by_seed: Sequence[Sequence[Fold]], method: str) -> FoldFigures:
+    by_seed = [
+        {fold.dataset: fold.scores[method].figures for fold in folds if method in fold.scores}
+        for folds in folds_by_seed
+    ]
+    if not by_seed or not all(by_seed):
+        return FoldFigures(())
+    shared = set.intersection(*(set(own) for own in by_seed))
+    return FoldFigures(tuple({dataset: own[dataset] for dataset in shared} for own in by_seed))
+
+
+def of_method(outcomes: Sequence[Outcome]) -> FoldFigures:
+    return fold_figures([outcome.folds for outcome in outcomes], METHOD)
+
+
+def of_oracle(folds_by_seed: Sequence[Sequence[Fold]]) -> FoldFigures:
+    """The figures of who knows the truth: its lead over the best on average is how far that stays behind."""
+    return FoldFigures(
+        tuple(
+            {
+                fold.dataset: {
+                    OSR.key: 1.0,
+                    TAU.key: 1.0 if len(set(fold.losses.values())) > 1 else float("nan"),
+                    O2B.key: -fold.scores[AVERAGE_VALUE].figures[O2O.key],
+                    O2O.key: 0.0,
+                }
+                for fold in folds
+            }
+            for folds in folds_by_seed
+            if folds
+        )
+    )

@@ -1,0 +1,237 @@
+"""What collaboration is worth, as a page: quality over cost, what was tuned against what costs as much, and
+when the student wins.
+
+The parts and the page are those of the other reports, `report`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from matchgraph.collaboration.evaluation import Lead, Study, Way
+from matchgraph.report.assembly import write_page
+from matchgraph.report.figures import COLOURS, INK, LINES, drawing, logarithmic
+from matchgraph.report.page import Head
+from matchgraph.report.sections import Drawing, Section
+from matchgraph.report.tables import Column, Table, shown
+
+NAME = "collaboration"
+KINDS = ("student", "teacher", "refine all", "refine", "regenerate")
+TITLES = {
+    "student": "student alone",
+    "teacher": "teacher alone",
+    "refine all": "every image refined",
+    "refine": "rejected images refined",
+    "regenerate": "rejected images drawn anew",
+}
+MARKERS = ("o", "s", "^", "D", "v")
+NOTE = (
+    "Everything was tuned on the validation prompts and is shown on the test prompts. Cost is that of the "
+    "denoiser's calls; steps are those of both models together. Intervals are 95 % bootstrap intervals over "
+    "prompts; in each resample a model alone is the best mixture of its step counts for that resample."
+)
+
+
+def write_report(
+    study: Study, folder: Path, command: str, facts: Mapping[str, Any]
+) -> tuple[Path, list[str]]:
+    """Write the page, a CSV file for each table, and `collaboration.json`.
+
+    Args:
+        study: what was measured.
+        folder: gets the files.
+        command: that makes them.
+        facts: what they were computed from and with.
+
+    Returns:
+        The page, and what it says first.
+    """
+    summary = [said(study), student_wins(study)]
+    head = Head("What working together is worth", summary, command, facts, NOTE, one_by_one=False)
+    return write_page(folder, NAME, head, sections(study), {"study": study}), summary
+
+
+def margin(lead: Lead) -> float:
+    """The least that a collaboration is above student, teacher and chance at equal cost, by its intervals."""
+    return min(lead.over_best_student.low, lead.over_teacher.low, lead.over_random.low)
+
+
+def clear(lead: Lead) -> bool:
+    """Whether a collaboration is above student, teacher and chance at equal cost, intervals and all."""
+    return margin(lead) > 0
+
+
+def said(study: Study) -> str:
+    """The study in a sentence."""
+    if not study.leads:
+        return f"No correction was better than the student alone by {study.metric} at any cost."
+    above = [lead for lead in study.leads if clear(lead)]
+    best = max(above or study.leads, key=margin)
+    spans = ", ".join(
+        f"{each.value:+.4f} [{each.low:+.4f}, {each.high:+.4f}] against {what}"
+        for what, each in (
+            ("the teacher alone", best.over_teacher),
+            ("the student alone", best.over_best_student),
+            ("as many images corrected at random", best.over_random),
+        )
+    )
+    return (
+        f"{study.metric}: {len(above)} of {len(study.leads)} tuned collaborations are above student, teacher "
+        f"and chance at equal cost; {best.way.name} at {best.way.steps:.1f} steps: {spans} "
+        f"({study.prompts} test prompts, {study.samples} images each)."
+    )
+
+
+def student_wins(study: Study) -> str:
+    """How often the student is the better one, in a sentence."""
+    wins = study.wins
+    low, medium, high = (100 * share for share in wins.by_distance)
+    return (
+        f"The student's image has the higher score than {wins.teacher}'s on the same noise in "
+        f"{100 * wins.share.value:.0f} % [{100 * wins.share.low:.0f}, {100 * wins.share.high:.0f}]; "
+        f"{low:.0f}, {medium:.0f} and {high:.0f} % where the two are near, between and far. Its score alone "
+        f"tells a win from a loss with an accuracy (AUC) of {wins.accuracy.value:.2f}."
+    )
+
+
+def sections(study: Study) -> list[Section]:
+    """The parts of the page."""
+    return [
+        Section(
+            "collaboration-frontier",
+            "Quality over cost",
+            "Figure 10",
+            said(study),
+            "Points are ways of drawing all test prompts; those joined by lines were tuned on the validation "
+            "prompts for one average cost after another.",
+            drawings=(Drawing(quality_over_cost(study), "Mean quality over mean cost, test prompts."),),
+            tables=(ways_table(study),),
+        ),
+        Section(
+            "collaboration-equal",
+            "Against what costs as much",
+            "Figure 9",
+            f"{sum(map(clear, study.leads))} of {len(study.leads)} are above all three, intervals and all.",
+            "The gain over the student at its own, lower cost; over the best mixture of either model's step "
+            "counts at the same average cost; and over correcting as many images chosen at random.",
+            tables=(leads_table(study),),
+        ),
+        Section(
+            "collaboration-wins",
+            "When the student wins",
+            "Figures 3 to 7",
+            student_wins(study),
+            "Distance is 1 - cosine of the two images' features; complexity the size of the teacher's image "
+            "as a PNG; curvature the mean distance of its latents, step by step, from the straight line "
+            "between the first and the last, as a share of that line. Correlations are of ranks.",
+            tables=(wins_table(study), cases_table(study)),
+        ),
+    ]
+
+
+def quality_over_cost(study: Study) -> str:
+    """All ways of drawing by cost and quality."""
+    with drawing("collaboration-frontier", height=4.6) as (figure, finish):
+        axes = figure.subplots()
+        for number, kind in enumerate(KINDS):
+            ways = sorted((way for way in study.ways if way.kind == kind), key=lambda way: way.tflop)
+            if not ways:
+                continue
+            tuned = kind in ("refine", "regenerate")
+            axes.plot(
+                [way.tflop for way in ways],
+                [way.quality[study.metric] for way in ways],
+                color=INK if kind == "student" else COLOURS[number],
+                linestyle=LINES[number] if tuned or kind == "teacher" else "",
+                marker=MARKERS[number],
+                markersize=4,
+                label=TITLES[kind],
+            )
+        logarithmic(axes)
+        axes.set_xlabel("TFLOP an image, on average")
+        axes.set_ylabel(f"{study.metric}, on average")
+        axes.legend(frameon=False, loc="lower right")
+        return finish()
+
+
+def ways_table(study: Study) -> Table:
+    """One row for each way of drawing, by cost."""
+    metrics = sorted({metric for way in study.ways for metric in way.quality})
+    columns = [
+        Column("way", "Way"),
+        Column("kind", "Kind"),
+        Column("steps", "Steps", "number"),
+        Column("tflop", "TFLOP", "number"),
+        Column("rate", "By the teacher", "share"),
+        *(Column(metric, metric, "score") for metric in metrics),
+        Column("fid", "Frechet distance", "number"),
+        Column("diversity", "Diversity", "number"),
+    ]
+
+    def row(way: Way) -> tuple[Any, ...]:
+        figures = (way.quality.get(metric) for metric in metrics)
+        return (way.name, TITLES[way.kind], way.steps, way.tflop, way.rate, *figures, way.fid, way.diversity)
+
+    ways = sorted(study.ways, key=lambda way: way.tflop)
+    return Table("collaboration-ways", tuple(columns), tuple(map(row, ways)))
+
+
+def leads_table(study: Study) -> Table:
+    """One row for each tuned collaboration."""
+    columns = (
+        Column("way", "Collaboration"),
+        Column("steps", "Steps", "number"),
+        Column("tflop", "TFLOP", "number"),
+        Column("quality", study.metric, "score"),
+        Column("over_student", "Over the student", "score"),
+        Column("over_best_student", "Over the student at equal cost", "score"),
+        Column("over_teacher", "Over the teacher at equal cost", "score"),
+        Column("over_random", "Over chance", "score"),
+    )
+    rows = tuple(
+        (
+            lead.way.name,
+            lead.way.steps,
+            lead.way.tflop,
+            lead.way.quality[study.metric],
+            *(
+                shown(each)
+                for each in (
+                    lead.over_student,
+                    lead.over_best_student,
+                    lead.over_teacher,
+                    lead.over_random,
+                )
+            ),
+        )
+        for lead in study.leads
+    )
+    return Table("collaboration-equal", columns, rows)
+
+
+def wins_table(study: Study) -> Table:
+    """How often the student wins, and what goes with its distance from the teacher."""
+    wins = study.wins
+    columns = (
+        Column("aspect", "Images by"),
+        Column("distance", "With their distance", "number"),
+        Column("gap", "With the difference of scores", "number"),
+        *(
+            Column(f"wins_{third}", f"Student wins, {third} third", "share")
+            for third in ("low", "middle", "high")
+        ),
+    )
+    rows = [
+        ("distance of the two images", None, shown(wins.distance_gap), *wins.by_distance),
+        *((each.name, shown(each.distance), shown(each.gap), *each.wins) for each in wins.aspects),
+    ]
+    return Table("collaboration-wins", columns, tuple(rows))
+
+
+def cases_table(study: Study) -> Table:
+    """Prompts that the student draws better, and worse, than the teacher."""
+    columns = (Column("prompt", "Prompt"), Column("lead", f"Student above teacher, {study.metric}", "score"))
+    cases = (*study.wins.best, *reversed(study.wins.worst))
+    return Table("collaboration-cases", columns, tuple((case.prompt, case.lead) for case in cases))

@@ -1,0 +1,329 @@
+"""Methods side by side over held-out datasets: Tables 3 to 7 and Figure 6."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from matchgraph.predictor.baselines import BASELINES
+from matchgraph.predictor.evaluation import METHOD, METHOD_TITLE
+from matchgraph.predictor.metrics import OSR, SELECTION_METRICS, TAU, Interval
+from matchgraph.predictor.recipes import DEFAULT_RECIPE, PAPER
+from matchgraph.report.by_dataset import FoldFigures, fold_figures, of_method, of_oracle
+from matchgraph.report.paper import figures_of
+from matchgraph.report.rankers import TITLES
+
+if TYPE_CHECKING:
+    from matchgraph.graphdb.models import Snapshot
+    from matchgraph.predictor.evaluation import Fold
+    from matchgraph.report.sources import View
+    from matchgraph.report.variants import Outcome
+
+ORACLE, AVERAGE_RANK, RANDOM = "oracle", "average_rank", "random"
+FEATURE_TITLES = {"node": "Model and dataset features", "graph": "Graph embeddings", "all": "Both"}
+REMOVED = tuple(step / 10 for step in range(10))
+# What counts as clear in a sentence.
+SURE = 0.05
+
+
+@dataclass(frozen=True)
+class Row:
+    """A method in a table of selection figures.
+
+    Attributes:
+        key: its name in JSON.
+        title: its name for people.
+        figures: by key of the selection metric; what is not defined is left out.
+        p_value: of being no different from the row compared with, by key of the selection metric.
+        between_seeds: standard deviation over seeds of the mean over datasets, by key; empty for one seed.
+        paper: what the paper prints beside it, by key.
+        note: why there are no figures, or what is particular.
+    """
+
+    key: str
+    title: str
+    figures: Mapping[str, Interval]
+    p_value: Mapping[str, float]
+    between_seeds: Mapping[str, float]
+    paper: Mapping[str, float]
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Rows over the same held-out datasets, or each over its own.
+
+    Attributes:
+        rows: the methods.
+        folds: how many datasets were held out.
+        seeds: of the methods.
+        reference: key of the row that p-values compare with; "" where each has its own.
+        skipped: why a dataset is not held out, by its id.
+    """
+
+    rows: tuple[Row, ...]
+    folds: int
+    seeds: tuple[int, ...]
+    reference: str
+    skipped: Mapping[str, str]
+
+    @property
+    def highlighted(self) -> int:
+        """The number of the row that the others stand beside."""
+        return next((i for i, row in enumerate(self.rows) if row.key == self.reference), 0)
+
+    def row(self, key: str) -> Row | None:
+        """The row of that key."""
+        return next((row for row in self.rows if row.key == key), None)
+
+
+@dataclass(frozen=True)
+class Series:
+    """A method at rising shares of removed results, each point an interval over datasets."""
+
+    key: str
+    title: str
+    figures: Mapping[str, tuple[Interval, ...]]
+
+
+@dataclass(frozen=True)
+class Sparsity:
+    """Figure 6: how figures fall when results are taken away.
+
+    Attributes:
+        removed: the shares.
+        series: the methods.
+        folds: datasets held out.
+        seeds: of methods and of what is removed.
+        lost_at: the first share from which on the method's OSR is not clearly above chance; None for none.
+    """
+
+    removed: tuple[float, ...]
+    series: tuple[Series, ...]
+    folds: int
+    seeds: tuple[int, ...]
+    lost_at: float | None
+
+
+def selection(outcomes: Mapping[tuple[str, int], Outcome]) -> Comparison:
+    """Table 3: the recipes beside all baselines, the random choice and the oracle.
+
+    Args:
+        outcomes: by recipe and seed; the paper's recipe brings the baselines.
+
+    Returns:
+        The recipes first, the default one at the top; p-values are of each row against it.
+
+    Source:
+        Match & Choose, section 5.2, Table 3.
+    """
+    recipes = list(dict.fromkeys(recipe for recipe, _ in outcomes))
+    seeds = tuple(sorted({seed for _, seed in outcomes}))
+    usable = {key: outcome for key, outcome in outcomes.items() if outcome.folds}
+    common = set.intersection(*({f.dataset for f in o.folds} for o in usable.values())) if usable else set()
+    own = {
+        recipe: fold_figures([_of(usable[recipe, s], common) for s in seeds if (recipe, s) in usable], METHOD)
+        for recipe in recipes
+    }
+    beside = [_of(usable[PAPER, s], common) for s in seeds if (PAPER, s) in usable]
+    reference = next((recipe for recipe in recipes if len(own[recipe])), "")
+    rows = []
+    for recipe in recipes:
+        failure = next((o.failure for (r, _), o in outcomes.items() if r == recipe and o.failure), "")
+        rows.append(
+            _row(
+                recipe,
+                recipe_title(recipe),
+                own[recipe],
+                own[reference] if reference and recipe != reference else None,
+                figures_of("table3", METHOD) if recipe == PAPER else {},
+                failure,
+            )
+        )
+    tables = {b.key: (b.title, fold_figures(beside, b.key)) for b in BASELINES}
+    tables[ORACLE] = ("Oracle", of_oracle(beside))
+    for key, (title, table) in tables.items():
+        note = "" if len(table) else _why_missing(key)
+        compared = own[reference] if reference else None
+        rows.append(_row(key, title, table, compared, figures_of("table3", key), note))
+    skipped = next((o.skipped for o in usable.values()), {})
+    return Comparison(tuple(rows), len(common), seeds, reference, skipped)
+
+
+def inputs(outcomes: Mapping[tuple[str, str, int], Outcome]) -> Comparison:
+    """Table 4: features only, graph only, both.
+
+    Args:
+        outcomes: by recipe, feature set and seed.
+
+    Returns:
+        One row for each recipe and feature set; p-values are against both of the same recipe.
+
+    Source:
+        Match & Choose, section 5.4, Table 4.
+    """
+    seeds = tuple(sorted({seed for _, _, seed in outcomes}))
+    kinds = list(dict.fromkeys((recipe, features) for recipe, features, _ in outcomes))
+    several = len({recipe for recipe, _ in kinds}) > 1
+    rows = []
+    for recipe, features in kinds:
+        own = [outcomes[recipe, features, seed] for seed in seeds]
+        whole = [outcomes[recipe, "all", seed] for seed in seeds if (recipe, "all", seed) in outcomes]
+        title = FEATURE_TITLES[features] + (f" ({_kind(recipe)})" if several else "")
+        paper = figures_of("table4", features) if recipe == PAPER else {}
+        compared = None if features == "all" else fold_figures([o.folds for o in whole], METHOD)
+        rows.append(_row(f"{recipe}:{features}", title, of_method(own), compared, paper, _failure(own)))
+    return Comparison(tuple(rows), _most_folds(outcomes.values()), seeds, "", {})
+
+
+def views(
+    known: Sequence[View],
+    outcomes: Mapping[tuple[str, str, int], Outcome],
+    snapshots: Mapping[str, Snapshot],
+    table: str,
+) -> Comparison:
+    """Tables 5 and 6: the recipes by other metrics, or with the datasets seen through other probes.
+
+    Args:
+        known: the views.
+        outcomes: by recipe, key of the view and seed.
+        snapshots: the views, for the range of their values.
+        table: "table5" or "table6".
+
+    Returns:
+        One row for each view and recipe; O2B and O2O as shares of the range of the metric's measured values,
+        as metrics have no common unit. p-values are against always taking the best average rank by that very
+        metric.
+
+    Source:
+        Match & Choose, sections 5.5 and 5.6, Tables 5 and 6.
+    """
+    seeds = tuple(sorted({seed for _, _, seed in outcomes}))
+    recipes = list(dict.fromkeys(recipe for recipe, _, _ in outcomes))
+    rows = []
+    for recipe in recipes:
+        for view in known:
+            if not view.key:
+                continue
+            own = [outcomes[recipe, view.key, seed] for seed in seeds]
+            values = snapshots[view.key].performs["value"].dropna().to_numpy()
+            scale = float(np.ptp(values)) if len(values) else 0.0
+            method, rank = of_method(own), fold_figures([o.folds for o in own], AVERAGE_RANK)
+            paper = figures_of(table, view.paper) if recipe == PAPER else {}
+            title = view.title + (f" ({_kind(recipe)})" if len(recipes) > 1 else "")
+            note = _failure(own) or view.note
+            key = view.key if len(recipes) == 1 else f"{view.key}:{recipe}"
+            rows.append(_row(key, title, method.scaled(scale), rank.scaled(scale), paper, note))
+    rows += [
+        Row(view.title, view.title, {}, {}, {}, dict(figures_of(table, view.paper)), view.note)
+        for view in known
+        if not view.key
+    ]
+    return Comparison(tuple(rows), _most_folds(outcomes.values()), seeds, AVERAGE_RANK, {})
+
+
+def rankers(outcomes: Mapping[tuple[str, int], Outcome]) -> Comparison:
+    """Table 7: the paper's recipe with other rankers.
+
+    Args:
+        outcomes: by ranker and seed.
+
+    Returns:
+        One row for each; p-values are against CatBoost.
+
+    Source:
+        Match & Choose, section 5.7, Table 7.
+    """
+    seeds = tuple(sorted({seed for _, seed in outcomes}))
+    reference = [outcomes["catboost", seed] for seed in seeds]
+    rows = []
+    for name, title in TITLES.items():
+        own = [outcomes[name, seed] for seed in seeds]
+        compared = None if name == "catboost" else of_method(reference)
+        rows.append(_row(name, title, of_method(own), compared, figures_of("table7", name), _failure(own)))
+    return Comparison(tuple(rows), _most_folds(outcomes.values()), seeds, "catboost", {})
+
+
+def sparsity(outcomes: Mapping[tuple[str, float, int], Outcome]) -> Sparsity:
+    """Figure 6: figures with a share of the results removed.
+
+    Args:
+        outcomes: by recipe, share and seed.
+
+    Source:
+        Match & Choose, section 5.3, Figure 6.
+    """
+    recipes = list(dict.fromkeys(recipe for recipe, _, _ in outcomes))
+    seeds = tuple(sorted({seed for _, _, seed in outcomes}))
+    shares = tuple(sorted({share for _, share, _ in outcomes}))
+    lines = [(recipe, METHOD, recipe_title(recipe)) for recipe in recipes]
+    lines += [(recipes[-1], b.key, b.title) for b in BASELINES if b.key in (AVERAGE_RANK, RANDOM)]
+    series, tables = [], {}
+    for recipe, method, title in lines:
+        key = recipe if method == METHOD else method
+        points = [fold_figures([outcomes[recipe, s, seed].folds for seed in seeds], method) for s in shares]
+        tables[key] = points
+        figures = {m.key: tuple(point.interval(m.key) for point in points) for m in (OSR, TAU)}
+        series.append(Series(key, title, figures))
+    lost_at = None
+    for share, own, chance in zip(
+        reversed(shares), tables[recipes[0]][::-1], tables[RANDOM][::-1], strict=True
+    ):
+        if own.p_value(chance, OSR.key) < SURE and own.mean(OSR.key) > chance.mean(OSR.key):
+            break
+        lost_at = share
+    return Sparsity(shares, tuple(series), _most_folds(outcomes.values()), seeds, lost_at)
+
+
+def recipe_title(recipe: str) -> str:
+    """A recipe's name for people."""
+    return METHOD_TITLE if DEFAULT_RECIPE == PAPER else f"{METHOD_TITLE} ({_kind(recipe)})"
+
+
+def _kind(recipe: str) -> str:
+    return {DEFAULT_RECIPE: "default recipe", PAPER: "paper recipe"}.get(recipe, recipe)
+
+
+def _of(outcome: Outcome, datasets: set[str]) -> list[Fold]:
+    return [fold for fold in outcome.folds if fold.dataset in datasets]
+
+
+def _row(
+    key: str,
+    title: str,
+    table: FoldFigures,
+    compared: FoldFigures | None,
+    paper: Mapping[str, float],
+    note: str = "",
+) -> Row:
+    figures, p_value, between = {}, {}, {}
+    for metric in SELECTION_METRICS if len(table) else ():
+        interval = table.interval(metric.key)
+        if not interval.folds:
+            continue
+        figures[metric.key] = interval
+        if compared is not None and len(compared):
+            p_value[metric.key] = table.p_value(compared, metric.key)
+        deviation = table.between_seeds(metric.key)
+        if not np.isnan(deviation):
+            between[metric.key] = deviation
+    return Row(key, title, figures, p_value, between, dict(paper), note)
+
+
+def _failure(outcomes: Sequence[Outcome]) -> str:
+    return next((outcome.failure for outcome in outcomes if outcome.failure), "")
+
+
+def _why_missing(key: str) -> str:
+    return {
+        "initial": "no values from before fine-tuning are recorded",
+        "neighbours": "no two datasets were compared",
+        "direct": "nothing tells the datasets apart",
+    }.get(key, "not available")
+
+
+def _most_folds(outcomes: Sequence[Outcome]) -> int:
+    return max((len(outcome.folds) for outcome in outcomes), default=0)

@@ -1,0 +1,250 @@
+"""What routing is worth, as a page: deferral curves, quality at equal cost, cost at equal quality, and what
+goes where.
+
+The parts and the page are those of the other report, `report`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from matchgraph.report.assembly import write_page
+from matchgraph.report.figures import COLOURS, INK, LINES, drawing, logarithmic
+from matchgraph.report.page import Head
+from matchgraph.report.sections import Drawing, Section
+from matchgraph.report.tables import Column, Table, shown
+from matchgraph.routing.evaluation import ESTIMATORS, MIXING, ORACLE, Study, typical_words
+from matchgraph.routing.policy import choose, lambda_for_budget
+
+NAME = "routing"
+TITLES = {
+    "knn": "nearest prompts",
+    "gaussian": "Gaussian process",
+    "network": "network",
+    MIXING: "random mixing",
+    ORACLE: "oracle",
+}
+NOTE = (
+    "Quality is the mean over the images of a prompt, and all figures are of test prompts, which nothing was "
+    "learnt from; training, validation and test prompts are rotated until each was a test prompt once. The "
+    "oracle chooses by the very scores that it is judged by, noise included, so that no router can reach it. "
+    "Intervals are 95 % bootstrap intervals over prompts; random mixing is, in each resample, the best there "
+    "is of that resample."
+)
+
+
+def write_report(
+    studies: Sequence[Study], folder: Path, command: str, facts: Mapping[str, Any]
+) -> tuple[Path, list[str]]:
+    """Write the page, a CSV file for each table, and `routing.json`.
+
+    Args:
+        studies: at least one.
+        folder: gets the files.
+        command: that makes them.
+        facts: what they were computed from and with.
+
+    Returns:
+        The page, and what it says first.
+    """
+    parts = [part for study in studies for part in sections(study)]
+    summary = [said(study) for study in studies]
+    head = Head("What routing each prompt is worth", summary, command, facts, NOTE, one_by_one=False)
+    figures = {"studies": {study.metric: figures_of(study) for study in studies}}
+    return write_page(folder, NAME, head, parts, figures), summary
+
+
+def said(study: Study) -> str:
+    """The study in a sentence."""
+    name, best = max(study.comparisons.items(), key=lambda each: each[1].area.value)
+    above = sum(interval.low > 0 for interval in best.over_candidate.values())
+    over = best.over_mixing
+    return (
+        f"{study.metric}: over all budgets the router by {TITLES[name]} has a mean quality of "
+        f"{best.area.value:.4f}: {over.value:+.4f} [{over.low:+.4f}, {over.high:+.4f}] against random "
+        f"mixing, and at equal cost it is above {above} of {len(best.over_candidate)} fixed candidates "
+        f"({len(study.prompts)} test prompts)."
+    )
+
+
+def sections(study: Study) -> list[Section]:
+    """The parts of the page about one metric."""
+    best = max(ESTIMATORS, key=lambda name: study.comparisons[name].area.value)
+    return [
+        Section(
+            f"{study.metric}-curve",
+            f"{study.metric}: quality for its cost",
+            "Figures 3 and 5",
+            said(study),
+            "Points are the candidates, each for all prompts alike; the lines take every budget. Each "
+            "estimator was fitted on the training prompts, and K of the nearest ones and the kernel of the "
+            "process chosen on the validation prompts.",
+            drawings=(Drawing(deferral(study), "Mean quality over mean cost, test prompts."),),
+            tables=(areas_table(study),),
+        ),
+        Section(
+            f"{study.metric}-equal",
+            f"{study.metric}: at the cost, and at the quality, of each candidate",
+            "Tables 2 and 3",
+            "What routing reaches at the cost of each candidate, and what it costs to be as good.",
+            "The share is the router's cost at the candidate's quality, over the candidate's cost.",
+            tables=(equal_table(study),),
+        ),
+        Section(
+            f"{study.metric}-shares",
+            f"{study.metric}: which candidates are chosen",
+            "Appendix H",
+            goes_where(study, best),
+            f"Chosen by {TITLES[best]}.",
+            drawings=(Drawing(shares(study, best), "Share of the prompts by mean cost."),),
+        ),
+    ]
+
+
+def deferral(study: Study) -> str:
+    """Deferral curves, and the fixed candidates as points."""
+    with drawing(f"deferral-{study.metric}", height=4.6) as (figure, finish):
+        axes = figure.subplots()
+        for number, (name, curve) in enumerate(study.curves.items()):
+            cost = np.append(curve.cost, max(float(study.cost.max()), curve.cost[-1]))
+            quality = np.append(curve.quality, curve.quality[-1])
+            axes.plot(
+                cost,
+                quality,
+                color=INK if name == ORACLE else COLOURS[number],
+                linestyle=LINES[number],
+                label=TITLES[name],
+            )
+        axes.plot(
+            study.cost,
+            study.truth.mean(axis=0),
+            linestyle="",
+            marker="o",
+            markersize=4,
+            color=COLOURS[4],
+            label="fixed candidates",
+        )
+        logarithmic(axes)
+        axes.set_xlabel("TFLOP an image, on average")
+        axes.set_ylabel(f"{study.metric}, on average")
+        axes.legend(frameon=False, loc="lower right")
+        return finish()
+
+
+def shares(study: Study, estimator: str) -> str:
+    """Which share of the prompts each model gets, over the average cost."""
+    curve = study.curves[estimator]
+    lams = curve.lam[np.linspace(0, len(curve.lam) - 1, 60).astype(int)]
+    own = study.shares(estimator, lams.tolist())
+    models = list(dict.fromkeys(variant.model for variant in study.variants))
+    of_model = np.array([[variant.model == model for variant in study.variants] for model in models])
+    with drawing(f"shares-{study.metric}", height=4.0) as (figure, finish):
+        axes = figure.subplots()
+        stacked = own @ of_model.T
+        axes.stackplot(
+            own @ study.cost,
+            stacked.T,
+            labels=models,
+            colors=[COLOURS[number % len(COLOURS)] for number in range(len(models))],
+            alpha=0.75,
+        )
+        for edge in np.cumsum(stacked, axis=1).T:
+            axes.plot(own @ study.cost, edge, color=INK, linewidth=0.5)
+        logarithmic(axes)
+        axes.set_ylim(0, 1)
+        axes.set_xlabel("TFLOP an image, on average")
+        axes.set_ylabel("share of the prompts")
+        axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
+        return finish()
+
+
+def goes_where(study: Study, estimator: str) -> str:
+    """What kinds of prompts go to the candidates chosen most, at the middle of all budgets."""
+    low, high = float(study.curves[estimator].cost[0]), float(study.curves[estimator].cost[-1])
+    budget = math.sqrt(low * high)
+    estimates = study.estimates[estimator]
+    rows = choose(estimates, study.cost, lambda_for_budget(estimates, study.cost, budget))
+    chosen = [study.variants[row].id for row in rows]
+    typical = typical_words(study.prompts, chosen)
+    counts = sorted(((chosen.count(name), name) for name in typical), reverse=True)[:4]
+    told = "; ".join(
+        f"{100 * count / len(chosen):.0f} % to {name}"
+        + (f" (prompts with {', '.join(typical[name][:5])})" if typical[name] else "")
+        for count, name in counts
+    )
+    return f"At {budget:.3g} TFLOP an image: {told}."
+
+
+def areas_table(study: Study) -> Table:
+    """One row for each curve."""
+    columns = (
+        Column("router", "Router"),
+        Column("area", "Mean quality over all budgets", "score"),
+        Column("over_mixing", "Over random mixing", "score"),
+        Column("rmse", "Error of an estimate", "score"),
+    )
+    low, high = float(study.cost.min()), float(study.cost.max())
+    rows: list[tuple[Any, ...]] = [
+        (TITLES[name], shown(own.area), shown(own.over_mixing), study.errors[name])
+        for name, own in study.comparisons.items()
+    ]
+    rows += [(TITLES[name], study.curves[name].area(low, high), None, None) for name in (MIXING, ORACLE)]
+    return Table(f"{study.metric}-areas", columns, tuple(rows))
+
+
+def equal_table(study: Study) -> Table:
+    """One row for each candidate: the routers' quality at its cost, and their cost at its quality."""
+    columns = [
+        Column("candidate", "Candidate"),
+        Column("tflop", "TFLOP", "number"),
+        Column("fixed", "Alone", "score"),
+    ]
+    for name in ESTIMATORS:
+        columns.append(Column(f"{name}_quality", f"By {TITLES[name]}", "score"))
+        columns.append(Column(f"{name}_gain", "Gain", "score"))
+        columns.append(Column(f"{name}_cost", "Cost", "share"))
+    rows = []
+    for number, variant in enumerate(study.variants):
+        fixed = float(study.truth[:, number].mean())
+        cells: list[Any] = [variant.id, variant.tflop, fixed]
+        for name in ESTIMATORS:
+            curve = study.curves[name]
+            gain = study.comparisons[name].over_candidate.get(number)
+            reached = float(curve.quality_at(variant.tflop))
+            ratio = curve.cost_of(fixed) / variant.tflop
+            cells += [
+                None if math.isnan(reached) else reached,
+                None if gain is None else shown(gain),
+                ratio if math.isfinite(ratio) else None,
+            ]
+        rows.append(tuple(cells))
+    return Table(f"{study.metric}-equal", tuple(columns), tuple(rows))
+
+
+def figures_of(study: Study) -> dict[str, Any]:
+    """The study's figures, for the record."""
+    return {
+        "test_prompts": len(study.prompts),
+        "neighbours": list(study.neighbours),
+        "processes": [list(process) for process in study.processes],
+        "candidates": {
+            variant.id: {"tflop": variant.tflop, "quality": float(study.truth[:, number].mean())}
+            for number, variant in enumerate(study.variants)
+        },
+        "routers": {
+            name: {
+                "area": own.area,
+                "over_mixing": own.over_mixing,
+                "over_candidate": {
+                    study.variants[number].id: interval for number, interval in own.over_candidate.items()
+                },
+                "rmse": study.errors[name],
+            }
+            for name, own in study.comparisons.items()
+        },
+    }

@@ -1,0 +1,1 @@
+"""Statistics that every level needs: intervals, resampling and paired tests."""

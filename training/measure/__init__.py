@@ -1,0 +1,1 @@
+"""What images are measured with: extractors, distances, and quality for a prompt."""

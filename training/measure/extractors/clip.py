@@ -1,0 +1,145 @@
+"""CLIP through open_clip, from a local folder or the hub."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from matchgraph.training.errors import ExtractorUnavailable, first_line
+from matchgraph.training.measure.extractors.base import (
+    CLEAN_RESIZE,
+    Extractor,
+    instrument_hash,
+    loading_errors,
+)
+from matchgraph.training.pipelines.hub import hub_folder
+from matchgraph.training.pipelines.loading import choose_device
+
+if TYPE_CHECKING:
+    import torch
+
+CONFIG_FILE = "open_clip_config.json"
+WEIGHTS_FILE = "open_clip_model.safetensors"
+
+
+@dataclass(frozen=True, eq=False)
+class OpenedClip:
+    """A CLIP model as open_clip builds it.
+
+    Attributes:
+        model: without gradients, for evaluation.
+        folder: where its files are.
+        name: what it was loaded from, without the path.
+        hash: 16 hexadecimal digits over the weights and the preprocessing.
+        dimension: of its embeddings.
+        image_px: side of the square it looks at.
+        mean: of each channel.
+        std: of each channel.
+        device: where it is.
+    """
+
+    model: Any
+    folder: Path
+    name: str
+    hash: str
+    dimension: int
+    image_px: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    device: torch.device
+
+
+def load(weights: str | os.PathLike[str], device: str) -> Extractor:
+    """Load what a CLIP model sees in images; see `training.measure.extractors.load_clip`."""
+    clip = open_weights(weights, device)
+    return image_extractor(clip)
+
+
+def image_extractor(clip: OpenedClip) -> Extractor:
+    """What an opened CLIP model sees in images."""
+    return Extractor(
+        clip.name,
+        clip.hash,
+        clip.dimension,
+        clip.image_px,
+        clip.mean,
+        clip.std,
+        clip.model.encode_image,
+        clip.device,
+    )
+
+
+def open_weights(weights: str | os.PathLike[str], device: str) -> OpenedClip:
+    """Open a CLIP model, whole.
+
+    Args:
+        weights: a folder in open_clip's layout, or MODEL/TAG of a model with safetensors weights.
+        device: `auto` or a torch device name.
+
+    Raises:
+        ExtractorUnavailable: the weights cannot be had or cannot be read.
+    """
+    folder = Path(weights)
+    if str(weights) and folder.is_dir():
+        return _from_folder(folder, folder.resolve().name, device)
+    return _from_folder(_hub_folder(str(weights)), str(weights), device)
+
+
+def _from_folder(folder: Path, name: str, device: str) -> OpenedClip:
+    config_path, weights_path = folder / CONFIG_FILE, folder / WEIGHTS_FILE
+    for path in (config_path, weights_path):
+        if not path.is_file():
+            raise ExtractorUnavailable(
+                f"{folder} has no {path.name}; a probe folder holds {CONFIG_FILE} and {WEIGHTS_FILE} "
+                "(safetensors, as open_clip writes them)."
+            )
+    try:
+        config = json.loads(config_path.read_text(encoding="utf-8"))
+        model_config = config["model_cfg"]
+        dimension = int(model_config["embed_dim"])
+        text_config = model_config["text_cfg"]
+        vision_config = model_config["vision_cfg"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ExtractorUnavailable(f"{config_path} is no open_clip configuration: {error!r}.") from None
+    if not isinstance(text_config, dict) or not isinstance(vision_config, dict):
+        raise ExtractorUnavailable(f"{config_path}: text_cfg and vision_cfg must be objects.")
+
+    import open_clip
+
+    target = choose_device(device)
+    try:
+        # Of all weight files a folder may hold, open_clip takes this name first.
+        model = open_clip.create_model(f"local-dir:{folder}", device=target, precision="fp32")
+        preprocessing = open_clip.get_model_preprocess_cfg(model)
+        size = preprocessing["size"]
+        image_px = int(size if isinstance(size, int) else size[0])
+        mean = tuple(float(value) for value in preprocessing["mean"])
+        std = tuple(float(value) for value in preprocessing["std"])
+        seen = {"model": model_config, "px": image_px, "mean": mean, "std": std, "resize": CLEAN_RESIZE}
+        digest = instrument_hash([weights_path], seen)
+    except loading_errors() as error:
+        raise ExtractorUnavailable(
+            f"{folder} cannot be loaded as a CLIP model: {first_line(error)}"
+        ) from error
+    if len(mean) != 3 or len(std) != 3 or not min(std) > 0:
+        raise ExtractorUnavailable(f"{config_path}: mean and std must be three numbers each, std above 0.")
+    model = model.eval().requires_grad_(False)
+    return OpenedClip(model, folder, name, digest, dimension, image_px, mean, std, target)
+
+
+def _hub_folder(spec: str) -> Path:
+    from open_clip.pretrained import get_pretrained_cfg
+
+    model, _, tag = spec.rpartition("/")
+    repository = get_pretrained_cfg(model, tag).get("hf_hub", "").rstrip("/") if model else ""
+    if not repository:
+        raise ExtractorUnavailable(
+            f"{spec!r} is neither a folder nor a MODEL/TAG of open_clip that has safetensors weights "
+            "(such as ViT-B-32/laion2b_s34b_b79k)."
+        )
+    names = (CONFIG_FILE, WEIGHTS_FILE)
+    advice = f"Give a local folder with {CONFIG_FILE} and {WEIGHTS_FILE} instead."
+    return hub_folder(repository, names, names, advice, ExtractorUnavailable)

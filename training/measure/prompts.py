@@ -1,0 +1,125 @@
+"""Prompts as a CLIP reads them: one embedding each, and one for each of their tokens."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from matchgraph.training.errors import ExtractorUnavailable, first_line
+from matchgraph.training.measure.extractors.clip import OpenedClip, open_weights
+
+if TYPE_CHECKING:
+    import torch
+
+BATCH = 256
+
+
+@dataclass(frozen=True, eq=False)
+class EncodedPrompts:
+    """Prompts as a CLIP's frozen text encoder sees them.
+
+    Attributes:
+        embeddings: where images and texts are compared, of length 1; float32, (n, d).
+        tokens: of the last layer, before pooling; float32, (n, length, width).
+        mask: which positions hold tokens of the prompt, start and end included; bool, (n, length).
+        truncated: which prompts had more tokens than are read; bool, (n,).
+    """
+
+    embeddings: np.ndarray
+    tokens: np.ndarray
+    mask: np.ndarray
+    truncated: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.embeddings)
+
+    def part(self, rows: np.ndarray) -> EncodedPrompts:
+        """Some of them, by number."""
+        return EncodedPrompts(self.embeddings[rows], self.tokens[rows], self.mask[rows], self.truncated[rows])
+
+
+class PromptEncoder:
+    """The text side of a CLIP model.
+
+    Args:
+        clip: the model; `load_prompt_encoder` opens one.
+
+    Attributes:
+        hash: of the CLIP; images embedded by an extractor of this hash can be compared with these prompts.
+        dimension: of an embedding.
+        width: of a token's.
+
+    Raises:
+        ExtractorUnavailable: the model's text encoder is of a kind whose tokens cannot be had, or its
+            tokenizer cannot be loaded.
+    """
+
+    def __init__(self, clip: OpenedClip) -> None:
+        import open_clip
+
+        self.hash, self.dimension, self.device = clip.hash, clip.dimension, clip.device
+        self._model = clip.model
+        # CLIP keeps its text tower's layers itself, CustomTextCLIP in `text`.
+        last = getattr(clip.model, "ln_final", None) or getattr(
+            getattr(clip.model, "text", None), "ln_final", None
+        )
+        if last is None:
+            raise ExtractorUnavailable(
+                f"The text encoder of {clip.name} is no transformer of open_clip's own: its tokens cannot be "
+                "had. Use another CLIP."
+            )
+        self.width = int(last.normalized_shape[0])
+        last.register_forward_hook(self._keep)
+        self._seen: torch.Tensor | None = None
+        # The hook keeps one call's tokens; a second thread's must not come between.
+        self._alone = threading.Lock()
+        try:
+            self._tokenizer = open_clip.get_tokenizer(f"local-dir:{clip.folder}")
+        except Exception as error:
+            raise ExtractorUnavailable(
+                f"The tokenizer of {clip.name} cannot be loaded: {first_line(error)}"
+            ) from error
+
+    def _keep(self, _module: Any, _arguments: Any, output: torch.Tensor) -> None:
+        self._seen = output
+
+    def encode(self, prompts: Sequence[str]) -> EncodedPrompts:
+        """Encode prompts; a prompt's values do not depend on those beside it, but for rounding.
+
+        Args:
+            prompts: at least one.
+        """
+        parts = [self._encode(prompts[start : start + BATCH]) for start in range(0, len(prompts), BATCH)]
+        return EncodedPrompts(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
+
+    def _encode(self, prompts: Sequence[str]) -> tuple[np.ndarray, ...]:
+        import torch
+
+        ids = self._tokenizer(list(prompts)).to(self.device)
+        with self._alone, torch.inference_mode():
+            embeddings = self._model.encode_text(ids, normalize=True).float().cpu().numpy()
+            tokens = self._seen
+        assert tokens is not None
+        # The end of text has the largest number of all tokens, and padding follows it.
+        end = ids.argmax(dim=1)
+        mask = torch.arange(ids.shape[1], device=ids.device) <= end[:, None]
+        truncated = (end == ids.shape[1] - 1).cpu().numpy()
+        return embeddings, tokens.float().cpu().numpy(), mask.cpu().numpy(), truncated
+
+
+def load_prompt_encoder(weights: str | os.PathLike[str], *, device: str = "auto") -> PromptEncoder:
+    """Load the text side of a CLIP.
+
+    Args:
+        weights: a folder in open_clip's layout, or MODEL/TAG of a model with safetensors weights.
+        device: `auto` or a torch device name.
+
+    Raises:
+        ExtractorUnavailable: the weights or the tokenizer cannot be had or cannot be read.
+    """
+    return PromptEncoder(open_weights(weights, device))

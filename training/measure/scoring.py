@@ -1,0 +1,382 @@
+"""Metrics: a named extractor with a distance, over images that are seen once and never held all together.
+
+A metric is called `<extractor>_<distance>`; `fid` and `kid` are those of `inception`, `cmmd` that of `clip`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from matchgraph.training.errors import BadDataset, UnknownMeasure
+from matchgraph.training.images import CaptionedImage, list_captioned_images, load_rgb
+from matchgraph.training.measure.extractors.base import BATCH, CaptionExtractor
+from matchgraph.training.measure.features import Features, FeatureWriter, read_features, writing
+from matchgraph.training.measure.frechet import (
+    GaussianAccumulator,
+    GaussianStatistics,
+    Root,
+    distances_between,
+    frechet_between,
+)
+from matchgraph.training.measure.kernels import Distance, cmmd, kid
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from matchgraph.training.measure.extractors import Extractor
+
+# Distance -> version of its definition here; values of different versions are not comparable.
+DISTANCES = {"fid": "1", "kid": "1", "cmmd": "1"}
+# Metrics that the literature knows by shorter names than extractor and distance would give.
+SHORT = {"fid": ("inception", "fid"), "kid": ("inception", "kid"), "cmmd": ("clip", "cmmd")}
+# The extractor that --probe gives.
+PROBE = "clip"
+# Distances that look at the features themselves and not only at their mean and covariance.
+OF_FEATURES = frozenset({"kid", "cmmd"})
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A metric taken apart.
+
+    Attributes:
+        metric: its name.
+        extractor: name of the extractor.
+        distance: one of DISTANCES.
+    """
+
+    metric: str
+    extractor: str
+    distance: str
+
+    @property
+    def version(self) -> str:
+        """Of its definition."""
+        return DISTANCES[self.distance]
+
+
+def parse_metric(metric: str) -> Measure:
+    """Take a metric's name apart.
+
+    Args:
+        metric: such as `clip_fid`, `kid` or `dinov2_cmmd`.
+
+    Raises:
+        UnknownMeasure: it ends in no known distance, or is known by a shorter name.
+    """
+    if metric in SHORT:
+        return Measure(metric, *SHORT[metric])
+    extractor, _, distance = metric.rpartition("_")
+    if not extractor or distance not in DISTANCES:
+        raise UnknownMeasure(
+            f"{metric!r} cannot be measured here: name {', '.join(SHORT)}, or an extractor and a distance "
+            f"({', '.join(DISTANCES)}), as in clip_fid or dinov2_kid."
+        )
+    for short, parts in SHORT.items():
+        if parts == (extractor, distance):
+            raise UnknownMeasure(f"{metric!r} is called {short!r}; use that name.")
+    return Measure(metric, extractor, distance)
+
+
+def needed_extractors(metrics: Iterable[str]) -> tuple[str, ...]:
+    """Names of the extractors that metrics need, each once.
+
+    Raises:
+        UnknownMeasure: a metric cannot be measured.
+    """
+    return tuple(dict.fromkeys(parse_metric(metric).extractor for metric in metrics))
+
+
+@dataclass(frozen=True)
+class Score:
+    """A figure with the counts and the instrument that its bias depends on.
+
+    Attributes:
+        metric: what was measured; smaller is better.
+        value: the figure.
+        std: standard deviation of `value` where the metric is an average over subsets, else None.
+        n_real: images of the dataset behind the reference.
+        n_gen: generated images.
+        extractor: hash of the feature extractor.
+        extractor_name: what the extractor is called.
+        resize: how images came to the extractor's size.
+        version: of the metric's definition; values of different versions are not comparable.
+    """
+
+    metric: str
+    value: float
+    std: float | None
+    n_real: int
+    n_gen: int
+    extractor: str
+    extractor_name: str
+    resize: str
+    version: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """All fields by name, ready for JSON."""
+        return asdict(self)
+
+
+class Sample:
+    """What one extractor made of a set of images: what distances to other sets need, each part taken once.
+
+    Args:
+        statistics: mean and covariance, where they are known.
+        features: the features themselves, where distances of them are wanted.
+    """
+
+    def __init__(
+        self, statistics: GaussianStatistics | None = None, features: Features | None = None
+    ) -> None:
+        self.features = features
+        self._statistics = statistics
+
+    @property
+    def n(self) -> int:
+        """How many images there are."""
+        return self.statistics.n if self.features is None else self.features.n
+
+    @property
+    def statistics(self) -> GaussianStatistics:
+        """Mean and covariance.
+
+        Raises:
+            TooFewSamples: of fewer than two images.
+        """
+        if self._statistics is None:
+            if self.features is None:
+                raise ValueError("a sample without statistics needs features")
+            self._statistics = self.features.statistics
+        return self._statistics
+
+    @cached_property
+    def root(self) -> Root:
+        """The covariance's factor, which costs more than a distance does."""
+        return Root(self.statistics)
+
+    def distances(self, others: Sequence[Sample], distance: str) -> list[Distance]:
+        """Measure how far each of several samples is from this one; see `distance`."""
+        if distance != "fid":
+            return [self.distance(other, distance) for other in others]
+        return [
+            Distance(value) for value in distances_between([(self.root, o.root) for o in others]).tolist()
+        ]
+
+    def distance(self, other: Sample, distance: str) -> Distance:
+        """Measure how far another sample of the same extractor is from this one.
+
+        Args:
+            other: the other.
+            distance: one of DISTANCES; all but `fid` need the features of both.
+
+        Raises:
+            DistanceError: the samples do not fit, are too small, or have no finite distance.
+        """
+        if distance == "fid":
+            return Distance(frechet_between(self.root, other.root))
+        if self.features is None or other.features is None:
+            raise ValueError(f"{distance} is of features, and one sample has none")
+        if distance == "kid":
+            return kid(self.features.rows, other.features.rows)
+        return cmmd(
+            self.features.rows,
+            other.features.rows,
+            within_one=self.features.mean_similarity,
+            within_two=other.features.mean_similarity,
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Reference:
+    """A dataset as the extractors see it.
+
+    Attributes:
+        content_hash: of its images.
+        samples: by the extractor's name.
+    """
+
+    content_hash: str
+    samples: Mapping[str, Sample]
+
+
+class Scorer:
+    """Measures sets of images against datasets by several metrics at once.
+
+    Args:
+        metrics: their names, see `parse_metric`.
+        extractors: by name, all that the metrics need and no matter what others.
+        cache_dir: where features of datasets are kept, by content and extractor; None to keep them no longer
+            than this process.
+        also: extractors that look at datasets though no metric needs them.
+
+    Raises:
+        UnknownMeasure: a metric cannot be measured, or its extractor was not given.
+    """
+
+    def __init__(
+        self,
+        metrics: Sequence[str],
+        extractors: Mapping[str, Extractor | CaptionExtractor],
+        cache_dir: Path | None = None,
+        *,
+        also: Sequence[str] = (),
+    ) -> None:
+        self.measures = tuple(parse_metric(metric) for metric in metrics)
+        for measure in self.measures:
+            if measure.extractor not in extractors:
+                option = f"--extractor {measure.extractor}=WEIGHTS"
+                raise UnknownMeasure(
+                    f"{measure.metric} needs the extractor {measure.extractor!r}, which was not given: name "
+                    f"it with {'--probe SPEC' if measure.extractor == 'clip' else option}."
+                )
+        names = dict.fromkeys([*(measure.extractor for measure in self.measures), *also])
+        self.extractors = {name: extractors[name] for name in names}
+        self.cache_dir = cache_dir
+        self._of_features = {m.extractor for m in self.measures if m.distance in OF_FEATURES}
+
+    def reference(
+        self,
+        dataset_folder: Path,
+        content_hash: str,
+        *,
+        images: Sequence[CaptionedImage] | None = None,
+        known: Mapping[str, GaussianStatistics] | None = None,
+    ) -> Reference:
+        """Look at a dataset by every extractor, in one pass over its images, or none where all is cached.
+
+        Args:
+            dataset_folder: the image folder.
+            content_hash: what its images and captions are known by.
+            images: those of the folder that count; None for all.
+            known: statistics of the dataset by extractor hash, which spare the pass where a metric needs no
+                more than these.
+
+        Raises:
+            BadDataset: the folder cannot be read, or a metric of captions finds too few of them.
+            BadImage: an image cannot be read.
+        """
+        samples: dict[str, Sample] = {}
+        missing: list[str] = []
+        for name, extractor in self.extractors.items():
+            if name not in self._of_features and extractor.hash in (known or {}):
+                samples[name] = Sample((known or {})[extractor.hash])
+                continue
+            path = self._cached(content_hash, extractor)
+            found = read_features(path, _facts(content_hash, extractor)) if path else None
+            if found is None:
+                missing.append(name)
+            else:
+                samples[name] = Sample(features=found)
+        if missing:
+            chosen = list_captioned_images(dataset_folder) if images is None else images
+            samples |= self._look(dataset_folder, content_hash, chosen, missing)
+        return Reference(content_hash, {name: samples[name] for name in self.extractors})
+
+    def score(
+        self, images: Iterable[Image.Image], reference: Reference, *, batch_size: int = BATCH
+    ) -> tuple[Score, ...]:
+        """Measure generated images against a dataset by every metric, in one pass over the images.
+
+        Args:
+            images: at least two, of mode RGB; no more than a batch of them is held at once.
+            reference: the dataset, from this scorer.
+            batch_size: images in one forward pass.
+
+        Returns:
+            One score for each metric, in their order.
+
+        Raises:
+            TooFewSamples: fewer than two images.
+            UnknownMeasure: a metric is of captions, which generated images do not have.
+            DistanceError: a distance is not finite.
+        """
+        for measure in self.measures:
+            if isinstance(self.extractors[measure.extractor], CaptionExtractor):
+                raise UnknownMeasure(
+                    f"{measure.metric} compares captions, which generated images do not have; it is a metric "
+                    "between datasets only."
+                )
+        made = self._stream(images, batch_size)
+        scores = []
+        for measure in self.measures:
+            extractor, real = self.extractors[measure.extractor], reference.samples[measure.extractor]
+            sample = made[measure.extractor]
+            found = sample.distance(real, measure.distance)
+            scores.append(
+                Score(
+                    metric=measure.metric,
+                    value=found.value,
+                    std=found.std,
+                    n_real=real.n,
+                    n_gen=sample.n,
+                    extractor=extractor.hash,
+                    extractor_name=extractor.name,
+                    resize=extractor.resize,
+                    version=measure.version,
+                )
+            )
+        return tuple(scores)
+
+    def _stream(self, images: Iterable[Image.Image], batch_size: int) -> dict[str, Sample]:
+        pending = iter(images)
+        sums = {name: GaussianAccumulator() for name in self.extractors if name not in self._of_features}
+        with ExitStack() as stack:
+            spools = {
+                name: stack.enter_context(writing(self.cache_dir)) for name in sorted(self._of_features)
+            }
+            while batch := list(islice(pending, batch_size)):
+                for name, extractor in self.extractors.items():
+                    (spools.get(name) or sums[name]).add(extractor.features(batch, batch_size))
+                del batch
+            samples = {name: Sample(gathered.statistics()) for name, gathered in sums.items()}
+            return samples | {name: Sample(features=spool.finish()) for name, spool in spools.items()}
+
+    def _look(
+        self, folder: Path, content_hash: str, images: Sequence[CaptionedImage], names: Sequence[str]
+    ) -> dict[str, Sample]:
+        with ExitStack() as stack:
+            writers: dict[str, FeatureWriter] = {
+                name: stack.enter_context(writing(self.cache_dir)) for name in names
+            }
+            seeing = [n for n in names if not isinstance(self.extractors[n], CaptionExtractor)]
+            for start in range(0, len(images), BATCH) if seeing else ():
+                batch = [load_rgb(image.path) for image in images[start : start + BATCH]]
+                for name in seeing:
+                    writers[name].add(self.extractors[name].features(batch))
+            for name in names:
+                if name not in seeing:
+                    self._read_captions(name, folder, images, writers[name])
+            found = {}
+            for name, writer in writers.items():
+                extractor = self.extractors[name]
+                target = self._cached(content_hash, extractor)
+                found[name] = Sample(features=writer.finish(target, _facts(content_hash, extractor)))
+            return found
+
+    def _read_captions(
+        self, name: str, folder: Path, images: Sequence[CaptionedImage], writer: FeatureWriter
+    ) -> None:
+        captions = [image.caption for image in images if image.caption]
+        if len(captions) < 2:
+            raise BadDataset(
+                f"{folder} has {len(captions)} captions; {name} reads captions and needs two at least. Write "
+                "them to metadata.jsonl, or leave its metrics out."
+            )
+        for batch in self.extractors[name].stream(captions):
+            writer.add(batch)
+
+    def _cached(self, content_hash: str, extractor: Extractor | CaptionExtractor) -> Path | None:
+        if self.cache_dir is None:
+            return None
+        return self.cache_dir / f"{content_hash}-{extractor.hash}.safetensors"
+
+
+def _facts(content_hash: str, extractor: Extractor | CaptionExtractor) -> dict[str, str]:
+    return {"content": content_hash, "extractor": extractor.hash}

@@ -1,0 +1,1 @@
+"""Diffusers pipelines: loading, the hub, model families, samplers, and what a call costs."""

@@ -1,0 +1,502 @@
+"""What every family answers, and the parts that diffusers pipelines have in common."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from matchgraph.training.errors import UnsupportedScheduler
+from matchgraph.training.sampling.rollback import noised, rolled_back
+
+if TYPE_CHECKING:
+    import torch
+    from PIL import Image
+
+    from matchgraph.training.sampling.rollback import Start
+
+# One row per prompt (or per image) in every tensor, so rows can be cached, picked and dropped without knowing
+# the family.
+Conditioning = dict[str, "torch.Tensor"]
+
+
+class Family(ABC):
+    """How pipelines of one diffusers class are conditioned, trained and sampled.
+
+    Families hold no state: the pipeline is always an argument. Random numbers come only from the generators
+    given, which live on the CPU, so that one seed means the same noise on every device.
+
+    Attributes:
+        name: a key of `training.pipelines.families.FAMILIES`.
+        pipeline_class: the diffusers class that pipelines of this family have.
+        denoiser_attribute: the pipeline's attribute that holds the denoiser.
+        lora_targets: the layers that get adapters, as peft matches them (by the end of their name).
+        default_steps: denoising steps, the default of the pipeline's call.
+        default_guidance: guidance scale, likewise.
+        classifier_free: guidance takes a second, unconditional forward in each step. Where it was distilled
+            into the denoiser the scale is an input of the one forward.
+        flow_matching: the denoiser predicts the velocity of a straight line from image to noise.
+        call_options: further arguments of the pipeline's call when sampling.
+        load_options: further arguments of the pipeline class's loader.
+        own_components: (library, class) pairs that the folder's index may name beside classes of diffusers
+            and transformers; diffusers keeps these classes in the module of the pipeline itself.
+    """
+
+    name: ClassVar[str]
+    pipeline_class: ClassVar[str]
+    denoiser_attribute: ClassVar[str]
+    lora_targets: ClassVar[tuple[str, ...]]
+    default_steps: ClassVar[int]
+    default_guidance: ClassVar[float]
+    classifier_free: ClassVar[bool] = True
+    flow_matching: ClassVar[bool] = False
+    call_options: ClassVar[Mapping[str, Any]] = {}
+    load_options: ClassVar[Mapping[str, Any]] = {}
+    own_components: ClassVar[frozenset[tuple[str, str]]] = frozenset()
+
+    def settle(self, pipe: Any) -> None:  # noqa: B027
+        """Put right, once after loading, what the pipeline's own call would stumble over."""
+
+    def denoiser(self, pipe: Any) -> torch.nn.Module:
+        """The part of the pipeline that is trained: its U-Net or transformer."""
+        return getattr(pipe, self.denoiser_attribute)
+
+    @abstractmethod
+    def encode_prompts(self, pipe: Any, prompts: Sequence[str]) -> Conditioning:
+        """Encode prompts with the pipeline's own text encoders.
+
+        Args:
+            pipe: the loaded pipeline.
+            prompts: n prompts; the empty string gives the unconditional row.
+
+        Returns:
+            Tensors whose first dimension is n, row i for prompt i, under the names of the arguments that the
+            pipeline's call takes them by.
+        """
+
+    @abstractmethod
+    def token_limits(self, pipe: Any) -> list[tuple[Any, int]]:
+        """The tokenizers in use, each with the number of tokens (with specials) its text encoder is shown."""
+
+    def shown_prompts(self, pipe: Any, prompts: Sequence[str]) -> list[str]:  # noqa: ARG002
+        """The prompts as the pipeline hands them to its tokenizers."""
+        return list(prompts)
+
+    def count_truncated(self, pipe: Any, prompts: Sequence[str]) -> int:
+        """How many prompts lose words because at least one text encoder is not shown all of their tokens."""
+        shown = self.shown_prompts(pipe, prompts)
+        cut: set[int] = set()
+        for tokenizer, limit in self.token_limits(pipe):
+            tokens = tokenizer(shown, truncation=False, verbose=False).input_ids
+            cut.update(row for row, ids in enumerate(tokens) if len(ids) > limit)
+        return len(cut)
+
+    def image_tokens(self, pipe: Any, latent_side: int) -> int:
+        """How many tokens the denoiser makes of a square image's latents, for shifts that depend on it."""
+        patch = getattr(self.denoiser(pipe).config, "patch_size", None) or 1
+        return (latent_side // patch) ** 2
+
+    def size_unit_px(self, pipe: Any) -> int:
+        """Sides of images must be a multiple of this, so that latents and patches come out whole."""
+        patch = getattr(self.denoiser(pipe).config, "patch_size", None) or 1
+        # Pipelines themselves insist on multiples of 8.
+        return math.lcm(8, pipe.vae_scale_factor * patch)
+
+    def encode_images(
+        self,
+        pipe: Any,
+        pixels: torch.Tensor,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+    ) -> torch.Tensor:
+        """Encode images into latents, shifted and scaled as the denoiser expects them.
+
+        Args:
+            pipe: the loaded pipeline.
+            pixels: float32, (n, 3, height, width), values in -1..1.
+            generator: draws from the VAE's posterior, one for all images or one each; None takes its mean.
+
+        Returns:
+            float32, (n, channels, height / factor, width / factor).
+        """
+        import torch
+
+        vae = pipe.vae
+        half = vae.dtype == torch.float16
+        # In half precision SDXL's VAE overflows; its weights come back from single precision unchanged.
+        # The module's own method, because diffusers' would warn of what is meant here.
+        if half:
+            torch.nn.Module.to(vae, torch.float32)
+        try:
+            with torch.no_grad():
+                encoded = vae.encode(pixels.to(vae.device, vae.dtype))
+        finally:
+            if half:
+                torch.nn.Module.to(vae, torch.float16)
+        if "latent" in encoded:  # an autoencoder without a posterior, such as Sana's
+            latents = encoded.latent
+        else:
+            posterior = encoded.latent_dist
+            latents = posterior.mode() if generator is None else posterior.sample(generator)
+        shift = getattr(vae.config, "shift_factor", None) or 0.0
+        return (latents.float() - shift) * vae.config.scaling_factor
+
+    def image_conditioning(
+        self,
+        pipe: Any,  # noqa: ARG002
+        sizes: Sequence[tuple[int, int]],  # noqa: ARG002
+        resolution_px: int,  # noqa: ARG002
+    ) -> Conditioning:
+        """What the denoiser is told of each training image beside its caption; nothing in most families.
+
+        Args:
+            pipe: the loaded pipeline.
+            sizes: width and height of n images before `training.images.square` scaled and cut them.
+            resolution_px: side of the squares.
+
+        Returns:
+            Tensors of n rows, to be handed to `loss` together with the prompts' rows.
+        """
+        return {}
+
+    @abstractmethod
+    def predict(
+        self,
+        pipe: Any,
+        denoiser: torch.nn.Module,
+        noisy: torch.Tensor,
+        levels: torch.Tensor,
+        conditioning: Conditioning,
+        guidance: float | None = None,
+    ) -> torch.Tensor:
+        """What the denoiser says of noised latents, as it stands: noise or velocity, unguided.
+
+        Args:
+            pipe: the loaded pipeline; only configurations are read.
+            denoiser: what predicts; usually `self.denoiser(pipe)`.
+            noisy: float32, (n, channels, h, w).
+            levels: how noisy, (n,): timesteps of a variance-preserving process, or sigmas in (0, 1] of a
+                flow (`flow_matching`).
+            conditioning: n rows as `encode_prompts` gives them, and those of `image_conditioning` if any.
+            guidance: the scale that a denoiser is told into which guidance was distilled; None for the
+                family's default. Others ignore it.
+
+        Returns:
+            (n, channels, h, w), in the precision that the denoiser computed in.
+        """
+
+    @abstractmethod
+    def loss(
+        self,
+        pipe: Any,
+        denoiser: torch.nn.Module,
+        latents: torch.Tensor,
+        conditioning: Conditioning,
+        generator: torch.Generator,
+    ) -> torch.Tensor:
+        """The family's own training objective, as a mean over the batch.
+
+        Args:
+            pipe: the loaded pipeline; only its scheduler's configuration is read.
+            denoiser: what predicts; usually `self.denoiser(pipe)`.
+            latents: clean latents as `encode_images` gives them, float32, (n, channels, h, w).
+            conditioning: n rows as `encode_prompts` gives them, and those of `image_conditioning` if any.
+            generator: CPU generator; timesteps are drawn before noise.
+
+        Returns:
+            A float32 scalar that gradients flow from.
+        """
+
+    def sample(
+        self,
+        pipe: Any,
+        conditioning: Conditioning,
+        negative: Conditioning,
+        *,
+        steps: int,
+        guidance: float,
+        generators: Sequence[torch.Generator],
+        resolution_px: int,
+        start: Start | None = None,
+        start_generators: Sequence[torch.Generator] = (),
+        further: Mapping[str, Any] | None = None,
+    ) -> list[Image.Image]:
+        """Draw one image per row of `conditioning` through the pipeline's own `__call__`.
+
+        Args:
+            pipe: the loaded pipeline.
+            conditioning: n rows of what to draw.
+            negative: one row, the unconditional one; families without classifier-free guidance ignore it.
+            steps: denoising steps.
+            guidance: guidance scale; classifier-free guidance is off at 1 or less.
+            generators: n CPU generators, one an image, so that the batch size does not change any image.
+            resolution_px: width and height.
+            start: n pictures to begin with, noised; noise alone by default.
+            start_generators: n CPU generators of the noise put on them.
+            further: arguments that the call takes beside these, such as a ControlNet's images.
+
+        Raises:
+            InvalidConfig: the sampler cannot begin in the middle, see
+                `training.sampling.rollback.rolled_back`.
+        """
+        images: list[Image.Image] = self._draw(
+            pipe,
+            conditioning,
+            negative,
+            steps,
+            guidance,
+            generators,
+            resolution_px,
+            "pil",
+            start=start,
+            start_generators=start_generators,
+            further=further,
+        )
+        return images
+
+    def sample_latents(
+        self,
+        pipe: Any,
+        conditioning: Conditioning,
+        negative: Conditioning,
+        *,
+        steps: int,
+        guidance: float,
+        generators: Sequence[torch.Generator],
+        resolution_px: int,
+    ) -> torch.Tensor:
+        """Draw as `sample` does, and stop before the VAE: latents as `encode_images` gives them.
+
+        Args:
+            pipe: see `sample`, as for all others.
+            conditioning: n rows.
+            negative: one row.
+            steps: denoising steps.
+            guidance: guidance scale.
+            generators: n CPU generators.
+            resolution_px: width and height.
+
+        Returns:
+            float32, (n, channels, h, w).
+        """
+        drawn = self._draw(pipe, conditioning, negative, steps, guidance, generators, resolution_px, "latent")
+        return drawn.float()
+
+    def _draw(
+        self,
+        pipe: Any,
+        conditioning: Conditioning,
+        negative: Conditioning,
+        steps: int,
+        guidance: float,
+        generators: Sequence[torch.Generator],
+        resolution_px: int,
+        output_type: str,
+        *,
+        start: Start | None = None,
+        start_generators: Sequence[torch.Generator] = (),
+        further: Mapping[str, Any] | None = None,
+    ) -> Any:
+        unconditional = repeat_row(negative, len(generators)) if self.classifier_free else {}
+        with ExitStack() as around:
+            asked = steps
+            if start is not None:
+                asked = around.enter_context(rolled_back(pipe.scheduler, steps, start.strength))
+            arguments = {
+                **conditioning,
+                **{f"negative_{name}": rows for name, rows in unconditional.items()},
+                **self.call_options,
+                **around.enter_context(_as_student(pipe.scheduler, asked, generators)),
+                "num_inference_steps": asked,
+                "guidance_scale": guidance,
+                "generator": list(generators),
+                "height": resolution_px,
+                "width": resolution_px,
+                "output_type": output_type,
+                **(further or {}),
+            }
+            if start is not None:
+                begun = start.latents.to(pipe.device, self.denoiser(pipe).dtype)
+                arguments["latents"] = noised(
+                    pipe.scheduler, begun, start_generators, lambda: pipe(**arguments, latents=begun)
+                )
+            return pipe(**arguments).images
+
+    def as_called(self, pipe: Any, latents: torch.Tensor) -> torch.Tensor:  # noqa: ARG002
+        """Latents as `encode_images` gives them, in the form that the pipeline's call takes and ends with."""
+        return latents
+
+
+@contextmanager
+def _as_student(
+    scheduler: Any, steps: int, generators: Sequence[torch.Generator]
+) -> Iterator[dict[str, Any]]:
+    """What the multistep sampler of a consistency-distilled flow needs that pipelines do not give it.
+
+    Some pipelines hand no generator to their scheduler's step, whose noise would then come from torch's
+    global one. And by itself the scheduler shifts the ends of its grid twice and puts its last step next to
+    noise level 0, where nothing is left to do; the even levels are those that Flux's pipeline asks for.
+
+    Args:
+        scheduler: the pipeline's; one of another class is left alone.
+        steps: denoising steps.
+        generators: of the images.
+
+    Yields:
+        Further arguments of the pipeline's call.
+    """
+    if type(scheduler).__name__ != "FlowMatchLCMScheduler":
+        yield {}
+        return
+    # Others may have put something in its place, which is to be there again after.
+    before = vars(scheduler).get("step")
+    scheduler.step = partial(scheduler.step, generator=list(generators))
+    try:
+        yield {"sigmas": [1 - step / steps for step in range(steps)]}
+    finally:
+        del scheduler.step
+        if before is not None:
+            scheduler.step = before
+
+
+def repeat_row(negative: Conditioning, count: int) -> Conditioning:
+    """Repeat a one-row conditioning `count` times."""
+    return {key: value.expand(count, *value.shape[1:]) for key, value in negative.items()}
+
+
+def without_empty(rows: torch.Tensor, prompts: Sequence[str]) -> torch.Tensor:
+    """Put zeros into the rows of empty prompts, as pipelines with `force_zeros_for_empty_prompt` do."""
+    import torch
+
+    empty = torch.tensor([prompt == "" for prompt in prompts], device=rows.device)
+    return rows.masked_fill(empty.view(-1, *[1] * (rows.ndim - 1)), 0.0)
+
+
+def number_shift(pipe: Any) -> None:
+    """Give a VAE that states no shift the number 0, which some pipelines add to every latent."""
+    if pipe.vae.config.shift_factor is None:
+        pipe.vae.register_to_config(shift_factor=0.0)
+
+
+def training_noise(latents: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """Standard normal noise in the shape of `latents`, drawn on the CPU and moved to their device."""
+    import torch
+
+    return torch.randn(latents.shape, generator=generator, dtype=torch.float32).to(latents.device)
+
+
+def diffuse(
+    scheduler: Any, latents: torch.Tensor, generator: torch.Generator
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Noise latents to uniformly drawn timesteps of a variance-preserving process, and give what to predict.
+
+    Args:
+        scheduler: the pipeline's scheduler; its `alphas_cumprod` and `prediction_type` are used, so any
+            sampler of the same process (PNDM, DDIM, DPM-Solver...) can stand there.
+        latents: float32, (n, channels, h, w).
+        generator: CPU generator.
+
+    Returns:
+        The noised latents sqrt(a_t) x + sqrt(1 - a_t) noise, the timesteps (n,), and the target: the noise
+        (epsilon) or the velocity sqrt(a_t) noise - sqrt(1 - a_t) x (v_prediction).
+
+    Raises:
+        UnsupportedScheduler: the scheduler has no `alphas_cumprod`, or predicts something else.
+
+    Source:
+        Ho et al., "Denoising diffusion probabilistic models" (2020), Eq. 4 and 14; Salimans and Ho,
+        "Progressive distillation" (2022), appendix D, for the velocity.
+    """
+    import torch
+
+    prediction = getattr(scheduler.config, "prediction_type", "epsilon")
+    alphas = getattr(scheduler, "alphas_cumprod", None)
+    if alphas is None or prediction not in ("epsilon", "v_prediction"):
+        raise UnsupportedScheduler(
+            f"{type(scheduler).__name__} with prediction_type {prediction!r} is no noise process that this "
+            "family trains; give the pipeline a scheduler with epsilon or v_prediction."
+        )
+    timesteps = torch.randint(0, len(alphas), (len(latents),), generator=generator)
+    noise = training_noise(latents, generator)
+    kept = alphas[timesteps.to(alphas.device)].to(latents.device, torch.float32).view(-1, 1, 1, 1)
+    noisy = kept.sqrt() * latents + (1 - kept).sqrt() * noise
+    target = noise if prediction == "epsilon" else kept.sqrt() * noise - (1 - kept).sqrt() * latents
+    return noisy, timesteps.to(latents.device), target
+
+
+def draw_sigmas(
+    scheduler: Any, count: int, generator: torch.Generator, density: Literal["uniform", "logit_normal"]
+) -> torch.Tensor:
+    """Draw noise levels of the scheduler's training grid.
+
+    Args:
+        scheduler: the pipeline's flow-matching scheduler; only its configuration is read, since sampling
+            overwrites the grid it holds.
+        count: how many to draw.
+        generator: CPU generator.
+        density: of the position on the grid before it is shifted; `logit_normal` is the sigmoid of a
+            standard normal number.
+
+    Returns:
+        float32, (count,), each in (0, 1], with the static shift of a `FlowMatchEulerDiscreteScheduler`
+        applied. A dynamic shift depends on the size of the picture to be drawn, and a `flow_shift` is one
+        of the sampler; neither shapes the training grid.
+
+    Raises:
+        UnsupportedScheduler: the scheduler is no flow-matching one.
+
+    Source:
+        diffusers' `compute_density_for_timestep_sampling` and the grid of `FlowMatchEulerDiscreteScheduler`,
+        which the training scripts build from the pipeline's own scheduler configuration; Esser et al.,
+        "Scaling rectified flow transformers" (2024), section 3.1 (logit-normal density) and 5.3.2 (shift).
+    """
+    import torch
+
+    config = scheduler.config
+    if "num_train_timesteps" not in config or not ("shift" in config or config.get("use_flow_sigmas")):
+        raise UnsupportedScheduler(
+            f"{type(scheduler).__name__} is no flow-matching scheduler; give the pipeline a "
+            "FlowMatchEulerDiscreteScheduler."
+        )
+    grid = config.num_train_timesteps
+    if density == "uniform":
+        position = torch.rand(count, generator=generator)
+    else:
+        position = torch.sigmoid(torch.randn(count, generator=generator))
+    index = (position * grid).long().clamp(max=grid - 1)
+    sigmas = (grid - index).float() / grid
+    if config.get("use_dynamic_shifting", False):
+        return sigmas
+    shift = config.get("shift", 1.0)
+    return shift * sigmas / (1 + (shift - 1) * sigmas)
+
+
+def rectified_flow(
+    scheduler: Any,
+    latents: torch.Tensor,
+    generator: torch.Generator,
+    density: Literal["uniform", "logit_normal"],
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Move latents along the straight line towards noise, and give the velocity to predict.
+
+    Args:
+        scheduler: see `draw_sigmas`.
+        latents: float32, (n, channels, h, w).
+        generator: CPU generator.
+        density: see `draw_sigmas`.
+
+    Returns:
+        The latents (1 - sigma) x + sigma noise, the sigmas (n,), and the velocity noise - x.
+
+    Raises:
+        UnsupportedScheduler: see `draw_sigmas`.
+
+    Source:
+        Liu et al., "Flow straight and fast" (2022), Eq. 1; Esser et al. (2024), Eq. 13.
+    """
+    sigmas = draw_sigmas(scheduler, len(latents), generator, density).to(latents.device)
+    noise = training_noise(latents, generator)
+    mix = sigmas.view(-1, 1, 1, 1)
+    return (1 - mix) * latents + mix * noise, sigmas, noise - latents

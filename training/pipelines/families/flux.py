@@ -1,0 +1,155 @@
+"""FLUX.1: a transformer on packed latents, trained by flow matching and told its guidance scale."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from matchgraph.training.pipelines.families.base import Conditioning, Family, number_shift, rectified_flow
+
+if TYPE_CHECKING:
+    import torch
+
+# The pipeline's own default, and the most that it takes.
+MAX_T5_TOKENS = 512
+
+
+class Flux(Family):
+    """`FluxPipeline`: FLUX.1-dev, and FLUX.1-schnell, which has no guidance input.
+
+    Source:
+        Objective and LoRA layers are those of diffusers' `train_dreambooth_lora_flux.py`: uniform timesteps,
+        weight 1, and an embedded guidance of 3.5 where the model has that input.
+    """
+
+    name = "flux"
+    pipeline_class = "FluxPipeline"
+    denoiser_attribute = "transformer"
+    lora_targets = (
+        "attn.to_k",
+        "attn.to_q",
+        "attn.to_v",
+        "attn.to_out.0",
+        "attn.add_k_proj",
+        "attn.add_q_proj",
+        "attn.add_v_proj",
+        "attn.to_add_out",
+        "ff.net.0.proj",
+        "ff.net.2",
+        "ff_context.net.0.proj",
+        "ff_context.net.2",
+    )
+    default_steps = 28
+    default_guidance = 3.5
+    classifier_free = False
+    flow_matching = True
+
+    def settle(self, pipe: Any) -> None:
+        number_shift(pipe)
+
+    def size_unit_px(self, pipe: Any) -> int:
+        # Latents are packed two by two, which the transformer's patch size of 1 does not say.
+        return math.lcm(8, 2 * pipe.vae_scale_factor)
+
+    def image_tokens(self, pipe: Any, latent_side: int) -> int:  # noqa: ARG002
+        return (latent_side // 2) ** 2
+
+    def _draw(self, pipe: Any, *arguments: Any, **named: Any) -> Any:
+        drawn = super()._draw(pipe, *arguments, **named)
+        *_, resolution_px, output_type = arguments
+        if output_type == "latent":
+            side = resolution_px // pipe.vae_scale_factor
+            return unpack(drawn, side, side)
+        return drawn
+
+    def as_called(self, pipe: Any, latents: torch.Tensor) -> torch.Tensor:  # noqa: ARG002
+        return pack(latents)
+
+    def _t5_tokens(self, pipe: Any) -> int:
+        return min(MAX_T5_TOKENS, pipe.tokenizer_2.model_max_length)
+
+    def encode_prompts(self, pipe: Any, prompts: Sequence[str]) -> Conditioning:
+        import torch
+
+        with torch.no_grad():
+            embeddings, pooled, _ = pipe.encode_prompt(
+                list(prompts), device=pipe.device, max_sequence_length=self._t5_tokens(pipe)
+            )
+        return {"prompt_embeds": embeddings, "pooled_prompt_embeds": pooled}
+
+    def token_limits(self, pipe: Any) -> list[tuple[Any, int]]:
+        return [
+            (pipe.tokenizer, pipe.tokenizer.model_max_length),
+            (pipe.tokenizer_2, self._t5_tokens(pipe)),
+        ]
+
+    def predict(
+        self,
+        pipe: Any,
+        denoiser: torch.nn.Module,
+        noisy: torch.Tensor,
+        levels: torch.Tensor,
+        conditioning: Conditioning,
+        guidance: float | None = None,
+    ) -> torch.Tensor:
+        """See `Family.predict`; the scale is an input of the denoiser, where it has one."""
+        import torch
+
+        count, _, height, width = noisy.shape
+        embeddings = conditioning["prompt_embeds"]
+        scales = None
+        if pipe.transformer.config.guidance_embeds:
+            scale = self.default_guidance if guidance is None else guidance
+            scales = torch.full((count,), scale, device=noisy.device)
+        predicted = denoiser(
+            hidden_states=pack(noisy),
+            timestep=levels,  # the transformer itself scales it by the length of the grid
+            guidance=scales,
+            pooled_projections=conditioning["pooled_prompt_embeds"],
+            encoder_hidden_states=embeddings,
+            txt_ids=torch.zeros(embeddings.shape[1], 3, device=noisy.device),
+            img_ids=positions(height // 2, width // 2).to(noisy.device),
+            return_dict=False,
+        )[0]
+        return unpack(predicted, height, width)
+
+    def loss(
+        self,
+        pipe: Any,
+        denoiser: torch.nn.Module,
+        latents: torch.Tensor,
+        conditioning: Conditioning,
+        generator: torch.Generator,
+    ) -> torch.Tensor:
+        """Rectified flow with uniform timesteps: predict noise - x at (1 - sigma) x + sigma noise."""
+        import torch
+
+        noisy, sigmas, velocity = rectified_flow(pipe.scheduler, latents, generator, "uniform")
+        predicted = self.predict(pipe, denoiser, noisy, sigmas, conditioning)
+        return torch.nn.functional.mse_loss(pack(predicted.float()), pack(velocity))
+
+
+def pack(latents: torch.Tensor) -> torch.Tensor:
+    """Turn (n, channels, h, w) into (n, h/2 * w/2, 4 * channels): a token for each two-by-two patch."""
+    count, channels, height, width = latents.shape
+    patches = latents.reshape(count, channels, height // 2, 2, width // 2, 2).permute(0, 2, 4, 1, 3, 5)
+    return patches.reshape(count, (height // 2) * (width // 2), 4 * channels)
+
+
+def unpack(tokens: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    """Turn what `pack` gives back into (n, channels, height, width)."""
+    count, _, values = tokens.shape
+    patches = tokens.reshape(count, height // 2, width // 2, values // 4, 2, 2).permute(0, 3, 1, 4, 2, 5)
+    return patches.reshape(count, values // 4, height, width)
+
+
+def positions(rows: int, columns: int) -> torch.Tensor:
+    """Position of each token, (rows * columns, 3): 0, row, column."""
+    import torch
+
+    row, column = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
+    return torch.stack([torch.zeros_like(row), row, column], dim=-1).reshape(-1, 3).float()
+
+
+FAMILY = Flux()

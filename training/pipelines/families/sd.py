@@ -1,0 +1,69 @@
+"""Stable Diffusion: a U-Net that predicts noise (or velocity) with one CLIP text encoder."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from matchgraph.training.pipelines.families.base import Conditioning, Family, diffuse
+from matchgraph.training.pipelines.samplers import guidance_embedding
+
+if TYPE_CHECKING:
+    import torch
+
+
+class StableDiffusion(Family):
+    """`StableDiffusionPipeline`, and latent consistency models of it under their own class.
+
+    Source:
+        Objective and LoRA layers are those of diffusers' `train_text_to_image_lora.py`: the mean squared
+        error of the noise, or of the velocity where the scheduler says so, at uniformly drawn timesteps.
+    """
+
+    name = "sd"
+    pipeline_class = "StableDiffusionPipeline"
+    denoiser_attribute = "unet"
+    lora_targets = ("to_q", "to_k", "to_v", "to_out.0")
+    default_steps = 50
+    default_guidance = 7.5
+
+    def encode_prompts(self, pipe: Any, prompts: Sequence[str]) -> Conditioning:
+        import torch
+
+        with torch.no_grad():
+            embeddings, _ = pipe.encode_prompt(list(prompts), pipe.device, 1, False)
+        return {"prompt_embeds": embeddings}
+
+    def token_limits(self, pipe: Any) -> list[tuple[Any, int]]:
+        return [(pipe.tokenizer, pipe.tokenizer.model_max_length)]
+
+    def predict(
+        self,
+        pipe: Any,
+        denoiser: torch.nn.Module,
+        noisy: torch.Tensor,
+        levels: torch.Tensor,
+        conditioning: Conditioning,
+        guidance: float | None = None,
+    ) -> torch.Tensor:
+        told = guidance_embedding(pipe, noisy, guidance)
+        return denoiser(noisy, levels, conditioning["prompt_embeds"], timestep_cond=told, return_dict=False)[
+            0
+        ]
+
+    def loss(
+        self,
+        pipe: Any,
+        denoiser: torch.nn.Module,
+        latents: torch.Tensor,
+        conditioning: Conditioning,
+        generator: torch.Generator,
+    ) -> torch.Tensor:
+        import torch
+
+        noisy, timesteps, target = diffuse(pipe.scheduler, latents, generator)
+        predicted = self.predict(pipe, denoiser, noisy, timesteps, conditioning)
+        return torch.nn.functional.mse_loss(predicted.float(), target)
+
+
+FAMILY = StableDiffusion()

@@ -1,0 +1,106 @@
+"""Stable Diffusion XL: a U-Net that is also told the sizes its training images had."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from matchgraph.training.pipelines.families.base import Conditioning, Family, diffuse, without_empty
+from matchgraph.training.pipelines.samplers import guidance_embedding
+
+if TYPE_CHECKING:
+    import torch
+
+# Row of each image among those that `image_conditioning` gives.
+TIME_IDS = "time_ids"
+
+
+class StableDiffusionXL(Family):
+    """`StableDiffusionXLPipeline`: SDXL, its fine-tunes such as Juggernaut, and Segmind-Vega.
+
+    Source:
+        Objective, size conditioning and LoRA layers are those of diffusers'
+        `train_text_to_image_lora_sdxl.py`; Podell et al., "SDXL" (2023), section 2.2.
+    """
+
+    name = "sdxl"
+    pipeline_class = "StableDiffusionXLPipeline"
+    denoiser_attribute = "unet"
+    lora_targets = ("to_q", "to_k", "to_v", "to_out.0")
+    default_steps = 50
+    default_guidance = 5.0
+    # A watermark, drawn into each picture where its package is installed, would be measured as the model's.
+    load_options: ClassVar[Mapping[str, Any]] = {"add_watermarker": False}
+
+    def encode_prompts(self, pipe: Any, prompts: Sequence[str]) -> Conditioning:
+        import torch
+
+        with torch.no_grad():
+            embeddings, pooled = self._encode(pipe, list(prompts))
+        if pipe.config.force_zeros_for_empty_prompt:
+            embeddings, pooled = without_empty(embeddings, prompts), without_empty(pooled, prompts)
+        return {"prompt_embeds": embeddings, "pooled_prompt_embeds": pooled}
+
+    def _encode(self, pipe: Any, prompts: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
+        embeddings, _, pooled, _ = pipe.encode_prompt(
+            prompts, device=pipe.device, do_classifier_free_guidance=False
+        )
+        return embeddings, pooled
+
+    def token_limits(self, pipe: Any) -> list[tuple[Any, int]]:
+        tokenizers = (pipe.tokenizer, pipe.tokenizer_2)
+        return [(each, each.model_max_length) for each in tokenizers if each is not None]
+
+    def image_conditioning(
+        self, pipe: Any, sizes: Sequence[tuple[int, int]], resolution_px: int
+    ) -> Conditioning:
+        """Original size, corner of the cut and size shown, as the pipeline has them: height before width."""
+        import torch
+
+        rows = []
+        for width, height in sizes:
+            scale = resolution_px / min(width, height)
+            top, left = ((side * scale - resolution_px) / 2 for side in (height, width))
+            rows.append([height, width, round(top), round(left), resolution_px, resolution_px])
+        return {TIME_IDS: torch.tensor(rows, dtype=torch.float32, device=pipe.device)}
+
+    def predict(
+        self,
+        pipe: Any,
+        denoiser: torch.nn.Module,
+        noisy: torch.Tensor,
+        levels: torch.Tensor,
+        conditioning: Conditioning,
+        guidance: float | None = None,
+    ) -> torch.Tensor:
+        """See `Family.predict`; images of unknown size count as uncut squares."""
+        sizes = conditioning.get(TIME_IDS)
+        if sizes is None:
+            side = noisy.shape[-1] * pipe.vae_scale_factor
+            sizes = self.image_conditioning(pipe, [(side, side)] * len(noisy), side)[TIME_IDS]
+        return denoiser(
+            noisy,
+            levels,
+            conditioning["prompt_embeds"],
+            timestep_cond=guidance_embedding(pipe, noisy, guidance),
+            added_cond_kwargs={"text_embeds": conditioning["pooled_prompt_embeds"], "time_ids": sizes},
+            return_dict=False,
+        )[0]
+
+    def loss(
+        self,
+        pipe: Any,
+        denoiser: torch.nn.Module,
+        latents: torch.Tensor,
+        conditioning: Conditioning,
+        generator: torch.Generator,
+    ) -> torch.Tensor:
+        """Noise or velocity at uniform timesteps."""
+        import torch
+
+        noisy, timesteps, target = diffuse(pipe.scheduler, latents, generator)
+        predicted = self.predict(pipe, denoiser, noisy, timesteps, conditioning)
+        return torch.nn.functional.mse_loss(predicted.float(), target)
+
+
+FAMILY = StableDiffusionXL()

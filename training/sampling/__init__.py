@@ -1,0 +1,1 @@
+"""Drawing images: from noise, from pictures, and by control images."""

@@ -1,0 +1,608 @@
+"""ControlNets: trained beside a frozen U-Net, and put on pipelines of that architecture."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import time
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from matchgraph.training.errors import BadControlNet, BadDataset, BadPipeline, InvalidConfig, first_line
+from matchgraph.training.files import file_hash, write_json, write_tensors
+from matchgraph.training.images import SUFFIXES, CaptionedImage, list_captioned_images, load_rgb, square
+from matchgraph.training.memory import PeakMemory, encoders_parked
+from matchgraph.training.pipelines.hub import model_name, pipeline_folder
+from matchgraph.training.pipelines.loading import (
+    PRECISIONS,
+    LoadedPipeline,
+    check_weight_files,
+    opened,
+    quiet_libraries,
+    weight_variant,
+)
+from matchgraph.training.sampling.controls import HIGH, KINDS, LOW, Segmenter, canny, check_thresholds
+from matchgraph.training.tune.cache import CacheUse, EncodingCache
+from matchgraph.training.tune.checkpoint import Checkpoints
+from matchgraph.training.tune.encoding import EncodedDataset, dataset_hash, encode_dataset
+from matchgraph.training.tune.loop import Training, attached
+from matchgraph.training.tune.lora import FineTuneConfig
+from matchgraph.training.tune.session import Session, circumstances, identity_of
+
+if TYPE_CHECKING:
+    import torch
+    from PIL import Image
+
+    from matchgraph.training.pipelines.families.base import Conditioning, Family
+
+CONFIG_FILE = "config.json"
+WEIGHTS_FILE = "diffusion_pytorch_model.safetensors"
+RECORD_FILE = "control.json"
+# Family -> diffusers' pipeline that takes a ControlNet.
+CONTROLLED = {"sd": "StableDiffusionControlNetPipeline", "sdxl": "StableDiffusionXLControlNetPipeline"}
+# diffusers' widths of the layers that bring a control image to the latents' size, one halving between two.
+WIDTHS = (16, 32, 96, 256)
+# What a U-Net and a ControlNet must have in common for the one to take what the other gives.
+SHARED = (
+    "in_channels",
+    "block_out_channels",
+    "layers_per_block",
+    "cross_attention_dim",
+    "addition_embed_type",
+    "addition_time_embed_dim",
+    "projection_class_embeddings_input_dim",
+    "class_embed_type",
+    "encoder_hid_dim_type",
+)
+
+
+@dataclass(frozen=True)
+class ControlConfig:
+    """What a ControlNet is to be steered by, and how it is trained; checked when built.
+
+    Learning rate, optimiser and share of empty captions default to those of Zhang et al.
+
+    Attributes:
+        kind: `canny`; `segmentation`, by a model; or `maps`, ready-made ones.
+        low: Canny's lower threshold, see `training.sampling.controls.canny`.
+        high: Canny's upper one.
+        source: for `segmentation` the model's folder; for `maps` the folder that holds a map for each image,
+            under its path with any suffix of an image.
+        steps: optimiser steps.
+        batch_size: images per forward pass.
+        learning_rate: of AdamW, constant.
+        resolution_px: images and control images are scaled and cut to a square of this side.
+        seed: decides start values, data order, timesteps, noise and which captions are dropped.
+        caption_dropout: share of captions replaced by the empty one, so that the control alone must do.
+        precision: of the frozen weights and of the arithmetic; trained weights are always float32.
+        saved_precision: of the weights in the file.
+        weight_decay: of AdamW.
+        max_gradient_norm: gradients are clipped to this norm.
+        device: `auto` or a torch device name.
+        gradient_accumulation: forward passes per step.
+        gradient_checkpointing: compute activations again in the backward pass instead of keeping them.
+
+    Source:
+        Zhang et al., "Adding conditional control to text-to-image diffusion models" (2023), sections 3.3 and
+        4 (half of the prompts are empty; AdamW at 1e-5).
+    """
+
+    kind: str = "canny"
+    low: float = LOW
+    high: float = HIGH
+    source: str | None = None
+    steps: int = 10_000
+    batch_size: int = 8
+    learning_rate: float = 1e-5
+    resolution_px: int = 512
+    seed: int = 42
+    caption_dropout: float = 0.5
+    precision: str = "fp32"
+    saved_precision: str = "fp32"
+    weight_decay: float = 1e-2
+    max_gradient_norm: float = 1.0
+    device: str = "auto"
+    gradient_accumulation: int = 1
+    gradient_checkpointing: bool = False
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise InvalidConfig(f"kind must be one of {', '.join(KINDS)}, got {self.kind!r}.")
+        if self.kind == "canny":
+            check_thresholds(self.low, self.high)
+        if (self.kind == "canny") != (self.source is None):
+            needed = "takes no source" if self.kind == "canny" else "needs a source, a folder"
+            raise InvalidConfig(f"{self.kind} {needed}, got {self.source!r}.")
+        if self.saved_precision not in PRECISIONS:
+            raise InvalidConfig(
+                f"saved_precision must be one of {', '.join(PRECISIONS)}, got {self.saved_precision!r}."
+            )
+        # Checks what the two have in common.
+        _ = self.training
+
+    @property
+    def training(self) -> FineTuneConfig:
+        """The part that the training loop knows."""
+        own = {"kind", "low", "high", "source", "saved_precision"}
+        return FineTuneConfig(
+            **{field.name: getattr(self, field.name) for field in fields(self) if field.name not in own},
+            method="full",
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """All fields by name, ready for JSON."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class ControlRecord:
+    """One training of a ControlNet.
+
+    Attributes:
+        folder: holds the ControlNet as diffusers saves one, and `control.json`.
+        content: what `control.json` says.
+        losses: loss of each step, in order.
+    """
+
+    folder: Path
+    content: dict[str, Any]
+    losses: list[float]
+
+
+class ControlledDenoiser:
+    """A U-Net with a ControlNet's residuals, callable as the U-Net itself is.
+
+    Args:
+        unet: the U-Net.
+        controlnet: the ControlNet.
+        scale: what its residuals are multiplied by.
+
+    Attributes:
+        controls: the control images of the rows that come next; float, (n, 3, height, width), 0..1.
+    """
+
+    def __init__(self, unet: Any, controlnet: Any, scale: float = 1.0) -> None:
+        self.controls: torch.Tensor | None = None
+        self._unet, self._controlnet, self._scale = unet, controlnet, scale
+
+    def __call__(
+        self, noisy: torch.Tensor, timesteps: torch.Tensor, states: torch.Tensor, **named: Any
+    ) -> Any:
+        """See diffusers' `UNet2DConditionModel.forward`."""
+        down, middle = self._controlnet(
+            noisy,
+            timesteps,
+            encoder_hidden_states=states,
+            controlnet_cond=self.controls,
+            conditioning_scale=self._scale,
+            added_cond_kwargs=named.get("added_cond_kwargs"),
+            return_dict=False,
+        )
+        return self._unet(
+            noisy,
+            timesteps,
+            states,
+            down_block_additional_residuals=down,
+            mid_block_additional_residual=middle,
+            **named,
+        )
+
+
+def train_controlnet(
+    model: str | os.PathLike[str] | LoadedPipeline,
+    dataset_folder: str | os.PathLike[str],
+    output_folder: str | os.PathLike[str],
+    config: ControlConfig,
+    on_step: Callable[[int, float], None] | None = None,
+    *,
+    checkpoints: Checkpoints | None = None,
+    cache: EncodingCache | None = None,
+) -> ControlRecord:
+    """Train a ControlNet on captioned images, the family's own objective over a frozen U-Net.
+
+    Two runs with one configuration on one machine and the CPU give the same bytes, also where one of them was
+    interrupted and taken up again from a checkpoint.
+
+    Args:
+        model: a pipeline folder of the families sd or sdxl, its name on the hub, or a pipeline kept loaded.
+        dataset_folder: captioned images, see `training.images.list_captioned_images`.
+        output_folder: gets `config.json` and `diffusion_pytorch_model.safetensors` as diffusers'
+            `ControlNetModel.save_pretrained` writes them, and `control.json`; those of an earlier run are
+            removed when training starts.
+        config: what to train.
+        on_step: called after each step with its number, from 1, and its loss; what it raises stops the run,
+            and a checkpoint of that step is kept.
+        checkpoints: where the run's state is kept and what it goes on from; none by default.
+        cache: where encodings of images and captions are kept for other runs; none by default.
+
+    Returns:
+        The record of the run.
+
+    Raises:
+        BadControlNet: no ControlNet can be made for the pipeline.
+        TrainingError: as `training.tune.lora.fine_tune`, and as `training.sampling.controls` on the control
+            images.
+
+    Source:
+        Zhang et al., "Adding conditional control to text-to-image diffusion models" (2023), section 3, by
+        diffusers' `ControlNetModel`, whose last layers are zero, so that training starts from the pipeline's
+        own predictions.
+    """
+    out, loop = Path(output_folder), config.training
+    if not isinstance(model, LoadedPipeline):
+        model = pipeline_folder(model)
+    with opened(model, device=config.device, precision=config.precision) as loaded:
+        began, memory = time.perf_counter(), PeakMemory(loaded.device)
+        method = ControlMethod(config)
+        method.check(loaded)
+        images = [image for image in list_captioned_images(dataset_folder) if not image.held_out]
+        use = CacheUse(cache)
+        dataset = encode_dataset(
+            loaded, dataset_folder, resolution_px=config.resolution_px, seed=config.seed, use=use
+        )
+        segmenter = Segmenter(config.source, config.device) if config.kind == "segmentation" else None
+        drawn = _drawn(images, Path(dataset_folder), config, segmenter)
+        controls = ControlImages(
+            (square(image, config.resolution_px) for image in drawn), config.resolution_px
+        )
+        identity = identity_of(loaded, dataset_hash(images), config)
+        # Not where maps lie, but what they are.
+        identity |= {"source": None, "controls": controls.sha256}
+        session = Session(config.steps, checkpoints, identity, began, memory)
+        encoding_seconds = time.perf_counter() - began
+        out.mkdir(parents=True, exist_ok=True)
+        for name in (RECORD_FILE, CONFIG_FILE, WEIGHTS_FILE):
+            (out / name).unlink(missing_ok=True)
+        with encoders_parked(loaded), attached(loaded, method, loop) as parameters:
+            denoiser = ControlledDenoiser(loaded.family.denoiser(loaded.pipe), method.controlnet)
+            shown = _ShownDataset(dataset, controls, denoiser)
+            session.train(Training(loaded, parameters, shown, loop, denoiser), on_step)
+            weights = method.save(loaded, out)
+            trainable = sum(parameter.numel() for parameter in parameters.values())
+        content = {
+            "kind": config.kind,
+            "parameters": _parameters(config, segmenter),
+            "asked": {"model": model_name(loaded.folder), "config": config.to_dict()},
+            "hashes": {name: identity[name] for name in ("model", "dataset", "controls")}
+            | {"weights": file_hash(weights)},
+            "happened": {
+                "seconds": session.seconds,
+                "encoding_seconds": encoding_seconds,
+                "peak_memory_bytes": session.peak_memory_bytes,
+                "images": len(dataset),
+                "captions_truncated": dataset.truncated,
+                "aspect": dataset.aspect,
+                "cache": use.counts(),
+                "epochs": config.steps * config.batch_size * config.gradient_accumulation / len(dataset),
+                "trainable_parameters": trainable,
+                "first_loss": session.losses[0],
+                "last_losses": _mean(session.losses[-100:]),
+                "skipped_steps": session.skipped_steps,
+                "resumed_at": session.resumed_at,
+                "notes": session.notes,
+            },
+            "used": circumstances(loaded),
+        }
+    write_json(out / RECORD_FILE, content)
+    return ControlRecord(out, content, list(session.losses))
+
+
+class ControlMethod:
+    """Trains a ControlNet, a copy of the U-Net's first half, and leaves the pipeline alone.
+
+    See `training.tune.methods.Method`; an object serves one run.
+
+    Args:
+        config: says how its weights are saved, and whether activations are computed twice.
+
+    Attributes:
+        controlnet: the ControlNet, while attached.
+    """
+
+    def __init__(self, config: ControlConfig) -> None:
+        self.controlnet: Any = None
+        self._config = config
+
+    def check(self, loaded: LoadedPipeline) -> None:
+        """Refuse a pipeline that no ControlNet can be made for, before hours go into its encodings.
+
+        Raises:
+            BadControlNet: its family or its VAE's factor.
+        """
+        check_controllable(loaded)
+        embedding_widths(loaded.pipe.vae_scale_factor)
+
+    def attach(self, loaded: LoadedPipeline, generator: torch.Generator) -> dict[str, torch.nn.Parameter]:
+        """See `Method.attach`; the layers that read control images start from the generator's numbers."""
+        import torch
+        from diffusers import ControlNetModel
+
+        for component in loaded.pipe.components.values():
+            if isinstance(component, torch.nn.Module):
+                component.requires_grad_(False)
+        seed = int(torch.randint(0, 2**62, (), generator=generator))
+        # diffusers draws start values from the global generator, whose state is given back.
+        with torch.random.fork_rng(devices=[]), quiet_libraries():
+            torch.default_generator.manual_seed(seed)
+            try:
+                controlnet = ControlNetModel.from_unet(
+                    loaded.family.denoiser(loaded.pipe),
+                    conditioning_embedding_out_channels=embedding_widths(loaded.pipe.vae_scale_factor),
+                )
+            except (ValueError, RuntimeError, AttributeError, TypeError) as error:
+                raise BadControlNet(
+                    f"No ControlNet can be made for the U-Net of {loaded.folder.name}: {first_line(error)}"
+                ) from error
+        self.controlnet = controlnet.float().to(loaded.device).eval().requires_grad_(True)
+        if self._config.gradient_checkpointing:
+            self.controlnet.enable_gradient_checkpointing()
+        return dict(self.controlnet.named_parameters())
+
+    def save(self, loaded: LoadedPipeline, folder: Path) -> Path:  # noqa: ARG002
+        """Write the ControlNet as diffusers does; without its `config.json`, the last, it is none."""
+        import torch
+
+        dtype = getattr(torch, PRECISIONS[self._config.saved_precision])
+        weights = {name: tensor.to(dtype) for name, tensor in self.controlnet.state_dict().items()}
+        write_tensors(folder / WEIGHTS_FILE, weights, {"format": "pt"})
+        write_json(folder / CONFIG_FILE, json.loads(self.controlnet.to_json_string()))
+        return folder / WEIGHTS_FILE
+
+    def detach(self, loaded: LoadedPipeline) -> None:  # noqa: ARG002
+        """See `Method.detach`."""
+        self.controlnet = None
+
+
+class ControlImages:
+    """A dataset's control images, packed in memory: edges and maps shrink to a few per cent.
+
+    Args:
+        images: of mode RGB, squares of one size.
+        side_px: their side.
+
+    Attributes:
+        sha256: of all of them, in order.
+    """
+
+    def __init__(self, images: Iterator[Image.Image] | Sequence[Image.Image], side_px: int) -> None:
+        digest = hashlib.sha256()
+        self._side = side_px
+        self._packed: list[bytes] = []
+        for image in images:
+            pixels = image.tobytes()
+            digest.update(pixels)
+            self._packed.append(zlib.compress(pixels, 1))
+        self.sha256 = digest.hexdigest()
+
+    def __len__(self) -> int:
+        return len(self._packed)
+
+    def pick(self, numbers: Sequence[int], device: torch.device | None = None) -> torch.Tensor:
+        """Some of them as a ControlNet takes them: float32, (n, 3, side, side), 0..1."""
+        import torch
+
+        unpacked = b"".join(zlib.decompress(self._packed[number]) for number in numbers)
+        pixels = torch.frombuffer(bytearray(unpacked), dtype=torch.uint8)
+        rows = pixels.view(len(numbers), self._side, self._side, 3).to(device)
+        return rows.permute(0, 3, 1, 2).float() / 255
+
+
+class _ShownDataset(EncodedDataset):
+    """A dataset that shows the control images of each batch to the denoiser: no objective knows of them."""
+
+    def __init__(self, plain: EncodedDataset, controls: ControlImages, denoiser: ControlledDenoiser) -> None:
+        super().__init__(**{field.name: getattr(plain, field.name) for field in fields(plain)})
+        object.__setattr__(self, "_shown", (controls, denoiser))
+
+    def batch(
+        self, picked: Sequence[int], kept: Sequence[bool], device: torch.device | None = None
+    ) -> tuple[torch.Tensor, Conditioning]:
+        """See `EncodedDataset.batch`."""
+        controls, denoiser = self._shown
+        denoiser.controls = controls.pick(picked, device)
+        return super().batch(picked, kept, device)
+
+
+@contextmanager
+def controlled(loaded: LoadedPipeline, controlnet_folder: str | os.PathLike[str]) -> Iterator[LoadedPipeline]:
+    """Let a pipeline draw by a ControlNet inside, through diffusers' pipeline for it; as it was after.
+
+    The pipeline's components are shared, not copied, so a student, its teacher and one ControlNet take the
+    memory of the three.
+
+    Args:
+        loaded: a pipeline of the families sd or sdxl, not necessarily the one the ControlNet was trained on.
+        controlnet_folder: `config.json` and safetensors weights, as `train_controlnet` and diffusers write
+            them.
+
+    Yields:
+        `loaded`; `training.sampling.generate.stream_images` then takes `controls`.
+
+    Raises:
+        BadControlNet: the family has no ControlNets, the folder holds none, or it does not fit.
+        UnsafeWeights: the folder holds pickled weights.
+
+    Source:
+        Starodubcev et al., "Your student is better than expected" (2024), section 4.3: a ControlNet of the
+        teacher is put on the student as it is.
+    """
+    check_controllable(loaded)
+    plain = loaded.pipe
+    loaded.pipe = steered(plain, load_controlnet(loaded, controlnet_folder), loaded.family)
+    try:
+        yield loaded
+    finally:
+        loaded.pipe = plain
+
+
+def steered(plain: Any, controlnet: Any, family: Family) -> Any:
+    """Diffusers' pipeline that draws by a ControlNet, of the components of one that draws without.
+
+    Args:
+        plain: the pipeline.
+        controlnet: on its device.
+        family: one of `CONTROLLED`.
+    """
+    import diffusers
+
+    options = dict(family.load_options)
+    if family.name == "sd":
+        options["requires_safety_checker"] = False
+    else:
+        options["force_zeros_for_empty_prompt"] = plain.config.force_zeros_for_empty_prompt
+    with quiet_libraries():
+        pipe = getattr(diffusers, CONTROLLED[family.name])(
+            **plain.components, controlnet=controlnet, **options
+        )
+    pipe.set_progress_bar_config(disable=True)
+    family.settle(pipe)
+    return pipe
+
+
+def check_controllable(loaded: LoadedPipeline) -> None:
+    """Refuse a pipeline that no ControlNet can steer.
+
+    Raises:
+        BadControlNet: its family has none, or a ControlNet already steers it.
+    """
+    if loaded.family.name not in CONTROLLED:
+        raise BadControlNet(
+            f"{loaded.folder.name} is a {loaded.family.pipeline_class}; ControlNets are for the families "
+            f"{' and '.join(CONTROLLED)}."
+        )
+    if "controlnet" in loaded.pipe.components:
+        raise BadControlNet(f"A ControlNet already steers {loaded.folder.name}; leave that one first.")
+
+
+def load_controlnet(loaded: LoadedPipeline, folder: str | os.PathLike[str]) -> Any:
+    """Load a ControlNet onto a pipeline's device, in its precision, and check that it fits.
+
+    Args:
+        loaded: the pipeline.
+        folder: see `controlled`.
+
+    Raises:
+        BadControlNet: the folder holds no ControlNet, or one of another architecture.
+        UnsafeWeights: it holds pickled weights.
+    """
+    import torch
+    from diffusers import ControlNetModel
+
+    root = Path(folder)
+    try:
+        config = json.loads((root / CONFIG_FILE).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise BadControlNet(f"{root} has no {CONFIG_FILE}; give a ControlNet's folder.") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise BadControlNet(f"{root / CONFIG_FILE} cannot be read as JSON: {first_line(error)}") from None
+    kind = config.get("_class_name") if isinstance(config, dict) else None
+    if kind != ControlNetModel.__name__:
+        raise BadControlNet(f"{root} holds a {kind}, not a {ControlNetModel.__name__}.")
+    try:
+        check_weight_files(root)
+        variant = weight_variant(root.parent, [root.name])
+    except BadPipeline as error:
+        if type(error) is not BadPipeline:
+            raise
+        raise BadControlNet(str(error)) from None
+    if not any(root.glob("*.safetensors")):
+        raise BadControlNet(f"{root} has no {WEIGHTS_FILE}. Fetch or train the ControlNet again.")
+    try:
+        with quiet_libraries():
+            controlnet, found = ControlNetModel.from_pretrained(
+                root,
+                torch_dtype=getattr(torch, PRECISIONS[loaded.precision]),
+                use_safetensors=True,
+                local_files_only=True,
+                variant=variant,
+                output_loading_info=True,
+            )
+    except (OSError, ValueError, LookupError, TypeError, RuntimeError, AttributeError) as error:
+        raise BadControlNet(f"{root} cannot be loaded as a ControlNet: {first_line(error)}") from error
+    if lost := [*found["missing_keys"], *found["unexpected_keys"]]:
+        raise BadControlNet(f"{root}: its weights are not of its {CONFIG_FILE}, {lost[0]} for one.")
+    _check_fit(loaded, controlnet, root)
+    return controlnet.to(loaded.device).eval().requires_grad_(False)
+
+
+def embedding_widths(factor: int) -> tuple[int, ...]:
+    """Widths of the layers that bring a control image to the size of the latents.
+
+    Args:
+        factor: how many pixels of an image's side one latent stands for; each layer but the first halves.
+
+    Raises:
+        BadControlNet: the factor is no power of two.
+    """
+    halvings = int(math.log2(factor)) if factor > 0 else 0
+    if 2**halvings != factor:
+        raise BadControlNet(
+            f"ControlNets halve an image some times over; the VAE's factor {factor} is no power of two."
+        )
+    return (WIDTHS + WIDTHS[-1:] * halvings)[: halvings + 1]
+
+
+def _check_fit(loaded: LoadedPipeline, controlnet: Any, root: Path) -> None:
+    """Refuse a ControlNet whose residuals or inputs are not those of the pipeline's U-Net."""
+    theirs, ours = loaded.family.denoiser(loaded.pipe).config, controlnet.config
+    wrong = [
+        f"{name} is {_even(ours.get(name))}, the U-Net's {_even(theirs.get(name))}"
+        for name in SHARED
+        if _even(ours.get(name)) != _even(theirs.get(name))
+    ]
+    if len(ours.down_block_types) != len(theirs.down_block_types):
+        wrong.append(f"it has {len(ours.down_block_types)} levels, the U-Net {len(theirs.down_block_types)}")
+    factor = 2 ** (len(ours.conditioning_embedding_out_channels) - 1)
+    if factor != loaded.pipe.vae_scale_factor:
+        wrong.append(f"it halves images to 1/{factor}, the VAE to 1/{loaded.pipe.vae_scale_factor}")
+    if wrong:
+        raise BadControlNet(
+            f"{root} does not fit {loaded.folder.name}: {wrong[0]}. Was it made for another model?"
+        )
+
+
+def _even(value: Any) -> Any:
+    """A list of one value over and over as that value, since configurations have both."""
+    if isinstance(value, (list, tuple)):
+        return value[0] if len(set(value)) == 1 else list(value)
+    return value
+
+
+def _drawn(
+    images: Sequence[CaptionedImage], root: Path, config: ControlConfig, segmenter: Segmenter | None
+) -> Iterator[Image.Image]:
+    """Each image's control image."""
+    for image in images:
+        if config.kind == "maps":
+            yield load_rgb(_map_of(image, root, Path(str(config.source))))
+            continue
+        # Edges of the picture as it is trained on: those of a larger one are finer.
+        picture = square(load_rgb(image.path), config.resolution_px)
+        yield canny(picture, config.low, config.high) if segmenter is None else segmenter.draw(picture)
+
+
+def _parameters(config: ControlConfig, segmenter: Segmenter | None) -> dict[str, Any]:
+    """What makes control images of this kind, beside the kind."""
+    if segmenter is not None:
+        return {"segmenter": segmenter.hash}
+    return {"low": config.low, "high": config.high} if config.kind == "canny" else {}
+
+
+def _map_of(image: CaptionedImage, root: Path, maps: Path) -> Path:
+    place = maps / image.path.relative_to(root)
+    found = [path for suffix in sorted(SUFFIXES) if (path := place.with_suffix(suffix)).is_file()]
+    if not found:
+        raise BadDataset(
+            f"{maps} has no map of {image.path.relative_to(root)}; add {place.with_suffix('.png')}."
+        )
+    return found[0]
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)

@@ -1,0 +1,306 @@
+"""Sampling images from a pipeline, with or without a LoRA adapter, through the pipeline's own call."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Generator, Sequence
+from contextlib import closing
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from matchgraph.training.errors import InvalidConfig
+from matchgraph.training.images import square
+from matchgraph.training.pipelines.loading import PRECISIONS, LoadedPipeline, opened
+from matchgraph.training.pipelines.samplers import caching, default_drawing, drawing_with
+from matchgraph.training.sampling.rollback import Start
+from matchgraph.training.sampling.trajectories import curvature, followed
+from matchgraph.training.seeds import seeded_generator
+from matchgraph.training.tune.cache import CacheUse, EncodingCache
+from matchgraph.training.tune.encoding import PromptRows
+from matchgraph.training.tune.methods import load_weights
+
+if TYPE_CHECKING:
+    import torch
+    from PIL import Image
+
+
+@dataclass(frozen=True)
+class SampleConfig:
+    """How to sample; checked when built.
+
+    Attributes:
+        n: number of images; image i is drawn for prompt i modulo their number.
+        steps: denoising steps; None takes the family's default, of a student 4.
+        guidance: classifier-free guidance scale, 1 or less for none; None takes the family's default, of a
+            student 1, as guidance is inside.
+        seed: with an image's number it decides that image's noise, whatever the batch size.
+        resolution_px: side of the images.
+        batch_size: images drawn at a time.
+        precision: `fp32`, `bf16` or `fp16`.
+        device: `auto` or a torch device name.
+        sampler: class of diffusers' scheduler to draw with; None for the pipeline's own.
+        cache_interval: see `training.pipelines.samplers.caching`.
+    """
+
+    n: int
+    steps: int | None = None
+    guidance: float | None = None
+    seed: int = 42
+    resolution_px: int = 512
+    batch_size: int = 8
+    precision: str = "fp32"
+    device: str = "auto"
+    sampler: str | None = None
+    cache_interval: int = 1
+
+    def __post_init__(self) -> None:
+        for name in ("n", "resolution_px", "batch_size", "cache_interval", "steps"):
+            value = getattr(self, name)
+            if name == "steps" and value is None:
+                continue
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise InvalidConfig(f"{name} must be a whole number of at least 1, got {value!r}.")
+        if not isinstance(self.seed, int) or not 0 <= self.seed < 2**63:
+            raise InvalidConfig(f"seed must be a whole number from 0 to 2^63 - 1, got {self.seed!r}.")
+        if self.guidance is not None and not (math.isfinite(self.guidance) and self.guidance >= 0):
+            raise InvalidConfig(f"guidance must be at least 0, got {self.guidance!r}.")
+        if self.precision not in PRECISIONS:
+            raise InvalidConfig(f"precision must be one of {', '.join(PRECISIONS)}, got {self.precision!r}.")
+
+    def to_dict(self) -> dict[str, Any]:
+        """All fields by name, ready for JSON."""
+        return asdict(self)
+
+
+def sample_images(
+    model: str | os.PathLike[str] | LoadedPipeline,
+    adapter: str | os.PathLike[str] | None,
+    prompts: Sequence[str],
+    config: SampleConfig,
+    *,
+    cache: EncodingCache | None = None,
+) -> list[Image.Image]:
+    """Draw images for prompts.
+
+    Args:
+        model: a pipeline folder, or a pipeline kept loaded for several calls.
+        adapter: what `fine_tune` trained, LoRA or a whole denoiser (the file, or the folder it wrote);
+            None for the plain model.
+        prompts: at least one; the empty string is allowed.
+        config: how many and how.
+        cache: where encodings of prompts are kept for other calls and runs; none by default.
+
+    Returns:
+        `config.n` images of mode RGB.
+
+    Raises:
+        BadPipeline: the model cannot be loaded.
+        BadAdapter: the adapter cannot be loaded into it.
+        InvalidConfig: no prompts, or a resolution that does not suit the pipeline.
+    """
+    return list(stream_images(model, adapter, prompts, config, cache=cache))
+
+
+def stream_images(
+    model: str | os.PathLike[str] | LoadedPipeline,
+    adapter: str | os.PathLike[str] | None,
+    prompts: Sequence[str],
+    config: SampleConfig,
+    *,
+    cache: EncodingCache | None = None,
+    numbers: Sequence[int | str] | None = None,
+    controls: Sequence[Image.Image] | None = None,
+    control_scale: float = 1.0,
+) -> Generator[Image.Image, None, None]:
+    """Draw images as `sample_images` does, one batch in memory at a time.
+
+    Close the generator if you stop early, so that the adapter comes off a pipeline that is kept loaded.
+
+    Args:
+        model: as for `sample_images`.
+        adapter: as for `sample_images`.
+        prompts: as for `sample_images`.
+        config: as for `sample_images`.
+        cache: as for `sample_images`; prompts beyond what fits in memory need one.
+        numbers: of the images, `config.n` of them, each of which decides its image's noise with the seed;
+            their places by default.
+        controls: what a ControlNet is to steer the images by, one for each prompt; scaled and cut to the
+            resolution as training images are. Takes a pipeline inside
+            `training.sampling.controlnet.controlled`.
+        control_scale: what the ControlNet's residuals are multiplied by; at 0 it does nothing.
+
+    Yields:
+        `config.n` images of mode RGB.
+
+    Raises:
+        TrainingError: as `sample_images`, when the first image is asked for.
+    """
+    drawn = stream_batches(
+        model,
+        adapter,
+        prompts,
+        config,
+        cache=cache,
+        numbers=numbers,
+        controls=controls,
+        control_scale=control_scale,
+    )
+    with closing(drawn) as batches:
+        for batch in batches:
+            yield from batch.images
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Images drawn together.
+
+    Attributes:
+        images: n of mode RGB.
+        latents: which they were decoded from, (n, ...), in the form that the pipeline's call takes them in.
+        curvature: of the way to them, (n,), see `training.sampling.trajectories.curvature`; None if it was
+        not
+            followed.
+    """
+
+    images: Sequence[Image.Image]
+    latents: torch.Tensor
+    curvature: torch.Tensor | None = None
+
+
+def stream_batches(
+    model: str | os.PathLike[str] | LoadedPipeline,
+    adapter: str | os.PathLike[str] | None,
+    prompts: Sequence[str],
+    config: SampleConfig,
+    *,
+    cache: EncodingCache | None = None,
+    numbers: Sequence[int | str] | None = None,
+    start: Start | None = None,
+    controls: Sequence[Image.Image] | None = None,
+    control_scale: float = 1.0,
+    encoded: PromptRows | None = None,
+    follow: bool = False,
+) -> Generator[Batch, None, None]:
+    """Draw as `stream_images` does, with the latents, and from pictures where there are any.
+
+    Args:
+        model: as for `stream_images`.
+        adapter: as for `stream_images`.
+        prompts: as for `stream_images`.
+        config: as for `stream_images`; of a start, the steps that are made of its share of the schedule.
+        cache: as for `stream_images`.
+        numbers: as for `stream_images`.
+        start: `config.n` pictures to begin with; noise alone by default.
+        controls: as for `stream_images`.
+        control_scale: as for `stream_images`.
+        encoded: the prompts, if the pipeline's encoders had them before; encoded now by default.
+        follow: say how curved the images' ways through the steps were; keeps the latents of every step.
+
+    Yields:
+        Batches of `config.batch_size`, the last of what is left.
+
+    Raises:
+        TrainingError: as `stream_images`; InvalidConfig also for a sampler that cannot begin in the middle.
+    """
+    if not prompts:
+        raise InvalidConfig("Sampling takes at least one prompt; give '' to draw without one.")
+    named = range(config.n) if numbers is None else numbers
+    if len(named) != config.n:
+        raise InvalidConfig(f"{config.n} images need as many numbers, got {len(named)}.")
+    with (
+        opened(model, device=config.device, precision=config.precision) as loaded,
+        drawing_with(loaded.pipe, config.sampler),
+        caching(loaded.pipe, config.cache_interval),
+        followed(loaded.pipe.scheduler, whole=follow) as trajectory,
+    ):
+        loaded.check_resolution(config.resolution_px)
+        family, pipe = loaded.family, loaded.pipe
+        steps, guidance = default_drawing(pipe, family.default_steps, family.default_guidance)
+        _check_controls(pipe, prompts, controls, control_scale, config)
+        wanted = [prompts[i % len(prompts)] for i in range(config.n)]
+        encoded = encoded or PromptRows(loaded, wanted, CacheUse(cache))
+        negative = encoded.pick([""], loaded.device)
+        unload = None if adapter is None else load_weights(pipe, family, adapter)
+        try:
+            family.denoiser(pipe).eval()
+            for first in range(0, config.n, config.batch_size):
+                places = range(first, min(first + config.batch_size, config.n))
+                further = {}
+                if controls is not None:
+                    shown = [controls[i % len(prompts)].convert("RGB") for i in places]
+                    further = {
+                        "image": [square(image, config.resolution_px) for image in shown],
+                        "controlnet_conditioning_scale": float(control_scale),
+                    }
+                trajectory.clear()
+                images = family.sample(
+                    pipe,
+                    encoded.pick([wanted[i] for i in places], loaded.device),
+                    negative,
+                    steps=config.steps or steps,
+                    guidance=guidance if config.guidance is None else config.guidance,
+                    generators=[image_generator(config.seed, named[i]) for i in places],
+                    resolution_px=config.resolution_px,
+                    start=None if start is None else start.rows(places),
+                    start_generators=[seeded_generator("start", config.seed, named[i]) for i in places],
+                    further=further,
+                )
+                yield Batch(images, trajectory.last, curvature(trajectory.points) if follow else None)
+        finally:
+            if unload is not None:
+                unload()
+
+
+def _check_controls(
+    pipe: Any,
+    prompts: Sequence[str],
+    controls: Sequence[Image.Image] | None,
+    scale: float,
+    config: SampleConfig,
+) -> None:
+    takes = getattr(pipe, "controlnet", None) is not None
+    if controls is None:
+        if takes:
+            raise InvalidConfig("A ControlNet steers this pipeline: give `controls`, one for each prompt.")
+        return
+    if not takes:
+        raise InvalidConfig(
+            "Control images need a pipeline inside `training.sampling.controlnet.controlled`."
+        )
+    if len(controls) != len(prompts):
+        raise InvalidConfig(f"{len(prompts)} prompts need as many control images, got {len(controls)}.")
+    if not (math.isfinite(scale) and scale >= 0):
+        raise InvalidConfig(f"control_scale must be at least 0, got {scale!r}.")
+    if config.cache_interval != 1:
+        # It would repeat layers that have another step's residuals in them.
+        raise InvalidConfig("A ControlNet speaks to layers that DeepCache leaves out: draw without it.")
+
+
+def start_with(
+    loaded: LoadedPipeline, images: Sequence[Image.Image], resolution_px: int, strength: float
+) -> Start:
+    """Pictures for a pipeline to begin with, as SDEdit does.
+
+    Args:
+        loaded: the pipeline that is to draw.
+        images: n of mode RGB; scaled and cut to squares.
+        resolution_px: side of the squares.
+        strength: see `training.sampling.rollback.Start`.
+
+    Raises:
+        InvalidConfig: the resolution does not suit the pipeline, or the strength is none.
+    """
+    import numpy as np
+    import torch
+
+    loaded.check_resolution(resolution_px)
+    pixels = torch.from_numpy(np.stack([np.asarray(square(image, resolution_px)) for image in images]))
+    family = loaded.family
+    latents = family.encode_images(loaded.pipe, pixels.permute(0, 3, 1, 2).float() / 127.5 - 1)
+    return Start(family.as_called(loaded.pipe, latents), strength)
+
+
+def image_generator(seed: int, number: int | str) -> torch.Generator:
+    """The CPU generator of one image; those of other images and other seeds are unrelated to it."""
+    return seeded_generator("image", seed, number)

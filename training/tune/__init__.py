@@ -1,0 +1,1 @@
+"""Fine-tuning and distillation: methods, loops, checkpoints and the encodings they train on."""

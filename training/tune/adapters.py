@@ -1,0 +1,217 @@
+"""LoRA adapters on a pipeline's denoiser: put on, saved, loaded and taken off through diffusers' own code.
+
+`PixArtSigmaPipeline` and its transformer lack the adapter methods that diffusers gives its other pipelines.
+Its transformer gets them from diffusers' `PeftAdapterMixin`, and its files have the same form without the
+component's prefix, as that mixin writes them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from matchgraph.training.errors import BadAdapter, first_line
+from matchgraph.training.files import failing_as_files_do, publish
+from matchgraph.training.pipelines.loading import quiet_libraries
+
+if TYPE_CHECKING:
+    import torch
+
+    from matchgraph.training.pipelines.families.base import Family
+
+ADAPTER_FILE = "pytorch_lora_weights.safetensors"
+ADAPTER_NAME = "matchgraph"
+DORA_MARKS = ("dora_scale", "lora_magnitude_vector")
+
+
+def attach_adapter(
+    pipe: Any, family: Family, *, rank: int, alpha: float, generator: torch.Generator
+) -> list[torch.nn.Parameter]:
+    """Freeze the pipeline and put a fresh LoRA adapter on its denoiser.
+
+    A is uniform with Kaiming's bound for linear layers, drawn on the CPU from the generator, and B is zero,
+    so the adapted denoiser starts equal to the plain one.
+
+    Args:
+        pipe: the loaded pipeline, without an adapter.
+        family: its family, which names the layers.
+        rank: r of Hu et al.
+        alpha: the update is scaled by alpha / rank.
+        generator: CPU generator.
+
+    Returns:
+        The trainable parameters, float32 whatever the pipeline's own dtype.
+
+    Source:
+        Hu et al., "LoRA: low-rank adaptation of large language models" (2022), section 4.1.
+    """
+    import torch
+    from peft import LoraConfig
+
+    for component in pipe.components.values():
+        if isinstance(component, torch.nn.Module):
+            component.requires_grad_(False)
+    denoiser = _adaptable(family.denoiser(pipe))
+    # peft draws start values from the global generator; they are replaced below, and its state given back.
+    with torch.random.fork_rng(devices=[]):
+        denoiser.add_adapter(
+            LoraConfig(r=rank, lora_alpha=alpha, target_modules=list(family.lora_targets)),
+            adapter_name=ADAPTER_NAME,
+        )
+    trainable = []
+    for name, parameter in denoiser.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        parameter.data = parameter.data.float()
+        if ".lora_A." in name:
+            bound = 1 / parameter.shape[1] ** 0.5
+            start = torch.rand(parameter.shape, generator=generator) * 2 * bound - bound
+            parameter.data.copy_(start)
+        else:
+            parameter.data.zero_()
+        trainable.append(parameter)
+    return trainable
+
+
+def save_adapter(pipe: Any, family: Family, folder: str | os.PathLike[str]) -> Path:
+    """Write the adapter as safetensors, complete or not at all.
+
+    Args:
+        pipe: a pipeline with an adapter that `attach_adapter` put on.
+        family: its family.
+        folder: where `pytorch_lora_weights.safetensors` goes, replacing one that is there.
+
+    Returns:
+        The path of the file. Equal weights give equal bytes.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    from peft.utils import get_peft_model_state_dict
+
+    target = Path(folder)
+    target.mkdir(parents=True, exist_ok=True)
+    denoiser = family.denoiser(pipe)
+    config = denoiser.peft_config[ADAPTER_NAME]
+    # A set would be written in an order that changes from one process to the next.
+    config.target_modules = sorted(config.target_modules)
+    scratch = Path(tempfile.mkdtemp(dir=target, prefix=".adapter-"))
+    try:
+        with quiet_libraries(), failing_as_files_do(target / ADAPTER_FILE):
+            if hasattr(pipe, "save_lora_weights"):
+                part = family.denoiser_attribute
+                layers = get_peft_model_state_dict(denoiser, adapter_name=ADAPTER_NAME)
+                type(pipe).save_lora_weights(
+                    scratch,
+                    weight_name=ADAPTER_FILE,
+                    safe_serialization=True,
+                    **{f"{part}_lora_layers": layers, f"{part}_lora_adapter_metadata": config.to_dict()},
+                )
+            else:
+                denoiser.save_lora_adapter(scratch, adapter_name=ADAPTER_NAME, weight_name=ADAPTER_FILE)
+        _settle_header(scratch / ADAPTER_FILE)
+        publish(scratch / ADAPTER_FILE, target / ADAPTER_FILE)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    return target / ADAPTER_FILE
+
+
+def load_adapter(pipe: Any, family: Family, adapter: str | os.PathLike[str]) -> None:
+    """Load a saved adapter into a pipeline through diffusers' own loader.
+
+    Args:
+        pipe: the loaded pipeline, without an adapter.
+        family: its family.
+        adapter: the safetensors file, or the folder that holds `pytorch_lora_weights.safetensors`.
+
+    Raises:
+        BadAdapter: the file is missing, no safetensors, damaged, or made for another model.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    path = Path(adapter)
+    if path.is_dir():
+        path = path / ADAPTER_FILE
+    if path.suffix != ".safetensors":
+        raise BadAdapter(f"{path} is no .safetensors file; only safetensors adapters are loaded.")
+    try:
+        with safe_open(path, framework="numpy") as weights:
+            names = list(weights.keys())
+    except (OSError, SafetensorError) as error:
+        raise BadAdapter(f"{path} cannot be read as safetensors: {error}.") from None
+    if any(mark in name for name in names for mark in DORA_MARKS):
+        raise BadAdapter(f"{path} is a DoRA adapter, which diffusers does not read whole; give a LoRA.")
+    # Files of the kohya form give each layer's alpha as a tensor of its own.
+    tensors = sum(not name.endswith(".alpha") for name in names)
+    denoiser = _adaptable(family.denoiser(pipe))
+    place: dict[str, Any] = {"weight_name": path.name, "adapter_name": ADAPTER_NAME, "local_files_only": True}
+    try:
+        with quiet_libraries():
+            if hasattr(pipe, "load_lora_weights"):
+                pipe.load_lora_weights(path.parent, **place)
+            else:
+                denoiser.load_lora_adapter(path.parent, prefix=None, **place)
+        loaded = sum(".lora_" in name for name, _ in denoiser.named_parameters())
+    except (ValueError, RuntimeError, KeyError, TypeError, OSError) as error:
+        detach_adapter(pipe, family)
+        raise BadAdapter(f"{path} does not fit this {family.pipeline_class}: {first_line(error)}") from error
+    # diffusers only warns about keys that belong nowhere, and would then sample the plain model.
+    if loaded != tensors:
+        detach_adapter(pipe, family)
+        raise BadAdapter(
+            f"{path} does not fit this {family.pipeline_class}: {loaded} of its {tensors} tensors belong "
+            "to it. Was it made for another model?"
+        )
+
+
+def fuse_adapter(pipe: Any, family: Family) -> None:
+    """Add the adapter to the denoiser's own weights, and take it off.
+
+    Args:
+        pipe: a pipeline with an adapter; in single precision, or the sums are rounded to less.
+        family: its family.
+
+    Raises:
+        BadAdapter: the sums are infinite or not numbers.
+    """
+    denoiser: Any = family.denoiser(pipe)
+    try:
+        denoiser.fuse_lora(safe_fusing=True, adapter_names=[ADAPTER_NAME])
+    except ValueError as error:
+        raise BadAdapter(f"The adapter cannot be added to the denoiser: {first_line(error)}") from error
+    denoiser.unload_lora()
+
+
+def detach_adapter(pipe: Any, family: Family) -> None:
+    """Take the adapter off; the denoiser is then exactly what it was before. Does nothing without one."""
+    denoiser = family.denoiser(pipe)
+    # An adapter that failed to load can leave an empty one behind.
+    if getattr(denoiser, "peft_config", None) is not None:
+        denoiser.unload_lora()
+
+
+def _settle_header(path: Path) -> None:
+    """Sort the header's metadata, which safetensors writes in an order that changes from call to call."""
+    content = path.read_bytes()
+    length = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + length])
+    header["__metadata__"] = dict(sorted(header.get("__metadata__", {}).items()))
+    settled = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    # The format allows spaces behind the header; tensors keep their 8-byte alignment.
+    settled += b" " * (-len(settled) % 8)
+    # A new file, since the library makes ones that their owner alone may read.
+    path.unlink()
+    path.write_bytes(len(settled).to_bytes(8, "little") + settled + content[8 + length :])
+
+
+def _adaptable(denoiser: Any) -> Any:
+    from diffusers.loaders.peft import PeftAdapterMixin
+
+    if not isinstance(denoiser, PeftAdapterMixin):
+        plain = type(denoiser)
+        denoiser.__class__ = type(plain.__name__, (plain, PeftAdapterMixin), {"__module__": plain.__module__})
+    return denoiser

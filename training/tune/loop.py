@@ -1,0 +1,289 @@
+"""The training loop's moving parts, with everything that a checkpoint has to bring back."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from matchgraph.training.errors import InvalidConfig, NonFiniteLoss, first_line
+from matchgraph.training.pipelines.loading import LoadedPipeline
+from matchgraph.training.seeds import seeded_generator
+from matchgraph.training.tune.encoding import EncodedDataset
+from matchgraph.training.tune.methods import Method
+
+if TYPE_CHECKING:
+    import torch
+
+    from matchgraph.training.tune.lora import FineTuneConfig
+
+# torch.compile's default; it needs a C++ compiler, or Triton on a GPU.
+COMPILE_BACKEND = "inductor"
+# Below this scale no float16 gradient overflows that float32 would not.
+SMALLEST_SCALE = 2.0**-14
+
+
+class ShuffledOrder:
+    """Numbers below a count without end, each epoch in an order of its own.
+
+    Args:
+        count: of images.
+        generator: draws the orders.
+    """
+
+    def __init__(self, count: int, generator: torch.Generator) -> None:
+        self.position = 0
+        self._count = count
+        self._generator = generator
+        self._shuffle()
+
+    def take(self, n: int) -> list[int]:
+        """The next `n` numbers."""
+        taken = []
+        for _ in range(n):
+            if self.position == self._count:
+                self._shuffle()
+                self.position = 0
+            taken.append(self._epoch[self.position])
+            self.position += 1
+        return taken
+
+    def epoch_state(self) -> torch.Tensor:
+        """The generator's state from which the current epoch's order was drawn."""
+        return self._before
+
+    def restore(self, epoch_state: torch.Tensor, position: int) -> None:
+        """Go on where an order with this state and position was."""
+        self._generator.set_state(epoch_state)
+        self._shuffle()
+        self.position = position
+
+    def _shuffle(self) -> None:
+        import torch
+
+        self._before = self._generator.get_state()
+        self._epoch = torch.randperm(self._count, generator=self._generator).tolist()
+
+
+class Training:
+    """One run's parameters, optimiser and random numbers, a step at a time.
+
+    Args:
+        loaded: the pipeline, `method` attached.
+        parameters: what is trained, by name.
+        dataset: what it is trained on.
+        config: how.
+        denoiser: what predicts, for `Family.loss`; the pipeline's own by default.
+    """
+
+    def __init__(
+        self,
+        loaded: LoadedPipeline,
+        parameters: Mapping[str, torch.nn.Parameter],
+        dataset: EncodedDataset,
+        config: FineTuneConfig,
+        denoiser: Any = None,
+    ) -> None:
+        import torch
+
+        self.parameters = dict(parameters)
+        self.skipped_steps = 0
+        self.notes: list[str] = []
+        self._loaded, self._dataset, self._config = loaded, dataset, config
+        self._device = loaded.device
+        self._denoiser: Any = denoiser or loaded.family.denoiser(loaded.pipe)
+        self._optimiser = torch.optim.AdamW(
+            self.parameters.values(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
+        )
+        # Overflow in float16 gradients is found and undone by scaling the loss; bfloat16 has float32's range.
+        self._scaler = torch.amp.GradScaler(self._device.type, enabled=config.precision == "fp16")
+        self._order = ShuffledOrder(len(dataset), purpose_generator(config.seed, "order"))
+        self._dropout = purpose_generator(config.seed, "dropout")
+        self._noise = purpose_generator(config.seed, "noise")
+
+    def step(self, number: int) -> float:
+        """Make one optimiser step and return its loss, the mean over its batches.
+
+        Raises:
+            NonFiniteLoss: the loss or a gradient is infinite or NaN; the parameters are as before the step.
+        """
+        import torch
+
+        config = self._config
+        losses = []
+        for _ in range(config.gradient_accumulation):
+            loss = self._loss(self._noise)
+            self._scaler.scale(loss / config.gradient_accumulation).backward()
+            losses.append(loss.detach())
+        self._scaler.unscale_(self._optimiser)
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters.values(), config.max_gradient_norm)
+        # One transfer for both: each makes the CPU wait for the GPU.
+        value, gradient = torch.stack([torch.stack(losses).mean(), norm.to(losses[0].dtype)]).tolist()
+        overflowed = not math.isfinite(gradient)
+        if not math.isfinite(value) or (overflowed and not self._can_scale_down()):
+            raise NonFiniteLoss(
+                f"At step {number} the loss was {value} and the gradient norm {gradient}; nothing was saved. "
+                f"Try a learning rate below {config.learning_rate:g}"
+                f"{'' if config.precision == 'fp32' else ', or fp32'}."
+            )
+        # Leaves the update out where a scaled gradient overflowed, and lowers the scale for the next step.
+        self._scaler.step(self._optimiser)
+        self._scaler.update()
+        self._optimiser.zero_grad(set_to_none=True)
+        self.skipped_steps += overflowed
+        return value
+
+    def check_finite(self, step: int) -> None:
+        """Refuse parameters that the optimiser has driven out of range.
+
+        Raises:
+            NonFiniteLoss: one is infinite or NaN.
+        """
+        import torch
+
+        if not all(torch.isfinite(parameter).all() for parameter in self.parameters.values()):
+            raise NonFiniteLoss(
+                f"After step {step} a weight was infinite or NaN; nothing was saved. "
+                f"Try a learning rate below {self._config.learning_rate:g}."
+            )
+
+    def compile(self) -> bool:
+        """Compile the denoiser; where that fails, go on with it as it is and note why.
+
+        Tried out on a batch of its own with a generator of its own, so that the run is the same run
+        whether compilation works or not, but for rounding.
+
+        Returns:
+            Whether the denoiser is compiled.
+        """
+        import torch
+
+        plain = self._denoiser
+        order, dropout = self._order.epoch_state(), self._dropout.get_state()
+        position = self._order.position
+        try:
+            self._denoiser = torch.compile(plain, backend=COMPILE_BACKEND, dynamic=False)
+            self._loss(purpose_generator(self._config.seed, "trial")).backward()
+        except Exception as error:
+            # Whatever a backend raises: the plain denoiser trains as well, or has the telling error.
+            self._denoiser = plain
+            torch.compiler.reset()
+            reason = first_line(error)
+            self.notes.append(f"torch.compile failed, trained without it: {reason}")
+            return False
+        finally:
+            self._order.restore(order, position)
+            self._dropout.set_state(dropout)
+            self._optimiser.zero_grad(set_to_none=True)
+        return True
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """The state's tensors by name; its numbers are `position`, `skipped_steps` and `scaler`."""
+        found = {f"parameter/{name}": parameter.detach() for name, parameter in self.parameters.items()}
+        for name, parameter in self.parameters.items():
+            for key, value in self._optimiser.state.get(parameter, {}).items():
+                found[f"optimiser/{name}/{key}"] = value
+        return found | {
+            "generator/order": self._order.epoch_state(),
+            "generator/dropout": self._dropout.get_state(),
+            "generator/noise": self._noise.get_state(),
+        }
+
+    @property
+    def position(self) -> int:
+        """How far into its order the current epoch is."""
+        return self._order.position
+
+    @property
+    def scaler(self) -> dict[str, Any]:
+        """State of the loss scaler; empty but in fp16."""
+        return self._scaler.state_dict()
+
+    def restore(
+        self,
+        tensors: Mapping[str, torch.Tensor],
+        *,
+        position: int,
+        skipped_steps: int,
+        scaler: Mapping[str, Any],
+    ) -> None:
+        """Go on where a run with this state was.
+
+        Raises:
+            ValueError: the tensors are not of these parameters.
+        """
+        names = list(self.parameters)
+        kept: dict[int, dict[str, torch.Tensor]] = {}
+        for full_name, tensor in tensors.items():
+            kind, _, name = full_name.partition("/")
+            if kind == "optimiser":
+                name, _, key = name.rpartition("/")
+                kept.setdefault(names.index(name), {})[key] = tensor
+        shapes = {name: tensor.shape for name, tensor in tensors.items() if name.startswith("parameter/")}
+        if shapes != {f"parameter/{name}": parameter.shape for name, parameter in self.parameters.items()}:
+            raise ValueError("its parameters are not those of this run")
+        for name, parameter in self.parameters.items():
+            parameter.data.copy_(tensors[f"parameter/{name}"])
+        groups = self._optimiser.state_dict()["param_groups"]
+        self._optimiser.load_state_dict({"state": kept, "param_groups": groups})
+        self._order.restore(tensors["generator/order"], position)
+        self._dropout.set_state(tensors["generator/dropout"])
+        self._noise.set_state(tensors["generator/noise"])
+        if self._scaler.is_enabled():
+            self._scaler.load_state_dict(dict(scaler))
+        self.skipped_steps = skipped_steps
+
+    def _can_scale_down(self) -> bool:
+        return self._scaler.is_enabled() and self._scaler.get_scale() > SMALLEST_SCALE
+
+    def _loss(self, noise: torch.Generator) -> torch.Tensor:
+        import torch
+
+        config, loaded = self._config, self._loaded
+        picked = self._order.take(config.batch_size)
+        kept = torch.rand(config.batch_size, generator=self._dropout) >= config.caption_dropout
+        latents, conditioning = self._dataset.batch(picked, kept.tolist(), self._device)
+        narrow = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(config.precision)
+        with torch.autocast(self._device.type, dtype=narrow, enabled=narrow is not None):
+            return loaded.family.loss(loaded.pipe, self._denoiser, latents, conditioning, noise)
+
+
+@contextmanager
+def attached(
+    loaded: LoadedPipeline, method: Method, config: FineTuneConfig
+) -> Iterator[dict[str, torch.nn.Parameter]]:
+    """Make a pipeline trainable inside; as it was after.
+
+    Args:
+        loaded: the pipeline.
+        method: what is trained.
+        config: gives the seed of start values, and whether activations are computed twice to save memory.
+
+    Yields:
+        The parameters to train, by name.
+
+    Raises:
+        InvalidConfig: the denoiser has no gradient checkpointing.
+    """
+    denoiser: Any = loaded.family.denoiser(loaded.pipe)
+    if config.gradient_checkpointing and not getattr(denoiser, "_supports_gradient_checkpointing", False):
+        raise InvalidConfig(
+            f"{type(denoiser).__name__} has no gradient checkpointing; train without gradient_checkpointing."
+        )
+    try:
+        parameters = method.attach(loaded, purpose_generator(config.seed, "adapter"))
+        # Not train(): the only thing it would switch on is dropout, which draws from the global generator.
+        denoiser.eval()
+        if config.gradient_checkpointing:
+            denoiser.enable_gradient_checkpointing()
+        yield parameters
+    finally:
+        if config.gradient_checkpointing:
+            denoiser.disable_gradient_checkpointing()
+        method.detach(loaded)
+
+
+def purpose_generator(seed: int, purpose: str) -> torch.Generator:
+    """A CPU generator for one purpose, so that more draws for one never shift those for another."""
+    return seeded_generator(purpose, seed)
