@@ -13,7 +13,7 @@ import pytest
 
 from matchgraph.graphdb.errors import ArtifactMismatch, ArtifactUnavailable, SettingsInvalid
 from matchgraph.graphdb.server.artifacts import PinnedJar, link_plugins, lock_text, provide, read_lock
-from matchgraph.graphdb.server.managed import artifacts
+from matchgraph.graphdb.server import artifacts
 
 
 class MavenRepository:

@@ -19,7 +19,7 @@ from matchgraph.graphdb.prompts import Prompt, PromptGraph, Score, Variant, prom
 from matchgraph.graphdb.repository import MatchingGraph
 from matchgraph.graphdb.runner import Runner
 from matchgraph.ingest.errors import BadInput, IngestError
-from matchgraph.ingest.tables.csv_file import prompt_records as files
+from matchgraph.ingest.tables import prompt_records as files
 from matchgraph.ingest.tables.prompt_records import (
     PromptRecords,
     prompt_records,

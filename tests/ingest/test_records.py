@@ -13,7 +13,7 @@ from matchgraph.cli.main import matchgraph
 from matchgraph.graphdb.models import Dataset, Metric, Model, Similar, Statistics
 from matchgraph.ingest.errors import BadInput, IngestError
 from matchgraph.ingest.runs.ledger import Ledger
-from matchgraph.ingest.tables.csv_file import records
+from matchgraph.ingest.tables import records
 from matchgraph.ingest.tables.datasets import listed_hash
 from matchgraph.ingest.tables.models import ingest_models
 from matchgraph.ingest.tables.records import read_records, save_records, write_records
