@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from matchgraph.ingest.runs.estimates import Estimator
     from matchgraph.ingest.runs.ledger import Run
-    from matchgraph.ingest.tables.datasets import Progress as OnProgress
+    from matchgraph.progress import Progress as OnProgress
 
 MOST_ROWS = 20
 

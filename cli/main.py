@@ -15,6 +15,8 @@ from typing import Any, NoReturn
 
 import click
 
+from matchgraph.errors import Error
+
 COMMANDS: dict[str, tuple[str, str]] = {
     "graph": ("matchgraph.cli.graph:graph", "Start, stop and look at the managed Neo4j."),
     "query": (
@@ -97,7 +99,7 @@ def matchgraph() -> None:
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run one command line and return its exit code.
 
-    Errors a user can cause (their class says `matchgraph_user_error`) become one line on stderr and
+    Errors a user can cause (`matchgraph.Error`) become one line on stderr and
     exit code 2; anything else keeps its traceback, since it is a defect of ours.
 
     Args:
@@ -120,9 +122,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
         click.echo(f"Error: {error}. Make room there and run the same command again.", err=True)
         _discard_stdout()
         return USER_ERROR_EXIT
-    except Exception as error:
-        if not getattr(error, "matchgraph_user_error", False):
-            raise
+    except Error as error:
         click.echo(f"Error: {_without_controls(str(error))}", err=True)
         return USER_ERROR_EXIT
     return result if isinstance(result, int) else 0

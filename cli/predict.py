@@ -22,6 +22,7 @@ from matchgraph.predictor.errors import (
 )
 from matchgraph.predictor.features import FEATURE_SETS, OPERATORS
 from matchgraph.predictor.recipes import DEFAULT_RECIPE, EMBEDDERS, PAPER, RANKERS, RECIPES, build_recipe
+from matchgraph.progress import Progress
 
 if TYPE_CHECKING:
     from matchgraph.graphdb.models import Dataset, Similar, Snapshot, Statistics
@@ -35,9 +36,6 @@ if TYPE_CHECKING:
 
 MAX_SEED = 2**31 - 1
 PERCENT = 100
-
-# Told what is going on, how much of it is done, and of how much.
-Progress = Callable[[str, int, int], None]
 
 
 def method_options(command: Callable[..., Any]) -> Callable[..., Any]:

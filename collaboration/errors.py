@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from matchgraph.errors import Error
 
-class CollaborationError(Exception):
+
+class CollaborationError(Error):
     """Anything of student and teacher that a user can put right."""
-
-    matchgraph_user_error = True
 
 
 class InvalidPlan(CollaborationError, ValueError):

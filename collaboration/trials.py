@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +20,7 @@ import numpy as np
 from matchgraph.collaboration.collaborate import share_latents
 from matchgraph.collaboration.errors import InvalidPlan, NoTrials
 from matchgraph.collaboration.plan import Correction, Drawing, price
+from matchgraph.progress import Progress
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -33,7 +34,6 @@ BATCH = 32
 SAVED = "matchgraph-trial-2"
 
 # Told a column's id, and how many are measured of how many.
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from matchgraph.errors import Error
 
-class GraphError(Exception):
+
+class GraphError(Error):
     """Base of this package's errors; a command shows one as a single line and exits with 2."""
-
-    matchgraph_user_error = True
 
 
 class SettingsInvalid(GraphError):

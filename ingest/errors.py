@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from matchgraph.errors import Error
 
-class IngestError(Exception):
+
+class IngestError(Error):
     """Base of every error that a user of `ingest` can cause."""
-
-    matchgraph_user_error = True
 
 
 @dataclass(frozen=True, order=True)

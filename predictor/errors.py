@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from matchgraph.errors import Error
 
-class PredictorError(Exception):
+
+class PredictorError(Error):
     """Base of the errors a user can cause; the command line shows it as one line and exits with 2."""
-
-    matchgraph_user_error = True
 
 
 class NotEnoughResults(PredictorError):

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from matchgraph.errors import Error
 
-class RoutingError(Exception):
+
+class RoutingError(Error):
     """Anything of routing that a user can put right."""
-
-    matchgraph_user_error = True
 
 
 class InvalidScores(RoutingError):

@@ -6,13 +6,14 @@ that was cut off goes on where it stopped.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from matchgraph.graphdb.prompts import Prompt, PromptGraph, Score, Variant
+from matchgraph.progress import Progress
 from matchgraph.routing.variants import sampling_of
 
 if TYPE_CHECKING:
@@ -25,7 +26,6 @@ SAMPLES = 4
 CHUNK = 64
 
 # Told the variant, how many of its prompts are scored, and of how many.
-Progress = Callable[[str, int, int], None]
 
 
 def score_variants(

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from matchgraph.errors import Error
 
-class TrainingError(Exception):
+
+class TrainingError(Error):
     """Base of everything that can go wrong here through what a user gave; shown as one line, exit code 2."""
-
-    matchgraph_user_error = True
 
 
 class InvalidConfig(TrainingError, ValueError):

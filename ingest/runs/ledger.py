@@ -75,7 +75,7 @@ class RunRequest:
 
 
 @dataclass(frozen=True)
-class Progress:
+class RunProgress:
     """How far a run is, as its worker tells it with each heartbeat.
 
     Args:
@@ -143,7 +143,7 @@ class Run:
     config: Mapping[str, Any]
     extractors: Mapping[str, str]
     replicate: bool
-    progress: Progress | None
+    progress: RunProgress | None
     pace: Pace | None
     error: str | None
     properties: Mapping[str, Any]
@@ -370,7 +370,7 @@ class Ledger:
                 return claim
         return None
 
-    def heartbeat(self, claim: Claim, progress: Progress) -> None:
+    def heartbeat(self, claim: Claim, progress: RunProgress) -> None:
         """Extend the lease and tell how far the run is.
 
         Raises:
@@ -528,11 +528,11 @@ def _run(row: Mapping[str, Any]) -> Run:
     )
 
 
-def _progress(properties: Mapping[str, Any]) -> Progress | None:
+def _progress(properties: Mapping[str, Any]) -> RunProgress | None:
     if "stage" not in properties:
         return None
     values = (properties.get("step", 0), properties.get("of", 0), properties.get("loss"))
-    return Progress(properties["stage"], *values)
+    return RunProgress(properties["stage"], *values)
 
 
 def _pace(properties: Mapping[str, Any], now: int) -> Pace | None:

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from matchgraph.errors import Error
 from matchgraph.ingest.errors import ClusterUnusable, RayMissing, WorkerFailed
 from matchgraph.ingest.runs.ledger import RUNNING, Ledger, Run
 from matchgraph.ingest.runs.worker import PATIENCE_S, WorkerOptions, stopped_by_signals, work_queue
@@ -251,7 +252,7 @@ def serve(
     except KeyboardInterrupt:
         return Report(node)
     except Exception as error:
-        if not getattr(error, "matchgraph_user_error", False):
+        if not isinstance(error, Error):
             raise
         return Report(node, error=str(error))
     return Report(node, not_here=dict(summary.not_here))

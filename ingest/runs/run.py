@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from matchgraph.errors import Error
 from matchgraph.graphdb.errors import AuthenticationFailed, DatabaseFailed, GraphError, ServerUnreachable
 from matchgraph.graphdb.models import INITIAL, Result, Statistics
 from matchgraph.ingest.errors import ConfigChanged, ExtractorMismatch, SourceChanged, StaleFence
@@ -33,7 +34,7 @@ from matchgraph.ingest.runs.artefacts import (
 )
 from matchgraph.ingest.runs.cards import write_model_card
 from matchgraph.ingest.runs.config import RunConfig
-from matchgraph.ingest.runs.ledger import CANCELLED, DONE, Claim, Ledger, Progress, Run, machine_id
+from matchgraph.ingest.runs.ledger import CANCELLED, DONE, Claim, Ledger, Run, RunProgress, machine_id
 from matchgraph.ingest.runs.pages import write_run_page
 from matchgraph.training.errors import BadAdapter, ExtractorUnavailable
 from matchgraph.training.files import file_hash, write_json
@@ -189,11 +190,11 @@ class Pulse:
         self._ledger = ledger
         self._claim = claim
         self._interval_s = interval_s
-        self._progress = Progress("loading")
+        self._progress = RunProgress("loading")
         self._wake = threading.Event()
         self._over = False
 
-    def tell(self, progress: Progress) -> None:
+    def tell(self, progress: RunProgress) -> None:
         """Note how far the run is, for the next heartbeat."""
         entered = progress.stage != self._progress.stage
         self._progress = progress
@@ -264,7 +265,7 @@ def carry_out(
     pulse = Pulse(ledger, claim, heartbeat_s)
 
     def on_step(stage: str, done: int, of: int, loss: float | None = None) -> None:
-        pulse.tell(Progress(stage, done, of, loss))
+        pulse.tell(RunProgress(stage, done, of, loss))
         if pulse.lost.is_set():
             raise StaleFence(f"Run {claim.run} was taken from this worker.")
         if stop.is_set():
@@ -275,7 +276,7 @@ def carry_out(
         with pulse.beating():
             job = prepare(ledger.run(claim.run), out)
             outcome = executor.execute(job, on_step)
-            pulse.tell(Progress("writing"))
+            pulse.tell(RunProgress("writing"))
             _record(graph, ledger, claim, job, outcome, home)
     except BaseException as error:
         return _after_error(ledger, claim, error, out, home)
@@ -324,7 +325,7 @@ def _end_attempt(ledger: Ledger, claim: Claim, error: BaseException, out: Path, 
         keep_checkpoint(out)
         ledger.release(claim, str(error))
         raise NotHere(str(error)) from error
-    if getattr(error, "matchgraph_user_error", False) and not isinstance(error, PASSING_FAULTS):
+    if isinstance(error, Error) and not isinstance(error, PASSING_FAULTS):
         # The seed is part of the question, so another attempt would fail in the same way.
         remove_run(home, claim.run)
         ledger.fail(claim, str(error), final=True)

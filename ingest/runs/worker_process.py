@@ -14,6 +14,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
+from matchgraph.errors import Error
 from matchgraph.graphdb.connection import Settings
 from matchgraph.ingest.runs.worker import WorkerOptions, stopped_by_signals, work_queue
 
@@ -41,7 +42,7 @@ def carry_out_order(order: dict[str, Any]) -> int:
         except KeyboardInterrupt:
             return INTERRUPTED
         except Exception as error:
-            if not getattr(error, "matchgraph_user_error", False):
+            if not isinstance(error, Error):
                 raise
             print(f"Error: {error}", file=sys.stderr)
             return USER_ERROR

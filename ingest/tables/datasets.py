@@ -26,6 +26,7 @@ from matchgraph.ingest.tables.csv_file import (
     typed_columns,
 )
 from matchgraph.ingest.tables.models import fingerprint_files
+from matchgraph.progress import Progress
 from matchgraph.training.measure.frechet import GaussianStatistics
 
 if TYPE_CHECKING:
@@ -37,7 +38,6 @@ if TYPE_CHECKING:
 EMBEDDING_COLUMN = re.compile(r"e(0|[1-9]\d*)", re.ASCII)
 METRIC = "clip_fid"
 # Told a step's name, how much of it is done, and of how much.
-Progress = Callable[[str, int, int], None]
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
 MINIMUM_IMAGES = 2  # a covariance needs two
 FOLDER_HINT = "name a folder of images, or a folder of such folders"

@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,6 +30,7 @@ from matchgraph.ingest.tables.facts import (
     profile_facts,
     throughput_facts,
 )
+from matchgraph.progress import Progress
 from matchgraph.training.files import files_below
 from matchgraph.training.pipelines.families import ALIASES
 from matchgraph.training.pipelines.families import FAMILIES as TRAINABLE
@@ -38,7 +39,6 @@ from matchgraph.training.pipelines.hub import is_hub_name, model_name, pipeline_
 if TYPE_CHECKING:
     from matchgraph.graphdb.repository import MatchingGraph
 
-Progress = Callable[[str, int, int], None]
 INDEX = "model_index.json"
 CONFIGS = ("config.json", "scheduler_config.json")
 DENOISERS = ("unet", "transformer")

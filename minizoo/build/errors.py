@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from matchgraph.errors import Error
 
-class MinizooError(Exception):
+
+class MinizooError(Error):
     """Base of this package's errors."""
-
-    matchgraph_user_error = True
 
 
 class IconPackagesMissing(MinizooError):

@@ -11,6 +11,7 @@ import click
 import pytest
 
 from matchgraph.cli import main as cli_main
+from matchgraph.errors import Error
 
 HEAVY = (
     "torch",
@@ -80,11 +81,8 @@ def test_unknown_command_is_a_usage_error(capsys: pytest.CaptureFixture[str]):
 def test_user_error_is_one_line_and_exit_code_two(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
-    class Mistake(Exception):
-        matchgraph_user_error = True
-
     def fail(**_: object) -> None:
-        raise Mistake("models.csv:3: params is 'many'; give a number")
+        raise Error("models.csv:3: params is 'many'; give a number")
 
     monkeypatch.setattr(cli_main.matchgraph, "main", fail)
     assert cli_main.run([]) == 2

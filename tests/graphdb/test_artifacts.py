@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from matchgraph.graphdb.errors import ArtifactMismatch, ArtifactUnavailable, SettingsInvalid
-from matchgraph.graphdb.server.artifacts import PinnedJar, link_plugins, lock_text, provide, read_lock
 from matchgraph.graphdb.server import artifacts
+from matchgraph.graphdb.server.artifacts import PinnedJar, link_plugins, lock_text, provide, read_lock
 
 
 class MavenRepository:

@@ -12,7 +12,7 @@ from rich.live import Live
 from matchgraph.cli.display import JointDisplay, duration, progress_words, runs_table, status_line
 from matchgraph.graphdb.models import Model
 from matchgraph.ingest.runs.estimates import Estimator
-from matchgraph.ingest.runs.ledger import Pace, Progress
+from matchgraph.ingest.runs.ledger import Pace, RunProgress
 from tests.ingest.test_estimates import run
 
 MODELS = {"[red]m[/red]": Model("[red]m[/red]", {})}
@@ -20,7 +20,7 @@ PACE = Pace(began=0, first=0, heard=10_000, now=10_000)
 
 
 def running(**changes: object):
-    halfway = run("[red]m[/red]", "RUNNING", progress=Progress("fine-tuning", 50, 100, 0.125), pace=PACE)
+    halfway = run("[red]m[/red]", "RUNNING", progress=RunProgress("fine-tuning", 50, 100, 0.125), pace=PACE)
     return replace(halfway, config={**halfway.config, "metrics": ["clip_fid"]}, **changes)
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from matchgraph.graphdb.models import Model
 from matchgraph.ingest.runs.estimates import ASSUMED_TFLOP_PER_S, Estimator
-from matchgraph.ingest.runs.ledger import Pace, Progress, Run
+from matchgraph.ingest.runs.ledger import Pace, Run, RunProgress
 
 CONFIG = {
     "steps": 100,
@@ -96,13 +96,15 @@ def test_without_any_run_the_work_is_reckoned() -> None:
 def test_a_running_run_is_judged_by_its_own_pace() -> None:
     # 20 steps in 10 s, heard 1 s ago: 40 s to 30 s for the 60 that are left, whatever others took.
     pace = Pace(began=5_000, first=20, heard=15_000, now=16_000)
-    running = run(status="RUNNING", progress=Progress("fine-tuning", 40, 100, 0.1), pace=pace)
+    running = run(status="RUNNING", progress=RunProgress("fine-tuning", 40, 100, 0.1), pace=pace)
     estimator = Estimator([run(), running], MODELS)
     assert estimator.left(running).seconds == pytest.approx(60 * 0.5 - 1 + 30)
     # Resumed in the middle and told once only: the share that is left of what others took.
-    told_once = run(status="RUNNING", progress=Progress("fine-tuning", 40, 100), pace=Pace(5, 40, 5, 6))
+    told_once = run(status="RUNNING", progress=RunProgress("fine-tuning", 40, 100), pace=Pace(5, 40, 5, 6))
     assert estimator.left(told_once).seconds == pytest.approx(60 * 0.6 + 30)
-    assert estimator.left(run(status="RUNNING", progress=Progress("claimed"))).seconds == 120
-    last = run(status="RUNNING", progress=Progress("sampling after", 5, 10), pace=Pace(0, 0, 10_000, 30_000))
+    assert estimator.left(run(status="RUNNING", progress=RunProgress("claimed"))).seconds == 120
+    last = run(
+        status="RUNNING", progress=RunProgress("sampling after", 5, 10), pace=Pace(0, 0, 10_000, 30_000)
+    )
     assert estimator.left(last).seconds == 0
-    assert estimator.left(run(status="RUNNING", progress=Progress("writing"))).basis == "nearly done"
+    assert estimator.left(run(status="RUNNING", progress=RunProgress("writing"))).basis == "nearly done"

@@ -22,13 +22,13 @@ from matchgraph.ingest.runs.ledger import (
     Claim,
     Ledger,
     Owner,
-    Progress,
+    RunProgress,
     RunRequest,
 )
 
 LONG_MS = 60_000
 SHORT_MS = 1
-AT_WORK = Progress("fine-tuning", 3, 10, 0.5)
+AT_WORK = RunProgress("fine-tuning", 3, 10, 0.5)
 # A process that cannot be on this host, so that nobody here takes it for dead.
 ELSEWHERE = Owner("another-host", 1, 0.0)
 
@@ -280,27 +280,27 @@ def test_dead_processes_of_this_host_are_recognised(ledger: Ledger) -> None:
 def test_a_heartbeat_tells_how_far_the_run_is(ledger: Ledger, runner: Runner) -> None:
     (run,) = ledger.enqueue([request()])
     held = claim(ledger, run)
-    assert ledger.run(run).progress == Progress("claimed")
+    assert ledger.run(run).progress == RunProgress("claimed")
     assert ledger.run(run).pace is None
-    ledger.heartbeat(held, Progress("fine-tuning", 100, 1000, 0.5))
+    ledger.heartbeat(held, RunProgress("fine-tuning", 100, 1000, 0.5))
     first = ledger.run(run)
-    ledger.heartbeat(held, Progress("fine-tuning", 150, 1000, 0.25))
+    ledger.heartbeat(held, RunProgress("fine-tuning", 150, 1000, 0.25))
     second = ledger.run(run)
-    assert second.progress == Progress("fine-tuning", 150, 1000, 0.25)
+    assert second.progress == RunProgress("fine-tuning", 150, 1000, 0.25)
     assert first.pace is not None
     assert second.pace is not None
     # The stage's beginning stays, its last heartbeat moves on.
     assert (second.pace.began, second.pace.first) == (first.pace.began, 100)
     assert second.pace.heard >= first.pace.heard
-    ledger.heartbeat(held, Progress("sampling after", 1, 5))
+    ledger.heartbeat(held, RunProgress("sampling after", 1, 5))
     third = ledger.run(run)
-    assert third.progress == Progress("sampling after", 1, 5, None)
+    assert third.progress == RunProgress("sampling after", 1, 5, None)
     assert third.pace is not None
     assert third.pace.first == 1
     # A new claim begins anew; what is done has no progress.
     ledger.release(held)
     again = claim(ledger, run)
-    assert ledger.run(run).progress == Progress("claimed")
+    assert ledger.run(run).progress == RunProgress("claimed")
     ledger.heartbeat(again, AT_WORK)
     ledger.complete(again, MatchingGraph(runner), [result(1.0)], {})
     assert ledger.run(run).progress is None

@@ -14,7 +14,7 @@ from matchgraph.graphdb.models import Result as Measured
 from matchgraph.graphdb.repository import MatchingGraph
 from matchgraph.graphdb.runner import Runner
 from matchgraph.ingest.errors import ConfigChanged, IngestError, NothingToDo, UnknownRun
-from matchgraph.ingest.runs.ledger import Ledger, Owner, Progress
+from matchgraph.ingest.runs.ledger import Ledger, Owner, RunProgress
 from matchgraph.ingest.tables.models import ingest_models
 from matchgraph.predictor.errors import NothingToPropose
 from tests.ingest.conftest import Invoke, answer
@@ -121,7 +121,7 @@ def test_a_plan_says_what_there_is_and_what_the_rest_costs(
     ledger.complete(claim, graph, [result(row["model"], row["dataset"])], outcome)
     held = ledger.claim(running, here)
     assert held is not None
-    ledger.heartbeat(held, Progress("fine-tuning", 1, 2, 0.5))
+    ledger.heartbeat(held, RunProgress("fine-tuning", 1, 2, 0.5))
     second = answer(invoke("plan", *zoo, "--json"))
     assert [run["state"] for run in second["runs"]] == ["DONE", "RUNNING", "QUEUED", "QUEUED"]
     assert [run["recorded"] for run in second["runs"]] == [True, False, False, False]
@@ -197,7 +197,7 @@ def test_status_tells_how_far_a_run_is(invoke: Invoke, runner: Runner, zoo: list
     run = ledger.runs()[0].id
     claim = ledger.claim(run, Owner.here())
     assert claim is not None
-    ledger.heartbeat(claim, Progress("fine-tuning", 1, 2, 0.125))
+    ledger.heartbeat(claim, RunProgress("fine-tuning", 1, 2, 0.125))
     facts = answer(invoke("status", run, "--json"))
     assert facts["counts"]["RUNNING"] == 1
     assert facts["runs"][0]["progress"] == {"stage": "fine-tuning", "step": 1, "of": 2, "loss": 0.125}

@@ -56,7 +56,7 @@ class Checkpoints:
 
 
 @dataclass(frozen=True)
-class Progress:
+class RunState:
     """What of a run's state is no tensor.
 
     Attributes:
@@ -87,7 +87,7 @@ class DamagedCheckpoint(Exception):
 
 
 def write_checkpoint(
-    folder: Path, identity: Mapping[str, Any], progress: Progress, tensors: Mapping[str, torch.Tensor]
+    folder: Path, identity: Mapping[str, Any], progress: RunState, tensors: Mapping[str, torch.Tensor]
 ) -> None:
     """Write a checkpoint; a crash leaves the one before.
 
@@ -113,7 +113,7 @@ def write_checkpoint(
 
 def read_checkpoint(
     folder: Path, identity: Mapping[str, Any]
-) -> tuple[Progress, dict[str, torch.Tensor]] | None:
+) -> tuple[RunState, dict[str, torch.Tensor]] | None:
     """Read the checkpoint in a folder.
 
     Args:
@@ -139,7 +139,7 @@ def read_checkpoint(
             tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
         if header["format"] != FORMAT:
             raise DamagedCheckpoint(f"{path} has format {header['format']!r}, not {FORMAT}")
-        progress = Progress(**header["progress"])
+        progress = RunState(**header["progress"])
         written, digest = header["identity"], header["sha256"]
     except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
         raise DamagedCheckpoint(f"{path} cannot be read ({type(error).__name__}: {error})") from error

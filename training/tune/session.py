@@ -14,7 +14,7 @@ from matchgraph.training.pipelines.loading import LoadedPipeline
 from matchgraph.training.tune.checkpoint import (
     Checkpoints,
     DamagedCheckpoint,
-    Progress,
+    RunState,
     read_checkpoint,
     remove_checkpoint,
     write_checkpoint,
@@ -137,7 +137,7 @@ class Session:
         assert self.checkpoints is not None
         # Weights that no longer are numbers would only fail again.
         training.check_finite(len(self.losses))
-        progress = Progress(
+        progress = RunState(
             step=len(self.losses),
             losses=self.losses,
             position=training.position,
