@@ -129,7 +129,7 @@ def figures_line(entry: tuple[str, Mapping[str, float]]) -> str:
 
 @ingest.command()
 @click.argument("paths", metavar="FILE.csv|FOLDER...", nargs=-1, required=True, type=GivenPath())
-@probe_option
+@probe_option()
 @extractor_option
 @metric_option
 @click.option(

@@ -1,14 +1,16 @@
-"""Options and arguments that several commands of `matchgraph ingest` share."""
+"""Options and arguments of more than one command, and options made from the fields of configurations."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+
+from matchgraph.settings import LARGEST_SEED, Setting, settings_of
 
 if TYPE_CHECKING:
     from matchgraph.graphdb.repository import MatchingGraph
@@ -18,8 +20,46 @@ NEEDS_PROBE = (
     "Image folders are looked at by a probe model: give a CLIP folder or MODEL/TAG with --probe or in "
     "MATCHGRAPH_PROBE; none was given."
 )
+PROBE_VARIABLE = "MATCHGRAPH_PROBE"
+DEFAULT_SEED = 0
+
+Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
+T = TypeVar("T")
+
+
+class GivenPath(click.Path):
+    """A path that need not exist; its reader reports a missing file. An empty one, as an unset variable
+    leaves it, would mean the working folder and is refused.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """See `click.ParamType`."""
+        if not value:
+            self.fail("The path is empty: name a file or a folder.", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+class FiniteRange(click.FloatRange):
+    """A range of numbers without nan, which passes every comparison with a bound, and infinity."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """See `click.ParamType`."""
+        number = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value} is no finite number.", param, ctx)
+        return number
+
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+device_option = click.option(
+    "--device",
+    default="auto",
+    show_default=True,
+    help="auto (a GPU where there is one) or a torch device, such as cuda:1.",
+)
 skip_bad_option = click.option(
     "--skip-bad", is_flag=True, help="Leave bad rows, folders and images out, list them, and write the rest."
 )
@@ -29,12 +69,6 @@ text_option = click.option(
     multiple=True,
     metavar="COLUMN",
     help="Keep a column as text although it looks like numbers. Repeatable.",
-)
-probe_option = click.option(
-    "--probe",
-    envvar="MATCHGRAPH_PROBE",
-    help="CLIP model that looks at the images: a folder in open_clip's layout, or MODEL/TAG. "
-    "[env: MATCHGRAPH_PROBE]",
 )
 metric_option = click.option(
     "--metric",
@@ -60,37 +94,172 @@ direction_option = click.option(
     default=None,
     help="Direction of a metric that is not known yet; it is kept in the graph.",
 )
+aesthetic_option = click.option(
+    "--aesthetic-weights",
+    type=GivenPath(),
+    help="Of --metric aesthetic: a safetensors file, or OWNER/NAME on the hub.",
+)
+reward_option = click.option(
+    "--reward-weights",
+    type=GivenPath(),
+    help="Of --metric image_reward: a folder, or OWNER/NAME on the hub.",
+)
 
 
-class GivenPath(click.Path):
-    """A path; whether it is there is told by whoever reads it. An empty one, as an unset variable leaves it,
-    would mean the working folder and is refused.
+def probe_option(*, required: bool = False, note: str = "") -> Decorator:
+    """`--probe`, the CLIP model.
+
+    Args:
+        required: whether the command cannot do without it.
+        note: a sentence of the command's own, after the description.
     """
-
-    def __init__(self) -> None:
-        super().__init__(path_type=Path)
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """See `click.ParamType`."""
-        if not value:
-            self.fail("The path is empty: name a file or a folder.", param, ctx)
-        return super().convert(value, param, ctx)
+    words = f"CLIP model: a folder in open_clip's layout, or MODEL/TAG. {note}".strip()
+    return click.option(
+        "--probe", envvar=PROBE_VARIABLE, required=required, help=f"{words} [env: {PROBE_VARIABLE}]"
+    )
 
 
-class FiniteRange(click.FloatRange):
-    """A range of numbers in which nan, which is beyond no bound, and infinity are not."""
+def seed_option(of: str) -> Decorator:
+    """`--seed`.
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """See `click.ParamType`."""
-        number = super().convert(value, param, ctx)
-        if not math.isfinite(number):
-            self.fail(f"{value} is no finite number.", param, ctx)
-        return number
+    Args:
+        of: what is random, for "Of {of}."
+    """
+    return click.option(
+        "--seed",
+        type=click.IntRange(0, LARGEST_SEED),
+        default=DEFAULT_SEED,
+        show_default=True,
+        help=f"Of {of}.",
+    )
 
 
-def path_argument(metavar: str) -> Callable[..., Any]:
+def out_option(
+    help: str, *, metavar: str = "FOLDER", required: bool = False, default: Any = None
+) -> Decorator:
+    """`--out`, where a command writes its files.
+
+    Args:
+        help: what is written.
+        metavar: FOLDER, or a file name with its suffix.
+        required: whether it must be given.
+        default: where it is written otherwise.
+    """
+    return click.option(
+        "--out",
+        type=GivenPath(),
+        metavar=metavar,
+        required=required,
+        default=default,
+        show_default=default is not None,
+        help=help,
+    )
+
+
+def prompts_option(help: str, *, required: bool = False, name: str = "--prompts") -> Decorator:
+    """A file of prompts, one on each line, as the parameter `prompts_file`.
+
+    Args:
+        help: what they are for, and what is used without them.
+        required: whether it must be given.
+        name: of the option, where a command takes two such files; the parameter is named after it.
+    """
+    return click.option(
+        name,
+        f"{name.removeprefix('--').replace('-', '_')}_file",
+        type=click.Path(exists=True, dir_okay=False, path_type=Path),
+        metavar="FILE",
+        required=required,
+        help=help,
+    )
+
+
+def path_argument(metavar: str) -> Decorator:
     """The argument `path` of a command."""
     return click.argument("path", metavar=metavar, type=GivenPath())
+
+
+def with_options(options: Sequence[Decorator]) -> Decorator:
+    """Give a command several options, in this order."""
+
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+def settings_options(
+    settings: type,
+    *,
+    only: Sequence[str] | None = None,
+    without: Sequence[str] = (),
+    **changed: Mapping[str, Any],
+) -> Decorator:
+    """Options for the settings of a configuration: name, type, range, default and help come from its fields.
+
+    A setting without a default is a required option, one that may be None has no default, a tuple is
+    repeatable, and a truth value is a flag, with its negation where the default is true.
+
+    Args:
+        settings: a dataclass with fields made by `matchgraph.settings.setting`.
+        only: names of the fields to offer, in the order of the help; all by default.
+        without: names of fields that are no options.
+        changed: field name to further arguments of `click.option`, such as `envvar` or `help`.
+
+    Returns:
+        A decorator. The command gets each option under its field's name; see `configuration`.
+    """
+    found = settings_of(settings)
+    names = [name for name in (found if only is None else only) if name not in without]
+    return with_options([_option(found[name], changed.get(name, {})) for name in names])
+
+
+def _option(one: Setting, changed: Mapping[str, Any]) -> Decorator:
+    name = one.about.option or f"--{one.name.replace('_', '-')}"
+    arguments: dict[str, Any] = {"help": one.about.help, "metavar": one.about.metavar}
+    if one.required:
+        arguments["required"] = True
+    elif one.default is not None:
+        arguments |= {"default": one.default, "show_default": True}
+    if one.kind is bool and not one.optional:
+        if one.default is True:
+            name = f"{name}/--no-{name.removeprefix('--')}"
+        else:
+            arguments |= {"is_flag": True, "show_default": False}
+    elif one.kind is bool:
+        name, arguments["default"] = f"{name}/--no-{name.removeprefix('--')}", None
+    else:
+        arguments |= {"type": _type(one), "multiple": one.several}
+    return click.option(name, one.name, **{**arguments, **changed})
+
+
+def _type(one: Setting) -> click.ParamType:
+    about = one.about
+    if one.choices:
+        return click.Choice(one.choices)
+    if one.kind in (int, float):
+        ranged = click.IntRange if one.kind is int else FiniteRange
+        return ranged(
+            about.at_least if about.above is None else about.above,
+            about.at_most if about.below is None else about.below,
+            min_open=about.above is not None,
+            max_open=about.below is not None,
+        )
+    return GivenPath() if one.kind is Path else click.STRING
+
+
+def configuration(settings: type[T], options: dict[str, Any], **further: Any) -> T:
+    """Build a configuration from a command's options, and take them out of `options`.
+
+    Args:
+        settings: the dataclass that `settings_options` was given.
+        options: what click passed; entries that are fields of it are removed.
+        further: fields that are no options.
+    """
+    own = {name: options.pop(name) for name in settings_of(settings) if name in options}
+    return settings(**own, **further)
 
 
 @contextmanager

@@ -6,7 +6,7 @@ import csv
 import json
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -33,6 +33,7 @@ from matchgraph.cli.options import (
     metric_option,
     opened_graph,
     probe_option,
+    with_options,
 )
 from matchgraph.ingest.errors import IngestError
 from matchgraph.training.pipelines.loading import PRECISIONS
@@ -72,7 +73,7 @@ PLANNING_OPTIONS = (
         metavar="FILE.csv",
         help="Pairs to run instead: columns model, dataset.",
     ),
-    probe_option,
+    probe_option(),
     extractor_option,
     metric_option,
     click.option(
@@ -188,17 +189,6 @@ WORKING_OPTIONS = (
         help="Room for cached encodings of images and captions.",
     ),
 )
-
-
-def with_options(options: Sequence[Callable[..., Any]]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Give a command several options, in this order."""
-
-    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
-        for option in reversed(options):
-            command = option(command)
-        return command
-
-    return decorate
 
 
 @click.command()
