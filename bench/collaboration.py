@@ -19,12 +19,13 @@ from bench.provenance import provenance
 from matchgraph.collaboration.collaborate import Collaboration
 from matchgraph.collaboration.plan import Correction, Drawing, Plan
 from matchgraph.minizoo import ROOT
+from matchgraph.training.config import SampleConfig
 from matchgraph.training.measure.extractors import load_clip
 from matchgraph.training.measure.prompts import load_prompt_encoder
 from matchgraph.training.measure.quality import ClipScore
 from matchgraph.training.pipelines.loading import LoadedPipeline
-from matchgraph.training.sampling.generate import SampleConfig, stream_batches
-from matchgraph.training.sampling.rollback import Start
+from matchgraph.training.pipelines.rollback import Start
+from matchgraph.training.sampling.generate import stream_batches
 
 RESULTS = Path(__file__).parent / "results"
 PACKAGES = ("matchgraph", "torch", "diffusers")

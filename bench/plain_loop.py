@@ -21,13 +21,13 @@ from PIL import Image
 from torchvision import transforms
 
 from matchgraph.training.images import CaptionedImage, list_captioned_images
-from matchgraph.training.tune.adapters import attach_adapter, detach_adapter, save_adapter
+from matchgraph.training.pipelines.adapters import attach_adapter, detach_adapter, save_adapter
 from matchgraph.training.tune.loop import purpose_generator
 
 if TYPE_CHECKING:
+    from matchgraph.training.config import FineTuneConfig
     from matchgraph.training.pipelines.families.base import Conditioning
     from matchgraph.training.pipelines.loading import LoadedPipeline
-    from matchgraph.training.tune.lora import FineTuneConfig
 
 
 class CaptionedFolder(torch.utils.data.Dataset):

@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 
+from matchgraph.training.config import PRECISIONS
 from matchgraph.training.pipelines.families import family_of
 from matchgraph.training.pipelines.loading import (
-    PRECISIONS,
     LoadedPipeline,
     choose_device,
     quiet_libraries,

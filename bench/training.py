@@ -36,12 +36,13 @@ import torch
 
 from bench import plain_loop
 from bench.shapes import random_pipeline, tiny
+from matchgraph.training.config import FineTuneConfig, SampleConfig
 from matchgraph.training.images import list_captioned_images
-from matchgraph.training.memory import PeakMemory
+from matchgraph.training.pipelines.cache import EncodingCache
 from matchgraph.training.pipelines.loading import LoadedPipeline, quiet_libraries
-from matchgraph.training.sampling.generate import SampleConfig, image_generator, sample_images
-from matchgraph.training.tune.cache import EncodingCache
-from matchgraph.training.tune.lora import FineTuneConfig, fine_tune
+from matchgraph.training.pipelines.memory import PeakMemory
+from matchgraph.training.sampling.generate import image_generator, sample_images
+from matchgraph.training.tune.finetune import fine_tune
 
 RESULTS = Path(__file__).parent / "results"
 PACKAGES = ("matchgraph", "torch", "diffusers", "transformers", "accelerate", "peft")

@@ -394,7 +394,7 @@ def generate(
     from matchgraph.collaboration.plan import Correction, Drawing, Plan
     from matchgraph.graphdb.prompts import check_prompt, prompt_id
     from matchgraph.training.images import load_rgb
-    from matchgraph.training.sampling.controlnet import controlled
+    from matchgraph.training.pipelines.controlnet import controlled
 
     for prompt in prompts:
         check_prompt(prompt)

@@ -199,8 +199,8 @@ def train(
 
     An interrupted training goes on where it stopped when the same command is called again.
     """
-    from matchgraph.training.sampling.controlnet import ControlConfig, train_controlnet
     from matchgraph.training.tune.checkpoint import Checkpoints, remove_checkpoint
+    from matchgraph.training.tune.controlnet import ControlConfig, train_controlnet
 
     _check_segmenter(kind, segmenter)
     if (kind == "maps") != (maps is not None):

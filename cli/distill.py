@@ -117,9 +117,9 @@ def distill(
     """
     if (prompts_file is None) == (images is None):
         raise click.UsageError("Give either --prompts FILE or --images FOLDER.")
-    from matchgraph.training.tune.cache import EncodingCache
+    from matchgraph.training.config import DistillConfig
+    from matchgraph.training.pipelines.cache import EncodingCache
     from matchgraph.training.tune.checkpoint import Checkpoints
-    from matchgraph.training.tune.distill import DistillConfig
     from matchgraph.training.tune.distill import distill as run
 
     config = DistillConfig(resolution_px=resolution, rank=rank, alpha=rank, **settings)

@@ -36,7 +36,7 @@ from matchgraph.cli.options import (
     with_options,
 )
 from matchgraph.ingest.errors import IngestError
-from matchgraph.training.pipelines.loading import PRECISIONS
+from matchgraph.training.config import PRECISIONS
 
 if TYPE_CHECKING:
     from matchgraph.graphdb.repository import MatchingGraph
@@ -614,7 +614,7 @@ def work_here(
     from matchgraph.ingest.instruments import FEATURES_FOLDER
     from matchgraph.ingest.runs.execution import LoraExecutor
     from matchgraph.ingest.runs.worker import CACHE_FOLDER, work
-    from matchgraph.training.tune.cache import EncodingCache
+    from matchgraph.training.pipelines.cache import EncodingCache
 
     executor = LoraExecutor(
         options.device,

@@ -31,7 +31,7 @@ def student(teacher: Path, weights: Path, output: Path, solver_steps: int, as_js
     them as they are.
     """
     from matchgraph.training.pipelines.samplers import STUDENT_GUIDANCE, STUDENT_STEPS, TOLD_GUIDANCE
-    from matchgraph.training.pipelines.students import make_student
+    from matchgraph.training.tune.students import make_student
 
     made = make_student(teacher, weights, output, solver_steps=solver_steps)
     if as_json:

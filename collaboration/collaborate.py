@@ -23,10 +23,10 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from matchgraph.training.measure.quality import Scorer
+    from matchgraph.training.pipelines.encoding import PromptRows
     from matchgraph.training.pipelines.loading import LoadedPipeline
+    from matchgraph.training.pipelines.rollback import Start
     from matchgraph.training.sampling.generate import Batch
-    from matchgraph.training.sampling.rollback import Start
-    from matchgraph.training.tune.encoding import PromptRows
 
 Verdict = Literal["accepted", "refined", "regenerated", "kept"]
 
@@ -81,7 +81,7 @@ class _Asked:
         All of them at its first drawing, be it that of a few rejected ones: an image is then to the last bit
         what the model makes of the same prompts alone.
         """
-        from matchgraph.training.tune.encoding import PromptRows
+        from matchgraph.training.pipelines.encoding import PromptRows
 
         if loaded not in self._encoded:
             self._encoded[loaded] = PromptRows(loaded, self.prompts)
@@ -94,7 +94,7 @@ class Collaboration:
     Args:
         student: draws first.
         teacher: draws what was rejected; may be of another family, of another VAE too: then what it refines
-            passes through pixels. One or both may be inside `training.sampling.controlnet.controlled`.
+            passes through pixels. One or both may be inside `training.pipelines.controlnet.controlled`.
         scorer: the oracle; larger scores are better.
         threshold: images of at least this score are accepted; minus infinity accepts all that can be scored,
             infinity none.
@@ -113,7 +113,7 @@ class Collaboration:
         threshold: float,
         plan: Plan,
     ) -> None:
-        from matchgraph.training.tune.encoding import encode_alike
+        from matchgraph.training.pipelines.encoding import encode_alike
 
         if math.isnan(threshold):
             raise InvalidPlan("The threshold is NaN: a number is needed.")
@@ -242,8 +242,8 @@ class Collaboration:
     def _start(self, drafts: Sequence[_Draft], rollback: float) -> Start:
         import torch
 
+        from matchgraph.training.pipelines.rollback import Start
         from matchgraph.training.sampling.generate import start_with
-        from matchgraph.training.sampling.rollback import Start
 
         if self.through_pixels:
             images = [draft.image for draft in drafts]

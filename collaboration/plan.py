@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from matchgraph.collaboration.errors import InvalidPlan
 
 if TYPE_CHECKING:
+    from matchgraph.training.config import SampleConfig
     from matchgraph.training.pipelines.loading import LoadedPipeline
-    from matchgraph.training.sampling.generate import SampleConfig
 
 
 @dataclass(frozen=True)
@@ -46,8 +46,8 @@ class Drawing:
     def sampling(
         self, count: int, *, seed: int, resolution_px: int, batch_size: int, precision: str
     ) -> SampleConfig:
-        """How so many images are drawn; see `training.sampling.generate.SampleConfig`."""
-        from matchgraph.training.sampling.generate import SampleConfig
+        """How so many images are drawn; see `training.config.SampleConfig`."""
+        from matchgraph.training.config import SampleConfig
 
         return SampleConfig(
             n=count,

@@ -247,8 +247,8 @@ class _Bench:
     def _batch(
         self, loaded: LoadedPipeline, drawing: Drawing, rollback: float | None, places: range
     ) -> Batch:
+        from matchgraph.training.pipelines.rollback import Start
         from matchgraph.training.sampling.generate import start_with, stream_batches
-        from matchgraph.training.sampling.rollback import Start
 
         grid = self._grid
         texts = [self._texts[place] for place in places]

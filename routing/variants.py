@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from matchgraph.graphdb.prompts import Variant
 
 if TYPE_CHECKING:
-    from matchgraph.training.sampling.generate import SampleConfig
+    from matchgraph.training.config import SampleConfig
 
 BATCH = 32
 
@@ -97,7 +97,7 @@ def sampling_of(variant: Variant, count: int, seed: int) -> SampleConfig:
         count: images.
         seed: of their noise.
     """
-    from matchgraph.training.sampling.generate import SampleConfig
+    from matchgraph.training.config import SampleConfig
 
     return SampleConfig(
         count,

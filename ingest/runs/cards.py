@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from matchgraph.ingest.runs.pages import facts, score_rows, training_blocks, write_text
-from matchgraph.training.tune.adapters import ADAPTER_FILE
-from matchgraph.training.tune.methods import DENOISER_FILE
+from matchgraph.training.pipelines.adapters import ADAPTER_FILE
+from matchgraph.training.pipelines.weights import DENOISER_FILE
 
 TEMPLATE = "card.md.jinja"
 CARD_FILE = "README.md"
@@ -104,8 +104,8 @@ def loading_code(record: Mapping[str, Any]) -> str:
         return ""
     import diffusers
 
+    from matchgraph.training.config import PRECISIONS
     from matchgraph.training.pipelines.families import family
-    from matchgraph.training.pipelines.loading import PRECISIONS
 
     own, folder = family(used["family"]), Path(asked["model_folder"])
     pipeline = getattr(diffusers, own.pipeline_class)

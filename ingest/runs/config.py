@@ -12,8 +12,7 @@ from matchgraph.ingest.errors import ConfigChanged, IngestError
 from matchgraph.ingest.tables.datasets import METRIC, MINIMUM_IMAGES
 
 if TYPE_CHECKING:
-    from matchgraph.training.sampling.generate import SampleConfig
-    from matchgraph.training.tune.lora import FineTuneConfig
+    from matchgraph.training.config import FineTuneConfig, SampleConfig
 
 
 @dataclass(frozen=True)
@@ -76,7 +75,7 @@ class RunConfig:
 
     def fine_tuning(self, device: str = "auto") -> FineTuneConfig:
         """Return the part that fine-tunes; LoRA alpha equals the rank, so the update is not scaled."""
-        from matchgraph.training.tune.lora import FineTuneConfig
+        from matchgraph.training.config import FineTuneConfig
 
         return FineTuneConfig(
             steps=self.steps,
@@ -96,7 +95,7 @@ class RunConfig:
 
     def sampling(self, device: str = "auto") -> SampleConfig:
         """Return the part that samples."""
-        from matchgraph.training.sampling.generate import SampleConfig
+        from matchgraph.training.config import SampleConfig
 
         return SampleConfig(
             n=self.samples,

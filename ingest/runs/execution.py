@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from matchgraph.training.measure.extractors import Extractor
+    from matchgraph.training.pipelines.cache import EncodingCache
     from matchgraph.training.pipelines.loading import LoadedPipeline
-    from matchgraph.training.tune.cache import EncodingCache
 
 # Told images, gives a score for each metric.
 Measuring = Callable[[Iterable["Image.Image"]], tuple[Score, ...]]
@@ -60,7 +60,7 @@ class LoraExecutor:
         """Score the pretrained model, fine-tune it, and score it again; see `ingest.runs.run.Executor`."""
         from matchgraph.training.images import list_captioned_images
         from matchgraph.training.tune.checkpoint import Checkpoints, checkpoint_step
-        from matchgraph.training.tune.lora import fine_tune
+        from matchgraph.training.tune.finetune import fine_tune
 
         scorer = Scorer(job.config.metrics, self._extractors(job), self.features)
         known = job.reference

@@ -319,7 +319,7 @@ def work_queue(
     """
     from matchgraph.graphdb.connection import connect
     from matchgraph.graphdb.repository import MatchingGraph
-    from matchgraph.training.tune.cache import EncodingCache
+    from matchgraph.training.pipelines.cache import EncodingCache
 
     options = options or WorkerOptions()
     with connect(settings) as runner:

@@ -32,10 +32,11 @@ from matchgraph.minizoo.build.export import (
 from matchgraph.minizoo.build.icons import TRAINING_RESOLUTION_PX, WORK
 from matchgraph.minizoo.build.loop import LOGS
 from matchgraph.minizoo.build.zoo import ZOO
+from matchgraph.training.config import DistillConfig
+from matchgraph.training.pipelines.cache import EncodingCache
 from matchgraph.training.pipelines.families import family
-from matchgraph.training.tune.cache import EncodingCache
 from matchgraph.training.tune.checkpoint import Checkpoints
-from matchgraph.training.tune.distill import DistillConfig, distill
+from matchgraph.training.tune.distill import distill
 
 STUDENTS_FOLDER = "students"
 PROMPTS_FILE = ROOT / "prompts.txt"
@@ -202,12 +203,13 @@ def measure(student: Student, root: Path = ROOT) -> dict[str, Any]:
     """
     import numpy as np
 
+    from matchgraph.training.config import SampleConfig
     from matchgraph.training.measure.extractors import load_clip
     from matchgraph.training.measure.frechet import frechet_distance, gaussian_statistics
     from matchgraph.training.measure.prompts import load_prompt_encoder
     from matchgraph.training.measure.quality import ClipScore
     from matchgraph.training.pipelines.loading import LoadedPipeline
-    from matchgraph.training.sampling.generate import SampleConfig, sample_images
+    from matchgraph.training.sampling.generate import sample_images
 
     clip, prompts = root / PROBES_FOLDER / "clip", held_out_prompts()
     extractor = load_clip(clip, device="cpu")

@@ -13,11 +13,12 @@ from matchgraph.collaboration.collaborate import Collaboration, Outcome, scores_
 from matchgraph.collaboration.errors import InvalidPlan
 from matchgraph.collaboration.plan import Correction, Drawing, Plan, price
 from matchgraph.minizoo import ROOT
+from matchgraph.training.config import SampleConfig
 from matchgraph.training.errors import InvalidConfig
 from matchgraph.training.measure.quality import Sharpness
-from matchgraph.training.sampling.controlnet import controlled
+from matchgraph.training.pipelines.controlnet import controlled
 from matchgraph.training.sampling.controls import canny, edge_agreement
-from matchgraph.training.sampling.generate import SampleConfig, sample_images, stream_images
+from matchgraph.training.sampling.generate import sample_images, stream_images
 
 CLIP = ROOT / "probes" / "clip"
 PROMPTS = [

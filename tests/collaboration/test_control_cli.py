@@ -15,7 +15,7 @@ from PIL import Image
 from matchgraph.cli.control import control
 from matchgraph.cli.main import run
 from matchgraph.minizoo import ROOT
-from matchgraph.training.sampling import controlnet
+from matchgraph.training.tune import controlnet
 from tests.training import tiny
 from tests.training.hub import put_into_cache, use_cache
 

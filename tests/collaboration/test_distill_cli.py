@@ -10,7 +10,7 @@ import pytest
 from matchgraph.cli.main import run
 from matchgraph.training.pipelines.loading import load_pipeline
 from matchgraph.training.tune.checkpoint import checkpoint_step
-from matchgraph.training.tune.distill import RECORD_FILE
+from matchgraph.training.tune.student_folder import RECORD_FILE
 from tests.training import tiny
 from tests.training.hub import put_into_cache, use_cache
 

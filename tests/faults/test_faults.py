@@ -180,7 +180,7 @@ COMMIT = (
 MOMENTS = {
     "claimed": "matchgraph.ingest.runs.ledger:Ledger.claim_next:1:killed",
     "sampling the pretrained model": "matchgraph.training.pipelines.families.base:Family.sample:2:kill",
-    "encoding": "matchgraph.training.tune.lora:encode_dataset:1:killed",
+    "encoding": "matchgraph.training.tune.finetune:encode_dataset:1:killed",
     "training": "torch.nn.utils:clip_grad_norm_:3:kill",
     "saving": "diffusers:StableDiffusionPipeline.save_lora_weights:1:killed",
     "sampling": "matchgraph.training.pipelines.families.base:Family.sample:4:kill",
@@ -299,7 +299,7 @@ def test_an_image_that_is_damaged_while_the_worker_trains(
     half.write_bytes(content[: len(content) // 2])
     script.write_text(f"cp '{half}' '{image}'\n")
     try:
-        status, said = scene.run(trap=f"matchgraph.training.tune.lora:encode_dataset:1:run={script}")
+        status, said = scene.run(trap=f"matchgraph.training.tune.finetune:encode_dataset:1:run={script}")
         assert status == 1, said
         assert "1.png cannot be decoded" in said
         assert scene.status() == FAILED
@@ -316,7 +316,7 @@ def test_an_image_that_is_damaged_while_the_worker_trains(
 def test_a_clock_that_jumps(scene: Scene, clean: list[str], jump_s: int) -> None:
     """The worker's clock is a day off from the middle of its run on, then it dies."""
     status, said = scene.run(
-        trap=f"matchgraph.training.tune.lora:encode_dataset:1:then=time:time:1:jump={jump_s}",
+        trap=f"matchgraph.training.tune.finetune:encode_dataset:1:then=time:time:1:jump={jump_s}",
     )
     assert status == 0, said
     assert scene.finished() == clean

@@ -73,8 +73,9 @@ def test_the_code_draws_what_the_run_drew(
     monkeypatch: pytest.MonkeyPatch,
     one_thread: None,  # noqa: ARG001
 ) -> None:
-    from matchgraph.training.sampling.generate import SampleConfig, image_generator, sample_images
-    from matchgraph.training.tune.lora import FineTuneConfig, fine_tune
+    from matchgraph.training.config import FineTuneConfig, SampleConfig
+    from matchgraph.training.sampling.generate import image_generator, sample_images
+    from matchgraph.training.tune.finetune import fine_tune
 
     base = tiny.save(name, tmp_path / "base")
     # Every real SD3 and FLUX autoencoder has this number, without which their pipelines do not decode.

@@ -15,7 +15,7 @@ from matchgraph.graphdb.repository import MatchingGraph
 from matchgraph.graphdb.runner import Runner
 from matchgraph.ingest.errors import BadInput
 from matchgraph.training.errors import ModelUnavailable
-from matchgraph.training.tune.distill import is_student
+from matchgraph.training.tune.student_folder import is_student
 from tests.ingest.conftest import Invoke, answer
 from tests.ingest.dump import dump
 from tests.training import tiny

@@ -5,7 +5,7 @@ from __future__ import annotations
 from matchgraph.minizoo import ROOT
 from matchgraph.minizoo.build.controls import gather, held_out
 from matchgraph.training.images import list_captioned_images
-from matchgraph.training.tune.encoding import dataset_hash
+from matchgraph.training.pipelines.encoding import dataset_hash
 
 
 def test_all_datasets_come_together_with_their_splits(tmp_path):

@@ -24,9 +24,10 @@ from matchgraph.minizoo.build.students import (
     learnt_prompts,
 )
 from matchgraph.minizoo.build.zoo import ZOO
+from matchgraph.training.config import SampleConfig
 from matchgraph.training.files import files_below, folders_hash, json_hash
 from matchgraph.training.pipelines.loading import LoadedPipeline, read_model_index
-from matchgraph.training.sampling.generate import SampleConfig, sample_images
+from matchgraph.training.sampling.generate import sample_images
 
 MOST_BYTES = 6_000_000
 PROMPTS = 8

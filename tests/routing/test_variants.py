@@ -9,9 +9,10 @@ import pytest
 
 from matchgraph.minizoo import ROOT
 from matchgraph.routing.variants import variants_of
+from matchgraph.training.config import SampleConfig
 from matchgraph.training.errors import InvalidConfig
 from matchgraph.training.pipelines.loading import opened
-from matchgraph.training.sampling.generate import SampleConfig, sample_images
+from matchgraph.training.sampling.generate import sample_images
 
 SDXL = ROOT.parent / "zoo" / "sdxl-base"
 # CATImage, Tables 1 and 2: what one image costs, in TFLOP, by numbers of steps.

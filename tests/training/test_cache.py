@@ -13,13 +13,14 @@ import pytest
 import torch
 from filelock import FileLock
 
+from matchgraph.training.config import FineTuneConfig, SampleConfig
 from matchgraph.training.errors import InvalidConfig
 from matchgraph.training.files import SCRATCH_PREFIX
+from matchgraph.training.pipelines import cache as module
+from matchgraph.training.pipelines.cache import CacheUse, EncodingCache
 from matchgraph.training.pipelines.loading import LoadedPipeline
-from matchgraph.training.sampling.generate import SampleConfig, sample_images
-from matchgraph.training.tune import cache as module
-from matchgraph.training.tune.cache import CacheUse, EncodingCache
-from matchgraph.training.tune.lora import FineTuneConfig, fine_tune
+from matchgraph.training.sampling.generate import sample_images
+from matchgraph.training.tune.finetune import fine_tune
 
 KILOBYTES = 4
 

@@ -16,12 +16,13 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from matchgraph.training.config import FineTuneConfig
 from matchgraph.training.errors import CheckpointMismatch, InvalidConfig, NonFiniteLoss
+from matchgraph.training.pipelines.adapters import ADAPTER_FILE
+from matchgraph.training.pipelines.cache import EncodingCache
 from matchgraph.training.pipelines.families import FAMILIES
 from matchgraph.training.pipelines.loading import LoadedPipeline
 from matchgraph.training.tune import checkpoint as module
-from matchgraph.training.tune.adapters import ADAPTER_FILE
-from matchgraph.training.tune.cache import EncodingCache
 from matchgraph.training.tune.checkpoint import (
     CHECKPOINT_FILE,
     SUMMARY_FILE,
@@ -29,7 +30,7 @@ from matchgraph.training.tune.checkpoint import (
     checkpoint_step,
     read_checkpoint,
 )
-from matchgraph.training.tune.lora import FineTuneConfig, FineTuneRecord, fine_tune
+from matchgraph.training.tune.finetune import FineTuneRecord, fine_tune
 
 # Five images in batches of three, two batches a step: epochs end within steps and within batches.
 STEPS = 7
@@ -193,7 +194,7 @@ def test_kill_minus_nine_loses_no_more_than_the_steps_since(
                 elif where == "renaming":
                     monkeypatch.setattr("os.replace", die)
             elif step == STEPS and where == "saving":
-                monkeypatch.setattr("matchgraph.training.tune.adapters.publish", die)
+                monkeypatch.setattr("matchgraph.training.pipelines.adapters.publish", die)
 
         fine_tune(pixart, dataset, config(), tmp_path, on_step, checkpoints=Checkpoints(tmp_path, 2))
 

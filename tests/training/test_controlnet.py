@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from matchgraph.minizoo.build.controls import CONFIG as SHIPPED_CONFIG
 from matchgraph.minizoo.build.controls import SHIPPED, TEACHER, evaluate, held_out
+from matchgraph.training.config import SampleConfig
 from matchgraph.training.errors import (
     BadControlNet,
     BadDataset,
@@ -24,25 +25,22 @@ from matchgraph.training.errors import (
     UnsafeWeights,
 )
 from matchgraph.training.images import load_rgb, square
+from matchgraph.training.pipelines.adapters import attach_adapter, detach_adapter, save_adapter
+from matchgraph.training.pipelines.controlnet import CONFIG_FILE, WEIGHTS_FILE, controlled, load_controlnet
+from matchgraph.training.pipelines.encoding import EncodedDataset
 from matchgraph.training.pipelines.loading import LoadedPipeline
-from matchgraph.training.sampling.controlnet import (
-    CONFIG_FILE,
+from matchgraph.training.sampling.controls import Segmenter
+from matchgraph.training.sampling.generate import start_with, stream_batches, stream_images
+from matchgraph.training.tune.checkpoint import Checkpoints
+from matchgraph.training.tune.controlnet import (
     RECORD_FILE,
-    WEIGHTS_FILE,
     ControlConfig,
     ControlImages,
     ControlledDenoiser,
     ControlMethod,
-    controlled,
     embedding_widths,
-    load_controlnet,
     train_controlnet,
 )
-from matchgraph.training.sampling.controls import Segmenter
-from matchgraph.training.sampling.generate import SampleConfig, start_with, stream_batches, stream_images
-from matchgraph.training.tune.adapters import attach_adapter, detach_adapter, save_adapter
-from matchgraph.training.tune.checkpoint import Checkpoints
-from matchgraph.training.tune.encoding import EncodedDataset
 from matchgraph.training.tune.loop import purpose_generator
 from tests.training import tiny
 

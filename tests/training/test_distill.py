@@ -16,6 +16,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from matchgraph.training.config import DistillConfig, SampleConfig
 from matchgraph.training.errors import (
     BadPipeline,
     CheckpointMismatch,
@@ -24,23 +25,17 @@ from matchgraph.training.errors import (
     TrainingError,
 )
 from matchgraph.training.files import files_below
+from matchgraph.training.pipelines.cache import EncodingCache
 from matchgraph.training.pipelines.families import FAMILIES, family
 from matchgraph.training.pipelines.loading import LoadedPipeline
-from matchgraph.training.sampling.generate import SampleConfig, image_generator, sample_images
-from matchgraph.training.tune.cache import EncodingCache
+from matchgraph.training.sampling.generate import image_generator, sample_images
 from matchgraph.training.tune.checkpoint import Checkpoints, checkpoint_step
 from matchgraph.training.tune.consistency import student_scheduler, teacher_path
-from matchgraph.training.tune.distill import (
-    RECORD_FILE,
-    ConsistencyTraining,
-    DistillConfig,
-    _whole_weights,
-    distill,
-    is_student,
-    pseudo_huber,
-)
+from matchgraph.training.tune.consistency_training import ConsistencyTraining, pseudo_huber
+from matchgraph.training.tune.distill import _whole_weights, distill
 from matchgraph.training.tune.loop import attached
 from matchgraph.training.tune.methods import Full, Lora
+from matchgraph.training.tune.student_folder import RECORD_FILE, is_student
 from tests.training import tiny
 
 PROMPTS = ["a cat", "a dog", "a house", "a red fox", "a cat"]
@@ -421,7 +416,7 @@ def test_a_failed_write_leaves_nothing(
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("matchgraph.training.tune.distill.write_json", full)
+    monkeypatch.setattr("matchgraph.training.tune.student_folder.write_json", full)
     with pytest.raises(OSError, match="No space"):
         distill(tiny_folder("sd"), tmp_path / "student", PROMPTS, config())
     assert not list(tmp_path.iterdir())

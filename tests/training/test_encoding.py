@@ -13,10 +13,9 @@ from PIL import Image
 
 from matchgraph.training.errors import BadImage, NonFiniteEncoding
 from matchgraph.training.images import list_captioned_images
-from matchgraph.training.pipelines.loading import LoadedPipeline
-from matchgraph.training.tune import encoding
-from matchgraph.training.tune.cache import CacheUse, EncodingCache
-from matchgraph.training.tune.encoding import (
+from matchgraph.training.pipelines import encoding
+from matchgraph.training.pipelines.cache import CacheUse, EncodingCache
+from matchgraph.training.pipelines.encoding import (
     PromptRows,
     Rows,
     dataset_hash,
@@ -24,6 +23,7 @@ from matchgraph.training.tune.encoding import (
     encode_dataset,
     encode_prompts,
 )
+from matchgraph.training.pipelines.loading import LoadedPipeline
 
 
 @pytest.fixture(scope="module")

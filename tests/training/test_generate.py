@@ -9,17 +9,18 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from matchgraph.training.config import SampleConfig
 from matchgraph.training.errors import BadAdapter, InvalidConfig
-from matchgraph.training.pipelines.families import FAMILIES, family
-from matchgraph.training.pipelines.loading import LoadedPipeline
-from matchgraph.training.sampling.generate import SampleConfig, image_generator, sample_images, stream_images
-from matchgraph.training.tune.adapters import (
+from matchgraph.training.pipelines.adapters import (
     ADAPTER_FILE,
     attach_adapter,
     detach_adapter,
     load_adapter,
     save_adapter,
 )
+from matchgraph.training.pipelines.families import FAMILIES, family
+from matchgraph.training.pipelines.loading import LoadedPipeline
+from matchgraph.training.sampling.generate import image_generator, sample_images, stream_images
 from tests.training import tiny
 
 NAMES = sorted(FAMILIES)

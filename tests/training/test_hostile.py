@@ -14,8 +14,8 @@ import pytest
 
 from matchgraph.training.errors import BadAdapter, BadImage, BadPipeline, UnsafeWeights
 from matchgraph.training.images import load_rgb
+from matchgraph.training.pipelines.adapters import ADAPTER_FILE, load_adapter
 from matchgraph.training.pipelines.loading import check_weight_files, load_pipeline
-from matchgraph.training.tune.adapters import ADAPTER_FILE, load_adapter
 
 GIB = 2**30
 # Protocol 2 of a call of os.system; nothing here may ever open it.

@@ -15,7 +15,7 @@ def test_importing_every_module_loads_nothing_heavy():
     modules = [
         module.name for module in pkgutil.walk_packages(matchgraph.training.__path__, "matchgraph.training.")
     ]
-    assert {"matchgraph.training.tune.lora", "matchgraph.training.pipelines.families.sd3"} <= set(modules)
+    assert {"matchgraph.training.tune.finetune", "matchgraph.training.pipelines.families.sd3"} <= set(modules)
     code = f"import sys\nfor m in {modules}: __import__(m)\nprint(sorted({HEAVY} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

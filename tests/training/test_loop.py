@@ -7,12 +7,13 @@ from typing import Any
 import pytest
 import torch
 
+from matchgraph.training.config import FineTuneConfig
 from matchgraph.training.errors import InvalidConfig, NonFiniteLoss
+from matchgraph.training.pipelines.encoding import encode_dataset
 from matchgraph.training.pipelines.loading import LoadedPipeline
 from matchgraph.training.tune import loop
-from matchgraph.training.tune.encoding import encode_dataset
+from matchgraph.training.tune.finetune import fine_tune
 from matchgraph.training.tune.loop import ShuffledOrder, Training, attached, purpose_generator
-from matchgraph.training.tune.lora import FineTuneConfig, fine_tune
 from matchgraph.training.tune.methods import Lora
 
 CONFIG = {

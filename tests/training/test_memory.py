@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from matchgraph.training.memory import PeakMemory, encoders_parked
+from matchgraph.training.pipelines.memory import PeakMemory, encoders_parked
 
 MEGABYTE = 2**20
 

@@ -8,12 +8,14 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from matchgraph.training.config import FineTuneConfig, SampleConfig
 from matchgraph.training.errors import BadAdapter
+from matchgraph.training.pipelines.adapters import ADAPTER_FILE
 from matchgraph.training.pipelines.loading import LoadedPipeline
-from matchgraph.training.sampling.generate import SampleConfig, sample_images
-from matchgraph.training.tune.adapters import ADAPTER_FILE
-from matchgraph.training.tune.lora import FineTuneConfig, fine_tune
-from matchgraph.training.tune.methods import DENOISER_FILE, Full
+from matchgraph.training.pipelines.weights import DENOISER_FILE
+from matchgraph.training.sampling.generate import sample_images
+from matchgraph.training.tune.finetune import fine_tune
+from matchgraph.training.tune.methods import Full
 
 FULL = {
     "method": "full",

@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 import torch
 
+from matchgraph.training.config import SampleConfig
 from matchgraph.training.errors import BadPipeline, InvalidConfig, UnknownFamily, UnsafeWeights
 from matchgraph.training.pipelines.families import FAMILIES
 from matchgraph.training.pipelines.hub import pipeline_folder
 from matchgraph.training.pipelines.loading import LoadedPipeline, load_pipeline, opened, quiet_libraries
-from matchgraph.training.sampling.generate import SampleConfig, image_generator, sample_images
+from matchgraph.training.sampling.generate import image_generator, sample_images
 from tests.training import tiny
 from tests.training.hub import put_into_cache, use_cache
 

@@ -10,11 +10,12 @@ import torch
 from PIL import Image
 
 from matchgraph.minizoo import ROOT
+from matchgraph.training.config import SampleConfig
 from matchgraph.training.errors import InvalidConfig
 from matchgraph.training.pipelines.families import FAMILIES
 from matchgraph.training.pipelines.loading import LoadedPipeline
-from matchgraph.training.sampling.generate import SampleConfig, sample_images, start_with, stream_batches
-from matchgraph.training.sampling.rollback import Start, noised, rolled_back
+from matchgraph.training.pipelines.rollback import Start, noised, rolled_back
+from matchgraph.training.sampling.generate import sample_images, start_with, stream_batches
 
 NAMES = sorted(FAMILIES)
 CONFIG = SampleConfig(n=2, steps=4, guidance=3.0, resolution_px=32, device="cpu", batch_size=2)

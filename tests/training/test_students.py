@@ -15,14 +15,15 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from matchgraph.training.config import SampleConfig
 from matchgraph.training.errors import BadAdapter, InvalidConfig, TrainingError, UnsafeWeights
 from matchgraph.training.files import files_below
 from matchgraph.training.pipelines.loading import LoadedPipeline
 from matchgraph.training.pipelines.profile import PipelineProfiler
 from matchgraph.training.pipelines.samplers import TOLD_GUIDANCE
-from matchgraph.training.pipelines.students import make_student
-from matchgraph.training.sampling.generate import SampleConfig, sample_images
-from matchgraph.training.tune.distill import RECORD_FILE, is_student
+from matchgraph.training.sampling.generate import sample_images
+from matchgraph.training.tune.student_folder import RECORD_FILE, is_student
+from matchgraph.training.tune.students import make_student
 from tests.training import tiny
 from tests.training.hub import put_into_cache, use_cache
 

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from matchgraph.training.config import PRECISIONS
 from matchgraph.training.errors import BadPipeline, InvalidConfig, UnsafeWeights, first_line
 from matchgraph.training.files import files_below, folders_hash
 from matchgraph.training.pipelines.families import family_of
@@ -26,8 +27,6 @@ PICKLED_SUFFIXES = frozenset({".bin", ".ckpt", ".joblib", ".pickle", ".pkl", ".p
 TRUSTED_LIBRARIES = frozenset({"diffusers", "transformers"})
 # Blackens pictures it takes for unsafe, which would be measured as the model's failure.
 SAFETY_CHECKER = "safety_checker"
-# Name -> torch's.
-PRECISIONS = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 # A file's or shard's name, with the variant that diffusers and transformers put into it.
 WEIGHTS = re.compile(
     r"(diffusion_pytorch_model|model)(\.(?P<variant>\w+))?(-\d+-of-\d+)?(\.(?P<older>\w+))?\.safetensors"

@@ -327,7 +327,7 @@ class PipelineProfiler:
         import diffusers
         import torch
 
-        from matchgraph.training.sampling.controlnet import steered
+        from matchgraph.training.pipelines.controlnet import steered
 
         with torch.device("meta"):
             network = diffusers.ControlNetModel.from_config(dict(controlnet))

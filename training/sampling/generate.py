@@ -6,71 +6,24 @@ import math
 import os
 from collections.abc import Generator, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from matchgraph.training.config import SampleConfig
 from matchgraph.training.errors import InvalidConfig
 from matchgraph.training.images import square
-from matchgraph.training.pipelines.loading import PRECISIONS, LoadedPipeline, opened
+from matchgraph.training.pipelines.cache import CacheUse, EncodingCache
+from matchgraph.training.pipelines.encoding import PromptRows
+from matchgraph.training.pipelines.loading import LoadedPipeline, opened
+from matchgraph.training.pipelines.rollback import Start
 from matchgraph.training.pipelines.samplers import caching, default_drawing, drawing_with
-from matchgraph.training.sampling.rollback import Start
+from matchgraph.training.pipelines.weights import load_weights
 from matchgraph.training.sampling.trajectories import curvature, followed
 from matchgraph.training.seeds import seeded_generator
-from matchgraph.training.tune.cache import CacheUse, EncodingCache
-from matchgraph.training.tune.encoding import PromptRows
-from matchgraph.training.tune.methods import load_weights
 
 if TYPE_CHECKING:
     import torch
     from PIL import Image
-
-
-@dataclass(frozen=True)
-class SampleConfig:
-    """How to sample; checked when built.
-
-    Attributes:
-        n: number of images; image i is drawn for prompt i modulo their number.
-        steps: denoising steps; None takes the family's default, of a student 4.
-        guidance: classifier-free guidance scale, 1 or less for none; None takes the family's default, of a
-            student 1, as guidance is inside.
-        seed: with an image's number it decides that image's noise, whatever the batch size.
-        resolution_px: side of the images.
-        batch_size: images drawn at a time.
-        precision: `fp32`, `bf16` or `fp16`.
-        device: `auto` or a torch device name.
-        sampler: class of diffusers' scheduler to draw with; None for the pipeline's own.
-        cache_interval: see `training.pipelines.samplers.caching`.
-    """
-
-    n: int
-    steps: int | None = None
-    guidance: float | None = None
-    seed: int = 42
-    resolution_px: int = 512
-    batch_size: int = 8
-    precision: str = "fp32"
-    device: str = "auto"
-    sampler: str | None = None
-    cache_interval: int = 1
-
-    def __post_init__(self) -> None:
-        for name in ("n", "resolution_px", "batch_size", "cache_interval", "steps"):
-            value = getattr(self, name)
-            if name == "steps" and value is None:
-                continue
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise InvalidConfig(f"{name} must be a whole number of at least 1, got {value!r}.")
-        if not isinstance(self.seed, int) or not 0 <= self.seed < 2**63:
-            raise InvalidConfig(f"seed must be a whole number from 0 to 2^63 - 1, got {self.seed!r}.")
-        if self.guidance is not None and not (math.isfinite(self.guidance) and self.guidance >= 0):
-            raise InvalidConfig(f"guidance must be at least 0, got {self.guidance!r}.")
-        if self.precision not in PRECISIONS:
-            raise InvalidConfig(f"precision must be one of {', '.join(PRECISIONS)}, got {self.precision!r}.")
-
-    def to_dict(self) -> dict[str, Any]:
-        """All fields by name, ready for JSON."""
-        return asdict(self)
 
 
 def sample_images(
@@ -127,7 +80,7 @@ def stream_images(
             their places by default.
         controls: what a ControlNet is to steer the images by, one for each prompt; scaled and cut to the
             resolution as training images are. Takes a pipeline inside
-            `training.sampling.controlnet.controlled`.
+            `training.pipelines.controlnet.controlled`.
         control_scale: what the ControlNet's residuals are multiplied by; at 0 it does nothing.
 
     Yields:
@@ -266,7 +219,7 @@ def _check_controls(
         return
     if not takes:
         raise InvalidConfig(
-            "Control images need a pipeline inside `training.sampling.controlnet.controlled`."
+            "Control images need a pipeline inside `training.pipelines.controlnet.controlled`."
         )
     if len(controls) != len(prompts):
         raise InvalidConfig(f"{len(prompts)} prompts need as many control images, got {len(controls)}.")
@@ -286,7 +239,7 @@ def start_with(
         loaded: the pipeline that is to draw.
         images: n of mode RGB; scaled and cut to squares.
         resolution_px: side of the squares.
-        strength: see `training.sampling.rollback.Start`.
+        strength: see `training.pipelines.rollback.Start`.
 
     Raises:
         InvalidConfig: the resolution does not suit the pipeline, or the strength is none.

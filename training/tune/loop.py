@@ -8,15 +8,15 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from matchgraph.training.errors import InvalidConfig, NonFiniteLoss, first_line
+from matchgraph.training.pipelines.encoding import EncodedDataset
 from matchgraph.training.pipelines.loading import LoadedPipeline
 from matchgraph.training.seeds import seeded_generator
-from matchgraph.training.tune.encoding import EncodedDataset
 from matchgraph.training.tune.methods import Method
 
 if TYPE_CHECKING:
     import torch
 
-    from matchgraph.training.tune.lora import FineTuneConfig
+    from matchgraph.training.config import FineTuneConfig
 
 # torch.compile's default; it needs a C++ compiler, or Triton on a GPU.
 COMPILE_BACKEND = "inductor"

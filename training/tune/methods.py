@@ -2,30 +2,23 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from matchgraph.training.errors import BadAdapter
 from matchgraph.training.files import write_tensors
-from matchgraph.training.pipelines.loading import LoadedPipeline
-from matchgraph.training.tune.adapters import (
+from matchgraph.training.pipelines.adapters import (
     ADAPTER_FILE,
     attach_adapter,
     detach_adapter,
-    load_adapter,
     save_adapter,
 )
+from matchgraph.training.pipelines.loading import LoadedPipeline
+from matchgraph.training.pipelines.weights import DENOISER_FILE, DENOISER_KEY, copied, put_back
 
 if TYPE_CHECKING:
     import torch
 
-    from matchgraph.training.pipelines.families.base import Family
 
-DENOISER_FILE = "denoiser.safetensors"
-# The header's mark by which a file of all weights is told from an adapter.
-DENOISER_KEY = "denoiser"
 WEIGHT_FILES = (ADAPTER_FILE, DENOISER_FILE)
 
 
@@ -48,7 +41,7 @@ class Method(Protocol):
 
 
 class Lora:
-    """Trains a low-rank adapter beside frozen weights; see `training.tune.adapters`.
+    """Trains a low-rank adapter beside frozen weights; see `training.pipelines.adapters`.
 
     Args:
         rank: of the adapter.
@@ -90,7 +83,7 @@ class Full:
             if isinstance(component, torch.nn.Module):
                 component.requires_grad_(False)
         denoiser = loaded.family.denoiser(loaded.pipe)
-        self._original = _copied(denoiser)
+        self._original = copied(denoiser)
         for parameter in denoiser.parameters():
             parameter.data = parameter.data.float()
         denoiser.requires_grad_(True)
@@ -114,79 +107,10 @@ class Full:
             denoiser.requires_grad_(False)
             # A step that was broken off leaves gradients, which the next run would add its own to.
             denoiser.zero_grad(set_to_none=True)
-            _put_back(denoiser, self._original)
+            put_back(denoiser, self._original)
             self._original = None
-
-
-def load_weights(pipe: Any, family: Family, weights: str | os.PathLike[str]) -> Callable[[], None]:
-    """Load what a run trained, by either method, into a pipeline.
-
-    Args:
-        pipe: the pipeline, as it was loaded.
-        family: its family.
-        weights: the file, or the folder that `training.tune.lora.fine_tune` wrote.
-
-    Returns:
-        A function that makes the pipeline what it was before.
-
-    Raises:
-        BadAdapter: the file is missing, no safetensors, damaged, or made for another model.
-    """
-    path = Path(weights)
-    if path.is_dir() and (path / DENOISER_FILE).exists():
-        path = path / DENOISER_FILE
-    if not _is_denoiser(path):
-        load_adapter(pipe, family, path)
-        return lambda: detach_adapter(pipe, family)
-    denoiser = family.denoiser(pipe)
-    original = _copied(denoiser)
-    _load_denoiser(denoiser, path)
-    return lambda: _put_back(denoiser, original)
-
-
-def _is_denoiser(path: Path) -> bool:
-    from safetensors import SafetensorError, safe_open
-
-    if path.name == DENOISER_FILE:
-        return True
-    try:
-        with safe_open(path, framework="numpy") as file:
-            return DENOISER_KEY in (file.metadata() or {})
-    except (OSError, SafetensorError):
-        # Told by the loader of adapters, in its words.
-        return False
-
-
-def _load_denoiser(denoiser: torch.nn.Module, path: Path) -> None:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        weights = load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise BadAdapter(f"{path} cannot be read as safetensors: {error}.") from None
-    own = denoiser.state_dict()
-    wrong = sorted(own.keys() ^ weights.keys()) or sorted(
-        name for name in own if own[name].shape != weights[name].shape
-    )
-    if wrong:
-        raise BadAdapter(
-            f"{path} does not fit this {type(denoiser).__name__}: {wrong[0]} is missing, unknown or of "
-            f"another shape, one of {len(wrong)}. Was it made for another model?"
-        )
-    denoiser.load_state_dict(weights)
 
 
 def _trainable(loaded: LoadedPipeline) -> dict[str, torch.nn.Parameter]:
     named = loaded.family.denoiser(loaded.pipe).named_parameters()
     return {name: parameter for name, parameter in named if parameter.requires_grad}
-
-
-def _copied(module: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """A copy of all weights in the memory of the CPU, where there is more of it."""
-    return {name: tensor.detach().cpu().clone() for name, tensor in module.state_dict().items()}
-
-
-def _put_back(module: torch.nn.Module, original: dict[str, torch.Tensor]) -> None:
-    for name, tensor in module.state_dict(keep_vars=True).items():
-        tensor.data = original[name].to(tensor.device)

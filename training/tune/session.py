@@ -21,7 +21,7 @@ from matchgraph.training.tune.checkpoint import (
 )
 
 if TYPE_CHECKING:
-    from matchgraph.training.memory import PeakMemory
+    from matchgraph.training.pipelines.memory import PeakMemory
     from matchgraph.training.tune.loop import Training
 
 

@@ -10,13 +10,13 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from matchgraph.training.errors import UnsupportedScheduler
-from matchgraph.training.sampling.rollback import noised, rolled_back
+from matchgraph.training.pipelines.rollback import noised, rolled_back
 
 if TYPE_CHECKING:
     import torch
     from PIL import Image
 
-    from matchgraph.training.sampling.rollback import Start
+    from matchgraph.training.pipelines.rollback import Start
 
 # One row per prompt (or per image) in every tensor, so rows can be cached, picked and dropped without knowing
 # the family.
@@ -239,7 +239,7 @@ class Family(ABC):
 
         Raises:
             InvalidConfig: the sampler cannot begin in the middle, see
-                `training.sampling.rollback.rolled_back`.
+                `training.pipelines.rollback.rolled_back`.
         """
         images: list[Image.Image] = self._draw(
             pipe,

@@ -10,13 +10,14 @@ import pytest
 import torch
 from PIL import Image
 
+from matchgraph.training.config import FineTuneConfig, SampleConfig
 from matchgraph.training.errors import BadDataset, BadImage, InvalidConfig, NonFiniteLoss
+from matchgraph.training.pipelines.adapters import ADAPTER_FILE, attach_adapter, detach_adapter
+from matchgraph.training.pipelines.encoding import encode_dataset
 from matchgraph.training.pipelines.families import FAMILIES
 from matchgraph.training.pipelines.loading import LoadedPipeline
-from matchgraph.training.sampling.generate import SampleConfig, sample_images
-from matchgraph.training.tune.adapters import ADAPTER_FILE, attach_adapter, detach_adapter
-from matchgraph.training.tune.encoding import encode_dataset
-from matchgraph.training.tune.lora import FineTuneConfig, fine_tune
+from matchgraph.training.sampling.generate import sample_images
+from matchgraph.training.tune.finetune import fine_tune
 
 NAMES = sorted(FAMILIES)
 TINY = {"steps": 3, "batch_size": 4, "learning_rate": 1e-2, "rank": 2, "alpha": 4, "resolution_px": 32}

@@ -2,100 +2,26 @@
 
 from __future__ import annotations
 
-import math
 import os
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from matchgraph.training.errors import InvalidConfig
+from matchgraph.training.config import FineTuneConfig
 from matchgraph.training.files import file_hash, write_json
 from matchgraph.training.images import list_captioned_images
-from matchgraph.training.memory import PeakMemory, encoders_parked
-from matchgraph.training.pipelines.loading import PRECISIONS, LoadedPipeline, opened
-from matchgraph.training.tune.cache import CacheUse, EncodingCache
+from matchgraph.training.pipelines.cache import CacheUse, EncodingCache
+from matchgraph.training.pipelines.encoding import dataset_hash, encode_dataset
+from matchgraph.training.pipelines.loading import LoadedPipeline, opened
+from matchgraph.training.pipelines.memory import PeakMemory, encoders_parked
 from matchgraph.training.tune.checkpoint import Checkpoints
-from matchgraph.training.tune.encoding import dataset_hash, encode_dataset
 from matchgraph.training.tune.loop import Training, attached
 from matchgraph.training.tune.methods import WEIGHT_FILES, Full, Lora, Method
 from matchgraph.training.tune.session import Session, circumstances, identity_of
 
 RECORD_FILE = "record.json"
-METHODS = ("lora", "full")
-
-
-@dataclass(frozen=True)
-class FineTuneConfig:
-    """What to train and how; checked when built.
-
-    Steps, batch size, learning rate and optimiser default to those of Match & Choose, section 5.1; it does
-    not give the LoRA rank, and has neither warm-up nor a learning-rate schedule.
-
-    Attributes:
-        steps: optimiser steps.
-        batch_size: images per forward pass; may exceed the dataset, which then comes more than once.
-        learning_rate: of AdamW, constant.
-        rank: LoRA rank.
-        alpha: LoRA alpha; the update is scaled by alpha / rank.
-        resolution_px: images are scaled and cut to a square of this side.
-        seed: decides start values, data order, timesteps, noise and which captions are dropped.
-        caption_dropout: share of captions replaced by the empty one, for classifier-free guidance.
-        precision: of the frozen weights and of the arithmetic, `fp32`, `bf16` or `fp16`; trained weights and
-            their gradients are always float32. In fp16 the loss is scaled, on the CPU as on a GPU, and a step
-            whose gradients overflow leaves the weights alone; bf16 needs neither.
-        weight_decay: of AdamW.
-        max_gradient_norm: gradients are clipped to this norm.
-        device: `auto` or a torch device name.
-        gradient_accumulation: forward passes per step, so a step sees this many times `batch_size` images.
-        gradient_checkpointing: compute activations again in the backward pass instead of keeping them.
-        method: `lora`, or `full` to train all weights of the denoiser; rank and alpha then mean nothing.
-        compile: run the denoiser through torch.compile; a failure to compile is noted, and trained without.
-    """
-
-    steps: int = 10_000
-    batch_size: int = 8
-    learning_rate: float = 1e-5
-    rank: int = 16
-    alpha: float = 16
-    resolution_px: int = 512
-    seed: int = 42
-    caption_dropout: float = 0.1
-    precision: str = "fp32"
-    weight_decay: float = 1e-2
-    max_gradient_norm: float = 1.0
-    device: str = "auto"
-    gradient_accumulation: int = 1
-    gradient_checkpointing: bool = False
-    method: str = "lora"
-    compile: bool = False
-
-    def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "rank", "resolution_px", "gradient_accumulation"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise InvalidConfig(f"{name} must be a whole number of at least 1, got {value!r}.")
-        if not isinstance(self.seed, int) or not 0 <= self.seed < 2**63:
-            raise InvalidConfig(f"seed must be a whole number from 0 to 2^63 - 1, got {self.seed!r}.")
-        for name in ("learning_rate", "alpha", "max_gradient_norm"):
-            if not (math.isfinite(getattr(self, name)) and getattr(self, name) > 0):
-                raise InvalidConfig(f"{name} must be above 0, got {getattr(self, name)!r}.")
-        if not (math.isfinite(self.weight_decay) and self.weight_decay >= 0):
-            raise InvalidConfig(f"weight_decay must be at least 0, got {self.weight_decay!r}.")
-        if not 0 <= self.caption_dropout <= 1:
-            raise InvalidConfig(f"caption_dropout must lie between 0 and 1, got {self.caption_dropout!r}.")
-        if self.precision not in PRECISIONS:
-            raise InvalidConfig(f"precision must be one of {', '.join(PRECISIONS)}, got {self.precision!r}.")
-        if self.method not in METHODS:
-            raise InvalidConfig(f"method must be one of {', '.join(METHODS)}, got {self.method!r}.")
-        for name in ("gradient_checkpointing", "compile"):
-            if not isinstance(getattr(self, name), bool):
-                raise InvalidConfig(f"{name} must be true or false, got {getattr(self, name)!r}.")
-
-    def to_dict(self) -> dict[str, Any]:
-        """All fields by name, ready for JSON."""
-        return asdict(self)
 
 
 @dataclass(frozen=True)

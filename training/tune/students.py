@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from matchgraph.training.errors import BadAdapter, UnsafeWeights, first_line
 from matchgraph.training.files import file_hash, json_hash
+from matchgraph.training.pipelines.adapters import ADAPTER_FILE, fuse_adapter, load_adapter
 from matchgraph.training.pipelines.hub import is_hub_name, model_name, pipeline_folder, student_weights
 from matchgraph.training.pipelines.loading import (
     PICKLED_SUFFIXES,
@@ -23,11 +24,10 @@ from matchgraph.training.pipelines.loading import (
     weight_variant,
 )
 from matchgraph.training.pipelines.samplers import guidance_width
-from matchgraph.training.tune.adapters import ADAPTER_FILE, fuse_adapter, load_adapter
+from matchgraph.training.pipelines.weights import DENOISER_FILE
 from matchgraph.training.tune.consistency import student_scheduler
-from matchgraph.training.tune.distill import check_output, check_teacher, plain_denoiser, write_student
-from matchgraph.training.tune.methods import DENOISER_FILE
 from matchgraph.training.tune.session import circumstances
+from matchgraph.training.tune.student_folder import check_output, check_teacher, plain_denoiser, write_student
 
 if TYPE_CHECKING:
     import torch

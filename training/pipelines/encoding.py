@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from matchgraph.training.errors import NonFiniteEncoding
 from matchgraph.training.files import file_hash, folders_hash, json_hash
 from matchgraph.training.images import CaptionedImage, list_captioned_images, load_rgb, square
+from matchgraph.training.pipelines.cache import CacheUse
 from matchgraph.training.pipelines.loading import (
     LoadedPipeline,
     equal_weights,
@@ -21,7 +22,6 @@ from matchgraph.training.pipelines.loading import (
     read_model_index,
 )
 from matchgraph.training.seeds import seeded_generator
-from matchgraph.training.tune.cache import CacheUse
 
 if TYPE_CHECKING:
     import numpy as np
