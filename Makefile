@@ -87,9 +87,11 @@ test: export OMP_NUM_THREADS := 1
 test: $(VENV)/.installed
 	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadscope
 
+# Style, and which room may import which.
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports --no-cache --no-logo
 
 # Asks the demo's graph: run `make demo` before.
 bench: $(VENV)/.installed
