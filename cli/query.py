@@ -103,8 +103,10 @@ def _command(info: queries.QueryInfo) -> click.Command:
         outer = ctx.parent.params if ctx.parent else {}
         as_json, as_csv = as_json or outer.get("as_json", False), as_csv or outer.get("as_csv", False)
         _check_output(as_json, as_csv)
+        from matchgraph.graphdb.explore import explore
+
         with _connect() as runner:
-            _print(*queries.explore(runner, info.name, given), as_json, as_csv)
+            _print(*explore(runner, info.name, given), as_json, as_csv)
 
     command = click.Command(info.name, params=list(options), callback=callback)
     command.help = f"{info.title}.\n\n{info.description}"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from matchgraph.graphdb.errors import SettingsInvalid
 from matchgraph.graphdb.runner import Runner
-from matchgraph.graphdb.server.artifacts import Progress
+from matchgraph.progress import Progress
 
 DEFAULT_USER = "neo4j"
 HOME_VARIABLE = "MATCHGRAPH_HOME"
@@ -89,7 +89,7 @@ def settings_from_environment() -> Settings:
 
 
 def connect(
-    settings: Settings | None = None, *, progress: Progress | None = None, apply_schema: bool = True
+    settings: Settings | None = None, *, on_progress: Progress | None = None, apply_schema: bool = True
 ) -> Runner:
     """A runner on a database that answers, has GDS, and has this project's schema.
 
@@ -97,7 +97,7 @@ def connect(
 
     Args:
         settings: None for those of the environment.
-        progress: told the bytes fetched at a first start; None for a bar on stderr.
+        on_progress: called with the bytes fetched at a first start; None for a bar on stderr.
         apply_schema: whether to create the constraints and indexes that are missing.
 
     Returns:
@@ -107,7 +107,7 @@ def connect(
         GraphError: by kind, see `graphdb.errors`.
     """
     settings = settings or settings_from_environment()
-    runner = _managed_runner(settings, progress) if settings.managed else external_runner(settings)
+    runner = _managed_runner(settings, on_progress) if settings.managed else external_runner(settings)
     try:
         runner.gds_version()
         if apply_schema:
@@ -120,10 +120,10 @@ def connect(
     return runner
 
 
-def _managed_runner(settings: Settings, progress: Progress | None) -> Runner:
+def _managed_runner(settings: Settings, on_progress: Progress | None) -> Runner:
     from matchgraph.graphdb.server.managed import ManagedServer
 
-    return ManagedServer(settings.home).runner(progress=progress)
+    return ManagedServer(settings.home).runner(on_progress=on_progress)
 
 
 def external_runner(settings: Settings) -> Runner:

@@ -13,12 +13,9 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources.abc import Traversable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from matchgraph.graphdb.errors import ParameterInvalid, QueryNotFound
-
-if TYPE_CHECKING:
-    from matchgraph.graphdb.runner import Runner
 
 EXPLORE = "explore"
 # The last three are strings that name something in the graph.
@@ -155,38 +152,6 @@ def describe(name: str) -> QueryInfo:
 def catalogue() -> list[QueryInfo]:
     """All exploration queries, by name."""
     return [describe(name) for name in names(EXPLORE)]
-
-
-def explore(runner: Runner, name: str, given: Mapping[str, Any]) -> tuple[list[str], list[dict[str, Any]]]:
-    """Run an exploration query.
-
-    Args:
-        runner: where to run it.
-        name: its name.
-        given: values of its parameters; defaults fill in the rest.
-
-    Returns:
-        Column names and rows.
-
-    Raises:
-        QueryNotFound: there is no such query.
-        ParameterInvalid: a parameter is missing or unknown.
-        NodeNotFound: a model or dataset is not in the graph.
-        UnknownMetric: a metric is neither known nor defined in the graph.
-    """
-    from matchgraph.graphdb.repository import MatchingGraph
-
-    info = describe(name)
-    arguments = info.arguments(given)
-    graph = MatchingGraph(runner)
-    for parameter in info.parameters:
-        # A misspelt name would give no rows, which looks like an answer.
-        match parameter.type:
-            case "metric":
-                graph.metric(arguments[parameter.name])
-            case "model" | "dataset":
-                graph.require(parameter.type, arguments[parameter.name])
-    return runner.read_only(load(f"{EXPLORE}/{name}"), arguments)
 
 
 def did_you_mean(word: str, known: Sequence[str] | Mapping[str, Any]) -> str:

@@ -1,9 +1,9 @@
 """The jars of Neo4j and of Graph Data Science: pinned by a lock file, fetched once, verified before each use.
 
 `artifacts.lock` names every jar by Maven coordinate, SHA-256 and size. Installing needs no dependency
-resolution, only that list; `python -m matchgraph.graphdb.server.artifacts --relock` (for maintainers)
-resolves the
-roots below anew and writes it."""
+resolution, only that list. `python -m matchgraph.graphdb.server.artifacts --relock`, for maintainers,
+resolves the roots below and writes it.
+"""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock
 
 from matchgraph.graphdb.errors import ArtifactMismatch, ArtifactUnavailable, SettingsInvalid
+from matchgraph.progress import Progress
 
 if TYPE_CHECKING:
     from jgo.maven import MavenContext
@@ -43,9 +44,6 @@ LOCK_HEADER = """\
 # The jars of the managed Neo4j: part, Maven coordinate (group:artifact:version[:classifier]), SHA-256, bytes.
 # Written by `python -m matchgraph.graphdb.server.artifacts --relock`; not edited by hand.
 """
-
-Progress = Callable[[int, int], None]
-"""Called with the bytes done and the bytes to do, from several threads."""
 
 
 @dataclass(frozen=True)
@@ -121,7 +119,7 @@ def cache_folder() -> Path:
 
 
 def provide(
-    cache: Path | None = None, pinned: Sequence[PinnedJar] | None = None, progress: Progress | None = None
+    cache: Path | None = None, pinned: Sequence[PinnedJar] | None = None, on_progress: Progress | None = None
 ) -> Jars:
     """Make sure that every pinned jar lies in the cache and is what the lock says; fetch what is missing or
     damaged.
@@ -131,7 +129,7 @@ def provide(
     Args:
         cache: folder of the jars; None for `cache_folder()`.
         pinned: the jars; None for those of the committed lock file.
-        progress: told the bytes done while fetching; None for a bar on stderr.
+        on_progress: called with the bytes fetched, from several threads; None for a bar on stderr.
 
     Returns:
         The paths of the verified jars, in lock order.
@@ -156,7 +154,7 @@ def provide(
     try:
         wanted = _missing_or_damaged(pinned, jars)
         if wanted:
-            with _reported(wanted, progress) as report:
+            with _reported(wanted, on_progress) as report:
                 _fetch_all(wanted, jars, cache, report)
     finally:
         lock.release()
@@ -205,16 +203,16 @@ def _missing_or_damaged(pinned: Sequence[PinnedJar], jars: Path) -> list[PinnedJ
 
 
 @contextmanager
-def _reported(wanted: Sequence[PinnedJar], progress: Progress | None) -> Iterator[Callable[[int], None]]:
-    """A function that is told bytes as they arrive, and passes on the sum."""
-    total = sum(jar.size_bytes for jar in wanted)
-    if progress is not None:
+def _reported(wanted: Sequence[PinnedJar], on_progress: Progress | None) -> Iterator[Callable[[int], None]]:
+    """A function to call with the bytes of each message that arrives; it reports their sum."""
+    step, total = f"Fetching Neo4j ({len(wanted)} jars, once)", sum(jar.size_bytes for jar in wanted)
+    if on_progress is not None:
         done = 0
 
         def add(count: int) -> None:
             nonlocal done
             done += count
-            progress(done, total)
+            on_progress(step, done, total)
 
         yield add
         return
@@ -223,7 +221,7 @@ def _reported(wanted: Sequence[PinnedJar], progress: Progress | None) -> Iterato
     from rich.progress import Progress as RichProgress
 
     columns = (
-        TextColumn(f"Fetching Neo4j ({len(wanted)} jars, once)"),
+        TextColumn(step),
         BarColumn(),
         DownloadColumn(),
         TimeRemainingColumn(),
@@ -351,7 +349,7 @@ def lock_text(pinned: Sequence[PinnedJar]) -> str:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Maintainer's entry: `--relock` writes the lock file anew, no argument checks the cache against it."""
+    """Maintainer's entry: `--relock` rewrites the lock file, no argument checks the cache against it."""
     if list(arguments) not in ([], ["--relock"]):
         print("usage: python -m matchgraph.graphdb.server.artifacts [--relock]", file=sys.stderr)
         return 2

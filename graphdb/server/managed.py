@@ -34,7 +34,8 @@ from matchgraph.graphdb.errors import (
     SettingsInvalid,
 )
 from matchgraph.graphdb.runner import Runner
-from matchgraph.graphdb.server.artifacts import Jars, Progress, link_plugins, provide
+from matchgraph.graphdb.server.artifacts import Jars, link_plugins, provide
+from matchgraph.progress import Progress
 
 HOST = "127.0.0.1"
 USER = "neo4j"
@@ -101,11 +102,11 @@ class ManagedServer:
         self.console_log = self.logs / "console.log"
         self.neo4j_log = self.logs / "neo4j.log"
 
-    def runner(self, progress: Progress | None = None) -> Runner:
+    def runner(self, on_progress: Progress | None = None) -> Runner:
         """A runner on the running server; starts it, or mends what a crash left, where needed.
 
         Args:
-            progress: told the bytes fetched at a first start; None for a bar on stderr.
+            on_progress: called with the bytes fetched at a first start; None for a bar on stderr.
 
         Returns:
             A runner that has been answered.
@@ -120,7 +121,7 @@ class ManagedServer:
         if runner:
             return runner
         with self._writable(), self._locked():
-            return self._running_or_started(progress)
+            return self._running_or_started(on_progress)
 
     def runner_if_running(self) -> Runner | None:
         """A runner on the server if it runs and answers; None otherwise. Starts nothing."""
@@ -169,7 +170,7 @@ class ManagedServer:
 
     # -- starting
 
-    def _running_or_started(self, progress: Progress | None) -> Runner:
+    def _running_or_started(self, on_progress: Progress | None) -> Runner:
         password = self._read_password()
         state = self._found()
         if state is None:
@@ -182,7 +183,7 @@ class ManagedServer:
                 self._terminate(state)
         elif state:
             self._terminate(state)
-        jars = provide(progress=progress)
+        jars = provide(on_progress=on_progress)
         link_plugins(jars.gds, self.plugins)
         if password is None:
             self._forget_users()

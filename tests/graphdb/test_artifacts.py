@@ -83,7 +83,7 @@ def test_fetches_once_into_the_cache_and_nowhere_else(
     monkeypatch.setenv("HOME", str(home))
     pinned = [repository.publish("one", b"1" * 5000), repository.publish("two", b"2" * 700, part="gds")]
     reports: list[tuple[int, int]] = []
-    jars = provide(tmp_path / "cache", pinned, progress=lambda done, total: reports.append((done, total)))
+    jars = provide(tmp_path / "cache", pinned, on_progress=lambda _, *bytes_: reports.append(bytes_))
     assert jars.neo4j[0].read_bytes() == b"1" * 5000
     assert jars.gds[0].read_bytes() == b"2" * 700
     assert reports[-1] == (5700, 5700)

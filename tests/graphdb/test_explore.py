@@ -21,6 +21,7 @@ import pytest
 from matchgraph.graphdb import queries
 from matchgraph.graphdb.distillation import DistillationGraph, Distilled
 from matchgraph.graphdb.errors import NodeNotFound, ParameterInvalid, UnknownMetric
+from matchgraph.graphdb.explore import explore
 from matchgraph.graphdb.models import Dataset, Metric, Model, Result, Similar, Statistics
 from matchgraph.graphdb.prompts import Prompt, PromptGraph, Score, Variant
 from matchgraph.graphdb.repository import MatchingGraph
@@ -83,7 +84,7 @@ def ask(zoo: MatchingGraph, runner: Runner) -> Ask:  # noqa: ARG001
     """The rows of a query on the zoo, defaults filled in, floats rounded so that they can be written down."""
 
     def rows_of(name: str, **given: Any) -> list[tuple[Any, ...]]:
-        _, rows = queries.explore(runner, name, given)
+        _, rows = explore(runner, name, given)
         return [tuple(round(v, 4) if isinstance(v, float) else v for v in row.values()) for row in rows]
 
     return rows_of

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from matchgraph.graphdb import prompts as module
-from matchgraph.graphdb import queries
 from matchgraph.graphdb.errors import InvalidValue, MixedExtractors, NodeNotFound
+from matchgraph.graphdb.explore import explore
 from matchgraph.graphdb.models import Model
 from matchgraph.graphdb.prompts import (
     MAX_PROMPT_CHARACTERS,
@@ -190,11 +190,11 @@ def test_what_candidates_do_is_explored(prompt_graph: PromptGraph, runner: Runne
     prompt_graph.save_scores(
         [score("m@20-DDIM", prompt, value) for prompt, value in zip(prompts, (0.7, 0.1, 0.1), strict=False)]
     )
-    _, rows = queries.explore(runner, "candidates", {})
+    _, rows = explore(runner, "candidates", {})
     found = [(row["candidate"], row["steps"], round(row["mean"], 3), row["prompts"]) for row in rows]
     assert found == [("m@1", 1, 0.15, 4), ("m@20-DDIM", 20, 0.3, 3)]
     assert [row["best_share"] for row in rows] == [pytest.approx(2 / 3), pytest.approx(2 / 3)]
-    _, rows = queries.explore(runner, "worth-more", {"quality": "clip_score"})
+    _, rows = explore(runner, "worth-more", {"quality": "clip_score"})
     assert [tuple(row.values()) for row in rows] == [
         ("prompt 0", "m@20-DDIM", pytest.approx(0.7), pytest.approx(20))
     ]
