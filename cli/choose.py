@@ -427,7 +427,7 @@ class Artist:
 
 def over(quality: np.ndarray, first: np.ndarray, seed: int) -> tuple[float, float, float]:
     """By how much one level is above the first, on the same prompts."""
-    from matchgraph.stats.resampling import bootstrap
+    from matchgraph.stats.intervals import bootstrap
 
     def figures(weights: np.ndarray) -> list[float]:
         return [float(np.average(quality - first, weights=weights))]

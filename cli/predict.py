@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from matchgraph.predictor.confidence import Confidence
     from matchgraph.predictor.evaluation import Evaluation
     from matchgraph.predictor.matching import Cost, Matcher, Prediction
-    from matchgraph.predictor.metrics import Interval
     from matchgraph.predictor.replay import BudgetCurve, ReplayConfig
+    from matchgraph.stats.intervals import Interval
 
 MAX_SEED = 2**31 - 1
 PERCENT = 100
@@ -534,8 +534,8 @@ def confidence_as_json(sure: Confidence) -> dict[str, Any]:
         "folds": chosen.folds,
         "attainable": chosen.attainable,
         "reason": chosen.reason,
-        "coverage": None if coverage is None else _plain(asdict(coverage.coverage)),
-        "size": None if coverage is None else _plain(asdict(coverage.size)),
+        "coverage": None if coverage is None else interval_as_json(coverage.coverage),
+        "size": None if coverage is None else interval_as_json(coverage.size),
         "calibration": sure.mending,
         "p_best": dict(sure.p_best),
     }
@@ -548,8 +548,8 @@ def evaluation_as_json(evaluation: Evaluation, seconds: float) -> dict[str, Any]
             {
                 "key": summary.key,
                 "title": summary.title,
-                "figures": {key: _plain(asdict(figure)) for key, figure in summary.figures.items()},
-                "minus_average_rank": {key: _plain(asdict(figure)) for key, figure in summary.gain.items()},
+                "figures": {key: interval_as_json(figure) for key, figure in summary.figures.items()},
+                "minus_average_rank": {key: interval_as_json(figure) for key, figure in summary.gain.items()},
                 "p_value": _plain(summary.p_value),
             }
             for summary in evaluation.summaries
@@ -578,7 +578,7 @@ def curve_as_json(curve: BudgetCurve, basis: str, seconds: float) -> dict[str, A
     """The replay as plain data; undefined figures are null."""
 
     def plain(figures: Mapping[str, Interval]) -> dict[str, Any]:
-        return {key: _plain(asdict(figure)) for key, figure in figures.items()}
+        return {key: interval_as_json(figure) for key, figure in figures.items()}
 
     def plain_lead(lead: Mapping[str, Mapping[str, Interval]]) -> dict[str, Any]:
         return {key: plain(figures) for key, figures in lead.items()}
@@ -682,8 +682,8 @@ def confidence_text(sure: Confidence) -> str:
     if coverage is not None:
         share, size = coverage.coverage, coverage.size
         lines.append(
-            f"On the other {share.folds} datasets such sets, each learned from the rest, had {size.mean:.1f} "
-            f"models on average and held the best one in {share.mean * PERCENT:.0f} % "
+            f"On the other {share.count} datasets such sets, each learned from the rest, had "
+            f"{size.value:.1f} models on average and held the best one in {share.value * PERCENT:.0f} % "
             f"[{share.low * PERCENT:.0f}, {share.high * PERCENT:.0f}]."
         )
         best = max(sure.p_best, key=lambda model: sure.p_best[model])
@@ -727,8 +727,8 @@ def show_evaluation(evaluation: Evaluation, seconds: float) -> None:
         cells = []
         for figure in SELECTION_METRICS:
             own = summary.figures[figure.key]
-            cell = f"{own.mean:.3g}\n[{own.low:.3g}, {own.high:.3g}]" if own.folds else "not available"
-            if own.folds and figure.key in summary.p_value:
+            cell = f"{own.value:.3g}\n[{own.low:.3g}, {own.high:.3g}]" if own.count else "not available"
+            if own.count and figure.key in summary.p_value:
                 cell += f"\np {p_value_text(summary.p_value[figure.key])}"
             cells.append(cell)
         table.add_row(summary.title, *cells)
@@ -775,7 +775,7 @@ def show_curve(curve: BudgetCurve, basis: str, seconds: float) -> None:
 def curve_cell(figures: Mapping[str, Interval]) -> str:
     """One budget point of one order: the agreement of the order with its interval, and the hits."""
     tau = figures["tau_w"]
-    return f"{tau.mean:.2f} [{tau.low:.2f}, {tau.high:.2f}]\n{figures['osr'].mean * PERCENT:.0f} %"
+    return f"{tau.value:.2f} [{tau.low:.2f}, {tau.high:.2f}]\n{figures['osr'].value * PERCENT:.0f} %"
 
 
 def curve_verdict(active: str, other: str, tau: Interval, osr: Interval) -> str:
@@ -787,8 +787,8 @@ def curve_verdict(active: str, other: str, tau: Interval, osr: Interval) -> str:
     else:
         judged = "does not clearly differ from"
     return (
-        f"{active} {judged} {other.lower()} at equal budget: τ_w {tau.mean:+.3f} [{tau.low:+.3f}, "
-        f"{tau.high:+.3f}], OSR {osr.mean:+.3f} [{osr.low:+.3f}, {osr.high:+.3f}], mean over the budgets."
+        f"{active} {judged} {other.lower()} at equal budget: τ_w {tau.value:+.3f} [{tau.low:+.3f}, "
+        f"{tau.high:+.3f}], OSR {osr.value:+.3f} [{osr.low:+.3f}, {osr.high:+.3f}], mean over the budgets."
     )
 
 
@@ -796,7 +796,7 @@ def verdict(evaluation: Evaluation, seconds: float) -> str:
     """Whether the method beats the average rank, in a sentence."""
     method = evaluation.summaries[0]
     gain = method.gain["tau_w"]
-    if not gain.folds:
+    if not gain.count:
         judged = "cannot be compared with the average rank"
     elif gain.low > 0:
         judged = "orders models better than their average rank does"
@@ -805,9 +805,15 @@ def verdict(evaluation: Evaluation, seconds: float) -> str:
     else:
         judged = "is not clearly better or worse than the average rank"
     return (
-        f"{method.title} {judged}: τ_w differs by {gain.mean:+.3f}, 95 % interval [{gain.low:+.3f}, "
-        f"{gain.high:+.3f}] over {gain.folds} datasets ({seconds:.0f} s)."
+        f"{method.title} {judged}: τ_w differs by {gain.value:+.3f}, 95 % interval [{gain.low:+.3f}, "
+        f"{gain.high:+.3f}] over {gain.count} datasets ({seconds:.0f} s)."
     )
+
+
+def interval_as_json(interval: Interval) -> dict[str, Any]:
+    """A mean over datasets, its interval, and how many datasets count."""
+    ends = {"mean": interval.value, "low": interval.low, "high": interval.high}
+    return {**_plain(ends), "folds": interval.count}
 
 
 def _plain(figures: Mapping[str, Any]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import numpy as np
 
 from matchgraph.collaboration.trials import Column, Trials
 from matchgraph.collaboration.tuning import Choice, choices
-from matchgraph.stats.resampling import Interval, bootstrap
+from matchgraph.stats.intervals import Interval, bootstrap
 
 if TYPE_CHECKING:
     from matchgraph.training.measure.frechet import GaussianStatistics

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
 import numpy as np
 
 from matchgraph.predictor.errors import InvalidRows, NotEnoughResults
-from matchgraph.predictor.metrics import Interval, bootstrap_interval
+from matchgraph.stats.intervals import Interval, bootstrap, mean_interval
 
 if TYPE_CHECKING:
     from matchgraph.predictor.evaluation import Fold
@@ -31,7 +31,6 @@ TEMPERATURES = np.geomspace(1 / 16, 16, 161)
 LEAST_CHANCE = 1e-6
 BINS = 10
 RESAMPLES = 2000
-CONFIDENCE = 0.95
 # What rounding may add to (n + 1) c where that is a whole number on paper.
 ROUNDING = 1e-9
 
@@ -44,18 +43,15 @@ class Bin:
         low: the least chance in it.
         high: the greatest.
         predicted: their mean.
-        observed: share of them whose model was the best; where several tie, each counts as a part of one.
-        observed_low: lower end of the 95 % bootstrap interval of `observed`, datasets drawn with replacement.
-        observed_high: its upper end.
+        observed: share of them whose model was the best, where several tie each counts as a part of one;
+            with its 95 % interval over datasets.
         pairs: how many (model, dataset) pairs are in it.
     """
 
     low: float
     high: float
     predicted: float
-    observed: float
-    observed_low: float
-    observed_high: float
+    observed: Interval
     pairs: int
 
 
@@ -152,16 +148,21 @@ def reliability(
     table = _Table.of(folds)
     kept = table.top() if only_top else ~np.isnan(table.chances)
     numbers = _bin_numbers(table.chances, kept, bins)
-    curve = []
-    for number in np.unique(numbers[kept]):
-        inside = numbers == number
-        own = table.chances[inside]
-        low, high = _resampled_share(np.where(inside, table.best, 0.0).sum(axis=1), inside.sum(axis=1), seed)
-        observed = float(table.best[inside].mean())
-        curve.append(
-            Bin(float(own.min()), float(own.max()), float(own.mean()), observed, low, high, int(inside.sum()))
-        )
-    return tuple(curve)
+    inside = [numbers == number for number in np.unique(numbers[kept])]
+    # (n_folds, n_bins): of each dataset, how many of its pairs are in a bin, and how many of them came true.
+    pairs = np.stack([own.sum(axis=1) for own in inside], axis=1)
+    hits = np.stack([np.where(own, table.best, 0.0).sum(axis=1) for own in inside], axis=1)
+
+    def shares(weights: np.ndarray) -> np.ndarray:
+        drawn = weights @ pairs
+        return np.divide(weights @ hits, drawn, out=np.full(len(drawn), np.nan), where=drawn > 0)
+
+    observed = bootstrap(shares, len(folds), seed=seed, resamples=RESAMPLES)
+    chances = (table.chances[own] for own in inside)
+    return tuple(
+        Bin(float(own.min()), float(own.max()), float(own.mean()), share, len(own))
+        for own, share in zip(chances, observed, strict=True)
+    )
 
 
 def expected_calibration_error(
@@ -201,11 +202,13 @@ def expected_calibration_error(
         axis=1,
     )
     pairs = kept.sum(axis=1)
-    weights = _draws(len(gaps), seed)
-    errors = np.abs(weights @ gaps).sum(axis=1) / (weights @ pairs)
-    error = float(np.abs(gaps.sum(axis=0)).sum() / pairs.sum())
-    low, high = np.quantile(errors, _tails())
-    return Interval(error, min(float(low), error), float(high), len(gaps))
+    [error] = bootstrap(
+        lambda weights: [np.abs(weights @ gaps).sum() / (weights @ pairs)],
+        len(gaps),
+        seed=seed,
+        resamples=RESAMPLES,
+    )
+    return replace(error, low=min(error.low, error.value))
 
 
 def fit_calibration(folds: Sequence[Fold]) -> Calibration:
@@ -335,8 +338,8 @@ def conformal_coverage(folds: Sequence[Fold], confidence: float, *, seed: int = 
     sizes = [len(own.models) for own in sets]
     return Coverage(
         confidence,
-        bootstrap_interval(np.array(held, dtype=np.float64), seed=seed),
-        bootstrap_interval(np.array(sizes, dtype=np.float64), seed=seed),
+        mean_interval(np.array(held, dtype=np.float64), seed=seed),
+        mean_interval(np.array(sizes, dtype=np.float64), seed=seed),
         sets[0].attainable,
     )
 
@@ -423,23 +426,6 @@ def _bin_numbers(chances: np.ndarray, kept: np.ndarray, bins: int) -> np.ndarray
     bins = max(1, min(bins, int(kept.sum()) // 4))
     edges = np.quantile(chances[kept], np.linspace(0, 1, bins + 1)[1:-1])
     return np.where(kept, np.searchsorted(edges, chances, side="right"), -1)
-
-
-def _resampled_share(hits: np.ndarray, pairs: np.ndarray, seed: int) -> tuple[float, float]:
-    """The bootstrap interval of sum(hits) / sum(pairs), datasets drawn with replacement."""
-    weights = _draws(len(hits), seed)
-    drawn = weights @ pairs
-    low, high = np.quantile((weights @ hits)[drawn > 0] / drawn[drawn > 0], _tails())
-    return float(low), float(high)
-
-
-def _draws(folds: int, seed: int) -> np.ndarray:
-    """How often each fold is drawn in each resample, (RESAMPLES, n_folds)."""
-    return np.random.default_rng(seed).multinomial(folds, np.full(folds, 1 / folds), RESAMPLES)
-
-
-def _tails() -> tuple[float, float]:
-    return (1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2
 
 
 def _chance_of_best(fold: Fold) -> float:

@@ -23,12 +23,9 @@ from matchgraph.predictor.metrics import (
     OSR,
     SELECTION_METRICS,
     TAU,
-    Interval,
-    bootstrap_interval,
     optimal_selection,
     outscore_to_best,
     outscore_to_optimal,
-    paired_p_value,
     selected,
     weighted_tau,
 )
@@ -40,6 +37,8 @@ from matchgraph.predictor.visibility import (
     remove_results,
     similarities_of,
 )
+from matchgraph.stats.intervals import Interval, mean_interval
+from matchgraph.stats.permutation import paired_p_value
 
 if TYPE_CHECKING:
     from matchgraph.graphdb.models import Snapshot
@@ -285,8 +284,8 @@ def _summarised(key: str, title: str, folds: list[Fold], seed: int) -> Summary:
         own, method, reference = (
             np.array([_figure(fold, name, metric.key) for fold in folds]) for name in (key, METHOD, REFERENCE)
         )
-        figures[metric.key] = bootstrap_interval(own, seed=seed)
-        gain[metric.key] = bootstrap_interval(own - reference, seed=seed)
+        figures[metric.key] = mean_interval(own, seed=seed)
+        gain[metric.key] = mean_interval(own - reference, seed=seed)
         if key != METHOD:
             p_value[metric.key] = paired_p_value(method, own, seed=seed)
     return Summary(key, title, figures, gain, p_value)

@@ -25,12 +25,11 @@ from matchgraph.predictor.matching import provenance
 from matchgraph.predictor.metrics import (
     OSR,
     TAU,
-    Interval,
-    bootstrap_interval,
     optimal_selection,
     weighted_tau,
 )
 from matchgraph.predictor.visibility import loss_matrix
+from matchgraph.stats.intervals import Interval, mean_interval
 
 if TYPE_CHECKING:
     from matchgraph.graphdb.models import Snapshot
@@ -307,7 +306,7 @@ class _Replay:
         seed = self.config.seed
 
         def interval(values: np.ndarray) -> Interval:
-            return bootstrap_interval(values, seed=seed)
+            return mean_interval(values, seed=seed)
 
         def figures(order: str, share: float, method: str) -> dict[str, Interval]:
             return {

@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from matchgraph.predictor.evaluation import METHOD
-from matchgraph.predictor.metrics import O2B, O2O, OSR, TAU, Interval, bootstrap_interval, paired_p_value
+from matchgraph.predictor.metrics import O2B, O2O, OSR, TAU
+from matchgraph.stats.intervals import Interval, mean_interval
+from matchgraph.stats.permutation import paired_p_value
 
 if TYPE_CHECKING:
     from matchgraph.predictor.evaluation import Fold
@@ -45,10 +47,10 @@ class FoldFigures:
         return self.matrix(figure).mean(axis=0)
 
     def mean(self, figure: str) -> float:
-        return self.interval(figure).mean
+        return self.interval(figure).value
 
     def interval(self, figure: str) -> Interval:
-        return bootstrap_interval(self.values(figure) if len(self) else np.empty(0))
+        return mean_interval(self.values(figure) if len(self) else np.empty(0))
 
     def between_seeds(self, figure: str) -> float:
         means = [float(np.nanmean(row)) for row in self.matrix(figure) if not np.isnan(row).all()]

@@ -18,7 +18,7 @@ from matchgraph.report.comparisons import recipe_title
 
 if TYPE_CHECKING:
     from matchgraph.predictor.evaluation import Fold
-    from matchgraph.predictor.metrics import Interval
+    from matchgraph.stats.intervals import Interval
 
 CONFIDENCES = (0.8, 0.9)
 # Mending each fold by all others takes the square of their number.

@@ -15,7 +15,7 @@ from matchgraph.report.assembly import write_page
 from matchgraph.report.figures import COLOURS, INK, LINES, drawing, logarithmic
 from matchgraph.report.page import Head
 from matchgraph.report.sections import Drawing, Section
-from matchgraph.report.tables import Column, Table, shown
+from matchgraph.report.tables import Column, Table
 
 NAME = "collaboration"
 KINDS = ("student", "teacher", "refine all", "refine", "regenerate")
@@ -196,15 +196,10 @@ def leads_table(study: Study) -> Table:
             lead.way.steps,
             lead.way.tflop,
             lead.way.quality[study.metric],
-            *(
-                shown(each)
-                for each in (
-                    lead.over_student,
-                    lead.over_best_student,
-                    lead.over_teacher,
-                    lead.over_random,
-                )
-            ),
+            lead.over_student,
+            lead.over_best_student,
+            lead.over_teacher,
+            lead.over_random,
         )
         for lead in study.leads
     )
@@ -224,8 +219,8 @@ def wins_table(study: Study) -> Table:
         ),
     )
     rows = [
-        ("distance of the two images", None, shown(wins.distance_gap), *wins.by_distance),
-        *((each.name, shown(each.distance), shown(each.gap), *each.wins) for each in wins.aspects),
+        ("distance of the two images", None, wins.distance_gap, *wins.by_distance),
+        *((each.name, each.distance, each.gap, *each.wins) for each in wins.aspects),
     ]
     return Table("collaboration-wins", columns, tuple(rows))
 

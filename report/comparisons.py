@@ -10,11 +10,12 @@ import numpy as np
 
 from matchgraph.predictor.baselines import BASELINES
 from matchgraph.predictor.evaluation import METHOD, METHOD_TITLE
-from matchgraph.predictor.metrics import OSR, SELECTION_METRICS, TAU, Interval
+from matchgraph.predictor.metrics import OSR, SELECTION_METRICS, TAU
 from matchgraph.predictor.recipes import DEFAULT_RECIPE, PAPER
 from matchgraph.report.by_dataset import FoldFigures, fold_figures, of_method, of_oracle
 from matchgraph.report.paper import figures_of
 from matchgraph.report.rankers import TITLES
+from matchgraph.stats.intervals import Interval
 
 if TYPE_CHECKING:
     from matchgraph.graphdb.models import Snapshot
@@ -302,7 +303,7 @@ def _row(
     figures, p_value, between = {}, {}, {}
     for metric in SELECTION_METRICS if len(table) else ():
         interval = table.interval(metric.key)
-        if not interval.folds:
+        if not interval.count:
             continue
         figures[metric.key] = interval
         if compared is not None and len(compared):

@@ -138,7 +138,7 @@ def intervals(
                     color=colour,
                     linewidth=2 if row is highlighted else 1.2,
                 )
-                axes.plot(own.mean, place, "o", color=colour, markersize=6)
+                axes.plot(own.value, place, "o", color=colour, markersize=6)
                 if metric.key in row.paper:
                     axes.plot(
                         row.paper[metric.key],
@@ -166,7 +166,7 @@ def sparsity(study: Sparsity) -> str:
             for number, series in enumerate(study.series):
                 points = series.figures[metric.key]
                 removed = np.array(study.removed[: len(points)])
-                means = np.array([point.mean for point in points])
+                means = np.array([point.value for point in points])
                 axes.plot(
                     removed,
                     means,
@@ -230,8 +230,8 @@ def reliability(study: Chances) -> str:
             if not curve:
                 continue
             predicted = [own.predicted for own in curve]
-            observed = np.array([own.observed for own in curve])
-            ends = np.array([[own.observed_low, own.observed_high] for own in curve])
+            observed = np.array([own.observed.value for own in curve])
+            ends = np.array([[own.observed.low, own.observed.high] for own in curve])
             axes.errorbar(
                 predicted,
                 observed,

@@ -17,7 +17,7 @@ from matchgraph.report.assembly import write_page
 from matchgraph.report.figures import COLOURS, INK, LINES, drawing, logarithmic
 from matchgraph.report.page import Head
 from matchgraph.report.sections import Drawing, Section
-from matchgraph.report.tables import Column, Table, shown
+from matchgraph.report.tables import Column, Table
 from matchgraph.routing.evaluation import ESTIMATORS, MIXING, ORACLE, Study, typical_words
 from matchgraph.routing.policy import choose, lambda_for_budget
 
@@ -190,7 +190,7 @@ def areas_table(study: Study) -> Table:
     )
     low, high = float(study.cost.min()), float(study.cost.max())
     rows: list[tuple[Any, ...]] = [
-        (TITLES[name], shown(own.area), shown(own.over_mixing), study.errors[name])
+        (TITLES[name], own.area, own.over_mixing, study.errors[name])
         for name, own in study.comparisons.items()
     ]
     rows += [(TITLES[name], study.curves[name].area(low, high), None, None) for name in (MIXING, ORACLE)]
@@ -219,7 +219,7 @@ def equal_table(study: Study) -> Table:
             ratio = curve.cost_of(fixed) / variant.tflop
             cells += [
                 None if math.isnan(reached) else reached,
-                None if gain is None else shown(gain),
+                gain,
                 ratio if math.isfinite(ratio) else None,
             ]
         rows.append(tuple(cells))

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from matchgraph.predictor.metrics import OSR, SELECTION_METRICS, TAU, Interval
+from matchgraph.predictor.metrics import OSR, SELECTION_METRICS, TAU
 from matchgraph.predictor.recipes import RECIPES
 from matchgraph.report import figures
 from matchgraph.report import tables
@@ -16,6 +16,7 @@ from matchgraph.report.measurements import Landscape, Noise
 from matchgraph.report.rankers import TITLES
 from matchgraph.report.tables import Table
 from matchgraph.report.trained import Importances, Timing
+from matchgraph.stats.intervals import Interval
 
 INTERVALS = "Brackets are 95 % bootstrap intervals over datasets"
 
@@ -269,7 +270,7 @@ def calibration_section(studies: Sequence[Chances]) -> Section:
         lead += f", and by {_percent(first.mended_error)} when they are mended"
     also = (
         f"Sets asked to hold the best model with {100 * held.confidence:.0f} % hold it on "
-        f"{_percent(held.coverage)} of the datasets, with {held.size.mean:.1f} models on average."
+        f"{_percent(held.coverage)} of the datasets, with {held.size.value:.1f} models on average."
     )
     caption = (
         "How often a model was the best, against the chance it had been given, in bins of equally many "
@@ -341,7 +342,7 @@ def chosen(row: Row, folds: int, models: int) -> str:
         f"{row.title} chose the best of {models} models on {_percent(osr)} of {folds} held-out datasets "
         f"(95 % interval {100 * osr.low:.0f} to {100 * osr.high:.0f} %)"
     )
-    return text + (f", with τ_w {_number(tau.mean)}." if tau else ".")
+    return text + (f", with τ_w {_number(tau.value)}." if tau else ".")
 
 
 def against_baselines(study: Comparison) -> str:
@@ -363,10 +364,10 @@ def _sorted_out(first: Row, others: Sequence[Row], figure: str) -> str:
         if figure not in row.figures or math.isnan(p):
             continue
         group = (
-            level if p >= SURE else more if first.figures[figure].mean > row.figures[figure].mean else less
+            level if p >= SURE else more if first.figures[figure].value > row.figures[figure].value else less
         )
         own = row.figures[figure]
-        shown = _percent(own) if figure == OSR.key else _number(own.mean)
+        shown = _percent(own) if figure == OSR.key else _number(own.value)
         group.append(f"{row.title} ({shown}, p {_p(p)})")
     often = " often" if figure == OSR.key else ""
     return "; ".join(f"{words}{often} than {_listed(names)}" for words, names in verdicts.items() if names)
@@ -388,7 +389,7 @@ def _compared(
     if not filled:
         why = next((row.note for row in study.rows if row.note), "There is nothing to compare.")
         return without_data(key, title, source, why)
-    best = max(filled, key=lambda row: row.figures[OSR.key].mean)
+    best = max(filled, key=lambda row: row.figures[OSR.key].value)
     lead = lead or f"{best.title} does best: OSR {_reached(best)}."
     drawing = figures.intervals(key, study)
     metrics = SELECTION_METRICS if scaled else (OSR, TAU)
@@ -412,11 +413,11 @@ def _intervals_drawn(svg: str | None) -> tuple[Drawing, ...]:
 
 def _reached(row: Row) -> str:
     tau = row.figures.get(TAU.key)
-    return _percent(row.figures[OSR.key]) + (f", τ_w {_number(tau.mean)}" if tau else "")
+    return _percent(row.figures[OSR.key]) + (f", τ_w {_number(tau.value)}" if tau else "")
 
 
 def _percent(value: Interval) -> str:
-    return f"{100 * value.mean:.1f} %"
+    return f"{100 * value.value:.1f} %"
 
 
 def _number(value: float) -> str:

@@ -9,12 +9,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
-import matchgraph.stats.resampling
-from matchgraph.predictor.metrics import OSR, SELECTION_METRICS, TAU, Interval, SelectionMetric
+from matchgraph.predictor.metrics import OSR, SELECTION_METRICS, TAU, SelectionMetric
 from matchgraph.report.chances import Chances
 from matchgraph.report.comparisons import Comparison, Sparsity
 from matchgraph.report.measurements import Landscape, Noise
 from matchgraph.report.trained import Importances, Timing
+from matchgraph.stats.intervals import Interval
 
 Kind: TypeAlias = Literal["text", "share", "number", "score", "p", "count", "seconds"]
 UNKNOWN = "–"
@@ -77,7 +77,7 @@ class Table:
             cells: list[Any] = []
             for value, is_interval in zip(row, spread, strict=True):
                 if isinstance(value, Interval):
-                    cells += [_plain(value.mean), _plain(value.low), _plain(value.high)]
+                    cells += [_plain(value.value), _plain(value.low), _plain(value.high)]
                 else:
                     cells += [_plain(value), *([""] * 2 if is_interval else [])]
             writer.writerow(cells)
@@ -91,18 +91,13 @@ class Table:
         ]
 
 
-def shown(interval: matchgraph.stats.resampling.Interval) -> Interval | None:
-    """An interval over prompts as tables take one; None where it is not known."""
-    if math.isnan(interval.value):
-        return None
-    return Interval(interval.value, interval.low, interval.high, 1)
-
-
 def cell(value: Any, kind: Kind) -> Cell:
     """One value as the page shows it."""
     if isinstance(value, Interval):
+        if math.isnan(value.value):
+            return Cell(UNKNOWN)
         ends = f"[{_written(value.low, kind, bare=True)}, {_written(value.high, kind, bare=True)}]"
-        return Cell(_written(value.mean, kind), ends if value.folds else "")
+        return Cell(_written(value.value, kind), ends)
     if kind == "text":
         return Cell(UNKNOWN if value is None else str(value))
     return Cell(_written(value, kind))
@@ -261,8 +256,7 @@ def reliability_table(studies: Sequence[Chances]) -> Table:
     for study in studies:
         for name, curve in (("as predicted", study.curve), ("mended", study.mended_curve)):
             for own in curve:
-                observed = Interval(own.observed, own.observed_low, own.observed_high, study.folds)
-                rows.append((study.title, name, own.predicted, observed, own.pairs))
+                rows.append((study.title, name, own.predicted, own.observed, own.pairs))
     return Table("reliability", columns, tuple(rows))
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from matchgraph.routing.policy import Path
-from matchgraph.stats.resampling import LEVEL, RESAMPLES, Interval, bootstrap
+from matchgraph.stats.intervals import LEVEL, RESAMPLES, Interval, bootstrap
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike

@@ -1,1 +1,1 @@
-"""Statistics that every level needs: intervals, resampling and paired tests."""
+"""Statistics that several levels need: intervals and paired tests."""

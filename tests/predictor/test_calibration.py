@@ -67,11 +67,11 @@ class TestReliability:
         assert (low.low, low.high, low.pairs) == (0.1, 0.4, 4)
         assert (low.predicted, high.predicted) == pytest.approx((0.25, 0.75))
         # The tie counts half for each.
-        assert (low.observed, high.observed) == (1.5 / 4, 2.5 / 4)
-        assert low.observed_low <= low.observed <= low.observed_high
+        assert (low.observed.value, high.observed.value) == (1.5 / 4, 2.5 / 4)
+        assert low.observed.low <= low.observed.value <= low.observed.high
         error = expected_calibration_error(folds, bins=2)
-        assert error.mean == pytest.approx((4 * 0.125 + 4 * 0.125) / 8)
-        assert error.folds == 4
+        assert error.value == pytest.approx((4 * 0.125 + 4 * 0.125) / 8)
+        assert error.count == 4
 
     def test_only_measured_models_count_and_share_the_chance(self):
         (only,) = reliability([fold({"a": 0.5, "b": 0.3, "c": 0.2}, ("b",), "bc")], bins=1)
@@ -84,18 +84,18 @@ class TestReliability:
         assert sum(each.pairs for each in curve) == 40
         assert (curve[0].low, curve[-1].high) == pytest.approx((min(tops), max(tops)))
         hits = [max(own.p_best, key=own.p_best.get) in own.best for own in folds]
-        assert sum(each.observed * each.pairs for each in curve) == pytest.approx(sum(hits))
+        assert sum(each.observed.value * each.pairs for each in curve) == pytest.approx(sum(hits))
 
     def test_equal_chances_share_a_bin(self):
         folds = [fold(dict.fromkeys(MODELS, 1 / 8), ("a",)) for _ in range(20)]
         (only,) = reliability(folds)
-        assert (only.pairs, only.observed) == (160, 1 / 8)
-        assert expected_calibration_error(folds).mean == pytest.approx(0)
+        assert (only.pairs, only.observed.value) == (160, 1 / 8)
+        assert expected_calibration_error(folds).value == pytest.approx(0)
 
     def test_true_chances_have_a_small_error_and_wrong_ones_a_large_one(self):
         honest = expected_calibration_error(drawn_folds(400, 1))
-        assert honest.mean < 0.02
-        assert honest.low <= honest.mean
+        assert honest.value < 0.02
+        assert honest.low <= honest.value
         for said in (too_sure, too_vague):
             assert expected_calibration_error(drawn_folds(400, 1, said=said)).low > honest.high
 
@@ -115,7 +115,7 @@ class TestCalibration:
 
     def test_the_mended_chances_are_right_on_datasets_that_taught_nothing(self):
         folds = drawn_folds(40, 3, said=too_sure)
-        before, after = (expected_calibration_error(own).mean for own in (folds, cross_calibrated(folds)))
+        before, after = (expected_calibration_error(own).value for own in (folds, cross_calibrated(folds)))
         assert after < 0.7 * before
 
     def test_right_chances_are_hardly_touched(self):
@@ -222,12 +222,12 @@ class TestCoverage:
             fold({"a": 0.9, "b": 0.09, "c": 0.01}, ("c",))
         ]
         measured = conformal_coverage(folds, 0.9)
-        assert measured.coverage.mean == pytest.approx(18 / 19)
-        assert measured.coverage.folds == 19
+        assert measured.coverage.value == pytest.approx(18 / 19)
+        assert measured.coverage.count == 19
         assert measured.attainable == pytest.approx(18 / 19)
         # Only the set for that dataset knows of no such miss.
-        assert measured.size.mean == pytest.approx((18 * 3 + 1) / 19)
-        assert conformal_coverage(folds, 0.99).size.mean == 3
+        assert measured.size.value == pytest.approx((18 * 3 + 1) / 19)
+        assert conformal_coverage(folds, 0.99).size.value == 3
 
     def test_needs_a_fold(self):
         with pytest.raises(NotEnoughResults, match="no fold"):

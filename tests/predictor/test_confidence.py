@@ -72,7 +72,7 @@ class TestConfidence:
             for model in sorted(prediction.ranking, key=lambda model: -model.p_best)
             if model.p_best >= sure.chosen.least_chance
         )
-        assert sure.coverage.coverage.folds == 17
+        assert sure.coverage.coverage.count == 17
         assert sum(sure.p_best.values()) == pytest.approx(1)
         assert list(sure.p_best) == [model.model for model in prediction.ranking]
 

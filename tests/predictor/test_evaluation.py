@@ -14,8 +14,8 @@ from matchgraph.predictor.baselines import BASELINES
 from matchgraph.predictor.errors import NoSimilarity, NotEnoughResults
 from matchgraph.predictor.evaluation import METHOD, evaluate, evaluate_fold
 from matchgraph.predictor.matching import PaperMatcher, RowConfig
-from matchgraph.predictor.metrics import paired_p_value
 from matchgraph.predictor.ranker import CatBoostConfig, CatBoostRanker, ForestRanker
+from matchgraph.stats.permutation import paired_p_value
 
 NODE = RowConfig(features="node")
 # All but the forest, which is most of the work.
@@ -106,13 +106,13 @@ class TestFigures:
     def test_what_is_known_of_baselines(self, zoo, quick):
         evaluation = evaluate(zoo(n_datasets=6), quick, baselines=LIGHT)
         overall = of(evaluation, "average_value").figures["o2b"]
-        assert (overall.mean, overall.low, overall.high) == (0, 0, 0)
+        assert (overall.value, overall.low, overall.high) == (0, 0, 0)
         random = of(evaluation, "random").figures
-        assert random["osr"].mean == pytest.approx(1 / 6)
-        assert random["tau_w"].mean == 0
-        assert of(evaluation, "initial").figures["osr"].folds == 0
+        assert random["osr"].value == pytest.approx(1 / 6)
+        assert random["tau_w"].value == 0
+        assert of(evaluation, "initial").figures["osr"].count == 0
         gain = of(evaluation, "average_rank").gain["tau_w"]
-        assert (gain.mean, gain.low, gain.high) == (0, 0, 0)
+        assert (gain.value, gain.low, gain.high) == (0, 0, 0)
 
     def test_initial_is_scored_where_it_was_measured(self, zoo, quick):
         snapshot = zoo(n_datasets=6)
@@ -122,7 +122,7 @@ class TestFigures:
         figures = of(
             evaluate(replace(snapshot, performs=performs), quick, baselines=LIGHT), "initial"
         ).figures
-        assert (figures["osr"].mean, figures["tau_w"].mean, figures["osr"].folds) == (1, 1, 2)
+        assert (figures["osr"].value, figures["tau_w"].value, figures["osr"].count) == (1, 1, 2)
 
     def test_larger_is_better_is_the_mirror_image(self, zoo, quick):
         snapshot = zoo(n_datasets=6)
@@ -227,7 +227,7 @@ def test_the_graph_wins_where_the_best_model_depends_on_the_kind_of_dataset(grap
     ranker = CatBoostRanker(CatBoostConfig(iterations=30, depth=4))
     evaluation = evaluate(graph.snapshot(), PaperMatcher(gds, ranker), baselines=BASELINES[:2])
     method = of(evaluation, METHOD)
-    assert method.figures["tau_w"].mean > of(evaluation, "average_rank").figures["tau_w"].mean + 0.3
+    assert method.figures["tau_w"].value > of(evaluation, "average_rank").figures["tau_w"].value + 0.3
     assert method.gain["tau_w"].low > 0
-    assert method.figures["osr"].mean > of(evaluation, "average_rank").figures["osr"].mean
+    assert method.figures["osr"].value > of(evaluation, "average_rank").figures["osr"].value
     assert method.figures["o2b"].high < 0

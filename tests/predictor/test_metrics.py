@@ -15,12 +15,10 @@ from matchgraph.predictor.metrics import (
     OSR,
     SELECTION_METRICS,
     TAU,
-    bootstrap_interval,
     losses,
     optimal_selection,
     outscore_to_best,
     outscore_to_optimal,
-    paired_p_value,
     selected,
     weighted_tau,
 )
@@ -141,61 +139,3 @@ class TestSelection:
         for metric in (optimal_selection, outscore_to_optimal, weighted_tau):
             with pytest.raises(InvalidRows, match=message):
                 metric(predicted, truth)
-
-
-class TestBootstrap:
-    def test_a_constant_has_no_spread(self):
-        interval = bootstrap_interval(np.full(5, 2.0))
-        assert (interval.mean, interval.low, interval.high, interval.folds) == (2, 2, 2, 5)
-
-    def test_covers_like_the_normal_interval_for_many_folds(self):
-        values = np.random.default_rng(0).normal(3, 2, size=400)
-        interval = bootstrap_interval(values, seed=1)
-        half_width = 1.96 * values.std() / np.sqrt(len(values))
-        assert interval.low == pytest.approx(values.mean() - half_width, abs=0.02)
-        assert interval.high == pytest.approx(values.mean() + half_width, abs=0.02)
-
-    def test_undefined_folds_are_left_out(self):
-        assert bootstrap_interval(np.array([1.0, NAN, 3.0])).mean == 2
-        assert bootstrap_interval(np.array([1.0, NAN, 3.0])).folds == 2
-        assert bootstrap_interval(np.array([NAN])).folds == 0
-
-    def test_repeats_with_one_seed(self):
-        values = np.random.default_rng(2).normal(size=9)
-        assert bootstrap_interval(values, seed=4) == bootstrap_interval(values, seed=4)
-        assert bootstrap_interval(values, seed=4) != bootstrap_interval(values, seed=5)
-
-
-class TestPairedPValue:
-    def test_by_hand(self):
-        # Of the 8 assignments of signs to 1, 2 and 3, only +++ and --- reach a sum of 6; to 1, 2 and -3, all
-        # reach 0.
-        assert paired_p_value(np.array([1, 2, 3]), np.zeros(3)) == pytest.approx(2 / 8)
-        assert paired_p_value(np.array([1, 2, -3]), np.zeros(3)) == 1
-        # A sum of at least 4 is reached by 3 + 2 + 1, 3 + 2 - 1 and their opposites.
-        assert paired_p_value(np.array([3.0, 2, -1]), np.zeros(3)) == pytest.approx(4 / 8)
-
-    def test_what_does_not_differ_and_what_is_not_defined(self):
-        assert paired_p_value(np.ones(4), np.ones(4)) == 1
-        gaps = np.array([1.0, np.nan, 2, 3, 0])
-        assert paired_p_value(gaps, np.zeros(5)) == paired_p_value(np.array([1.0, 2, 3]), np.zeros(3))
-        assert np.isnan(paired_p_value(np.full(3, np.nan), np.zeros(3)))
-        with pytest.raises(InvalidRows):
-            paired_p_value(np.zeros(3), np.zeros(2))
-
-    def test_draws_agree_with_the_exact_count(self):
-        rng = np.random.default_rng(3)
-        one, other = rng.normal(0.5, 1, 12), rng.normal(0, 1, 12)
-        exact = paired_p_value(one, other)
-        assert 0 < exact < 1
-        assert paired_p_value(one, other, n_flips=4000) == pytest.approx(exact, abs=0.02)
-        assert paired_p_value(other, one) == exact
-
-    def test_many_folds_all_better(self):
-        p = paired_p_value(np.ones(40), np.zeros(40), n_flips=1000)
-        assert p == pytest.approx(1 / 1001)
-
-    def test_is_uniform_where_nothing_differs(self):
-        rng = np.random.default_rng(0)
-        drawn = [paired_p_value(rng.normal(size=8), np.zeros(8)) for _ in range(400)]
-        assert np.mean(np.array(drawn) <= 0.1) == pytest.approx(0.1, abs=0.04)

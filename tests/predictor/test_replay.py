@@ -50,13 +50,13 @@ def test_all_orders_at_all_budgets(zoo, matcher):
         for point in order.points:
             # One more pair would not have fitted.
             assert point.share * curve.hours - 1 < point.hours <= point.share * curve.hours + 1e-9
-            assert 0 <= point.figures["osr"].mean <= 1
-            assert point.figures["tau_w"].folds == 8
+            assert 0 <= point.figures["osr"].value <= 1
+            assert point.figures["tau_w"].count == 8
     active, random = curve.curves[0], curve.curves[1]
-    lead = active.lead["random"]["tau_w"].mean
-    assert lead == pytest.approx(-random.lead["active"]["tau_w"].mean)
+    lead = active.lead["random"]["tau_w"].value
+    assert lead == pytest.approx(-random.lead["active"]["tau_w"].value)
     differences = [
-        a.figures["tau_w"].mean - r.figures["tau_w"].mean
+        a.figures["tau_w"].value - r.figures["tau_w"].value
         for a, r in zip(active.points, random.points, strict=True)
     ]
     assert lead == pytest.approx(np.mean(differences))
@@ -118,10 +118,10 @@ def test_an_order_that_teaches_more_leads(zoo, matcher):
     curve = budget_curve(
         snapshot, {f"m{i}": 1.0 for i in range(6)}, matcher, config=config, orders=[single, whole]
     )
-    assert curve.curves[0].points[0].figures["tau_w"].mean == 0
+    assert curve.curves[0].points[0].figures["tau_w"].value == 0
     assert curve.curves[1].lead["single"]["tau_w"].low > 0.5
     assert curve.curves[0].lead["whole"]["tau_w"].high < -0.5
-    assert curve.everything["tau_w"].mean > 0.5
+    assert curve.everything["tau_w"].value > 0.5
 
 
 def test_too_little_to_rank_by_is_a_tie(zoo, matcher):
@@ -131,7 +131,7 @@ def test_too_little_to_rank_by_is_a_tie(zoo, matcher):
         snapshot, {f"m{i}": 1.0 for i in range(6)}, matcher, config=config, orders=ORDERS[2:3]
     )
     assert curve.curves[0].points[0].pairs == 1
-    assert curve.curves[0].points[0].figures["osr"].mean == pytest.approx(1 / 6)
+    assert curve.curves[0].points[0].figures["osr"].value == pytest.approx(1 / 6)
 
 
 def test_too_few_datasets(zoo, matcher):

@@ -28,8 +28,8 @@ def test_selection_averages_seeds_within_datasets_and_tests_over_datasets(outcom
     method, overall = table.row(PAPER), table.row("average_rank")
     assert table.folds == 10
     assert table.seeds == (0, 1)
-    assert method.figures["osr"].mean == pytest.approx(0.75)
-    assert method.figures["osr"].folds == 10
+    assert method.figures["osr"].value == pytest.approx(0.75)
+    assert method.figures["osr"].count == 10
     assert method.between_seeds["osr"] == pytest.approx(0.5 / math.sqrt(2))
     # Ten datasets, all in favour: both signs of 2^10.
     assert overall.p_value["osr"] == pytest.approx(2 / 1024)
@@ -37,9 +37,9 @@ def test_selection_averages_seeds_within_datasets_and_tests_over_datasets(outcom
     assert method.paper["osr"] == 0.613
     assert table.row("initial").note == "no values from before fine-tuning are recorded"
     oracle = table.row("oracle").figures
-    assert (oracle["osr"].mean, oracle["tau_w"].mean, oracle["o2o"].mean) == (1, 1, 0)
+    assert (oracle["osr"].value, oracle["tau_w"].value, oracle["o2o"].value) == (1, 1, 0)
     # The model best on average is 1 behind the best one in each fold, so who knows the truth leads it by 1.
-    assert oracle["o2b"].mean == pytest.approx(-1)
+    assert oracle["o2b"].value == pytest.approx(-1)
 
 
 def test_selection_keeps_to_the_datasets_that_all_have(outcome):
@@ -49,7 +49,7 @@ def test_selection_keeps_to_the_datasets_that_all_have(outcome):
     }
     table = selection(outcomes)
     assert table.folds == 2
-    assert table.row(PAPER).figures["osr"].mean == pytest.approx(0.5)
+    assert table.row(PAPER).figures["osr"].value == pytest.approx(0.5)
 
 
 def test_selection_without_folds_says_why():
@@ -85,8 +85,8 @@ def test_views_scale_by_the_range_of_values_and_tell_what_could_not_be_read(outc
         "table5",
     )
     # A miss is 1 behind, of a range of 4.
-    assert table.rows[0].figures["o2o"].mean == pytest.approx(0.25)
-    assert table.rows[0].figures["osr"].mean == 0
+    assert table.rows[0].figures["o2o"].value == pytest.approx(0.25)
+    assert table.rows[0].figures["osr"].value == 0
     assert table.rows[1].note == "by several extractors"
     assert table.rows[1].paper["osr"] == 0.379
 
@@ -110,7 +110,7 @@ def test_sparsity_finds_from_where_on_chance_does_as_well(outcome):
     study = sparsity(outcomes)
     assert study.removed == (0.0, 0.4, 0.5, 0.9)
     assert study.lost_at == 0.5
-    assert [point.mean for point in study.series[0].figures["osr"]] == pytest.approx([1, 1, 0.4, 0.4])
+    assert [point.value for point in study.series[0].figures["osr"]] == pytest.approx([1, 1, 0.4, 0.4])
     assert [series.key for series in study.series] == [PAPER, "average_rank", "random"]
     always = {key: outcome(method=good, average_rank=poor, random=RANDOM) for key in outcomes}
     assert sparsity(always).lost_at is None
