@@ -21,7 +21,7 @@ LONG   := tiny-sd15 tiny-vega tiny-pixart tiny-sana-small tiny-sd3
 # Models this small gain little from a second thread each, and figures then do not depend on the number of cores.
 WORKERS := --workers 2
 
-.PHONY: demo demo-live records report test lint bench clean
+.PHONY: demo demo-live records report test test-fast lint bench clean
 demo demo-live clean: export MATCHGRAPH_HOME := $(CURDIR)/.demo
 records report: export MATCHGRAPH_HOME := $(CURDIR)/.records
 demo demo-live records: export MATCHGRAPH_PROBE := $(CURDIR)/$(ZOO)/probes/clip
@@ -82,10 +82,15 @@ report: $(VENV)/.installed
 	$(MATCHGRAPH) ingest minizoo
 	$(MATCHGRAPH) report --out report
 
-# Tests of the one server in one process, in file after file, and all others beside them.
+# Each process starts a Neo4j of its own.
 test: export OMP_NUM_THREADS := 1
 test: $(VENV)/.installed
-	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadscope
+	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist worksteal
+
+# The loop of work: what needs no server.
+test-fast: export OMP_NUM_THREADS := 1
+test-fast: $(VENV)/.installed
+	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist worksteal -m "not server"
 
 # Style, and which room may import which.
 lint: $(VENV)/.installed

@@ -1,13 +1,11 @@
-"""One real Neo4j with GDS for the whole test run; each database test starts on an empty graph."""
+"""A real Neo4j with GDS for each test process; each database test starts on an empty graph."""
 
 from __future__ import annotations
 
-import functools
 import os
-import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -26,44 +24,23 @@ if TYPE_CHECKING:
     from matchgraph.graphdb.repository import MatchingGraph
 
 KEPT_HOME_VARIABLE = "MATCHGRAPH_TEST_HOME"
-"""Data folder of a server that stays alive between runs; without it, the run's own is stopped at the end."""
+"""Folder of servers that stay alive between runs; without it, the run's own are stopped at its end."""
 
 
-# In a test file's text: a fixture of the server as a parameter, or used by name.
-ON_SERVER = re.compile(
-    r'(?<!as )\b(graph|runner|environment|settings)\b *[:,)]|usefixtures\("(graph|environment)"\)'
-)
-
-
-@pytest.hookimpl(optionalhook=True)
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Let pytest-xdist give all files with tests of the server to one process, as there is one server, and
-    each other file to whichever is free.
-    """
-    from xdist.scheduler import LoadScopeScheduling
-
-    class OneServer(LoadScopeScheduling):
-        def _split_scope(self, nodeid: str) -> str:
-            return server_or_file(nodeid.partition("::")[0])
-
-    @functools.cache
-    def server_or_file(file: str) -> str:
-        text = (config.rootpath / file).read_text(encoding="utf-8")
-        return "server" if ON_SERVER.search(text) else file
-
-    return OneServer(config, log)
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what needs a server, by its fixtures, so that `-m "not server"` leaves it out."""
+    for item in items:
+        if "settings" in getattr(item, "fixturenames", ()):
+            item.add_marker("server")
 
 
 @pytest.fixture(scope="session")
-def settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
-    """Settings of the run's managed server, which starts on first use."""
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        try:
-            (tmp_path_factory.getbasetemp().parent / "server").open("x").close()
-        except FileExistsError:
-            pytest.fail("Another process has the server: ON_SERVER does not see that this file uses it, too.")
+def settings(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Iterator[Settings]:
+    """Settings of this process's managed server, which starts on first use."""
     kept = os.environ.get(KEPT_HOME_VARIABLE)
-    home = Path(kept) if kept else tmp_path_factory.mktemp("home")
+    own = worker_id if worker_id != "master" else ""
+    home = Path(kept, own) if kept else tmp_path_factory.mktemp("home")
     yield Settings(home=home)
     if not kept:
         ManagedServer(home).stop()
