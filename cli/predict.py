@@ -536,8 +536,6 @@ def confidence_as_json(sure: Confidence) -> dict[str, Any]:
         "reason": chosen.reason,
         "coverage": None if coverage is None else interval_as_json(coverage.coverage),
         "size": None if coverage is None else interval_as_json(coverage.size),
-        "calibration": sure.mending,
-        "p_best": dict(sure.p_best),
     }
 
 
@@ -686,10 +684,6 @@ def confidence_text(sure: Confidence) -> str:
             f"{size.value:.1f} models on average and held the best one in {share.value * PERCENT:.0f} % "
             f"[{share.low * PERCENT:.0f}, {share.high * PERCENT:.0f}]."
         )
-        best = max(sure.p_best, key=lambda model: sure.p_best[model])
-        how = "nothing to mend" if sure.mending == "none" else f"mended by {sure.mending}"
-        chance = f"{sure.p_best[best] * PERCENT:.0f} %"
-        lines.append(f"Calibrated on them ({how}), {best} is the best one with a probability of {chance}.")
     return "\n".join(lines)
 
 

@@ -1,11 +1,11 @@
-"""Whether a chance of being best is what it says, how to mend it, and sets that hold the best model.
+"""Whether chances of being the best model come true, and sets that hold the best model.
 
-All is learned from folds of a leave-one-dataset-out evaluation, in each of which a method gave every model a
-chance of being best (`Fold.p_best`) and measurements tell which one was. What is learned is never judged by
-a fold that it was learned from: `cross_calibrated` and `conformal_coverage` leave each fold out in turn.
+Both need folds of a leave-one-dataset-out evaluation, in each of which a method gave every model a chance of
+being best (`Fold.p_best`) and measurements say which one was. Sets are never judged by a fold that they were
+learned from: `conformal_coverage` leaves each fold out in turn.
 
 Where only some models were measured on a dataset, only they can have been found best. Reliability is then
-that of their chances given that the best is one of them; a prediction set is made from the chances among the
+that of their chances given that the best is one of them. A prediction set is made from the chances among the
 whole zoo, which errs on the side of larger sets.
 """
 
@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -23,12 +23,6 @@ from matchgraph.stats.intervals import Interval, bootstrap, mean_interval
 if TYPE_CHECKING:
     from matchgraph.predictor.evaluation import Fold
 
-Mending: TypeAlias = Literal["none", "temperature", "isotonic"]
-MENDINGS: tuple[str, ...] = get_args(Mending)
-# Temperatures that are tried; the middle one is 1.
-TEMPERATURES = np.geomspace(1 / 16, 16, 161)
-# No method is taken to bet more than this: a chance of 0 that comes true would cost infinitely much.
-LEAST_CHANCE = 1e-6
 BINS = 10
 RESAMPLES = 2000
 # What rounding may add to (n + 1) c where that is a whole number on paper.
@@ -53,39 +47,6 @@ class Bin:
     predicted: float
     observed: Interval
     pairs: int
-
-
-@dataclass(frozen=True)
-class Calibration:
-    """How to mend chances of being best; the order of the models stays.
-
-    Attributes:
-        mending: "none"; "temperature", by which chances are taken to the power 1/temperature; or "isotonic",
-        by
-            which they are read off a rising line.
-        temperature: above 1 makes surer chances vaguer, below 1 vaguer ones surer.
-        line: points (chance, mended chance) of the rising line, by chance.
-    """
-
-    mending: Mending = "none"
-    temperature: float = 1.0
-    line: tuple[tuple[float, float], ...] = ()
-
-    def apply(self, chances: np.ndarray) -> np.ndarray:
-        """Mend the chances of the models of one dataset.
-
-        Args:
-            chances: float64, (n_models,), not negative.
-
-        Returns:
-            float64, (n_models,), sums to 1.
-        """
-        values = np.asarray(chances, dtype=np.float64)
-        if self.mending == "temperature":
-            return _tempered(values, np.array([self.temperature]))[0]
-        if self.mending == "isotonic":
-            values = np.interp(values, *np.array(self.line).T)
-        return _shares(values)
 
 
 @dataclass(frozen=True)
@@ -132,9 +93,9 @@ def reliability(
     """The reliability curve of the chances of being best.
 
     Args:
-        folds: of an evaluation. only_top: look at the most likely model of each dataset only, and not at all
-        (model, dataset) pairs. bins: how many bins of equally many pairs; fewer come where many chances are
-        equal, which share a bin, and
+        folds: of an evaluation.
+        only_top: look only at the most likely model of each dataset, instead of all (model, dataset) pairs.
+        bins: how many bins of equally many pairs; fewer where many chances are equal, which share a bin, and
             where there would be fewer than four pairs for each.
         seed: of the bootstrap.
 
@@ -209,57 +170,6 @@ def expected_calibration_error(
         resamples=RESAMPLES,
     )
     return replace(error, low=min(error.low, error.value))
-
-
-def fit_calibration(folds: Sequence[Fold]) -> Calibration:
-    """Learn how to mend chances of being best, or that they are best left as they are.
-
-    Of no mending, temperature scaling and isotonic regression, the one is taken whose mean log loss is the
-    lowest on the folds, each mended by what the others teach; of equals the simplest.
-
-    Args:
-        folds: of an evaluation; the dataset predicted for must not be among them.
-
-    Returns:
-        The mending; none where there are fewer than two folds.
-
-    Source:
-        Temperature: Guo et al. 2017, section 4.2. Isotonic regression: Zadrozny and Elkan 2002,
-        "Transforming classifier scores into accurate multiclass probability estimates", on all pairs at
-        once, as a dataset has one best model whatever its name.
-    """
-    if len(folds) < 2:
-        return Calibration()
-    table = _Table.of(folds)
-    losses = table.losses_by_temperature()
-    total = losses.sum(axis=1)
-    left_out = np.array([losses[np.argmin(total - own), fold] for fold, own in enumerate(losses.T)])
-    isotonic = []
-    for fold in range(len(folds)):
-        others = np.delete(np.arange(len(folds)), fold)
-        line = table.isotonic(others)
-        isotonic.append(table.loss(fold, Calibration("isotonic", line=line)))
-    means = [losses[len(TEMPERATURES) // 2].mean(), left_out.mean(), np.mean(isotonic)]
-    mending = MENDINGS[int(np.argmin(means))]
-    if mending == "temperature":
-        return Calibration(mending, temperature=float(TEMPERATURES[np.argmin(total)]))
-    if mending == "isotonic":
-        return Calibration(mending, line=table.isotonic(np.arange(len(folds))))
-    return Calibration()
-
-
-def cross_calibrated(folds: Sequence[Fold]) -> tuple[Fold, ...]:
-    """The folds with their chances mended, each by what all others teach (`fit_calibration`).
-
-    So `reliability` and `expected_calibration_error` of what comes back judge the mending on datasets that
-    had no part in it.
-    """
-    mended = []
-    for number, fold in enumerate(folds):
-        calibration = fit_calibration([*folds[:number], *folds[number + 1 :]])
-        chances = calibration.apply(np.array(list(fold.p_best.values())))
-        mended.append(replace(fold, p_best=dict(zip(fold.p_best, chances.tolist(), strict=True))))
-    return tuple(mended)
 
 
 def prediction_set(p_best: Mapping[str, float], folds: Sequence[Fold], confidence: float) -> PredictionSet:
@@ -349,8 +259,9 @@ class _Table:
     """The folds as matrices.
 
     Attributes:
-        chances: float64, (n_folds, n_models), of the measured models, sums to 1 in each row; NaN for the
-        others. best: float64, (n_folds, n_models), 1 / (number of best models) for these, 0 for the others.
+        chances: float64, (n_folds, n_models), of the measured models, summing to 1 in each row; NaN for the
+            others.
+        best: float64, (n_folds, n_models), 1 / (number of best models) for these, 0 for the others.
     """
 
     chances: np.ndarray
@@ -359,9 +270,7 @@ class _Table:
     @staticmethod
     def of(folds: Sequence[Fold]) -> _Table:
         if not folds:
-            raise NotEnoughResults(
-                "There is no fold to learn a calibration from: hold out at least one dataset."
-            )
+            raise NotEnoughResults("There is no fold to judge chances by: hold out at least one dataset.")
         models = {model: column for column, model in enumerate(sorted({m for f in folds for m in f.p_best}))}
         chances = np.full((len(folds), len(models)), np.nan)
         best = np.zeros(chances.shape)
@@ -377,46 +286,11 @@ class _Table:
         where[np.arange(len(where)), np.nanargmax(self.chances, axis=1)] = True
         return where
 
-    def loss(self, fold: int, calibration: Calibration) -> float:
-        """The log loss of one fold's mended chances."""
-        measured = ~np.isnan(self.chances[fold])
-        mended = np.maximum(calibration.apply(self.chances[fold][measured]), LEAST_CHANCE)
-        return float(-(self.best[fold][measured] * np.log(mended)).sum())
-
-    def losses_by_temperature(self) -> np.ndarray:
-        """The log loss of each fold at each temperature, float64, (n_temperatures, n_folds)."""
-        losses = np.empty((len(TEMPERATURES), len(self.chances)))
-        for fold, (chances, best) in enumerate(zip(self.chances, self.best, strict=True)):
-            measured = ~np.isnan(chances)
-            mended = np.maximum(_tempered(chances[measured], TEMPERATURES), LEAST_CHANCE)
-            losses[:, fold] = -(np.log(mended) @ best[measured])
-        return losses
-
-    def isotonic(self, folds: np.ndarray) -> tuple[tuple[float, float], ...]:
-        """The rising line nearest to the outcomes of some folds, at least squares."""
-        from scipy.optimize import isotonic_regression
-
-        measured = ~np.isnan(self.chances[folds])
-        chances, places, pairs = np.unique(
-            self.chances[folds][measured], return_inverse=True, return_counts=True
-        )
-        outcomes = np.bincount(places, self.best[folds][measured]) / pairs
-        return tuple(
-            zip(chances.tolist(), isotonic_regression(outcomes, weights=pairs).x.tolist(), strict=True)
-        )
-
 
 def _shares(values: np.ndarray) -> np.ndarray:
     """Values as shares of their sum; equal ones where all are 0."""
     total = values.sum()
     return values / total if total > 0 else np.full(len(values), 1 / len(values))
-
-
-def _tempered(chances: np.ndarray, temperatures: np.ndarray) -> np.ndarray:
-    """Chances to the power 1/temperature, sum 1, (n_temperatures, n_models)."""
-    logs = np.log(np.maximum(chances, LEAST_CHANCE)) / temperatures[:, None]
-    powers = np.exp(logs - logs.max(axis=1, keepdims=True))
-    return powers / powers.sum(axis=1, keepdims=True)
 
 
 def _bin_numbers(chances: np.ndarray, kept: np.ndarray, bins: int) -> np.ndarray:

@@ -11,7 +11,7 @@ results nor its distances can enter.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -21,7 +21,6 @@ from matchgraph.predictor.calibration import (
     Coverage,
     PredictionSet,
     conformal_coverage,
-    fit_calibration,
     prediction_set,
 )
 from matchgraph.predictor.errors import InvalidRows, NoSimilarity, NotEnoughResults
@@ -42,14 +41,10 @@ class Confidence:
     Attributes:
         chosen: the smallest set of models that holds the best one with the confidence asked for.
         coverage: how such sets did on the other datasets, each learned from the rest; None without folds.
-        p_best: each model's chance of being the best, mended as the folds teach.
-        mending: how, see `Calibration`.
     """
 
     chosen: PredictionSet
     coverage: Coverage | None
-    p_best: Mapping[str, float]
-    mending: str
 
 
 def confidence_of(prediction: Prediction, folds: Sequence[Fold], confidence: float) -> Confidence:
@@ -61,7 +56,7 @@ def confidence_of(prediction: Prediction, folds: Sequence[Fold], confidence: flo
         confidence: that the set should have, in (0, 1).
 
     Returns:
-        The set, its measured coverage, and mended chances.
+        The set and its measured coverage.
 
     Raises:
         InvalidRows: a confidence outside (0, 1), or the dataset predicted for is among the folds.
@@ -69,13 +64,8 @@ def confidence_of(prediction: Prediction, folds: Sequence[Fold], confidence: flo
     if any(fold.dataset == prediction.dataset for fold in folds):
         raise InvalidRows(f"dataset {prediction.dataset!r} cannot teach how sure its own prediction is")
     p_best = {model.model: model.p_best for model in prediction.ranking}
-    calibration = fit_calibration(folds)
-    mended = calibration.apply(np.array(list(p_best.values())))
     return Confidence(
-        prediction_set(p_best, folds, confidence),
-        conformal_coverage(folds, confidence) if folds else None,
-        dict(zip(p_best, mended.tolist(), strict=True)),
-        calibration.mending,
+        prediction_set(p_best, folds, confidence), conformal_coverage(folds, confidence) if folds else None
     )
 
 

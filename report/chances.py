@@ -1,4 +1,4 @@
-"""Whether chances of being best come true, as predicted and mended, and whether sets hold the best model."""
+"""Whether chances of being best come true, and whether sets hold the best model."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from matchgraph.predictor.calibration import (
     Bin,
     Coverage,
     conformal_coverage,
-    cross_calibrated,
     expected_calibration_error,
     reliability,
 )
@@ -21,8 +20,6 @@ if TYPE_CHECKING:
     from matchgraph.stats.intervals import Interval
 
 CONFIDENCES = (0.8, 0.9)
-# Mending each fold by all others takes the square of their number.
-MOST_MENDED = 100
 
 
 @dataclass(frozen=True)
@@ -34,9 +31,6 @@ class Chances:
         title: its name for people.
         curve: reliability of the chances as they are.
         error: their expected calibration error.
-        mended_curve: the same of chances mended by what all other datasets teach; empty where there are too
-            many datasets to do so.
-        mended_error: their error; None with an empty curve.
         coverage: of prediction sets, by confidence.
         folds: held-out datasets.
     """
@@ -45,8 +39,6 @@ class Chances:
     title: str
     curve: tuple[Bin, ...]
     error: Interval
-    mended_curve: tuple[Bin, ...]
-    mended_error: Interval | None
     coverage: tuple[Coverage, ...]
     folds: int
 
@@ -64,14 +56,11 @@ def chances(recipe: str, folds: Sequence[Fold]) -> Chances:
     Raises:
         NotEnoughResults: there is no fold.
     """
-    mended = cross_calibrated(folds) if len(folds) <= MOST_MENDED else ()
     return Chances(
         recipe,
         recipe_title(recipe),
         reliability(folds),
         expected_calibration_error(folds),
-        reliability(mended) if mended else (),
-        expected_calibration_error(mended) if mended else None,
         tuple(conformal_coverage(folds, confidence) for confidence in CONFIDENCES),
         len(folds),
     )

@@ -221,29 +221,24 @@ def importances(study: Importances, titles: dict[str, str]) -> str | None:
 
 
 def reliability(study: Chances) -> str:
-    """How often models were the best against the chance they were given, as it was and mended."""
+    """How often models were the best against the chance they were given."""
     with drawing("reliability", width=5.6, height=4.6) as (figure, finish):
         axes = figure.subplots()
-        axes.plot([0, 1], [0, 1], color=INK, linestyle=":", linewidth=1, label="as good as its word")
-        curves = (study.curve, "as predicted"), (study.mended_curve, "mended")
-        for number, (curve, label) in enumerate(curves):
-            if not curve:
-                continue
-            predicted = [own.predicted for own in curve]
-            observed = np.array([own.observed.value for own in curve])
-            ends = np.array([[own.observed.low, own.observed.high] for own in curve])
-            axes.errorbar(
-                predicted,
-                observed,
-                # The end of an interval may lie on the other side of the share by a rounding.
-                yerr=np.abs(np.clip((ends - observed[:, None]) * [-1, 1], 0, None).T),
-                color=COLOURS[number],
-                marker=MARKERS[number],
-                linestyle=LINES[number],
-                markersize=5,
-                elinewidth=0.8,
-                label=label,
-            )
+        axes.plot([0, 1], [0, 1], color=INK, linestyle=":", linewidth=1, label="perfectly calibrated")
+        observed = np.array([own.observed.value for own in study.curve])
+        ends = np.array([[own.observed.low, own.observed.high] for own in study.curve])
+        axes.errorbar(
+            [own.predicted for own in study.curve],
+            observed,
+            # The end of an interval may lie on the other side of the share by a rounding.
+            yerr=np.abs(np.clip((ends - observed[:, None]) * [-1, 1], 0, None).T),
+            color=COLOURS[0],
+            marker=MARKERS[0],
+            linestyle=LINES[0],
+            markersize=5,
+            elinewidth=0.8,
+            label="as predicted",
+        )
         axes.set_xlim(-0.02, 1.02)
         axes.set_ylim(-0.02, 1.02)
         axes.set_xlabel("predicted chance of being the best")

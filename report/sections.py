@@ -265,9 +265,6 @@ def calibration_section(studies: Sequence[Chances]) -> Section:
     """Whether chances come true."""
     first = studies[0]
     held = first.coverage[-1]
-    lead = f"The chances of {first.title} are off by {_percent(first.error)} on average"
-    if first.mended_error is not None:
-        lead += f", and by {_percent(first.mended_error)} when they are mended"
     also = (
         f"Sets asked to hold the best model with {100 * held.confidence:.0f} % hold it on "
         f"{_percent(held.coverage)} of the datasets, with {held.size.value:.1f} models on average."
@@ -280,10 +277,10 @@ def calibration_section(studies: Sequence[Chances]) -> Section:
         "calibration",
         "Can the chances be trusted?",
         "",
-        f"{lead}.",
+        f"The chances of {first.title} are off by {_percent(first.error)} on average.",
         "Expected calibration error: mean distance of the predicted chance from how often it came true; "
-        "few datasets leave it above 0 for perfect chances too. Mended chances, and the sets of `predict "
-        "--confidence` (conformal), are learned from all other datasets and judged on the one left out. "
+        "few datasets leave it above 0 for perfect chances too. The sets of `predict --confidence` "
+        "(conformal) are learned from all other datasets and judged on the one left out. "
         f"{INTERVALS}.",
         also=also,
         drawings=(Drawing(figures.reliability(first), caption),),

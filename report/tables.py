@@ -225,7 +225,6 @@ def chances_table(studies: Sequence[Chances]) -> Table:
     columns = [
         Column("recipe", "Recipe"),
         Column("error", "Calibration error", "share"),
-        Column("mended_error", "Mended", "share"),
     ]
     for own in studies[0].coverage:
         name = f"{own.confidence:.0%}".replace("%", "")
@@ -235,7 +234,6 @@ def chances_table(studies: Sequence[Chances]) -> Table:
         (
             study.title,
             study.error,
-            study.mended_error,
             *(value for own in study.coverage for value in (own.coverage, own.size)),
         )
         for study in studies
@@ -247,16 +245,14 @@ def reliability_table(studies: Sequence[Chances]) -> Table:
     """One row for each bin of each curve."""
     columns = (
         Column("recipe", "Recipe"),
-        Column("chances", "Chances"),
         Column("predicted", "Predicted", "share"),
         Column("observed", "Observed", "share"),
         Column("pairs", "Pairs", "count"),
     )
     rows = []
     for study in studies:
-        for name, curve in (("as predicted", study.curve), ("mended", study.mended_curve)):
-            for own in curve:
-                rows.append((study.title, name, own.predicted, own.observed, own.pairs))
+        for own in study.curve:
+            rows.append((study.title, own.predicted, own.observed, own.pairs))
     return Table("reliability", columns, tuple(rows))
 
 

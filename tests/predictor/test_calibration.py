@@ -1,4 +1,4 @@
-"""Chances of being best: whether they are what they say, how they are mended, and sets that hold the best."""
+"""Chances of being best: whether they come true, and sets that hold the best."""
 
 from __future__ import annotations
 
@@ -8,11 +8,8 @@ import numpy as np
 import pytest
 
 from matchgraph.predictor.calibration import (
-    Calibration,
     conformal_coverage,
-    cross_calibrated,
     expected_calibration_error,
-    fit_calibration,
     prediction_set,
     reliability,
 )
@@ -104,66 +101,6 @@ class TestReliability:
             reliability([])
         with pytest.raises(InvalidRows, match="at least 1 bin"):
             reliability(drawn_folds(3, 0), bins=0)
-
-
-class TestCalibration:
-    @pytest.mark.parametrize(("said", "temperature"), [(too_sure, 3.0), (too_vague, 0.3)])
-    def test_the_temperature_that_was_wrong_is_found(self, said, temperature):
-        found = fit_calibration(drawn_folds(150, 2, said=said))
-        assert found.mending == "temperature"
-        assert found.temperature == pytest.approx(temperature, rel=0.25)
-
-    def test_the_mended_chances_are_right_on_datasets_that_taught_nothing(self):
-        folds = drawn_folds(40, 3, said=too_sure)
-        before, after = (expected_calibration_error(own).value for own in (folds, cross_calibrated(folds)))
-        assert after < 0.7 * before
-
-    def test_right_chances_are_hardly_touched(self):
-        folds = drawn_folds(200, 4)
-        found = fit_calibration(folds)
-        chances = np.array([0.6, 0.3, 0.1])
-        assert found.apply(chances) == pytest.approx(chances, abs=0.05)
-
-    def test_a_bend_that_no_temperature_mends(self):
-        # Whatever is likelier than 0.4 is said to be sure.
-        folds = drawn_folds(150, 5, said=lambda truth: np.where(truth > 0.4, 1e4, truth), spread=0.6)
-        found = fit_calibration(folds)
-        assert found.mending == "isotonic"
-        mended = found.apply(np.array([0.999, 0.001]))
-        assert 0.4 < mended[0] < 0.95
-
-    def test_a_fold_has_no_part_in_its_own_mending(self):
-        folds = drawn_folds(12, 6)
-        other = fold(folds[0].p_best, (min(folds[0].p_best, key=folds[0].p_best.get),))
-        assert cross_calibrated([other, *folds[1:]])[0].p_best == cross_calibrated(folds)[0].p_best
-        assert cross_calibrated([other, *folds[1:]])[1].p_best != cross_calibrated(folds)[1].p_best
-
-    @pytest.mark.parametrize(
-        "calibration",
-        [
-            Calibration(),
-            Calibration("temperature", 2.5),
-            Calibration("isotonic", line=((0.0, 0.0), (0.5, 0.9))),
-        ],
-    )
-    def test_chances_stay_chances_in_their_order(self, calibration):
-        mended = calibration.apply(np.array([0.0, 0.5, 0.3, 0.2]))
-        assert mended.sum() == pytest.approx(1)
-        assert mended[0] <= mended[3] < mended[2] < mended[1]
-        assert np.isfinite(mended).all()
-
-    def test_what_was_sure_and_failed_is_no_longer_sure(self):
-        sure = {"a": 1.0, "b": 0.0}
-        folds = [*[fold(sure, ("b",))] * 2, *[fold(sure, ("a",))] * 18]
-        assert fit_calibration(folds).apply(np.array([1.0, 0.0]))[0] == pytest.approx(0.9, abs=0.03)
-
-    def test_a_mending_must_help_datasets_that_it_was_not_learned_from(self):
-        # Vaguer chances would have helped the one that failed, but only it says so.
-        sure = {"a": 1.0, "b": 0.0}
-        assert fit_calibration([fold(sure, ("b",)), *[fold(sure, ("a",))] * 9]) == Calibration()
-
-    def test_too_few_folds_mend_nothing(self):
-        assert fit_calibration(drawn_folds(1, 0, said=too_sure)) == Calibration()
 
 
 class TestPredictionSet:

@@ -73,8 +73,6 @@ class TestConfidence:
             if model.p_best >= sure.chosen.least_chance
         )
         assert sure.coverage.coverage.count == 17
-        assert sum(sure.p_best.values()) == pytest.approx(1)
-        assert list(sure.p_best) == [model.model for model in prediction.ranking]
 
     def test_without_folds_the_set_is_all_models_and_says_why(self, zoo, gaussian):
         snapshot = zoo(n_datasets=2)
@@ -82,7 +80,6 @@ class TestConfidence:
         assert len(sure.chosen.models) == 6
         assert sure.chosen.reason.startswith("0 other datasets with results allow no confidence above 0.0%")
         assert sure.coverage is None
-        assert sure.mending == "none"
 
     def test_a_dataset_cannot_vouch_for_itself(self, zoo, gaussian):
         folds = evaluate(zoo(), gaussian, baselines=()).folds

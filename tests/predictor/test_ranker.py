@@ -103,7 +103,7 @@ class TestProbabilityBest:
         simulated = np.bincount(winners, minlength=12) / n
         assert np.abs(probability_best(distributions) - simulated).max() < 5 * np.sqrt(0.25 / n)
 
-    def test_sums_to_one_before_rounding_is_mended_for_a_large_zoo(self):
+    def test_rounding_of_sums_is_corrected_for_a_large_zoo(self):
         distributions = random_distributions(180, 10, 5)
         p_best = probability_best(distributions)
         assert p_best.sum() == pytest.approx(1, abs=1e-12)
