@@ -17,7 +17,8 @@ import numpy as np
 
 from bench.provenance import provenance
 from matchgraph.collaboration.collaborate import Collaboration
-from matchgraph.collaboration.plan import Correction, Drawing, Plan
+from matchgraph.collaboration.plan import Correction, Plan
+from matchgraph.drawing import Drawing
 from matchgraph.minizoo import ROOT
 from matchgraph.training.config import SampleConfig
 from matchgraph.training.measure.extractors import load_clip
@@ -29,7 +30,7 @@ from matchgraph.training.sampling.generate import stream_batches
 
 RESULTS = Path(__file__).parent / "results"
 PACKAGES = ("matchgraph", "torch", "diffusers")
-STUDENT, TEACHER = Drawing(2, 1.0), Drawing(8, 2.0)
+STUDENT, TEACHER = (Drawing(steps, guidance, resolution_px=32) for steps, guidance in ((2, 1.0), (8, 2.0)))
 ROLLBACK = 0.5
 
 
@@ -51,11 +52,11 @@ def main(count: int, batch_size: int, turns: int, rate: float, note: str) -> Non
     scorer = ClipScore(load_clip(clip), load_prompt_encoder(clip))
 
     def config(drawing: Drawing, n: int) -> SampleConfig:
-        return SampleConfig(n, drawing.steps, drawing.guidance, 0, 32, batch_size)
+        return SampleConfig(n, drawing, 0, batch_size)
 
     rows = []
     for name, rollback in (("regenerate", None), ("refine", ROLLBACK)):
-        plan = Plan(STUDENT, Correction(TEACHER, rollback), 0, 32, batch_size)
+        plan = Plan(STUDENT, Correction(TEACHER, rollback), 0, batch_size)
         drafts = list(stream_batches(student, None, prompts, config(STUDENT, count)))
         images = [image for batch in drafts for image in batch.images]
         scores = scorer.score(prompts, images)

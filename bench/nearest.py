@@ -17,6 +17,7 @@ import click
 import numpy as np
 
 from bench.provenance import provenance
+from matchgraph.drawing import Drawing
 from matchgraph.graphdb import prompts as prompt_level
 from matchgraph.graphdb.connection import Settings, connect
 from matchgraph.graphdb.models import Model
@@ -79,7 +80,7 @@ def main(home: Path, total: int, dimension: int, queries: int, seed: int, note: 
         MatchingGraph(runner).clear()
         MatchingGraph(runner).save_models([Model("m")])
         graph = PromptGraph(runner)
-        variants = [Variant(f"m@{steps}", "m", steps, float(steps)) for steps in (1, 4, 10, 20, 50)]
+        variants = [Variant(f"m@{steps}", "m", Drawing(steps), float(steps)) for steps in (1, 4, 10, 20, 50)]
         graph.save_variants(variants)
         began = time.perf_counter()
         for start in range(0, total, 10_000):

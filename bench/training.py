@@ -36,6 +36,7 @@ import torch
 
 from bench import plain_loop
 from bench.shapes import random_pipeline, tiny
+from matchgraph.drawing import Drawing
 from matchgraph.training.config import FineTuneConfig, SampleConfig
 from matchgraph.training.images import list_captioned_images
 from matchgraph.training.pipelines.cache import EncodingCache
@@ -165,9 +166,9 @@ def sampling_turns(
     cache = EncodingCache(scratch / "prompts", CACHE_BYTES)
     family = loaded.family
     call = {
-        "steps": config.steps or family.default_steps,
-        "guidance": family.default_guidance if config.guidance is None else config.guidance,
-        "resolution_px": config.resolution_px,
+        "steps": config.drawing.steps or family.default_steps,
+        "guidance": family.default_guidance if config.drawing.guidance is None else config.drawing.guidance,
+        "resolution_px": config.drawing.resolution_px,
     }
 
     def plain(batch_size: int) -> list[Any]:
@@ -279,9 +280,8 @@ def main(
     )
     sampling = SampleConfig(
         n=images,
-        steps=sampling_steps,
+        drawing=Drawing(sampling_steps, resolution_px=resolution),
         seed=seed,
-        resolution_px=resolution,
         batch_size=batch_size,
         precision=precision,
         device=device,

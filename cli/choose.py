@@ -330,14 +330,7 @@ def with_teacher(way: Way, distilled: Distilled | None, metric: str) -> Way:
     if way.adapter or distilled is None or distilled.tuned is None or distilled.calibration is None:
         return way
     calibration, variant = distilled.calibration, way.variant
-    drawn = (variant.steps, variant.guidance, variant.sampler, variant.resolution_px, metric)
-    if drawn != (
-        calibration.steps,
-        calibration.guidance,
-        calibration.sampler,
-        calibration.resolution_px,
-        calibration.metric,
-    ):
+    if (variant.drawing, metric) != (calibration.drawing, calibration.metric):
         return way
     gain = distilled.tuned.quality - float(np.mean(calibration.percentiles))
     return Way(variant, distilled.tuned.tflop, gain, distilled)
@@ -373,12 +366,12 @@ class Artist:
         return [one[0] for one in found], [one[1] for one in found], [one[2] for one in found]
 
     def _alone(self, way: Way, rows: Sequence[int]) -> dict[int, tuple[Image.Image, float, bool]]:
-        from matchgraph.routing.variants import sampling_of
+        from matchgraph.training.config import SampleConfig
         from matchgraph.training.pipelines.loading import opened
         from matchgraph.training.sampling.generate import stream_images
 
         variant = way.variant
-        config = sampling_of(variant, len(rows), self._seed)
+        config = SampleConfig(len(rows), variant.drawing, self._seed, BATCH)
         with opened(self._folders[variant.model], device=self._device, precision="fp32") as loaded:
             drawn = stream_images(
                 loaded,
@@ -392,7 +385,7 @@ class Artist:
     def _together(self, way: Way, rows: Sequence[int]) -> dict[int, tuple[Image.Image, float, bool]]:
         from matchgraph.collaboration.calibration import check_calibrated
         from matchgraph.collaboration.collaborate import Collaboration
-        from matchgraph.collaboration.plan import Correction, Drawing, Plan
+        from matchgraph.collaboration.plan import Correction, Plan
         from matchgraph.training.pipelines.loading import LoadedPipeline
 
         distilled = way.distilled
@@ -400,15 +393,8 @@ class Artist:
         calibration, tuned = distilled.calibration, distilled.tuned
         assert calibration is not None
         assert tuned is not None
-        how = Drawing(tuned.teacher_steps, tuned.teacher_guidance, tuned.teacher_sampler)
-        plan = Plan(
-            Drawing(calibration.steps, calibration.guidance, calibration.sampler),
-            Correction(how, tuned.rollback),
-            self._seed,
-            calibration.resolution_px,
-            BATCH,
-        )
-        check_calibrated(calibration, self._scorer, plan.student, plan.resolution_px)
+        plan = Plan(calibration.drawing, Correction(tuned.teacher, tuned.rollback), self._seed, BATCH)
+        check_calibrated(calibration, self._scorer, plan.student)
         with (
             LoadedPipeline(self._folders[distilled.student], device=self._device) as student,
             LoadedPipeline(self._folders[distilled.teacher], device=self._device) as teacher,

@@ -22,8 +22,8 @@ from matchgraph.cli.route import (
 )
 
 if TYPE_CHECKING:
-    from matchgraph.collaboration.plan import Drawing
     from matchgraph.collaboration.trials import Grid, Trials
+    from matchgraph.drawing import Drawing
     from matchgraph.graphdb.distillation import Distilled
     from matchgraph.training.measure.quality import Scorer
     from matchgraph.training.pipelines.loading import LoadedPipeline
@@ -228,7 +228,7 @@ def calibrate(
     Both are ids of models in the graph whose folders are at hand (`matchgraph ingest models FOLDER`).
     """
     from matchgraph.collaboration.calibration import calibrate as calibrated
-    from matchgraph.collaboration.plan import Drawing
+    from matchgraph.drawing import Drawing
     from matchgraph.graphdb.connection import connect
     from matchgraph.graphdb.distillation import DistillationGraph, Distilled
 
@@ -238,15 +238,14 @@ def calibrate(
             pair.student,
             scorer,
             prompts_of("validation", file),
-            Drawing(steps, guidance, sampler),
-            resolution_px=resolution_px,
+            Drawing(steps, guidance, sampler, resolution_px),
             seed=seed,
         )
     with connect() as runner:
         DistillationGraph(runner).save(Distilled(student, teacher, found))
     quartiles = {str(k): found.threshold(k) for k in (10, 25, 50, 75, 90)}
     if as_json:
-        click.echo(json.dumps({**asdict(found), "percentiles": quartiles}))
+        click.echo(json.dumps({**found.flat(), "percentiles": quartiles}))
         return
     told = ", ".join(f"{k} %: {value:.4f}" for k, value in quartiles.items())
     click.echo(f"{found.samples} images of {student} scored by {metric}: {told}.")
@@ -289,7 +288,7 @@ def tune(
     weights = aesthetic_weights, reward_weights
     with loaded_pair(student, device) as pair:
         drawing = calibrated_drawing(pair.distilled)
-        asked = grid_of(pair.distilled, (drawing,), samples=samples, seed=seed, **grid)
+        asked = grid_of((drawing,), samples=samples, seed=seed, **grid)
         trials = measured(pair, prompts_of("validation", file), asked, probe, weights, device)
     calibration = pair.distilled.calibration
     assert calibration is not None
@@ -304,16 +303,14 @@ def tune(
     tuned = Tuned(
         best.k,
         rollback,
-        how.steps,
-        how.guidance,
-        how.sampler,
+        how,
         best.tflop,
         best.quality,
     )
     with connect() as runner:
         DistillationGraph(runner).save(replace(pair.distilled, tuned=tuned))
     if as_json:
-        click.echo(json.dumps({"tuned": asdict(tuned), "frontier": rows}))
+        click.echo(json.dumps({"tuned": tuned.flat(), "frontier": rows}))
         return
     for row in rows:
         name = row["correction"] or "student alone"
@@ -391,7 +388,8 @@ def generate(
     """
     from matchgraph.collaboration.calibration import check_calibrated
     from matchgraph.collaboration.collaborate import Collaboration
-    from matchgraph.collaboration.plan import Correction, Drawing, Plan
+    from matchgraph.collaboration.plan import Correction, Plan
+    from matchgraph.drawing import Drawing
     from matchgraph.graphdb.prompts import check_prompt, prompt_id
     from matchgraph.training.images import load_rgb
     from matchgraph.training.pipelines.controlnet import controlled
@@ -416,11 +414,9 @@ def generate(
             )
         if rollback is None and not regenerate and tuned is not None:
             rollback = tuned.rollback
-        how = Drawing(
-            teacher_steps or (tuned.teacher_steps if tuned else 0),
-            tuned.teacher_guidance if tuned else None,
-            tuned.teacher_sampler if tuned else None,
-        )
+        how = tuned.teacher if tuned else Drawing(teacher_steps, resolution_px=drawing.resolution_px)
+        if teacher_steps is not None:
+            how = replace(how, steps=teacher_steps)
         if k is None:
             assert tuned is not None
             k = tuned.k
@@ -429,12 +425,11 @@ def generate(
             drawing,
             Correction(how, None if regenerate else rollback),
             seed,
-            calibration.resolution_px,
             strength=strength,
             control_scale=control_scale,
         )
         scorer = scorer_of(calibration.metric, probe, aesthetic_weights, reward_weights, device)
-        check_calibrated(calibration, scorer, plan.student, plan.resolution_px)
+        check_calibrated(calibration, scorer, plan.student)
         both = Collaboration(pair.student, pair.teacher, scorer, threshold, plan)
         pictures, controls = (
             None if path is None else [load_rgb(path)] * len(prompts) for path in (edit, control_image)
@@ -521,7 +516,7 @@ def evaluate(
     with loaded_pair(student, device) as pair:
         drawing = calibrated_drawing(pair.distilled)
         further = tuple(replace(drawing, steps=steps) for steps in student_steps if steps != drawing.steps)
-        asked = grid_of(pair.distilled, (drawing, *further), samples=samples, seed=seed, **grid)
+        asked = grid_of((drawing, *further), samples=samples, seed=seed, **grid)
         tuned_on, test = (
             measured(pair, prompts_of(split, file), asked, probe, weights, device)
             for split, file in (("validation", tune_file), ("test", test_file))
@@ -568,7 +563,6 @@ def command_given(context: click.Context) -> str:
 def calibrated_drawing(distilled: Distilled) -> Drawing:
     """How the student draws: as it was calibrated."""
     from matchgraph.collaboration.errors import NotCalibrated
-    from matchgraph.collaboration.plan import Drawing
 
     calibration = distilled.calibration
     if calibration is None:
@@ -576,11 +570,10 @@ def calibrated_drawing(distilled: Distilled) -> Drawing:
             f"{distilled.student!r} is not calibrated: run `matchgraph collaborate calibrate "
             f"{distilled.student} {distilled.teacher}`."
         )
-    return Drawing(calibration.steps, calibration.guidance, calibration.sampler)
+    return calibration.drawing
 
 
 def grid_of(
-    distilled: Distilled,
     students: tuple[Drawing, ...],
     *,
     teacher_steps: tuple[int, ...],
@@ -592,15 +585,15 @@ def grid_of(
     seed: int,
 ) -> Grid:
     """What is tried, as the options say."""
-    from matchgraph.collaboration.plan import Drawing
     from matchgraph.collaboration.trials import Grid
+    from matchgraph.drawing import Drawing
 
-    assert distilled.calibration is not None
+    resolution_px = students[0].resolution_px
     teachers, refiners = (
-        tuple(Drawing(steps, teacher_guidance, teacher_sampler) for steps in some)
+        tuple(Drawing(steps, teacher_guidance, teacher_sampler, resolution_px) for steps in some)
         for some in (teacher_steps, refine_steps)
     )
-    return Grid(students, teachers, rollbacks, refiners, samples, seed, distilled.calibration.resolution_px)
+    return Grid(students, teachers, rollbacks, refiners, samples, seed)
 
 
 def correction_of(name: str | None, grid: Grid) -> tuple[float | None, Drawing]:
@@ -609,9 +602,9 @@ def correction_of(name: str | None, grid: Grid) -> tuple[float | None, Drawing]:
         if refinement.id == name:
             return refinement.rollback, refinement.drawing
     for teacher in grid.teachers:
-        if name == f"regenerate@{teacher.id}":
+        if name == f"regenerate@{teacher.name}":
             return None, teacher
-    return None, min((*grid.teachers, *grid.refiners), key=lambda drawing: drawing.steps)
+    return None, min((*grid.teachers, *grid.refiners), key=lambda drawing: drawing.steps or 0)
 
 
 def measured(
@@ -633,7 +626,7 @@ def measured(
     assert calibration is not None
     metrics = dict.fromkeys([calibration.metric, "clip_score", "sharpness"])
     scorers = load_scorers(list(metrics), probe, *weights, device)
-    check_calibrated(calibration, scorers[0], grid.students[0], grid.resolution_px)
+    check_calibrated(calibration, scorers[0], grid.students[0])
     folder = settings_from_environment().home / FOLDER / pair.distilled.student
 
     def told(name: str, done: int, total: int) -> None:

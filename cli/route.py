@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -190,7 +190,7 @@ def variants(
             )
         graph.save_variants(made)
     if as_json:
-        click.echo(json.dumps([asdict(variant) for variant in made]))
+        click.echo(json.dumps([variant.flat() for variant in made]))
         return
     for variant in made:
         click.echo(f"{variant.id}: {variant.tflop:.4g} TFLOP an image")

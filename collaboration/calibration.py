@@ -10,13 +10,14 @@ Source:
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from matchgraph.collaboration.collaborate import scores_of
 from matchgraph.collaboration.errors import CalibrationDiffers, NoTrials
-from matchgraph.collaboration.plan import Drawing
+from matchgraph.drawing import Drawing
 from matchgraph.graphdb.distillation import PERCENTILES, Calibration
 
 if TYPE_CHECKING:
@@ -32,7 +33,6 @@ def calibrate(
     prompts: Sequence[str],
     drawing: Drawing,
     *,
-    resolution_px: int,
     seed: int = 0,
     on_progress: Callable[[int, int], None] = lambda *_: None,
 ) -> Calibration:
@@ -42,8 +42,7 @@ def calibrate(
         student: the student's pipeline.
         scorer: the oracle.
         prompts: that stand for those to come.
-        drawing: how the student draws.
-        resolution_px: side of the images.
+        drawing: how the student draws; its steps are given.
         seed: of the noise.
         on_progress: told how many images are scored, of how many.
 
@@ -51,17 +50,12 @@ def calibrate(
         NoTrials: there are no prompts, or no image could be scored.
     """
     from matchgraph.graphdb.prompts import prompt_id
+    from matchgraph.training.config import SampleConfig
     from matchgraph.training.sampling.generate import stream_batches
 
     if not prompts:
         raise NoTrials("There are no prompts to calibrate on: add some with `matchgraph route prompts`.")
-    config = drawing.sampling(
-        len(prompts),
-        seed=seed,
-        resolution_px=resolution_px,
-        batch_size=BATCH,
-        precision=student.precision,
-    )
+    config = SampleConfig(len(prompts), drawing, seed, BATCH, student.precision)
     values: list[float] = []
     seen = 0
     numbers = [f"{prompt_id(prompt)}-0" for prompt in prompts]
@@ -76,33 +70,23 @@ def calibrate(
     return Calibration(
         scorer.metric,
         scorer.hash,
-        drawing.steps,
-        drawing.guidance,
-        drawing.sampler,
-        resolution_px,
+        drawing,
         len(values),
         tuple(percentiles.tolist()),
     )
 
 
-def check_calibrated(calibration: Calibration, scorer: Scorer, drawing: Drawing, resolution_px: int) -> None:
+def check_calibrated(calibration: Calibration, scorer: Scorer, drawing: Drawing) -> None:
     """Refuse a threshold that was calibrated under other settings.
 
     Raises:
         CalibrationDiffers: a setting is another one; the message names it.
     """
-    now = {
-        "metric": scorer.metric,
-        "scorer": scorer.hash,
-        "steps": drawing.steps,
-        "guidance": drawing.guidance,
-        "sampler": drawing.sampler,
-        "resolution_px": resolution_px,
-    }
+    before = {"metric": calibration.metric, "scorer": calibration.scorer, **asdict(calibration.drawing)}
+    now = {"metric": scorer.metric, "scorer": scorer.hash, **asdict(drawing)}
     for name, value in now.items():
-        before = getattr(calibration, name)
-        if before != value:
+        if before[name] != value:
             raise CalibrationDiffers(
-                f"The threshold was calibrated with {name} {before}, not {value}: use that, or run "
+                f"The threshold was calibrated with {name} {before[name]}, not {value}: use that, or run "
                 "`matchgraph collaborate calibrate` again."
             )

@@ -15,13 +15,14 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 from matchgraph.collaboration.errors import InvalidPlan
-from matchgraph.collaboration.plan import Drawing, Plan, price
+from matchgraph.collaboration.plan import Plan, price
 from matchgraph.training.errors import TrainingError, first_line
 
 if TYPE_CHECKING:
     import torch
     from PIL import Image
 
+    from matchgraph.drawing import Drawing
     from matchgraph.training.measure.quality import Scorer
     from matchgraph.training.pipelines.encoding import PromptRows
     from matchgraph.training.pipelines.loading import LoadedPipeline
@@ -127,8 +128,8 @@ class Collaboration:
         # Encoders are as a rule the teacher's own, and then prompts need to be encoded only once.
         self._encoder = {student: student, teacher: student if encode_alike(student, teacher) else teacher}
         self.through_pixels = not share_latents(student, teacher)
-        self.student_tflop = price(student, plan.student, plan.resolution_px)
-        self.teacher_tflop = price(teacher, plan.correction.drawing, plan.resolution_px)
+        self.student_tflop = price(student, plan.student)
+        self.teacher_tflop = price(teacher, plan.correction.drawing)
 
     def generate(
         self,
@@ -265,16 +266,11 @@ class Collaboration:
         places: Sequence[int],
         start: Start | None,
     ) -> Generator[Batch, None, None]:
+        from matchgraph.training.config import SampleConfig
         from matchgraph.training.sampling.generate import stream_batches
 
         plan = self.plan
-        config = drawing.sampling(
-            len(places),
-            seed=plan.seed,
-            resolution_px=plan.resolution_px,
-            batch_size=plan.batch_size,
-            precision=loaded.precision,
-        )
+        config = SampleConfig(len(places), drawing, plan.seed, plan.batch_size, loaded.precision)
         controls = asked.controls if self._steered[loaded] else None
         return stream_batches(
             loaded,

@@ -2,63 +2,15 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from matchgraph.collaboration.errors import InvalidPlan
+from matchgraph.drawing import Drawing
 
 if TYPE_CHECKING:
-    from matchgraph.training.config import SampleConfig
     from matchgraph.training.pipelines.loading import LoadedPipeline
-
-
-@dataclass(frozen=True)
-class Drawing:
-    """How a model draws.
-
-    Attributes:
-        steps: denoising steps that it makes.
-        guidance: guidance scale; None for the pipeline's own.
-        sampler: class of diffusers' scheduler; None for the pipeline's own.
-    """
-
-    steps: int
-    guidance: float | None = None
-    sampler: str | None = None
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.steps, int) or isinstance(self.steps, bool) or self.steps < 1:
-            raise InvalidPlan(f"Steps must be a whole number of at least 1, got {self.steps!r}.")
-        if self.guidance is not None and not (math.isfinite(self.guidance) and self.guidance >= 0):
-            raise InvalidPlan(f"Guidance must be a number of at least 0, got {self.guidance!r}.")
-
-    @property
-    def id(self) -> str:
-        """Its name, in which only what is not the pipeline's own is named: `4`, `10-DDIM-g7.5`."""
-        parts = [str(self.steps)]
-        if self.sampler is not None:
-            parts.append(self.sampler.removesuffix("Scheduler"))
-        if self.guidance is not None:
-            parts.append(f"g{self.guidance:g}")
-        return "-".join(parts)
-
-    def sampling(
-        self, count: int, *, seed: int, resolution_px: int, batch_size: int, precision: str
-    ) -> SampleConfig:
-        """How so many images are drawn; see `training.config.SampleConfig`."""
-        from matchgraph.training.config import SampleConfig
-
-        return SampleConfig(
-            n=count,
-            steps=self.steps,
-            guidance=self.guidance,
-            seed=seed,
-            resolution_px=resolution_px,
-            batch_size=batch_size,
-            precision=precision,
-            sampler=self.sampler,
-        )
 
 
 @dataclass(frozen=True)
@@ -66,7 +18,7 @@ class Correction:
     """What the teacher does to an image that was rejected.
 
     Attributes:
-        drawing: how it draws.
+        drawing: how it draws; its steps are given.
         rollback: share of its schedule that it draws anew from the student's image (refinement); None to
             begin with noise alone (regeneration).
 
@@ -85,7 +37,7 @@ class Correction:
     def id(self) -> str:
         """Its name: `regenerate@10`, `refine-0.5@4`."""
         how = "regenerate" if self.rollback is None else f"refine-{self.rollback:g}"
-        return f"{how}@{self.drawing.id}"
+        return f"{how}@{self.drawing.name}"
 
 
 @dataclass(frozen=True)
@@ -93,10 +45,9 @@ class Plan:
     """How student and teacher work together.
 
     Attributes:
-        student: how the student draws.
-        correction: what the teacher does.
+        student: how the student draws; its steps are given.
+        correction: what the teacher does, at the student's resolution.
         seed: decides all noise: with an image's number the student's, the teacher's and that of refinement.
-        resolution_px: side of the images.
         batch_size: images drawn at a time, by either.
         strength: of pictures to edit, the share of the schedule that is drawn anew; None to draw from noise.
         control_scale: what a ControlNet's residuals are multiplied by, where there is one.
@@ -105,7 +56,6 @@ class Plan:
     student: Drawing
     correction: Correction
     seed: int = 0
-    resolution_px: int = 512
     batch_size: int = 8
     strength: float | None = None
     control_scale: float = 1.0
@@ -113,9 +63,27 @@ class Plan:
     def __post_init__(self) -> None:
         if self.strength is not None and not 0 < self.strength < 1:
             raise InvalidPlan(f"The strength of an edit must be above 0 and below 1, got {self.strength!r}.")
+        check_drawings([self.student, self.correction.drawing])
+
+    @property
+    def resolution_px(self) -> int:
+        """Side of the images of both."""
+        return self.student.resolution_px
 
 
-def price(loaded: LoadedPipeline, drawing: Drawing, resolution_px: int) -> float:
+def check_drawings(drawings: Sequence[Drawing]) -> None:
+    """Make sure that student and teacher can pass images to each other, and that their steps can be counted.
+
+    Raises:
+        InvalidPlan: resolutions differ, or a number of steps is missing.
+    """
+    if any(drawing.steps is None for drawing in drawings):
+        raise InvalidPlan("Student and teacher need a number of steps each.")
+    if len(sides := {drawing.resolution_px for drawing in drawings}) > 1:
+        raise InvalidPlan(f"Student and teacher must draw at one resolution, got {sorted(sides)} pixels.")
+
+
+def price(loaded: LoadedPipeline, drawing: Drawing) -> float:
     """TFLOP of the denoiser for one image, as candidates of routing are priced, and of a ControlNet that
     steers it.
 
@@ -125,7 +93,6 @@ def price(loaded: LoadedPipeline, drawing: Drawing, resolution_px: int) -> float
     Args:
         loaded: the pipeline.
         drawing: how it draws; of a refinement, the steps that are made.
-        resolution_px: side of the image.
 
     Raises:
         TrainingError: the folder cannot be priced.
@@ -134,6 +101,10 @@ def price(loaded: LoadedPipeline, drawing: Drawing, resolution_px: int) -> float
 
     controlnet = loaded.pipe.components.get("controlnet")
     profile = PipelineProfiler(loaded.folder, None if controlnet is None else controlnet.config).price(
-        steps=drawing.steps, guidance=drawing.guidance, resolution_px=resolution_px, sampler=drawing.sampler
+        steps=drawing.steps,
+        guidance=drawing.guidance,
+        resolution_px=drawing.resolution_px,
+        sampler=drawing.sampler,
+        cache_interval=drawing.cache_interval,
     )
     return float(profile.parts["denoising"] + profile.parts["control"])

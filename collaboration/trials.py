@@ -19,7 +19,8 @@ import numpy as np
 
 from matchgraph.collaboration.collaborate import share_latents
 from matchgraph.collaboration.errors import InvalidPlan, NoTrials
-from matchgraph.collaboration.plan import Correction, Drawing, price
+from matchgraph.collaboration.plan import Correction, check_drawings, price
+from matchgraph.drawing import Drawing
 from matchgraph.progress import Progress
 
 if TYPE_CHECKING:
@@ -31,9 +32,7 @@ if TYPE_CHECKING:
     from matchgraph.training.sampling.generate import Batch
 
 BATCH = 32
-SAVED = "matchgraph-trial-2"
-
-# Told a column's id, and how many are measured of how many.
+SAVED = "matchgraph-trial-3"
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,7 +101,6 @@ class Grid:
         refiners: drawings of the teacher in refinement.
         samples: images of each prompt.
         seed: of the noise.
-        resolution_px: side of the images.
     """
 
     students: tuple[Drawing, ...]
@@ -111,11 +109,16 @@ class Grid:
     refiners: tuple[Drawing, ...]
     samples: int = 1
     seed: int = 0
-    resolution_px: int = 512
 
     def __post_init__(self) -> None:
         if not self.students or not (self.teachers or self.refinements):
             raise InvalidPlan("At least one drawing of the student and one correction are needed.")
+        check_drawings([*self.students, *self.teachers, *self.refiners])
+
+    @property
+    def resolution_px(self) -> int:
+        """Side of all images."""
+        return self.students[0].resolution_px
 
     @property
     def refinements(self) -> tuple[Correction, ...]:
@@ -162,12 +165,13 @@ def measure(
         "scorers": sorted(scorer.hash for scorer in scorers),
         "extractor": extractor.hash,
         "prompts": hashlib.sha256(json.dumps(list(prompts)).encode()).hexdigest(),
-        **{name: getattr(grid, name) for name in ("samples", "seed", "resolution_px")},
+        "samples": grid.samples,
+        "seed": grid.seed,
     }
     bench = _Bench(student, teacher, scorers, extractor, tuple(prompts), grid, folder, facts)
     wanted: list[tuple[str, LoadedPipeline, Drawing, float | None]] = [
-        *((f"student@{drawing.id}", student, drawing, None) for drawing in grid.students),
-        *((f"teacher@{drawing.id}", teacher, drawing, None) for drawing in grid.teachers),
+        *((f"student@{drawing.name}", student, drawing, None) for drawing in grid.students),
+        *((f"teacher@{drawing.name}", teacher, drawing, None) for drawing in grid.teachers),
         *((one.id, teacher, one.drawing, one.rollback) for one in grid.refinements),
     ]
     columns: dict[str, Column] = {}
@@ -217,7 +221,7 @@ class _Bench:
             tensors = self._drawn(loaded, drawing, rollback)
             self._write(path, tensors, {"trial": json.dumps({"id": name, **facts})})
         scores = {scorer.metric: tensors[f"score/{scorer.metric}"] for scorer in self._scorers}
-        tflop = price(loaded, drawing, self._grid.resolution_px)
+        tflop = price(loaded, drawing)
         return Column(
             name,
             drawing.steps,
@@ -247,6 +251,7 @@ class _Bench:
     def _batch(
         self, loaded: LoadedPipeline, drawing: Drawing, rollback: float | None, places: range
     ) -> Batch:
+        from matchgraph.training.config import SampleConfig
         from matchgraph.training.pipelines.rollback import Start
         from matchgraph.training.sampling.generate import start_with, stream_batches
 
@@ -257,13 +262,7 @@ class _Bench:
         def batch(
             model: LoadedPipeline, how: Drawing, start: Start | None = None, *, follow: bool = False
         ) -> Batch:
-            config = how.sampling(
-                len(texts),
-                seed=grid.seed,
-                resolution_px=grid.resolution_px,
-                batch_size=len(texts),
-                precision=model.precision,
-            )
+            config = SampleConfig(len(texts), how, grid.seed, len(texts), model.precision)
             [drawn] = stream_batches(model, None, texts, config, numbers=numbers, start=start, follow=follow)
             return drawn
 

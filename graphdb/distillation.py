@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from matchgraph.drawing import Drawing
 from matchgraph.graphdb import queries
 from matchgraph.graphdb.errors import InvalidValue, NodeNotFound
 from matchgraph.graphdb.models import check_metric_name, check_number
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from matchgraph.graphdb.runner import Runner
 
 PERCENTILES = 101
+# What the properties of the teacher's drawing begin with.
+TEACHER = "teacher_"
 
 
 @dataclass(frozen=True)
@@ -30,33 +33,37 @@ class Calibration:
     Attributes:
         metric: name of the quality metric that is the oracle.
         scorer: its hash.
-        steps: the student's denoising steps.
-        guidance: its guidance scale; None for the pipeline's own.
-        sampler: class of its scheduler; None for the pipeline's own.
-        resolution_px: side of its images.
+        drawing: how the student drew them; its steps are known.
         samples: how many images were scored.
         percentiles: the scores' 0th to 100th.
     """
 
     metric: str
     scorer: str
-    steps: int
-    guidance: float | None
-    sampler: str | None
-    resolution_px: int
+    drawing: Drawing
     samples: int
     percentiles: tuple[float, ...]
 
     def __post_init__(self) -> None:
         check_metric_name(self.metric)
-        for name in ("steps", "resolution_px", "samples"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise InvalidValue(f"Calibration: {name} is {value!r}: at least 1 is needed.")
+        if self.drawing.steps is None:
+            raise InvalidValue("Calibration: the student's number of steps is missing.")
+        if isinstance(self.samples, bool) or not isinstance(self.samples, int) or self.samples < 1:
+            raise InvalidValue(f"Calibration: samples is {self.samples!r}: at least 1 is needed.")
         values = tuple(check_number(value, f"Calibration: {self.metric}") for value in self.percentiles)
         if len(values) != PERCENTILES or any(low > high for low, high in pairwise(values)):
             raise InvalidValue(f"Calibration: {PERCENTILES} ascending percentiles are needed.")
         object.__setattr__(self, "percentiles", values)
+
+    def flat(self) -> dict[str, Any]:
+        """All values by name, those of the drawing beside the others."""
+        return {
+            "metric": self.metric,
+            "scorer": self.scorer,
+            **asdict(self.drawing),
+            "samples": self.samples,
+            "percentiles": list(self.percentiles),
+        }
 
     def threshold(self, k: float) -> float:
         """The k-th percentile: minus infinity for 0, which accepts all, and infinity for 100, which none.
@@ -78,24 +85,32 @@ class Tuned:
     Attributes:
         k: percentile of the student's scores below which the teacher steps in.
         rollback: of refinement; None to regenerate.
-        teacher_steps: the teacher's denoising steps.
-        teacher_guidance: its guidance scale; None for the pipeline's own.
-        teacher_sampler: class of its scheduler; None for the pipeline's own.
+        teacher: how the teacher draws; its steps are known.
         tflop: to expect of an image, on average.
         quality: likewise, by the oracle.
     """
 
     k: float
     rollback: float | None
-    teacher_steps: int
-    teacher_guidance: float | None
-    teacher_sampler: str | None
+    teacher: Drawing
     tflop: float
     quality: float
 
     def __post_init__(self) -> None:
         for name in ("k", "tflop", "quality"):
             object.__setattr__(self, name, check_number(getattr(self, name), f"Tuned: {name}"))
+        if self.teacher.steps is None:
+            raise InvalidValue("Tuned: the teacher's number of steps is missing.")
+
+    def flat(self) -> dict[str, Any]:
+        """All values by name, those of the teacher's drawing as `teacher_steps` and so on.
+
+        The resolution is left out: it is the student's.
+        """
+        drawing = {TEACHER + name: value for name, value in asdict(self.teacher).items()}
+        del drawing[TEACHER + "resolution_px"]
+        numbers = {"k": self.k, "rollback": self.rollback, "tflop": self.tflop, "quality": self.quality}
+        return {**numbers, **drawing}
 
 
 @dataclass(frozen=True)
@@ -119,6 +134,13 @@ class Distilled:
             raise InvalidValue(f"{self.student!r} cannot be distilled from itself.")
         if self.tuned is not None and self.calibration is None:
             raise InvalidValue(f"{self.student!r} is tuned and not calibrated.")
+        if self.tuned is not None and self.calibration is not None:
+            sides = self.tuned.teacher.resolution_px, self.calibration.drawing.resolution_px
+            if sides[0] != sides[1]:
+                raise InvalidValue(
+                    f"The teacher of {self.student!r} draws {sides[0]} pixels and the student {sides[1]}: "
+                    "both must be the same."
+                )
 
 
 class DistillationGraph:
@@ -147,8 +169,7 @@ class DistillationGraph:
         properties: dict[str, Any] = {"key": key}
         for part in (distilled.calibration, distilled.tuned):
             if part is not None:
-                values = {name: value for name, value in asdict(part).items() if value is not None}
-                properties |= {n: list(v) if isinstance(v, tuple) else v for n, v in values.items()}
+                properties |= {name: value for name, value in part.flat().items() if value is not None}
         self._runner.write(
             queries.load("distillation/save"),
             student=distilled.student,
@@ -163,12 +184,28 @@ class DistillationGraph:
         if not rows:
             return None
         properties = rows[0]["properties"]
-        calibration = _built(Calibration, properties) if "percentiles" in properties else None
-        tuned = _built(Tuned, properties) if "k" in properties else None
-        return Distilled(student, rows[0]["teacher"], calibration, tuned)
+        return Distilled(student, rows[0]["teacher"], *_from_flat(properties))
 
 
-def _built(kind: type[Any], properties: Mapping[str, Any]) -> Any:
-    names = kind.__dataclass_fields__
-    values = {name: properties.get(name) for name in names}
-    return kind(**{n: tuple(v) if isinstance(v, list) else v for n, v in values.items()})
+def _from_flat(properties: Mapping[str, Any]) -> tuple[Calibration | None, Tuned | None]:
+    """What `flat` gave of both; a property that is missing stands for None, or for no caching."""
+    if "percentiles" not in properties:
+        return None, None
+
+    def drawing(prefix: str) -> Drawing:
+        given = {name: properties.get(prefix + name) for name in ("steps", "guidance", "sampler")}
+        interval = properties.get(prefix + "cache_interval", 1)
+        return Drawing(**given, resolution_px=properties["resolution_px"], cache_interval=interval)
+
+    calibration = Calibration(
+        properties["metric"],
+        properties["scorer"],
+        drawing(""),
+        properties["samples"],
+        tuple(properties["percentiles"]),
+    )
+    if "k" not in properties:
+        return calibration, None
+    rollback = properties.get("rollback")
+    numbers = properties["tflop"], properties["quality"]
+    return calibration, Tuned(properties["k"], rollback, drawing(TEACHER), *numbers)

@@ -14,11 +14,12 @@ import hashlib
 import json
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 import numpy as np
 
+from matchgraph.drawing import Drawing
 from matchgraph.graphdb import queries
 from matchgraph.graphdb.errors import InvalidValue, MixedExtractors, NodeNotFound
 from matchgraph.graphdb.models import Property, check_id, check_metric_name, check_number, checked_properties
@@ -112,36 +113,39 @@ class Variant:
     Attributes:
         id: its name, unique in the graph.
         model: the model's id.
-        steps: denoising steps.
+        drawing: how it draws; its steps are known.
         tflop: what one image costs, above 0.
-        sampler: class of the scheduler; None for the model's own.
-        guidance: classifier-free guidance scale; None for the model family's own.
-        resolution_px: side of its images.
-        cache_interval: with DeepCache, the steps from one whole pass to the next; 1 without.
     """
 
     id: str
     model: str
-    steps: int
+    drawing: Drawing
     tflop: float
-    sampler: str | None = None
-    guidance: float | None = None
-    resolution_px: int = 512
-    cache_interval: int = 1
 
     def __post_init__(self) -> None:
         check_id(self.id, "variant")
         check_id(self.model, "model")
         what = f"Variant {self.id!r}"
-        for name in ("steps", "resolution_px", "cache_interval"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise InvalidValue(f"{what}: {name} is {value!r}: a whole number of at least 1 is needed.")
+        if self.drawing.steps is None:
+            raise InvalidValue(f"{what}: its number of steps is missing.")
         object.__setattr__(self, "tflop", check_number(self.tflop, f"{what}: tflop"))
         if self.tflop <= 0:
             raise InvalidValue(f"{what}: tflop is {self.tflop:g}: it must be above 0.")
-        if self.guidance is not None:
-            object.__setattr__(self, "guidance", check_number(self.guidance, f"{what}: guidance"))
+
+    def flat(self) -> dict[str, Any]:
+        """All values by name, those of the drawing beside the others, for a node or a row."""
+        return {"id": self.id, "model": self.model, **asdict(self.drawing), "tflop": self.tflop}
+
+    @classmethod
+    def from_flat(cls, values: Mapping[str, Any]) -> Variant:
+        """The reverse of `flat`; what is missing takes the default of `Drawing`.
+
+        Raises:
+            InvalidValue: the id, the model, the cost or the number of steps cannot be used.
+            InvalidDrawing: another value of the drawing cannot be used.
+        """
+        drawing = {name: values[name] for name in Drawing.__dataclass_fields__ if name in values}
+        return cls(values["id"], values["model"], Drawing(**drawing), values["tflop"])
 
 
 @dataclass(frozen=True)
@@ -295,7 +299,14 @@ class PromptGraph:
             )
         self._write(
             "prompts/save-variants",
-            [{"id": v.id, "model": v.model, "properties": _variant_properties(v)} for v in variants],
+            [
+                {
+                    "id": variant.id,
+                    "model": variant.model,
+                    "properties": {name: value for name, value in variant.flat().items() if name != "model"},
+                }
+                for variant in variants
+            ],
         )
 
     def save_scores(self, scores: Iterable[Score]) -> None:
@@ -335,7 +346,7 @@ class PromptGraph:
     def variants(self) -> list[Variant]:
         """All variants, by cost and id."""
         rows = self._runner.read(queries.load("prompts/variants"))
-        found = [Variant(**{**row["properties"], "model": row["model"]}) for row in rows]
+        found = [Variant.from_flat({**row["properties"], "model": row["model"]}) for row in rows]
         return sorted(found, key=lambda variant: (variant.tflop, variant.id))
 
     def metrics(self) -> dict[str, int]:
@@ -428,18 +439,6 @@ class PromptGraph:
 
 def _batches(rows: Sequence[dict[str, Any]]) -> list[Sequence[dict[str, Any]]]:
     return [rows[start : start + BATCH_ROWS] for start in range(0, len(rows), BATCH_ROWS)]
-
-
-def _variant_properties(variant: Variant) -> dict[str, Any]:
-    return {
-        "id": variant.id,
-        "steps": variant.steps,
-        "tflop": variant.tflop,
-        "sampler": variant.sampler,
-        "guidance": variant.guidance,
-        "resolution_px": variant.resolution_px,
-        "cache_interval": variant.cache_interval,
-    }
 
 
 @dataclass

@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from matchgraph.graphdb.prompts import prompt_id
-from matchgraph.routing.variants import sampling_of
 
 if TYPE_CHECKING:
     from matchgraph.graphdb.prompts import Variant
     from matchgraph.routing.router import Decision
+
+# Images drawn at a time.
+BATCH = 32
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,7 @@ def draw(
     Yields:
         What was drawn, as soon as it is there; by model, not in the order of the prompts.
     """
+    from matchgraph.training.config import SampleConfig
     from matchgraph.training.pipelines.loading import opened
     from matchgraph.training.sampling.generate import stream_images
 
@@ -68,7 +71,7 @@ def draw(
             for variant in dict.fromkeys(variant for variant in chosen if variant.model == model):
                 rows = [row for row, own in enumerate(chosen) if own == variant]
                 texts = [prompts[row] for row in rows]
-                config = sampling_of(variant, len(texts), seed)
+                config = SampleConfig(len(texts), variant.drawing, seed, BATCH)
                 numbers = [f"{prompt_id(text)}-0" for text in texts]
                 images = stream_images(loaded, None, texts, config, numbers=numbers)
                 for row, image in zip(rows, images, strict=True):

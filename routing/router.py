@@ -220,7 +220,7 @@ class Router:
         return Decision(
             variant.id,
             variant.model,
-            variant.steps,
+            variant.drawing.steps,
             float(quality[chosen]),
             variant.tflop,
             lam,

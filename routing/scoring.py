@@ -14,7 +14,6 @@ import numpy as np
 
 from matchgraph.graphdb.prompts import Prompt, PromptGraph, Score, Variant
 from matchgraph.progress import Progress
-from matchgraph.routing.variants import sampling_of
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -24,8 +23,8 @@ if TYPE_CHECKING:
 # CATImage, section 5.2.
 SAMPLES = 4
 CHUNK = 64
-
-# Told the variant, how many of its prompts are scored, and of how many.
+# Images drawn at a time.
+BATCH = 32
 
 
 def score_variants(
@@ -60,6 +59,7 @@ def score_variants(
     Source:
         CATImage, section 3.2 (the mean over S images stands for the expectation) and 5.2 (S = 4).
     """
+    from matchgraph.training.config import SampleConfig
     from matchgraph.training.pipelines.loading import opened
     from matchgraph.training.sampling.generate import stream_images
 
@@ -77,7 +77,7 @@ def score_variants(
                 for start in range(0, len(wanted), CHUNK):
                     chunk = wanted[start : start + CHUNK]
                     texts = [prompt.text for prompt in chunk for _ in range(samples)]
-                    config = sampling_of(variant, len(texts), seed)
+                    config = SampleConfig(len(texts), variant.drawing, seed, BATCH)
                     numbers = [image_number(prompt, place) for prompt in chunk for place in range(samples)]
                     images = list(stream_images(loaded, None, texts, config, numbers=numbers))
                     graph.save_scores(scores_of(variant, chunk, texts, images, scorers))

@@ -4,30 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
+from matchgraph.drawing import Drawing
 from matchgraph.graphdb.prompts import Variant
-
-if TYPE_CHECKING:
-    from matchgraph.training.config import SampleConfig
-
-BATCH = 32
-
-
-def variant_id(
-    model: str, steps: int, sampler: str | None = None, guidance: float | None = None, cache_interval: int = 1
-) -> str:
-    """A variant's id, in which only what is not the model's own is named: `sdxl@20`, `sdxl@50-DDIM-g7.5`,
-    `sdxl@50-cache3`.
-    """
-    parts = [str(steps)]
-    if sampler is not None:
-        parts.append(sampler.removesuffix("Scheduler"))
-    if guidance is not None:
-        parts.append(f"g{guidance:g}")
-    if cache_interval > 1:
-        parts.append(f"cache{cache_interval}")
-    return f"{model}@{'-'.join(parts)}"
 
 
 def variants_of(
@@ -41,6 +20,8 @@ def variants_of(
     cache_interval: int = 1,
 ) -> list[Variant]:
     """Make candidates of a model, priced from its configuration.
+
+    A candidate's id names the model and what is not the model's own: `sdxl@20`, `sdxl@50-DDIM-g7.5`.
 
     An image costs what the denoiser's calls do, classifier-free guidance included and the products within
     fused attention left out (protocol `paper` of `training.pipelines.profile`): text encoders and VAE cost
@@ -74,38 +55,6 @@ def variants_of(
             sampler=sampler,
             cache_interval=cache_interval,
         )
-        made.append(
-            Variant(
-                variant_id(model, count, sampler, guidance, cache_interval),
-                model,
-                count,
-                profile.parts["denoising"],
-                sampler,
-                guidance,
-                profile.resolution_px,
-                cache_interval,
-            )
-        )
+        drawing = Drawing(count, guidance, sampler, profile.resolution_px, cache_interval)
+        made.append(Variant(f"{model}@{drawing.name}", model, drawing, profile.parts["denoising"]))
     return made
-
-
-def sampling_of(variant: Variant, count: int, seed: int) -> SampleConfig:
-    """How a candidate draws.
-
-    Args:
-        variant: the candidate.
-        count: images.
-        seed: of their noise.
-    """
-    from matchgraph.training.config import SampleConfig
-
-    return SampleConfig(
-        count,
-        variant.steps,
-        variant.guidance,
-        seed,
-        variant.resolution_px,
-        BATCH,
-        sampler=variant.sampler,
-        cache_interval=variant.cache_interval,
-    )

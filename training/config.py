@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from matchgraph.drawing import Drawing
 from matchgraph.training.errors import InvalidConfig
 
 # Name -> torch's.
@@ -91,40 +92,27 @@ class SampleConfig:
 
     Attributes:
         n: number of images; image i is drawn for prompt i modulo their number.
-        steps: denoising steps; None takes the family's default, of a student 4.
-        guidance: classifier-free guidance scale, 1 or less for none; None takes the family's default, of a
-            student 1, as guidance is inside.
+        drawing: how each is drawn.
         seed: with an image's number it decides that image's noise, whatever the batch size.
-        resolution_px: side of the images.
         batch_size: images drawn at a time.
         precision: `fp32`, `bf16` or `fp16`.
         device: `auto` or a torch device name.
-        sampler: class of diffusers' scheduler to draw with; None for the pipeline's own.
-        cache_interval: see `training.pipelines.samplers.caching`.
     """
 
     n: int
-    steps: int | None = None
-    guidance: float | None = None
+    drawing: Drawing = field(default_factory=Drawing)
     seed: int = 42
-    resolution_px: int = 512
     batch_size: int = 8
     precision: str = "fp32"
     device: str = "auto"
-    sampler: str | None = None
-    cache_interval: int = 1
 
     def __post_init__(self) -> None:
-        for name in ("n", "resolution_px", "batch_size", "cache_interval", "steps"):
+        for name in ("n", "batch_size"):
             value = getattr(self, name)
-            if name == "steps" and value is None:
-                continue
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise InvalidConfig(f"{name} must be a whole number of at least 1, got {value!r}.")
         if not isinstance(self.seed, int) or not 0 <= self.seed < 2**63:
             raise InvalidConfig(f"seed must be a whole number from 0 to 2^63 - 1, got {self.seed!r}.")
-        if self.guidance is not None and not (math.isfinite(self.guidance) and self.guidance >= 0):
-            raise InvalidConfig(f"guidance must be at least 0, got {self.guidance!r}.")
         if self.precision not in PRECISIONS:
             raise InvalidConfig(f"precision must be one of {', '.join(PRECISIONS)}, got {self.precision!r}.")
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any
 
+from matchgraph.drawing import Drawing
 from matchgraph.graphdb.models import check_metric_name
 from matchgraph.ingest.errors import ConfigChanged, IngestError
 from matchgraph.ingest.tables.datasets import METRIC, MINIMUM_IMAGES
@@ -40,6 +41,7 @@ class RunConfig:
     Raises:
         IngestError: fewer than two samples, or no metric, or one that is named twice.
         InvalidConfig: another value is out of its range.
+        InvalidDrawing: likewise, of how samples are drawn.
 
     Source:
         Match & Choose, section 5.1, "Setup": 10,000 steps, batch 8, learning rate 1e-5 with AdamW, LoRA,
@@ -99,10 +101,8 @@ class RunConfig:
 
         return SampleConfig(
             n=self.samples,
-            steps=self.sampling_steps,
-            guidance=self.guidance,
+            drawing=Drawing(self.sampling_steps, self.guidance, resolution_px=self.resolution_px),
             seed=self.seed,
-            resolution_px=self.resolution_px,
             batch_size=self.batch_size,
             precision=self.precision,
             device=device,

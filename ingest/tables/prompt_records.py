@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from matchgraph.drawing import InvalidDrawing
 from matchgraph.graphdb.errors import GraphError
 from matchgraph.graphdb.models import INTEGER_RANGE, check_metric_name
 from matchgraph.graphdb.prompts import SPLITS, Prompt, Score, Variant, check_prompt, prompt_id
@@ -220,7 +221,7 @@ def _write_prompts(folder: Path, prompts: Sequence[Prompt]) -> None:
 
 
 def _write_variants(path: Path, variants: Sequence[Variant]) -> None:
-    rows = [{**vars(variant), "variant": variant.id} for variant in variants]
+    rows = [{**variant.flat(), "variant": variant.id} for variant in variants]
     write_table(path, (*VARIANT_COLUMNS, "cache_interval"), rows)
 
 
@@ -350,14 +351,18 @@ def _read_variants(path: Path, models: Collection[str]) -> tuple[Variant, ...]:
             continue
         try:
             variants.append(
-                Variant(
-                    id=row.cells["variant"],
-                    model=row.cells["model"],
-                    sampler=row.cells["sampler"] or None,
-                    **{"steps": 0, "tflop": 0.0, **given},
+                Variant.from_flat(
+                    {
+                        "id": row.cells["variant"],
+                        "model": row.cells["model"],
+                        "sampler": row.cells["sampler"] or None,
+                        "steps": 0,
+                        "tflop": 0.0,
+                        **given,
+                    }
                 )
             )
-        except GraphError as error:
+        except (GraphError, InvalidDrawing) as error:
             table.problem(row.line, str(error).rstrip("."), "correct the row")
     table.settle(skip_bad=False)
     return tuple(variants)

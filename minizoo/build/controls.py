@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from matchgraph.drawing import Drawing
 from matchgraph.minizoo import ROOT
 from matchgraph.minizoo.build.icons import WORK
 from matchgraph.training.config import SampleConfig
@@ -148,10 +149,8 @@ def evaluate(
         for count in steps:
             sampling = SampleConfig(
                 n=len(images),
-                steps=count,
-                guidance=guidance,
+                drawing=Drawing(count, guidance, resolution_px=CONFIG.resolution_px),
                 seed=seed,
-                resolution_px=CONFIG.resolution_px,
                 batch_size=32,
                 device="cpu",
             )

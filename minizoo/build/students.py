@@ -20,6 +20,7 @@ from typing import Any
 
 import click
 
+from matchgraph.drawing import Drawing
 from matchgraph.minizoo import ROOT
 from matchgraph.minizoo.build.errors import StageNotReady
 from matchgraph.minizoo.build.export import (
@@ -217,7 +218,11 @@ def measure(student: Student, root: Path = ROOT) -> dict[str, Any]:
 
     def drawn(loaded: LoadedPipeline, steps: int, guidance: float, seed: int) -> list[Any]:
         config = SampleConfig(
-            len(prompts), steps, guidance, seed, TRAINING_RESOLUTION_PX, batch_size=50, device="cpu"
+            len(prompts),
+            Drawing(steps, guidance, resolution_px=TRAINING_RESOLUTION_PX),
+            seed,
+            batch_size=50,
+            device="cpu",
         )
         return sample_images(loaded, None, prompts, config)
 

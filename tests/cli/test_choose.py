@@ -14,23 +14,24 @@ from click.testing import CliRunner
 
 from matchgraph.cli.choose import Way, adapters_of, plans, with_teacher
 from matchgraph.cli.main import matchgraph
+from matchgraph.drawing import Drawing
 from matchgraph.graphdb.distillation import Calibration, Distilled, Tuned
 from matchgraph.graphdb.prompts import Variant
 from matchgraph.minizoo import ROOT
 from matchgraph.routing.errors import BudgetTooSmall
 
 VARIANTS = (
-    Variant("student@1", "student", 1, 1.0, None, 1.0, 32),
-    Variant("big@4", "big", 4, 4.0),
-    Variant("other@4", "other", 4, 4.0),
-    Variant("big@20", "big", 20, 20.0),
+    Variant("student@1", "student", Drawing(1, 1.0, resolution_px=32), 1.0),
+    Variant("big@4", "big", Drawing(4), 4.0),
+    Variant("other@4", "other", Drawing(4), 4.0),
+    Variant("big@20", "big", Drawing(20), 20.0),
 )
 # Of the chosen models the student is good for the first half of the prompts, big@4 for the second.
 QUALITY = np.array([[0.6, 0.5, 0.9, 0.7]] * 4 + [[0.1, 0.5, 0.9, 0.6]] * 4)
 CALIBRATION = Calibration(
-    "clip_score", "0" * 16, 1, 1.0, None, 32, 100, tuple(np.linspace(0, 0.8, 101).tolist())
+    "clip_score", "0" * 16, Drawing(1, 1.0, resolution_px=32), 100, tuple(np.linspace(0, 0.8, 101).tolist())
 )
-TUNED = Tuned(50.0, 0.5, 4, None, None, 2.0, 0.65)
+TUNED = Tuned(50.0, 0.5, Drawing(4, resolution_px=32), 2.0, 0.65)
 STUDENT = Distilled("student", "big", CALIBRATION, TUNED)
 
 
@@ -110,7 +111,9 @@ def test_a_student_drawn_otherwise_has_no_teacher(changed: dict[str, Any]) -> No
     way = Way(VARIANTS[0], 1.0)
     assert with_teacher(way, STUDENT, "clip_score").distilled == STUDENT
     assert with_teacher(way, STUDENT, "sharpness") == way
-    other = replace(STUDENT, calibration=replace(CALIBRATION, **changed))
+    drawing = replace(CALIBRATION.drawing, **changed)
+    tuned = replace(TUNED, teacher=replace(TUNED.teacher, resolution_px=drawing.resolution_px))
+    other = replace(STUDENT, calibration=replace(CALIBRATION, drawing=drawing), tuned=tuned)
     assert with_teacher(way, other, "clip_score") == way
 
 

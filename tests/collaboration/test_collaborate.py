@@ -11,7 +11,8 @@ from PIL import Image, ImageOps
 
 from matchgraph.collaboration.collaborate import Collaboration, Outcome, scores_of, share_latents
 from matchgraph.collaboration.errors import InvalidPlan
-from matchgraph.collaboration.plan import Correction, Drawing, Plan, price
+from matchgraph.collaboration.plan import Correction, Plan, price
+from matchgraph.drawing import Drawing
 from matchgraph.minizoo import ROOT
 from matchgraph.training.config import SampleConfig
 from matchgraph.training.errors import InvalidConfig
@@ -31,8 +32,8 @@ PROMPTS = [
         "clock, object",
     )
 ]
-STUDENT, TEACHER = Drawing(2, 1.0), Drawing(4, 3.0)
-PLAN = Plan(STUDENT, Correction(TEACHER), seed=3, resolution_px=32, batch_size=2)
+STUDENT, TEACHER = (Drawing(*how, resolution_px=32) for how in ((2, 1.0), (4, 3.0)))
+PLAN = Plan(STUDENT, Correction(TEACHER), seed=3, batch_size=2)
 REFINE = replace(PLAN, correction=Correction(TEACHER, 0.5))
 
 
@@ -44,7 +45,7 @@ def run(
 
 
 def alone(loaded, drawing: Drawing) -> list[Image.Image]:
-    config = SampleConfig(len(PROMPTS), drawing.steps, drawing.guidance, PLAN.seed, 32, PLAN.batch_size)
+    config = SampleConfig(len(PROMPTS), drawing, PLAN.seed, PLAN.batch_size)
     return sample_images(loaded, None, PROMPTS, config)
 
 
@@ -82,11 +83,11 @@ def test_only_the_rejected_go_on(pipelines, scorer, plan):
     assert [outcome.decision for outcome in mixed] == [corrected if no else "accepted" for no in rejected]
     # Average steps and cost are the student's and the rate times the teacher's.
     assert np.mean([outcome.steps for outcome in mixed]) == pytest.approx(2 + 2 / 5 * 4)
-    student = price(pipelines["tiny-vega"], STUDENT, 32)
-    teacher = price(pipelines["tiny-sdxl"], TEACHER, 32)
+    student = price(pipelines["tiny-vega"], STUDENT)
+    teacher = price(pipelines["tiny-sdxl"], TEACHER)
     assert np.mean([outcome.tflop for outcome in mixed]) == pytest.approx(student + 2 / 5 * teacher)
     # Guidance takes a second pass.
-    assert teacher == pytest.approx(2 * price(pipelines["tiny-sdxl"], Drawing(4, 1.0), 32))
+    assert teacher == pytest.approx(2 * price(pipelines["tiny-sdxl"], replace(TEACHER, guidance=1.0)))
 
 
 def test_a_small_rollback_leaves_the_students_image(pipelines, scorer):
@@ -135,7 +136,7 @@ def test_the_seed_decides_and_the_batch_does_not(pipelines, scorer):
 
 
 def test_editing_starts_both_from_the_picture(pipelines, scorer):
-    pictures = alone(pipelines["tiny-sdxl"], Drawing(8, 3.0))
+    pictures = alone(pipelines["tiny-sdxl"], replace(TEACHER, steps=8))
     for threshold in (float("-inf"), float("inf")):
         slight, strong = (
             run(pipelines, scorer, threshold, replace(PLAN, strength=strength), pictures=pictures)
@@ -160,7 +161,7 @@ def test_a_controlnet_steers_both_and_is_paid_for(pipelines, scorer):
     squares = [Image.new("RGB", (24 - 4 * place,) * 2, "white") for place in range(len(PROMPTS))]
     edges = [canny(ImageOps.expand(square, (32 - square.width) // 2)) for square in squares]
     both = [pipelines[name] for name in ("tiny-juggernaut", "tiny-sdxl")]
-    plain = [price(loaded, TEACHER, 32) for loaded in both]
+    plain = [price(loaded, TEACHER) for loaded in both]
     options = {"student": "tiny-juggernaut", "controls": edges}
     plan = replace(PLAN, student=TEACHER)
 
@@ -175,14 +176,14 @@ def test_a_controlnet_steers_both_and_is_paid_for(pipelines, scorer):
         with pytest.raises(InvalidPlan, match="To steer"):
             run(pipelines, scorer, 0.0, student="tiny-juggernaut")
         # A ControlNet is half a U-Net and more.
-        first, second = (price(each, TEACHER, 32) for each in both)
+        first, second = (price(each, TEACHER) for each in both)
         assert 1.2 < first / plain[0] < 2
         for threshold, loaded, tflop in (
             (float("-inf"), both[0], first),
             (float("inf"), both[1], first + second),
         ):
             made = run(pipelines, scorer, threshold, plan, **options)
-            config = TEACHER.sampling(len(PROMPTS), seed=3, resolution_px=32, batch_size=2, precision="fp32")
+            config = SampleConfig(len(PROMPTS), TEACHER, 3, 2)
             assert all(same(made, stream_images(loaded, None, PROMPTS, config, controls=edges)))
             assert made[0].tflop == pytest.approx(tflop)
         loose = run(pipelines, scorer, float("inf"), replace(plan, control_scale=0.0), **options)
@@ -255,14 +256,18 @@ def test_what_a_user_can_put_right_is_said(pipelines, scorer):
         run(pipelines, scorer, 0.0, teacher="tiny-vega")
     with pytest.raises(InvalidPlan, match="5 prompts and 1 numbers"):
         run(pipelines, scorer, 0.0, numbers=[1])
+    odd, teacher = (replace(each, resolution_px=30) for each in (STUDENT, TEACHER))
+    with pytest.raises(InvalidPlan, match="one resolution"):
+        replace(PLAN, student=odd)
     with pytest.raises(InvalidConfig, match="multiple of"):
-        run(pipelines, scorer, 0.0, replace(PLAN, resolution_px=30))
-    plan = replace(PLAN, correction=Correction(Drawing(4, 3.0, "PNDMScheduler"), 0.5))
+        run(pipelines, scorer, 0.0, replace(PLAN, student=odd, correction=Correction(teacher)))
+    with pytest.raises(InvalidPlan, match="number of steps"):
+        replace(PLAN, student=Drawing(resolution_px=32))
+    plan = replace(PLAN, correction=Correction(replace(TEACHER, sampler="PNDMScheduler"), 0.5))
     with pytest.raises(InvalidConfig, match="cannot begin"):
         run(pipelines, scorer, float("inf"), plan)
-    for wrong in (lambda: Drawing(0), lambda: Drawing(1, float("nan")), lambda: Correction(TEACHER, 1.0)):
-        with pytest.raises(InvalidPlan):
-            wrong()
+    with pytest.raises(InvalidPlan, match="rollback"):
+        Correction(TEACHER, 1.0)
 
 
 def test_scores_are_the_scorers(pipelines):
@@ -272,6 +277,5 @@ def test_scores_are_the_scorers(pipelines):
 
 
 def test_ids_name_what_is_not_the_pipelines_own():
-    assert Drawing(4).id == "4"
     assert Correction(Drawing(10, 7.5, "DDIMScheduler"), 0.5).id == "refine-0.5@10-DDIM-g7.5"
     assert Correction(Drawing(10)).id == "regenerate@10"

@@ -13,14 +13,16 @@ from hypothesis import strategies as st
 
 from matchgraph.collaboration.collaborate import Collaboration
 from matchgraph.collaboration.errors import InvalidPlan, NoTrials
-from matchgraph.collaboration.plan import Correction, Drawing, Plan
+from matchgraph.collaboration.plan import Correction, Plan
 from matchgraph.collaboration.trials import Column, Grid, Trials, measure
 from matchgraph.collaboration.tuning import best_for, choices, frontier, rejected
+from matchgraph.drawing import Drawing
 from matchgraph.training.measure.quality import Sharpness
 
 PROMPTS = [f"noto style, {thing}" for thing in ("red apple, food and drink", "cat, animal", "clock, object")]
-TEACHER = Drawing(3, 3.0)
-GRID = Grid((Drawing(1, 1.0), Drawing(2, 1.0)), (TEACHER,), (0.5,), (Drawing(2, 3.0),), 2, 7, 32)
+STUDENTS = tuple(Drawing(steps, 1.0, resolution_px=32) for steps in (1, 2))
+TEACHER, REFINER = (Drawing(steps, 3.0, resolution_px=32) for steps in (3, 2))
+GRID = Grid(STUDENTS, (TEACHER,), (0.5,), (REFINER,), 2, 7)
 
 
 @pytest.fixture(scope="module")
@@ -69,8 +71,8 @@ def test_what_is_there_is_not_drawn_again(pipelines, scorer, extractor, kept, tr
 def test_a_choice_comes_true(pipelines, scorer, trials, correction):
     """Drawn for real, a choice has the quality and the cost that the trials say."""
     [choice] = [c for c in choices(trials, "clip_score") if c.correction == correction and c.k == 50]
-    rollback, drawing = (None, TEACHER) if "regen" in correction else (0.5, Drawing(2, 3.0))
-    plan = Plan(Drawing(1, 1.0), Correction(drawing, rollback), seed=7, resolution_px=32, batch_size=6)
+    rollback, drawing = (None, TEACHER) if "regen" in correction else (0.5, REFINER)
+    plan = Plan(STUDENTS[0], Correction(drawing, rollback), seed=7, batch_size=6)
     both = Collaboration(pipelines["tiny-vega"], pipelines["tiny-sdxl"], scorer, choice.threshold, plan)
     from matchgraph.graphdb.prompts import prompt_id
 

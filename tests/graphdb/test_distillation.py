@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from matchgraph.drawing import Drawing
 from matchgraph.graphdb import queries
 from matchgraph.graphdb.distillation import Calibration, DistillationGraph, Distilled, Tuned
 from matchgraph.graphdb.errors import InvalidValue, NodeNotFound
@@ -15,9 +16,9 @@ from matchgraph.graphdb.repository import MatchingGraph
 from matchgraph.graphdb.runner import Runner
 
 CALIBRATION = Calibration(
-    "clip_score", "0" * 16, 4, 1.0, None, 512, 200, tuple(np.linspace(-1, 1, 101).tolist())
+    "clip_score", "0" * 16, Drawing(4, 1.0), 200, tuple(np.linspace(-1, 1, 101).tolist())
 )
-TUNED = Tuned(40.0, 0.5, 10, None, "DPMSolverMultistepScheduler", 0.01, 0.3)
+TUNED = Tuned(40.0, 0.5, Drawing(10, sampler="DPMSolverMultistepScheduler"), 0.01, 0.3)
 
 
 @pytest.fixture
@@ -27,7 +28,7 @@ def students(graph: MatchingGraph, runner: Runner) -> DistillationGraph:
 
 
 @pytest.mark.parametrize("calibration", [None, CALIBRATION])
-@pytest.mark.parametrize("tuned", [None, TUNED, replace(TUNED, rollback=None, teacher_sampler=None)])
+@pytest.mark.parametrize("tuned", [None, TUNED, replace(TUNED, rollback=None, teacher=Drawing(2, 3.0))])
 def test_what_is_saved_comes_back(
     students: DistillationGraph, calibration: Calibration | None, tuned: Tuned | None
 ) -> None:

@@ -18,6 +18,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import pytest
 
+from matchgraph.drawing import Drawing
 from matchgraph.graphdb import queries
 from matchgraph.graphdb.distillation import DistillationGraph, Distilled
 from matchgraph.graphdb.errors import NodeNotFound, ParameterInvalid, UnknownMetric
@@ -325,7 +326,9 @@ def test_edges_of_a_band_are_paths(ask: Ask) -> None:
 
 def test_every_query_reads_only_and_runs_with_its_defaults(ask: Ask, runner: Runner) -> None:
     prompts = PromptGraph(runner)
-    prompts.save_variants([Variant(f"alpha@{steps}", "alpha", steps, float(steps)) for steps in (1, 9)])
+    prompts.save_variants(
+        [Variant(f"alpha@{steps}", "alpha", Drawing(steps), float(steps)) for steps in (1, 9)]
+    )
     prompt = Prompt("a bird", "train", "clip", np.array([1.0]))
     prompts.save_prompts([prompt])
     prompts.save_scores(

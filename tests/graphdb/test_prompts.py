@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from matchgraph.drawing import Drawing
 from matchgraph.graphdb import prompts as module
 from matchgraph.graphdb.errors import InvalidValue, MixedExtractors, NodeNotFound
 from matchgraph.graphdb.explore import explore
@@ -20,7 +21,10 @@ from matchgraph.graphdb.prompts import (
 from matchgraph.graphdb.repository import MatchingGraph
 from matchgraph.graphdb.runner import Runner
 
-VARIANTS = (Variant("m@1", "m", 1, 0.5), Variant("m@20-DDIM", "m", 20, 10.0, "DDIMScheduler", 7.5, 256))
+VARIANTS = (
+    Variant("m@1", "m", Drawing(1), 0.5),
+    Variant("m@20-DDIM", "m", Drawing(20, 7.5, "DDIMScheduler", 256), 10.0),
+)
 
 
 def prompts_at(points: np.ndarray, splits: str = "", probe: str = "probe") -> list[Prompt]:
@@ -125,8 +129,8 @@ def test_only_prompts_to_learn_from_are_neighbours(prompt_graph: PromptGraph, ru
 
 
 def test_a_variant_moves_to_another_model_as_a_whole(prompt_graph: PromptGraph, runner: Runner) -> None:
-    prompt_graph.save_variants([Variant("m@1", "other", 2, 1.0)])
-    assert prompt_graph.variants()[0] == Variant("m@1", "other", 2, 1.0)
+    prompt_graph.save_variants([Variant("m@1", "other", Drawing(2), 1.0)])
+    assert prompt_graph.variants()[0] == Variant("m@1", "other", Drawing(2), 1.0)
     assert runner.read("MATCH (:Variant {id: 'm@1'})-[e:OF]->() RETURN count(e) AS n") == [{"n": 1}]
 
 
@@ -136,7 +140,7 @@ def test_what_does_not_fit_is_refused_and_nothing_is_written(prompt_graph: Promp
     with pytest.raises(MixedExtractors, match="different probes"):
         prompt_graph.save_prompts(prompts_at(np.eye(3), probe="another"))
     with pytest.raises(NodeNotFound, match="no model 'gone'"):
-        prompt_graph.save_variants([Variant("g@1", "gone", 1, 1.0)])
+        prompt_graph.save_variants([Variant("g@1", "gone", Drawing(1), 1.0)])
     with pytest.raises(NodeNotFound, match="no variant 'm@9'"):
         prompt_graph.save_scores([score("m@1", prompts[0], 0.1), score("m@9", prompts[0], 0.1)])
     stray = Prompt("not saved", "train", "probe", np.eye(2)[0])
@@ -164,16 +168,14 @@ def test_any_other_text_is_a_prompt() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"steps": 0}, "steps is 0"),
-        ({"steps": True}, "steps is True"),
+        ({"drawing": Drawing()}, "number of steps"),
         ({"tflop": 0.0}, "must be above 0"),
         ({"tflop": float("nan")}, "tflop"),
-        ({"guidance": float("inf")}, "guidance"),
     ],
 )
 def test_variants_have_sound_numbers(change: dict, message: str) -> None:
     with pytest.raises(InvalidValue, match=message):
-        Variant(**{"id": "v", "model": "m", "steps": 1, "tflop": 1.0, **change})
+        Variant(**{"id": "v", "model": "m", "drawing": Drawing(1), "tflop": 1.0, **change})
 
 
 @pytest.mark.parametrize("embedding", [[], [[1.0]], [0.5, 0.5], [float("nan"), 1.0]])

@@ -12,6 +12,7 @@ import pytest
 from huggingface_hub import ModelCard
 from markdown_it import MarkdownIt
 
+from matchgraph.drawing import Drawing
 from matchgraph.ingest.runs.cards import write_model_card
 from matchgraph.training.pipelines.families import FAMILIES
 from tests.ingest.conftest import write_images
@@ -96,7 +97,7 @@ def test_the_code_draws_what_the_run_drew(
         method=method,
     )
     trained = fine_tune(base, images, config, tmp_path / "run")
-    drawn = SampleConfig(n=1, steps=2, guidance=2.0, resolution_px=size, device="cpu")
+    drawn = SampleConfig(n=1, drawing=Drawing(2, 2.0, resolution_px=size), device="cpu")
     expected = sample_images(base, trained.adapter, ["a cat"], drawn)[0]
 
     told = record(str(base))

@@ -13,6 +13,7 @@ from click.testing import CliRunner, Result
 from safetensors.numpy import load_file, save_file
 
 from matchgraph.cli.main import matchgraph
+from matchgraph.drawing import Drawing
 from matchgraph.graphdb.errors import MixedExtractors
 from matchgraph.graphdb.models import Model
 from matchgraph.graphdb.prompts import Prompt, PromptGraph, Score, Variant, prompt_id
@@ -47,10 +48,10 @@ TEXTS = (
     "never scored",
 )
 VARIANTS = (
-    Variant("m@1", "m", 1, 0.1 + 0.2),
-    Variant('m@20-DDIM-g7.5, "old"', "m", 20, 10.0, "DDIMScheduler", 7.5, 256),
-    Variant(f"{HOSTILE}@50-cache3", HOSTILE, 50, 1e-7, None, None, 1024, 3),
-    Variant("n@1", "n", 1, 0.25),
+    Variant("m@1", "m", Drawing(1), 0.1 + 0.2),
+    Variant('m@20-DDIM-g7.5, "old"', "m", Drawing(20, 7.5, "DDIMScheduler", 256), 10.0),
+    Variant(f"{HOSTILE}@50-cache3", HOSTILE, Drawing(50, resolution_px=1024, cache_interval=3), 1e-7),
+    Variant("n@1", "n", Drawing(1), 0.25),
 )
 CLIP, OTHER = "78f51468e0451540", "0000000000000017"
 
@@ -197,9 +198,9 @@ def test_what_a_table_cannot_keep_is_refused_and_nothing_is_written(
     unusual: list[tuple[PromptRecords, str]] = [
         (replace(whole, prompts=(replace(first, properties={"a": ["b"]}), *others)), "Prompt"),
         (replace(whole, prompts=(replace(first, properties={"year": "2024"}), *others)), "2024"),
-        (replace(whole, variants=(*whole.variants, Variant("m@1__std", "m", 1, 1.0))), "m@1__std"),
-        (replace(whole, variants=(*whole.variants, Variant("prompt", "m", 1, 1.0))), "prompt"),
-        (replace(whole, variants=(*whole.variants, Variant(" spaced ", "m", 1, 1.0))), "spaced"),
+        (replace(whole, variants=(*whole.variants, Variant("m@1__std", "m", Drawing(1), 1.0))), "m@1__std"),
+        (replace(whole, variants=(*whole.variants, Variant("prompt", "m", Drawing(1), 1.0))), "prompt"),
+        (replace(whole, variants=(*whole.variants, Variant(" spaced ", "m", Drawing(1), 1.0))), "spaced"),
         (replace(whole, variants=whole.variants[:1]), "A score is"),
     ]
     for records, message in unusual:

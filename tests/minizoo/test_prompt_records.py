@@ -10,7 +10,7 @@ from matchgraph.ingest.tables.prompt_records import PromptRecords, read_prompt_r
 from matchgraph.minizoo import ROOT
 from matchgraph.routing.prompts import split, texts_of, unlike
 from matchgraph.routing.scoring import SAMPLES, image_number, scores_of
-from matchgraph.routing.variants import sampling_of
+from matchgraph.training.config import SampleConfig
 from matchgraph.training.measure.extractors import load_clip
 from matchgraph.training.measure.prompts import PromptEncoder, load_prompt_encoder
 from matchgraph.training.measure.quality import ClipScore, Sharpness
@@ -64,7 +64,7 @@ def test_scores_come_out_again(records: PromptRecords, encoder: PromptEncoder) -
     for variant in chance.sample(cheap, 3):
         chosen = chance.sample(records.prompts, 2)
         texts = [prompt.text for prompt in chosen for _ in range(SAMPLES)]
-        config = sampling_of(variant, len(texts), 0)
+        config = SampleConfig(len(texts), variant.drawing, 0, 32)
         numbers = [image_number(prompt, place) for prompt in chosen for place in range(SAMPLES)]
         with LoadedPipeline(ROOT / "models" / variant.model, device="cpu") as loaded:
             images = list(stream_images(loaded, None, texts, config, numbers=numbers))

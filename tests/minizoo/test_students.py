@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from matchgraph.drawing import Drawing
 from matchgraph.minizoo import ROOT
 from matchgraph.minizoo.build.errors import StageNotReady
 from matchgraph.minizoo.build.export import shared_parts
@@ -64,7 +65,7 @@ def test_a_shipped_students_one_step_is_nearer_to_its_teachers_many(student: Stu
     prompts = held_out_prompts()[:PROMPTS]
 
     def drawn(loaded: LoadedPipeline, steps: int, guidance: float) -> np.ndarray:
-        config = SampleConfig(PROMPTS, steps, guidance, seed=3, resolution_px=32, device="cpu")
+        config = SampleConfig(PROMPTS, Drawing(steps, guidance, resolution_px=32), seed=3, device="cpu")
         images = sample_images(loaded, None, prompts, config)
         return np.stack([np.asarray(image, dtype=np.float64) for image in images])
 

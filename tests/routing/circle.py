@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
+from matchgraph.drawing import Drawing
 from matchgraph.graphdb.prompts import Variant
 from matchgraph.training.measure.prompts import EncodedPrompts
 
-VARIANTS = tuple(Variant(f"m-{steps}", "m", steps, float(steps)) for steps in (1, 4, 20))
+VARIANTS = tuple(Variant(f"m-{steps}", "m", Drawing(steps), float(steps)) for steps in (1, 4, 20))
 
 
 def points(count: int, seed: int = 0) -> tuple[np.ndarray, EncodedPrompts]:

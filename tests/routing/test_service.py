@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from fastapi.testclient import TestClient
 
+from matchgraph.drawing import Drawing
 from matchgraph.graphdb.connection import Settings, connect
 from matchgraph.graphdb.models import Model
 from matchgraph.graphdb.prompts import MAX_PROMPT_CHARACTERS, Prompt, PromptGraph, Score, Variant
@@ -32,7 +33,7 @@ from matchgraph.routing.store import RouterStore
 from matchgraph.training.measure.prompts import PromptEncoder, load_prompt_encoder
 
 CLIP = ROOT / "probes" / "clip"
-VARIANTS = [Variant(f"m@{steps}", "m", steps, float(steps)) for steps in (1, 4, 20)]
+VARIANTS = [Variant(f"m@{steps}", "m", Drawing(steps), float(steps)) for steps in (1, 4, 20)]
 SUBJECTS = ("cat", "dog", "apple", "car", "house", "tree", "clock", "flag", "fish", "star")
 COLOURS = ("red", "green", "blue", "white", "black", "golden", "pink", "grey")
 

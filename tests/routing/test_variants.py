@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from matchgraph.drawing import Drawing
 from matchgraph.minizoo import ROOT
 from matchgraph.routing.variants import variants_of
 from matchgraph.training.config import SampleConfig
@@ -33,7 +34,7 @@ PRINTED = {9: 107.73, 10: 119.70, 20: 239.40, 22: 263.34, 50: 598.50, 65: 778.05
 )
 def test_sdxl_costs_what_the_paper_says(how: dict, printed: dict[int, float]) -> None:
     variants = variants_of("sdxl", SDXL, list(printed), **{"resolution_px": 1024, **how})
-    assert {variant.steps: variant.tflop for variant in variants} == {
+    assert {variant.drawing.steps: variant.tflop for variant in variants} == {
         steps: pytest.approx(tflop, rel=0.005) for steps, tflop in printed.items()
     }
 
@@ -43,14 +44,14 @@ def test_ids_name_what_is_not_the_models_own() -> None:
     assert [variant.id for variant in own] == ["sdxl@1", "sdxl@20"]
     [other] = variants_of("sdxl", SDXL, [50], sampler="DDIMScheduler", guidance=7.5, cache_interval=3)
     assert other.id == "sdxl@50-DDIM-g7.5-cache3"
-    assert (other.sampler, other.guidance, other.cache_interval) == ("DDIMScheduler", 7.5, 3)
+    assert other.drawing == Drawing(50, 7.5, "DDIMScheduler", own[0].drawing.resolution_px, 3)
 
 
 def test_caching_changes_images_a_little_and_only_while_it_is_on() -> None:
     prompts = ["a red apple, food and drink"] * 2
 
     def drawn(loaded: object, interval: int) -> np.ndarray:
-        config = SampleConfig(2, 6, 2.0, 0, 32, 2, cache_interval=interval)
+        config = SampleConfig(2, Drawing(6, 2.0, resolution_px=32, cache_interval=interval), 0, 2)
         return np.stack(
             [np.asarray(image, dtype=float) for image in sample_images(loaded, None, prompts, config)]
         )

@@ -13,6 +13,7 @@ import pytest
 import torch
 from filelock import FileLock
 
+from matchgraph.drawing import Drawing
 from matchgraph.training.config import FineTuneConfig, SampleConfig
 from matchgraph.training.errors import InvalidConfig
 from matchgraph.training.files import SCRATCH_PREFIX
@@ -169,7 +170,7 @@ SD = {"steps": 2, "batch_size": 4, "learning_rate": 1e-2, "rank": 2, "resolution
 def test_runs_are_the_same_with_and_without(tiny_folder, dataset, tmp_path, monkeypatch, limit):
     cache = EncodingCache(tmp_path / "cache", limit)
     config = FineTuneConfig(**SD)
-    sampling = SampleConfig(n=2, steps=2, resolution_px=32, device="cpu")
+    sampling = SampleConfig(n=2, drawing=Drawing(2, resolution_px=32), device="cpu")
     with LoadedPipeline(tiny_folder("sd"), device="cpu") as loaded:
 
         def run(name: str, given: EncodingCache | None) -> tuple[Any, bytes]:

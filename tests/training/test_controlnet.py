@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from matchgraph.drawing import Drawing
 from matchgraph.minizoo.build.controls import CONFIG as SHIPPED_CONFIG
 from matchgraph.minizoo.build.controls import SHIPPED, TEACHER, evaluate, held_out
 from matchgraph.training.config import SampleConfig
@@ -46,7 +47,7 @@ from tests.training import tiny
 
 FAMILIES = ("sd", "sdxl")
 PROMPTS = ("a cat", "dogs", "a sea")
-SAMPLING = SampleConfig(n=3, steps=3, guidance=4.0, resolution_px=32, batch_size=3, device="cpu")
+SAMPLING = SampleConfig(n=3, drawing=Drawing(3, 4.0, resolution_px=32), batch_size=3, device="cpu")
 CONFIG = ControlConfig(steps=4, batch_size=2, learning_rate=1e-2, resolution_px=32, device="cpu")
 
 

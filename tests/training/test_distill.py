@@ -16,6 +16,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from matchgraph.drawing import Drawing
 from matchgraph.training.config import DistillConfig, SampleConfig
 from matchgraph.training.errors import (
     BadPipeline,
@@ -64,7 +65,7 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
 
 def draw(model: LoadedPipeline, **options: Any) -> np.ndarray:
     wanted: dict[str, Any] = {"steps": 2, "guidance": 1.0, "resolution_px": 64} | options
-    images = sample_images(model, None, PROMPTS[:2], SampleConfig(n=2, **wanted))
+    images = sample_images(model, None, PROMPTS[:2], SampleConfig(n=2, drawing=Drawing(**wanted)))
     return np.stack([np.asarray(image, dtype=np.float64) for image in images])
 
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
+from matchgraph.drawing import Drawing
 from matchgraph.training.config import FineTuneConfig, SampleConfig
 from matchgraph.training.errors import BadDataset, BadImage, InvalidConfig, NonFiniteLoss
 from matchgraph.training.pipelines.adapters import ADAPTER_FILE, attach_adapter, detach_adapter
@@ -92,7 +93,7 @@ def test_one_seed_gives_one_file_and_no_trace_in_the_pipeline(loaded, tiny_folde
 
 def test_the_adapter_starts_as_no_change(loaded, dataset, tmp_path):
     one = loaded["sd"]
-    sampling = SampleConfig(n=1, steps=2, resolution_px=32)
+    sampling = SampleConfig(n=1, drawing=Drawing(2, resolution_px=32))
     plain = sample_images(one, None, ["a cat"], sampling)
     fine_tune(one, dataset, config(steps=1, learning_rate=1e-30, weight_decay=0), tmp_path)
     adapted = sample_images(one, tmp_path, ["a cat"], sampling)
@@ -240,7 +241,7 @@ def test_half_precision_keeps_the_trained_weights_in_float32(tiny_folder, datase
     record = fine_tune(tiny_folder("pixart"), dataset, config(precision=precision), tmp_path)
     with safe_open(record.adapter, framework="pt") as weights:
         assert {weights.get_tensor(key).dtype for key in weights.keys()} == {torch.float32}  # noqa: SIM118
-    sampling = SampleConfig(n=1, steps=2, resolution_px=32, precision=precision, device="cpu")
+    sampling = SampleConfig(n=1, drawing=Drawing(2, resolution_px=32), precision=precision, device="cpu")
     assert sample_images(tiny_folder("pixart"), tmp_path, ["a cat"], sampling)[0].size == (32, 32)
 
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from matchgraph.drawing import Drawing
 from matchgraph.training.config import SampleConfig
 from matchgraph.training.errors import BadAdapter, InvalidConfig
 from matchgraph.training.pipelines.adapters import (
@@ -24,7 +25,7 @@ from matchgraph.training.sampling.generate import image_generator, sample_images
 from tests.training import tiny
 
 NAMES = sorted(FAMILIES)
-SAMPLING = SampleConfig(n=2, steps=3, guidance=4.0, resolution_px=32, device="cpu")
+SAMPLING = SampleConfig(n=2, drawing=Drawing(3, 4.0, resolution_px=32), device="cpu")
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +93,7 @@ def test_diffusers_own_pipeline_loads_the_file(tiny_folder, adapters, name):
 @pytest.mark.parametrize("name", NAMES)
 def test_an_image_depends_on_its_number_and_not_on_the_batch(loaded, name):
     def draw(**changes):
-        options = {"n": 5, "steps": 2, "guidance": 3.0, "resolution_px": 32, "device": "cpu"} | changes
+        options = {"n": 5, "drawing": Drawing(2, 3.0, resolution_px=32), "device": "cpu"} | changes
         return sample_images(loaded[name], None, ["a cat", "dogs"], SampleConfig(**options))
 
     together, apart = draw(batch_size=5), draw(batch_size=2)
@@ -119,7 +120,7 @@ def test_seeds_and_numbers_do_not_overlap():
 
 def test_guidance_at_or_below_one_is_none(loaded):
     def draw(guidance):
-        config = SampleConfig(n=1, steps=2, guidance=guidance, resolution_px=32, device="cpu")
+        config = SampleConfig(n=1, drawing=Drawing(2, guidance, resolution_px=32), device="cpu")
         return sample_images(loaded["sd"], None, ["a cat"], config)[0]
 
     assert draw(0.0).tobytes() == draw(1.0).tobytes() != draw(3.0).tobytes()
@@ -159,7 +160,7 @@ def test_impossible_requests_are_refused(loaded):
     with pytest.raises(InvalidConfig, match="at least one prompt"):
         sample_images(loaded["sd"], None, [], SAMPLING)
     with pytest.raises(InvalidConfig, match="multiple of 8"):
-        sample_images(loaded["sd"], None, ["a"], SampleConfig(n=1, resolution_px=30))
-    for fault in ({"n": 0}, {"n": 1, "steps": 0}, {"n": 1, "guidance": -1.0}, {"n": 1, "seed": -2}):
+        sample_images(loaded["sd"], None, ["a"], SampleConfig(n=1, drawing=Drawing(resolution_px=30)))
+    for fault in ({"n": 0}, {"n": 1, "seed": -2}, {"n": 1, "precision": "fp8"}):
         with pytest.raises(InvalidConfig, match=list(fault)[-1]):
             SampleConfig(**fault)

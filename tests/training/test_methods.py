@@ -8,6 +8,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from matchgraph.drawing import Drawing
 from matchgraph.training.config import FineTuneConfig, SampleConfig
 from matchgraph.training.errors import BadAdapter
 from matchgraph.training.pipelines.adapters import ADAPTER_FILE
@@ -25,7 +26,7 @@ FULL = {
     "resolution_px": 32,
     "device": "cpu",
 }
-SAMPLING = SampleConfig(n=2, steps=2, resolution_px=32, device="cpu")
+SAMPLING = SampleConfig(n=2, drawing=Drawing(2, resolution_px=32), device="cpu")
 
 
 @pytest.fixture(scope="module")

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from matchgraph.drawing import Drawing
 from matchgraph.training.config import SampleConfig
 from matchgraph.training.errors import BadPipeline, InvalidConfig, UnknownFamily, UnsafeWeights
 from matchgraph.training.pipelines.families import FAMILIES
@@ -303,7 +304,7 @@ def test_latent_consistency_models_draw_as_their_own_class_does(tmp_path, monkey
             asked = {} if guidance is None else {"guidance_scale": guidance}
             generators = [image_generator(42, number) for number in range(2)]
             expected = own(prompts, height=32, width=32, generator=generators, **asked).images
-            config = SampleConfig(n=2, guidance=guidance, resolution_px=32)
+            config = SampleConfig(n=2, drawing=Drawing(guidance=guidance, resolution_px=32))
             drawn[guidance] = np.stack(sample_images(loaded, None, prompts, config))
             np.testing.assert_array_equal(drawn[guidance], np.stack(expected))
         assert (drawn[None] != drawn[3.0]).any()

@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
+from matchgraph.drawing import Drawing
 from matchgraph.minizoo import ROOT
 from matchgraph.training.config import SampleConfig
 from matchgraph.training.errors import InvalidConfig
@@ -18,7 +19,7 @@ from matchgraph.training.pipelines.rollback import Start, noised, rolled_back
 from matchgraph.training.sampling.generate import sample_images, start_with, stream_batches
 
 NAMES = sorted(FAMILIES)
-CONFIG = SampleConfig(n=2, steps=4, guidance=3.0, resolution_px=32, device="cpu", batch_size=2)
+CONFIG = SampleConfig(n=2, drawing=Drawing(4, 3.0, resolution_px=32), device="cpu", batch_size=2)
 PROMPTS = ["red apple, food and drink", "cat, animal"]
 REAL = ("tiny-sdxl", "tiny-sd3", "tiny-flux", "tiny-pixart", "tiny-sana-small")
 

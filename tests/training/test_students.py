@@ -15,6 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from matchgraph.drawing import Drawing
 from matchgraph.training.config import SampleConfig
 from matchgraph.training.errors import BadAdapter, InvalidConfig, TrainingError, UnsafeWeights
 from matchgraph.training.files import files_below
@@ -36,8 +37,8 @@ LAYERS = ("to_q", "to_out.0", "proj_in", "ff.net.0.proj", "conv1", "time_emb_pro
 
 
 def draw(model: Path | LoadedPipeline, **options: Any) -> np.ndarray:
-    wanted: dict[str, Any] = {"resolution_px": 32, "device": "cpu"} | options
-    images = sample_images(model, None, PROMPTS, SampleConfig(n=2, **wanted))
+    wanted: dict[str, Any] = {"resolution_px": 32} | options
+    images = sample_images(model, None, PROMPTS, SampleConfig(n=2, drawing=Drawing(**wanted), device="cpu"))
     return np.stack([np.asarray(image, dtype=np.float64) for image in images])
 
 

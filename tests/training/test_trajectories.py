@@ -7,13 +7,14 @@ from dataclasses import replace
 import pytest
 import torch
 
+from matchgraph.drawing import Drawing
 from matchgraph.minizoo import ROOT
 from matchgraph.training.config import SampleConfig
 from matchgraph.training.pipelines.loading import LoadedPipeline
 from matchgraph.training.sampling.generate import stream_batches
 from matchgraph.training.sampling.trajectories import curvature, followed
 
-CONFIG = SampleConfig(n=3, steps=12, guidance=2.0, resolution_px=32, device="cpu", batch_size=3)
+CONFIG = SampleConfig(n=3, drawing=Drawing(12, 2.0, resolution_px=32), device="cpu", batch_size=3)
 PROMPTS = ["red apple, food and drink", "cat, animal", "clock, object"]
 
 

@@ -158,16 +158,17 @@ def stream_batches(
     """
     if not prompts:
         raise InvalidConfig("Sampling takes at least one prompt; give '' to draw without one.")
+    drawing = config.drawing
     named = range(config.n) if numbers is None else numbers
     if len(named) != config.n:
         raise InvalidConfig(f"{config.n} images need as many numbers, got {len(named)}.")
     with (
         opened(model, device=config.device, precision=config.precision) as loaded,
-        drawing_with(loaded.pipe, config.sampler),
-        caching(loaded.pipe, config.cache_interval),
+        drawing_with(loaded.pipe, drawing.sampler),
+        caching(loaded.pipe, drawing.cache_interval),
         followed(loaded.pipe.scheduler, whole=follow) as trajectory,
     ):
-        loaded.check_resolution(config.resolution_px)
+        loaded.check_resolution(drawing.resolution_px)
         family, pipe = loaded.family, loaded.pipe
         steps, guidance = default_drawing(pipe, family.default_steps, family.default_guidance)
         _check_controls(pipe, prompts, controls, control_scale, config)
@@ -183,7 +184,7 @@ def stream_batches(
                 if controls is not None:
                     shown = [controls[i % len(prompts)].convert("RGB") for i in places]
                     further = {
-                        "image": [square(image, config.resolution_px) for image in shown],
+                        "image": [square(image, drawing.resolution_px) for image in shown],
                         "controlnet_conditioning_scale": float(control_scale),
                     }
                 trajectory.clear()
@@ -191,10 +192,10 @@ def stream_batches(
                     pipe,
                     encoded.pick([wanted[i] for i in places], loaded.device),
                     negative,
-                    steps=config.steps or steps,
-                    guidance=guidance if config.guidance is None else config.guidance,
+                    steps=drawing.steps or steps,
+                    guidance=guidance if drawing.guidance is None else drawing.guidance,
                     generators=[image_generator(config.seed, named[i]) for i in places],
-                    resolution_px=config.resolution_px,
+                    resolution_px=drawing.resolution_px,
                     start=None if start is None else start.rows(places),
                     start_generators=[seeded_generator("start", config.seed, named[i]) for i in places],
                     further=further,
@@ -225,7 +226,7 @@ def _check_controls(
         raise InvalidConfig(f"{len(prompts)} prompts need as many control images, got {len(controls)}.")
     if not (math.isfinite(scale) and scale >= 0):
         raise InvalidConfig(f"control_scale must be at least 0, got {scale!r}.")
-    if config.cache_interval != 1:
+    if config.drawing.cache_interval != 1:
         # It would repeat layers that have another step's residuals in them.
         raise InvalidConfig("A ControlNet speaks to layers that DeepCache leaves out: draw without it.")
 
