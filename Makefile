@@ -80,7 +80,7 @@ records: $(VENV)/.installed
 report: $(VENV)/.installed
 	$(MATCHGRAPH) graph start
 	$(MATCHGRAPH) ingest minizoo
-	$(MATCHGRAPH) report --out report
+	$(MATCHGRAPH) report --out build/report
 
 # Each process starts a Neo4j of its own.
 test: export OMP_NUM_THREADS := 1
@@ -104,4 +104,4 @@ bench: $(VENV)/.installed
 
 clean:
 	-[ ! -x $(MATCHGRAPH) ] || $(MATCHGRAPH) graph stop
-	rm -rf $(VENV) .demo .records report build *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .demo .records build *.egg-info .pytest_cache .ruff_cache .hypothesis

@@ -14,9 +14,8 @@ import numpy as np
 
 from matchgraph.predictor.errors import InvalidRows, NotEnoughResults, PredictorError
 from matchgraph.predictor.recipes import DEFAULT_RECIPE, PAPER, RECIPES
-from matchgraph.report import comparisons
-from matchgraph.report import figures
-from matchgraph.report import measurements
+from matchgraph.predictor.visibility import graph_hash, loss_matrix
+from matchgraph.report import comparisons, measurements
 from matchgraph.report import sections as written
 from matchgraph.report.chances import chances
 from matchgraph.report.page import Head, render_page
@@ -36,7 +35,7 @@ from matchgraph.report.variants import (
     evaluate_variants,
     versions,
 )
-from matchgraph.predictor.visibility import graph_hash, loss_matrix
+from matchgraph.svg import standalone
 
 if TYPE_CHECKING:
     from matchgraph.graphdb.connection import Settings
@@ -247,7 +246,7 @@ def make_report(
             write_text(folder / f"{table.name}.csv", table.as_csv())
         for number, drawn in enumerate(part.drawings, start=1):
             name = part.key if number == 1 else f"{part.key}-{number}"
-            write_text(folder / f"{name}.svg", figures.standalone(drawn.svg))
+            write_text(folder / f"{name}.svg", standalone(drawn.svg))
     whole = {"summary": summary, "command": plan.command, "provenance": facts, "studies": content}
     write_text(folder / DATA_FILE, json.dumps(plain(whole), ensure_ascii=False, indent=1, allow_nan=False))
     page = write_text(folder / PAGE_FILE, render_page(head, parts))

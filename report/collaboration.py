@@ -12,10 +12,10 @@ from typing import Any
 
 from matchgraph.collaboration.evaluation import Lead, Study, Way
 from matchgraph.report.assembly import write_page
-from matchgraph.report.figures import COLOURS, INK, LINES, drawing, logarithmic
 from matchgraph.report.page import Head
 from matchgraph.report.sections import Drawing, Section
 from matchgraph.report.tables import Column, Table
+from matchgraph.svg import COLOURS, INK, LINES, drawing, logarithmic
 
 NAME = "collaboration"
 KINDS = ("student", "teacher", "refine all", "refine", "regenerate")

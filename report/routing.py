@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 
 from matchgraph.report.assembly import write_page
-from matchgraph.report.figures import COLOURS, INK, LINES, drawing, logarithmic
 from matchgraph.report.page import Head
 from matchgraph.report.sections import Drawing, Section
 from matchgraph.report.tables import Column, Table
 from matchgraph.routing.evaluation import ESTIMATORS, MIXING, ORACLE, Study, typical_words
 from matchgraph.routing.policy import choose, lambda_for_budget
+from matchgraph.svg import COLOURS, INK, LINES, drawing, logarithmic
 
 NAME = "routing"
 TITLES = {

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 
 from matchgraph.predictor.metrics import OSR, SELECTION_METRICS, TAU
 from matchgraph.predictor.recipes import RECIPES
-from matchgraph.report import figures
-from matchgraph.report import tables
+from matchgraph.report import figures, tables
 from matchgraph.report.chances import Chances
 from matchgraph.report.comparisons import SURE, Comparison, Row, Sparsity
 from matchgraph.report.measurements import Landscape, Noise

@@ -15,6 +15,7 @@ from typing import Any
 from matchgraph.cli.rendering import in_words
 from matchgraph.graphdb.metrics import KNOWN_METRICS
 from matchgraph.ingest.runs.curves import loss_curve
+from matchgraph.svg import standalone
 
 TEMPLATE = "run.html.jinja"
 PAGE_FILE = "index.html"
@@ -99,7 +100,7 @@ def write_run_page(folder: Path, record: Mapping[str, Any]) -> Path:
     asked, happened, used = record["asked"], *training_blocks(record)
     curve = loss_curve(happened.get("losses") or [], happened.get("resumed_at") or [])
     if curve is not None:
-        write_text(folder / CURVE_FILE, curve)
+        write_text(folder / CURVE_FILE, standalone(curve))
     scores = score_rows(record)
     # Ids and captions are others' text: every value is escaped, but for the curve, which holds none of them.
     environment = Environment(

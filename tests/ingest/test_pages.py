@@ -56,7 +56,8 @@ def test_the_whole_record_is_told(tmp_path: Path) -> None:
     assert "1,110 real, 96 generated" in seen.text
     assert "78f51468e0451540" in seen.text
     assert "interrupted and resumed" in seen.text
-    assert (tmp_path / "loss.svg").read_text() in (tmp_path / "index.html").read_text()
+    assert "<svg" in (tmp_path / "index.html").read_text()
+    assert (tmp_path / "loss.svg").read_text().startswith("<svg")
 
 
 def test_what_others_wrote_is_only_text(tmp_path: Path) -> None:
@@ -76,7 +77,8 @@ def test_the_page_needs_nothing_but_itself(tmp_path: Path) -> None:
     seen = Reader(write_run_page(tmp_path, record()))
     assert "script" not in seen.tags
     assert "link" not in seen.tags
-    assert [address[:22] for address in seen.addresses] == ["data:image/png;base64,"]
+    elsewhere = [address[:22] for address in seen.addresses if not address.startswith("#loss-")]
+    assert elsewhere == ["data:image/png;base64,"]
     assert "default-src 'none'" in (tmp_path / "index.html").read_text()
 
 
@@ -84,7 +86,9 @@ def test_both_grids_are_shown_and_a_large_one_reduced(tmp_path: Path) -> None:
     save_grid(tmp_path / "samples_before.png", 64)
     save_grid(tmp_path / "samples.png", 2 * EMBEDDED_PX)
     seen = Reader(write_run_page(tmp_path, record()))
-    before, after = (base64.b64decode(address.partition(",")[2]) for address in seen.addresses)
+    before, after = (
+        base64.b64decode(address.partition(",")[2]) for address in seen.addresses if "base64" in address
+    )
     assert before == (tmp_path / "samples_before.png").read_bytes()
     assert Image.open(io.BytesIO(after)).size == (EMBEDDED_PX, EMBEDDED_PX)
     assert seen.text.index("Before fine-tuning") < seen.text.index("After fine-tuning")

@@ -8,8 +8,9 @@ import xml.etree.ElementTree as ElementTree
 import numpy as np
 
 from matchgraph.report.comparisons import selection
-from matchgraph.report.figures import INK, before_and_after, heatmap, intervals
+from matchgraph.report.figures import before_and_after, heatmap, intervals
 from matchgraph.report.measurements import Landscape
+from matchgraph.svg import INK
 
 # A script, a formula, a reference and the colour that stands for the page's, all in a name.
 HOSTILE = '<b>$x_1$ &" id="q"' + INK
