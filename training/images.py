@@ -2,37 +2,29 @@
 
 from __future__ import annotations
 
-import json
+import io
 import os
-import stat
 import struct
 import warnings
 import zlib
-from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
 
+from matchgraph.training.captions import SPLITS, CaptionReader
+from matchgraph.training.dataset_files import FORMATS, files_in
 from matchgraph.training.errors import BadDataset, BadImage
 
 if TYPE_CHECKING:
     from PIL import Image
 
-METADATA_FILE = "metadata.jsonl"
-# Captions a user would expect to count, in the other forms that Hugging Face imagefolder knows.
-OTHER_METADATA_FILES = ("metadata.csv", "metadata.parquet")
-FORMATS = ("PNG", "JPEG", "WEBP", "BMP")
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp"})
-# Images a user would expect to count: told about, rather than left out in silence.
-OTHER_SUFFIXES = frozenset({".avif", ".gif", ".heic", ".heif", ".jp2", ".svg", ".tif", ".tiff"})
 # A file of a few kilobytes can unpack to gigabytes; this is four times a 16-megapixel photograph.
 MAX_PIXELS = 64_000_000
 # What decoders raise on damaged files, beside OSError.
 DECODING_ERRORS = (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error, zlib.error)
-
-
-# Hugging Face's names of splits, and whether their images are fine-tuned on.
-SPLITS = {"train": True, "validation": False, "valid": False, "val": False, "test": False}
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+# Chunks of text and colour profiles; Pillow refuses a PNG with large ones whole.
+PNG_METADATA = frozenset({b"iCCP", b"tEXt", b"zTXt", b"iTXt"})
 
 
 @dataclass(frozen=True)
@@ -50,19 +42,60 @@ class CaptionedImage:
     held_out: bool = False
 
 
-def list_captioned_images(folder: str | os.PathLike[str]) -> list[CaptionedImage]:
-    """List the images of a dataset folder with their captions.
+@dataclass(frozen=True)
+class ImageListing:
+    """The images of a dataset folder.
 
-    Captions come from `metadata.jsonl` (Hugging Face imagefolder: one object per line with `file_name`,
-    relative to the folder, and `text`; a `split` other than "train" holds an image out), else from a text
-    file beside each image with the same stem, else there are none.
+    Attributes:
+        images: with their captions.
+        notes: what the folder holds beside them and is not read, one sentence each.
+    """
+
+    images: tuple[CaptionedImage, ...]
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class DatasetFolder(os.PathLike[str]):
+    """A dataset folder together with the column of its metadata that holds the captions.
+
+    Attributes:
+        folder: the folder.
+        caption_column: None where the column is one of `captions.CAPTION_COLUMNS`.
+    """
+
+    folder: Path
+    caption_column: str | None = None
+
+    def __fspath__(self) -> str:
+        return os.fspath(self.folder)
+
+    def __str__(self) -> str:
+        return os.fspath(self.folder)
+
+
+def list_captioned_images(folder: str | os.PathLike[str]) -> list[CaptionedImage]:
+    """List the images of a dataset folder with their captions; see `read_image_folder`."""
+    return list(read_image_folder(folder).images)
+
+
+def read_image_folder(folder: str | os.PathLike[str]) -> ImageListing:
+    """List the images of a dataset folder with their captions, and what else it holds.
+
+    Captions come from `metadata.jsonl` or `metadata.csv` (Hugging Face imagefolder: one object or row for
+    each image with `file_name`, relative to the metadata file, and the caption in `text`, `caption` or
+    `prompt`). Images that no metadata file covers take their caption from a file of the same stem: `.txt`,
+    `.caption` or `.json`. A `split` other than "train", or a subfolder named after such a split, holds images
+    out.
 
     Args:
-        folder: the dataset; images may lie in subfolders, and a file may be a link, as in download caches.
-            Hidden files and folders are left out.
+        folder: the dataset, a `DatasetFolder` to name the column of the captions. Images may be in
+            subfolders, and a file may be a link, as in download caches. Hidden files and folders are left
+            out.
 
     Returns:
-        The images: in the order of `metadata.jsonl`, or sorted by their path. They are not opened.
+        The images, in the order of the metadata files and else sorted by path; they are not opened. The notes
+        name what was found and not read.
 
     Raises:
         BadDataset: no such folder, no images, a link to a folder, captions that cannot be read, or a faulty
@@ -71,41 +104,69 @@ def list_captioned_images(folder: str | os.PathLike[str]) -> list[CaptionedImage
     """
     root = Path(folder)
     if not root.is_dir():
-        raise BadDataset(f"{root} is no folder; give a folder of images.")
-    found = _image_files(root)
-    metadata = root / METADATA_FILE
-    if metadata.is_file():
-        images = _from_metadata(root, metadata)
-        listed = {os.path.normpath(image.path) for image in images}
-        forgotten = [path for path in found if os.path.normpath(path) not in listed]
-        if forgotten:
-            raise BadDataset(
-                f"{metadata} does not list {forgotten[0].relative_to(root)}"
-                f"{f' and {len(forgotten) - 1} more' if len(forgotten) > 1 else ''}; "
-                "add a line for every image, or take the file away."
-            )
-    else:
-        for name in OTHER_METADATA_FILES:
-            if (root / name).exists():
-                raise BadDataset(
-                    f"{root / name} is not read; write its captions to {METADATA_FILE}, or take it away."
-                )
-        images = [CaptionedImage(path, _caption_beside(path)) for path in found]
+        raise BadDataset(f"{root} is not a folder; give a folder of images.")
+    found = files_in(root)
+    reader = CaptionReader(folder.caption_column if isinstance(folder, DatasetFolder) else None)
+    listed: dict[Path, tuple[CaptionedImage, str]] = {}
+    for metadata in found.metadata:
+        for row in reader.metadata(metadata):
+            where = f"{metadata}, line {row.line}"
+            path = _plain(metadata.parent / row.name)
+            if path in listed:
+                raise BadDataset(f"{where}: {row.name!r} was already listed in {listed[path][1]}.")
+            if not path.is_file():
+                raise BadDataset(f"{where}: there is no file {row.name!r} in the folder.")
+            held_out = _in_held_out_folder(root, path) if row.held_out is None else row.held_out
+            image = CaptionedImage(metadata.parent / row.name, row.caption, held_out)
+            place = f"line {row.line}" if len(found.metadata) == 1 else where
+            listed[path] = image, place
+    covering = {metadata.parent: metadata for metadata in found.metadata}
+    images = [image for image, _ in listed.values()]
+    used: set[Path] = set()
+    forgotten: dict[Path, list[Path]] = {}
+    for path in found.images:
+        if _plain(path) in listed:
+            continue
+        above = next((covering[parent] for parent in path.parents if parent in covering), None)
+        if above is not None and root in (above.parent, *above.parent.parents):
+            forgotten.setdefault(above, []).append(path)
+            continue
+        caption, files = reader.beside(found.beside(path))
+        used.update(files)
+        images.append(CaptionedImage(path, caption, _in_held_out_folder(root, path)))
+    for metadata, paths in forgotten.items():
+        raise BadDataset(
+            f"{metadata} does not list {paths[0].relative_to(metadata.parent)}"
+            f"{f' and {len(paths) - 1} more' if len(paths) > 1 else ''}; "
+            "add a line for every image, or remove the file."
+        )
     if not images:
-        raise BadDataset(f"{root} holds no images ({', '.join(sorted(SUFFIXES))}).")
+        raise BadDataset(found.no_images())
     if all(image.held_out for image in images):
-        raise BadDataset(f'{metadata} holds every image out; give some the split "train".')
-    return images
+        raise BadDataset(f'{root} holds every image out of training; give some the split "train".')
+    return ImageListing(
+        tuple(images), (*reader.notes(), *found.unread(used.union(image.path for image in images)))
+    )
+
+
+def _plain(path: Path) -> Path:
+    return Path(os.path.normpath(path))
+
+
+def _in_held_out_folder(root: Path, path: Path) -> bool:
+    """Whether an image is in a subfolder that is named after a split other than "train"."""
+    inside = _plain(path).relative_to(_plain(root)).parts
+    return len(inside) > 1 and not SPLITS.get(inside[0].lower(), True)
 
 
 def load_rgb(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """Decode one image whole, into 8-bit RGB.
 
     EXIF rotation is applied, transparency is laid over white, CMYK and palettes are converted, 16 bits are
-    scaled to 8.
+    scaled to 8. Other metadata is dropped, however large.
 
     Args:
-        path: a PNG, JPEG, WEBP or BMP file, told by its content rather than its name.
+        path: a file in one of FORMATS, recognised by its content rather than its name.
         max_pixels: refuse larger images before they are unpacked.
 
     Returns:
@@ -114,27 +175,20 @@ def load_rgb(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) -> I
     Raises:
         BadImage: the file is missing, empty, of another format, animated, too large, truncated or corrupt.
     """
-    from PIL import Image, ImageOps
+    from PIL import Image
 
     source = Path(path)
     try:
         if source.stat().st_size == 0:
             raise BadImage(f"{source} is empty.")
-        with warnings.catch_warnings():
-            # The limit below is stricter, and an error.
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            opened = Image.open(source, formats=FORMATS)
-        with opened as image:
-            if image.width * image.height > max_pixels:
-                raise BadImage(
-                    f"{source} has {image.width} x {image.height} pixels, more than the {max_pixels:,} "
-                    "allowed. Make it smaller."
-                )
-            # JPEGs of some cameras carry further pictures behind the first (MPO); those are no animations.
-            if image.format != "MPO" and getattr(image, "n_frames", 1) > 1:
-                raise BadImage(f"{source} is animated ({image.n_frames} frames); give still images.")
-            image.load()
-            return _to_rgb(ImageOps.exif_transpose(image))
+        try:
+            return _decoded(source, source, max_pixels)
+        except ValueError:
+            # Pillow refuses a PNG with large text or a large colour profile, whose pixels may be sound.
+            stripped = _without_png_metadata(source)
+            if stripped is None:
+                raise
+            return _decoded(source, stripped, max_pixels)
     except BadImage:
         raise
     except Image.UnidentifiedImageError:
@@ -148,6 +202,56 @@ def load_rgb(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) -> I
     except DECODING_ERRORS as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise BadImage(f"{source} cannot be decoded: {reason or type(error).__name__}.") from None
+
+
+def _decoded(source: Path, stream: Path | BinaryIO, max_pixels: int) -> Image.Image:
+    from PIL import Image, ImageOps
+
+    with warnings.catch_warnings():
+        # The limit below is stricter, and an error.
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        opened = Image.open(stream, formats=FORMATS)
+    with opened as image:
+        if image.width * image.height > max_pixels:
+            raise BadImage(
+                f"{source} has {image.width} x {image.height} pixels, more than the {max_pixels:,} "
+                "allowed. Make it smaller."
+            )
+        # JPEGs of some cameras carry further pictures behind the first (MPO); those are no animations.
+        if image.format != "MPO" and getattr(image, "n_frames", 1) > 1:
+            raise BadImage(f"{source} is animated ({image.n_frames} frames); give still images.")
+        if image.mode == "F":
+            raise BadImage(f"{source} has floating-point pixels of unknown range; convert it to 8 bits.")
+        image.load()
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                upright = ImageOps.exif_transpose(image)
+        except DECODING_ERRORS:
+            # Damaged metadata of a sound image.
+            upright = image
+        return _to_rgb(upright)
+
+
+def _without_png_metadata(source: Path) -> BinaryIO | None:
+    """A PNG without its text and colour profile; None of a file that is no whole PNG."""
+    kept = io.BytesIO()
+    with source.open("rb") as file:
+        signature = file.read(len(PNG_SIGNATURE))
+        if signature != PNG_SIGNATURE:
+            return None
+        kept.write(signature)
+        while len(header := file.read(8)) == 8:
+            length = int.from_bytes(header[:4], "big")
+            if header[4:] in PNG_METADATA:
+                file.seek(length + 4, os.SEEK_CUR)
+                continue
+            kept.write(header)
+            kept.write(file.read(length + 4))
+            if header[4:] == b"IEND":
+                break
+    kept.seek(0)
+    return kept
 
 
 def square(image: Image.Image, resolution_px: int) -> Image.Image:
@@ -186,89 +290,3 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         white = Image.new("RGBA", image.size, "white")
         return Image.alpha_composite(white, image).convert("RGB")
     return image.convert("RGB")
-
-
-def _image_files(root: Path) -> list[Path]:
-    files = []
-    for directory, subfolders, names in os.walk(root):
-        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
-        for name in subfolders:
-            if (Path(directory) / name).is_symlink():
-                raise BadDataset(
-                    f"{Path(directory) / name} is a link to a folder, which is not followed; "
-                    "copy the folder here or take the link away."
-                )
-        for name in names:
-            suffix = Path(name).suffix.lower()
-            if name.startswith("."):
-                continue
-            if suffix in OTHER_SUFFIXES:
-                raise BadImage(
-                    f"{Path(directory) / name} is in a format that is not read; "
-                    f"convert it to one of {', '.join(FORMATS)} or take it away."
-                )
-            if suffix in SUFFIXES:
-                files.append(Path(directory) / name)
-    return sorted(files, key=lambda path: path.relative_to(root).as_posix())
-
-
-def _caption_beside(path: Path) -> str | None:
-    beside = path.with_suffix(".txt")
-    try:
-        # Reading a named pipe would wait for ever.
-        if not stat.S_ISREG(beside.stat().st_mode):
-            raise BadDataset(f"{beside} is no text file; take it away.")
-        return beside.read_text(encoding="utf-8-sig").strip() or None
-    except FileNotFoundError:
-        return None
-    except (OSError, UnicodeDecodeError) as error:
-        raise BadDataset(f"{beside} cannot be read as UTF-8 text: {error}.") from None
-
-
-def _from_metadata(root: Path, metadata: Path) -> list[CaptionedImage]:
-    images: list[CaptionedImage] = []
-    first_line: dict[str, int] = {}
-    for number, row in _rows(metadata):
-        where = f"{metadata}, line {number}"
-        name, text = row.get("file_name"), row.get("text")
-        if not isinstance(name, str) or not name:
-            raise BadDataset(f'{where}: "file_name" must be the path of an image, got {name!r}.')
-        if text is not None and not isinstance(text, str):
-            raise BadDataset(f'{where}: "text" must be the caption of {name}, got {text!r}.')
-        if text is not None and any("\ud800" <= character <= "\udfff" for character in text):
-            raise BadDataset(f"{where}: the caption of {name!r} holds half of a surrogate pair.")
-        relative = PurePosixPath(name)
-        if relative.is_absolute() or ".." in relative.parts or "\\" in name or "\0" in name:
-            raise BadDataset(f"{where}: {name!r} must be a path inside the folder, with no '..'.")
-        if str(relative) in first_line:
-            raise BadDataset(f"{where}: {name!r} was already listed in line {first_line[str(relative)]}.")
-        first_line[str(relative)] = number
-        path = root / relative
-        if not path.is_file():
-            raise BadDataset(f"{where}: there is no file {name!r} in the folder.")
-        split = row.get("split", "train")
-        if not isinstance(split, str) or split not in SPLITS:
-            raise BadDataset(f'{where}: "split" must be one of {", ".join(SPLITS)}, got {split!r}.')
-        images.append(CaptionedImage(path, (text or "").strip() or None, not SPLITS[split]))
-    return images
-
-
-def _rows(metadata: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    try:
-        lines = metadata.read_bytes().splitlines()
-    except OSError as error:
-        raise BadDataset(f"{metadata} cannot be read: {error.strerror}.") from None
-    for number, line in enumerate(lines, start=1):
-        try:
-            text = line.decode("utf-8-sig" if number == 1 else "utf-8").strip()
-        except UnicodeDecodeError:
-            raise BadDataset(f"{metadata}, line {number}: is not UTF-8.") from None
-        if not text:
-            continue
-        try:
-            row = json.loads(text)
-        except (ValueError, RecursionError) as error:
-            raise BadDataset(f"{metadata}, line {number}: is no JSON ({error}).") from None
-        if not isinstance(row, dict):
-            raise BadDataset(f"{metadata}, line {number}: is no JSON object.")
-        yield number, row

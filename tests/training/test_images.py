@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import struct
 import zlib
 from pathlib import Path
@@ -11,9 +12,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
+from matchgraph.training.dataset_files import FORMATS, OTHER_SUFFIXES, SUFFIXES
 from matchgraph.training.errors import BadDataset, BadImage
-from matchgraph.training.images import list_captioned_images, load_rgb, square
+from matchgraph.training.images import (
+    DatasetFolder,
+    list_captioned_images,
+    load_rgb,
+    read_image_folder,
+    square,
+)
 
 
 def noise(width: int = 24, height: int = 16, mode: str = "RGB") -> Image.Image:
@@ -76,9 +85,9 @@ def test_captions_from_text_files_else_none(tmp_path):
         ({"file_name": "b.png", "text": "\ud800"}, "line 2: the caption of 'b.png' holds half"),
         ({"file_name": "b.png", "split": "trian"}, "line 2: \"split\" must be one of .* got 'trian'"),
         ({"file_name": "b.png", "split": ["train"]}, 'line 2: "split" must be one of'),
-        (["b.png"], "line 2: is no JSON object"),
-        (b"[" * 100_000, "line 2: is no JSON"),
-        (b'{"file_name": "b.png", ', "line 2: is no JSON"),
+        (["b.png"], "line 2: is not a JSON object"),
+        (b"[" * 100_000, "line 2: is not JSON"),
+        (b'{"file_name": "b.png", ', "line 2: is not JSON"),
         (b'{"file_name": "b.png", "text": "\xe9t\xe9"}', "line 2: is not UTF-8"),
     ],
 )
@@ -111,7 +120,7 @@ def test_an_image_missing_from_metadata_is_told(tmp_path):
 
 
 def test_folders_without_usable_images_are_refused(tmp_path):
-    with pytest.raises(BadDataset, match="is no folder"):
+    with pytest.raises(BadDataset, match="is not a folder"):
         list_captioned_images(tmp_path / "gone")
     with pytest.raises(BadDataset, match="holds no images"):
         list_captioned_images(tmp_path)
@@ -120,8 +129,8 @@ def test_folders_without_usable_images_are_refused(tmp_path):
     with pytest.raises(BadDataset, match=r"a\.txt cannot be read as UTF-8"):
         list_captioned_images(tmp_path)
     (tmp_path / "a.txt").unlink()
-    picture(tmp_path, "moving.gif")
-    with pytest.raises(BadImage, match=r"moving\.gif is in a format"):
+    (tmp_path / "photo.heic").write_bytes(b"....ftypheic")
+    with pytest.raises(BadImage, match=r"photo\.heic is in a format"):
         list_captioned_images(tmp_path)
 
 
@@ -134,25 +143,214 @@ def test_what_would_be_left_out_in_silence_is_told(tmp_path):
     with pytest.raises(BadDataset, match=r"sub is a link to a folder"):
         list_captioned_images(tmp_path / "data")
     (tmp_path / "data" / "sub").unlink()
-    (tmp_path / "data" / "metadata.csv").write_text("file_name,text\na.png,a fox\n")
-    with pytest.raises(BadDataset, match=r"metadata\.csv is not read"):
+    (tmp_path / "data" / "metadata.parquet").write_bytes(b"PAR1")
+    with pytest.raises(BadDataset, match=r"metadata\.parquet is not read"):
         list_captioned_images(tmp_path / "data")
 
 
 def test_a_pipe_for_a_caption_is_not_waited_for(tmp_path):
     picture(tmp_path, "a.png")
     os.mkfifo(tmp_path / "a.txt")
-    with pytest.raises(BadDataset, match=r"a\.txt is no text file"):
+    with pytest.raises(BadDataset, match=r"a\.txt is not a regular file"):
+        list_captioned_images(tmp_path)
+
+
+def captions(folder: Path, column: str | None = None) -> dict[str, str | None]:
+    images = list_captioned_images(DatasetFolder(folder, column))
+    return {image.path.relative_to(folder).as_posix(): image.caption for image in images}
+
+
+@pytest.mark.parametrize("column", ["text", "caption", "prompt"])
+def test_captions_in_the_usual_columns_are_read(tmp_path, column):
+    picture(tmp_path, "a.png")
+    metadata(tmp_path, {"file_name": "a.png", column: "a fox", "label": 3})
+    assert captions(tmp_path) == {"a.png": "a fox"}
+    assert read_image_folder(tmp_path).notes == ("metadata.jsonl: column 'label' not read",)
+
+
+def test_text_counts_before_other_columns_which_are_named(tmp_path):
+    picture(tmp_path, "a.png")
+    metadata(tmp_path, {"file_name": "a.png", "caption": "one", "text": "two"})
+    assert captions(tmp_path) == {"a.png": "two"}
+    assert read_image_folder(tmp_path).notes == ("metadata.jsonl: column 'caption' not read",)
+    assert captions(tmp_path, "caption") == {"a.png": "one"}
+
+
+def test_columns_that_may_all_be_captions_are_for_the_user_to_choose(tmp_path):
+    picture(tmp_path, "a.png")
+    metadata(tmp_path, {"file_name": "a.png", "caption": "one", "prompt": "two"})
+    with pytest.raises(BadDataset, match="'caption' or 'prompt'; name one with --caption-column"):
+        list_captioned_images(tmp_path)
+    assert captions(tmp_path, "prompt") == {"a.png": "two"}
+    with pytest.raises(BadDataset, match="has no 'words'; it has 'file_name', 'caption', 'prompt'"):
+        captions(tmp_path, "words")
+    metadata(tmp_path, {"file_name": "a.png", "description": "a fox"})
+    assert captions(tmp_path) == {"a.png": None}
+    assert "'description' not read; if one holds the captions" in read_image_folder(tmp_path).notes[0]
+    assert captions(tmp_path, "description") == {"a.png": "a fox"}
+
+
+def test_a_metadata_table_is_read_as_json_lines_are(tmp_path):
+    for name in "ab":
+        picture(tmp_path, f"{name}.png")
+    table = tmp_path / "metadata.csv"
+    table.write_text(
+        '\ufefffile_name,caption,split\na.png,"a fox, red",train\nb.png,,test\n', encoding="utf-8"
+    )
+    images = list_captioned_images(tmp_path)
+    assert [(image.caption, image.held_out) for image in images] == [("a fox, red", False), (None, True)]
+    table.write_text("file_name,text\na.png,x,y\n")
+    with pytest.raises(BadDataset, match=r"metadata\.csv, line 2: 3 values under 2 columns"):
+        list_captioned_images(tmp_path)
+    table.write_text("image,text\na.png,x\n")
+    with pytest.raises(BadDataset, match=r"line 2: \"file_name\" must be .* the line has 'image', 'text'"):
+        list_captioned_images(tmp_path)
+    metadata(tmp_path, {"file_name": "a.png"})
+    with pytest.raises(BadDataset, match=r"has both metadata\.csv and metadata\.jsonl"):
+        list_captioned_images(tmp_path)
+
+
+def test_lists_of_captions(tmp_path):
+    picture(tmp_path, "a.png")
+    metadata(tmp_path, {"file_name": "a.png", "text": ["a fox", "a red animal"]})
+    assert captions(tmp_path) == {"a.png": "a fox"}
+    assert read_image_folder(tmp_path).notes == ("1 image with a list of captions: the first is read",)
+    metadata(tmp_path, {"file_name": "a.png", "text": []})
+    assert captions(tmp_path) == {"a.png": None}
+    metadata(tmp_path, {"file_name": "a.png", "text": ["a fox", 3]})
+    with pytest.raises(BadDataset, match='line 1: "text" must be the caption'):
+        list_captioned_images(tmp_path)
+
+
+def test_caption_files_of_every_kind(tmp_path):
+    for name in "abcdef":
+        picture(tmp_path, f"{name}.png")
+    (tmp_path / "a.txt").write_text("of text")
+    (tmp_path / "b.caption").write_text("of kohya")
+    (tmp_path / "c.json").write_text('{"caption": "of a field", "url": "x"}')
+    (tmp_path / "d.json").write_text('["of a list", "another"]')
+    (tmp_path / "e.png.TXT").write_text("by the whole name")
+    (tmp_path / "f.txt").write_text("first")
+    (tmp_path / "f.caption").write_text("second")
+    (tmp_path / "g.txt").write_text("of no image")
+    assert list(captions(tmp_path).values()) == [
+        "of text", "of kohya", "of a field", "of a list", "by the whole name", "first",
+    ]  # fmt: skip
+    assert read_image_folder(tmp_path).notes == (
+        ".json files: column 'url' not read",
+        "1 image with a list of captions: the first is read",
+        "1 image with another caption in a .caption file: it is not read",
+        "not read: g.txt",
+    )
+    (tmp_path / "c.json").write_text("{")
+    with pytest.raises(BadDataset, match=r"c\.json: is not JSON"):
+        list_captioned_images(tmp_path)
+
+
+def test_what_is_not_read_is_named_once(tmp_path):
+    picture(tmp_path, "a.png")
+    metadata(tmp_path, {"file_name": "a.png", "text": "a fox"})
+    (tmp_path / "a.txt").write_text("another caption")
+    for number in range(5):
+        (tmp_path / f"{number}.mp4").write_bytes(b"")
+    (tmp_path / "__MACOSX").mkdir()
+    (tmp_path / "__MACOSX" / "b.png").write_bytes(b"")
+    for name in (".DS_Store", "._a.png", "Thumbs.db"):
+        (tmp_path / name).write_bytes(b"")
+    listing = read_image_folder(tmp_path)
+    assert [image.path.name for image in listing.images] == ["a.png"]
+    assert listing.notes == (
+        "not read: 5 .mp4 files, a.txt",
+        "ignored: .DS_Store, ._a.png, Thumbs.db and 1 more",
+    )
+
+
+def test_split_folders_are_one_dataset_with_the_others_held_out(tmp_path):
+    for split, name in (("train", "a"), ("Test", "b"), ("val", "c")):
+        picture(tmp_path / split, f"{name}.png")
+        metadata(tmp_path / split, {"file_name": f"{name}.png", "text": name})
+    images = list_captioned_images(tmp_path)
+    found = {image.caption: image.held_out for image in images}
+    assert found == {"a": False, "b": True, "c": True}
+    # What metadata say counts before the folder's name.
+    metadata(tmp_path / "val", {"file_name": "c.png", "text": "c", "split": "train"})
+    assert {image.caption for image in list_captioned_images(tmp_path) if image.held_out} == {"b"}
+    # Each metadata file must list the images of its own folder, and no other.
+    picture(tmp_path / "train", "d.png")
+    with pytest.raises(BadDataset, match=r"train/metadata\.jsonl does not list d\.png"):
+        list_captioned_images(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "head", "said"),
+    [
+        ("train-00000.parquet", b"PAR1", r"1 \.parquet file; .*load_dataset"),
+        ("data-00000.arrow", b"ARROW1", r"1 \.arrow file; .*load_from_disk"),
+        ("00000.tar", b"", r"1 \.tar file; a WebDataset"),
+        ("images.zip", b"PK", r"1 \.zip file; unpack"),
+    ],
+)
+def test_packed_datasets_are_named(tmp_path, name, head, said):
+    (tmp_path / name).write_bytes(head)
+    (tmp_path / "README.md").write_text("hi")
+    with pytest.raises(BadDataset, match=said):
         list_captioned_images(tmp_path)
 
 
 # ---- files
 
 
-@pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.webp", "a.bmp"])
-def test_every_allowed_format_decodes(tmp_path, name):
-    image = load_rgb(picture(tmp_path, name))
-    assert (image.mode, image.size) == ("RGB", (24, 16))
+def test_a_png_with_large_metadata_is_read_and_a_damaged_one_is_not(tmp_path):
+    info = PngInfo()
+    info.add_text("parameters", "x" * 3_000_000, zip=True)
+    info.add_itxt("workflow", "y" * 3_000_000, zip=True)
+    path = tmp_path / "a.png"
+    noise().save(path, pnginfo=info, icc_profile=bytes(4_000_000))
+    with pytest.raises(ValueError, match="too large"), Image.open(path) as opened:
+        opened.load()
+    np.testing.assert_array_equal(np.asarray(load_rgb(path)), np.asarray(noise()))
+    content = path.read_bytes()
+    path.write_bytes(content[: content.rindex(b"IDAT") + 40])
+    with pytest.raises(BadImage, match=r"a\.png cannot be decoded"):
+        load_rgb(path)
+
+
+def test_damaged_exif_of_a_sound_image_is_dropped(tmp_path):
+    noise().save(tmp_path / "a.jpg", exif=b"Exif\x00\x00MM\x00*\xff\xff\xff\xff")
+    assert load_rgb(tmp_path / "a.jpg").size == (24, 16)
+
+
+def test_every_suffix_of_a_format_that_is_read_is_listed_and_decodes(tmp_path):
+    Image.init()
+    readable = {suffix for suffix, name in Image.registered_extensions().items() if name in FORMATS}
+    # Floating-point pixels have no range.
+    assert readable - {".pfm"} == SUFFIXES
+    for number, suffix in enumerate(sorted(SUFFIXES)):
+        kind = Image.registered_extensions()[suffix]
+        image = (
+            noise(mode="L").convert("1")
+            if suffix == ".pbm"
+            else noise(mode="L" if suffix == ".pgm" else "RGB")
+        )
+        image.save(tmp_path / f"{number:02}{suffix}", format=kind)
+    images = list_captioned_images(tmp_path)
+    assert len(images) == len(SUFFIXES)
+    for image in images:
+        decoded = load_rgb(image.path)
+        assert (decoded.mode, decoded.size) == ("RGB", (24, 16)), image.path
+
+
+def test_a_suffix_that_pillow_opens_is_read_or_refused_or_named(tmp_path):
+    picture(tmp_path, "a.png")
+    for suffix in sorted(set(Image.registered_extensions()) - SUFFIXES):
+        strange = tmp_path / f"b{suffix}"
+        strange.write_bytes(b"x")
+        if suffix in OTHER_SUFFIXES:
+            with pytest.raises(BadImage, match=re.escape(strange.name)):
+                list_captioned_images(tmp_path)
+        else:
+            assert strange.name in read_image_folder(tmp_path).notes[0]
+        strange.unlink()
 
 
 def test_the_content_counts_and_not_the_name(tmp_path):
@@ -232,11 +430,11 @@ def test_corrupt_foreign_and_missing_files_are_refused_by_name(tmp_path):
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 0xFF
     path.write_bytes(content)
-    noise().save(tmp_path / "gif.png", format="GIF")
+    noise().save(tmp_path / "ico.png", format="ICO")
     (tmp_path / "text.png").write_text("<svg/>")
     for name, reason in [
         ("a.png", "cannot be decoded"),
-        ("gif.png", "no image in one of the formats"),
+        ("ico.png", "no image in one of the formats"),
         ("text.png", "no image in one of the formats"),
         ("gone.png", "No such file"),
     ]:
