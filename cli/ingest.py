@@ -21,6 +21,7 @@ from matchgraph.cli.options import (
     opened_graph,
     path_argument,
     probe_option,
+    replace_option,
     skip_bad_option,
     text_option,
 )
@@ -45,6 +46,7 @@ for command in (*RUN_COMMANDS, *RECORD_COMMANDS):
 @ingest.command()
 @path_argument("FILE.csv|FOLDER|OWNER/NAME")
 @click.option("--id", "model_id", metavar="ID", help="Id of the one pipeline, instead of its name.")
+@replace_option("model")
 @click.option(
     "--throughput/--no-throughput",
     "throughput",
@@ -86,7 +88,13 @@ for command in (*RUN_COMMANDS, *RECORD_COMMANDS):
 @skip_bad_option
 @json_option
 def models(
-    path: Path, model_id: str | None, text: Sequence[str], skip_bad: bool, as_json: bool, **measuring: Any
+    path: Path,
+    model_id: str | None,
+    replace_content: bool,
+    text: Sequence[str],
+    skip_bad: bool,
+    as_json: bool,
+    **measuring: Any,
 ) -> None:
     """Add models: a table of attributes, or diffusers pipeline folders.
 
@@ -107,6 +115,7 @@ def models(
             text=text,
             skip_bad=skip_bad,
             model_id=model_id,
+            replace_content=replace_content,
             facts=FactsConfig(**measuring),
             progress=progress,
         )
@@ -139,6 +148,13 @@ def figures_line(entry: tuple[str, Mapping[str, float]]) -> str:
     metavar="EXTRACTOR",
     help="Whose mean features become the datasets' embedding.",
 )
+@click.option("--id", "dataset_id", metavar="ID", help="Id of the one image folder, instead of its name.")
+@click.option(
+    "--caption-column",
+    metavar="NAME",
+    help="Column or field of the captions; by default text, caption or prompt.",
+)
+@replace_option("dataset")
 @text_option
 @skip_bad_option
 @json_option
@@ -148,6 +164,9 @@ def datasets(
     extractors: Sequence[str],
     metrics: Sequence[str],
     embedding: str,
+    dataset_id: str | None,
+    caption_column: str | None,
+    replace_content: bool,
     text: Sequence[str],
     skip_bad: bool,
     as_json: bool,
@@ -155,13 +174,17 @@ def datasets(
     """Add datasets: tables with embeddings, or image folders.
 
     A table has a column `dataset` (or `id`), the mean embedding in columns e0..eN, and any attributes. An
-    image folder holds images with captions in metadata.jsonl (file_name, text) or in text files beside them;
-    a folder of such folders gives several datasets. Images need --probe. Datasets are compared with each
+    image folder holds images with captions in metadata.jsonl or metadata.csv (file_name and text, caption or
+    prompt), or in .txt, .caption or .json files beside them. Subfolders train, validation and test are the
+    splits of one dataset, of which only train is fine-tuned on; other subfolders are datasets of their own.
+    Images need --probe. Datasets are compared with each
     other by every --metric. Several paths are taken one after another; the first with problems ends the
     command.
     """
     from matchgraph.ingest.tables.datasets import DatasetsReport, ingest_dataset_table, ingest_image_folders
 
+    if dataset_id is not None and len(paths) > 1:
+        raise click.UsageError("--id names one dataset: give one folder with it.")
     extractor = scorer = None
     if any(path.is_dir() for path in paths):
         from matchgraph.graphdb.connection import settings_from_environment
@@ -183,7 +206,15 @@ def datasets(
                 with step_bar() as progress:
                     reports.append(
                         ingest_image_folders(
-                            graph, path, extractor, scorer=scorer, skip_bad=skip_bad, progress=progress
+                            graph,
+                            path,
+                            extractor,
+                            scorer=scorer,
+                            dataset_id=dataset_id,
+                            caption_column=caption_column,
+                            replace_content=replace_content,
+                            skip_bad=skip_bad,
+                            progress=progress,
                         )
                     )
             else:
@@ -192,12 +223,21 @@ def datasets(
     unchanged = [name for report in reports for name in report.unchanged]
     measured = sum(report.similarities for report in reports)
     notes = [text for report in reports for text in report.notes]
+    images, captioned = sum(report.images for report in reports), sum(report.captioned for report in reports)
     for line in notes:
         click.echo(f"Note: {line}", err=True)
+    counted = f"\n{count(images, 'image')}, {captioned} captioned." if images else ""
     show(
         f"{count(len(written), 'dataset')} written, {len(unchanged)} unchanged, "
-        f"{count(measured, 'similarity', 'similarities')} measured.",
-        {"datasets": written, "unchanged": unchanged, "similarities": measured, "notes": notes},
+        f"{count(measured, 'similarity', 'similarities')} measured.{counted}",
+        {
+            "datasets": written,
+            "unchanged": unchanged,
+            "similarities": measured,
+            "images": images,
+            "captioned": captioned,
+            "notes": notes,
+        },
         [problem for report in reports for problem in report.skipped],
         as_json,
     )

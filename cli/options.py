@@ -53,6 +53,16 @@ class FiniteRange(click.FloatRange):
         return number
 
 
+def replace_option(kind: str) -> Decorator:
+    """The option `--replace` of a command that adds nodes of a kind."""
+    return click.option(
+        "--replace",
+        "replace_content",
+        is_flag=True,
+        help=f"Where the graph has another {kind} of this id, replace it and remove its results.",
+    )
+
+
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 device_option = click.option(
     "--device",

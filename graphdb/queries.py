@@ -6,7 +6,6 @@ A file begins with comment lines. The first is its title, the following ones des
 
 from __future__ import annotations
 
-import difflib
 import functools
 import importlib.resources
 import re
@@ -16,6 +15,7 @@ from importlib.resources.abc import Traversable
 from typing import Any
 
 from matchgraph.graphdb.errors import ParameterInvalid, QueryNotFound
+from matchgraph.graphdb.names import nearest_ids
 
 EXPLORE = "explore"
 # The last three are strings that name something in the graph.
@@ -156,8 +156,8 @@ def catalogue() -> list[QueryInfo]:
 
 def did_you_mean(word: str, known: Sequence[str] | Mapping[str, Any]) -> str:
     """The remark ` (did you mean 'X'?)` for a message about `word`, nothing where no known word is near."""
-    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
-    return f" (did you mean {near[0]!r}?)" if near else ""
+    near = nearest_ids(word, known, cutoff=0.5)
+    return f" (did you mean {' or '.join(map(repr, near))}?)" if near else ""
 
 
 def _parameter(line: str, query: str) -> Parameter:

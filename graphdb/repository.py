@@ -83,8 +83,12 @@ class MatchingGraph:
 
     # -- writes
 
-    def save_models(self, models: Sequence[Model]) -> None:
+    def save_models(self, models: Sequence[Model], *, replaced: Collection[str] = ()) -> None:
         """Save models; one that is there gets exactly these properties, its edges stay.
+
+        Args:
+            models: the models.
+            replaced: ids of models whose content is another now: what was measured with them is removed.
 
         Raises:
             InvalidValue: two of them have one id but differ.
@@ -93,7 +97,7 @@ class MatchingGraph:
             {"id": m.id, "properties": {**m.properties, "id": m.id}}
             for m in _distinct(models, lambda m: m.id, "models")
         ]
-        self._write(_batched("write/models", rows))
+        self._write([*_forgotten("write/forget-model-results", replaced), *_batched("write/models", rows)])
 
     def save_datasets(
         self,
@@ -102,6 +106,7 @@ class MatchingGraph:
         similar: Sequence[Similar] = (),
         *,
         changed: Collection[str] = (),
+        replaced: Collection[str] = (),
     ) -> None:
         """Save datasets with, in the same transaction, statistics of their features and their distances.
 
@@ -114,6 +119,7 @@ class MatchingGraph:
             similar: distances between these datasets or ones in the graph.
             changed: ids of datasets whose images are others now: what extractors measured on them before is
                 removed, as far as it is not given anew.
+            replaced: ids of datasets of which results and runs are removed too.
 
         Raises:
             NodeNotFound: statistics or a distance are of a dataset that is neither given nor in the graph.
@@ -129,13 +135,14 @@ class MatchingGraph:
         )
         edges = self._checked_similarities(similar, given)
         rows = [{"id": d.id, "properties": _dataset_properties(d)} for d in datasets]
-        forgotten = ("statistics", "distances") if changed else ()
         # Covariances are megabytes: one statement each keeps messages small.
         self._save_edges(
             edges,
             [
                 *_batched("write/datasets", rows),
-                *((queries.load(f"write/forget-{what}"), {"ids": sorted(changed)}) for what in forgotten),
+                *_forgotten("write/forget-statistics", changed),
+                *_forgotten("write/forget-distances", changed),
+                *_forgotten("write/forget-dataset-results", replaced),
                 *((queries.load("write/statistics"), {"rows": [_statistics_row(s)]}) for s in described),
             ],
         )
@@ -210,6 +217,12 @@ class MatchingGraph:
             NodeNotFound: it is not; the message names the nearest id.
         """
         self._check_nodes(kind, {identifier: ""})
+
+    def measured(self, kind: Literal["model", "dataset"]) -> dict[str, int]:
+        """Count the results, scores and finished runs of models or datasets; ids without any are left out."""
+        return {
+            row["id"]: row["measured"] for row in self._runner.read(queries.load(f"read/measured-{kind}s"))
+        }
 
     def models(self) -> list[Model]:
         """All models, sorted by id."""
@@ -475,6 +488,10 @@ def _require_metric(name: str, known: Mapping[str, Metric], where: str) -> Metri
 
 def _lock() -> Statement:
     return queries.load("write/lock"), {}
+
+
+def _forgotten(name: str, ids: Collection[str]) -> list[Statement]:
+    return [(queries.load(name), {"ids": sorted(ids)})] if ids else []
 
 
 def _batched(name: str, rows: Sequence[dict[str, Any]], **params: Any) -> list[Statement]:

@@ -96,6 +96,30 @@ NAMES = {
     "yaml": "a YAML file",
     "binary": "a binary file",
 }
+WEIGHTS = ("safetensors", "pickle", "binary")
+# Hugging Face datasets' function that reads such files.
+LOADERS = {"parquet": "load_dataset", "arrow": "load_from_disk"}
+WRITE_IMAGES = (
+    "load it with datasets.{loader}(FOLDER), save each image into a folder, list file_name and text in "
+    "metadata.jsonl there, and give that folder"
+)
+CONVERT_CHECKPOINT = (
+    "convert a whole checkpoint with diffusers (StableDiffusionPipeline.from_single_file(FILE)"
+    ".save_pretrained(FOLDER), or the pipeline class of its family) and give the folder; for a LoRA use "
+    "`matchgraph student`"
+)
+EXPECTED = {"table": "a CSV file", "dataset": "a folder of images", "model": "a pipeline folder"}
+REMEDIES = {
+    "excel": "export the sheet as CSV (UTF-8) and give that file",
+    "parquet": "write it as CSV, for example with pandas.read_parquet(FILE).to_csv(...)",
+    "arrow": "write it as CSV, for example with pandas.read_feather(FILE).to_csv(...)",
+    "json": "write it as CSV with a header",
+    "jsonl": "write it as CSV with a header",
+    "image": "give the folder that the image is in",
+    "video": "save its frames as images and give their folder",
+    "pointer": "fetch the file with `git lfs pull`",
+    "web page": "download the file itself",
+}
 # In folders: datasets whose images are packed, by suffix.
 PACKED = {".parquet": "parquet", ".arrow": "arrow", ".tar": "tar", ".zip": "archive", ".tgz": "compressed"}
 
@@ -171,57 +195,21 @@ def _kind_of_zip(file: Path) -> str:
     return "archive"
 
 
-def table_remedy(content: Content) -> str:
-    """What to do with a file of that kind where a CSV table is expected."""
-    return {
-        "excel": "export the sheet as CSV (UTF-8) and give that file",
-        "archive": "unpack it and give the CSV file, or the folder, that is in it",
-        "compressed": "decompress it and give the CSV file",
-        "tar": "unpack it and give the CSV file, or the folder, that is in it",
-        "parquet": "write it as CSV, for example with pandas.read_parquet(FILE).to_csv(...)",
-        "arrow": "write it as CSV, for example with pandas.read_feather(FILE).to_csv(...)",
-        "json": "write it as CSV with a header",
-        "jsonl": "write it as CSV with a header",
-        "image": "give the folder that the image is in",
-        "safetensors": "give a CSV file",
-        "pointer": "fetch the file with `git lfs pull`",
-        "web page": "download the file itself",
-    }.get(content.kind, "give a CSV file")
+def remedy(content: Content, wanted: str) -> str:
+    """What to do with a file of that kind where something else is expected.
 
-
-def dataset_remedy(content: Content) -> str:
-    """What to do with a file of that kind where a folder of images is expected."""
-    return {
-        "archive": "unpack it and give the folder",
-        "compressed": "unpack it and give the folder",
-        "tar": "unpack it and give the folder",
-        "image": "give the folder that the image is in",
-        "video": "save frames as images and give their folder",
-        "parquet": _write_images("load_dataset"),
-        "arrow": _write_images("load_from_disk"),
-    }.get(content.kind, table_remedy(content))
-
-
-def model_remedy(content: Content) -> str:
-    """What to do with a file of that kind where a pipeline folder is expected."""
-    if content.kind in ("safetensors", "pickle", "binary"):
-        return (
-            "convert a whole checkpoint into a pipeline folder, with diffusers' "
-            "StableDiffusionPipeline.from_single_file(FILE).save_pretrained(FOLDER) or the class of its "
-            "family, and give the folder; for a LoRA use `matchgraph student`"
-        )
-    if content.kind == "gguf":
-        return "give the pipeline folder that the quantised weights were made from"
+    Args:
+        content: what the file is.
+        wanted: "table", "dataset" or "model".
+    """
     if content.kind in ("archive", "tar", "compressed"):
-        return "unpack it and give the pipeline folder"
-    return table_remedy(content)
-
-
-def model_name_of(content: Content) -> str:
-    """What a file of weights is called where a pipeline folder is expected."""
-    if content.kind in ("safetensors", "pickle"):
-        return f"a single file of weights ({content.name}), not a diffusers pipeline folder"
-    return f"{content.name}, neither a CSV file nor a diffusers pipeline folder"
+        inside = {"table": "the CSV file in it", "dataset": "the folder of images", "model": "the folder"}
+        return f"unpack it and give {inside[wanted]}"
+    if wanted == "model" and content.kind in WEIGHTS:
+        return CONVERT_CHECKPOINT
+    if wanted == "dataset" and content.kind in LOADERS:
+        return WRITE_IMAGES.format(loader=LOADERS[content.kind])
+    return REMEDIES.get(content.kind, f"give {EXPECTED[wanted]}")
 
 
 def packed_dataset(files: Collection[Path]) -> tuple[str, str] | None:
@@ -237,16 +225,8 @@ def packed_dataset(files: Collection[Path]) -> tuple[str, str] | None:
         packed = [file for file in files if file.suffix.lower() == suffix]
         if not packed:
             continue
-        remedy = dataset_remedy(Content(kind))
-        if kind == "tar":
-            remedy = "a WebDataset: unpack the .tar files into one folder and give it"
         found = f"{len(packed)} {suffix} file{'s' if len(packed) > 1 else ''}"
-        return f"holds no image files; its data are in {found}", remedy
+        if kind == "tar":
+            found += " (a WebDataset)"
+        return f"holds no image files; its data are in {found}", remedy(Content(kind), "dataset")
     return None
-
-
-def _write_images(loader: str) -> str:
-    return (
-        f"write an image folder: load it with datasets.{loader}(FOLDER), save each image, and list file_name "
-        "and text in metadata.jsonl"
-    )

@@ -21,7 +21,7 @@ import psutil
 
 from matchgraph.graphdb.errors import GuardFailed
 from matchgraph.graphdb.queries import load
-from matchgraph.ingest.errors import IngestError, StaleFence, UnknownRun
+from matchgraph.ingest.errors import IngestError, RunOutdated, StaleFence, UnknownRun
 
 if TYPE_CHECKING:
     from matchgraph.graphdb.models import Result
@@ -391,15 +391,22 @@ class Ledger:
 
         Raises:
             StaleFence: the run was taken from this worker; nothing was written.
+            RunOutdated: the model or dataset has other content by now; nothing was written.
         """
         statements = [
             (load("ledger/lock"), {"ids": [claim.run]}),
+            (load("ledger/same-content"), {"id": claim.run}),
             (load("ledger/complete"), {"id": claim.run, "fence": claim.fence, "outcome": dict(outcome)}),
             *graph.result_statements(results),
         ]
         try:
-            self._runner.write_many(statements, guards=[1])
+            self._runner.write_many(statements, guards=[1, 2])
         except GuardFailed as error:
+            if self._runner.read(load("ledger/outdated"), id=claim.run):
+                raise RunOutdated(
+                    f"The model or dataset of run {claim.run} was ingested again with other content during "
+                    "the run, so its results are of what is gone; `matchgraph ingest run` queues a new one."
+                ) from error
             raise _stale(claim) from error
 
     def fail(self, claim: Claim, error: str, *, traceback: str | None = None, final: bool = False) -> str:

@@ -17,7 +17,7 @@ from matchgraph.ingest.runs.config import RunConfig
 from matchgraph.ingest.runs.estimates import Estimate, Estimator
 from matchgraph.ingest.runs.ledger import DONE, FAILED, MAX_ATTEMPTS, QUEUED, RUNNING, Ledger, Run, RunRequest
 from matchgraph.ingest.tables.csv_file import check_ids, read_table
-from matchgraph.ingest.tables.datasets import listed_hash
+from matchgraph.ingest.tables.datasets import listed_hash, source_of
 from matchgraph.ingest.tables.models import pipeline_fingerprint
 from matchgraph.ingest.tables.results import check_known
 from matchgraph.training.measure.scoring import PROBE
@@ -246,7 +246,8 @@ def dataset_hash(dataset: Dataset) -> str:
     Raises:
         SourceChanged: the folder is not here, or holds something else.
     """
-    return _unchanged("dataset", dataset, listed_hash(source_folder("dataset", dataset)))
+    source_folder("dataset", dataset)
+    return _unchanged("dataset", dataset, listed_hash(source_of(dataset)))
 
 
 def _check_measured_by(graph: MatchingGraph, extractor: Extractor, datasets: Sequence[Dataset]) -> None:

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from matchgraph.errors import Error
 from matchgraph.graphdb.errors import AuthenticationFailed, DatabaseFailed, GraphError, ServerUnreachable
 from matchgraph.graphdb.models import INITIAL, Result, Statistics
-from matchgraph.ingest.errors import ConfigChanged, ExtractorMismatch, SourceChanged, StaleFence
+from matchgraph.ingest.errors import ConfigChanged, ExtractorMismatch, SourceChanged, StaleFence, UnknownRun
 from matchgraph.ingest.runs.artefacts import (
     CHECKPOINT_FOLDER,
     RECORD_FILE,
@@ -41,6 +41,7 @@ from matchgraph.training.files import file_hash, write_json
 
 if TYPE_CHECKING:
     from matchgraph.graphdb.repository import MatchingGraph
+    from matchgraph.training.images import DatasetFolder
     from matchgraph.training.measure.scoring import Score
 
 # What ended an attempt, beside "done"; an error's own words otherwise.
@@ -81,7 +82,7 @@ class Job:
     model: str
     model_folder: Path
     dataset: str
-    dataset_folder: Path
+    dataset_folder: Path | DatasetFolder
     dataset_hash: str
     reference: Statistics | None
     config: RunConfig
@@ -289,7 +290,14 @@ def _after_error(ledger: Ledger, claim: Claim, error: BaseException, out: Path, 
     if isinstance(error, DATABASE_FAULTS):
         # All files stay, since the run may be done.
         raise error
-    run = ledger.run(claim.run)
+    try:
+        run = ledger.run(claim.run)
+    except UnknownRun:
+        # Its model or dataset was replaced, and the run removed with it.
+        remove_run(home, claim.run)
+        if isinstance(error, Exception):
+            return GIVEN_UP
+        raise error from None
     if run.status == DONE and run.fence == claim.fence:
         # What came between was too late: the run is recorded.
         remove_all_but(out)
@@ -358,7 +366,7 @@ def _is_full(error: BaseException | None) -> bool:
 def make_job(
     run: Run,
     model_folder: Path,
-    dataset_folder: Path,
+    dataset_folder: Path | DatasetFolder,
     reference: Statistics | None,
     out: Path,
 ) -> Job:

@@ -33,7 +33,7 @@ from matchgraph.ingest.runs.ledger import (
 )
 from matchgraph.ingest.runs.plan import dataset_hash, model_hash, source_folder
 from matchgraph.ingest.runs.run import Executor, Job, NotHere, Reporter, Unforeseen, carry_out, make_job
-from matchgraph.ingest.tables.datasets import define_metric
+from matchgraph.ingest.tables.datasets import define_metric, source_of
 from matchgraph.training.measure.scoring import PROBE, parse_metric
 
 if TYPE_CHECKING:
@@ -149,9 +149,7 @@ class Preparation:
         # Before the work rather than after it: a result by a metric that is not known could not be written.
         for metric in run.config["metrics"]:
             define_metric(self._graph, parse_metric(metric))
-        return make_job(
-            run, source_folder("model", model), source_folder("dataset", dataset), self._reference(run), out
-        )
+        return make_job(run, source_folder("model", model), source_of(dataset), self._reference(run), out)
 
     def _reference(self, run: Run) -> Statistics | None:
         extractor = run.config["extractors"].get(PROBE)

@@ -17,6 +17,7 @@ from typing import Any
 from matchgraph.graphdb.errors import InvalidId
 from matchgraph.graphdb.models import FORBIDDEN_CATEGORIES, INTEGER_RANGE, MAX_ID_LENGTH, check_id
 from matchgraph.ingest.errors import BadInput, Problem
+from matchgraph.training.contents import EXPECTED, recognise, remedy
 from matchgraph.training.files import SCRATCH_PREFIX, publish
 
 Scalar = str | int | float | bool
@@ -26,6 +27,8 @@ INTEGER = re.compile(r"[+-]?\d{1,1000}", re.ASCII)
 DECIMAL = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 NON_FINITE = re.compile(r"[+-]?(nan|inf|infinity)", re.IGNORECASE)
 BOOLEANS = {"true": True, "false": False}
+# Recognised by their suffix alone.
+TEXTS = ("json", "jsonl", "yaml")
 # Above this share of numbers a column is taken to be numeric and a word in it to be a slip.
 NUMERIC_SHARE = 0.8
 
@@ -73,6 +76,26 @@ class Table:
         if problems and not skip_bad:
             raise BadInput(problems)
         return problems
+
+
+def check_table(path: Path, data: bytes, wanted: str = "table") -> None:
+    """Refuse a file that is no table, and say what it is.
+
+    Args:
+        path: the file.
+        data: its content.
+        wanted: what it could be instead of a table, see `training.contents.remedy`.
+
+    Raises:
+        BadInput: it is something else, by its first bytes or its name.
+    """
+    content = recognise(path)
+    # A table may have any name.
+    if content is None or (content.kind in TEXTS and data.lstrip()[:1] not in (b"{", b"[")):
+        return
+    or_folder = f" or {EXPECTED[wanted]}" if wanted != "table" else ""
+    reason = f"is {content.name}, not a CSV file{or_folder}"
+    raise BadInput([Problem(str(path), 0, reason, remedy(content, wanted))], skippable=False)
 
 
 def _decode(path: Path, data: bytes) -> str:
@@ -126,6 +149,7 @@ def read_table(
     aliases: Mapping[str, str] | None = None,
     reserved: Collection[str] = (),
     verbatim: Collection[str] = (),
+    wanted: str = "table",
 ) -> Table:
     """Read a UTF-8 CSV file with a header.
 
@@ -136,6 +160,7 @@ def read_table(
         aliases: other names for required columns, alias to name.
         reserved: names that no column may have.
         verbatim: columns whose cells keep the space around them.
+        wanted: what the file could be instead, for errors: "model" or "dataset" where a folder would do.
 
     Returns:
         The table. Rows of a wrong length are in its problems and not among its rows.
@@ -149,6 +174,7 @@ def read_table(
     except OSError as error:
         problem = Problem(str(path), 0, f"cannot be read ({error.strerror})", "check the path")
         raise BadInput([problem], skippable=False) from error
+    check_table(path, data, wanted)
     reader = csv.reader(io.StringIO(_decode(path, data), newline=""), strict=True)
     records: list[tuple[int, list[str]]] = []
     line = 1

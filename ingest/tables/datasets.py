@@ -25,20 +25,24 @@ from matchgraph.ingest.tables.csv_file import (
     read_table,
     typed_columns,
 )
+from matchgraph.ingest.tables.identity import identity_of
 from matchgraph.ingest.tables.models import fingerprint_files
 from matchgraph.progress import Progress
+from matchgraph.training.captions import METADATA_FILES
+from matchgraph.training.contents import packed_dataset, recognise, remedy
+from matchgraph.training.dataset_files import OTHER_SUFFIXES, SUFFIXES, holds_images, is_junk, is_split
+from matchgraph.training.files import files_below
 from matchgraph.training.measure.frechet import GaussianStatistics
+from matchgraph.training.pipelines.hub import folder_name
 
 if TYPE_CHECKING:
     from matchgraph.graphdb.repository import MatchingGraph
-    from matchgraph.training.images import CaptionedImage
+    from matchgraph.training.images import CaptionedImage, DatasetFolder
     from matchgraph.training.measure.extractors import CaptionExtractor, Extractor
     from matchgraph.training.measure.scoring import Measure, Reference, Sample, Scorer
 
 EMBEDDING_COLUMN = re.compile(r"e(0|[1-9]\d*)", re.ASCII)
 METRIC = "clip_fid"
-# Told a step's name, how much of it is done, and of how much.
-IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
 MINIMUM_IMAGES = 2  # a covariance needs two
 FOLDER_HINT = "name a folder of images, or a folder of such folders"
 
@@ -48,14 +52,23 @@ class ImageFolder:
     """One dataset of images whose every image could be read.
 
     Args:
-        id: the dataset's id, the folder's name.
+        id: the dataset's id, see `dataset_name`.
         folder: the folder.
         images: its usable images with their captions.
+        caption_column: the column of its metadata that holds the captions, where the user named it.
+        notes: what the folder holds and is not read.
     """
 
     id: str
     folder: Path
     images: tuple[CaptionedImage, ...]
+    caption_column: str | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def captioned(self) -> int:
+        """How many images have a caption."""
+        return sum(image.caption is not None for image in self.images)
 
 
 @dataclass(frozen=True)
@@ -80,7 +93,9 @@ class DatasetsReport:
         unchanged: ids of those that the graph held already, with the same images and the same probe.
         similarities: how many pairs were measured.
         skipped: problems of what was left out.
-        notes: distances that could not be measured, and why.
+        notes: what was not read, or could not be measured, and why.
+        images: how many images the folders hold.
+        captioned: how many of these have a caption.
     """
 
     written: tuple[str, ...]
@@ -88,6 +103,8 @@ class DatasetsReport:
     similarities: int
     skipped: tuple[Problem, ...]
     notes: tuple[str, ...] = ()
+    images: int = 0
+    captioned: int = 0
 
 
 def read_dataset_table(
@@ -108,7 +125,9 @@ def read_dataset_table(
     Raises:
         BadInput: the file has problems.
     """
-    table = read_table(path, required=("dataset",), aliases={"id": "dataset"}, reserved=("embedding",))
+    table = read_table(
+        path, required=("dataset",), aliases={"id": "dataset"}, reserved=("embedding",), wanted="dataset"
+    )
     embedding = sorted((c for c in table.columns if EMBEDDING_COLUMN.fullmatch(c)), key=lambda c: int(c[1:]))
     gaps = [f"e{position}" for position in range(len(embedding)) if f"e{position}" not in embedding]
     if gaps:
@@ -146,62 +165,104 @@ def _vector(table: Table, row: Row, columns: Sequence[str]) -> tuple[float, ...]
 
 
 def dataset_folders(folder: Path) -> list[Path]:
-    """Return the dataset folders meant by `folder`: itself where it holds images, else its subfolders.
+    """Return the dataset folders meant by `folder`.
+
+    That is `folder` itself where it holds images, metadata or a folder for each split (train, validation,
+    test), else its subfolders.
 
     Raises:
-        BadInput: `folder` is no folder, or holds neither images nor folders.
+        BadInput: `folder` is not a folder, holds neither images nor folders, or has folders of images beside
+            those of its splits.
     """
     if not folder.is_dir():
-        problem = Problem(str(folder), 0, "is not a folder", FOLDER_HINT)
+        content = recognise(folder)
+        reason = "is not a folder" if content is None else f"is {content.name}, not a folder of images"
+        hint = FOLDER_HINT if content is None else remedy(content, "dataset")
+        raise BadInput([Problem(str(folder), 0, reason, hint)], skippable=False)
+    if (folder / "model_index.json").exists():
+        problem = Problem(str(folder), 0, "is a pipeline, not images", "use `matchgraph ingest models`")
         raise BadInput([problem], skippable=False)
-    entries = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
+    entries = sorted(entry for entry in folder.iterdir() if not is_junk(entry.name))
     if any(entry.is_file() and _looks_like_data(entry) for entry in entries):
         return [folder]
     inside = [entry for entry in entries if entry.is_dir()]
     if not inside:
-        problem = Problem(str(folder), 0, "holds no images", FOLDER_HINT)
-        raise BadInput([problem], skippable=False)
+        packed = packed_dataset(files_below(folder)) or ("holds no images", FOLDER_HINT)
+        raise BadInput([Problem(str(folder), 0, *packed)], skippable=False)
+    with_images = [entry for entry in inside if holds_images(entry)]
+    splits = [entry.name for entry in with_images if is_split(entry.name)]
+    if splits:
+        others = [entry.name for entry in with_images if not is_split(entry.name)]
+        if others:
+            reason = f"holds the splits {', '.join(splits)} beside other folders, {', '.join(others)}"
+            hint = "give the folders one by one, or move those that are not splits elsewhere"
+            raise BadInput([Problem(str(folder), 0, reason, hint)], skippable=False)
+        return [folder]
     return inside
 
 
 def _looks_like_data(file: Path) -> bool:
-    return file.suffix.lower() in IMAGE_SUFFIXES or file.name == "metadata.jsonl"
+    return file.suffix.lower() in SUFFIXES | OTHER_SUFFIXES or file.name in METADATA_FILES
 
 
-def read_folders(folder: Path, *, on_image: Callable[[int, int], None] | None = None) -> FoldersReading:
+def dataset_name(folder: Path) -> str:
+    """What a dataset's folder is called.
+
+    That is the folder's own name; for the folder of a split (train, validation, test) the name of its
+    parent; in the cache of the Hugging Face hub the repository's, with its owner.
+    """
+    path = Path(os.path.abspath(folder))
+    if is_split(path.name) and path.parent.name:
+        path = path.parent
+    return folder_name(path)
+
+
+def read_folders(
+    folder: Path,
+    *,
+    dataset_id: str | None = None,
+    caption_column: str | None = None,
+    on_image: Callable[[int, int], None] | None = None,
+) -> FoldersReading:
     """Find the image datasets in a folder and decode every image once, so that bad ones are known at once.
 
     Args:
         folder: a folder of images, or a folder of such folders.
+        dataset_id: id of the dataset, where there is one; None for `dataset_name`.
+        caption_column: the column of the metadata that holds the captions; None for the usual ones.
         on_image: called after each image with the number done and the number found so far.
 
     Returns:
         The datasets with their good images, and what is wrong with the rest.
 
     Raises:
-        BadInput: there is no dataset folder at all.
+        BadInput: there is no dataset folder at all, or an id is given for several.
     """
     from matchgraph.training.errors import TrainingError
-    from matchgraph.training.images import list_captioned_images, load_rgb
+    from matchgraph.training.images import DatasetFolder, ImageListing, load_rgb, read_image_folder
 
-    listed: list[tuple[str, Path, list[CaptionedImage]]] = []
+    listed: list[tuple[str, Path, ImageListing]] = []
     problems: list[Problem] = []
-    for place in dataset_folders(folder):
-        name = Path(os.path.abspath(place)).name
+    places = dataset_folders(folder)
+    if dataset_id is not None and places != [folder]:
+        problem = Problem(str(folder), 0, "holds several datasets", "name one of them, or leave --id out")
+        raise BadInput([problem], skippable=False)
+    for place in places:
+        name = dataset_id or dataset_name(place)
         fault = id_fault(name, "dataset")
         if fault:
             problems.append(Problem(repr(str(place))[1:-1], 0, fault[0], "rename the folder"))
             continue
         try:
-            listed.append((name, place, list_captioned_images(place)))
+            listed.append((name, place, read_image_folder(DatasetFolder(place, caption_column))))
         except TrainingError as error:
-            problems.append(Problem(str(place), 0, str(error).rstrip("."), "mend the folder"))
-    total = sum(len(images) for _, _, images in listed)
+            problems.append(_folder_problem(place, error))
+    total = sum(len(listing.images) for _, _, listing in listed)
     done = 0
     found: list[ImageFolder] = []
-    for name, place, images in listed:
+    for name, place, listing in listed:
         good: list[CaptionedImage] = []
-        for image in images:
+        for image in listing.images:
             try:
                 load_rgb(image.path)
                 good.append(image)
@@ -211,11 +272,18 @@ def read_folders(folder: Path, *, on_image: Callable[[int, int], None] | None = 
             if on_image is not None:
                 on_image(done, total)
         if len(good) >= MINIMUM_IMAGES:
-            found.append(ImageFolder(name, place, tuple(good)))
+            notes = tuple(f"{name}: {note}" for note in listing.notes)
+            found.append(ImageFolder(name, place, tuple(good), caption_column, notes))
         else:
             reason = f"holds {len(good)} usable image{'s' if len(good) != 1 else ''}"
             problems.append(Problem(str(place), 0, reason, f"a dataset needs {MINIMUM_IMAGES} at least"))
     return FoldersReading(tuple(found), tuple(problems))
+
+
+def _folder_problem(folder: Path, error: Exception) -> Problem:
+    # The message says what to do after a semicolon, and may begin with the folder, which is the place.
+    reason, _, hint = str(error).removeprefix(f"{folder} ").rstrip(".").partition("; ")
+    return Problem(str(folder), 0, reason, hint or "correct the folder")
 
 
 def _image_problem(file: Path, error: Exception) -> Problem:
@@ -257,6 +325,9 @@ def ingest_image_folders(
     extractor: Extractor | CaptionExtractor,
     *,
     scorer: Scorer | None = None,
+    dataset_id: str | None = None,
+    caption_column: str | None = None,
+    replace_content: bool = False,
     skip_bad: bool = False,
     progress: Progress | None = None,
 ) -> DatasetsReport:
@@ -272,6 +343,10 @@ def ingest_image_folders(
         extractor: the probe model, whose mean features become a dataset's embedding.
         scorer: the metrics that datasets are compared by, with their extractors, the probe among them; by
             default CLIP-FID of the probe.
+        dataset_id: id of the dataset, where there is one; None for `dataset_name`.
+        caption_column: the column of the metadata that holds the captions; None for the usual ones.
+        replace_content: whether a dataset of the graph may be replaced by one with other images; its results
+            and runs are removed then.
         skip_bad: leave bad images and folders out instead of refusing all.
         progress: told how far it is.
 
@@ -279,35 +354,67 @@ def ingest_image_folders(
         What was written.
 
     Raises:
-        BadInput: an image or a folder cannot be used; nothing was written.
+        BadInput: an image or a folder cannot be used, or the graph has another dataset of its id; nothing was
+            written.
         BadDataset: a metric of captions finds too few of them.
     """
     note = progress or (lambda _step, _done, _of: None)
-    reading = read_folders(folder, on_image=lambda done, of: note("checking images", done, of))
-    if reading.problems and not skip_bad:
-        raise BadInput(reading.problems)
+    reading = read_folders(
+        folder,
+        dataset_id=dataset_id,
+        caption_column=caption_column,
+        on_image=lambda done, of: note("checking images", done, of),
+    )
+    stored = {dataset.id: dataset for dataset in graph.datasets()}
+    identity = identity_of(graph, "dataset", stored, replace=replace_content)
+    problems = list(reading.problems)
+    usable: list[tuple[ImageFolder, str]] = []
+    for found in reading.folders:
+        content = images_hash(found)
+        problem = identity.problem(found.id, str(found.folder.resolve()), content, str(found.folder))
+        if problem is None:
+            usable.append((found, content))
+        else:
+            problems.append(problem)
+    if problems and not skip_bad:
+        raise BadInput(problems)
     comparison = Comparison(graph, extractor, scorer)
     written: list[str] = []
     unchanged: list[str] = []
     notes: list[str] = []
     measured = 0
-    for position, found in enumerate(reading.folders, start=1):
-        note("measuring datasets", position - 1, len(reading.folders))
-        content = images_hash(found)
+    for position, (found, content) in enumerate(usable):
+        note("measuring datasets", position, len(usable))
+        notes += found.notes
+        if not found.captioned:
+            notes.append(f"{found.id}: none of its {len(found.images)} images has a caption.")
         if comparison.is_known(found.id, content):
             if (moved := comparison.moved(found)) is not None:
                 graph.save_datasets([moved])
             unchanged.append(found.id)
             continue
-        changed = comparison.forget_changed(found.id, content)
+        replaced = [found.id] if identity.is_replaced(found.id, content) else []
+        if replaced and (count := identity.measured.get(found.id)):
+            notes.append(
+                f"{found.id}: replaced; what was measured on the former images ({count}) was removed."
+            )
+        changed = comparison.forget_changed(found.id, content, replaced=bool(replaced))
         look = comparison.look(found, content)
-        graph.save_datasets([look.dataset], look.statistics, look.similar, changed=changed)
+        graph.save_datasets([look.dataset], look.statistics, look.similar, changed=changed, replaced=replaced)
         comparison.add(look)
         written.append(found.id)
         measured += len(look.similar)
         notes += look.notes
-    note("measuring datasets", len(reading.folders), len(reading.folders))
-    return DatasetsReport(tuple(written), tuple(unchanged), measured, reading.problems, tuple(notes))
+    note("measuring datasets", len(usable), len(usable))
+    return DatasetsReport(
+        tuple(written),
+        tuple(unchanged),
+        measured,
+        tuple(problems),
+        tuple(notes),
+        images=sum(len(found.images) for found, _ in usable),
+        captioned=sum(found.captioned for found, _ in usable),
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -379,12 +486,20 @@ class Comparison:
         self._stored[found.id] = replace(stored, properties={**stored.properties, "source": source})
         return self._stored[found.id]
 
-    def forget_changed(self, dataset: str, content: str) -> list[str]:
-        """Forget what was measured on other images of a dataset; returns its id if there are any."""
+    def forget_changed(self, dataset: str, content: str, *, replaced: bool = False) -> list[str]:
+        """Forget what was measured on other images of a dataset; returns its id if there are any.
+
+        Args:
+            dataset: its id.
+            content: hash of its images now.
+            replaced: whether it is another dataset now, of which nothing known is true.
+        """
         stored = self._stored.get(dataset)
         before = stored.properties.get("content_hash") if stored is not None else None
         if before in (None, content):
             return []
+        if replaced:
+            del self._stored[dataset]
         for known in self._samples.values():
             known.pop(dataset, None)
         for pairs in self._pairs.values():
@@ -464,7 +579,8 @@ class Comparison:
         if measure.distance not in OF_FEATURES or sample.features is not None:
             return sample
         properties = self._stored[dataset].properties
-        folder, content = Path(str(properties.get("source"))), str(properties.get("content_hash"))
+        folder = source_of(self._stored[dataset])
+        content = str(properties.get("content_hash"))
         try:
             if listed_hash(folder) != content:
                 return None
@@ -496,32 +612,40 @@ def images_hash(found: ImageFolder) -> str:
     return digest.hexdigest()[:16]
 
 
-def listed_hash(folder: Path) -> str:
+def source_of(dataset: Dataset) -> DatasetFolder:
+    """The folder that a dataset was ingested from, with the column of its captions."""
+    from matchgraph.training.images import DatasetFolder
+
+    properties = dataset.properties
+    return DatasetFolder(Path(str(properties.get("source"))), properties.get("caption_column"))
+
+
+def listed_hash(folder: str | os.PathLike[str]) -> str:
     """Return the hash of a folder's images as they are now, without decoding them.
 
     Args:
-        folder: a folder of images.
+        folder: a folder of images, see `training.images.read_image_folder`.
 
     Returns:
         What `images_hash` gave when the dataset was ingested, if nothing has changed since.
 
     Raises:
-        BadDataset: the folder holds no images or a faulty metadata.jsonl.
+        BadDataset: the folder holds no images or a faulty metadata file.
         BadImage: a file is in an image format that is not read.
     """
     from matchgraph.training.images import list_captioned_images
 
-    return images_hash(ImageFolder(folder.name, folder, tuple(list_captioned_images(folder))))
+    place = Path(folder)
+    return images_hash(ImageFolder(place.name, place, tuple(list_captioned_images(folder))))
 
 
 def _described(
     found: ImageFolder, content: str, statistics: Statistics, extractor: Extractor | CaptionExtractor
 ) -> Dataset:
-    captions = [image.caption for image in found.images if image.caption]
     properties: dict[str, Any] = {
         "name": found.id,
         "images": len(found.images),
-        "captioned": len(captions),
+        "captioned": found.captioned,
         "probe": extractor.name,
         "extractor": extractor.hash,
         "resize": extractor.resize,
@@ -529,6 +653,8 @@ def _described(
         "source": str(found.folder.resolve()),
         "content_hash": content,
     }
+    if found.caption_column is not None:
+        properties["caption_column"] = found.caption_column
     return Dataset(found.id, properties, tuple(statistics.mean.tolist()))
 
 

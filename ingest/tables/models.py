@@ -30,11 +30,13 @@ from matchgraph.ingest.tables.facts import (
     profile_facts,
     throughput_facts,
 )
+from matchgraph.ingest.tables.identity import identity_of
 from matchgraph.progress import Progress
+from matchgraph.training.contents import WEIGHTS, recognise, remedy
 from matchgraph.training.files import files_below
 from matchgraph.training.pipelines.families import ALIASES
 from matchgraph.training.pipelines.families import FAMILIES as TRAINABLE
-from matchgraph.training.pipelines.hub import is_hub_name, model_name, pipeline_folder
+from matchgraph.training.pipelines.hub import folder_name, is_hub_name, pipeline_folder
 
 if TYPE_CHECKING:
     from matchgraph.graphdb.repository import MatchingGraph
@@ -111,7 +113,7 @@ def read_model_table(
     Raises:
         BadInput: the file has problems.
     """
-    table = read_table(path, required=("model",), aliases={"id": "model"})
+    table = read_table(path, required=("model",), aliases={"id": "model"}, wanted="model")
     attributes = [column for column in table.columns if column != "model"]
     check_ids(table, {"model": "model"})
     check_unique(table, "model")
@@ -148,6 +150,7 @@ def ingest_models(
     text: Collection[str] = (),
     skip_bad: bool = False,
     model_id: str | None = None,
+    replace_content: bool = False,
     facts: FactsConfig | None = None,
     progress: Progress | None = None,
 ) -> ModelsReport:
@@ -164,7 +167,9 @@ def ingest_models(
         text: columns of the table to be kept as text although they look like numbers.
         skip_bad: leave bad rows and folders out instead of refusing all.
         model_id: id of the model in the one pipeline folder that `path` is; if None the folder's
-            name, or that on the hub without its owner.
+            name, or OWNER/NAME of a model from the hub.
+        replace_content: whether a model of the graph may be replaced by one with other weights; its results,
+            runs and variants are removed then.
         facts: count parameters and operations of pipeline folders and measure their throughput, as it says;
             None takes what the configs and the weights' headers say. What was measured of an unchanged folder
             is not measured again.
@@ -174,7 +179,7 @@ def ingest_models(
         What was written.
 
     Raises:
-        BadInput: the input has problems; nothing was written.
+        BadInput: the input has problems, or the graph has another model of its id; nothing was written.
         training.errors.InvalidConfig: this machine has no such device; nothing was written.
         training.errors.ModelUnavailable: the pipeline is neither here nor to be had from the hub.
     """
@@ -193,18 +198,36 @@ def ingest_models(
     if facts is not None:
         check_device(facts)
     reading = read_pipelines(path, model_id=model_id)
-    if reading.problems and not skip_bad:
-        raise BadInput(reading.problems)
+    identity = identity_of(graph, "model", stored, replace=replace_content)
+    problems = list(reading.problems)
+    usable: list[Model] = []
+    for model in reading.models:
+        source, content = str(model.properties["source"]), str(model.properties["content_hash"])
+        problem = identity.problem(model.id, source, content, str(path))
+        if problem is None:
+            usable.append(model)
+        else:
+            problems.append(problem)
+    if problems and not skip_bad:
+        raise BadInput(problems)
     notes = list(reading.notes)
+    replaced = [m.id for m in usable if identity.is_replaced(m.id, str(m.properties["content_hash"]))]
+    for name in replaced:
+        # Nothing of the former model is true of this one.
+        del stored[name]
+        if count := identity.measured.get(name):
+            notes.append(
+                f"{name}: replaced; what was measured with the former weights ({count}) was removed."
+            )
     merged = []
-    known = {model.id: known_facts(model, stored.get(model.id)) for model in reading.models}
-    for number, model in enumerate(reading.models):
+    known = {model.id: known_facts(model, stored.get(model.id)) for model in usable}
+    for number, model in enumerate(usable):
         counted: dict[str, Any] = {}
         if facts is not None:
             counted, remarks = profile_facts(model, known[model.id])
             notes.extend(remarks)
             if progress is not None:
-                progress("operations counted", number + 1, len(reading.models))
+                progress("operations counted", number + 1, len(usable))
         properties = {
             **_without_components(_properties(stored, model.id)),
             **known[model.id],
@@ -216,7 +239,7 @@ def ingest_models(
             notes.append(f"{model.properties['source']}: the denoiser {reason}")
         merged.append(Model(model.id, properties))
     if merged:
-        graph.save_models(merged)
+        graph.save_models(merged, replaced=replaced)
     for number, model in enumerate(merged):
         if facts is None:
             break
@@ -231,7 +254,7 @@ def ingest_models(
         model.id: {name: model.properties[name] for name in MEASURED if name in model.properties}
         for model in merged
     }
-    return ModelsReport(tuple(model.id for model in merged), reading.problems, tuple(notes), measured)
+    return ModelsReport(tuple(model.id for model in merged), tuple(problems), tuple(notes), measured)
 
 
 def _properties(stored: Mapping[str, Model], model_id: str) -> Mapping[str, Any]:
@@ -262,9 +285,19 @@ def pipeline_folders(folder: Path) -> list[Path]:
         return [folder]
     inside = sorted(entry for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
     if not inside:
-        problem = Problem(str(folder), 0, f"holds no {INDEX}", "name a pipeline folder or a folder of them")
+        problem = Problem(str(folder), 0, *_no_pipeline(folder))
         raise BadInput([problem], skippable=False)
     return inside
+
+
+def _no_pipeline(folder: Path) -> tuple[str, str]:
+    """Why a folder without subfolders holds no pipeline, and what to do."""
+    for file in sorted(folder.iterdir()):
+        content = recognise(file)
+        if content is not None and content.kind in WEIGHTS:
+            reason = f"holds single files of weights ({file.name}) and no {INDEX}"
+            return reason, remedy(content, "model")
+    return f"holds no {INDEX}", "name a pipeline folder or a folder of them"
 
 
 def read_pipelines(folder: Path, *, model_id: str | None = None) -> PipelineReading:
@@ -272,7 +305,7 @@ def read_pipelines(folder: Path, *, model_id: str | None = None) -> PipelineRead
 
     Args:
         folder: a folder with a model_index.json, or a folder of such folders.
-        model_id: id of the model, of one folder only; if None `training.pipelines.hub.model_name`.
+        model_id: id of the model, of one folder only; if None `training.pipelines.hub.folder_name`.
 
     Returns:
         The models with their attributes, the folders that could not be read, and notes.
@@ -313,7 +346,7 @@ def read_pipelines(folder: Path, *, model_id: str | None = None) -> PipelineRead
 
 
 def _read_pipeline(folder: Path, model_id: str | None) -> tuple[Model, list[str]]:
-    name = model_id or model_name(folder)
+    name = model_id or folder_name(folder)
     fault = id_fault(name, "model")
     if fault:
         raise _Unreadable(Problem(repr(str(folder))[1:-1], 0, fault[0], "rename the folder"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import statistics
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from matchgraph.graphdb.errors import GraphError, InvalidValue, UnknownMetric
 from matchgraph.graphdb.models import Metric, Result, check_metric_name
+from matchgraph.graphdb.names import nearest_ids
 from matchgraph.ingest.errors import Problem
 from matchgraph.ingest.tables.csv_file import (
     INTEGER,
@@ -158,8 +158,8 @@ def check_known(table: Table, column: str, kind: str, known: Collection[str]) ->
         if name and name not in known:
             lines.setdefault(name, []).append(row.line)
     for number, (name, (line, *others)) in enumerate(lines.items()):
-        near = difflib.get_close_matches(name, known, 1, 0.75) if number < NAMES_WITH_HINT else []
-        hint = f"did you mean {near[0]!r}? If not, add" if near else "add"
+        near = nearest_ids(name, known) if number < NAMES_WITH_HINT else []
+        hint = f"did you mean {' or '.join(map(repr, near))}? If not, add" if near else "add"
         reason = f"{kind} {name[:80]!r} is not in the graph{_further(others)}"
         table.problem(line, reason, f"{hint} it with `matchgraph ingest {kind}s`", also=others)
 

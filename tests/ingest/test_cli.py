@@ -85,15 +85,15 @@ def test_a_pipeline_is_added_by_its_name_on_the_hub(
     use_cache(monkeypatch, tmp_path / "cache")
     snapshot = put_into_cache(tmp_path / "cache", "someone/lcm-tiny", tiny.save_lcm(tmp_path / "lcm"))
     told = answer(invoke("models", "someone/lcm-tiny", "--no-throughput", "--json"))
-    assert told["models"] == ["lcm-tiny"]
-    assert told["measured"]["lcm-tiny"].keys() == {"params", "tflop"}
+    assert told["models"] == ["someone/lcm-tiny"]
+    assert told["measured"]["someone/lcm-tiny"].keys() == {"params", "tflop"}
     assert invoke("models", "someone/lcm-tiny", "--no-throughput", "--id", "mine").exit_code == 0
     stored = {model.id: model.properties for model in graph.models()}
-    assert stored.keys() == {"lcm-tiny", "mine"}
+    assert stored.keys() == {"someone/lcm-tiny", "mine"}
     assert (stored["mine"]["family"], stored["mine"]["pipeline"]) == ("sd", "LatentConsistencyModelPipeline")
     assert (stored["mine"]["tflop_rows"], stored["mine"]["tflop_guidance"]) == (1, 8.5)
     # What draws the graph's models finds it, and knows it for one of few steps.
-    assert model_folders(runner) == {"lcm-tiny": snapshot.resolve(), "mine": snapshot.resolve()}
+    assert model_folders(runner) == {"someone/lcm-tiny": snapshot.resolve(), "mine": snapshot.resolve()}
     assert is_student(model_folders(runner)["mine"])
     before = dump(runner)
     assert invoke("models", "someone/lcm-tiny", "--no-throughput").exit_code == 0

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 
 from matchgraph.training.errors import ModelUnavailable
 from matchgraph.training.files import files_below
-from matchgraph.training.pipelines.hub import model_name, pipeline_files, pipeline_folder, student_weights
+from matchgraph.training.pipelines.hub import folder_name, pipeline_files, pipeline_folder, student_weights
 from matchgraph.training.pipelines.loading import load_pipeline
 from tests.training.hub import COMMIT, put_into_cache, served, use_cache
 
@@ -77,8 +77,8 @@ def test_what_is_whole_in_the_cache_is_taken_without_a_network(cache, tiny_folde
     snapshot = put_into_cache(cache, NAME, tiny_folder("sd"))
     assert pipeline_folder(NAME) == snapshot
     assert pipeline_folder(Path(NAME)) == snapshot
-    assert model_name(snapshot) == "tiny-model"
-    assert model_name(tiny_folder("sd")) == tiny_folder("sd").name
+    assert folder_name(snapshot) == "tiny-model"
+    assert folder_name(tiny_folder("sd")) == tiny_folder("sd").name
     assert load_pipeline(snapshot, device="cpu")[1].name == "sd"
 
 

@@ -26,7 +26,7 @@ from matchgraph.training.pipelines.encoding import (
     encode_dataset,
     encode_prompts,
 )
-from matchgraph.training.pipelines.hub import model_name, pipeline_folder
+from matchgraph.training.pipelines.hub import folder_name, pipeline_folder
 from matchgraph.training.pipelines.loading import (
     LoadedPipeline,
     quiet_libraries,
@@ -168,7 +168,7 @@ def distill(
         losses = session.losses
         record = Distillation(
             target,
-            teacher={"name": model_name(folder.resolve()), "sha256": identity["model"]},
+            teacher={"name": folder_name(folder.resolve()), "sha256": identity["model"]},
             config=config.to_dict() | {"guidance": guidance},
             data={
                 "kind": "drawn" if images is None else "images",

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from matchgraph.training.errors import BadAdapter, UnsafeWeights, first_line
 from matchgraph.training.files import file_hash, json_hash
 from matchgraph.training.pipelines.adapters import ADAPTER_FILE, fuse_adapter, load_adapter
-from matchgraph.training.pipelines.hub import is_hub_name, model_name, pipeline_folder, student_weights
+from matchgraph.training.pipelines.hub import folder_name, is_hub_name, pipeline_folder, student_weights
 from matchgraph.training.pipelines.loading import (
     PICKLED_SUFFIXES,
     LoadedPipeline,
@@ -122,7 +122,7 @@ def make_student(
             setattr(loaded.pipe, loaded.family.denoiser_attribute, student)
         record = MadeStudent(
             target,
-            teacher={"name": model_name(folder), "sha256": loaded.weights_hash()},
+            teacher={"name": folder_name(folder), "sha256": loaded.weights_hash()},
             weights={
                 "name": name,
                 "kind": "lora" if lora else "denoiser",
@@ -237,6 +237,6 @@ def _check_fit(
     )
     for first in wrong:
         raise BadAdapter(
-            f"{place} does not fit {model_name(loaded.folder)}: {first} is missing, unknown or of another "
+            f"{place} does not fit {folder_name(loaded.folder)}: {first} is missing, unknown or of another "
             "shape. Was it made for another model?"
         )

@@ -1,0 +1,9 @@
+// Remove what was measured on datasets that are replaced by others: results and runs. A worker that is still at such a
+// run finds it gone and writes nothing.
+UNWIND $ids AS id
+MATCH (d:Dataset {id: id})
+OPTIONAL MATCH (d)<-[e:PERFORMS]-()
+DELETE e
+WITH DISTINCT d
+OPTIONAL MATCH (d)<-[:ON]-(run:Run)
+DETACH DELETE run

@@ -1,0 +1,85 @@
+"""One id, one content: what a model or dataset was measured with is never passed on to other content."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from matchgraph.ingest.errors import Problem
+
+if TYPE_CHECKING:
+    from matchgraph.graphdb.models import Dataset, Model
+    from matchgraph.graphdb.repository import MatchingGraph
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Decides which nodes of the graph a folder may become.
+
+    Args:
+        kind: "model" or "dataset".
+        stored: the nodes of the graph by id.
+        measured: how many results, scores and finished runs each has; ids without any may be left out.
+        replace: whether a node may be replaced, and what was measured with it removed.
+    """
+
+    kind: Literal["model", "dataset"]
+    stored: Mapping[str, Model] | Mapping[str, Dataset]
+    measured: Mapping[str, int]
+    replace: bool = False
+
+    def is_other(self, node: str, content: str) -> bool:
+        """Whether the graph has other content under this id."""
+        return self._content(node) not in (None, content)
+
+    def is_replaced(self, node: str, content: str) -> bool:
+        """Whether what was measured under this id has to go."""
+        return self.replace and self.is_other(node, content)
+
+    def problem(self, node: str, source: str, content: str, place: str) -> Problem | None:
+        """Say why a folder cannot become a node.
+
+        Content that has changed in its place may be ingested again as long as nothing was measured with it.
+        A folder that moved is the same node. A node without a content hash came from a table and is joined.
+
+        Args:
+            node: the id.
+            source: the folder, resolved.
+            content: hash of its content.
+            place: the folder as the user named it.
+
+        Returns:
+            The problem; None where it can.
+        """
+        if self.replace or not self.is_other(node, content):
+            return None
+        count = self.measured.get(node, 0)
+        before = self._properties(node).get("source")
+        if before == source and not count:
+            return None
+        if before == source:
+            reason = f"{self.kind} {node!r} has changed since it was ingested"
+        else:
+            origin = f"from {before}" if before else "from a folder that is not recorded"
+            reason = f"{self.kind} {node!r} is in the graph already, {origin}, and {source} has other content"
+        results = f", with what was measured with it ({count})" if count else ""
+        remedy = f"add this one under another id with --id, or replace that one{results} with --replace"
+        return Problem(place, 0, reason, remedy)
+
+    def _content(self, node: str) -> Any:
+        return self._properties(node).get("content_hash")
+
+    def _properties(self, node: str) -> Mapping[str, Any]:
+        return self.stored[node].properties if node in self.stored else {}
+
+
+def identity_of(
+    graph: MatchingGraph,
+    kind: Literal["model", "dataset"],
+    stored: Mapping[str, Model] | Mapping[str, Dataset],
+    *,
+    replace: bool,
+) -> Identity:
+    """Read from the graph what was measured with its models or datasets."""
+    return Identity(kind, stored, graph.measured(kind), replace)
