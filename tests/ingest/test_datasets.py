@@ -10,17 +10,20 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from matchgraph.graphdb.models import Dataset, Similar
+from matchgraph.graphdb.models import Dataset, Model, Result, Similar
 from matchgraph.graphdb.repository import MatchingGraph
 from matchgraph.graphdb.runner import Runner
 from matchgraph.ingest.errors import BadInput
 from matchgraph.ingest.tables.datasets import (
+    dataset_name,
     ingest_dataset_table,
     ingest_image_folders,
     listed_hash,
     read_dataset_table,
     read_folders,
+    source_of,
 )
+from matchgraph.training.images import list_captioned_images
 from tests.ingest.conftest import write_images
 from tests.ingest.dump import dump
 
@@ -386,3 +389,124 @@ def test_what_was_measured_on_other_images_is_forgotten(
     assert (found["metric"], found["value"]) == ("fid", 7.0)
     assert {"extractor", "clip_fid", "weight"}.isdisjoint(found)
     assert not runner.read("MATCH (:Dataset {id: 'dogs'})-[e:SIMILAR]-(:Dataset {id: 'trees'}) RETURN e")
+
+
+def measured_on(graph: MatchingGraph, dataset: str) -> None:
+    graph.save_models([Model("m", {"source": "/m", "content_hash": "x"})])
+    graph.save_results([Result("m", dataset, "clip_fid", 7.0)])
+
+
+def test_the_same_name_elsewhere_with_other_images_is_refused_and_can_be_told_apart(
+    graph: MatchingGraph, runner: Runner, extractor, tmp_path: Path
+) -> None:
+    one = write_images(tmp_path / "mine" / "pets", 1, ["a", "b", "c"])
+    two = write_images(tmp_path / "yours" / "pets", 2, ["a", "b"])
+    ingest_image_folders(graph, one, extractor)
+    measured_on(graph, "pets")
+    before = dump(runner)
+    with pytest.raises(BadInput) as caught:
+        ingest_image_folders(graph, two, extractor)
+    assert f"from {one}" in str(caught.value)
+    assert f"{two} has other content" in str(caught.value)
+    assert "--id" in str(caught.value)
+    assert "--replace" in str(caught.value)
+    assert dump(runner) == before
+    assert ingest_image_folders(graph, two, extractor, dataset_id="yours").written == ("yours",)
+    assert {d.id: d.properties["images"] for d in graph.datasets()} == {"pets": 3, "yours": 2}
+    report = ingest_image_folders(graph, two, extractor, replace_content=True)
+    assert report.written == ("pets",)
+    assert "pets: replaced; what was measured on the former images (1) was removed." in report.notes
+    assert graph.snapshot().performs.empty
+    pets = next(dataset for dataset in graph.datasets() if dataset.id == "pets")
+    assert (pets.properties["images"], pets.properties["source"]) == (2, str(two))
+
+
+def test_results_do_not_pass_to_images_that_changed_in_their_place(
+    graph: MatchingGraph, extractor, tmp_path: Path
+) -> None:
+    folder = write_images(tmp_path / "pets", 1, ["a", "b", "c"])
+    ingest_image_folders(graph, folder, extractor)
+    measured_on(graph, "pets")
+    write_images(folder, 2, ["a", "b", "c"])
+    with pytest.raises(BadInput, match="has changed since it was ingested"):
+        ingest_image_folders(graph, folder, extractor)
+    assert ingest_image_folders(graph, folder, extractor, replace_content=True).written == ("pets",)
+    assert graph.snapshot().performs.empty
+
+
+def test_names_of_split_folders_and_snapshots(tmp_path: Path) -> None:
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    snapshot = tmp_path / "datasets--alice--pokemon" / "snapshots" / commit
+    for folder, name in (
+        ("cats/train", "cats"),
+        ("dogs/Validation", "dogs"),
+        ("pets", "pets"),
+        (str(snapshot), "alice/pokemon"),
+        (str(snapshot / "train"), "alice/pokemon"),
+    ):
+        assert dataset_name(tmp_path / folder) == name
+
+
+def test_splits_are_one_dataset_of_which_only_train_is_trained_on(tmp_path: Path) -> None:
+    folder = tmp_path / "pokemon"
+    for seed, split in enumerate(("train", "validation", "test")):
+        write_images(folder / split, seed, ["a", "b", "c"][: 3 - seed])
+    (found,) = read_folders(folder).folders
+    assert (found.id, len(found.images), found.captioned) == ("pokemon", 6, 6)
+    assert sum(not image.held_out for image in found.images) == 3
+    write_images(folder / "more", 5, ["a", "b"])
+    with pytest.raises(BadInput, match="holds the splits test, train, validation beside other folders, more"):
+        read_folders(folder)
+
+
+def test_captions_are_counted_and_other_files_named(graph: MatchingGraph, extractor, tmp_path: Path) -> None:
+    folder = write_images(tmp_path / "pets", 1, [None, None])
+    (folder / "notes.docx").write_bytes(b"PK")
+    report = ingest_image_folders(graph, folder, extractor)
+    assert (report.images, report.captioned) == (2, 0)
+    assert report.notes == ("pets: not read: notes.docx", "pets: none of its 2 images has a caption.")
+    rows = [{"file_name": f"{n}.png", "words": "x", "prompt": "y", "caption": "z"} for n in range(2)]
+    (folder / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    with pytest.raises(BadInput, match="'caption' or 'prompt'; name one with --caption-column"):
+        ingest_image_folders(graph, folder, extractor)
+    report = ingest_image_folders(graph, folder, extractor, caption_column="words")
+    assert report.captioned == 2
+    (pets,) = graph.datasets()
+    # Runs find the same captions.
+    assert listed_hash(source_of(pets)) == pets.properties["content_hash"]
+    assert {image.caption for image in list_captioned_images(source_of(pets))} == {"x"}
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("t.xlsx", b"PK\x03\x04", "is a spreadsheet, not a CSV file"),
+        ("t.csv", b"PK\x03\x04..", "is an archive, not a CSV file or a folder of images; unpack it"),
+        ("t.csv", b"\x89PNG\r\n\x1a\n", "is an image, .* give the folder that the image is in"),
+        ("t.parquet", b"PAR1", "is a Parquet file, .* datasets.load_dataset"),
+        ("t.safetensors", b"\x08\0\0\0\0\0\0\0{}      ", "is safetensors weights, not a CSV file"),
+        ("t.jsonl", b'{"dataset": "d"}', "is a JSON Lines file, not a CSV file"),
+        ("t.csv", b"<!DOCTYPE html><html>", "is a web page"),
+        ("t.csv", b"version https://git-lfs.github.com/spec/v1", "is a Git LFS pointer, .* `git lfs pull`"),
+    ],
+)
+def test_files_that_are_no_tables_are_named_for_what_they_are(
+    tmp_path: Path, name: str, content: bytes, said: str
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(BadInput, match=said):
+        read_dataset_table(tmp_path / name)
+
+
+def test_folders_of_packed_images_and_of_pipelines_are_named(tmp_path: Path) -> None:
+    (tmp_path / "hub" / "data").mkdir(parents=True)
+    (tmp_path / "hub" / "data" / "train-0.parquet").write_bytes(b"PAR1")
+    (problem,) = read_folders(tmp_path / "hub").problems
+    assert "its data are in 1 .parquet file" in str(problem)
+    (tmp_path / "wds").mkdir()
+    (tmp_path / "wds" / "0.tar").write_bytes(b"")
+    with pytest.raises(BadInput, match=r"1 \.tar file \(a WebDataset\); unpack it"):
+        read_folders(tmp_path / "wds")
+    (tmp_path / "model_index.json").write_text("{}")
+    with pytest.raises(BadInput, match="is a pipeline, not images"):
+        read_folders(tmp_path)

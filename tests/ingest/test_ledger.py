@@ -12,7 +12,7 @@ import pytest
 from matchgraph.graphdb.models import Dataset, Model, Result
 from matchgraph.graphdb.repository import MatchingGraph
 from matchgraph.graphdb.runner import Runner
-from matchgraph.ingest.errors import IngestError, StaleFence, UnknownRun
+from matchgraph.ingest.errors import IngestError, RunOutdated, StaleFence, UnknownRun
 from matchgraph.ingest.runs.ledger import (
     CANCELLED,
     DONE,
@@ -409,3 +409,20 @@ def test_a_process_is_known_whatever_the_clock_says(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(psutil.Process, "create_time", lambda _: moved)
     assert not here.is_dead_here()
     assert Owner.here() == here
+
+
+def test_a_result_is_not_written_on_content_that_changed_during_the_run(
+    ledger: Ledger, zoo: MatchingGraph
+) -> None:
+    """Nor on a node that was replaced, with which the run is removed."""
+    zoo.save_datasets([Dataset("d", {"content_hash": "df"})])
+    run = request()
+    ledger.enqueue([run])
+    held = claim(ledger, run.id)
+    zoo.save_datasets([Dataset("d", {"content_hash": "other"})])
+    with pytest.raises(RunOutdated, match="ingested again with other content"):
+        ledger.complete(held, zoo, [result(5.0)], {"adapter": "a"})
+    zoo.save_datasets([Dataset("d", {"content_hash": "df"})], replaced=["d"])
+    with pytest.raises(StaleFence):
+        ledger.complete(held, zoo, [result(5.0)], {"adapter": "a"})
+    assert zoo.snapshot().performs.empty

@@ -10,8 +10,17 @@ from pathlib import Path
 
 import pytest
 
+from matchgraph.graphdb.models import Dataset, Result
+from matchgraph.graphdb.repository import MatchingGraph
+from matchgraph.graphdb.runner import Runner
 from matchgraph.ingest.errors import BadInput
-from matchgraph.ingest.tables.models import pipeline_fingerprint, read_model_table, read_pipelines
+from matchgraph.ingest.tables.models import (
+    ingest_models,
+    pipeline_fingerprint,
+    read_model_table,
+    read_pipelines,
+)
+from tests.ingest.dump import dump
 
 ZOO = Path(__file__).parents[2] / "zoo"
 
@@ -248,3 +257,37 @@ def test_no_pipeline_at_all(tmp_path: Path) -> None:
         read_pipelines(tmp_path)
     with pytest.raises(BadInput, match="is not a folder"):
         read_pipelines(tmp_path / "absent")
+
+
+def test_a_single_file_of_weights_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "realistic.safetensors"
+    weights(file, {"a": [3]})
+    with pytest.raises(
+        BadInput, match=r"is safetensors weights, .* or a pipeline folder; convert .*from_single_file"
+    ):
+        read_model_table(file)
+    with pytest.raises(BadInput, match=r"holds single files of weights \(realistic\.safetensors\)"):
+        read_pipelines(tmp_path)
+
+
+def test_other_weights_of_the_same_name_do_not_take_results_over(
+    graph: MatchingGraph, runner: Runner, pipeline: Path, tmp_path: Path
+) -> None:
+    ingest_models(graph, pipeline, model_id="m")
+    graph.save_datasets([Dataset("d", {})])
+    graph.save_results([Result("m", "d", "clip_fid", 7.0)])
+    other = Path(shutil.copytree(pipeline, tmp_path / "other" / pipeline.name))
+    # The same content elsewhere is the same model.
+    ingest_models(graph, other, model_id="m")
+    assert graph.models()[0].properties["source"] == str(other)
+    edit(pipeline / "unet" / "config.json", lambda config: config.update(layers_per_block=7))
+    before = dump(runner)
+    with pytest.raises(BadInput) as caught:
+        ingest_models(graph, pipeline, model_id="m")
+    assert f"'m' is in the graph already, from {other}, and {pipeline}" in str(caught.value)
+    assert "(1) with --replace" in str(caught.value)
+    assert dump(runner) == before
+    report = ingest_models(graph, pipeline, model_id="m", replace_content=True)
+    assert "m: replaced; what was measured with the former weights (1) was removed." in report.notes
+    assert graph.snapshot().performs.empty
+    assert graph.models()[0].properties["unet_layers_per_block"] == 7

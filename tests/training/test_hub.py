@@ -77,7 +77,9 @@ def test_what_is_whole_in_the_cache_is_taken_without_a_network(cache, tiny_folde
     snapshot = put_into_cache(cache, NAME, tiny_folder("sd"))
     assert pipeline_folder(NAME) == snapshot
     assert pipeline_folder(Path(NAME)) == snapshot
-    assert folder_name(snapshot) == "tiny-model"
+    assert folder_name(snapshot) == NAME
+    of_images = snapshot.parents[2] / "datasets--alice--pokemon" / "snapshots" / COMMIT
+    assert folder_name(of_images) == "alice/pokemon"
     assert folder_name(tiny_folder("sd")) == tiny_folder("sd").name
     assert load_pipeline(snapshot, device="cpu")[1].name == "sd"
 
