@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, is_dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -21,9 +21,6 @@ from matchgraph.report.chances import chances
 from matchgraph.report.page import Head, render_page
 from matchgraph.report.sections import Section, without_data
 from matchgraph.report.trained import (
-    Importance,
-    Importances,
-    Timing,
     learned_importances,
     timed_predictions,
 )
@@ -31,7 +28,6 @@ from matchgraph.report.variants import (
     Outcome,
     Variant,
     Workplace,
-    digest,
     evaluate_variants,
     versions,
 )
@@ -41,6 +37,8 @@ if TYPE_CHECKING:
     from matchgraph.graphdb.connection import Settings
     from matchgraph.graphdb.runner import Runner
     from matchgraph.report.sources import Sources
+
+T = TypeVar("T")
 
 PAGE_FILE, DATA_FILE, KEPT_FOLDER = "index.html", "report.json", "kept"
 LEAST_DATASETS = 3
@@ -129,17 +127,9 @@ class Bench:
         dropped = {"embedder"} - takes | (set() if seeded else {"seed"})
         return Variant(**{name: value for name, value in chosen.items() if name not in dropped})
 
-    def kept(self, name: str, content: Any, compute: Callable[[], Any]) -> Any:
-        """Plain data that was computed before from the same content, or is now."""
-        key = digest([name, graph_hash(self.sources.main), content, versions()])
-        file = self.place.folder / f"{name}-{key}.json"
-        try:
-            return json.loads(file.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            values = compute()
-            file.parent.mkdir(parents=True, exist_ok=True)
-            write_text(file, json.dumps(values))
-            return values
+    def kept(self, name: str, content: Any, compute: Callable[[], T]) -> T:
+        """What was computed before from the same graph and content, or is now."""
+        return self.place.results.get([name, graph_hash(self.sources.main), content], compute)
 
 
 @dataclass(frozen=True)
@@ -287,13 +277,7 @@ def provenance(bench: Bench, outcomes: Outcomes) -> dict[str, Any]:
         "not held out": "; ".join(f"{d} ({why})" for d, why in skipped.items()) or "none",
         "graph": graph_hash(main),
         **{f"recipe {name}": json.dumps(plain(method)) for name, method in methods.items()},
-        "versions": ", ".join(
-            f"{name} {version}"
-            for name, version in {
-                "matchgraph": importlib.metadata.version("matchgraph"),
-                **versions(),
-            }.items()
-        ),
+        "versions": ", ".join(f"{name} {version}" for name, version in versions().items()),
     }
 
 
@@ -465,15 +449,13 @@ def _importances(bench: Bench, _: Mapping[Any, Outcome]) -> tuple[Section, Any]:
     seeds = list(bench.plan.few)
 
     def build(seed: int) -> Any:
-        return bench.variant(recipe=PAPER, seed=seed).build(bench.runner, bench.place.embeddings)
+        return bench.variant(recipe=PAPER, seed=seed).build(bench.runner, bench.place.results)
 
-    found = bench.kept(
+    study = bench.kept(
         "importances",
         [seeds, asdict(bench.variant(recipe=PAPER)), build(0).describe()],
-        lambda: asdict(learned_importances(bench.sources.main, build, seeds)),
+        lambda: learned_importances(bench.sources.main, build, seeds),
     )
-    rows = {name: tuple(Importance(**row) for row in found[name]) for name in ("groups", "features")}
-    study = Importances(**rows, seeds=tuple(found["seeds"]))
     return written.importances_section(study), study
 
 
@@ -481,14 +463,13 @@ def _time(bench: Bench, _: Mapping[Any, Outcome]) -> tuple[Section, Any]:
     timings = []
     for recipe in bench.recipes:
         matcher = bench.variant(recipe=recipe).build(bench.runner)
-        found = bench.kept(
-            "time",
-            [recipe, matcher.describe()],
-            lambda recipe=recipe, matcher=matcher: asdict(
-                timed_predictions(bench.sources.main, recipe, matcher)
-            ),
+        timings.append(
+            bench.kept(
+                "time",
+                [recipe, matcher.describe()],
+                partial(timed_predictions, bench.sources.main, recipe, matcher),
+            )
         )
-        timings.append(Timing(**{**found, "seconds": tuple(found["seconds"])}))
     return written.time_section(timings), timings
 
 

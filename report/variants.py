@@ -1,38 +1,28 @@
-"""The leave-one-out evaluations that the studies are made of: each computed once, by processes side by side,
-and kept on disk fold by fold, so that a report that was broken off goes on where it stopped.
+"""The leave-one-out evaluations that the studies are made of.
+
+Each fold is computed once for its graph, variant and library versions, and kept on disk by joblib, so that a
+report that was interrupted goes on where it stopped.
 """
 
 from __future__ import annotations
 
-import copyreg
-import hashlib
 import importlib.metadata
-import json
-import multiprocessing
-import os
-import signal
-import threading
-import time
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from functools import cache
 from pathlib import Path
-from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from matchgraph.graphdb.errors import EmbeddingFailed
 from matchgraph.predictor.baselines import BASELINES
 from matchgraph.predictor.errors import PredictorError, ProcessEnded
-from matchgraph.predictor.evaluation import Fold, Score, evaluate_fold, held_out_datasets
+from matchgraph.predictor.evaluation import Fold, evaluate_fold, held_out_datasets
 from matchgraph.predictor.recipes import PAPER, build_recipe
 from matchgraph.predictor.visibility import graph_hash
 
 if TYPE_CHECKING:
+    import numpy as np
     import pandas as pd
 
     from matchgraph.graphdb.connection import Settings
@@ -41,20 +31,21 @@ if TYPE_CHECKING:
     from matchgraph.graphdb.runner import Runner
     from matchgraph.predictor.matching import Matcher
 
+T = TypeVar("T")
+
 MAIN_VIEW = "results"
-# Of what is kept on disk; another number makes all of it be computed anew.
-FORMAT = 1
-# Folds of one errand: few, so that processes end together and little is lost when one is broken off.
-FOLDS_AT_ONCE = 4
-LIBRARIES = ("catboost", "gensim", "graphdatascience", "neo4j", "numpy", "scikit-learn", "scipy")
-
-
-def _read_only(values: dict[str, Any]) -> MappingProxyType[str, Any]:
-    return MappingProxyType(values)
-
-
-# Attributes of models and datasets are read-only maps, which pickle does not know.
-copyreg.pickle(MappingProxyType, lambda proxy: (_read_only, (dict(proxy),)))
+# Few, so that processes end together and little is lost when one is stopped.
+FOLDS_PER_BATCH = 4
+LIBRARIES = (
+    "catboost",
+    "gensim",
+    "graphdatascience",
+    "matchgraph",
+    "neo4j",
+    "numpy",
+    "scikit-learn",
+    "scipy",
+)
 
 
 @dataclass(frozen=True)
@@ -84,20 +75,20 @@ class Variant:
         """Whether it stands beside all baselines: the learned ones take as long as a fold itself."""
         return self.view == MAIN_VIEW and not self.ranker and not self.removed and self.recipe == PAPER
 
-    def build(self, runner: Runner | None, embeddings: Path | None = None) -> Matcher:
+    def build(self, runner: Runner | None, results: Results | None = None) -> Matcher:
         """The method, ready to rank.
 
         Args:
             runner: of the database, where the embedder asks for it.
-            embeddings: folder to keep embeddings in; None for none.
+            results: keeps embeddings; None to compute them each time.
         """
         matcher = build_recipe(
             self.recipe, runner, features=self.features, embedder=self.embedder, seed=self.seed
         )
         embedder = getattr(matcher, "embedder", None)
-        # What is removed differs from variant to variant, so nobody would ask for those embeddings again.
-        if embedder is not None and embeddings is not None and not self.removed:
-            matcher.embedder = embedder = KeptEmbedder(embedder, embeddings)
+        # What is removed differs from variant to variant, so no other one needs those embeddings.
+        if embedder is not None and results is not None and not self.removed:
+            matcher.embedder = embedder = KeptEmbedder(embedder, results)
         if not self.ranker:
             return matcher
         from matchgraph.predictor.matching import PaperMatcher
@@ -123,36 +114,46 @@ class Outcome:
     failure: str = ""
 
 
-class KeptEmbedder:
-    """Gives again what was embedded before, by the content of graph and configuration.
+class Results:
+    """What was computed, kept on disk by its key and the versions of the libraries.
 
     Args:
-        embedder: asked for what is not there yet.
-        folder: where the embeddings are.
+        folder: where it is kept.
     """
 
-    def __init__(self, embedder: Embedder, folder: Path) -> None:
+    def __init__(self, folder: Path) -> None:
+        from joblib import Memory
+
+        self._once = Memory(folder, verbose=0).cache(_computed, ignore=["compute"])
+
+    def get(self, key: Any, compute: Callable[[], T]) -> T:
+        """What `compute` returned the first time for this key, which is made of plain values."""
+        return self._once(key, versions(), compute)
+
+    def has(self, key: Any) -> bool:
+        """Whether there is something for this key."""
+        return self._once.check_call_in_cache(key, versions(), None)
+
+
+class KeptEmbedder:
+    """An embedder that computes each embedding once.
+
+    Args:
+        embedder: computes what is not kept yet.
+        results: where embeddings are kept.
+    """
+
+    def __init__(self, embedder: Embedder, results: Results) -> None:
         self.name, self.config = embedder.name, embedder.config
-        self._embedder, self._folder = embedder, folder
+        self._embedder, self._results = embedder, results
 
     def embed(self, nodes: Sequence[str], edges: pd.DataFrame) -> dict[str, np.ndarray]:
         """See `graphdb.embedding.Embedder.embed`."""
-        content = [
-            self.name,
-            asdict(self.config),
-            sorted(nodes),
-            sorted(zip(edges["source"], edges["target"], map(float.hex, edges["weight"]), strict=True)),
-        ]
-        file = self._folder / f"{digest(content)}.npy"
-        if file.exists():
-            return dict(zip(sorted(nodes), np.load(file), strict=True))
-        vectors = self._embedder.embed(nodes, edges)
-        self._folder.mkdir(parents=True, exist_ok=True)
-        partial = file.with_name(f".{file.name}.{os.getpid()}.{threading.get_ident()}")
-        with partial.open("wb") as written:
-            np.save(written, np.array([vectors[node] for node in sorted(nodes)]))
-        partial.replace(file)
-        return vectors
+        import joblib
+
+        rows = sorted(zip(edges["source"], edges["target"], map(float, edges["weight"]), strict=True))
+        key = joblib.hash([self.name, asdict(self.config), sorted(nodes), rows])
+        return self._results.get(key, lambda: self._embedder.embed(nodes, edges))
 
 
 @dataclass(frozen=True, eq=False)
@@ -172,9 +173,9 @@ class Workplace:
     jobs: int = 2
 
     @property
-    def embeddings(self) -> Path:
-        """Where embeddings are kept."""
-        return self.folder / "embeddings"
+    def results(self) -> Results:
+        """What is finished."""
+        return Results(self.folder)
 
 
 def evaluate_variants(
@@ -189,244 +190,136 @@ def evaluate_variants(
         variants: each counts once, however often it is named.
         place: where.
         runner: this process's own connection; the others make theirs.
-        progress: told the number of finished folds and of all.
+        progress: called with the number of finished folds and of all.
 
     Returns:
-        What came of each; a variant that the graph has no data for tells why.
+        What came of each; a variant that the graph has no data for says why.
+
+    Raises:
+        ProcessEnded: a process was ended from outside.
     """
-    ledgers = {variant: _ledger(variant, place, runner) for variant in dict.fromkeys(variants)}
-    of = sum(len(ledger.datasets) for ledger in ledgers.values())
-    done = sum(len(ledger.folds) for ledger in ledgers.values())
+    graphs = {view: graph_hash(place.views[view]) for view in {variant.view for variant in variants}}
+    planned = {variant: _planned(variant, place, runner) for variant in dict.fromkeys(variants)}
+    tasks = [
+        _Task(variant, dataset, [graphs[variant.view], asdict(variant), dict(outcome.method), dataset])
+        for variant, (outcome, datasets) in planned.items()
+        for dataset in datasets
+    ]
     if progress:
-        progress(done, of)
-    errands = deque(
-        (variant, ledger.missing[start : start + FOLDS_AT_ONCE])
-        for variant, ledger in ledgers.items()
-        for start in range(0, len(ledger.missing), FOLDS_AT_ONCE)
-    )
-    work = _here(errands, place, runner) if place.jobs == 1 else _in_processes(errands, place)
-    for variant, count, answer in work:
-        ledgers[variant].take(answer)
-        done += count
+        progress(0, len(tasks))
+    answers: dict[tuple[Variant, str], Fold | str] = {}
+    for task, answer in _answers(tasks, place, runner):
+        answers[task.variant, task.dataset] = answer
         if progress:
-            progress(done, of)
-    return {variant: ledger.outcome() for variant, ledger in ledgers.items()}
+            progress(len(answers), len(tasks))
+    outcomes = {}
+    for variant, (outcome, datasets) in planned.items():
+        own = [answers[variant, dataset] for dataset in datasets]
+        failure = next((answer for answer in own if isinstance(answer, str)), outcome.failure)
+        outcomes[variant] = (
+            Outcome(failure=failure) if failure else Outcome(tuple(own), outcome.skipped, outcome.method)
+        )
+    return outcomes
 
 
-class Ledger:
-    """The finished folds of one variant, kept in a file with one line for each.
-
-    Args:
-        file: the file; what is in it counts as finished, but for a line that was torn off.
-        datasets: what is held out.
-        skipped: what is not, and why.
-        method: what the variant is made of.
-        failure: why nothing can be held out.
-    """
-
-    def __init__(
-        self,
-        file: Path | None,
-        datasets: Sequence[str] = (),
-        skipped: Mapping[str, str] = MappingProxyType({}),
-        method: Mapping[str, Any] = MappingProxyType({}),
-        failure: str = "",
-    ) -> None:
-        self.datasets, self.failure = tuple(datasets), failure
-        self._file, self._skipped, self._method = file, skipped, method
-        self.folds: dict[str, Fold] = {}
-        for line in file.read_text(encoding="utf-8").splitlines() if file and file.exists() else ():
-            try:
-                fold = fold_from_json(json.loads(line))
-            except (ValueError, KeyError, TypeError):
-                continue
-            self.folds[fold.dataset] = fold
-
-    @property
-    def missing(self) -> list[str]:
-        """The datasets whose fold is still to be computed."""
-        return [dataset for dataset in self.datasets if dataset not in self.folds]
-
-    def take(self, answer: list[Fold] | str) -> None:
-        """Keep finished folds, or the reason why there are none."""
-        if isinstance(answer, str):
-            self.failure = answer
-            return
-        self._file.parent.mkdir(parents=True, exist_ok=True)
-        lines = [json.dumps(fold_as_json(fold), ensure_ascii=True) for fold in answer]
-        with self._file.open("a", encoding="utf-8") as file:
-            # A line that was torn off must not swallow the next one.
-            file.write("".join(f"\n{line}" for line in lines) + "\n")
-        self.folds.update({fold.dataset: fold for fold in answer})
-
-    def outcome(self) -> Outcome:
-        """What came of the variant."""
-        if self.failure:
-            return Outcome(failure=self.failure)
-        folds = tuple(self.folds[dataset] for dataset in self.datasets)
-        return Outcome(folds, dict(self._skipped), dict(self._method))
-
-
-def fold_as_json(fold: Fold) -> dict[str, Any]:
-    """A fold as plain data; figures that are not defined are NaN, which Python's JSON writes and reads."""
-    return {
-        "dataset": fold.dataset,
-        "models": fold.models,
-        "best": list(fold.best),
-        "scores": {
-            key: {"selected": list(score.selected), "figures": dict(score.figures)}
-            for key, score in fold.scores.items()
-        },
-        "losses": dict(fold.losses),
-        "p_best": dict(fold.p_best),
-        "expected_rank": dict(fold.expected_rank),
-    }
-
-
-def fold_from_json(values: Mapping[str, Any]) -> Fold:
-    """The fold that `fold_as_json` made plain data of."""
-    scores = {
-        key: Score(tuple(score["selected"]), score["figures"]) for key, score in values["scores"].items()
-    }
-    return Fold(**{**values, "best": tuple(values["best"]), "scores": scores})
-
-
-def versions() -> dict[str, str]:
-    """The versions of the libraries that could change an answer."""
+@cache
+def versions() -> Mapping[str, str]:
+    """The versions of the libraries that could change a result."""
     return {name: importlib.metadata.version(name) for name in LIBRARIES}
 
 
-def _ledger(variant: Variant, place: Workplace, runner: Runner | None) -> Ledger:
-    snapshot = place.views[variant.view]
+@dataclass(frozen=True)
+class _Task:
+    """One fold to compute, and the key that it is kept by."""
+
+    variant: Variant
+    dataset: str
+    key: list[Any]
+
+
+def _computed(key: Any, versions: Mapping[str, str], compute: Callable[[], T]) -> T:  # noqa: ARG001
+    """What joblib keeps: it calls this only where key or versions are new."""
+    return compute()
+
+
+def _planned(variant: Variant, place: Workplace, runner: Runner | None) -> tuple[Outcome, Sequence[str]]:
+    """What is known of a variant before its folds, and the datasets that are held out."""
     try:
         matcher = variant.build(runner)
-        datasets, skipped = held_out_datasets(snapshot, matcher.needs_similarities)
+        datasets, skipped = held_out_datasets(place.views[variant.view], matcher.needs_similarities)
     except PredictorError as error:
-        return Ledger(None, failure=str(error))
-    method = {"recipe": matcher.name, **matcher.describe()}
-    key = digest(
-        [FORMAT, graph_hash(snapshot), asdict(variant), method, variant.is_compared, versions()],
+        return Outcome(failure=str(error)), ()
+    return Outcome(skipped=skipped, method={"recipe": matcher.name, **matcher.describe()}), datasets
+
+
+def _answers(
+    tasks: Sequence[_Task], place: Workplace, runner: Runner | None
+) -> Iterator[tuple[_Task, Fold | str]]:
+    """The fold of each task, as they are finished; of one that cannot be computed, why."""
+    from joblib import Parallel, delayed
+
+    results = place.results
+    new = []
+    for task in tasks:
+        if results.has(task.key):
+            yield _hold_out(task, place.views[task.variant.view], results, runner, None)
+        else:
+            new.append(task)
+    # A connection stays in its process.
+    own = (runner, None) if place.jobs == 1 else (None, place.settings)
+    # One thread for each process: more threads than cores wait for each other.
+    parallel = Parallel(
+        n_jobs=place.jobs,
+        backend="loky",
+        inner_max_num_threads=1,
+        return_as="generator_unordered",
+        batch_size=FOLDS_PER_BATCH,
+        max_nbytes=None,
     )
-    return Ledger(place.folder / f"{key}.jsonl", datasets, skipped, method)
+    try:
+        yield from parallel(
+            delayed(_hold_out)(task, place.views[task.variant.view], results, *own) for task in new
+        )
+    except BrokenProcessPool as error:
+        raise ProcessEnded(
+            "A process that held datasets out was ended, perhaps for want of memory, or could not "
+            "begin. What is finished is kept: run the same command again, with fewer --jobs."
+        ) from error
 
 
-def _folds(
-    variant: Variant, datasets: Sequence[str], snapshot: Snapshot, runner: Runner | None, embeddings: Path
-) -> list[Fold] | str:
-    """Compute some folds, or tell why that cannot be done."""
+def _hold_out(
+    task: _Task, snapshot: Snapshot, results: Results, runner: Runner | None, settings: Settings | None
+) -> tuple[_Task, Fold | str]:
+    variant = task.variant
     baselines = BASELINES
     if not variant.is_compared:
         baselines = tuple(b for b in BASELINES if b.key in ("average_rank", "average_value", "random"))
+
+    def compute() -> Fold:
+        connected = runner if settings is None else _connected(settings)
+        return evaluate_fold(
+            snapshot,
+            task.dataset,
+            variant.build(connected, results),
+            baselines=baselines,
+            seed=variant.seed,
+            removed=variant.removed,
+        )
+
     try:
-        matcher = variant.build(runner, embeddings)
-        return [
-            evaluate_fold(
-                snapshot,
-                dataset,
-                matcher,
-                baselines=baselines,
-                seed=variant.seed,
-                removed=variant.removed,
-            )
-            for dataset in datasets
-        ]
+        return task, results.get(task.key, compute)
     except (PredictorError, EmbeddingFailed) as error:
-        return str(error)
+        return task, str(error)
     except ImportError as error:
-        return f"{error}. It is needed for this row only."
+        return task, f"{error}. It is needed for this row only."
+    except Exception as error:
+        error.add_note(f"This happened while holding out {task.dataset!r} with {variant}.")
+        raise
 
 
-Errand = tuple[Variant, list[str]]
-Answers = Iterator[tuple[Variant, int, list[Fold] | str]]
+@cache
+def _connected(settings: Settings) -> Runner:
+    """This process's connection."""
+    from matchgraph.graphdb.connection import connect
 
-
-def _here(errands: deque[Errand], place: Workplace, runner: Runner | None) -> Answers:
-    for variant, datasets in errands:
-        answer = _folds(variant, datasets, place.views[variant.view], runner, place.embeddings)
-        yield variant, len(datasets), answer
-
-
-def _in_processes(errands: deque[Errand], place: Workplace) -> Answers:
-    if not errands:
-        return
-    with _pool(place) as pool:
-        running: dict[Future[list[Fold] | str], Errand] = {}
-        while errands or running:
-            while errands and len(running) <= place.jobs:
-                errand = errands.popleft()
-                running[pool.submit(_errand, *errand)] = errand
-            for future in wait(running, return_when=FIRST_COMPLETED).done:
-                variant, datasets = running.pop(future)
-                yield variant, len(datasets), future.result()
-
-
-@contextmanager
-def _pool(place: Workplace) -> Iterator[ProcessPoolExecutor]:
-    """Processes that end with this one, however it ends."""
-    context = multiprocessing.get_context("spawn")
-    before = set(multiprocessing.active_children())
-    pool = ProcessPoolExecutor(place.jobs, context, _begin, (place,))
-    # Each process computes on one core: more threads than cores wait for each other.
-    with _environment({"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}):
-        try:
-            yield pool
-        except BaseException as error:
-            pool.shutdown(wait=False, cancel_futures=True)
-            for process in set(multiprocessing.active_children()) - before:
-                process.terminate()
-                process.join()
-            if isinstance(error, BrokenProcessPool):
-                raise ProcessEnded(
-                    "A process that held datasets out was ended, perhaps for want of memory, or could not "
-                    "begin. What is finished is kept: run the same command again, with fewer --jobs."
-                ) from error
-            raise
-        pool.shutdown()
-
-
-@contextmanager
-def _environment(values: Mapping[str, str]) -> Iterator[None]:
-    before = {name: os.environ.get(name) for name in values}
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
-
-
-# What a process of the pool works with, set once when it begins.
-_place: Workplace
-_runner: Runner | None = None
-
-
-def _begin(place: Workplace) -> None:
-    global _place, _runner
-    # Ctrl-C is the business of the process that asks; it ends this one.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    _place = place
-    if place.settings is not None:
-        from matchgraph.graphdb.connection import connect
-
-        _runner = connect(place.settings, apply_schema=False)
-
-
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    while parent is not None and parent.is_alive():
-        time.sleep(1.0)
-    os._exit(1)
-
-
-def _errand(variant: Variant, datasets: list[str]) -> list[Fold] | str:
-    return _folds(variant, datasets, _place.views[variant.view], _runner, _place.embeddings)
-
-
-def digest(content: Any) -> str:
-    """A fingerprint of plain data, 24 hex digits of SHA-256."""
-    text = json.dumps(content, sort_keys=True, default=str, ensure_ascii=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:24]
+    return connect(settings, apply_schema=False)

@@ -132,7 +132,7 @@ def test_only_what_is_asked_for_is_computed(zoo, tmp_path: Path):
     report = make_report(sources(snapshot, again), plan, tmp_path)
     assert set(report.content["studies"]) == {"landscape", "noise"}
     assert report.content["studies"]["noise"]["data"]["pairs"] == 3
-    assert not list(tmp_path.glob("kept/*.jsonl"))
+    assert not list(tmp_path.glob("kept/**/output.pkl"))
 
 
 def test_too_few_datasets_are_a_clear_error(zoo, tmp_path: Path):

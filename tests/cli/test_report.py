@@ -9,6 +9,9 @@ from click.testing import CliRunner
 
 from matchgraph.cli.main import matchgraph
 from matchgraph.predictor.errors import NotEnoughResults, UnknownMetricName
+from tests.predictor.conftest import save, zoo
+
+__all__ = ["save", "zoo"]
 
 
 def call(environment, *arguments: str):
@@ -23,14 +26,14 @@ def test_report_writes_the_page_and_goes_on_where_it_stopped(environment, graph,
     assert answer.exit_code == 0, answer.output
     assert "chose the best of 3 models" in answer.stdout.splitlines()[0]
     assert f"Written to {out / 'index.html'}" in answer.stdout
-    kept = {file: file.read_bytes() for file in out.glob("kept/*.jsonl")}
+    kept = {file: file.read_bytes() for file in out.glob("kept/**/output.pkl")}
     assert kept
 
     again = call(environment, *options, "--json")
     content = json.loads(again.stdout)
     assert list(content["studies"]) == ["selection", "noise"]
     assert content["command"] == f"matchgraph report --out '{out}' --metric clip_fid --embedder gds --seeds 1"
-    assert {file: file.read_bytes() for file in out.glob("kept/*.jsonl")} == kept
+    assert {file: file.read_bytes() for file in out.glob("kept/**/output.pkl")} == kept
     page = (out / "index.html").read_text(encoding="utf-8")
     assert "the paper, on another matrix" in page
     assert "scikit-learn" in page

@@ -8,6 +8,9 @@ import pytest
 
 from matchgraph.predictor.evaluation import Fold, Score
 from matchgraph.report.variants import Outcome
+from tests.predictor.conftest import save, zoo
+
+__all__ = ["save", "zoo"]
 
 
 def fold_of(dataset: str, osr: Mapping[str, float], *, tau: float = 0.5, o2o: float = 1.0) -> Fold:
