@@ -21,7 +21,7 @@ LONG   := tiny-sd15 tiny-vega tiny-pixart tiny-sana-small tiny-sd3
 # Models this small gain little from a second thread each, and figures then do not depend on the number of cores.
 WORKERS := --workers 2
 
-.PHONY: demo demo-live records report test test-fast lint bench clean
+.PHONY: demo demo-live records report test test-fast lint types bench clean
 demo demo-live clean: export MATCHGRAPH_HOME := $(CURDIR)/.demo
 records report: export MATCHGRAPH_HOME := $(CURDIR)/.records
 demo demo-live records: export MATCHGRAPH_PROBE := $(CURDIR)/$(ZOO)/probes/clip
@@ -98,10 +98,13 @@ lint: $(VENV)/.installed
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports --no-cache --no-logo
 
+types: $(VENV)/.installed
+	$(BIN)/mypy
+
 # Asks the demo's graph: run `make demo` before.
 bench: $(VENV)/.installed
 	$(BIN)/python -m bench.commands --home .demo --probe $(ZOO)/probes/clip --images $(ZOO)/datasets
 
 clean:
 	-[ ! -x $(MATCHGRAPH) ] || $(MATCHGRAPH) graph stop
-	rm -rf $(VENV) .demo .records build *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .demo .records build *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis

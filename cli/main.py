@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import importlib
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -145,6 +146,6 @@ def main() -> NoReturn:
     """Entry point of the `matchgraph` command."""
     for stream in (sys.stdout, sys.stderr):
         # A name may hold what the terminal's encoding lacks, or be no text at all; None is a closed stream.
-        if stream is not None:
+        if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     sys.exit(run())

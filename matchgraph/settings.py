@@ -104,7 +104,8 @@ def about_field(one: Field[Any]) -> About:
     """
     if KEY not in one.metadata:
         raise TypeError(f"The field {one.name!r} is no setting: make it with `setting`.")
-    return one.metadata[KEY]
+    about: About = one.metadata[KEY]
+    return about
 
 
 @dataclass(frozen=True)
