@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
+
+from matchgraph.ingest.runs.reporter import Reporter
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -13,8 +14,8 @@ if TYPE_CHECKING:
     from rich.progress import Progress
     from rich.table import Table
 
-    from matchgraph.ingest.runs.estimates import Estimator
     from matchgraph.ingest.runs.ledger import Run
+    from matchgraph.ingest.runs.status import RunsStatus
     from matchgraph.progress import Progress as OnProgress
 
 MOST_ROWS = 20
@@ -99,8 +100,13 @@ def progress_words(run: Run) -> str:
     return words if progress.loss is None else f"{words}, loss {progress.loss:.4g}"
 
 
-def status_line(run: Run, estimator: Estimator) -> str:
-    """One run in one line: status, id, pair, attempts, and progress, figures or error."""
+def status_line(run: Run, seconds_left: float | None) -> str:
+    """One run in one line: status, id, pair, attempts, and progress, figures or error.
+
+    Args:
+        run: the run.
+        seconds_left: until it is done, where it is running and that is known.
+    """
     facts = [
         f"{run.status:<9} {run.id}  {run.model} x {run.dataset}",
         f"attempt {run.attempt}/{run.max_attempts}",
@@ -109,7 +115,7 @@ def status_line(run: Run, estimator: Estimator) -> str:
         facts.append(f"replicate, seed {run.config['seed']}")
     if run.status == "RUNNING":
         facts.append(progress_words(run))
-        facts.append("its worker is gone" if run.expired else f"{duration(estimator.left(run).seconds)} left")
+        facts.append("its worker is gone" if run.expired else f"{duration(seconds_left)} left")
     if run.status == "DONE":
         facts.append(figures(run))
     if run.error:
@@ -117,24 +123,21 @@ def status_line(run: Run, estimator: Estimator) -> str:
     return "  ".join(facts)
 
 
-def counts_line(runs: Sequence[Run]) -> str:
+def counts_line(status: RunsStatus) -> str:
     """How many runs there are of each status."""
-    from matchgraph.ingest.runs.ledger import STATUSES
-
-    counts = Counter(run.status for run in runs)
-    return ", ".join(f"{counts[name]} {name.lower()}" for name in STATUSES)
+    return ", ".join(f"{number} {name.lower()}" for name, number in status.counts.items())
 
 
-def runs_table(runs: Sequence[Run], estimator: Estimator) -> Table:
+def runs_table(status: RunsStatus) -> Table:
     """The running runs as a table under the counts of all."""
     from rich.text import Text
 
     from matchgraph.cli.rendering import new_table
 
-    table = new_table(counts_line(runs))
+    table = new_table(counts_line(status))
     for name in ("run", "model", "dataset", "stage", "progress", "loss", "left", "host"):
         table.add_column(name, justify="right" if name in {"progress", "loss", "left"} else "left")
-    running = [run for run in runs if run.status == "RUNNING"]
+    running = [run for run in status.runs if run.status == "RUNNING"]
     for run in running[:MOST_ROWS]:
         progress = run.progress
         of = f"{progress.step:,}/{progress.of:,}" if progress is not None and progress.of else ""
@@ -146,7 +149,7 @@ def runs_table(runs: Sequence[Run], estimator: Estimator) -> Table:
             "its worker is gone" if run.expired else progress.stage if progress is not None else "",
             of,
             loss,
-            duration(estimator.left(run).seconds),
+            duration(status.seconds_left.get(run.id)),
             str(run.properties.get("host", "")),
         ]
         # Text, and not str: a name such as [red] is a name, and no markup.
@@ -156,7 +159,7 @@ def runs_table(runs: Sequence[Run], estimator: Estimator) -> Table:
     return table
 
 
-class RunReporter:
+class RunReporter(Reporter):
     """Shows all runs as one bar and the run at hand as another; finished runs stay as lines on stderr."""
 
     def __init__(self, bars: Progress) -> None:
@@ -166,21 +169,21 @@ class RunReporter:
         self._named: str | None = None
 
     def planned(self, total: int, done: int) -> None:
-        """See `ingest.runs.run.Reporter`."""
+        """See `Reporter`."""
         # Runs that were done before took no time now, so they must not shorten the estimate.
         self._bars.update(self._all, total=total - done)
         if done:
             self._print(f"{done} of {total} runs already done.")
 
     def began(self, run: Run) -> None:
-        """See `ingest.runs.run.Reporter`."""
+        """See `Reporter`."""
         from rich.markup import escape
 
         self._bars.update(self._all, description=escape(f"{run.model} x {run.dataset}"))
         self._named = None
 
     def step(self, stage: str, done: int, of: int, loss: float | None) -> None:
-        """See `ingest.runs.run.Reporter`."""
+        """See `Reporter`."""
         if stage != self._named:
             self._bars.reset(self._step, description=f"  {stage}", total=of, visible=True)
             self._named = stage
@@ -188,7 +191,7 @@ class RunReporter:
         self._bars.update(self._step, completed=done, description=words)
 
     def ended(self, run: Run, outcome: str) -> None:
-        """See `ingest.runs.run.Reporter`."""
+        """See `Reporter`."""
         self._bars.advance(self._all)
         self._print(ending(run, outcome))
 
@@ -209,11 +212,11 @@ def ending(run: Run, outcome: str) -> str:
     return f"{run.model} x {run.dataset}: {figures(run) if outcome == 'done' else outcome}"
 
 
-class JointDisplay:
+class JointDisplay(Reporter):
     """Shows what several workers are at, as the ledger has it; ended runs stay as lines.
 
     Args:
-        live: the part of the screen that is drawn anew; None where nobody watches.
+        live: the part of the screen that is redrawn; None where nobody watches.
         console: where lines go.
     """
 
@@ -222,20 +225,24 @@ class JointDisplay:
         self._console = console
         self._ended: set[str] | None = None
 
-    def show(self, runs: Sequence[Run], estimator: Estimator) -> None:
-        """Show how the runs stand now."""
-        ended = {run.id: run for run in runs if run.status in {"DONE", "FAILED", "CANCELLED"}}
+    def standing(self, status: RunsStatus) -> None:
+        """See `Reporter`."""
+        ended = {run.id: run for run in status.runs if run.status in {"DONE", "FAILED", "CANCELLED"}}
         if self._ended is None:
             self._ended = set(ended)
             if ended:
-                self._print(f"{len(ended)} of {len(runs)} runs ended before.")
+                self._print(f"{len(ended)} of {len(status.runs)} runs ended before.")
         for run_id in ended.keys() - self._ended:
             run = ended[run_id]
             outcome = "done" if run.status == "DONE" else run.error or run.status.lower()
             self._print(ending(run, outcome))
         self._ended = set(ended)
         if self._live is not None:
-            self._live.update(runs_table(runs, estimator), refresh=True)
+            self._live.update(runs_table(status), refresh=True)
+
+    def notice(self, sentence: str) -> None:
+        """See `Reporter`."""
+        self._print(sentence)
 
     def _print(self, line: str) -> None:
         self._console.print(line, markup=False, highlight=False, soft_wrap=True)

@@ -74,7 +74,7 @@ TOLD_EVERY = 20
 @click.option(
     "--resolution", type=click.IntRange(1), default=512, show_default=True, help="Side of images, in pixels."
 )
-@click.option("--seed", type=click.IntRange(0), default=42, show_default=True, help="Of all that is drawn.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of all that is drawn.")
 @click.option("--device", default="auto", show_default=True, help="`auto` or a torch device name.")
 @click.option(
     "--precision",

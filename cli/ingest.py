@@ -11,9 +11,8 @@ import click
 
 from matchgraph.cli.display import count, step_bar
 from matchgraph.cli.options import (
-    NEEDS_PROBE,
-    FiniteRange,
     GivenPath,
+    configuration,
     direction_option,
     extractor_option,
     json_option,
@@ -22,12 +21,14 @@ from matchgraph.cli.options import (
     path_argument,
     probe_option,
     replace_option,
+    settings_options,
     skip_bad_option,
     text_option,
 )
 from matchgraph.cli.records import COMMANDS as RECORD_COMMANDS
 from matchgraph.cli.runs import COMMANDS as RUN_COMMANDS
 from matchgraph.ingest.errors import Problem
+from matchgraph.ingest.tables.facts import FactsConfig
 
 
 @click.group()
@@ -47,43 +48,7 @@ for command in (*RUN_COMMANDS, *RECORD_COMMANDS):
 @path_argument("FILE.csv|FOLDER|OWNER/NAME")
 @click.option("--id", "model_id", metavar="ID", help="Id of the one pipeline, instead of its name.")
 @replace_option("model")
-@click.option(
-    "--throughput/--no-throughput",
-    "throughput",
-    default=None,
-    help="Measure images per second, with the weights, or do not. Without either: on a GPU, and on a CPU "
-    "where it takes a minute at most.",
-)
-@click.option(
-    "--device", default="auto", show_default=True, help="auto (a GPU where there is one) or a torch device."
-)
-@click.option(
-    "--precision",
-    type=click.Choice(["fp32", "bf16", "fp16"]),
-    default="fp32",
-    show_default=True,
-    help="Of the weights, when throughput is measured.",
-)
-@click.option(
-    "--batch-size", type=click.IntRange(1), default=1, show_default=True, help="Images in a measured call."
-)
-@click.option(
-    "--resolution",
-    "resolution_px",
-    type=click.IntRange(8),
-    help="Side of the measured images, in pixels; by default 512 or the pipeline's own, if smaller.",
-)
-@click.option(
-    "--sampling-steps",
-    "steps",
-    type=click.IntRange(1),
-    help="Inference steps of a measured call; by default the pipeline's.",
-)
-@click.option(
-    "--guidance",
-    type=FiniteRange(0),
-    help="Guidance scale of a measured call; by default the pipeline's.",
-)
+@settings_options(FactsConfig)
 @text_option
 @skip_bad_option
 @json_option
@@ -105,10 +70,10 @@ def models(
     pixels, as in the paper; where the weights are there, `throughput` is measured. What is known of an
     unchanged folder is not measured again.
     """
-    from matchgraph.ingest.tables.facts import FactsConfig
-    from matchgraph.ingest.tables.models import ingest_models
+    from matchgraph.ingest.workflow import ingest_models
 
-    with opened_graph() as (graph, _), step_bar() as progress:
+    facts = configuration(FactsConfig, measuring)
+    with opened_graph() as (graph, _), step_bar() as on_progress:
         report = ingest_models(
             graph,
             path,
@@ -116,15 +81,19 @@ def models(
             skip_bad=skip_bad,
             model_id=model_id,
             replace_content=replace_content,
-            facts=FactsConfig(**measuring),
-            progress=progress,
+            facts=facts,
+            on_progress=on_progress,
         )
-    for note in report.notes:
-        click.echo(f"Note: {note}", err=True)
     measured = {name: dict(figures) for name, figures in report.measured.items()}
-    facts = {"models": list(report.written), "notes": list(report.notes), "measured": measured}
-    lines = [f"{count(len(report.written), 'model')} in the graph.", *map(figures_line, measured.items())]
-    show("\n".join(lines), facts, report.skipped, as_json)
+    show(
+        "\n".join(
+            [f"{count(len(report.written), 'model')} in the graph.", *map(figures_line, measured.items())]
+        ),
+        {"models": list(report.written), "notes": list(report.notes), "measured": measured},
+        report.skipped,
+        as_json,
+        report.notes,
+    )
 
 
 def figures_line(entry: tuple[str, Mapping[str, float]]) -> str:
@@ -137,7 +106,7 @@ def figures_line(entry: tuple[str, Mapping[str, float]]) -> str:
 
 
 @ingest.command()
-@click.argument("paths", metavar="FILE.csv|FOLDER...", nargs=-1, required=True, type=GivenPath())
+@click.argument("sources", metavar="FILE.csv|FOLDER...", nargs=-1, required=True, type=GivenPath())
 @probe_option()
 @extractor_option
 @metric_option
@@ -158,88 +127,39 @@ def figures_line(entry: tuple[str, Mapping[str, float]]) -> str:
 @text_option
 @skip_bad_option
 @json_option
-def datasets(
-    paths: Sequence[Path],
-    probe: str | None,
-    extractors: Sequence[str],
-    metrics: Sequence[str],
-    embedding: str,
-    dataset_id: str | None,
-    caption_column: str | None,
-    replace_content: bool,
-    text: Sequence[str],
-    skip_bad: bool,
-    as_json: bool,
-) -> None:
+def datasets(sources: Sequence[Path], as_json: bool, **options: Any) -> None:
     """Add datasets: tables with embeddings, or image folders.
 
     A table has a column `dataset` (or `id`), the mean embedding in columns e0..eN, and any attributes. An
     image folder holds images with captions in metadata.jsonl or metadata.csv (file_name and text, caption or
     prompt), or in .txt, .caption or .json files beside them. Subfolders train, validation and test are the
     splits of one dataset, of which only train is fine-tuned on; other subfolders are datasets of their own.
-    Images need --probe. Datasets are compared with each
-    other by every --metric. Several paths are taken one after another; the first with problems ends the
-    command.
+    Images need --probe. Datasets are compared with each other by every --metric. Several paths are taken one
+    after another; the first with problems ends the command.
     """
-    from matchgraph.ingest.tables.datasets import DatasetsReport, ingest_dataset_table, ingest_image_folders
+    from matchgraph.graphdb.connection import settings_from_environment
+    from matchgraph.ingest.workflow import ingest_datasets
 
-    if dataset_id is not None and len(paths) > 1:
-        raise click.UsageError("--id names one dataset: give one folder with it.")
-    extractor = scorer = None
-    if any(path.is_dir() for path in paths):
-        from matchgraph.graphdb.connection import settings_from_environment
-        from matchgraph.ingest.instruments import FEATURES_FOLDER, extractor_specs, load_instruments
-        from matchgraph.training.measure.scoring import PROBE, Scorer, needed_extractors
-
-        specs = extractor_specs(probe, extractors)
-        needed = [embedding, *needed_extractors(metrics)]
-        if PROBE in needed and PROBE not in specs:
-            raise click.UsageError(NEEDS_PROBE)
-        instruments = load_instruments(specs, needed)
-        extractor = instruments[embedding]
-        cache = settings_from_environment().home / FEATURES_FOLDER
-        scorer = Scorer(metrics, instruments, cache, also=[embedding])
-    reports: list[DatasetsReport] = []
-    with opened_graph() as (graph, _):
-        for path in paths:
-            if path.is_dir():
-                with step_bar() as progress:
-                    reports.append(
-                        ingest_image_folders(
-                            graph,
-                            path,
-                            extractor,
-                            scorer=scorer,
-                            dataset_id=dataset_id,
-                            caption_column=caption_column,
-                            replace_content=replace_content,
-                            skip_bad=skip_bad,
-                            progress=progress,
-                        )
-                    )
-            else:
-                reports.append(ingest_dataset_table(graph, path, text=text, skip_bad=skip_bad))
-    written = [name for report in reports for name in report.written]
-    unchanged = [name for report in reports for name in report.unchanged]
-    measured = sum(report.similarities for report in reports)
-    notes = [text for report in reports for text in report.notes]
-    images, captioned = sum(report.images for report in reports), sum(report.captioned for report in reports)
-    for line in notes:
-        click.echo(f"Note: {line}", err=True)
-    counted = f"\n{count(images, 'image')}, {captioned} captioned." if images else ""
+    home = settings_from_environment().home
+    with opened_graph() as (graph, _), step_bar() as on_progress:
+        report = ingest_datasets(graph, sources, home=home, on_progress=on_progress, **options)
+    written, unchanged = list(report.written), list(report.unchanged)
+    images = report.images
+    counted = f"\n{count(images, 'image')}, {report.captioned} captioned." if images else ""
     show(
         f"{count(len(written), 'dataset')} written, {len(unchanged)} unchanged, "
-        f"{count(measured, 'similarity', 'similarities')} measured.{counted}",
+        f"{count(report.similarities, 'similarity', 'similarities')} measured.{counted}",
         {
             "datasets": written,
             "unchanged": unchanged,
-            "similarities": measured,
+            "similarities": report.similarities,
             "images": images,
-            "captioned": captioned,
-            "notes": notes,
+            "captioned": report.captioned,
+            "notes": list(report.notes),
         },
-        [problem for report in reports for problem in report.skipped],
+        report.skipped,
         as_json,
+        report.notes,
     )
 
 
@@ -255,20 +175,16 @@ def datasets(
 )
 @skip_bad_option
 @json_option
-def results(
-    path: Path, larger_is_better: bool | None, on_duplicate: Any, skip_bad: bool, as_json: bool
-) -> None:
+def results(path: Path, as_json: bool, **options: Any) -> None:
     """Add recorded results: columns model, dataset, metric, value.
 
     Optional columns: stage (initial or finetuned), n_real, n_gen, run, extractor, extractor_name, resize,
     version, std, training_seconds, seconds_per_image.
     """
-    from matchgraph.ingest.tables.results import ingest_results
+    from matchgraph.ingest.workflow import ingest_results
 
     with opened_graph() as (graph, _):
-        reading = ingest_results(
-            graph, path, larger_is_better=larger_is_better, on_duplicate=on_duplicate, skip_bad=skip_bad
-        )
+        reading = ingest_results(graph, path, **options)
     facts = {
         "results": len(reading.results),
         "repeats": reading.repeats,
@@ -283,32 +199,32 @@ def results(
 @direction_option
 @skip_bad_option
 @json_option
-def similarities(path: Path, larger_is_better: bool | None, skip_bad: bool, as_json: bool) -> None:
+def similarities(path: Path, as_json: bool, **options: Any) -> None:
     """Add recorded similarities of datasets: columns dataset, other, metric, value.
 
     A pair has no order; where both directions are given they must agree. Optional columns: n_real, extractor,
     resize.
     """
-    from matchgraph.ingest.tables.similarities import ingest_similarities
+    from matchgraph.ingest.workflow import ingest_similarities
 
     with opened_graph() as (graph, _):
-        reading = ingest_similarities(graph, path, larger_is_better=larger_is_better, skip_bad=skip_bad)
+        reading = ingest_similarities(graph, path, **options)
     facts = {
         "similarities": len(reading.similar),
         "repeats": reading.repeats,
         "self_pairs": reading.ignored,
         "new_metrics": [metric.name for metric in reading.new_metrics],
     }
-    show(
-        f"{count(len(reading.similar), 'similarity', 'similarities')} in the graph.",
-        facts,
-        reading.skipped,
-        as_json,
-    )
+    line = f"{count(len(reading.similar), 'similarity', 'similarities')} in the graph."
+    show(line, facts, reading.skipped, as_json)
 
 
-def show(line: str, facts: dict[str, Any], skipped: Sequence[Problem], as_json: bool) -> None:
-    """Print an answer on stdout, and what was skipped on stderr."""
+def show(
+    line: str, facts: dict[str, Any], skipped: Sequence[Problem], as_json: bool, notes: Sequence[str] = ()
+) -> None:
+    """Print an answer on stdout, and notes and what was skipped on stderr."""
+    for note in notes:
+        click.echo(f"Note: {note}", err=True)
     for problem in skipped:
         click.echo(f"Skipped: {problem}", err=True)
     if as_json:

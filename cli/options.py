@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -16,10 +17,6 @@ if TYPE_CHECKING:
     from matchgraph.graphdb.repository import MatchingGraph
     from matchgraph.graphdb.runner import Runner
 
-NEEDS_PROBE = (
-    "Image folders are looked at by a probe model: give a CLIP folder or MODEL/TAG with --probe or in "
-    "MATCHGRAPH_PROBE; none was given."
-)
 PROBE_VARIABLE = "MATCHGRAPH_PROBE"
 DEFAULT_SEED = 0
 
@@ -264,11 +261,11 @@ def configuration(settings: type[T], options: dict[str, Any], **further: Any) ->
     """Build a configuration from a command's options, and take them out of `options`.
 
     Args:
-        settings: the dataclass that `settings_options` was given.
+        settings: the dataclass.
         options: what click passed; entries that are fields of it are removed.
         further: fields that are no options.
     """
-    own = {name: options.pop(name) for name in settings_of(settings) if name in options}
+    own = {one.name: options.pop(one.name) for one in fields(settings) if one.name in options}  # type: ignore[arg-type]
     return settings(**own, **further)
 
 

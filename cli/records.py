@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from importlib import resources
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from matchgraph.cli.display import count
 from matchgraph.cli.options import GivenPath, json_option, opened_graph, path_argument
+
+if TYPE_CHECKING:
+    from matchgraph.ingest.workflow import RecordCounts
 
 without_option = click.option(
     "--without",
@@ -29,10 +32,10 @@ def export(folder: Path, as_json: bool) -> None:
     Everything that was measured is there with how it was measured, and no weights, images or paths of this
     machine.
     """
-    from matchgraph.ingest.tables.records import write_records
+    from matchgraph.ingest.workflow import export_records
 
-    with opened_graph() as (graph, runner):
-        counts = write_records(graph, runner, folder)
+    with opened_graph() as (graph, _):
+        counts = export_records(graph, folder)
     if as_json:
         click.echo(json.dumps(counts))
         return
@@ -45,12 +48,15 @@ def export(folder: Path, as_json: bool) -> None:
 @without_option
 @json_option
 def records(path: Path, without: Sequence[str], as_json: bool) -> None:
-    """Load a folder of records: models, datasets, similarities, results, runs, and scored prompts, that
-    `export` wrote.
+    """Load a folder of records that `export` wrote: models, datasets, similarities, results, runs, and scored
+    prompts.
 
-    What the graph has already stays, and what both have is as in the records then.
+    What the graph has beside the records stays; what both have is then as in the records.
     """
-    load_records(path, without, as_json)
+    from matchgraph.ingest.workflow import load_records
+
+    with opened_graph() as (graph, _):
+        show_counts(load_records(graph, path, without=without), as_json)
 
 
 @click.command()
@@ -58,35 +64,22 @@ def records(path: Path, without: Sequence[str], as_json: bool) -> None:
 @json_option
 def minizoo(without: Sequence[str], as_json: bool) -> None:
     """Load the records that come with matchgraph: ten tiny models, 32 datasets, 320 measured fine-tunings."""
-    with resources.as_file(resources.files("matchgraph.minizoo") / "records") as folder:
-        load_records(folder, without, as_json)
+    from matchgraph.ingest.workflow import load_minizoo
+
+    with opened_graph() as (graph, _):
+        show_counts(load_minizoo(graph, without=without), as_json)
 
 
-def load_records(folder: Path, without: Sequence[str], as_json: bool) -> None:
-    """Check a folder of records whole, save it, and say what it held."""
-    from matchgraph.ingest.tables.records import read_records, save_records
-
-    with opened_graph() as (graph, runner):
-        found = read_records(folder, graph.metric).without(without)
-        save_records(graph, runner, found)
-    counts = {
-        "models": len(found.models),
-        "datasets": len(found.datasets),
-        "similarities": len(found.similar),
-        "results": len(found.results),
-        "runs": len(found.runs),
-    }
-    level = found.prompt_level
-    of_prompts = {
-        "prompts": len(level.prompts),
-        "variants": len(level.variants),
-        "scores": len(level.scores),
-    }
+def show_counts(found: RecordCounts, as_json: bool) -> None:
+    """Print how many rows of each kind were loaded; those of prompts only where there are any."""
+    counts = found.to_dict()
     if as_json:
-        click.echo(json.dumps(counts | of_prompts))
+        click.echo(json.dumps(counts))
         return
-    if level.prompts or level.variants:
-        counts |= of_prompts
+    if not (found.prompts or found.variants):
+        counts = {
+            name: rows for name, rows in counts.items() if name not in {"prompts", "variants", "scores"}
+        }
     click.echo(f"In the graph: {', '.join(f'{rows} {what}' for what, rows in counts.items())}.")
 
 

@@ -81,6 +81,11 @@ class MatchingGraph:
     def __init__(self, runner: Runner) -> None:
         self._runner = runner
 
+    @property
+    def runner(self) -> Runner:
+        """The connection."""
+        return self._runner
+
     # -- writes
 
     def save_models(self, models: Sequence[Model], *, replaced: Collection[str] = ()) -> None:

@@ -7,6 +7,10 @@ from typing import TYPE_CHECKING
 
 from matchgraph.ingest.errors import IngestError
 
+NEEDS_PROBE = (
+    "Image folders are looked at by a probe model: give a CLIP folder or MODEL/TAG with --probe or in "
+    "MATCHGRAPH_PROBE; none was given."
+)
 # In the data folder: features of datasets, which can be computed again.
 FEATURES_FOLDER = "features"
 
@@ -58,6 +62,9 @@ def load_instruments(
     wanted = list(dict.fromkeys(names))
     for name in wanted:
         if name not in specs:
-            option = "--probe SPEC" if name == PROBE else f"--extractor {name}=WEIGHTS"
-            raise IngestError(f"The extractor {name!r} was not given: name it with {option}.")
+            if name == PROBE:
+                raise IngestError(NEEDS_PROBE)
+            raise IngestError(
+                f"The extractor {name!r} was not given: name it with --extractor {name}=WEIGHTS."
+            )
     return {name: load_extractor(specs[name], device=device) for name in wanted}

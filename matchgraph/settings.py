@@ -16,7 +16,6 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 from matchgraph.errors import Error
 
 KEY = "matchgraph"
-SMALLEST_SIDE_PX = 8
 LARGEST_SEED = 2**63 - 1
 
 

@@ -300,7 +300,7 @@ def propose(
     if cheapest > budget_hours:
         raise NothingToPropose(
             f"The cheapest missing pair takes about {cheapest:.3g} hours, more than the {budget_hours:g} of "
-            "the budget: raise --budget."
+            "the budget: raise --budget-hours."
         )
     belief = Belief(_within_reach(snapshot, seed))
     before = belief.uncertainty()

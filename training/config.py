@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from matchgraph.drawing import Drawing
+from matchgraph.settings import LARGEST_SEED, check_settings, same_setting, setting
 from matchgraph.training.errors import InvalidConfig
 
 # Name -> torch's.
@@ -42,44 +42,25 @@ class FineTuneConfig:
         compile: run the denoiser through torch.compile; a failure to compile is noted, and trained without.
     """
 
-    steps: int = 10_000
-    batch_size: int = 8
-    learning_rate: float = 1e-5
-    rank: int = 16
-    alpha: float = 16
-    resolution_px: int = 512
-    seed: int = 42
-    caption_dropout: float = 0.1
-    precision: str = "fp32"
-    weight_decay: float = 1e-2
-    max_gradient_norm: float = 1.0
-    device: str = "auto"
-    gradient_accumulation: int = 1
-    gradient_checkpointing: bool = False
-    method: str = "lora"
-    compile: bool = False
+    steps: int = setting(10_000, "Optimiser steps.", at_least=1)
+    batch_size: int = setting(8, "Images in a forward pass.", at_least=1)
+    learning_rate: float = setting(1e-5, "Of AdamW, constant.", above=0)
+    rank: int = setting(16, "LoRA rank.", at_least=1)
+    alpha: float = setting(16, "LoRA alpha; the update is scaled by alpha / rank.", above=0)
+    resolution_px: int = setting(512, "Side of the images, in pixels.", at_least=8, option="--resolution")
+    seed: int = setting(0, "Of training and sampling.", at_least=0, at_most=LARGEST_SEED)
+    caption_dropout: float = setting(0.1, "Share of captions left out of training.", at_least=0, at_most=1)
+    precision: str = setting("fp32", "Of frozen weights and arithmetic.", choices=tuple(PRECISIONS))
+    weight_decay: float = setting(1e-2, "Of AdamW.", at_least=0)
+    max_gradient_norm: float = setting(1.0, "Gradients are clipped to this norm.", above=0)
+    device: str = setting("auto", "auto (a GPU where there is one) or a torch device, such as cuda:1.")
+    gradient_accumulation: int = setting(1, "Forward passes in a step.", at_least=1)
+    gradient_checkpointing: bool = setting(False, "Compute activations twice to save memory.")
+    method: str = setting("lora", "Train an adapter, or all weights of the denoiser.", choices=METHODS)
+    compile: bool = setting(False, "Run the denoiser through torch.compile.")
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "rank", "resolution_px", "gradient_accumulation"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise InvalidConfig(f"{name} must be a whole number of at least 1, got {value!r}.")
-        if not isinstance(self.seed, int) or not 0 <= self.seed < 2**63:
-            raise InvalidConfig(f"seed must be a whole number from 0 to 2^63 - 1, got {self.seed!r}.")
-        for name in ("learning_rate", "alpha", "max_gradient_norm"):
-            if not (math.isfinite(getattr(self, name)) and getattr(self, name) > 0):
-                raise InvalidConfig(f"{name} must be above 0, got {getattr(self, name)!r}.")
-        if not (math.isfinite(self.weight_decay) and self.weight_decay >= 0):
-            raise InvalidConfig(f"weight_decay must be at least 0, got {self.weight_decay!r}.")
-        if not 0 <= self.caption_dropout <= 1:
-            raise InvalidConfig(f"caption_dropout must lie between 0 and 1, got {self.caption_dropout!r}.")
-        if self.precision not in PRECISIONS:
-            raise InvalidConfig(f"precision must be one of {', '.join(PRECISIONS)}, got {self.precision!r}.")
-        if self.method not in METHODS:
-            raise InvalidConfig(f"method must be one of {', '.join(METHODS)}, got {self.method!r}.")
-        for name in ("gradient_checkpointing", "compile"):
-            if not isinstance(getattr(self, name), bool):
-                raise InvalidConfig(f"{name} must be true or false, got {getattr(self, name)!r}.")
+        check_settings(self, InvalidConfig)
 
     def to_dict(self) -> dict[str, Any]:
         """All fields by name, ready for JSON."""
@@ -101,7 +82,7 @@ class SampleConfig:
 
     n: int
     drawing: Drawing = field(default_factory=Drawing)
-    seed: int = 42
+    seed: int = 0
     batch_size: int = 8
     precision: str = "fp32"
     device: str = "auto"
@@ -154,53 +135,46 @@ class DistillConfig:
         code) and 4.4; its pseudo-Huber loss with 0.001 is that of diffusers' distillation scripts.
     """
 
-    steps: int = 1000
-    batch_size: int = 16
-    learning_rate: float = 1e-4
-    decay_share: float = 0.25
-    method: str = "lora"
-    rank: int = 64
-    alpha: float = 64
-    guidance: float | None = None
-    solver_steps: int = 50
-    ema: float = 0.95
-    huber: float = 1e-3
-    teacher_steps: int = 25
-    draws: int = 1
-    resolution_px: int = 512
-    seed: int = 42
-    precision: str = "fp32"
-    weight_decay: float = 0.0
-    max_gradient_norm: float = 1.0
-    device: str = "auto"
-    gradient_accumulation: int = 1
-    gradient_checkpointing: bool = False
+    steps: int = same_setting(FineTuneConfig, "steps", default=1000)
+    batch_size: int = setting(16, "Images in a step.", at_least=1)
+    learning_rate: float = setting(1e-4, "Of AdamW.", above=0)
+    decay_share: float = setting(
+        0.25, "Last share of the steps over which the learning rate falls to 0.", at_least=0, at_most=1
+    )
+    method: str = setting(
+        "lora",
+        "Train a low-rank adapter, which is added to the weights in the end, or all weights.",
+        choices=METHODS,
+    )
+    rank: int = same_setting(FineTuneConfig, "rank", default=64)
+    alpha: float = same_setting(FineTuneConfig, "alpha", default=64)
+    guidance: float | None = setting(
+        None,
+        "The teacher's guidance scale, which the student learns; by default the pipeline's own.",
+        at_least=1,
+    )
+    solver_steps: int = setting(
+        50,
+        "Places on the teacher's path that the student is made consistent over; it draws in no more.",
+        at_least=1,
+    )
+    ema: float = setting(0.95, "Decay of the target's weights.", at_least=0, below=1)
+    huber: float = setting(1e-3, "Distance above which the loss is linear.", above=0)
+    teacher_steps: int = setting(
+        25, "Denoising steps of the teacher for the images to learn from.", at_least=1
+    )
+    draws: int = setting(1, "Images drawn for each prompt.", at_least=1)
+    resolution_px: int = same_setting(FineTuneConfig, "resolution_px")
+    seed: int = same_setting(FineTuneConfig, "seed", help="Of all that is random.")
+    precision: str = same_setting(FineTuneConfig, "precision")
+    weight_decay: float = same_setting(FineTuneConfig, "weight_decay", default=0.0)
+    max_gradient_norm: float = same_setting(FineTuneConfig, "max_gradient_norm")
+    device: str = same_setting(FineTuneConfig, "device")
+    gradient_accumulation: int = same_setting(FineTuneConfig, "gradient_accumulation")
+    gradient_checkpointing: bool = same_setting(FineTuneConfig, "gradient_checkpointing")
 
     def __post_init__(self) -> None:
-        for name in (
-            *("steps", "batch_size", "rank", "solver_steps", "teacher_steps", "draws", "resolution_px"),
-            "gradient_accumulation",
-        ):
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise InvalidConfig(f"{name} must be a whole number of at least 1, got {value!r}.")
-        if not isinstance(self.seed, int) or not 0 <= self.seed < 2**63:
-            raise InvalidConfig(f"seed must be a whole number from 0 to 2^63 - 1, got {self.seed!r}.")
-        for name in ("learning_rate", "alpha", "huber", "max_gradient_norm"):
-            if not (math.isfinite(getattr(self, name)) and getattr(self, name) > 0):
-                raise InvalidConfig(f"{name} must be above 0, got {getattr(self, name)!r}.")
-        if not (math.isfinite(self.weight_decay) and self.weight_decay >= 0):
-            raise InvalidConfig(f"weight_decay must be at least 0, got {self.weight_decay!r}.")
-        if not 0 <= self.decay_share <= 1:
-            raise InvalidConfig(f"decay_share must lie between 0 and 1, got {self.decay_share!r}.")
-        if not 0 <= self.ema < 1:
-            raise InvalidConfig(f"ema must be at least 0 and below 1, got {self.ema!r}.")
-        if self.guidance is not None and not (math.isfinite(self.guidance) and self.guidance >= 1):
-            raise InvalidConfig(f"guidance must be at least 1, which is none, got {self.guidance!r}.")
-        if self.precision not in PRECISIONS:
-            raise InvalidConfig(f"precision must be one of {', '.join(PRECISIONS)}, got {self.precision!r}.")
-        if self.method not in METHODS:
-            raise InvalidConfig(f"method must be one of {', '.join(METHODS)}, got {self.method!r}.")
+        check_settings(self, InvalidConfig)
 
     def to_dict(self) -> dict[str, Any]:
         """All fields by name, ready for JSON."""

@@ -1,19 +1,63 @@
-"""What a fine-tuning run does, as asked for on the command line and kept in the ledger."""
+"""What a fine-tuning run does, as it is asked for and kept in the ledger."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 from matchgraph.drawing import Drawing
 from matchgraph.graphdb.models import check_metric_name
 from matchgraph.ingest.errors import ConfigChanged, IngestError
 from matchgraph.ingest.tables.datasets import METRIC, MINIMUM_IMAGES
+from matchgraph.settings import check_settings, same_setting, setting
+from matchgraph.training.config import FineTuneConfig, SampleConfig
 
-if TYPE_CHECKING:
-    from matchgraph.training.config import FineTuneConfig, SampleConfig
+
+@dataclass(frozen=True)
+class Selection:
+    """Which runs are meant: pairs of model and dataset, and what they are measured with.
+
+    Args:
+        models: ids of the models; none for all that have a folder.
+        datasets: ids of the datasets; none for all that have a folder.
+        pairs: a CSV file of pairs, instead of all models with all datasets.
+        probe: the CLIP model that datasets were ingested with: a folder, or MODEL/TAG.
+        extractors: where other extractors are, each `NAME=WEIGHTS` or `NAME=KIND:WEIGHTS`.
+        replicate: measure again under another seed, to know the noise; the edges stay as they are.
+        also: allow these runs beside unfinished ones of the same pairs and seed with other settings.
+
+    Raises:
+        IngestError: a file of pairs beside models or datasets.
+    """
+
+    models: tuple[str, ...] = setting(
+        (), "A model to fine-tune; all with a folder by default. Repeatable.", option="--model", metavar="ID"
+    )
+    datasets: tuple[str, ...] = setting(
+        (),
+        "A dataset to fine-tune on; all with a folder by default. Repeatable.",
+        option="--dataset",
+        metavar="ID",
+    )
+    pairs: Path | None = setting(None, "Pairs to run instead: columns model, dataset.", metavar="FILE.csv")
+    probe: str | None = None
+    extractors: tuple[str, ...] = ()
+    replicate: bool = setting(
+        False,
+        "Measure again under another --seed, to know the noise: the figures stay on the run, the graph's "
+        "edges as they are.",
+    )
+    also: bool = setting(
+        False, "Allow these runs beside unfinished ones of the same pairs and seed with other settings."
+    )
+
+    def __post_init__(self) -> None:
+        check_settings(self, IngestError)
+        if self.pairs is not None and (self.models or self.datasets):
+            raise IngestError("--pairs stands alone: leave --model and --dataset out.")
 
 
 @dataclass(frozen=True)
@@ -21,26 +65,25 @@ class RunConfig:
     """What a fine-tuning run does; every field is part of the question that the run answers.
 
     Args:
+        metrics: what is measured; the metric of the edge's weight need not be among them.
         steps: optimiser steps.
-        batch_size: images in a step.
+        batch_size: images in a forward pass.
         learning_rate: of AdamW.
+        method: "lora", or "full" to train all weights of the denoiser.
         rank: LoRA rank.
         resolution_px: side of the images trained on and sampled.
-        precision: of the frozen weights, see `training.pipelines.loading.PRECISIONS`.
+        precision: of the frozen weights, see `training.config.PRECISIONS`.
+        gradient_accumulation: forward passes per step, which then sees as many times `batch_size` images.
+        gradient_checkpointing: compute activations twice instead of keeping them.
+        compile: run the denoiser through torch.compile.
         seed: of training and sampling.
         samples: images sampled for the score.
         sampling_steps: scheduler steps for an image; None for the family's default.
         guidance: classifier-free guidance scale; None for the family's default.
         initial: whether the pretrained model is scored too.
-        metrics: what is measured, the metric of the edge's weight among them or not.
-        gradient_accumulation: forward passes in a step, which then sees as many times `batch_size` images.
-        gradient_checkpointing: compute activations twice instead of keeping them.
-        method: "lora", or "full" to train all weights of the denoiser.
-        compile: run the denoiser through torch.compile.
 
     Raises:
-        IngestError: fewer than two samples, or no metric, or one that is named twice.
-        InvalidConfig: another value is out of its range.
+        IngestError: a value out of range, no metric, or one that is named twice.
         InvalidDrawing: likewise, of how samples are drawn.
 
     Source:
@@ -48,57 +91,49 @@ class RunConfig:
         10,000 samples; rank and resolution are not given there.
     """
 
-    steps: int = 10_000
-    batch_size: int = 8
-    learning_rate: float = 1e-5
-    rank: int = 16
-    resolution_px: int = 512
-    precision: str = "fp32"
-    seed: int = 42
-    samples: int = 10_000
-    sampling_steps: int | None = None
-    guidance: float | None = None
-    initial: bool = True
-    metrics: tuple[str, ...] = (METRIC,)
-    gradient_accumulation: int = 1
-    gradient_checkpointing: bool = False
-    method: str = "lora"
-    compile: bool = False
+    metrics: tuple[str, ...] = setting(
+        (METRIC,),
+        "What to measure: clip_fid, fid, kid, cmmd, or EXTRACTOR_DISTANCE such as dinov2_fid (distances: "
+        "fid, kid, cmmd). Repeatable.",
+        option="--metric",
+        metavar="NAME",
+    )
+    steps: int = same_setting(FineTuneConfig, "steps")
+    batch_size: int = same_setting(FineTuneConfig, "batch_size")
+    learning_rate: float = same_setting(FineTuneConfig, "learning_rate")
+    method: str = same_setting(FineTuneConfig, "method")
+    rank: int = same_setting(FineTuneConfig, "rank")
+    resolution_px: int = same_setting(FineTuneConfig, "resolution_px")
+    precision: str = same_setting(FineTuneConfig, "precision")
+    gradient_accumulation: int = same_setting(FineTuneConfig, "gradient_accumulation")
+    gradient_checkpointing: bool = same_setting(FineTuneConfig, "gradient_checkpointing")
+    compile: bool = same_setting(FineTuneConfig, "compile")
+    seed: int = same_setting(FineTuneConfig, "seed")
+    samples: int = setting(10_000, "Images sampled for a score.", at_least=MINIMUM_IMAGES)
+    sampling_steps: int | None = setting(
+        None, "Scheduler steps for an image; by default the model family's.", at_least=1
+    )
+    guidance: float | None = setting(
+        None, "Classifier-free guidance scale; by default the model family's.", at_least=0
+    )
+    initial: bool = setting(True, "Score the pretrained model as well.")
 
     def __post_init__(self) -> None:
+        check_settings(self, IngestError)
         if not self.metrics or len(set(self.metrics)) != len(self.metrics):
             raise IngestError(f"metrics is {list(self.metrics)}; name at least one, each once.")
         for metric in self.metrics:
             check_metric_name(metric)
-        if self.samples < MINIMUM_IMAGES:
-            raise IngestError(f"samples is {self.samples}; a score takes {MINIMUM_IMAGES} or more.")
-        self.fine_tuning()
-        self.sampling()
 
     def fine_tuning(self, device: str = "auto") -> FineTuneConfig:
         """Return the part that fine-tunes; LoRA alpha equals the rank, so the update is not scaled."""
-        from matchgraph.training.config import FineTuneConfig
-
+        shared = {field.name for field in fields(FineTuneConfig)} & set(vars(self))
         return FineTuneConfig(
-            steps=self.steps,
-            batch_size=self.batch_size,
-            learning_rate=self.learning_rate,
-            rank=self.rank,
-            alpha=self.rank,
-            resolution_px=self.resolution_px,
-            seed=self.seed,
-            precision=self.precision,
-            gradient_accumulation=self.gradient_accumulation,
-            gradient_checkpointing=self.gradient_checkpointing,
-            method=self.method,
-            compile=self.compile,
-            device=device,
+            **{name: getattr(self, name) for name in shared}, alpha=self.rank, device=device
         )
 
     def sampling(self, device: str = "auto") -> SampleConfig:
         """Return the part that samples."""
-        from matchgraph.training.config import SampleConfig
-
         return SampleConfig(
             n=self.samples,
             drawing=Drawing(self.sampling_steps, self.guidance, resolution_px=self.resolution_px),
@@ -110,7 +145,8 @@ class RunConfig:
 
     def asked(self) -> dict[str, Any]:
         """Return everything that the answer depends on, defaults of the training package included."""
-        whole = {**self.fine_tuning().to_dict(), **asdict(self), "metrics": list(self.metrics)}
+        # The order in which metrics are named does not make another question.
+        whole = {**self.fine_tuning().to_dict(), **asdict(self), "metrics": sorted(self.metrics)}
         del whole["device"]
         return whole
 
@@ -132,6 +168,6 @@ class RunConfig:
                 raise ConfigChanged(
                     f"The run was queued by another version of matchgraph: {name} was "
                     f"{asked.get(name, 'not known')!r} there and is {value!r} here. Use that version, or "
-                    "cancel the run and queue it anew."
+                    "cancel the run and queue it again."
                 )
         return config

@@ -214,6 +214,19 @@ class Claim:
     fence: int
 
 
+def select_runs(runs: Sequence[Run], ids: Sequence[str]) -> list[Run]:
+    """Return the runs of these ids, each once and in this order.
+
+    Raises:
+        UnknownRun: one is not among them.
+    """
+    known = {run.id: run for run in runs}
+    for run_id in ids:
+        if run_id not in known:
+            raise UnknownRun(f"There is no run {run_id!r}; `matchgraph ingest status` lists them.")
+    return [known[run_id] for run_id in dict.fromkeys(ids)]
+
+
 def start_of(process: psutil.Process) -> float:
     """Return when a process started: clock ticks since the boot where the system tells them, else seconds.
 
@@ -313,10 +326,7 @@ class Ledger:
         Raises:
             UnknownRun: the ledger has no such run.
         """
-        found = self.runs([run])
-        if not found:
-            raise UnknownRun(f"There is no run {run!r}; `matchgraph ingest status` lists them.")
-        return found[0]
+        return select_runs(self.runs([run]), [run])[0]
 
     def measured(self, ids: Sequence[str]) -> set[str]:
         """Return those of the runs whose edge is in the graph."""

@@ -5,18 +5,25 @@ into the ledger.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from matchgraph.graphdb.models import Dataset, Model
-from matchgraph.ingest.errors import BadInput, ConfigChanged, ExtractorMismatch, NothingToDo, SourceChanged
+from matchgraph.ingest.errors import (
+    BadInput,
+    ConfigChanged,
+    ExtractorMismatch,
+    IngestError,
+    NothingToDo,
+    SourceChanged,
+)
 from matchgraph.ingest.runs.artefacts import has_artefact
-from matchgraph.ingest.runs.config import RunConfig
+from matchgraph.ingest.runs.config import RunConfig, Selection
 from matchgraph.ingest.runs.estimates import Estimate, Estimator
 from matchgraph.ingest.runs.ledger import DONE, FAILED, MAX_ATTEMPTS, QUEUED, RUNNING, Ledger, Run, RunRequest
-from matchgraph.ingest.tables.csv_file import check_ids, read_table
+from matchgraph.ingest.tables.csv_file import check_ids, read_table, write_table
 from matchgraph.ingest.tables.datasets import listed_hash, source_of
 from matchgraph.ingest.tables.models import pipeline_fingerprint
 from matchgraph.ingest.tables.results import check_known
@@ -97,15 +104,29 @@ def read_pairs(path: Path, *, models: Collection[str], datasets: Collection[str]
     return list(dict.fromkeys((row.cells["model"], row.cells["dataset"]) for row in table.rows))
 
 
-def plan_runs(
+def write_pairs(path: Path, pairs: Iterable[Mapping[str, Any]], further: Sequence[str] = ()) -> None:
+    """Write pairs as the table that `read_pairs` reads.
+
+    Args:
+        path: the file.
+        pairs: `model`, `dataset`, and a value for each further column.
+        further: names of further columns, which `read_pairs` passes over.
+
+    Raises:
+        IngestError: the file cannot be written.
+    """
+    try:
+        write_table(path, ("model", "dataset", *further), list(pairs))
+    except OSError as error:
+        raise IngestError(f"{path} cannot be written ({error.strerror}): check the path.") from error
+
+
+def make_plan(
     graph: MatchingGraph,
     config: RunConfig,
     extractors: Mapping[str, Extractor],
+    selection: Selection,
     *,
-    models: Sequence[str] = (),
-    datasets: Sequence[str] = (),
-    pairs: Path | None = None,
-    replicate: bool = False,
     weights: Mapping[str, str] | None = None,
 ) -> Plan:
     """Decide which runs there are; reads the graph and the folders, writes nothing.
@@ -115,10 +136,7 @@ def plan_runs(
         config: what each run does.
         extractors: by name, those that the metrics need; the probe among them, if it is, must be the one that
             the datasets were ingested with.
-        models: ids of the models; none for all that have a folder.
-        datasets: ids of the datasets; none for all that have a folder.
-        pairs: a CSV file of pairs, instead of all models with all datasets.
-        replicate: measure again under another seed, to tell the noise; the edges are left alone.
+        selection: which pairs.
         weights: where workers find each extractor, by its name: `WEIGHTS` or `KIND:WEIGHTS`.
 
     Returns:
@@ -126,13 +144,13 @@ def plan_runs(
 
     Raises:
         NothingToDo: no pair is left.
-        SourceChanged: a folder is gone or holds something else than was ingested.
+        SourceChanged: a folder is gone or changed since it was ingested.
         ExtractorMismatch: a dataset was ingested with another probe.
         BadInput: the file of pairs has problems.
     """
     all_models = {model.id: model for model in graph.models()}
     all_datasets = {dataset.id: dataset for dataset in graph.datasets()}
-    wanted = select_pairs(all_models, all_datasets, models=models, datasets=datasets, pairs=pairs)
+    wanted = select_pairs(all_models, all_datasets, selection)
     model_hashes = {model: model_hash(all_models[model]) for model, _ in wanted}
     dataset_hashes = {dataset: dataset_hash(all_datasets[dataset]) for _, dataset in wanted}
     if PROBE in extractors:
@@ -145,7 +163,7 @@ def plan_runs(
             asked,
             model_hashes[model],
             dataset_hashes[dataset],
-            replicate,
+            selection.replicate,
             dict(weights or {}),
         )
         for model, dataset in wanted
@@ -154,30 +172,23 @@ def plan_runs(
 
 
 def select_pairs(
-    all_models: Mapping[str, Model],
-    all_datasets: Mapping[str, Dataset],
-    *,
-    models: Sequence[str] = (),
-    datasets: Sequence[str] = (),
-    pairs: Path | None = None,
+    all_models: Mapping[str, Model], all_datasets: Mapping[str, Dataset], selection: Selection
 ) -> list[tuple[str, str]]:
     """Decide which pairs of model and dataset are meant, sorted.
 
     Args:
         all_models: the graph's models by id.
         all_datasets: the graph's datasets by id.
-        models: ids of the models; none for all that have a folder.
-        datasets: ids of the datasets; none for all that have a folder.
-        pairs: a CSV file of pairs, instead of all models with all datasets.
+        selection: which pairs.
 
     Raises:
         NothingToDo: a model or dataset is unknown, or none has a folder.
         BadInput: the file of pairs has problems.
     """
-    if pairs is not None:
-        return sorted(read_pairs(pairs, models=all_models, datasets=all_datasets))
-    chosen_models = _chosen("model", models, all_models)
-    chosen_datasets = _chosen("dataset", datasets, all_datasets)
+    if selection.pairs is not None:
+        return sorted(read_pairs(selection.pairs, models=all_models, datasets=all_datasets))
+    chosen_models = _chosen("model", selection.models, all_models)
+    chosen_datasets = _chosen("dataset", selection.datasets, all_datasets)
     return sorted((model, dataset) for model in chosen_models for dataset in chosen_datasets)
 
 

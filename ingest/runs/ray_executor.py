@@ -20,9 +20,10 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from matchgraph.errors import Error
-from matchgraph.ingest.errors import ClusterUnusable, RayMissing, WorkerFailed
+from matchgraph.ingest.errors import ClusterUnusable, IngestError, RayMissing, WorkerFailed
 from matchgraph.ingest.runs.ledger import RUNNING, Ledger, Run
 from matchgraph.ingest.runs.worker import PATIENCE_S, WorkerOptions, stopped_by_signals, work_queue
+from matchgraph.settings import check_settings, setting
 from matchgraph.training.errors import first_line
 
 if TYPE_CHECKING:
@@ -48,12 +49,32 @@ class ClusterOptions:
         workers: tasks at once; None for as many as there is room for.
         gpus: GPUs of each, or a fraction of one; None for one where the cluster has any.
         cpus: cores of each; None for one beside a GPU, and otherwise up to four.
+
+    Raises:
+        ClusterUnusable: the address is empty.
+        IngestError: another value is out of range.
     """
 
-    address: str = "auto"
-    workers: int | None = None
-    gpus: float | None = None
-    cpus: float | None = None
+    address: str = setting(
+        "auto",
+        "Of the Ray cluster: HOST:PORT or ray://HOST:PORT, or auto for the one that this machine belongs to.",
+    )
+    workers: int | None = setting(None, "Tasks at once; as many as there is room for by default.", at_least=1)
+    gpus: float | None = setting(
+        None,
+        "GPUs of each worker on a Ray cluster, or a fraction of one; by default 1 where there are any.",
+        at_least=0,
+    )
+    cpus: float | None = setting(
+        None,
+        "Cores of each worker on a Ray cluster; by default 1 beside a GPU, and else up to 4.",
+        above=0,
+    )
+
+    def __post_init__(self) -> None:
+        check_settings(self, IngestError)
+        if not self.address:
+            raise ClusterUnusable("--address is empty: name a cluster.")
 
 
 @dataclass(frozen=True)

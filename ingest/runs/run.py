@@ -36,6 +36,7 @@ from matchgraph.ingest.runs.cards import write_model_card
 from matchgraph.ingest.runs.config import RunConfig
 from matchgraph.ingest.runs.ledger import CANCELLED, DONE, Claim, Ledger, Run, RunProgress, machine_id
 from matchgraph.ingest.runs.pages import write_run_page
+from matchgraph.ingest.runs.reporter import Reporter
 from matchgraph.training.errors import BadAdapter, ExtractorUnavailable
 from matchgraph.training.files import file_hash, write_json
 
@@ -149,26 +150,6 @@ class Executor(Protocol):
         ...
 
 
-class Reporter(Protocol):
-    """Told how the work goes, for progress bars and logs."""
-
-    def planned(self, total: int, done: int) -> None:
-        """Say how many runs there are and how many of them are done already."""
-        ...
-
-    def began(self, run: Run) -> None:
-        """Say that a run is worked on."""
-        ...
-
-    def step(self, stage: str, done: int, of: int, loss: float | None) -> None:
-        """Say how far the run is."""
-        ...
-
-    def ended(self, run: Run, outcome: str) -> None:
-        """Say how a run, as the ledger now holds it, ended: "done", or why not."""
-        ...
-
-
 class Unforeseen(Exception):
     """An attempt failed by an error that should not be; the ledger has it. Its cause is the error itself."""
 
@@ -248,7 +229,7 @@ def carry_out(
         prepare: makes the job from the run and the folder of this claim.
         executor: does the work.
         home: the data folder.
-        reporter: told how it goes.
+        reporter: hears how it goes.
         stop: set when the user wants it to end; the run is then given back at its next step.
         heartbeat_s: seconds between two extensions of the lease.
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from matchgraph.graphdb.models import Statistics
-from matchgraph.ingest.errors import ExtractorMismatch, RunOutdated
+from matchgraph.ingest.errors import ExtractorMismatch, IngestError, RunOutdated
 from matchgraph.ingest.instruments import FEATURES_FOLDER
 from matchgraph.ingest.runs.artefacts import sweep
 from matchgraph.ingest.runs.execution import CHECKPOINT_STEPS, LoraExecutor
@@ -30,18 +30,23 @@ from matchgraph.ingest.runs.ledger import (
     Ledger,
     Owner,
     Run,
+    select_runs,
 )
 from matchgraph.ingest.runs.plan import dataset_hash, model_hash, source_folder
-from matchgraph.ingest.runs.run import Executor, Job, NotHere, Reporter, Unforeseen, carry_out, make_job
+from matchgraph.ingest.runs.reporter import Reporter
+from matchgraph.ingest.runs.run import Executor, Job, NotHere, Unforeseen, carry_out, make_job
 from matchgraph.ingest.tables.datasets import define_metric, source_of
+from matchgraph.settings import check_settings, same_setting, setting
+from matchgraph.training.config import FineTuneConfig
 from matchgraph.training.measure.scoring import PROBE, parse_metric
 
 if TYPE_CHECKING:
     from matchgraph.graphdb.connection import Settings
     from matchgraph.graphdb.repository import MatchingGraph
+    from matchgraph.training.measure.extractors import Extractor
 
 CACHE_FOLDER = "encodings"
-CACHE_BYTES = 20 * 2**30
+GIB = 2**30
 # A step is short; what takes longer is cut off. Batch systems allow half a minute between the two signals.
 GRACE_S = 10.0
 # Whoever waits for other workers to stop leaves them time to give back what they were interrupted at.
@@ -58,20 +63,29 @@ class WorkerOptions:
     Args:
         device: "auto" (a GPU where there is one) or a torch device name.
         checkpoint_steps: training steps between two checkpoints.
-        cache_bytes: the most that cached encodings may take on disk.
+        cache_gib: the most that cached encodings may take on disk, in GiB.
         max_runs: how many runs to take; None for no limit.
         poll_s: seconds between two looks for new runs where there is none left; None to end then.
         lease_ms: how long a claim holds without a heartbeat.
         heartbeat_s: seconds between two heartbeats.
     """
 
-    device: str = "auto"
-    checkpoint_steps: int = CHECKPOINT_STEPS
-    cache_bytes: int = CACHE_BYTES
-    max_runs: int | None = None
+    device: str = same_setting(FineTuneConfig, "device")
+    checkpoint_steps: int = setting(
+        CHECKPOINT_STEPS,
+        "Training steps between two checkpoints; a stop by Ctrl-C loses none.",
+        at_least=1,
+    )
+    cache_gib: float = setting(
+        20.0, "Room for cached encodings of images and captions, in GiB.", above=0, option="--cache-gb"
+    )
+    max_runs: int | None = setting(None, "Run at most N runs, then exit.", at_least=1, metavar="N")
     poll_s: float | None = None
     lease_ms: int = LEASE_MS
     heartbeat_s: float = HEARTBEAT_S
+
+    def __post_init__(self) -> None:
+        check_settings(self, IngestError)
 
 
 @dataclass(frozen=True)
@@ -99,22 +113,6 @@ class WorkSummary:
     elsewhere: tuple[str, ...]
     queued: tuple[str, ...]
     cancelled: tuple[str, ...]
-
-
-class Quiet:
-    """A reporter that says nothing."""
-
-    def planned(self, total: int, done: int) -> None:
-        """See `ingest.runs.run.Reporter`."""
-
-    def began(self, run: Run) -> None:
-        """See `ingest.runs.run.Reporter`."""
-
-    def step(self, stage: str, done: int, of: int, loss: float | None) -> None:
-        """See `ingest.runs.run.Reporter`."""
-
-    def ended(self, run: Run, outcome: str) -> None:
-        """See `ingest.runs.run.Reporter`."""
 
 
 class Preparation:
@@ -188,7 +186,7 @@ def work(
         ledger: the ledger.
         executor: carries the runs out; closed at the end.
         home: the data folder; artefacts go to `runs/<run id>/` in it.
-        reporter: told how it goes.
+        reporter: hears how it goes.
         ids: the runs in the order of preference; None for all that are queued.
         without: runs to leave alone.
         stop: set when the user wants it to end.
@@ -200,12 +198,14 @@ def work(
         How it went.
 
     Raises:
+        UnknownRun: the ledger has no run of one of the ids.
         KeyboardInterrupt: the user stopped it; the run at hand was given back.
         GraphError: the graph is gone.
         OSError: the disk is full; the run at hand was given back.
     """
     stop = stop or threading.Event()
     before = ledger.runs(ids)
+    select_runs(before, ids or ())
     sweep(home, before)
     already_done = sum(run.status == DONE for run in before) if ids is not None else 0
     if ids is not None:
@@ -286,6 +286,27 @@ def summarise(
     )
 
 
+def local_executor(
+    home: Path, options: WorkerOptions, instruments: Mapping[str, Extractor] | None = None
+) -> LoraExecutor:
+    """Return an executor that keeps encodings and features in the data folder.
+
+    Args:
+        home: the data folder.
+        options: how to work.
+        instruments: extractors that are loaded already, by name.
+    """
+    from matchgraph.training.pipelines.cache import EncodingCache
+
+    return LoraExecutor(
+        options.device,
+        options.checkpoint_steps,
+        EncodingCache(home / CACHE_FOLDER, int(options.cache_gib * GIB)),
+        {extractor.hash: extractor for extractor in (instruments or {}).values()},
+        home / FEATURES_FOLDER,
+    )
+
+
 def work_queue(
     settings: Settings,
     ids: Sequence[str] | None = None,
@@ -305,33 +326,28 @@ def work_queue(
         ids: the runs in the order of preference; None for all that are queued.
         options: how to work.
         without: runs to leave alone.
-        reporter: told how it goes.
+        reporter: hears how it goes.
         stop: set when the user wants it to end.
 
     Returns:
         How it went.
 
     Raises:
+        UnknownRun: the ledger has no run of one of the ids.
         KeyboardInterrupt: the user stopped it; the run at hand was given back.
         GraphError: the graph cannot be reached.
     """
     from matchgraph.graphdb.connection import connect
     from matchgraph.graphdb.repository import MatchingGraph
-    from matchgraph.training.pipelines.cache import EncodingCache
 
     options = options or WorkerOptions()
     with connect(settings) as runner:
         return work(
             MatchingGraph(runner),
             Ledger(runner, lease_ms=options.lease_ms),
-            LoraExecutor(
-                options.device,
-                options.checkpoint_steps,
-                EncodingCache(settings.home / CACHE_FOLDER, options.cache_bytes),
-                features=settings.home / FEATURES_FOLDER,
-            ),
+            local_executor(settings.home, options),
             settings.home,
-            reporter or Quiet(),
+            reporter or Reporter(),
             ids,
             without=without,
             stop=stop,

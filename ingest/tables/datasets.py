@@ -27,7 +27,7 @@ from matchgraph.ingest.tables.csv_file import (
 )
 from matchgraph.ingest.tables.identity import identity_of
 from matchgraph.ingest.tables.models import fingerprint_files
-from matchgraph.progress import Progress
+from matchgraph.progress import Progress, no_progress
 from matchgraph.training.captions import METADATA_FILES
 from matchgraph.training.contents import packed_dataset, recognise, remedy
 from matchgraph.training.dataset_files import OTHER_SUFFIXES, SUFFIXES, holds_images, is_junk, is_split
@@ -329,7 +329,7 @@ def ingest_image_folders(
     caption_column: str | None = None,
     replace_content: bool = False,
     skip_bad: bool = False,
-    progress: Progress | None = None,
+    on_progress: Progress = no_progress,
 ) -> DatasetsReport:
     """Bring image folders into the graph: attributes, mean embedding, feature statistics, distances.
 
@@ -348,7 +348,7 @@ def ingest_image_folders(
         replace_content: whether a dataset of the graph may be replaced by one with other images; its results
             and runs are removed then.
         skip_bad: leave bad images and folders out instead of refusing all.
-        progress: told how far it is.
+        on_progress: called with the step, and how much of it is done.
 
     Returns:
         What was written.
@@ -358,12 +358,11 @@ def ingest_image_folders(
             written.
         BadDataset: a metric of captions finds too few of them.
     """
-    note = progress or (lambda _step, _done, _of: None)
     reading = read_folders(
         folder,
         dataset_id=dataset_id,
         caption_column=caption_column,
-        on_image=lambda done, of: note("checking images", done, of),
+        on_image=lambda done, of: on_progress("checking images", done, of),
     )
     stored = {dataset.id: dataset for dataset in graph.datasets()}
     identity = identity_of(graph, "dataset", stored, replace=replace_content)
@@ -384,7 +383,7 @@ def ingest_image_folders(
     notes: list[str] = []
     measured = 0
     for position, (found, content) in enumerate(usable):
-        note("measuring datasets", position, len(usable))
+        on_progress("measuring datasets", position, len(usable))
         notes += found.notes
         if not found.captioned:
             notes.append(f"{found.id}: none of its {len(found.images)} images has a caption.")
@@ -405,7 +404,7 @@ def ingest_image_folders(
         written.append(found.id)
         measured += len(look.similar)
         notes += look.notes
-    note("measuring datasets", len(usable), len(usable))
+    on_progress("measuring datasets", len(usable), len(usable))
     return DatasetsReport(
         tuple(written),
         tuple(unchanged),

@@ -8,6 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from matchgraph.graphdb.models import Model
+from matchgraph.ingest.errors import IngestError
+from matchgraph.settings import check_settings, same_setting, setting
+from matchgraph.training.config import FineTuneConfig
 
 if TYPE_CHECKING:
     import torch
@@ -37,13 +40,34 @@ class FactsConfig:
         guidance: guidance scale; the pipeline's default if None.
     """
 
-    throughput: bool | None = None
-    device: str = "auto"
-    precision: str = "fp32"
-    batch_size: int = 1
-    resolution_px: int | None = None
-    steps: int | None = None
-    guidance: float | None = None
+    throughput: bool | None = setting(
+        None,
+        "Measure images per second, with the weights, or do not. Without either: on a GPU, and on a CPU "
+        "where it takes a minute at most.",
+    )
+    device: str = same_setting(FineTuneConfig, "device")
+    precision: str = same_setting(
+        FineTuneConfig, "precision", help="Of the weights, when throughput is measured."
+    )
+    batch_size: int = setting(1, "Images in a measured call.", at_least=1)
+    resolution_px: int | None = setting(
+        None,
+        "Side of the measured images, in pixels; by default 512 or the pipeline's own, if smaller.",
+        at_least=8,
+        option="--resolution",
+    )
+    steps: int | None = setting(
+        None,
+        "Inference steps of a measured call; by default the pipeline's.",
+        at_least=1,
+        option="--sampling-steps",
+    )
+    guidance: float | None = setting(
+        None, "Guidance scale of a measured call; by default the pipeline's.", at_least=0
+    )
+
+    def __post_init__(self) -> None:
+        check_settings(self, IngestError)
 
 
 def check_device(config: FactsConfig) -> None:

@@ -31,7 +31,7 @@ from matchgraph.ingest.tables.facts import (
     throughput_facts,
 )
 from matchgraph.ingest.tables.identity import identity_of
-from matchgraph.progress import Progress
+from matchgraph.progress import Progress, no_progress
 from matchgraph.training.contents import WEIGHTS, recognise, remedy
 from matchgraph.training.files import files_below
 from matchgraph.training.pipelines.families import ALIASES
@@ -152,7 +152,7 @@ def ingest_models(
     model_id: str | None = None,
     replace_content: bool = False,
     facts: FactsConfig | None = None,
-    progress: Progress | None = None,
+    on_progress: Progress = no_progress,
 ) -> ModelsReport:
     """Read a table or pipeline folders (see `read_model_table`, `read_pipelines`) and save the models.
 
@@ -173,7 +173,7 @@ def ingest_models(
         facts: count parameters and operations of pipeline folders and measure their throughput, as it says;
             None takes what the configs and the weights' headers say. What was measured of an unchanged folder
             is not measured again.
-        progress: told the step, and how many of how many models it has done.
+        on_progress: called with the step, and how many of how many models are done.
 
     Returns:
         What was written.
@@ -226,8 +226,7 @@ def ingest_models(
         if facts is not None:
             counted, remarks = profile_facts(model, known[model.id])
             notes.extend(remarks)
-            if progress is not None:
-                progress("operations counted", number + 1, len(usable))
+            on_progress("operations counted", number + 1, len(usable))
         properties = {
             **_without_components(_properties(stored, model.id)),
             **known[model.id],
@@ -248,8 +247,7 @@ def ingest_models(
         if found:
             merged[number] = Model(model.id, {**model.properties, **found})
             graph.save_models([merged[number]])
-        if progress is not None:
-            progress("throughput measured", number + 1, len(merged))
+        on_progress("throughput measured", number + 1, len(merged))
     measured = {
         model.id: {name: model.properties[name] for name in MEASURED if name in model.properties}
         for model in merged

@@ -80,6 +80,7 @@ def _student(name: str, teacher: str, **changes: Any) -> Student:
         "solver_steps": 20,
         "teacher_steps": 20,
         "resolution_px": TRAINING_RESOLUTION_PX,
+        "seed": 42,
         "device": "cpu",
     }
     return Student(name, teacher, DistillConfig(**settings | changes))

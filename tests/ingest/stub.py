@@ -12,9 +12,10 @@ import numpy as np
 
 from matchgraph.graphdb.models import Dataset, Model, Statistics
 from matchgraph.graphdb.repository import MatchingGraph
-from matchgraph.ingest.runs.config import RunConfig
+from matchgraph.ingest.runs.config import RunConfig, Selection
 from matchgraph.ingest.runs.ledger import Ledger
-from matchgraph.ingest.runs.plan import Plan, plan_runs, queue_plan
+from matchgraph.ingest.runs.plan import Plan, make_plan, queue_plan
+from matchgraph.ingest.runs.reporter import Reporter
 from matchgraph.ingest.runs.run import Job, OnStep, Outcome
 from matchgraph.ingest.runs.worker import WorkSummary, work
 from matchgraph.ingest.tables.datasets import listed_hash
@@ -54,15 +55,12 @@ class StubExecutor:
         self.closed = True
 
 
-class Silent:
+class Silent(Reporter):
     """A reporter that remembers how runs ended."""
 
     def __init__(self) -> None:
         self.ends: list[str] = []
 
-    def planned(self, total: int, done: int) -> None: ...
-    def began(self, run: Any) -> None: ...
-    def step(self, stage: str, done: int, of: int, loss: float | None) -> None: ...
     def ended(self, run: Any, outcome: str) -> None:  # noqa: ARG002
         self.ends.append(outcome)
 
@@ -84,7 +82,9 @@ def fill(graph: MatchingGraph, models: Path, images: Path) -> None:
 
 
 def plan(graph: MatchingGraph, config: RunConfig = CONFIG, **selection: Any) -> Plan:
-    return plan_runs(graph, config, {"clip": EXTRACTOR}, **selection)
+    weights = selection.pop("weights", None)
+    given = {name: tuple(v) if isinstance(v, list) else v for name, v in selection.items()}
+    return make_plan(graph, config, {"clip": EXTRACTOR}, Selection(**given), weights=weights)
 
 
 def do(

@@ -123,7 +123,6 @@ def test_problems_go_to_stderr_and_nothing_is_written(invoke: Invoke, runner: Ru
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["datasets", str(ZOO)], "--probe"),
         (["results", "x.csv", "--on-duplicate", "guess"], "--on-duplicate"),
         (["models"], "Missing argument"),
         (["models", ""], "The path is empty"),

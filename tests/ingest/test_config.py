@@ -8,9 +8,8 @@ from dataclasses import replace
 import pytest
 
 from matchgraph.errors import Error
-from matchgraph.ingest.errors import ConfigChanged
+from matchgraph.ingest.errors import ConfigChanged, IngestError
 from matchgraph.ingest.runs.config import RunConfig
-from matchgraph.training.errors import InvalidConfig
 from tests.ingest.stub import CONFIG
 
 
@@ -26,9 +25,9 @@ def test_the_paper_s_recipe_is_the_default() -> None:
 
 def test_bad_settings_are_refused() -> None:
     for change in ({"steps": 0}, {"learning_rate": float("nan")}, {"precision": "fp8"}, {"guidance": -1.0}):
-        with pytest.raises(InvalidConfig):
+        with pytest.raises(IngestError):
             replace(CONFIG, **change)  # type: ignore[arg-type]
-    with pytest.raises(Exception, match="samples is 1"):
+    with pytest.raises(Exception, match="samples must be a whole number of at least 2"):
         replace(CONFIG, samples=1)
 
 

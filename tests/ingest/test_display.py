@@ -11,8 +11,8 @@ from rich.live import Live
 
 from matchgraph.cli.display import JointDisplay, duration, progress_words, runs_table, status_line
 from matchgraph.graphdb.models import Model
-from matchgraph.ingest.runs.estimates import Estimator
-from matchgraph.ingest.runs.ledger import Pace, RunProgress
+from matchgraph.ingest.runs.ledger import Pace, Run, RunProgress
+from matchgraph.ingest.runs.status import RunsStatus
 from tests.ingest.test_estimates import run
 
 MODELS = {"[red]m[/red]": Model("[red]m[/red]", {})}
@@ -34,6 +34,10 @@ def done():
     )
 
 
+def status(*runs: Run, measured: list[Run] | None = None) -> RunsStatus:
+    return RunsStatus.of(runs, MODELS, measured=measured)
+
+
 @pytest.mark.parametrize(
     ("seconds", "words"),
     [(None, "?"), (0.4, "0 s"), (119, "119 s"), (120, "2 min"), (5400, "1.5 h"), (3 * 86400, "3.0 days")],
@@ -43,21 +47,20 @@ def test_times_are_told_in_their_own_unit(seconds: float | None, words: str) -> 
 
 
 def test_a_line_tells_what_matters_of_each_status() -> None:
-    estimator = Estimator([done()], MODELS)
-    line = status_line(running(), estimator)
+    now = status(running(), measured=[done()])
+    line = status_line(running(), now.seconds_left[running().id])
     # 50 steps at 0.2 s, and then the sampling as before.
     assert "fine-tuning 50/100, loss 0.125  40 s left" in line
-    assert "its worker is gone" in status_line(running(expired=True), estimator)
-    assert "clip_fid 7 -> 5, 60 s training" in status_line(done(), estimator)
+    assert "its worker is gone" in status_line(running(expired=True), 5.0)
+    assert "clip_fid 7 -> 5, 60 s training" in status_line(done(), None)
     failed = running(status="FAILED", error="no more\nsecond line")
-    assert status_line(failed, estimator).endswith("no more")
+    assert status_line(failed, None).endswith("no more")
     assert progress_words(replace(running(), progress=None)) == ""
 
 
 def test_names_are_no_markup_and_many_rows_are_cut() -> None:
-    estimator = Estimator([], MODELS)
     console = Console(file=io.StringIO(), width=200)
-    console.print(runs_table([replace(running(), id=f"{number:016x}") for number in range(30)], estimator))
+    console.print(runs_table(status(*(replace(running(), id=f"{number:016x}") for number in range(30)))))
     text = console.file.getvalue()
     assert text.startswith("0 queued, 30 running, 0 done, 0 failed, 0 cancelled")
     assert text.count("[red]m[/red]") == 20
@@ -67,21 +70,18 @@ def test_names_are_no_markup_and_many_rows_are_cut() -> None:
 @pytest.mark.parametrize("terminal", [True, False])
 def test_ended_runs_are_told_once_and_running_ones_only_on_a_screen(terminal: bool) -> None:
     console = Console(file=io.StringIO(), width=200, force_terminal=terminal, color_system=None)
-    estimator = Estimator([], MODELS)
     other = replace(done(), id="2" * 16)
     if terminal:
         with Live(console=console, transient=True, auto_refresh=False) as live:
-            show_all(JointDisplay(live, console), estimator, other)
+            show_all(JointDisplay(live, console), other)
     else:
-        show_all(JointDisplay(None, console), estimator, other)
+        show_all(JointDisplay(None, console), other)
     text = console.file.getvalue()
     assert text.count("1 of 2 runs ended before.") == 1
     assert text.count("[red]m[/red] x d: clip_fid 7 -> 5, 60 s training") == 1
     assert ("50/100" in text) == terminal
 
 
-def show_all(display: JointDisplay, estimator: Estimator, other) -> None:
-    display.show([other, running()], estimator)
-    display.show([other, running()], estimator)
-    display.show([other, done()], estimator)
-    display.show([other, done()], estimator)
+def show_all(display: JointDisplay, other: Run) -> None:
+    for one in (running(), running(), done(), done()):
+        display.standing(status(other, one))

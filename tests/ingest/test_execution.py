@@ -14,7 +14,8 @@ from matchgraph.ingest.errors import ExtractorMismatch
 from matchgraph.ingest.runs.estimates import TRAINING
 from matchgraph.ingest.runs.execution import LoraExecutor
 from matchgraph.ingest.runs.ledger import DONE, Ledger
-from matchgraph.ingest.runs.worker import Quiet, work
+from matchgraph.ingest.runs.reporter import Reporter
+from matchgraph.ingest.runs.worker import work
 from matchgraph.ingest.tables.datasets import ingest_image_folders
 from matchgraph.ingest.tables.models import ingest_models
 from tests.ingest.conftest import Invoke, answer
@@ -92,7 +93,7 @@ def test_a_run_that_goes_on_tells_from_where(
     answer(invoke("run", *asked, "--queue", "--json"))
     stop, told = threading.Event(), []
 
-    class Watching(Quiet):
+    class Watching(Reporter):
         def step(self, stage: str, done: int, of: int, loss: float | None) -> None:  # noqa: ARG002
             if stage == TRAINING:
                 told.append(done)

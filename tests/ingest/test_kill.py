@@ -12,9 +12,9 @@ import pytest
 
 from matchgraph.graphdb.repository import MatchingGraph
 from matchgraph.graphdb.runner import Runner
-from matchgraph.ingest.runs.config import RunConfig
+from matchgraph.ingest.runs.config import RunConfig, Selection
 from matchgraph.ingest.runs.ledger import DONE, RUNNING, Ledger
-from matchgraph.ingest.runs.plan import plan_runs, queue_plan
+from matchgraph.ingest.runs.plan import make_plan, queue_plan
 from matchgraph.ingest.runs.worker import work
 from matchgraph.ingest.tables.datasets import ingest_dataset_table, ingest_image_folders
 from matchgraph.ingest.tables.models import ingest_models
@@ -149,7 +149,7 @@ def test_killed_among_runs(
         ingest_image_folders(graph, image_folders, extractor)
 
     def finish(home: Path) -> list[str]:
-        plan = plan_runs(graph, config, {"clip": extractor})
+        plan = make_plan(graph, config, {"clip": extractor}, Selection())
         queue_plan(ledger, plan, home)
         executor = LoraExecutor("cpu", extractors={extractor.hash: extractor})
         work(graph, ledger, executor, home, Silent(), list(plan.requests))

@@ -21,10 +21,10 @@ from matchgraph.graphdb.repository import MatchingGraph
 from matchgraph.graphdb.runner import Runner
 from matchgraph.ingest.errors import WorkerFailed
 from matchgraph.ingest.runs import local
-from matchgraph.ingest.runs.config import RunConfig
+from matchgraph.ingest.runs.config import RunConfig, Selection
 from matchgraph.ingest.runs.execution import LoraExecutor
 from matchgraph.ingest.runs.ledger import DONE, QUEUED, RUNNING, Ledger, Run
-from matchgraph.ingest.runs.plan import Plan, plan_runs, queue_plan
+from matchgraph.ingest.runs.plan import Plan, make_plan, queue_plan
 from matchgraph.ingest.runs.worker import WorkerOptions, work
 from matchgraph.ingest.tables.datasets import ingest_image_folders
 from matchgraph.ingest.tables.models import ingest_models
@@ -86,7 +86,7 @@ def planned(graph: MatchingGraph, pipelines: Path, probe: Path, image_folders: P
     ingest_models(graph, sorted(pipelines.iterdir())[-1])
     shutil.rmtree(image_folders / "trees")
     ingest_image_folders(graph, image_folders, extractor)
-    return plan_runs(graph, CONFIG, {"clip": extractor}, weights={"clip": f"clip:{probe}"})
+    return make_plan(graph, CONFIG, {"clip": extractor}, Selection(), weights={"clip": f"clip:{probe}"})
 
 
 def training(run: Run) -> bool:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from matchgraph.graphdb.repository import MatchingGraph
 from matchgraph.ingest.errors import BadInput, ExtractorMismatch, NothingToDo, SourceChanged
-from matchgraph.ingest.runs.plan import plan_runs
+from matchgraph.ingest.runs.config import Selection
+from matchgraph.ingest.runs.plan import make_plan
 from tests.ingest.stub import CONFIG, fill, plan
 
 
@@ -67,5 +69,6 @@ def test_changed_or_missing_folders_are_refused(
 
 
 def test_another_probe_is_refused(zoo: MatchingGraph) -> None:
+    probe: Any = SimpleNamespace(hash="xyz", name="other", resize="clean")
     with pytest.raises(ExtractorMismatch, match="'other'"):
-        plan_runs(zoo, CONFIG, {"clip": SimpleNamespace(hash="xyz", name="other", resize="clean")})  # type: ignore[dict-item]
+        make_plan(zoo, CONFIG, {"clip": probe}, Selection())

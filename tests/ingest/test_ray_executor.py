@@ -22,11 +22,11 @@ from matchgraph.graphdb.connection import Settings
 from matchgraph.graphdb.repository import MatchingGraph
 from matchgraph.graphdb.runner import Runner
 from matchgraph.ingest.errors import ClusterUnusable, RayMissing, WorkerFailed
-from matchgraph.ingest.runs.config import RunConfig
+from matchgraph.ingest.runs.config import RunConfig, Selection
 from matchgraph.ingest.runs.estimates import TRAINING
 from matchgraph.ingest.runs.execution import LoraExecutor
 from matchgraph.ingest.runs.ledger import CANCELLED, DONE, QUEUED, RUNNING, Ledger, Owner, Run
-from matchgraph.ingest.runs.plan import plan_runs, queue_plan
+from matchgraph.ingest.runs.plan import make_plan, queue_plan
 from matchgraph.ingest.runs.ray_executor import (
     ClusterOptions,
     Share,
@@ -99,7 +99,7 @@ def fill(
         graph.clear()
         ingest_models(graph, sorted(pipelines.iterdir())[0])
         ingest_image_folders(graph, image_folders, extractor)
-        plan = plan_runs(graph, config, {"clip": extractor}, weights={"clip": f"clip:{probe}"})
+        plan = make_plan(graph, config, {"clip": extractor}, Selection(), weights={"clip": f"clip:{probe}"})
         queue_plan(Ledger(runner), plan, home)
         return list(plan.requests)
 
@@ -319,13 +319,7 @@ def test_options_of_a_cluster_are_refused_without_one(
 ) -> None:
     result = invoke("run", "--probe", probe, *options)
     assert result.exit_code == 2
-    assert f"{options[0]} is for --executor ray" in result.stderr
-
-
-def test_an_empty_address_names_no_cluster(invoke: Invoke, probe: Path) -> None:
-    result = invoke("run", "--probe", probe, "--executor", "ray", "--address", "")
-    assert result.exit_code == 2
-    assert "--address" in result.stderr
+    assert "--address, --gpus and --cpus are for --executor ray" in result.stderr
 
 
 def test_a_numbered_gpu_is_rays_to_choose(settings: Settings, runner: Runner) -> None:

@@ -47,12 +47,8 @@ def test_every_command_has_help(command: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["run"], "--probe"),
-        (["run", "--pairs", "x.csv", "--model", "m"], "--pairs stands alone"),
-        (["plan", "--pairs", "x.csv", "--model", "m"], "--pairs stands alone"),
-        (["plan", "--budget", "5", "--pairs", "x.csv", "--model", "m"], "--pairs stands alone"),
-        (["plan", "--budget", "0"], "--budget"),
-        (["plan", "--out", "x.csv"], "--budget"),
+        (["plan", "--budget-hours", "0"], "--budget-hours"),
+        (["plan", "--out", "x.csv"], "--budget-hours"),
         (["run", "--steps", "0"], "--steps"),
         (["run", "--workers", "0"], "--workers"),
         (["run", "--workers", "many"], "--workers"),
@@ -60,7 +56,7 @@ def test_every_command_has_help(command: str) -> None:
         (["cancel", "--all", "0123456789abcdef"], "--all"),
         (["status", "--watch", "--json"], "--watch"),
         (["plan", "--price-per-hour", "nan"], "no finite number"),
-        (["plan", "--budget", "inf"], "no finite number"),
+        (["plan", "--budget-hours", "inf"], "no finite number"),
         (["run", "--cache-gb", "nan"], "no finite number"),
         (["worker", "--cache-gb", "inf"], "no finite number"),
         (["models", "zoo", "--guidance", "nan"], "no finite number"),
@@ -73,6 +69,23 @@ def test_wrong_usage(
     result = invoke(*arguments)
     assert result.exit_code == 2
     assert expected in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run"], "--probe"),
+        (["datasets", str(ZOO)], "--probe"),
+        (["run", "--pairs", "x.csv", "--model", "m"], "--pairs stands alone"),
+        (["plan", "--budget-hours", "5", "--pairs", "x.csv", "--model", "m"], "--pairs stands alone"),
+        (["run", "--executor", "ray", "--address", ""], "--address is empty"),
+    ],
+)
+def test_what_a_service_refuses(
+    invoke: Invoke, monkeypatch: pytest.MonkeyPatch, arguments: list[str], message: str
+) -> None:
+    monkeypatch.delenv("MATCHGRAPH_PROBE", raising=False)
+    assert message in str(invoke(*arguments).exception)
 
 
 @pytest.fixture
@@ -325,7 +338,7 @@ def test_a_budget_is_spent_on_missing_pairs_that_run_takes(
     before = dump(runner)
     file = tmp_path / "pairs.csv"
     budget = whole["device_hours"]
-    asked = ("plan", *zoo, "--budget", budget, "--price-per-hour", 3, "--json")
+    asked = ("plan", *zoo, "--budget-hours", budget, "--price-per-hour", 3, "--json")
     proposal = answer(invoke(*asked, "--out", file))
     assert dump(runner) == before
     assert proposal == answer(invoke(*asked))
@@ -350,9 +363,9 @@ def test_a_budget_is_spent_on_missing_pairs_that_run_takes(
 
 
 def test_a_budget_that_pays_for_nothing(invoke: Invoke, zoo: list[object], tmp_path: Path) -> None:
-    nothing = invoke("plan", *zoo, "--budget", 1e-9)
+    nothing = invoke("plan", *zoo, "--budget-hours", 1e-9)
     assert isinstance(nothing.exception, NothingToPropose)
     assert "raise --budget" in str(nothing.exception)
-    nowhere = invoke("plan", *zoo, "--budget", 1e9, "--out", tmp_path / "no" / "p.csv")
+    nowhere = invoke("plan", *zoo, "--budget-hours", 1e9, "--out", tmp_path / "no" / "p.csv")
     assert isinstance(nowhere.exception, IngestError)
     assert "cannot be written" in str(nowhere.exception)

@@ -1,0 +1,440 @@
+"""Fine-tuning runs as services: plan, queue, carry out, watch, cancel and retry them.
+
+The command line and the Python API call these functions, which print nothing.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+from matchgraph.ingest.instruments import extractor_specs, load_instruments
+from matchgraph.ingest.runs import local
+from matchgraph.ingest.runs.artefacts import remove_run
+from matchgraph.ingest.runs.config import RunConfig, Selection
+from matchgraph.ingest.runs.estimates import Estimator
+from matchgraph.ingest.runs.ledger import (
+    CANCELLED,
+    DONE,
+    FAILED,
+    MAX_ATTEMPTS,
+    QUEUED,
+    RUNNING,
+    Ledger,
+    Run,
+    select_runs,
+)
+from matchgraph.ingest.runs.plan import (
+    Plan,
+    PlannedRun,
+    check_replicates,
+    check_unfinished,
+    make_plan,
+    queue_plan,
+    select_pairs,
+    survey,
+)
+from matchgraph.ingest.runs.reporter import Reporter
+from matchgraph.ingest.runs.status import RunsStatus
+from matchgraph.ingest.runs.worker import WorkerOptions, WorkSummary, local_executor, summarise, work
+from matchgraph.training.measure.extractors import require_images
+from matchgraph.training.measure.scoring import needed_extractors
+
+if TYPE_CHECKING:
+    from matchgraph.graphdb.connection import Settings
+    from matchgraph.graphdb.models import Snapshot
+    from matchgraph.graphdb.repository import MatchingGraph
+    from matchgraph.ingest.runs.ray_executor import ClusterOptions
+    from matchgraph.training.measure.extractors import Extractor
+
+SECONDS_PER_HOUR = 3600
+WATCH_S = 2.0
+
+
+@dataclass(frozen=True)
+class PlanSummary:
+    """What a plan has to do.
+
+    Args:
+        runs: all its runs, in the order of work.
+        device_hours: how long those that are not done take on one device, as far as that is known.
+        not_estimated: how many of them no time is known of.
+    """
+
+    runs: tuple[PlannedRun, ...]
+    device_hours: float
+    not_estimated: int
+
+    @property
+    def to_do(self) -> int:
+        """How many runs are not done."""
+        return sum(run.state != DONE for run in self.runs)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything, ready for JSON."""
+        return {**asdict(self), "to_do": self.to_do}
+
+
+@dataclass(frozen=True)
+class QueuedRuns:
+    """A plan whose runs are in the ledger.
+
+    Args:
+        plan: the plan.
+        runs: its runs as they stand.
+        instruments: the extractors that were loaded to plan, by name.
+    """
+
+    plan: Plan
+    runs: tuple[Run, ...]
+    instruments: Mapping[str, Extractor]
+
+    @property
+    def queued(self) -> list[str]:
+        """Ids of the runs that wait for a worker."""
+        return [run.id for run in self.runs if run.status == QUEUED]
+
+
+@dataclass(frozen=True)
+class ChangedRuns:
+    """Runs that were queued again or cancelled.
+
+    Args:
+        changed: ids of those.
+        unchanged: runs that were named and stayed as they are.
+    """
+
+    changed: tuple[str, ...]
+    unchanged: tuple[Run, ...]
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """Pairs that could be measured, and what each costs.
+
+    Args:
+        snapshot: the graph with its results by the first metric asked for.
+        pairs: those selected that no run of the ledger is at.
+        hours: of one device, by model.
+    """
+
+    snapshot: Snapshot
+    pairs: frozenset[tuple[str, str]]
+    hours: Mapping[str, float]
+
+
+def plan_runs(graph: MatchingGraph, config: RunConfig, selection: Selection, *, home: Path) -> PlanSummary:
+    """Say which runs there are to do and how long they take; writes nothing.
+
+    Args:
+        graph: the graph.
+        config: what each run does.
+        selection: which pairs, and what they are measured with.
+        home: the data folder, in which weights of earlier runs lie.
+
+    Raises:
+        NothingToDo: no pair is left, or a replicate would repeat a measurement under the same seed.
+        ConfigChanged: a run of one of the pairs is unfinished with other settings.
+        SourceChanged: a folder is gone or changed since it was ingested.
+        ExtractorMismatch: a dataset was ingested with another probe.
+        BadInput: the file of pairs has problems.
+        IngestError: an extractor was not given.
+    """
+    ledger = Ledger(graph.runner)
+    plan, _ = _planned(graph, config, selection, "cpu")
+    if not selection.also:
+        check_unfinished(ledger, plan)
+    check_replicates(ledger, plan)
+    runs = survey(graph, ledger, plan, home)
+    seconds = [run.estimate.seconds for run in runs if run.state != DONE]
+    known = [value for value in seconds if value is not None]
+    return PlanSummary(tuple(runs), sum(known) / SECONDS_PER_HOUR, len(seconds) - len(known))
+
+
+def missing_runs(graph: MatchingGraph, config: RunConfig, selection: Selection) -> Candidates:
+    """Find the pairs that a proposal may choose from; writes nothing and looks into no folder.
+
+    Args:
+        graph: the graph.
+        config: what each run would do; results are those by its first metric.
+        selection: which pairs.
+
+    Raises:
+        NothingToDo: a model or dataset is unknown, or none has a folder.
+        BadInput: the file of pairs has problems.
+    """
+    snapshot = graph.snapshot(config.metrics[0])
+    models = {model.id: model for model in snapshot.models}
+    datasets = {dataset.id: dataset for dataset in snapshot.datasets}
+    runs = Ledger(graph.runner).runs()
+    unfinished = {(run.model, run.dataset) for run in runs if run.status != DONE}
+    pairs = frozenset(select_pairs(models, datasets, selection)) - unfinished
+    estimator = Estimator(runs, models)
+    seconds = {model: estimator.whole(model, config.asked()).seconds for model in models}
+    known = [value for value in seconds.values() if value]
+    # A model of which nothing is known may cost as much as any.
+    usual = median(known) if known else SECONDS_PER_HOUR
+    hours = {model: (value or usual) / SECONDS_PER_HOUR for model, value in seconds.items()}
+    return Candidates(snapshot, pairs, hours)
+
+
+def queue_runs(
+    graph: MatchingGraph,
+    config: RunConfig,
+    selection: Selection,
+    *,
+    home: Path,
+    device: str = "cpu",
+    retry_failed: bool = False,
+    max_attempts: int = MAX_ATTEMPTS,
+) -> QueuedRuns:
+    """Bring a plan's runs into the ledger, for workers to take.
+
+    Args:
+        graph: the graph.
+        config: what each run does.
+        selection: which pairs, and what they are measured with.
+        home: the data folder, in which weights of earlier runs lie.
+        device: where extractors are loaded, for a worker in this process to use them.
+        retry_failed: whether failed runs are queued again.
+        max_attempts: how often a run is begun before it counts as failed.
+
+    Raises:
+        IngestError: as `plan_runs`; nothing was queued.
+    """
+    plan, instruments = _planned(graph, config, selection, device)
+    runs = queue_plan(
+        Ledger(graph.runner),
+        plan,
+        home,
+        retry_failed=retry_failed,
+        also=selection.also,
+        max_attempts=max_attempts,
+    )
+    return QueuedRuns(plan, tuple(runs), instruments)
+
+
+def run_here(
+    graph: MatchingGraph,
+    settings: Settings,
+    config: RunConfig,
+    selection: Selection,
+    *,
+    options: WorkerOptions | None = None,
+    workers: int | None = 1,
+    retry_failed: bool = False,
+    max_attempts: int = MAX_ATTEMPTS,
+    reporter: Reporter | None = None,
+    stop: threading.Event | None = None,
+) -> WorkSummary:
+    """Queue runs and carry them out on this machine.
+
+    Args:
+        graph: the graph.
+        settings: how child processes reach it, and the data folder.
+        config: what each run does.
+        selection: which pairs, and what they are measured with.
+        options: how each worker works.
+        workers: 1 for this process, more for as many child processes, None for one on each GPU or every four
+            cores.
+        retry_failed: whether failed runs are queued again.
+        max_attempts: how often a run is begun before it counts as failed.
+        reporter: hears how it goes.
+        stop: set it to end the work at the next step.
+
+    Returns:
+        How it went.
+
+    Raises:
+        IngestError: as `plan_runs`; nothing was queued.
+        WorkerFailed: child processes died one after another.
+        KeyboardInterrupt: it was stopped; runs that were begun go on from their checkpoints another time.
+    """
+    options, reporter, stop = options or WorkerOptions(), reporter or Reporter(), stop or threading.Event()
+    if workers is None:
+        workers = local.worker_count(None, local.visible_gpus(options.device))
+    queued = queue_runs(
+        graph,
+        config,
+        selection,
+        home=settings.home,
+        device=options.device if workers == 1 else "cpu",
+        retry_failed=retry_failed,
+        max_attempts=max_attempts,
+    )
+    ledger, ids = Ledger(graph.runner), list(queued.plan.requests)
+    if workers == 1:
+        executor = local_executor(settings.home, options, queued.instruments)
+        return work(graph, ledger, executor, settings.home, reporter, ids, stop=stop)
+    shares = local.places(workers, local.visible_gpus(options.device))
+    watch = _watch(reporter, queued.plan)
+    return _watched(
+        ledger, queued, lambda: local.work_locally(settings, ledger, ids, options, shares, watch, stop)
+    )
+
+
+def run_on_cluster(
+    graph: MatchingGraph,
+    settings: Settings,
+    config: RunConfig,
+    selection: Selection,
+    cluster: ClusterOptions,
+    *,
+    options: WorkerOptions | None = None,
+    retry_failed: bool = False,
+    max_attempts: int = MAX_ATTEMPTS,
+    reporter: Reporter | None = None,
+    stop: threading.Event | None = None,
+) -> WorkSummary:
+    """Queue runs and carry them out on a Ray cluster.
+
+    Args:
+        graph: the graph, which the cluster's nodes must reach.
+        settings: how they reach it, and the data folder, which they should share.
+        config: what each run does.
+        selection: which pairs, and what they are measured with.
+        cluster: which cluster, and how much of it.
+        options: how each worker works.
+        retry_failed: whether failed runs are queued again.
+        max_attempts: how often a run is begun before it counts as failed.
+        reporter: hears how it goes.
+        stop: set it to end the work at the next step.
+
+    Returns:
+        How it went.
+
+    Raises:
+        IngestError: as `plan_runs`; nothing was queued.
+        RayMissing: Ray is not installed.
+        ClusterUnusable: there is no such cluster, or its nodes cannot reach the graph.
+        WorkerFailed: workers were lost one after another.
+        KeyboardInterrupt: it was stopped; runs that were begun go on from their checkpoints another time.
+    """
+    from matchgraph.ingest.runs.ray_executor import work_on_ray
+
+    options, reporter, stop = options or WorkerOptions(), reporter or Reporter(), stop or threading.Event()
+    queued = queue_runs(
+        graph, config, selection, home=settings.home, retry_failed=retry_failed, max_attempts=max_attempts
+    )
+    ledger, ids = Ledger(graph.runner), list(queued.plan.requests)
+    watch = _watch(reporter, queued.plan)
+    return _watched(
+        ledger,
+        queued,
+        lambda: work_on_ray(settings, ledger, ids, options, cluster, watch, stop, reporter.notice),
+    )
+
+
+def runs_status(graph: MatchingGraph, ids: Sequence[str] = ()) -> RunsStatus:
+    """Say how runs stand.
+
+    Args:
+        graph: the graph.
+        ids: the runs; all by default.
+
+    Raises:
+        UnknownRun: the ledger has no such run.
+    """
+    everything = Ledger(graph.runner).runs()
+    chosen = select_runs(everything, ids) if ids else everything
+    return RunsStatus.of(chosen, {model.id: model for model in graph.models()}, measured=everything)
+
+
+def watch_runs(
+    graph: MatchingGraph,
+    ids: Sequence[str] = (),
+    *,
+    reporter: Reporter,
+    interval_s: float = WATCH_S,
+    stop: threading.Event | None = None,
+) -> None:
+    """Report how runs stand again and again, until none is queued or running.
+
+    Args:
+        graph: the graph.
+        ids: the runs; all by default.
+        reporter: hears it.
+        interval_s: seconds between two looks.
+        stop: set it to end earlier.
+    """
+    stop = stop or threading.Event()
+    while not stop.is_set():
+        status = runs_status(graph, ids)
+        reporter.standing(status)
+        if not any(run.status in {QUEUED, RUNNING} for run in status.runs):
+            return
+        stop.wait(interval_s)
+
+
+def retry_runs(graph: MatchingGraph, ids: Sequence[str] = ()) -> ChangedRuns:
+    """Queue failed or cancelled runs again, with all their attempts.
+
+    Args:
+        graph: the graph.
+        ids: the runs; all that have failed by default.
+
+    Raises:
+        UnknownRun: the ledger has no such run.
+    """
+    ledger = Ledger(graph.runner)
+    everything = ledger.runs()
+    chosen = select_runs(everything, ids) if ids else everything
+    statuses = [FAILED, CANCELLED] if ids else [FAILED]
+    return _changed(ids, chosen, ledger.requeue([run.id for run in chosen], statuses=statuses))
+
+
+def cancel_runs(graph: MatchingGraph, ids: Sequence[str] = (), *, home: Path) -> ChangedRuns:
+    """Cancel queued and running runs; a worker that is at one stops at its next heartbeat.
+
+    Args:
+        graph: the graph.
+        ids: the runs; all by default.
+        home: the data folder; what earlier attempts at queued runs left there is removed.
+
+    Raises:
+        UnknownRun: the ledger has no such run.
+    """
+    ledger = Ledger(graph.runner)
+    everything = ledger.runs()
+    chosen = select_runs(everything, ids) if ids else everything
+    cancelled = ledger.cancel([run.id for run in chosen])
+    for run in chosen:
+        # What a running one leaves is removed by its worker.
+        if run.id in cancelled and run.status == QUEUED:
+            remove_run(home, run.id)
+    return _changed(ids, chosen, cancelled)
+
+
+def _planned(
+    graph: MatchingGraph, config: RunConfig, selection: Selection, device: str
+) -> tuple[Plan, dict[str, Extractor]]:
+    """The plan, and the extractors that it was made with, by name."""
+    specs = extractor_specs(selection.probe, selection.extractors)
+    needed = needed_extractors(config.metrics)
+    loaded = load_instruments(specs, needed, device)
+    instruments = {name: require_images(found, name) for name, found in loaded.items()}
+    located = {name: specs[name].located() for name in needed}
+    weights = {name: f"{spec.kind}:{spec.weights}" for name, spec in located.items()}
+    return make_plan(graph, config, instruments, selection, weights=weights), instruments
+
+
+def _watch(reporter: Reporter, plan: Plan) -> Callable[[Sequence[Run]], None]:
+    return lambda runs: reporter.standing(RunsStatus.of(runs, plan.models))
+
+
+def _watched(ledger: Ledger, queued: QueuedRuns, carry_out: Callable[[], Mapping[str, str]]) -> WorkSummary:
+    """Let other processes do the runs, and sum up what the ledger has in the end."""
+    before = sum(run.status == DONE for run in queued.runs)
+    not_here = carry_out()
+    runs = ledger.runs(list(queued.plan.requests))
+    done = sum(run.status == DONE for run in runs)
+    return summarise(runs, already_done=before, done=done - before, not_here=not_here)
+
+
+def _changed(named: Sequence[str], chosen: Sequence[Run], changed: Sequence[str]) -> ChangedRuns:
+    unchanged = tuple(run for run in chosen if run.id not in changed) if named else ()
+    return ChangedRuns(tuple(changed), unchanged)
