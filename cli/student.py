@@ -37,6 +37,8 @@ def student(teacher: Path, weights: Path, output: Path, solver_steps: int, as_js
     if as_json:
         click.echo(json.dumps({"folder": str(output)} | made.to_dict(), indent=2))
         return
+    for note in made.notes:
+        click.echo(f"Note: {note}", err=True)
     guidance = TOLD_GUIDANCE if made.guidance_told else STUDENT_GUIDANCE
     click.echo(
         f"{output}: a student of {made.teacher['name']} with the {made.weights['kind']} "

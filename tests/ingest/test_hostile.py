@@ -287,23 +287,6 @@ def registered(
     return model, dataset, lambda: set(runs.rglob("*.safetensors"))
 
 
-def test_a_pickle_planted_beside_the_weights_fails_the_run_and_leaves_no_edge(
-    matchgraph: Matchgraph, graph: MatchingGraph, probe: Path, registered: tuple
-) -> None:
-    model, _, adapters = registered
-    (model / "vae" / "diffusion_pytorch_model.bin").write_bytes(b"\x80\x02cposix\nsystem\n")
-    before = adapters()
-    code, _, err = matchgraph("ingest", "run", *options(probe))
-    assert code == 1
-    said = "diffusion_pytorch_model.bin holds pickled weights"
-    assert said in err
-    (state,) = answer(matchgraph("ingest", "status", "--json"))["runs"]
-    assert state["status"] == "FAILED"
-    assert said in state["error"]
-    assert graph.snapshot().performs.empty
-    assert adapters() == before
-
-
 @pytest.mark.parametrize("harm", ["weights", "image"])
 def test_folders_changed_since_they_were_added_are_not_run(
     matchgraph: Matchgraph, graph: MatchingGraph, probe: Path, registered: tuple, harm: str

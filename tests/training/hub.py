@@ -20,8 +20,10 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 def use_cache(patch: pytest.MonkeyPatch, cache: Path, endpoint: str = "http://127.0.0.1:9") -> None:
     """Let the hub's client look into a folder, and for a hub where by default nothing answers."""
-    from huggingface_hub import constants
+    from huggingface_hub import constants, hf_api
 
+    # Of the client that its module-level functions share, which keeps the address that it was made with.
+    patch.setattr(hf_api.api, "endpoint", endpoint)
     patch.setattr(constants, "HF_HUB_CACHE", str(cache))
     patch.setattr(constants, "ENDPOINT", endpoint)
     patch.setattr(

@@ -441,7 +441,7 @@ def damaged(folder, tmp_path, name: str, content: bytes | None):
         (CONFIG_FILE, None, "has no config.json"),
         (CONFIG_FILE, b"{", "cannot be read as JSON"),
         (CONFIG_FILE, b'{"_class_name": "FluxControlNetModel"}', "holds a FluxControlNetModel"),
-        (WEIGHTS_FILE, None, f"has no {WEIGHTS_FILE}"),
+        (WEIGHTS_FILE, None, "has no weights"),
         (WEIGHTS_FILE, b"half", "no intact safetensors"),
     ],
 )
@@ -451,8 +451,11 @@ def test_a_damaged_folder_is_refused(loaded, controlnets, tmp_path, name, conten
         pass
 
 
-def test_pickled_weights_are_refused(loaded, controlnets, tmp_path):
+def test_pickled_weights_alone_are_refused(loaded, controlnets, tmp_path):
     folder = damaged(controlnets["sd", "trained"], tmp_path, "diffusion_pytorch_model.bin", b"anything")
+    with controlled(loaded["sd"], folder):
+        pass
+    (folder / WEIGHTS_FILE).unlink()
     with pytest.raises(UnsafeWeights), controlled(loaded["sd"], folder):
         pass
 

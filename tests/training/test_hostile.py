@@ -15,7 +15,8 @@ import pytest
 from matchgraph.training.errors import BadAdapter, BadImage, BadPipeline, UnsafeWeights
 from matchgraph.training.images import load_rgb
 from matchgraph.training.pipelines.adapters import ADAPTER_FILE, load_adapter
-from matchgraph.training.pipelines.loading import check_weight_files, load_pipeline
+from matchgraph.training.pipelines.loading import load_pipeline
+from matchgraph.training.pipelines.weight_files import check_weight_files
 
 GIB = 2**30
 # Protocol 2 of a call of os.system; nothing here may ever open it.
@@ -72,8 +73,7 @@ def sd(tiny_folder):
 
 @each_file
 def test_safetensors_that_lie_about_themselves_are_no_weights_of_a_pipeline(tmp_path, content):
-    (tmp_path / "text_encoder").mkdir()
-    (tmp_path / "text_encoder" / "model.safetensors").write_bytes(content)
+    (tmp_path / "model.safetensors").write_bytes(content)
     refuses(BadPipeline, "model.safetensors", lambda: check_weight_files(tmp_path))
 
 
@@ -103,31 +103,46 @@ def test_a_file_of_many_gigabytes_is_refused_without_being_read(sd, tmp_path, cl
 
 
 @pytest.mark.parametrize("suffix", [".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".PT", ".joblib"])
-def test_pickles_are_refused_in_every_component_and_as_adapters(
-    sd, tiny_folder, tmp_path, monkeypatch, suffix
-):
+def test_a_pickle_instead_of_weights_is_refused(sd, tiny_folder, tmp_path, monkeypatch, suffix):
     monkeypatch.chdir(tmp_path)
     pipe, own = sd
     folder = Path(shutil.copytree(tiny_folder("sd"), tmp_path / "model"))
-    components = ["unet", "vae", "text_encoder", "tokenizer", "scheduler", ".", "unet/deeper/still"]
-    for component in components:
-        file = folder / component / f"weights{suffix}"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_bytes(PICKLE)
-        refuses(UnsafeWeights, f"weights{suffix}", lambda: load_pipeline(folder, device="cpu"))
-        file.unlink()
     # A component may be a link, as several models of the small zoo share theirs.
-    shared = (folder / "vae").rename(tmp_path / "shared-vae")
-    (folder / "vae").symlink_to(shared)
-    (shared / f"weights{suffix}").write_bytes(PICKLE)
-    refuses(UnsafeWeights, f"weights{suffix}", lambda: load_pipeline(folder, device="cpu"))
-    (shared / f"weights{suffix}").unlink()
-    load_pipeline(folder, device="cpu")
+    (folder / "vae").symlink_to((folder / "vae").rename(tmp_path / "shared-vae"))
+    for component in ("unet", "vae", "text_encoder"):
+        weights = next((folder / component).glob("*.safetensors"))
+        aside = weights.rename(tmp_path / "aside")
+        (folder / component / f"weights{suffix}").write_bytes(PICKLE)
+        refuses(UnsafeWeights, f"weights{suffix}", lambda: load_pipeline(folder, device="cpu"))
+        aside.rename(weights)
     adapter = tmp_path / f"pytorch_lora_weights{suffix}"
     adapter.write_bytes(PICKLE)
     refuses(BadAdapter, adapter.name, lambda: load_adapter(pipe, own, adapter))
     # A folder with nothing else has no adapter.
     refuses(BadAdapter, ADAPTER_FILE, lambda: load_adapter(pipe, own, tmp_path))
+    assert not (tmp_path / "harm").exists()
+
+
+def test_pickles_beside_what_is_opened_are_never_opened(tiny_folder, tmp_path, monkeypatch):
+    """Under every name that diffusers, transformers or peft would open where the safetensors are missing."""
+    monkeypatch.chdir(tmp_path)
+    folder = Path(shutil.copytree(tiny_folder("sd"), tmp_path / "model"))
+    names = [
+        "diffusion_pytorch_model",
+        "pytorch_model",
+        "model",
+        "adapter_model",
+        "vocab",
+        "tokenizer",
+        "scheduler",
+    ]
+    for component in ("unet", "vae", "text_encoder", "tokenizer", "scheduler", "safety_checker", "."):
+        (folder / component).mkdir(exist_ok=True)
+        for name in names:
+            for suffix in (".bin", ".pt", ".pkl", ".ckpt"):
+                (folder / component / f"{name}{suffix}").write_bytes(PICKLE)
+        (folder / component / "pytorch_model.bin.index.json").write_text('{"weight_map": {"a": "model.bin"}}')
+    load_pipeline(folder, device="cpu")
     assert not (tmp_path / "harm").exists()
 
 

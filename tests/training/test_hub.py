@@ -13,27 +13,11 @@ from safetensors.torch import save_file
 
 from matchgraph.training.errors import ModelUnavailable
 from matchgraph.training.files import files_below
-from matchgraph.training.pipelines.hub import folder_name, pipeline_files, pipeline_folder, student_weights
+from matchgraph.training.pipelines.hub import folder_name, pipeline_folder, student_weights
 from matchgraph.training.pipelines.loading import load_pipeline
 from tests.training.hub import COMMIT, put_into_cache, served, use_cache
 
 NAME = "someone/tiny-model"
-INDEX = {
-    "_class_name": "StableDiffusionPipeline",
-    "requires_safety_checker": True,
-    "feature_extractor": ["transformers", "CLIPImageProcessor"],
-    "image_encoder": [None, None],
-    "safety_checker": ["stable_diffusion", "StableDiffusionSafetyChecker"],
-    "scheduler": ["diffusers", "LCMScheduler"],
-    "text_encoder": ["transformers", "CLIPTextModel"],
-    "tokenizer": ["transformers", "CLIPTokenizer"],
-    "unet": ["diffusers", "UNet2DConditionModel"],
-}
-SMALL = [
-    *("model_index.json", "feature_extractor/preprocessor_config.json", "scheduler/scheduler_config.json"),
-    *("text_encoder/config.json", "tokenizer/merges.txt", "tokenizer/vocab.json"),
-    *("tokenizer/tokenizer_config.json", "unet/config.json"),
-]
 
 
 @pytest.fixture
@@ -55,10 +39,9 @@ def repository(tiny_folder: Callable[..., Path], tmp_path: Path) -> Path:
         folder / "unet" / "diffusion_pytorch_model.safetensors",
         folder / "unet" / "diffusion_pytorch_model.fp16.safetensors",
     )
-    (folder / "unet" / "onnx").mkdir()
-    (folder / "unet" / "onnx" / "model.safetensors").write_bytes(b"never")
+    (folder / "unet" / "model.onnx").write_bytes(b"never")
     index = json.loads((folder / "model_index.json").read_text())
-    index["safety_checker"] = INDEX["safety_checker"]
+    index["safety_checker"] = ["stable_diffusion", "StableDiffusionSafetyChecker"]
     (folder / "model_index.json").write_text(json.dumps(index))
     (folder / "safety_checker").mkdir()
     (folder / "safety_checker" / "config.json").write_text("{}")
@@ -138,7 +121,7 @@ def test_only_what_is_loaded_is_fetched_and_then_found_again(cache, repository, 
         path.relative_to(repository).as_posix()
         for path in files_below(repository)
         if path.suffix in (".json", ".txt", ".safetensors")
-        and path.parent.name not in ("safety_checker", "onnx", "repository")
+        and path.parent.name not in ("safety_checker", "repository")
         and "fp16" not in path.name
     } | {"model_index.json"}
     assert "unet/diffusion_pytorch_model.safetensors" in expected
@@ -169,45 +152,41 @@ def test_a_repository_that_is_not_there_is_said_in_one_line(cache, repository, m
     assert "\n" not in str(refused.value)
 
 
-def test_one_precision_of_each_component_is_chosen():
-    encoder = "text_encoder/model.safetensors"
-    plain = [
-        "unet/diffusion_pytorch_model.safetensors.index.json",
-        "unet/diffusion_pytorch_model-00001-of-00002.safetensors",
-        "unet/diffusion_pytorch_model-00002-of-00002.safetensors",
-    ]
-    half = [
-        "unet/diffusion_pytorch_model.safetensors.index.fp16.json",
-        "unet/diffusion_pytorch_model.fp16-00001-of-00002.safetensors",
-        "unet/diffusion_pytorch_model.fp16-00002-of-00002.safetensors",
-    ]
-    never = [
-        *("whole.safetensors", "text_encoders/t5xxl_fp16.safetensors", "text_encoder/model.fp16.safetensors"),
-        *("safety_checker/config.json", "safety_checker/model.safetensors", "unet/model.onnx", "README.md"),
-        *("text_encoder/openvino/config.json", "unet/run.py"),
-    ]
-    found = pipeline_files([*never, *half, *SMALL, *plain, encoder], INDEX, NAME)
-    assert sorted(found) == sorted([*SMALL, *plain, encoder])
-    # Where one component has only half precision, that is taken of it alone.
-    found = pipeline_files([*never, *half, *SMALL, encoder], INDEX, NAME)
-    assert sorted(found) == sorted([*SMALL, *half, encoder])
+def test_one_variant_is_fetched_where_a_component_has_no_plain_weights(cache, repository, monkeypatch):
+    (repository / "unet" / "diffusion_pytorch_model.safetensors").unlink()
+    with served({NAME: repository}) as (address, fetched):
+        use_cache(monkeypatch, cache, address)
+        load_pipeline(pipeline_folder(NAME), device="cpu")
+    weights = {file for file in fetched if file.endswith(".safetensors")}
+    assert weights == {
+        "unet/diffusion_pytorch_model.fp16.safetensors",
+        "vae/diffusion_pytorch_model.safetensors",
+        "text_encoder/model.safetensors",
+    }
 
 
 @pytest.mark.parametrize(
     ("weights", "message"),
     [
-        (
-            ["unet/diffusion_pytorch_model.bin"],
-            "no safetensors of its unet; its pickled weights",
-        ),
-        (["unet/model.onnx"], r"no safetensors of its unet\."),
-        (["unet/diffusion_pytorch_model.bf16.safetensors"], "do not go together"),
+        ("diffusion_pytorch_model.bin", "no safetensors of its unet; its pickled weights"),
+        ("model.onnx", r"no safetensors of its unet\."),
+        ("diffusion_pytorch_model.bf16.safetensors", "do not go together"),
     ],
 )
-def test_what_has_no_fitting_weights_is_refused_before_it_is_fetched(weights, message):
-    with pytest.raises(ModelUnavailable, match=message) as refused:
-        pipeline_files([*SMALL, "text_encoder/model.fp16.safetensors", *weights], INDEX, NAME)
+def test_what_has_no_fitting_weights_is_refused_before_it_is_fetched(
+    cache, repository, monkeypatch, weights, message
+):
+    for file in (repository / "unet").glob("diffusion_pytorch_model*"):
+        file.unlink()
+    (repository / "unet" / weights).write_bytes(b"never")
+    encoder = repository / "text_encoder" / "model.safetensors"
+    encoder.rename(encoder.with_name("model.fp16.safetensors"))
+    with served({NAME: repository}) as (address, fetched):
+        use_cache(monkeypatch, cache, address)
+        with pytest.raises(ModelUnavailable, match=message) as refused:
+            pipeline_folder(NAME)
     assert "\n" not in str(refused.value)
+    assert fetched == ["model_index.json"]
 
 
 def lora_repository(folder: Path) -> Path:

@@ -13,7 +13,13 @@ import torch
 
 from matchgraph.drawing import Drawing
 from matchgraph.training.config import SampleConfig
-from matchgraph.training.errors import BadPipeline, InvalidConfig, UnknownFamily, UnsafeWeights
+from matchgraph.training.errors import (
+    BadPipeline,
+    InvalidConfig,
+    MissingLibrary,
+    UnknownFamily,
+    UnsafeWeights,
+)
 from matchgraph.training.pipelines.families import FAMILIES
 from matchgraph.training.pipelines.hub import pipeline_folder
 from matchgraph.training.pipelines.loading import LoadedPipeline, load_pipeline, opened, quiet_libraries
@@ -123,6 +129,15 @@ def test_variants_that_do_not_go_together_are_refused(folder):
     assert "\n" not in str(refused.value)
 
 
+def test_a_name_that_diffusers_stumbles_on_beside_a_variant_is_named(folder):
+    weights = folder / "unet" / "diffusion_pytorch_model.safetensors"
+    weights.rename(weights.with_name("diffusion_pytorch_model.fp16.safetensors"))
+    load_pipeline(folder, device="cpu")
+    (folder / "vae" / "LICENSE").touch()
+    with pytest.raises(BadPipeline, match=r"vae/LICENSE: diffusers cannot load fp16 weights beside"):
+        load_pipeline(folder, device="cpu")
+
+
 def test_lists_of_shards_lead_nowhere_else(tiny_folder, tmp_path):
     folder = save_as(tiny_folder("sd"), tmp_path / "sd", max_shard_size="40KB")
     index = folder / "unet" / "diffusion_pytorch_model.safetensors.index.json"
@@ -149,10 +164,39 @@ def test_lists_of_shards_lead_nowhere_else(tiny_folder, tmp_path):
     load_pipeline(folder, device="cpu")
 
 
-@pytest.mark.parametrize("name", ["unet/old.bin", "vae/weights.PT", "model.ckpt", "a.pkl", "x.pth"])
-def test_pickled_weights_are_refused_by_name(folder, name):
-    (folder / name).write_bytes(b"\x80\x04.")
-    with pytest.raises(UnsafeWeights, match=Path(name).name):
+def test_files_that_are_never_opened_do_not_matter(folder):
+    """Leftovers of training scripts, exports, a removed safety checker and its feature extractor."""
+    for name in (
+        *("unet/openvino_model.bin", "vae/old.PT", "unet/run.fp16.safetensors", "model.ckpt"),
+        *("checkpoint-500/optimizer.bin", "checkpoint-500/random_states_0.pkl"),
+        "safety_checker/pytorch_model.bin",
+    ):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(b"\x80\x04.")
+    (folder / "unet" / "diffusion_pytorch_model.fp16.safetensors").write_bytes(b"broken off")
+    change_index(
+        folder,
+        safety_checker=["stable_diffusion", "StableDiffusionSafetyChecker"],
+        feature_extractor=["transformers", "CLIPImageProcessor"],
+        image_encoder=["elsewhere", "Encoder"],
+    )
+    pipe, _ = load_pipeline(folder, device="cpu")
+    assert (pipe.safety_checker, pipe.feature_extractor, pipe.image_encoder) == (None, None, None)
+
+
+@pytest.mark.parametrize("part", ["unet", "text_encoder"])
+@pytest.mark.parametrize("name", ["model.bin", "weights.PT", "a.pkl"])
+def test_a_component_with_pickled_weights_alone_is_refused(folder, part, name):
+    next((folder / part).glob("*.safetensors")).unlink()
+    (folder / part / name).write_bytes(b"\x80\x04.")
+    with pytest.raises(UnsafeWeights, match=rf"{part}/{name} holds pickled weights"):
+        load_pipeline(folder)
+
+
+def test_an_adapter_that_transformers_would_unpickle_is_refused(folder):
+    (folder / "text_encoder" / "adapter_config.json").write_text("{}")
+    (folder / "text_encoder" / "adapter_model.bin").write_bytes(b"\x80\x04.")
+    with pytest.raises(UnsafeWeights, match=r"adapter_model\.bin holds pickled weights"):
         load_pipeline(folder)
 
 
@@ -186,10 +230,10 @@ def test_weights_that_do_not_fit_are_refused(folder):
 def test_missing_parts_are_refused(folder, tmp_path):
     for weights in (folder / "unet").glob("*.safetensors"):
         weights.unlink()
-    with pytest.raises(BadPipeline, match=r"no weights \(\*\.safetensors\) in unet\. Fetch"):
+    with pytest.raises(BadPipeline, match=r"unet has no weights \(\*\.safetensors\)\. Fetch"):
         load_pipeline(folder)
     shutil.rmtree(folder / "vae")
-    with pytest.raises(BadPipeline, match=r"cannot be loaded .* no folder vae and no weights .* in unet\."):
+    with pytest.raises(BadPipeline, match=r"cannot be loaded .* it has no folder vae\. Fetch"):
         load_pipeline(folder)
     (folder / "model_index.json").unlink()
     with pytest.raises(BadPipeline, match=r"has no model_index\.json"):
@@ -202,6 +246,15 @@ def test_missing_parts_are_refused(folder, tmp_path):
 def test_an_index_that_is_no_json_object_is_refused(folder, content):
     (folder / "model_index.json").write_bytes(content.encode("utf-8", "surrogateescape"))
     with pytest.raises(BadPipeline, match=r"model_index\.json"):
+        load_pipeline(folder)
+
+
+def test_a_library_that_a_tokenizer_lacks_is_named_in_one_line(folder, monkeypatch):
+    def convert(*_: object, **__: object) -> None:
+        raise ImportError("\nSpmConverter requires the protobuf library but it is gone.\nSee the page")
+
+    monkeypatch.setattr("transformers.CLIPTokenizer.from_pretrained", convert)
+    with pytest.raises(MissingLibrary, match=r"cannot be loaded without protobuf: pip install protobuf$"):
         load_pipeline(folder)
 
 
@@ -248,12 +301,6 @@ def test_code_named_as_a_library_is_never_run(folder):
     with pytest.raises(UnsafeWeights, match=r"diffusers\.py is code in a model folder"):
         load_pipeline(folder)
     assert not (folder / "unet" / "ran").exists()
-
-
-def test_the_safety_checker_is_left_out(folder):
-    change_index(folder, safety_checker=["stable_diffusion", "StableDiffusionSafetyChecker"])
-    pipe, _ = load_pipeline(folder, device="cpu")
-    assert pipe.safety_checker is None
 
 
 def test_devices_and_precisions_that_do_not_exist_are_refused(folder):

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 
 from matchgraph.drawing import Drawing
 from matchgraph.training.config import SampleConfig
-from matchgraph.training.errors import BadAdapter, InvalidConfig, TrainingError, UnsafeWeights
+from matchgraph.training.errors import BadAdapter, BadPipeline, InvalidConfig, TrainingError, UnsafeWeights
 from matchgraph.training.files import files_below
 from matchgraph.training.pipelines.loading import LoadedPipeline
 from matchgraph.training.pipelines.profile import PipelineProfiler
@@ -130,9 +130,17 @@ def test_a_lora_draws_what_diffusers_draws_with_it(tiny_folder, tmp_path, style)
     assert np.abs(plain - expected).mean() > 5
     vae = "vae/diffusion_pytorch_model.safetensors"
     assert os.path.samefile(student / vae, teacher / vae)
-    # The file by its own path, and the hub's names, mean the same.
+    assert made.notes == ()
+    # A part that changes a text encoder is left out and named, and the file's own path means the same.
+    prefix = "lora_te1_text_model_encoder_layers_0_mlp_fc1.lora_" if style == "kohya" else "text_encoder.fc1."
+    save_file(
+        tensors | {f"{prefix}down.weight": torch.ones(3, 32), f"{prefix}up.weight": torch.ones(64, 3)}, file
+    )
     again = make_student(teacher, file, tmp_path / "again")
-    assert again.weights["sha256"] == made.weights["sha256"]
+    [note] = again.notes
+    assert "also changes text encoders (2 of its" in note
+    for name, tensor in load_file(tmp_path / "again" / "unet" / UNET_FILE).items():
+        torch.testing.assert_close(tensor, written[name], rtol=0, atol=0)
 
 
 def test_a_denoiser_told_of_guidance_is_told_and_takes_one_row(tiny_folder, told, tmp_path, monkeypatch):
@@ -203,10 +211,12 @@ def first_of(tensors: dict[str, torch.Tensor], end: str) -> str:
         (UNET_FILE, widen, "conv_in.weight is missing, unknown or of another shape"),
         (UNET_FILE, lambda t: t["conv_in.bias"].fill_(torch.nan), "conv_in.bias is infinite or no number"),
         ("lora.safetensors", lambda t: t.update({"lora_unet_x.dora_scale": torch.zeros(1)}), "is a DoRA"),
+        ("lora.safetensors", lambda t: t.update({"lora_unet_x.hada_w1_a": torch.zeros(1)}), "is a LoHa"),
+        ("lora.safetensors", lambda t: t.update({"lycoris_x.lokr_w2": torch.zeros(1)}), "is a LoKr"),
         (
             "lora.safetensors",
-            lambda t: t.update({"lora_te_text_model_encoder_layers_0_mlp_fc1.alpha": torch.zeros(1)}),
-            "does not fit this StableDiffusionXLPipeline",
+            lambda t: [t.update({name.replace("unet", "te1"): t.pop(name)}) for name in list(t)],
+            "changes text encoders alone",
         ),
         (
             "lora.safetensors",
@@ -255,9 +265,8 @@ def edit_config(folder: Path, **entries: object) -> None:
         (lambda f: edit_config(f, time_cond_proj_dim=None), BadAdapter, "not of its config.json"),
         (lambda f: edit_config(f, block_out_channels=[16, 64]), BadAdapter, "cannot be loaded as a UNet2D"),
         (lambda f: (f / "config.json").write_text("{"), BadAdapter, "cannot be loaded as a UNet2D"),
-        (lambda f: (f / "old.bin").write_bytes(b"x"), UnsafeWeights, "pickled"),
         (lambda f: (f / UNET_FILE).rename(f / "diffusion_pytorch_model.bin"), UnsafeWeights, "pickled"),
-        (lambda f: (f / UNET_FILE).unlink(), BadAdapter, "holds no safetensors"),
+        (lambda f: (f / UNET_FILE).unlink(), BadPipeline, "has no weights"),
         (lambda f: (f / "model_index.json").write_text("{}"), BadAdapter, "is a whole pipeline"),
     ],
 )
@@ -298,7 +307,7 @@ def test_what_cannot_be_written_leaves_nothing(tiny_folder, told, tmp_path, monk
         raise OSError(28, "No space left on device")
 
     before = files_below(told)
-    monkeypatch.setattr("matchgraph.training.tune.distill.write_json", full)
+    monkeypatch.setattr("matchgraph.training.tune.student_folder.write_json", full)
     with pytest.raises(OSError, match="No space"):
         make_student(tiny_folder("sdxl"), told, tmp_path / "student")
     assert not list(tmp_path.iterdir())

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +27,17 @@ if TYPE_CHECKING:
 
 ADAPTER_FILE = "pytorch_lora_weights.safetensors"
 ADAPTER_NAME = "matchgraph"
-DORA_MARKS = ("dora_scale", "lora_magnitude_vector")
+# Part of a tensor's name -> the kind of adapter that has such tensors; none is a plain low-rank update.
+OTHER_KINDS = {
+    "dora_scale": "DoRA",
+    "lora_magnitude_vector": "DoRA",
+    "hada_w1": "LoHa",
+    "lokr_w1": "LoKr",
+    "lokr_w2": "LoKr",
+    "oft_blocks": "OFT",
+}
+# What tensors of text encoders begin with: in the names of kohya's scripts, and of diffusers.
+TEXT_ENCODER_PARTS = re.compile(r"(lora_te\d?_|text_encoder(_\d)?\.)")
 
 
 def attach_adapter(
@@ -120,41 +132,92 @@ def save_adapter(pipe: Any, family: Family, folder: str | os.PathLike[str]) -> P
     return target / ADAPTER_FILE
 
 
-def load_adapter(pipe: Any, family: Family, adapter: str | os.PathLike[str]) -> None:
-    """Load a saved adapter into a pipeline through diffusers' own loader.
+def load_adapter(pipe: Any, family: Family, adapter: str | os.PathLike[str]) -> list[str]:
+    """Load a saved adapter onto a pipeline's denoiser through diffusers' own loader.
 
     Args:
         pipe: the loaded pipeline, without an adapter.
         family: its family.
         adapter: the safetensors file, or the folder that holds `pytorch_lora_weights.safetensors`.
 
-    Raises:
-        BadAdapter: the file is missing, no safetensors, damaged, or made for another model.
-    """
-    from safetensors import SafetensorError, safe_open
+    Returns:
+        What was left out of it, one sentence each: the parts of a LoRA that change text encoders, which are
+        shared with the plain model here.
 
+    Raises:
+        BadAdapter: the file is missing, no safetensors, damaged, of another kind than LoRA, changes text
+            encoders alone, or was made for another model.
+    """
     path = Path(adapter)
     if path.is_dir():
         path = path / ADAPTER_FILE
+    names = adapter_tensors(path)
+    of_text = [name for name in names if TEXT_ENCODER_PARTS.match(name)]
+    if not of_text:
+        _load_file(pipe, family, path, path, names)
+        return []
+    names = [name for name in names if name not in set(of_text)]
+    if not names:
+        raise BadAdapter(f"{path} changes text encoders alone, which stay as they are; give another LoRA.")
+    with tempfile.TemporaryDirectory(prefix="adapter-") as folder:
+        denoiser_part = Path(folder, ADAPTER_FILE)
+        _copy_tensors(path, names, denoiser_part)
+        _load_file(pipe, family, path, denoiser_part, names)
+    return [
+        f"{path.name} also changes text encoders ({len(of_text)} of its {len(of_text) + len(names)} "
+        "tensors); only its part for the denoiser was loaded."
+    ]
+
+
+def adapter_tensors(path: Path) -> list[str]:
+    """Names of a LoRA file's tensors.
+
+    Raises:
+        BadAdapter: it is no safetensors file, damaged, or an adapter of another kind.
+    """
+    from safetensors import SafetensorError, safe_open
+
     if path.suffix != ".safetensors":
         raise BadAdapter(f"{path} is no .safetensors file; only safetensors adapters are loaded.")
     try:
         with safe_open(path, framework="numpy") as weights:
             names = list(weights.keys())
     except (OSError, SafetensorError) as error:
-        raise BadAdapter(f"{path} cannot be read as safetensors: {error}.") from None
-    if any(mark in name for name in names for mark in DORA_MARKS):
-        raise BadAdapter(f"{path} is a DoRA adapter, which diffusers does not read whole; give a LoRA.")
+        raise BadAdapter(f"{path} cannot be read as safetensors: {first_line(error)}.") from None
+    for mark, kind in OTHER_KINDS.items():
+        if any(mark in name for name in names):
+            raise BadAdapter(f"{path} is a {kind} adapter, which is not supported; give a LoRA.")
+    return names
+
+
+def _copy_tensors(source: Path, names: Sequence[str], target: Path) -> None:
+    from safetensors import safe_open
+    from safetensors.torch import save_file
+
+    with safe_open(source, framework="pt") as file:
+        save_file({name: file.get_tensor(name) for name in names}, target, metadata=file.metadata())
+
+
+def _load_file(pipe: Any, family: Family, path: Path, file: Path, names: Sequence[str]) -> None:
+    """Load an adapter that changes the denoiser alone.
+
+    Args:
+        pipe: the pipeline.
+        family: its family.
+        path: what the user gave, for errors.
+        file: what is loaded.
+        names: of its tensors.
+    """
     # Files of the kohya form give each layer's alpha as a tensor of its own.
     tensors = sum(not name.endswith(".alpha") for name in names)
     denoiser = _adaptable(family.denoiser(pipe))
-    place: dict[str, Any] = {"weight_name": path.name, "adapter_name": ADAPTER_NAME, "local_files_only": True}
+    place: dict[str, Any] = {"weight_name": file.name, "adapter_name": ADAPTER_NAME, "local_files_only": True}
     try:
         with quiet_libraries():
             if hasattr(pipe, "load_lora_weights"):
-                pipe.load_lora_weights(path.parent, **place)
+                pipe.load_lora_weights(file.parent, **place)
             else:
-                denoiser.load_lora_adapter(path.parent, prefix=None, **place)
+                denoiser.load_lora_adapter(file.parent, prefix=None, **place)
         loaded = sum(".lora_" in name for name, _ in denoiser.named_parameters())
     except (ValueError, RuntimeError, KeyError, TypeError, OSError) as error:
         detach_adapter(pipe, family)

@@ -10,13 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from matchgraph.training.config import PRECISIONS
-from matchgraph.training.errors import BadControlNet, BadPipeline, first_line
-from matchgraph.training.pipelines.loading import (
-    LoadedPipeline,
-    check_weight_files,
-    quiet_libraries,
-    weight_variant,
-)
+from matchgraph.training.errors import BadControlNet, BadPipeline, UnsafeWeights, first_line
+from matchgraph.training.pipelines.loading import LoadedPipeline, quiet_libraries
+from matchgraph.training.pipelines.weight_files import check_weight_files, weight_variant
 
 if TYPE_CHECKING:
     from matchgraph.training.pipelines.families.base import Family
@@ -56,7 +52,7 @@ def controlled(loaded: LoadedPipeline, controlnet_folder: str | os.PathLike[str]
 
     Raises:
         BadControlNet: the family has no ControlNets, the folder holds none, or it does not fit.
-        UnsafeWeights: the folder holds pickled weights.
+        UnsafeWeights: the folder holds pickled weights only.
 
     Source:
         Starodubcev et al., "Your student is better than expected" (2024), section 4.3: a ControlNet of the
@@ -119,7 +115,7 @@ def load_controlnet(loaded: LoadedPipeline, folder: str | os.PathLike[str]) -> A
 
     Raises:
         BadControlNet: the folder holds no ControlNet, or one of another architecture.
-        UnsafeWeights: it holds pickled weights.
+        UnsafeWeights: it holds pickled weights only.
     """
     import torch
     from diffusers import ControlNetModel
@@ -135,14 +131,12 @@ def load_controlnet(loaded: LoadedPipeline, folder: str | os.PathLike[str]) -> A
     if kind != ControlNetModel.__name__:
         raise BadControlNet(f"{root} holds a {kind}, not a {ControlNetModel.__name__}.")
     try:
-        check_weight_files(root)
         variant = weight_variant(root.parent, [root.name])
+        check_weight_files(root, variant)
+    except UnsafeWeights:
+        raise
     except BadPipeline as error:
-        if type(error) is not BadPipeline:
-            raise
         raise BadControlNet(str(error)) from None
-    if not any(root.glob("*.safetensors")):
-        raise BadControlNet(f"{root} has no {WEIGHTS_FILE}. Fetch or train the ControlNet again.")
     try:
         with quiet_libraries():
             controlnet, found = ControlNetModel.from_pretrained(

@@ -1,15 +1,14 @@
 """Models by their name on the Hugging Face hub: found in the hub's cache on this machine, or fetched into it.
 
-Only what is loaded here is fetched: configurations, tokenizers and safetensors of the components that a
-pipeline's `model_index.json` names, in one precision. Pickled weights, code, other frameworks' files and the
-single-file checkpoints at a repository's root never are. The cache is the hub's own, so what other tools
-fetched is found, and what is fetched here they find.
+diffusers chooses what of a pipeline is fetched: configurations, tokenizers and safetensors of its components,
+in one precision. Pickled weights, other frameworks' files and the single-file checkpoints at a repository's
+root never are. The cache is the hub's own, so what other tools fetched is found, and what is fetched here
+they find.
 """
 
 from __future__ import annotations
 
 import glob
-import json
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -18,11 +17,12 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from matchgraph.training.errors import BadPipeline, ModelUnavailable, TrainingError, first_line
-from matchgraph.training.pipelines.loading import (
+from matchgraph.training.pipelines.loading import UNUSED_COMPONENTS, quiet_libraries, read_model_index
+from matchgraph.training.pipelines.weight_files import (
     PICKLED_SUFFIXES,
-    SAFETY_CHECKER,
     WEIGHTS,
-    read_model_index,
+    check_weight_files,
+    opened_weights,
     shared_variant,
     weight_variant,
 )
@@ -34,8 +34,6 @@ LORA_FILE = "pytorch_lora_weights.safetensors"
 NAME = re.compile(r"[\w][\w.-]*/[\w][\w.-]*")
 # A mistyped path of such a file is no name, and nobody is to be asked for it.
 FILE_SUFFIXES = PICKLED_SUFFIXES | {".safetensors", ".csv"}
-# Of a component's folder, beside its weights.
-KEPT_SUFFIXES = frozenset({".json", ".txt", ".model", ".jinja"})
 CONFIGS = ("config.json", "scheduler_config.json", "tokenizer_config.json", "preprocessor_config.json")
 # A tokenizer has one of these; the first of a byte-level one goes with its merges.
 VOCABULARIES = (
@@ -44,10 +42,6 @@ VOCABULARIES = (
     ("vocab.txt",),
     ("spiece.model",),
     ("tokenizer.model",),
-)
-SHARD = re.compile(r".*-\d+-of-\d+(\.\w+)?\.safetensors")
-SHARDS_INDEX = re.compile(
-    r"(diffusion_pytorch_model|model)(\.(?P<variant>\w+))?\.safetensors\.index(\.(?P<older>\w+))?\.json"
 )
 # The folder that the hub's cache keeps a repository's files of one commit in.
 SNAPSHOT = re.compile(r"(models|datasets)--(?P<name>[^/]+)")
@@ -105,11 +99,9 @@ def folder_name(folder: str | os.PathLike[str]) -> str:
 def pipeline_folder(spec: str | os.PathLike[str]) -> Path:
     """Find a diffusers pipeline by its path, or by its name on the hub.
 
-    Of a repository on the hub these are assumed: `model_index.json` at its root names the components, each in
-    a folder of its name, as `save_pretrained` writes them. A copy in the cache counts when every component
-    named there is whole but for the safety checker, which is never loaded here; else what is missing is
-    fetched. Weights that are not pickled must be there for every component: plain ones are taken, or else
-    one variant (fp16) of all that lack them.
+    A copy in the cache counts when every component that is loaded here is whole; else what is missing is
+    fetched, as safetensors only. Plain weights are taken where every component has them, or else one variant
+    (fp16) of all that have it.
 
     Args:
         spec: a path, or OWNER/NAME. A path that exists is meant as such.
@@ -133,8 +125,7 @@ def pipeline_folder(spec: str | os.PathLike[str]) -> Path:
                 f"{name} on the hub has no {INDEX}: it is no diffusers pipeline. If it is a LoRA or a "
                 f"denoiser alone, `matchgraph student TEACHER {name}` makes one of it."
             )
-        index = read_model_index(_fetched(name, [INDEX]))
-        folder = _fetched(name, map(glob.escape, pipeline_files(files, index, name)))
+        folder = _fetched_pipeline(name, files)
     if lacking := missing_components(folder):
         raise ModelUnavailable(f"{name} on the hub lacks {', '.join(lacking)}. {PIPELINE_ADVICE}")
     return folder
@@ -163,16 +154,15 @@ def student_weights(spec: str | os.PathLike[str]) -> Path:
     if found is not None:
         return found / LORA_FILE
     found = _from_cache(name, "config.json", ModelUnavailable)
-    if found is not None and not _lacks_weights(found):
+    if found is not None and _has_weights(found):
         return found
     with _asking(f"There is no file {name} here, and the hub's weights of that name are", WEIGHTS_ADVICE):
         files = _listed(name)
         if LORA_FILE in files:
             return _fetched(name, [LORA_FILE]) / LORA_FILE
-        weights = [file for file in files if WEIGHTS.fullmatch(file)]
+        weights = opened_weights(files, shared_variant({name: files}))
         if "config.json" in files and weights:
-            wanted = ["config.json", *_of_variant(files, shared_variant({name: weights}))]
-            return _fetched(name, map(glob.escape, wanted))
+            return _fetched(name, ["config.json", *map(glob.escape, weights)])
     raise ModelUnavailable(
         f"{name} on the hub has neither {LORA_FILE} nor a denoiser's config.json and safetensors at its root"
         f"{_and_pickles(files)}. Fetch the file that you mean and give its path."
@@ -190,57 +180,12 @@ def _local(spec: str | os.PathLike[str], kind: str) -> Path | None:
     )
 
 
-def pipeline_files(files: Sequence[str], index: Mapping[str, Any], name: str) -> list[str]:
-    """Choose what of a repository is fetched.
-
-    Args:
-        files: all that it has, by their paths in it.
-        index: its `model_index.json`.
-        name: of the repository, for errors.
-
-    Returns:
-        The paths of `model_index.json`, of the components' configurations and tokenizers' files, and of their
-        weights in one precision.
-
-    Raises:
-        ModelUnavailable: a component has no safetensors, or the components' variants do not go together.
-    """
-    # Some published pipelines have a scheduler that their index does not name; their cost depends on it.
-    parts: dict[str, list[str]] = {component: [] for component in [*named_components(index), "scheduler"]}
-    for file in files:
-        component, _, rest = file.partition("/")
-        if component in parts and "/" not in rest:
-            parts[component].append(rest)
-    networks = {component: inside for component, inside in parts.items() if "config.json" in inside}
-    for component, inside in networks.items():
-        if not any(WEIGHTS.fullmatch(file) for file in inside):
-            raise ModelUnavailable(
-                f"{name} on the hub has no safetensors of its {component}{_and_pickles(inside)}. "
-                "Take another model, or convert it and give the folder's path."
-            )
-    try:
-        variant = shared_variant(networks)
-    except BadPipeline as error:
-        raise ModelUnavailable(f"{name} on the hub: {error}") from None
-    wanted = [INDEX]
-    for component, inside in parts.items():
-        plain = component not in networks or shared_variant({component: inside}) is None
-        kept = _of_variant(inside, None if plain else variant)
-        kept += [
-            file
-            for file in inside
-            if PurePosixPath(file).suffix in KEPT_SUFFIXES and ".safetensors.index" not in file
-        ]
-        wanted += [f"{component}/{file}" for file in sorted(kept)]
-    return wanted
-
-
 def named_components(index: Mapping[str, Any]) -> list[str]:
     """The components that a `model_index.json` names and that are loaded here."""
     return [
         name
         for name, entry in index.items()
-        if isinstance(entry, list) and entry != [None, None] and name != SAFETY_CHECKER
+        if isinstance(entry, list) and entry != [None, None] and name not in UNUSED_COMPONENTS
     ]
 
 
@@ -268,33 +213,16 @@ def _is_partial(component: str, folder: Path) -> bool:
         return True
     if component.startswith("tokenizer"):
         return not any(all((folder / name).is_file() for name in names) for names in VOCABULARIES)
-    return (folder / "config.json").is_file() and _lacks_weights(folder)
+    return (folder / "config.json").is_file() and not _has_weights(folder)
 
 
-def _lacks_weights(folder: Path) -> bool:
-    """Whether a network's folder has no safetensors, or not all shards of those it has."""
-    indices = list(folder.glob("*.safetensors.index*.json"))
-    files = [path.name for path in folder.glob("*.safetensors") if path.is_file()]
-    if any(SHARD.fullmatch(name) for name in files) and not indices:
-        return True
-    for index in indices:
-        try:
-            shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
-            return True
-        if not shards <= set(files):
-            return True
-    return not files
-
-
-def _of_variant(files: Sequence[str], variant: str | None) -> list[str]:
-    """Of a component's files the weights of one variant, and the list of their shards."""
-    found = []
-    for file in files:
-        named = WEIGHTS.fullmatch(file) or SHARDS_INDEX.fullmatch(file)
-        if named and (named["variant"] or named["older"]) == variant:
-            found.append(file)
-    return found
+def _has_weights(folder: Path) -> bool:
+    """Whether a network's folder has all the safetensors that are opened of it."""
+    try:
+        check_weight_files(folder, weight_variant(folder.parent, [folder.name]))
+    except BadPipeline:
+        return False
+    return True
 
 
 def _and_pickles(files: Sequence[str]) -> str:
@@ -326,6 +254,40 @@ def _listed(repository: str) -> list[str]:
 
     found = huggingface_hub.HfApi().model_info(repository, timeout=HUB_TIMEOUT_S)
     return [file.rfilename for file in found.siblings or []]
+
+
+def _fetched_pipeline(repository: str, files: Sequence[str]) -> Path:
+    """Fetch what is loaded of a pipeline.
+
+    Args:
+        repository: its name.
+        files: all that it has, by their paths in it.
+
+    Raises:
+        ModelUnavailable: a component has no safetensors, or the components' variants do not go together.
+    """
+    components = named_components(read_model_index(_fetched(repository, [INDEX])))
+    networks = {
+        component: [file.partition("/")[2] for file in files if file.startswith(f"{component}/")]
+        for component in components
+        if f"{component}/config.json" in files
+    }
+    for component, inside in networks.items():
+        if not any(WEIGHTS.fullmatch(file) for file in inside):
+            raise ModelUnavailable(
+                f"{repository} on the hub has no safetensors of its {component}{_and_pickles(inside)}. "
+                "Take another model, or convert it and give the folder's path."
+            )
+    try:
+        variant = shared_variant(networks)
+    except BadPipeline as error:
+        raise ModelUnavailable(f"{repository} on the hub: {error}") from None
+    from diffusers import DiffusionPipeline
+
+    # Components that are given are not fetched.
+    given = dict.fromkeys(UNUSED_COMPONENTS)
+    with quiet_libraries():
+        return Path(DiffusionPipeline.download(repository, use_safetensors=True, variant=variant, **given))
 
 
 def _fetched(repository: str, patterns: Iterable[str]) -> Path:

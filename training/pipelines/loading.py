@@ -6,31 +6,28 @@ import gc
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from matchgraph.training.config import PRECISIONS
-from matchgraph.training.errors import BadPipeline, InvalidConfig, UnsafeWeights, first_line
-from matchgraph.training.files import files_below, folders_hash
+from matchgraph.training.errors import BadPipeline, InvalidConfig, MissingLibrary, UnsafeWeights, first_line
+from matchgraph.training.files import folders_hash
 from matchgraph.training.pipelines.families import family_of
+from matchgraph.training.pipelines.weight_files import check_weight_files, weight_variant
 
 if TYPE_CHECKING:
     import torch
 
     from matchgraph.training.pipelines.families.base import Family
 
-# Formats that torch and others unpickle: opening one can run any code.
-PICKLED_SUFFIXES = frozenset({".bin", ".ckpt", ".joblib", ".pickle", ".pkl", ".pt", ".pth"})
 # Where a component's class may come from. Anything else would be code in the folder itself.
 TRUSTED_LIBRARIES = frozenset({"diffusers", "transformers"})
-# Blackens pictures it takes for unsafe, which would be measured as the model's failure.
-SAFETY_CHECKER = "safety_checker"
-# A file's or shard's name, with the variant that diffusers and transformers put into it.
-WEIGHTS = re.compile(
-    r"(diffusion_pytorch_model|model)(\.(?P<variant>\w+))?(-\d+-of-\d+)?(\.(?P<older>\w+))?\.safetensors"
-)
+# Components that no image drawn here depends on, and that are never loaded: a safety checker (which replaces
+# images by black ones, and they would be measured as the model's own), and what prepares its inputs or those
+# of image prompts. Many published indices name them although their folders were removed.
+UNUSED_COMPONENTS = frozenset({"safety_checker", "feature_extractor", "image_encoder"})
 
 
 def read_model_index(folder: str | os.PathLike[str]) -> dict[str, Any]:
@@ -58,72 +55,6 @@ def read_model_index(folder: str | os.PathLike[str]) -> dict[str, Any]:
     return index
 
 
-def check_weight_files(folder: str | os.PathLike[str]) -> None:
-    """Refuse pickled weights by name, and safetensors files whose header does not fit their content.
-
-    Only headers are read, so a file may say what it likes about its size.
-
-    Args:
-        folder: searched with all its subfolders.
-
-    Raises:
-        UnsafeWeights: a file has a pickled format's suffix, or a list of shards names one that is not beside
-            it as safetensors.
-        BadPipeline: a safetensors file is truncated or corrupt.
-    """
-    from safetensors import SafetensorError, safe_open
-
-    for path in files_below(Path(folder)):
-        suffix = path.suffix.lower()
-        if suffix in PICKLED_SUFFIXES:
-            raise UnsafeWeights(
-                f"{path} holds pickled weights, which run code when they are opened. "
-                "Convert them to safetensors and remove this file."
-            )
-        if suffix == ".safetensors":
-            try:
-                with safe_open(path, framework="numpy"):
-                    pass
-            except (SafetensorError, OSError) as error:
-                raise BadPipeline(
-                    f"{path} is no intact safetensors file: {first_line(error)}. Fetch or save it again."
-                ) from None
-        if path.name.endswith(".json") and ".safetensors.index." in path.name:
-            _check_shards(path)
-
-
-def _check_shards(index: Path) -> None:
-    """Refuse a list of shards that leads elsewhere: loaders open whatever it names."""
-    try:
-        shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        raise BadPipeline(f"{index} is no list of shards; fetch or save the model again.") from None
-    for shard in sorted(map(str, shards)):
-        if Path(shard).name != shard or not shard.endswith(".safetensors"):
-            raise UnsafeWeights(f"{index} names {shard!r}, which is no safetensors file beside it.")
-        if not (index.parent / shard).is_file():
-            raise BadPipeline(f"{index} names {shard!r}, which is missing. Fetch the model again.")
-
-
-def _check_complete(root: Path, family: Family, components: Iterable[str]) -> None:
-    """Refuse a folder that lacks components, or has their configs alone."""
-    gone, bare = [], []
-    for component in components:
-        folder = root / component
-        if not folder.is_dir():
-            gone.append(component)
-        # Schedulers, tokenizers and the like have configs of other names, and no weights.
-        elif (folder / "config.json").is_file() and not any(folder.glob("*.safetensors")):
-            bare.append(component)
-    lacking = [f"no folder {', '.join(gone)}"] if gone else []
-    lacking += [f"no weights (*.safetensors) in {', '.join(bare)}"] if bare else []
-    if lacking:
-        raise BadPipeline(
-            f"{root} cannot be loaded as a {family.pipeline_class}: it has {' and '.join(lacking)}. "
-            "Fetch the whole model."
-        )
-
-
 def equal_weights(one: torch.nn.Module, other: torch.nn.Module) -> bool:
     """Whether two networks of one class hold the same weights, wherever they are."""
     import torch
@@ -137,60 +68,12 @@ def equal_weights(one: torch.nn.Module, other: torch.nn.Module) -> bool:
     )
 
 
-def weight_variant(folder: str | os.PathLike[str], components: Iterable[str]) -> str | None:
-    """Find the variant (`fp16`, `bf16`) that a pipeline folder's weights have to be asked for by.
-
-    Plain files win: loaded in half precision they give the variant's values, and in single precision better
-    ones.
-
-    Args:
-        folder: the pipeline folder.
-        components: names of its subfolders.
-
-    Returns:
-        None where every component has plain weights (or none).
-
-    Raises:
-        BadPipeline: no one variant has the weights of all components that lack plain ones.
-    """
-    names = {
-        component: [path.name for path in (Path(folder) / component).glob("*.safetensors")]
-        for component in components
-    }
-    try:
-        return shared_variant(names)
-    except BadPipeline as error:
-        raise BadPipeline(f"{folder}: {error}") from None
-
-
-def shared_variant(files: Mapping[str, Iterable[str]]) -> str | None:
-    """Do what `weight_variant` does from the names of files alone.
-
-    Args:
-        files: of each component.
-    """
-    needed: dict[str, set[str]] = {}
-    for component, inside in files.items():
-        names = [WEIGHTS.fullmatch(name) for name in inside]
-        variants = {name["variant"] or name["older"] for name in names if name}
-        if variants and None not in variants:
-            needed[component] = variants
-    if not needed:
-        return None
-    shared = set.intersection(*needed.values())
-    if not shared:
-        found = ", ".join(f"{component}: {'/'.join(sorted(names))}" for component, names in needed.items())
-        raise BadPipeline(f"its weights are in variants that do not go together ({found}).")
-    return sorted(shared)[0]
-
-
 def load_pipeline(
     folder: str | os.PathLike[str], *, device: str = "auto", dtype: torch.dtype | None = None
 ) -> tuple[Any, Family]:
     """Load a pipeline and find its family.
 
-    The safety checker of Stable Diffusion is left out: it replaces pictures by black ones, which would be
-    measured as the model's own.
+    `UNUSED_COMPONENTS` are left out.
 
     Args:
         folder: a pipeline folder with `model_index.json` and safetensors weights.
@@ -202,8 +85,9 @@ def load_pipeline(
 
     Raises:
         BadPipeline: the folder is no pipeline, or a file in it cannot be read or does not fit.
-        UnsafeWeights: it holds pickled weights.
+        UnsafeWeights: a component has pickled weights only, or code of its own.
         UnknownFamily: no family knows its pipeline class.
+        MissingLibrary: a tokenizer needs a library that is not installed.
     """
     root = Path(folder)
     index = read_model_index(root)
@@ -213,9 +97,12 @@ def load_pipeline(
     for name, entry in index.items():
         if not isinstance(entry, list):
             continue
+        if name in UNUSED_COMPONENTS:
+            absent[name] = None
+            continue
         if len(entry) != 2 or not all(part is None or isinstance(part, str) for part in entry):
             raise BadPipeline(f"{root / 'model_index.json'}: component {name!r} is no [library, class] pair.")
-        if entry == [None, None] or name == SAFETY_CHECKER:
+        if entry == [None, None]:
             absent[name] = None
         elif entry[0] not in TRUSTED_LIBRARIES and tuple(entry) not in family.own_components:
             raise BadPipeline(
@@ -227,15 +114,13 @@ def load_pipeline(
             raise UnsafeWeights(f"{code} is code in a model folder, which is never run; remove it.")
         else:
             present.append(name)
-    check_weight_files(root)
-    _check_complete(root, family, present)
-    variant = weight_variant(root, present)
+    variant = _check_components(root, family, present)
 
     import diffusers
     import torch
 
     target = choose_device(device)
-    if SAFETY_CHECKER in absent:
+    if "safety_checker" in absent:
         absent["requires_safety_checker"] = False
     try:
         with quiet_libraries():
@@ -250,12 +135,44 @@ def load_pipeline(
             )
             # In here as well, because half precision on a CPU is warned of.
             pipe = pipe.to(target)
-    except (OSError, ValueError, LookupError, TypeError, RuntimeError, AttributeError, ImportError) as error:
+    except (OSError, ValueError, LookupError, TypeError, RuntimeError, AttributeError) as error:
         problem = first_line(error)
         raise BadPipeline(f"{root} cannot be loaded as a {family.pipeline_class}: {problem}") from error
+    except ImportError as error:
+        # As transformers reports it: a tokenizer with nothing but spiece.model needs protobuf, for one.
+        named = re.search(r"requires the (\S+) library", str(error))
+        what = (
+            f"{named[1]}: pip install {named[1]}" if named else f"what is not installed: {first_line(error)}"
+        )
+        raise MissingLibrary(f"{root} cannot be loaded without {what}") from error
     family.settle(pipe)
     pipe.set_progress_bar_config(disable=True)
     return pipe, family
+
+
+def _check_components(root: Path, family: Family, components: Sequence[str]) -> str | None:
+    """Refuse a folder unless all that is opened of it is there and safe; returns the variant to ask for."""
+    gone = [component for component in components if not (root / component).is_dir()]
+    if gone:
+        raise BadPipeline(
+            f"{root} cannot be loaded as a {family.pipeline_class}: it has no folder {', '.join(gone)}. "
+            "Fetch the whole model."
+        )
+    # Schedulers, tokenizers and the like have configs of other names, and no weights.
+    networks = [component for component in components if (root / component / "config.json").is_file()]
+    variant = weight_variant(root, networks)
+    for component in networks:
+        check_weight_files(root / component, variant)
+    if variant is not None:
+        for component in components:
+            for path in sorted((root / component).iterdir()):
+                if "." not in path.name:
+                    # diffusers takes the second part of each name there, and fails where there is none.
+                    raise BadPipeline(
+                        f"{path}: diffusers cannot load {variant} weights beside a name without a suffix. "
+                        "Move it out of the component's folder."
+                    )
+    return variant
 
 
 class LoadedPipeline:

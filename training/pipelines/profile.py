@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 from matchgraph.training.errors import BadPipeline, CannotProfile, InvalidConfig, UnknownFamily, first_line
 from matchgraph.training.pipelines.families import ALIASES, family_of
-from matchgraph.training.pipelines.loading import SAFETY_CHECKER, quiet_libraries, read_model_index
+from matchgraph.training.pipelines.loading import UNUSED_COMPONENTS, quiet_libraries, read_model_index
 from matchgraph.training.pipelines.samplers import caching, default_drawing, drawing_with
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ SMALLEST_BINNED_PX = 256
 PROMPT = "a photograph of a cat"
 DENOISERS = ("unet", "transformer")
 # Turn text into tokens, pictures into other models' inputs, or filter pictures: none of them is counted.
-UNBUILT = ("tokenizer", "feature_extractor", "image_encoder", "image_processor", SAFETY_CHECKER)
+UNBUILT = ("tokenizer", "image_processor", *UNUSED_COMPONENTS)
 TERA = 1e12
 
 

@@ -6,9 +6,18 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from matchgraph.training.errors import BadImage, InvalidConfig, MissingLibrary, ScorerUnavailable, first_line
+from matchgraph.training.errors import (
+    BadImage,
+    BadPipeline,
+    InvalidConfig,
+    MissingLibrary,
+    ScorerUnavailable,
+    UnsafeWeights,
+    first_line,
+)
 from matchgraph.training.files import file_hash, json_hash
-from matchgraph.training.pipelines.loading import check_weight_files, choose_device, quiet_libraries
+from matchgraph.training.pipelines.loading import choose_device, quiet_libraries
+from matchgraph.training.pipelines.weight_files import check_weight_files
 from matchgraph.training.sampling.palettes import palette
 
 if TYPE_CHECKING:
@@ -77,7 +86,7 @@ class Segmenter:
 
     Raises:
         ScorerUnavailable: the folder holds no such model.
-        UnsafeWeights: it holds pickled weights.
+        UnsafeWeights: it holds pickled weights only.
     """
 
     def __init__(self, folder: str | os.PathLike[str], device: str = "auto") -> None:
@@ -87,7 +96,12 @@ class Segmenter:
                 raise ScorerUnavailable(
                     f"{root} has no {name}; give a segmentation model's folder as transformers saves it."
                 )
-        check_weight_files(root)
+        try:
+            check_weight_files(root)
+        except UnsafeWeights:
+            raise
+        except BadPipeline as error:
+            raise ScorerUnavailable(str(error)) from None
         from safetensors import SafetensorError
         from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation
 

@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, Any
 from matchgraph.training.errors import InvalidConfig
 from matchgraph.training.files import SCRATCH_PREFIX, files_below, write_json
 from matchgraph.training.pipelines.loading import (
+    UNUSED_COMPONENTS,
     LoadedPipeline,
     quiet_libraries,
     read_model_index,
-    weight_variant,
 )
 from matchgraph.training.pipelines.samplers import STUDENT_SCHEDULERS
+from matchgraph.training.pipelines.weight_files import weight_variant
 
 if TYPE_CHECKING:
     import torch
@@ -84,7 +85,10 @@ def plain_denoiser(loaded: LoadedPipeline) -> Any:
 
 def _variant(folder: Path) -> str | None:
     index = read_model_index(folder)
-    return weight_variant(folder, [name for name, entry in index.items() if isinstance(entry, list)])
+    return weight_variant(
+        folder,
+        [name for name, entry in index.items() if isinstance(entry, list) and name not in UNUSED_COMPONENTS],
+    )
 
 
 def _stored_precision(folder: Path) -> torch.dtype:

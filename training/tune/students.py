@@ -14,16 +14,16 @@ from typing import TYPE_CHECKING, Any
 
 from matchgraph.training.errors import BadAdapter, UnsafeWeights, first_line
 from matchgraph.training.files import file_hash, json_hash
-from matchgraph.training.pipelines.adapters import ADAPTER_FILE, fuse_adapter, load_adapter
+from matchgraph.training.pipelines.adapters import ADAPTER_FILE, adapter_tensors, fuse_adapter, load_adapter
 from matchgraph.training.pipelines.hub import folder_name, is_hub_name, pipeline_folder, student_weights
-from matchgraph.training.pipelines.loading import (
+from matchgraph.training.pipelines.loading import LoadedPipeline, quiet_libraries
+from matchgraph.training.pipelines.samplers import guidance_width
+from matchgraph.training.pipelines.weight_files import (
     PICKLED_SUFFIXES,
-    LoadedPipeline,
     check_weight_files,
-    quiet_libraries,
+    opened_weights,
     weight_variant,
 )
-from matchgraph.training.pipelines.samplers import guidance_width
 from matchgraph.training.pipelines.weights import DENOISER_FILE
 from matchgraph.training.tune.consistency import student_scheduler
 from matchgraph.training.tune.session import circumstances
@@ -50,6 +50,7 @@ class MadeStudent:
             the files used.
         scheduler: its `class`, and the `solver_steps` of the grid that it draws on.
         guidance_told: whether the denoiser is told the guidance scale; else it is drawn with 1.
+        notes: what of the weights was left out, one sentence each.
         used: versions and machine.
     """
 
@@ -58,6 +59,7 @@ class MadeStudent:
     weights: dict[str, str]
     scheduler: dict[str, Any]
     guidance_told: bool
+    notes: tuple[str, ...]
     used: dict[str, Any]
 
     def to_dict(self) -> dict[str, Any]:
@@ -108,13 +110,14 @@ def make_student(
     check_teacher(folder)
     files = _weight_files(place)
     configured = files[0].name == CONFIG_FILE
-    lora = not configured and _is_lora(files[0])
+    lora = not configured and any("lora" in name for name in adapter_tensors(files[0]))
     name = os.fspath(weights) if is_hub_name(weights) else Path(os.path.abspath(weights)).name
     # Weights are added up in single precision, in which a CPU's memory has more room.
     with LoadedPipeline(folder, device="cpu", precision="fp32") as loaded:
         scheduler = student_scheduler(loaded.pipe.scheduler, loaded.family, solver_steps)
+        notes: list[str] = []
         if lora:
-            load_adapter(loaded.pipe, loaded.family, files[0])
+            notes = load_adapter(loaded.pipe, loaded.family, files[0])
             fuse_adapter(loaded.pipe, loaded.family)
             student: Any = loaded.family.denoiser(loaded.pipe)
         else:
@@ -130,6 +133,7 @@ def make_student(
             },
             scheduler={"class": type(scheduler).__name__, "solver_steps": solver_steps},
             guidance_told=guidance_width(loaded.pipe) is not None,
+            notes=tuple(notes),
             used=circumstances(loaded),
         )
         write_student(loaded, student, scheduler, target, record.to_dict())
@@ -140,9 +144,7 @@ def _weight_files(place: Path) -> list[Path]:
     """The files that are used: a denoiser's configuration and weights, or one safetensors file."""
     if place.is_file():
         if place.suffix.lower() in PICKLED_SUFFIXES:
-            raise UnsafeWeights(
-                f"{place} holds pickled weights, which run code when they are opened. Give safetensors."
-            )
+            raise _pickled(place)
         if place.suffix != ".safetensors":
             raise BadAdapter(f"{place} is no .safetensors file; only safetensors are loaded.")
         return [place]
@@ -151,26 +153,26 @@ def _weight_files(place: Path) -> list[Path]:
     for known in (ADAPTER_FILE, DENOISER_FILE):
         if (place / known).is_file():
             return [place / known]
+    if (place / CONFIG_FILE).is_file():
+        variant = weight_variant(place.parent, [place.name])
+        check_weight_files(place, variant)
+        names = opened_weights([path.name for path in place.iterdir()], variant)
+        return [place / CONFIG_FILE, *(place / name for name in names if name.endswith(".safetensors"))]
     found = sorted(place.glob("*.safetensors"))
     if not found:
-        check_weight_files(place)
+        pickled = [path.name for path in sorted(place.iterdir()) if path.suffix.lower() in PICKLED_SUFFIXES]
+        if pickled:
+            raise _pickled(place / pickled[0])
         raise BadAdapter(f"{place} holds no safetensors; give a LoRA's or a denoiser's folder or file.")
-    if (place / CONFIG_FILE).is_file():
-        check_weight_files(place)
-        return [place / CONFIG_FILE, *found]
     if len(found) > 1:
         raise BadAdapter(f"{place} holds {len(found)} safetensors files and no {CONFIG_FILE}; name one file.")
     return found
 
 
-def _is_lora(file: Path) -> bool:
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(file, framework="numpy") as weights:
-            return any("lora" in name for name in weights.keys())  # noqa: SIM118
-    except (OSError, SafetensorError) as error:
-        raise BadAdapter(f"{file} cannot be read as safetensors: {first_line(error)}.") from None
+def _pickled(file: Path) -> UnsafeWeights:
+    return UnsafeWeights(
+        f"{file} holds pickled weights, which run code when they are opened. Give safetensors."
+    )
 
 
 def _denoiser(loaded: LoadedPipeline, place: Path) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from matchgraph.training.errors import ExtractorUnavailable, MissingLibrary, TrainingError, first_line
@@ -13,7 +13,8 @@ from matchgraph.training.measure.extractors.base import (
     loading_errors,
 )
 from matchgraph.training.pipelines.hub import hub_folder
-from matchgraph.training.pipelines.loading import check_weight_files, choose_device
+from matchgraph.training.pipelines.loading import choose_device
+from matchgraph.training.pipelines.weight_files import PICKLED_SUFFIXES, check_weight_files, opened_weights
 
 MODULES_FILE = "modules.json"
 PATTERNS = ("*.json", "*.safetensors", "*.txt", "*.model")
@@ -54,11 +55,7 @@ def load(weights: str, device: str) -> CaptionExtractor:
         folder, name = hub_folder(weights, [MODULES_FILE], PATTERNS, ADVICE, ExtractorUnavailable), weights
     target = choose_device(device)
     try:
-        check_weight_files(folder)
-        _check_modules(folder)
-        files = sorted(folder.rglob("*.safetensors"))
-        if not files:
-            raise ExtractorUnavailable(f"{folder} has no safetensors weights. {ADVICE}")
+        files = _checked_weights(folder)
         model = SentenceTransformer(
             str(folder),
             device=str(target),
@@ -85,14 +82,29 @@ def load(weights: str, device: str) -> CaptionExtractor:
     return CaptionExtractor(name, digest, dimension, encode)
 
 
-def _check_modules(folder: Path) -> None:
-    """Refuse a folder whose list of modules leads to code that is not the library's own."""
+def _checked_weights(folder: Path) -> list[Path]:
+    """The safetensors of a folder's modules, unless one is opened from elsewhere or runs other code."""
+    files: list[Path] = []
     for module in json.loads((folder / MODULES_FILE).read_text(encoding="utf-8")):
         if not str(module["type"]).startswith(TRUSTED_MODULES):
             raise ExtractorUnavailable(
                 f"{folder / MODULES_FILE} names the class {module['type']!r}, which is not of "
                 "sentence-transformers: code in a model's folder is not run."
             )
+        part = PurePosixPath(module["path"])
+        if part.is_absolute() or ".." in part.parts:
+            raise ExtractorUnavailable(
+                f"{folder / MODULES_FILE} names {module['path']!r}, which is outside the folder."
+            )
+        names = [path.name for path in (folder / part).glob("*") if path.is_file()]
+        # Pooling and normalisation have no weights.
+        if any(Path(name).suffix in PICKLED_SUFFIXES | {".safetensors"} for name in names):
+            check_weight_files(folder / part)
+            opened = opened_weights(names)
+            files += [folder / part / name for name in opened if name.endswith(".safetensors")]
+    if not files:
+        raise ExtractorUnavailable(f"{folder} has no safetensors weights. {ADVICE}")
+    return sorted(files)
 
 
 def _config(path: Path) -> Any:

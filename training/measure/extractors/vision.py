@@ -15,7 +15,8 @@ from matchgraph.training.measure.extractors.base import (
     loading_errors,
 )
 from matchgraph.training.pipelines.hub import hub_folder
-from matchgraph.training.pipelines.loading import check_weight_files, choose_device
+from matchgraph.training.pipelines.loading import choose_device
+from matchgraph.training.pipelines.weight_files import check_weight_files
 
 if TYPE_CHECKING:
     import torch
