@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from matchgraph.ingest.runs.reporter import Reporter
+from matchgraph.words import duration
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -19,11 +20,6 @@ if TYPE_CHECKING:
     from matchgraph.progress import Progress as OnProgress
 
 MOST_ROWS = 20
-
-
-def count(number: int, one: str, many: str | None = None) -> str:
-    """A number with its noun."""
-    return f"{number:,} {one if number == 1 else many or one + 's'}"
 
 
 def progress_display() -> Progress:
@@ -64,19 +60,6 @@ def step_bar() -> Iterator[OnProgress]:
             bars.update(tasks[step], completed=done, total=of)
 
         yield follow
-
-
-def duration(seconds: float | None) -> str:
-    """A time in its own unit; a question mark where it is not known."""
-    if seconds is None:
-        return "?"
-    if seconds >= 2 * 86400:
-        return f"{seconds / 86400:.1f} days"
-    if seconds >= 3600:
-        return f"{seconds / 3600:.1f} h"
-    if seconds >= 120:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds:.0f} s"
 
 
 def figures(run: Run) -> str:

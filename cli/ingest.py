@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from matchgraph.cli.display import count, step_bar
+from matchgraph.cli.display import step_bar
 from matchgraph.cli.options import (
     GivenPath,
     configuration,
@@ -29,6 +29,7 @@ from matchgraph.cli.records import COMMANDS as RECORD_COMMANDS
 from matchgraph.cli.runs import COMMANDS as RUN_COMMANDS
 from matchgraph.ingest.errors import Problem
 from matchgraph.ingest.tables.facts import FactsConfig
+from matchgraph.words import count
 
 
 @click.group()

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from matchgraph.cli.display import count
 from matchgraph.cli.options import GivenPath, json_option, opened_graph, path_argument
+from matchgraph.words import count
 
 if TYPE_CHECKING:
     from matchgraph.ingest.workflow import RecordCounts

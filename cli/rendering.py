@@ -7,9 +7,10 @@ import csv
 import io
 import json
 import math
-import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
+
+from matchgraph.words import in_words, is_number, visible
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -17,9 +18,6 @@ if TYPE_CHECKING:
 
 Row: TypeAlias = Mapping[str, Any]
 
-SIGNIFICANT_DIGITS = 6
-# A list of numbers longer than this is a vector, which nobody reads in a table.
-SHORT_LIST = 8
 PIPE_WIDTH = 10_000
 
 
@@ -54,8 +52,8 @@ def as_table(columns: Sequence[str], rows: Sequence[Row]) -> Table:
     table = new_table()
     for column in columns:
         values = [row[column] for row in rows if row[column] is not None]
-        numeric = bool(values) and all(_is_number(value) for value in values)
-        table.add_column(Text(_visible(column)), justify="right" if numeric else "left", overflow="fold")
+        numeric = bool(values) and all(is_number(value) for value in values)
+        table.add_column(Text(visible(column)), justify="right" if numeric else "left", overflow="fold")
     for row in rows:
         # Text, and not str: a name such as [red] is a name, and no markup.
         table.add_row(*(Text(in_words(row[column])) for column in columns))
@@ -68,58 +66,6 @@ def new_table(title: str | None = None) -> Table:
     from rich.table import Table
 
     return Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-
-
-def in_words(value: Any) -> str:
-    """One value as a person would write it.
-
-    Args:
-        value: plain Python as `Runner.read_only` gives it.
-
-    Returns:
-        One line: a node as `(:Model alpha)`, a relationship as `[:PERFORMS 5]`, a path as both in turn.
-    """
-    match value:
-        case None:
-            return ""
-        case bool():
-            return "true" if value else "false"
-        case float():
-            return f"{value:.{SIGNIFICANT_DIGITS}g}"
-        case bytes() | bytearray():
-            return f"<{len(value)} bytes>"
-        case {"labels": list(labels), "properties": dict(properties), **rest} if not rest:
-            name = next(
-                (properties[key] for key in ("id", "name", "version", "key") if key in properties), ""
-            )
-            return f"({''.join(f':{label}' for label in labels)} {in_words(name)})".replace(" )", ")")
-        case {"type": str(kind), "properties": dict(properties), **rest} if not rest:
-            return f"[:{kind} {in_words(properties.get('value'))}]".replace(" ]", "]")
-        case {"nodes": list(nodes), "relationships": list(relationships), **rest} if not rest:
-            steps = [f"-{in_words(r)}-{in_words(n)}" for r, n in zip(relationships, nodes[1:], strict=True)]
-            return "".join([in_words(nodes[0]), *steps])
-        case dict():
-            return ", ".join(f"{_visible(str(key))}: {in_words(item)}" for key, item in value.items())
-        case list() if len(value) > SHORT_LIST and all(_is_number(item) for item in value):
-            return f"[{in_words(value[0])}, {in_words(value[1])}, ... {len(value)} numbers]"
-        case list():
-            return "[" + ", ".join(in_words(item) for item in value) + "]"
-        case _:
-            return _visible(str(value))
-
-
-def _visible(text: str) -> str:
-    # A control character in a property could otherwise steer the terminal it is shown on.
-    return "".join(
-        character.encode("unicode_escape").decode()
-        if unicodedata.category(character) in ("Cc", "Zl", "Zp")
-        else character
-        for character in text
-    )
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _csv_cell(value: Any) -> Any:

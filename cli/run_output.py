@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from matchgraph.cli.display import count, duration, progress_words
+from matchgraph.cli.display import progress_words
+from matchgraph.words import count, duration
 
 if TYPE_CHECKING:
     from matchgraph.ingest.runs.ledger import Run

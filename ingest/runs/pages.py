@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from matchgraph.cli.rendering import in_words
 from matchgraph.graphdb.metrics import KNOWN_METRICS
 from matchgraph.ingest.runs.curves import loss_curve
 from matchgraph.svg import standalone
+from matchgraph.words import in_words
 
 TEMPLATE = "run.html.jinja"
 PAGE_FILE = "index.html"

@@ -6,7 +6,8 @@ import json
 
 import pytest
 
-from matchgraph.cli.rendering import as_csv, as_json, as_table, in_words, stdout_console
+from matchgraph.cli.rendering import as_csv, as_json, as_table, stdout_console
+from matchgraph.words import in_words
 
 
 def test_values_in_words() -> None:

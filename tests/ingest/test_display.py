@@ -9,10 +9,11 @@ import pytest
 from rich.console import Console
 from rich.live import Live
 
-from matchgraph.cli.display import JointDisplay, duration, progress_words, runs_table, status_line
+from matchgraph.cli.display import JointDisplay, progress_words, runs_table, status_line
 from matchgraph.graphdb.models import Model
 from matchgraph.ingest.runs.ledger import Pace, Run, RunProgress
 from matchgraph.ingest.runs.status import RunsStatus
+from matchgraph.words import duration
 from tests.ingest.test_estimates import run
 
 MODELS = {"[red]m[/red]": Model("[red]m[/red]", {})}

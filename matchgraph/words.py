@@ -1,0 +1,81 @@
+"""Counts, times and values as a person would write them."""
+
+from __future__ import annotations
+
+import unicodedata
+from typing import Any
+
+SIGNIFICANT_DIGITS = 6
+# A list of numbers longer than this is a vector, which nobody reads in a table.
+SHORT_LIST = 8
+
+
+def count(number: int, one: str, many: str | None = None) -> str:
+    """A number with its noun."""
+    return f"{number:,} {one if number == 1 else many or one + 's'}"
+
+
+def duration(seconds: float | None) -> str:
+    """A time in its own unit; a question mark where it is not known."""
+    if seconds is None:
+        return "?"
+    if seconds >= 2 * 86400:
+        return f"{seconds / 86400:.1f} days"
+    if seconds >= 3600:
+        return f"{seconds / 3600:.1f} h"
+    if seconds >= 120:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds:.0f} s"
+
+
+def in_words(value: Any) -> str:
+    """One value as a person would write it.
+
+    Args:
+        value: plain Python as `Runner.read_only` gives it.
+
+    Returns:
+        One line: a node as `(:Model alpha)`, a relationship as `[:PERFORMS 5]`, a path as both in turn.
+    """
+    match value:
+        case None:
+            return ""
+        case bool():
+            return "true" if value else "false"
+        case float():
+            return f"{value:.{SIGNIFICANT_DIGITS}g}"
+        case bytes() | bytearray():
+            return f"<{len(value)} bytes>"
+        case {"labels": list(labels), "properties": dict(properties), **rest} if not rest:
+            name = next(
+                (properties[key] for key in ("id", "name", "version", "key") if key in properties), ""
+            )
+            return f"({''.join(f':{label}' for label in labels)} {in_words(name)})".replace(" )", ")")
+        case {"type": str(kind), "properties": dict(properties), **rest} if not rest:
+            return f"[:{kind} {in_words(properties.get('value'))}]".replace(" ]", "]")
+        case {"nodes": list(nodes), "relationships": list(relationships), **rest} if not rest:
+            steps = [f"-{in_words(r)}-{in_words(n)}" for r, n in zip(relationships, nodes[1:], strict=True)]
+            return "".join([in_words(nodes[0]), *steps])
+        case dict():
+            return ", ".join(f"{visible(str(key))}: {in_words(item)}" for key, item in value.items())
+        case list() if len(value) > SHORT_LIST and all(is_number(item) for item in value):
+            return f"[{in_words(value[0])}, {in_words(value[1])}, ... {len(value)} numbers]"
+        case list():
+            return "[" + ", ".join(in_words(item) for item in value) + "]"
+        case _:
+            return visible(str(value))
+
+
+def visible(text: str) -> str:
+    """A text with its control characters spelt out, which could steer the terminal it is shown on."""
+    return "".join(
+        character.encode("unicode_escape").decode()
+        if unicodedata.category(character) in ("Cc", "Zl", "Zp")
+        else character
+        for character in text
+    )
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value is a number, and no truth value."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
