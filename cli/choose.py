@@ -229,14 +229,14 @@ def adapters_of(given: Sequence[str]) -> dict[str, Path]:
 
 def models_for(images: Path, probe: str, count: int) -> list[str]:
     """The models that are expected to be best for some images, by the default recipe."""
-    from matchgraph.cli.predict import Method, predict_target, progress_bar
-    from matchgraph.cli.predict import predict as command
+    from matchgraph.cli.display import progress_bar
+    from matchgraph.cli.options import opened_graph
+    from matchgraph.ingest.tables.new_dataset import NewFolder
+    from matchgraph.predictor.workflow import predict
 
-    # The method that `matchgraph predict` has without options.
-    with command.make_context("predict", [str(images)]) as context, progress_bar() as progress:
-        method = Method(**{name: context.params[name] for name in Method.__dataclass_fields__})
-        prediction, _, _ = predict_target(str(images), probe, False, method, progress)
-    return [ranked.model for ranked in prediction.ranking[:count]]
+    with progress_bar() as progress, opened_graph() as (graph, _):
+        answer = predict(graph, NewFolder(images, probe), on_progress=progress)
+    return [ranked.model for ranked in answer.ranking[:count]]
 
 
 def students_of(runner: Runner, variants: Sequence[Variant]) -> dict[str, Distilled]:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import shlex
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from matchgraph.cli.predict import Progress, load_snapshot, progress_bar
-from matchgraph.predictor.recipes import EMBEDDERS
+from matchgraph.cli.display import progress_bar
+from matchgraph.predictor.config import EMBEDDERS
+from matchgraph.progress import Progress
 
 if TYPE_CHECKING:
     from matchgraph.report.assembly import Report
@@ -33,15 +33,6 @@ STUDIES = (
 )
 DEFAULT_SEEDS = 3
 DEFAULT_JOBS = 2
-
-
-@dataclass(frozen=True)
-class Asked:
-    """The part of `cli.predict.Method` that says which values of the graph are meant."""
-
-    metric: str
-    similarity: str | None
-    measured_with: tuple[str, ...]
 
 
 @click.command()
@@ -125,6 +116,7 @@ def report_graph(out: Path, options: dict[str, Any], progress: Progress) -> Repo
     """
     from matchgraph.graphdb.connection import connect, settings_from_environment
     from matchgraph.graphdb.repository import MatchingGraph
+    from matchgraph.predictor.workflow import load_snapshot
     from matchgraph.report.assembly import Plan, make_report
     from matchgraph.report.sources import read_sources
 
@@ -135,8 +127,7 @@ def report_graph(out: Path, options: dict[str, Any], progress: Progress) -> Repo
     progress("connecting", 0, 0)
     with connect(settings) as runner:
         graph = MatchingGraph(runner)
-        asked = Asked(options["metric"], options["similarity"], options["measured_with"])
-        main = load_snapshot(graph, runner, asked)
+        main = load_snapshot(graph, options["metric"], options["similarity"], options["measured_with"])
         progress("reading the graph", 0, 0)
         sources = read_sources(graph, runner, main, options["measured_with"])
         return make_report(sources, plan, out, runner=runner, settings=settings, progress=progress)

@@ -254,7 +254,7 @@ def score(
     What is scored already is not drawn again, so after Ctrl-C or a crash the same command goes on where it
     stopped.
     """
-    from matchgraph.cli.predict import progress_bar
+    from matchgraph.cli.display import progress_bar
     from matchgraph.routing.scoring import score_variants
 
     scorers = load_scorers(metrics, probe, aesthetic_weights, reward_weights, device)

@@ -337,6 +337,21 @@ class Result:
 
 
 @dataclass(frozen=True, eq=False)
+class MeasuredDataset:
+    """A dataset as its images show it, before or without being saved; see `MatchingGraph.save_datasets`.
+
+    Attributes:
+        dataset: the node.
+        statistics: of its features, by each extractor.
+        similar: its distances to other datasets.
+    """
+
+    dataset: Dataset
+    statistics: tuple[Statistics, ...]
+    similar: tuple[Similar, ...]
+
+
+@dataclass(frozen=True, eq=False)
 class Snapshot:
     """The matching graph at one moment, by one metric, in an order that depends on nothing but the ids.
 

@@ -63,6 +63,10 @@ class ExtractorMismatch(IngestError):
     """A dataset's statistics were taken with another feature extractor than the one in use."""
 
 
+class NothingToCompare(IngestError):
+    """The graph has no statistics that a new dataset could be compared with."""
+
+
 class SourceChanged(IngestError):
     """A model's or dataset's folder no longer holds what was ingested from it."""
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -25,6 +25,7 @@ from matchgraph.predictor.calibration import (
 )
 from matchgraph.predictor.errors import InvalidRows, NoSimilarity, NotEnoughResults
 from matchgraph.predictor.evaluation import Fold, evaluate_fold, held_out_datasets
+from matchgraph.predictor.metrics import interval_as_dict
 
 if TYPE_CHECKING:
     from matchgraph.graphdb.models import Snapshot
@@ -45,6 +46,20 @@ class Confidence:
 
     chosen: PredictionSet
     coverage: Coverage | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything, ready for JSON."""
+        chosen, coverage = self.chosen, self.coverage
+        return {
+            "confidence": chosen.confidence,
+            "models": list(chosen.models),
+            "least_p_best": chosen.least_chance,
+            "folds": chosen.folds,
+            "attainable": chosen.attainable,
+            "reason": chosen.reason,
+            "coverage": None if coverage is None else interval_as_dict(coverage.coverage),
+            "size": None if coverage is None else interval_as_dict(coverage.size),
+        }
 
 
 def confidence_of(prediction: Prediction, folds: Sequence[Fold], confidence: float) -> Confidence:

@@ -7,6 +7,7 @@ folds and on the models measured there.
 
 from __future__ import annotations
 
+import time
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -23,11 +24,13 @@ from matchgraph.predictor.metrics import (
     OSR,
     SELECTION_METRICS,
     TAU,
+    interval_as_dict,
     optimal_selection,
     outscore_to_best,
     outscore_to_optimal,
     selected,
     weighted_tau,
+    without_nan,
 )
 from matchgraph.predictor.ranker import RankPrediction, no_preference
 from matchgraph.predictor.visibility import (
@@ -41,6 +44,8 @@ from matchgraph.stats.intervals import Interval, mean_interval
 from matchgraph.stats.permutation import paired_p_value
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from matchgraph.graphdb.models import Snapshot
     from matchgraph.predictor.matching import Matcher
 
@@ -114,12 +119,67 @@ class Evaluation:
         folds: the details.
         skipped: why a dataset is no fold, by its id.
         provenance: what it was computed from and with.
+        seconds: how long it took.
     """
 
     summaries: tuple[Summary, ...]
     folds: tuple[Fold, ...]
     skipped: Mapping[str, str]
     provenance: Mapping[str, Any]
+    seconds: float = 0.0
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row per method, the one evaluated first; the index is the method's title.
+
+        Returns:
+            For each selection metric the columns KEY, its mean over datasets, KEY_low and KEY_high, its 95 %
+            interval, and KEY_p, the p-value of being no different from the method.
+        """
+        import pandas as pd
+
+        rows = []
+        for summary in self.summaries:
+            row: dict[str, float] = {}
+            for metric in SELECTION_METRICS:
+                own = summary.figures[metric.key]
+                row[metric.key] = own.value
+                row[f"{metric.key}_low"], row[f"{metric.key}_high"] = own.low, own.high
+                row[f"{metric.key}_p"] = summary.p_value.get(metric.key, float("nan"))
+            rows.append(row)
+        titles = [summary.title for summary in self.summaries]
+        return pd.DataFrame(rows, index=pd.Index(titles, name="method"))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything, ready for JSON; None for figures that are not defined."""
+        return {
+            "methods": [
+                {
+                    "key": summary.key,
+                    "title": summary.title,
+                    "figures": {key: interval_as_dict(own) for key, own in summary.figures.items()},
+                    "minus_average_rank": {key: interval_as_dict(own) for key, own in summary.gain.items()},
+                    "p_value": without_nan(summary.p_value),
+                }
+                for summary in self.summaries
+            ],
+            "folds": [
+                {
+                    "dataset": fold.dataset,
+                    "models": fold.models,
+                    "best": list(fold.best),
+                    "methods": {
+                        key: {"selected": list(score.selected), **without_nan(score.figures)}
+                        for key, score in fold.scores.items()
+                    },
+                    "p_best": dict(fold.p_best),
+                    "expected_rank": dict(fold.expected_rank),
+                }
+                for fold in self.folds
+            ],
+            "skipped": dict(self.skipped),
+            "seconds": self.seconds,
+            "provenance": dict(self.provenance),
+        }
 
 
 def evaluate(
@@ -154,6 +214,7 @@ def evaluate(
     Source:
         Match & Choose, sections 5.1 and 5.2, Table 3; section 5.3, Figure 6 for removed results.
     """
+    started = time.perf_counter()
     held_out, skipped = held_out_datasets(snapshot, matcher.needs_similarities)
     folds = []
     for done, dataset in enumerate(held_out):
@@ -170,6 +231,7 @@ def evaluate(
         tuple(folds),
         skipped,
         {**details, "seed": seed, "removed": removed},
+        time.perf_counter() - started,
     )
 
 

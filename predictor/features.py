@@ -11,19 +11,15 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from matchgraph.predictor.config import FEATURE_SETS, OPERATORS, FeatureSet, Operator
 from matchgraph.predictor.errors import ExtractorMismatch, InvalidRows
 
 if TYPE_CHECKING:
     from matchgraph.graphdb.models import Dataset, Model
-
-FeatureSet: TypeAlias = Literal["all", "graph", "node"]
-Operator: TypeAlias = Literal["hadamard", "average", "l1", "l2", "concat"]
-FEATURE_SETS: tuple[str, ...] = get_args(FeatureSet)
-OPERATORS: tuple[str, ...] = get_args(Operator)
 
 MAX_CATEGORIES = 16
 MAX_LIST_LENGTH = 32
@@ -252,31 +248,6 @@ def assemble(
         parts += ["graph"] * edges.shape[1]
     values = np.hstack(blocks) if parts else np.zeros((len(pairs), 1))
     return Rows(values, tuple(parts) or ("graph",))
-
-
-def check_same_extractor(known: Sequence[Dataset], extractor: str, what: str) -> None:
-    """Refuse to compare embeddings of different feature extractors.
-
-    Args:
-        known: the graph's datasets; those without an embedding or without a recorded extractor cannot
-            disagree.
-        extractor: hash of the extractor of the new embedding.
-        what: whose embedding it is, for the message.
-
-    Raises:
-        ExtractorMismatch: naming both hashes.
-    """
-    others = Counter(
-        str(dataset.properties["extractor"])
-        for dataset in known
-        if dataset.embedding is not None and "extractor" in dataset.properties
-    )
-    if others and extractor not in others:
-        hashes = ", ".join(f"{name} ({count} datasets)" for name, count in others.most_common())
-        raise ExtractorMismatch(
-            f"{what} was embedded by extractor {extractor}, but the graph's datasets by {hashes}. Give the "
-            "probe that the graph was built with: --probe SPEC."
-        )
 
 
 def check_comparable(datasets: Sequence[Dataset]) -> None:

@@ -32,8 +32,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from matchgraph.predictor.config import FEATURE_SETS, FeatureSet
 from matchgraph.predictor.errors import InvalidRows
-from matchgraph.predictor.features import FEATURE_SETS, FeatureSet, FeatureTable, model_features
+from matchgraph.predictor.features import FeatureTable, model_features
 from matchgraph.predictor.kernels import embedding_kernel, similarity_kernel
 from matchgraph.predictor.matching import Ranked
 from matchgraph.predictor.ranker import summarise_normal

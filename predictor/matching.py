@@ -14,12 +14,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from matchgraph.predictor.config import FEATURE_SETS, OPERATORS, FeatureSet, Operator
 from matchgraph.predictor.errors import InvalidRows, NoSimilarity
 from matchgraph.predictor.features import (
-    FEATURE_SETS,
-    OPERATORS,
-    FeatureSet,
-    Operator,
     assemble,
     dataset_features,
     model_features,

@@ -14,11 +14,16 @@ prediction that ties all models is thus the random choice, whose figures come ou
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from matchgraph.predictor.errors import InvalidRows
+
+if TYPE_CHECKING:
+    from matchgraph.stats.intervals import Interval
 
 
 @dataclass(frozen=True)
@@ -196,6 +201,20 @@ def outscore_to_optimal(predicted: np.ndarray, truth: np.ndarray) -> float:
     """
     scores, measured = _pair(predicted, truth)
     return float((measured - measured.min())[selected(scores)].mean())
+
+
+def interval_as_dict(interval: Interval) -> dict[str, float | int | None]:
+    """A mean over datasets with its interval and how many datasets count, ready for JSON."""
+    ends = {"mean": interval.value, "low": interval.low, "high": interval.high}
+    return {**without_nan(ends), "folds": interval.count}
+
+
+def without_nan(figures: Mapping[str, Any]) -> dict[str, Any]:
+    """Figures ready for JSON: None for what is not defined."""
+    return {
+        key: None if isinstance(value, float) and not np.isfinite(value) else value
+        for key, value in figures.items()
+    }
 
 
 def _vector(values: np.ndarray, what: str) -> np.ndarray:

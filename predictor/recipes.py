@@ -1,4 +1,4 @@
-"""The recipes that `matchgraph predict` and `evaluate` know by name, and what each is made of."""
+"""The methods of ranking that are known by name, and the choice of one of them with its settings."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from matchgraph.predictor.config import Ingredients
 from matchgraph.predictor.errors import InvalidRows
+from matchgraph.settings import setting, settings_of
 
 if TYPE_CHECKING:
     from matchgraph.graphdb.runner import Runner
@@ -15,42 +17,8 @@ if TYPE_CHECKING:
 GAUSSIAN, PAPER = "gaussian", "paper"
 # Measured: bench/README.md, "recipes".
 DEFAULT_RECIPE = GAUSSIAN
-EMBEDDERS = ("gds", "node2vec+")
-RANKERS = ("catboost", "forest")
 # Measured on synthetic zoos: on graphs of tens of nodes, more passes over the walks rank no better.
 WALKS = {"dimension": 64, "walk_length": 40, "iterations": 1}
-
-
-@dataclass(frozen=True)
-class Ingredients:
-    """What may be chosen of a recipe.
-
-    Attributes:
-        embedder: "gds", node2vec in Graph Data Science, or "node2vec+" here.
-        ranker: "catboost" or "forest".
-        features: see `predictor.matching.RowConfig`.
-        operator: see `predictor.matching.RowConfig`.
-        trees: of the ranker.
-        seed: of everything random.
-
-    Raises:
-        InvalidRows: an unknown embedder or ranker.
-    """
-
-    embedder: str = "gds"
-    ranker: str = "catboost"
-    features: str = "all"
-    operator: str = "concat"
-    trees: int = 300
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for what, name, known in (
-            ("embedder", self.embedder, EMBEDDERS),
-            ("ranker", self.ranker, RANKERS),
-        ):
-            if name not in known:
-                raise InvalidRows(f"unknown {what} {name!r}: choose one of {', '.join(known)}")
 
 
 @dataclass(frozen=True)
@@ -118,3 +86,50 @@ RECIPES: Mapping[str, Recipe] = {
     GAUSSIAN: Recipe(_gaussian, frozenset({"features"})),
     PAPER: Recipe(_paper, frozenset({"embedder", "ranker", "features", "operator", "trees", "seed"})),
 }
+
+
+@dataclass(frozen=True)
+class Method(Ingredients):
+    """How to predict: which values of the graph, and which recipe with which ingredients.
+
+    Attributes:
+        metric: of the results.
+        similarity: metric of the datasets' similarities; None for the metric of the results, or else the
+            only one there is.
+        measured_with: extractors whose values to keep to, where there are several of one metric.
+        recipe: the method of ranking, see `RECIPES`.
+
+    Raises:
+        InvalidRows: an unknown value, or an ingredient other than its default that the recipe does not have.
+    """
+
+    metric: str = setting("clip_fid", "Metric of the results.")
+    similarity: str | None = setting(None, "Metric of the datasets' similarities, where there are several.")
+    measured_with: tuple[str, ...] = setting(
+        (),
+        "Keep to values of this extractor, where there are several of one metric. Repeatable: one for the "
+        "results, one for the similarities.",
+        metavar="HASH",
+    )
+    recipe: str = setting(
+        DEFAULT_RECIPE,
+        "The method of ranking: a Gaussian process over similar datasets, or the paper's classifier on a "
+        "graph embedding.",
+        choices=tuple(RECIPES),
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        # A seed is given to all methods alike, whether they draw anything or not.
+        for name, one in settings_of(Ingredients).items():
+            unused = name != "seed" and name not in RECIPES[self.recipe].takes
+            if unused and getattr(self, name) != one.default:
+                raise InvalidRows(f"--{name} is of --recipe {PAPER}: the recipe {self.recipe} has no {name}.")
+
+    def build(self, runner: Runner | None) -> Matcher:
+        """The method, ready to rank.
+
+        Args:
+            runner: of the database, for the embedder "gds".
+        """
+        return RECIPES[self.recipe].build(runner, self)

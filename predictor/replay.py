@@ -11,6 +11,7 @@ sees a hidden value, and none knows the users' datasets.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -19,12 +20,14 @@ import numpy as np
 
 from matchgraph.predictor.active import SLACK_H, Pair, check_costs, propose, restricted, round_robin
 from matchgraph.predictor.baselines import average_rank
+from matchgraph.predictor.config import ReplayConfig
 from matchgraph.predictor.errors import InvalidRows, NotEnoughResults, NothingToPropose
 from matchgraph.predictor.evaluation import held_out_datasets
 from matchgraph.predictor.matching import provenance
 from matchgraph.predictor.metrics import (
     OSR,
     TAU,
+    interval_as_dict,
     optimal_selection,
     weighted_tau,
 )
@@ -77,34 +80,6 @@ ORDERS = (
 
 
 @dataclass(frozen=True)
-class ReplayConfig:
-    """How a replay is made.
-
-    Attributes:
-        shares: budget points, as shares of the cost of all that could be measured.
-        replays: how often everything is repeated with another seed.
-        folds: groups of datasets that are the users' in turn.
-        seed: of the first replay.
-
-    Raises:
-        InvalidRows: a number is out of its range.
-    """
-
-    shares: tuple[float, ...] = (0.1, 0.2, 0.4, 0.6)
-    replays: int = 3
-    folds: int = 4
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if not self.shares or sorted(set(self.shares)) != list(self.shares):
-            raise InvalidRows(f"budget shares must rise, got {self.shares}")
-        if not (self.shares[0] > 0 and self.shares[-1] < 1):
-            raise InvalidRows(f"budget shares must lie between 0 and 1, got {self.shares}")
-        if self.replays < 1 or self.folds < 2:
-            raise InvalidRows(f"needs a replay and 2 folds, got {self.replays} and {self.folds}")
-
-
-@dataclass(frozen=True)
 class CurvePoint:
     """How well an order has taught the predictor by a budget.
 
@@ -151,17 +126,56 @@ class BudgetCurve:
         curves: of the orders, the active one first.
         everything: figures with all results, the same for every order.
         hours: of all that could be measured, on average over folds.
+        hours_from: what the hours rest on, for people.
         datasets: how many are the users' in turn.
         trainings: how often the method was trained.
         provenance: what it was computed from and with.
+        seconds: how long it took.
     """
 
     curves: tuple[OrderCurve, ...]
     everything: Mapping[str, Interval]
     hours: float
+    hours_from: str
     datasets: int
     trainings: int
     provenance: Mapping[str, Any]
+    seconds: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything, ready for JSON; None for figures that are not defined."""
+        return {
+            "orders": [
+                {
+                    "key": order.key,
+                    "title": order.title,
+                    "points": [
+                        {
+                            "share": point.share,
+                            "hours": point.hours,
+                            "pairs": point.pairs,
+                            "figures": _as_dict(point.figures),
+                            "average_rank": _as_dict(point.average_rank),
+                            "lead": {key: _as_dict(own) for key, own in point.lead.items()},
+                        }
+                        for point in order.points
+                    ],
+                    "lead": {key: _as_dict(own) for key, own in order.lead.items()},
+                }
+                for order in self.curves
+            ],
+            "all_results": _as_dict(self.everything),
+            "hours": self.hours,
+            "hours_from": self.hours_from,
+            "datasets": self.datasets,
+            "trainings": self.trainings,
+            "seconds": self.seconds,
+            "provenance": dict(self.provenance),
+        }
+
+
+def _as_dict(figures: Mapping[str, Interval]) -> dict[str, Any]:
+    return {key: interval_as_dict(figure) for key, figure in figures.items()}
 
 
 def budget_curve(
@@ -171,6 +185,7 @@ def budget_curve(
     config: ReplayConfig | None = None,
     *,
     orders: Sequence[Order] = ORDERS,
+    hours_from: str = "",
     progress: Callable[[int, int, str], None] | None = None,
 ) -> BudgetCurve:
     """Replay recorded results in several orders.
@@ -184,6 +199,7 @@ def budget_curve(
         matcher: the method; sees what is visible.
         config: how the replay is made.
         orders: to compare.
+        hours_from: what the hours rest on, for people.
         progress: told the number of finished trainings, of all of them, and what is at hand.
 
     Returns:
@@ -194,6 +210,7 @@ def budget_curve(
         NoSimilarity: the method needs similarities, and no dataset has any.
         InvalidRows: a cost is not above 0.
     """
+    started = time.perf_counter()
     config = config or ReplayConfig()
     check_costs(hours, 1.0)
     targets, _ = held_out_datasets(snapshot, matcher.needs_similarities)
@@ -209,7 +226,17 @@ def budget_curve(
             replay.run_fold(sorted(shuffled_targets[fold :: config.folds].tolist()), seed)
     details = provenance(snapshot, targets[0], matcher)
     details.pop("extractor")
-    return replay.summarised(targets, details)
+    curves, everything, total = replay.summarised(targets)
+    return BudgetCurve(
+        curves,
+        everything,
+        total,
+        hours_from,
+        len(targets),
+        replay.trainings,
+        {**details, **asdict(config)},
+        time.perf_counter() - started,
+    )
 
 
 class _Replay:
@@ -301,8 +328,8 @@ class _Replay:
             [np.mean(self._figures[order, share, method, metric, dataset]) for dataset in targets]
         )
 
-    def summarised(self, targets: list[str], details: Mapping[str, Any]) -> BudgetCurve:
-        """All figures as curves."""
+    def summarised(self, targets: list[str]) -> tuple[tuple[OrderCurve, ...], dict[str, Interval], float]:
+        """All figures as curves; those with all results; and what these cost in hours."""
         seed = self.config.seed
 
         def interval(values: np.ndarray) -> Interval:
@@ -344,14 +371,7 @@ class _Replay:
                     )
                 )
             curves.append(OrderCurve(order.key, order.title, tuple(points), lead(order, self.config.shares)))
-        return BudgetCurve(
-            tuple(curves),
-            figures("", 1.0, METHOD),
-            float(np.mean(self._total)),
-            len(targets),
-            self.trainings,
-            {**details, **asdict(self.config)},
-        )
+        return tuple(curves), figures("", 1.0, METHOD), float(np.mean(self._total))
 
 
 def affordable(order: Sequence[Pair], hours: Mapping[str, float], budget_hours: float) -> list[Pair]:

@@ -8,6 +8,7 @@ import os
 import re
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +37,8 @@ from matchgraph.training.measure.frechet import GaussianStatistics
 from matchgraph.training.pipelines.hub import folder_name
 
 if TYPE_CHECKING:
+    from PIL import Image
+
     from matchgraph.graphdb.repository import MatchingGraph
     from matchgraph.training.images import CaptionedImage, DatasetFolder
     from matchgraph.training.measure.extractors import CaptionExtractor, Extractor
@@ -49,12 +52,12 @@ FOLDER_HINT = "name a folder of images, or a folder of such folders"
 
 @dataclass(frozen=True)
 class ImageFolder:
-    """One dataset of images whose every image could be read.
+    """The images of one dataset.
 
     Args:
         id: the dataset's id, see `dataset_name`.
         folder: the folder.
-        images: its usable images with their captions.
+        images: with their captions; those that can be used, once they were decoded.
         caption_column: the column of its metadata that holds the captions, where the user named it.
         notes: what the folder holds and is not read.
     """
@@ -239,45 +242,76 @@ def read_folders(
         BadInput: there is no dataset folder at all, or an id is given for several.
     """
     from matchgraph.training.errors import TrainingError
-    from matchgraph.training.images import DatasetFolder, ImageListing, load_rgb, read_image_folder
+    from matchgraph.training.images import load_rgb
 
-    listed: list[tuple[str, Path, ImageListing]] = []
+    listed: list[ImageFolder] = []
     problems: list[Problem] = []
     places = dataset_folders(folder)
     if dataset_id is not None and places != [folder]:
         problem = Problem(str(folder), 0, "holds several datasets", "name one of them, or leave --id out")
         raise BadInput([problem], skippable=False)
     for place in places:
-        name = dataset_id or dataset_name(place)
-        fault = id_fault(name, "dataset")
-        if fault:
-            problems.append(Problem(repr(str(place))[1:-1], 0, fault[0], "rename the folder"))
-            continue
         try:
-            listed.append((name, place, read_image_folder(DatasetFolder(place, caption_column))))
-        except TrainingError as error:
-            problems.append(_folder_problem(place, error))
-    total = sum(len(listing.images) for _, _, listing in listed)
+            listed.append(list_folder(place, dataset_id=dataset_id, caption_column=caption_column))
+        except BadInput as error:
+            problems += error.problems
+    total = sum(len(each.images) for each in listed)
     done = 0
     found: list[ImageFolder] = []
-    for name, place, listing in listed:
+    for each in listed:
         good: list[CaptionedImage] = []
-        for image in listing.images:
+        for image in each.images:
             try:
                 load_rgb(image.path)
                 good.append(image)
             except TrainingError as error:
-                problems.append(_image_problem(image.path, error))
+                problems.append(image_problem(image.path, error))
             done += 1
             if on_image is not None:
                 on_image(done, total)
-        if len(good) >= MINIMUM_IMAGES:
-            notes = tuple(f"{name}: {note}" for note in listing.notes)
-            found.append(ImageFolder(name, place, tuple(good), caption_column, notes))
+        usable = replace(each, images=tuple(good))
+        if few := too_few_images(usable):
+            problems.append(few)
         else:
-            reason = f"holds {len(good)} usable image{'s' if len(good) != 1 else ''}"
-            problems.append(Problem(str(place), 0, reason, f"a dataset needs {MINIMUM_IMAGES} at least"))
+            found.append(usable)
     return FoldersReading(tuple(found), tuple(problems))
+
+
+def list_folder(
+    place: Path, *, dataset_id: str | None = None, caption_column: str | None = None
+) -> ImageFolder:
+    """The images of one dataset, as they are listed; none is decoded.
+
+    Args:
+        place: the folder.
+        dataset_id: id of the dataset; None for `dataset_name`.
+        caption_column: the column of the metadata that holds the captions; None for the usual ones.
+
+    Raises:
+        BadInput: the folder's name is no id, or it cannot be listed.
+    """
+    from matchgraph.training.errors import TrainingError
+    from matchgraph.training.images import DatasetFolder, read_image_folder
+
+    name = dataset_id or dataset_name(place)
+    if fault := id_fault(name, "dataset"):
+        problem = Problem(repr(str(place))[1:-1], 0, fault[0], "rename the folder")
+        raise BadInput([problem], skippable=False)
+    try:
+        listing = read_image_folder(DatasetFolder(place, caption_column))
+    except TrainingError as error:
+        raise BadInput([_folder_problem(place, error)], skippable=False) from error
+    notes = tuple(f"{name}: {note}" for note in listing.notes)
+    return ImageFolder(name, place, tuple(listing.images), caption_column, notes)
+
+
+def too_few_images(found: ImageFolder) -> Problem | None:
+    """What is wrong with a dataset of a single image, or none; None of one with more."""
+    count = len(found.images)
+    if count >= MINIMUM_IMAGES:
+        return None
+    reason = f"holds {count} usable image{'s' if count != 1 else ''}"
+    return Problem(str(found.folder), 0, reason, f"a dataset needs {MINIMUM_IMAGES} at least")
 
 
 def _folder_problem(folder: Path, error: Exception) -> Problem:
@@ -286,7 +320,8 @@ def _folder_problem(folder: Path, error: Exception) -> Problem:
     return Problem(str(folder), 0, reason, hint or "correct the folder")
 
 
-def _image_problem(file: Path, error: Exception) -> Problem:
+def image_problem(file: Path, error: Exception) -> Problem:
+    """An image that cannot be used."""
     # The message begins with the file's name, which the problem's place says already.
     reason = str(error).removeprefix(f"{file} ").rstrip(".")
     return Problem(str(file), 0, reason, "replace or delete the image")
@@ -442,16 +477,24 @@ class Comparison:
         graph: the graph; read, and metrics that it does not know are defined in it.
         extractor: the probe model.
         scorer: the metrics, with their extractors, the probe among them; by default CLIP-FID of the probe.
+        datasets: those of the graph, where they have been read already.
     """
 
     def __init__(
-        self, graph: MatchingGraph, extractor: Extractor | CaptionExtractor, scorer: Scorer | None = None
+        self,
+        graph: MatchingGraph,
+        extractor: Extractor | CaptionExtractor,
+        scorer: Scorer | None = None,
+        *,
+        datasets: Sequence[Dataset] | None = None,
     ) -> None:
         from matchgraph.training.measure.scoring import PROBE, Sample, Scorer
 
         self._probe = extractor
         self._scorer = scorer or Scorer((METRIC,), {PROBE: extractor})
-        self._stored = {dataset.id: dataset for dataset in graph.datasets()}
+        self._graph = graph
+        known = graph.datasets() if datasets is None else datasets
+        self._stored = {dataset.id: dataset for dataset in known}
         self._samples: dict[str, dict[str, Sample]] = {
             name: {
                 known.dataset: Sample(GaussianStatistics(known.n, known.mean, known.covariance))
@@ -459,11 +502,22 @@ class Comparison:
             }
             for name, instrument in self._scorer.extractors.items()
         }
-        self._pairs: dict[str, set[tuple[str, str]]] = {}
         for measure in self._scorer.measures:
             define_metric(graph, measure)
-            instrument = self._scorer.extractors[measure.extractor]
-            self._pairs[measure.metric] = graph.compared(measure.metric, instrument.hash)
+
+    @cached_property
+    def _pairs(self) -> dict[str, set[tuple[str, str]]]:
+        """Which datasets were compared, by metric."""
+        hashes = {name: instrument.hash for name, instrument in self._scorer.extractors.items()}
+        return {
+            measure.metric: self._graph.compared(measure.metric, hashes[measure.extractor])
+            for measure in self._scorer.measures
+        }
+
+    @property
+    def has_statistics(self) -> bool:
+        """Whether there is any dataset to compare another one with."""
+        return any(self._samples.values())
 
     def is_known(self, dataset: str, content: str) -> bool:
         """Say whether the graph holds all there is to measure of a dataset with these images."""
@@ -505,17 +559,20 @@ class Comparison:
             pairs -= {pair for pair in pairs if dataset in pair}
         return [dataset]
 
-    def look(self, found: ImageFolder, content: str) -> Look:
+    def look(
+        self, found: ImageFolder, content: str, *, load: Callable[[Path], Image.Image] | None = None
+    ) -> Look:
         """Look at a dataset's images and compare them with the known datasets; nothing is written.
 
         Args:
             found: the dataset.
             content: hash of its images, see `images_hash`.
+            load: how an image is decoded, see `Scorer.reference`.
 
         Raises:
             BadDataset: a metric of captions finds too few of them.
         """
-        reference = self._scorer.reference(found.folder, content, images=found.images)
+        reference = self._scorer.reference(found.folder, content, images=found.images, load=load)
         similar: list[Similar] = []
         notes: list[str] = []
         for measure in self._scorer.measures:

@@ -8,11 +8,10 @@ import numpy as np
 import pytest
 
 from matchgraph.graphdb.models import Dataset, Model
+from matchgraph.predictor.config import OPERATORS
 from matchgraph.predictor.errors import ExtractorMismatch, InvalidRows
 from matchgraph.predictor.features import (
-    OPERATORS,
     assemble,
-    check_same_extractor,
     dataset_features,
     edge_embedding,
     encode_attributes,
@@ -138,13 +137,6 @@ class TestDatasetFeatures:
             )
         with pytest.raises(ExtractorMismatch, match=r"1 numbers.*2 numbers"):
             dataset_features([Dataset("a", {}, (1.0,)), Dataset("b", {}, (1.0, 2.0))])
-
-    def test_a_new_dataset_needs_the_graphs_extractor(self):
-        known = [Dataset("a", {"extractor": "h1"}, (1.0,)), Dataset("b", {"extractor": "h0"})]
-        check_same_extractor(known, "h1", "new")
-        check_same_extractor([Dataset("c")], "h9", "new")
-        with pytest.raises(ExtractorMismatch, match=r"h0x.*h1 \(1 datasets\).*--probe"):
-            check_same_extractor(known, "h0x", "new")
 
 
 class TestEdgeEmbedding:

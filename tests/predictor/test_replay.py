@@ -8,13 +8,13 @@ import pytest
 import matchgraph.predictor.replay
 from matchgraph.graphdb.embedding import Node2VecConfig
 from matchgraph.graphdb.node2vecplus import Node2VecPlus
+from matchgraph.predictor.config import ReplayConfig
 from matchgraph.predictor.errors import InvalidRows, NotEnoughResults
 from matchgraph.predictor.matching import PaperMatcher
 from matchgraph.predictor.ranker import ForestRanker
 from matchgraph.predictor.replay import (
     ORDERS,
     Order,
-    ReplayConfig,
     affordable,
     budget_curve,
     dataset_by_dataset,

@@ -5,7 +5,7 @@ A metric is called `<extractor>_<distance>`; `fid` and `kid` are those of `incep
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -248,6 +248,7 @@ class Scorer:
         *,
         images: Sequence[CaptionedImage] | None = None,
         known: Mapping[str, GaussianStatistics] | None = None,
+        load: Callable[[Path], Image.Image] | None = None,
     ) -> Reference:
         """Look at a dataset by every extractor, in one pass over its images, or none where all is cached.
 
@@ -257,6 +258,7 @@ class Scorer:
             images: those of the folder that count; None for all.
             known: statistics of the dataset by extractor hash, which spare the pass where a metric needs no
                 more than these.
+            load: decodes an image; called once for each, in their order. `load_rgb` by default.
 
         Raises:
             BadDataset: the folder cannot be read, or a metric of captions finds too few of them.
@@ -276,7 +278,7 @@ class Scorer:
                 samples[name] = Sample(features=found)
         if missing:
             chosen = list_captioned_images(dataset_folder) if images is None else images
-            samples |= self._look(dataset_folder, content_hash, chosen, missing)
+            samples |= self._look(dataset_folder, content_hash, chosen, missing, load or load_rgb)
         return Reference(content_hash, {name: samples[name] for name in self.extractors})
 
     def score(
@@ -339,7 +341,12 @@ class Scorer:
             return samples | {name: Sample(features=spool.finish()) for name, spool in spools.items()}
 
     def _look(
-        self, folder: Path, content_hash: str, images: Sequence[CaptionedImage], names: Sequence[str]
+        self,
+        folder: Path,
+        content_hash: str,
+        images: Sequence[CaptionedImage],
+        names: Sequence[str],
+        load: Callable[[Path], Image.Image],
     ) -> dict[str, Sample]:
         with ExitStack() as stack:
             writers: dict[str, FeatureWriter] = {
@@ -347,7 +354,7 @@ class Scorer:
             }
             seeing = [n for n in names if not isinstance(self.extractors[n], CaptionExtractor)]
             for start in range(0, len(images), BATCH) if seeing else ():
-                batch = [load_rgb(image.path) for image in images[start : start + BATCH]]
+                batch = [load(image.path) for image in images[start : start + BATCH]]
                 for name in seeing:
                     writers[name].add(self.extractors[name].features(batch))
             for name in names:

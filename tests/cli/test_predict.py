@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from matchgraph.cli.answers import time_cell
 from matchgraph.cli.main import run
-from matchgraph.cli.predict import duration
+from matchgraph.graphdb import queries
 from matchgraph.graphdb.models import Dataset, Metric, Model, Result, Similar
 
 FAST = ["--recipe", "paper", "--trees", "10"]
@@ -189,7 +190,7 @@ class TestDefaultRecipe:
 
     def test_options_of_another_recipe_are_refused(self, graph, command, zoo, save):
         save(graph, zoo(n_datasets=4))
-        for options in (["--trees", "10"], ["--ranker", "catboost"], ["--operator", "l1"]):
+        for options in (["--trees", "10"], ["--ranker", "forest"], ["--operator", "l1"]):
             code, out, err = command("predict", "d03", *options)
             assert (code, out) == (2, "")
             assert f"{options[0]} is of --recipe paper" in err
@@ -218,6 +219,37 @@ class TestPredictFolder:
             "MATCH (n) OPTIONAL MATCH (n)-[r]->() RETURN count(DISTINCT n) AS n, count(r) AS r"
         )
         assert before == after
+
+    def test_everything_is_read_and_decoded_once(self, command, colours, probe, monkeypatch):
+        from matchgraph.graphdb.runner import Runner
+        from matchgraph.training import images
+
+        folder = write_images(colours / "brick", (190, 45, 35), 9)
+        decoded, asked = [], []
+        load_rgb, read = images.load_rgb, Runner.read
+        monkeypatch.setattr(images, "load_rgb", lambda path: decoded.append(path.name) or load_rgb(path))
+        monkeypatch.setattr(
+            Runner,
+            "read",
+            lambda self, query, **values: asked.append(str(query)) or read(self, query, **values),
+        )
+        assert command("predict", folder, "--probe", probe, "--confidence", "0.5", *FAST)[0] == 0
+        assert sorted(decoded) == sorted(file.name for file in folder.iterdir())
+        for statement in ("read/datasets", "read/statistics", "read/similar", "read/performs"):
+            assert asked.count(str(queries.load(statement))) == 1, statement
+
+    def test_all_bad_images_are_named_and_each_image_decoded_once(self, command, colours, probe, monkeypatch):
+        from matchgraph.training import images
+
+        folder = write_images(colours / "brick", (190, 45, 35), 9)
+        for name in ("3.png", "7.png"):
+            (folder / name).write_bytes(b"no image")
+        decoded, load_rgb = [], images.load_rgb
+        monkeypatch.setattr(images, "load_rgb", lambda path: decoded.append(path.name) or load_rgb(path))
+        code, _, err = command("predict", folder, "--probe", probe)
+        assert code == 2
+        assert all(name in err for name in ("2 problems", "3.png", "7.png"))
+        assert sorted(decoded) == sorted(file.name for file in folder.iterdir())
 
     def test_confidence_in_a_folder_is_learned_from_all_datasets_of_the_graph(self, command, colours, probe):
         folder = write_images(colours / "new" / "brick", (175, 50, 35), 9)
@@ -274,7 +306,7 @@ class TestPredictFolder:
         code, _, err = command("predict", folder)
         assert code == 2
         assert "--probe" in err
-        assert command("predict", "")[0] == 2
+        assert "neither a folder" in command("predict", "")[2]
         (folder / "3.png").write_bytes(b"no image")
         code, _, err = command("predict", folder, "--probe", probe)
         assert code == 2
@@ -284,8 +316,8 @@ class TestPredictFolder:
         assert code == 2
         assert "4 folders" in err
 
-    def test_a_graph_without_statistics(self, graph, command, tmp_path, probe):
-        graph.save_datasets([Dataset("d", {"images": 3})])
+    def test_a_graph_without_statistics(self, graph, command, tmp_path, probe, zoo, save):
+        save(graph, zoo(n_datasets=3))
         folder = write_images(tmp_path / "brick", (190, 45, 35), 9)
         code, _, err = command("predict", folder, "--probe", probe)
         assert code == 2
@@ -456,19 +488,19 @@ class TestExtractors:
         assert "these with each other by aaaa" in err
 
 
-def test_durations_in_their_own_unit():
-    assert [duration(value) for value in (None, 0.25, 90, 600, 9000)] == [
-        "",
-        "0.25 s",
-        "90 s",
-        "10 min",
-        "2.5 h",
-    ]
+def test_times_of_a_table_have_their_own_unit_and_may_be_unknown():
+    shown = [time_cell(value) for value in (None, 0.25, 90, 600, 9000)]
+    assert shown == ["", "0.25 s", "90 s", "10 min", "2.5 h"]
 
 
-def test_importing_the_commands_loads_nothing_heavy():
+def test_the_options_need_nothing_heavy_and_the_services_no_torch():
     heavy = ("torch", "catboost", "sklearn", "scipy", "pandas", "graphdatascience", "neo4j", "gensim", "PIL")
-    code = f"import sys, predictor.cli; print([name for name in {heavy!r} if name in sys.modules])"
+    code = (
+        "import sys, matchgraph.cli.predict as command\n"
+        "print('numpy' in sys.modules)\n"
+        "import matchgraph.predictor.workflow, matchgraph.ingest.tables.new_dataset\n"
+        f"print([name for name in {heavy!r} if name in sys.modules])"
+    )
     root = Path(__file__).parents[2]
     found = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
-    assert found.stdout.strip() == "[]"
+    assert found.stdout.split("\n")[:2] == ["False", "[]"]

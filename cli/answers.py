@@ -1,0 +1,210 @@
+"""Answers of `matchgraph predict` and `evaluate` as tables and sentences."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from matchgraph.words import duration
+
+if TYPE_CHECKING:
+    from matchgraph.predictor.answer import Answer
+    from matchgraph.predictor.confidence import Confidence
+    from matchgraph.predictor.evaluation import Evaluation
+    from matchgraph.predictor.replay import BudgetCurve
+    from matchgraph.stats.intervals import Interval
+
+PERCENT = 100
+
+
+def show_answer(answer: Answer) -> None:
+    """Print the ranking as a table and the answer in sentences."""
+    from matchgraph.cli.rendering import new_table, stdout_console
+
+    console = stdout_console()
+    metric, measured = answer.provenance["metric"], answer.measured
+    table = new_table(f"Models for {answer.dataset} by {metric}")
+    table.add_column("#", justify="right")
+    table.add_column("model", overflow="fold")
+    for name in ("expected rank", "P(best)", "fine-tuning", "per image"):
+        # A number that is cut on a narrow screen would be another number.
+        table.add_column(name, justify="right", overflow="fold")
+    if measured:
+        table.add_column(f"measured {metric}", justify="right", overflow="fold")
+    for place, model in enumerate(answer.ranking, start=1):
+        row = [
+            str(place),
+            model.model,
+            f"{model.expected_rank:.1f} ± {model.rank_std:.1f}",
+            f"{model.p_best * PERCENT:.0f} %",
+            time_cell(model.cost.train_seconds),
+            time_cell(model.cost.sample_seconds_per_image),
+        ]
+        if measured:
+            row.append(f"{measured[model.model]:.4g}" if model.model in measured else "")
+        table.add_row(*row)
+    console.print(table)
+    console.print(sentences(answer), soft_wrap=True)
+    if answer.confidence is not None:
+        console.print(confidence_text(answer.confidence), soft_wrap=True)
+
+
+def sentences(answer: Answer) -> str:
+    """The answer in plain sentences: what to take, how sure that is, why, and what was really best."""
+    first = answer.ranking[0]
+    lines = [
+        f"Fine-tune {first.model}: expected rank {first.expected_rank:.1f} ± {first.rank_std:.1f} of "
+        f"{len(answer.ranking)}, the best one with a probability of {first.p_best * PERCENT:.0f} % "
+        f"(answered in {answer.seconds:.1f} s)."
+    ]
+    if first.why:
+        reasons = ", ".join(f"{readable(reason.part)} {reason.lift:+.2f}" for reason in first.why[:4])
+        lines.append(f"Moved up (+) or down (-) by: {reasons}.")
+    if answer.neighbours:
+        near = "; ".join(
+            f"{neighbour.dataset} ({neighbour.similarity:.4g}"
+            + (f", best there: {', '.join(neighbour.best)})" if neighbour.best else ")")
+            for neighbour in answer.neighbours
+        )
+        lines.append(f"Most similar datasets: {near}.")
+    if answer.measured:
+        choose = max if answer.provenance["larger_is_better"] else min
+        best = choose(answer.measured, key=lambda model: answer.measured[model])
+        place = next(i for i, model in enumerate(answer.ranking, start=1) if model.model == best)
+        lines.append(f"Measured (and not used): {best} was best, ranked {place} here.")
+    return "\n".join(lines)
+
+
+def confidence_text(sure: Confidence) -> str:
+    """The prediction set in plain sentences: which models, why if all, and how such sets did before."""
+    chosen, coverage = sure.chosen, sure.coverage
+    count = len(chosen.models)
+    lines = [
+        f"With a confidence of {chosen.confidence:g} the best model is "
+        + (f"one of {count}: {', '.join(chosen.models)}." if count > 1 else f"{chosen.models[0]}.")
+    ]
+    if chosen.reason:
+        lines.append(f"{chosen.reason[0].upper()}{chosen.reason[1:]}.")
+    if coverage is not None:
+        share, size = coverage.coverage, coverage.size
+        lines.append(
+            f"On the other {share.count} datasets such sets, each learned from the rest, had "
+            f"{size.value:.1f} models on average and held the best one in {share.value * PERCENT:.0f} % "
+            f"[{share.low * PERCENT:.0f}, {share.high * PERCENT:.0f}]."
+        )
+    return "\n".join(lines)
+
+
+def readable(part: str) -> str:
+    """The name of a part of the input as people say it."""
+    names = {"dataset": "the dataset's embedding", "graph": "the graph", "general": "results anywhere"}
+    return names.get(part, part.removeprefix("model:"))
+
+
+def time_cell(seconds: float | None) -> str:
+    """A time in its own unit; empty where it is not known."""
+    if seconds is None:
+        return ""
+    return f"{seconds:.3g} s" if seconds < 120 else duration(seconds)
+
+
+def show_evaluation(evaluation: Evaluation) -> None:
+    """Print the table of all methods and what to make of it."""
+    from matchgraph.cli.rendering import new_table, stdout_console
+    from matchgraph.predictor.metrics import SELECTION_METRICS
+
+    console = stdout_console()
+    metric = evaluation.provenance["metric"]
+    table = new_table(f"Leave-one-dataset-out over {len(evaluation.folds)} datasets by {metric}")
+    table.add_column("method", overflow="fold")
+    for figure in SELECTION_METRICS:
+        table.add_column(
+            f"{figure.title} {'↑' if figure.larger_is_better else '↓'}", justify="right", overflow="fold"
+        )
+    for summary in evaluation.summaries:
+        cells = []
+        for figure in SELECTION_METRICS:
+            own = summary.figures[figure.key]
+            cell = f"{own.value:.3g}\n[{own.low:.3g}, {own.high:.3g}]" if own.count else "not available"
+            if own.count and figure.key in summary.p_value:
+                cell += f"\np {p_value_text(summary.p_value[figure.key])}"
+            cells.append(cell)
+        table.add_row(summary.title, *cells)
+    console.print(table)
+    for dataset, reason in evaluation.skipped.items():
+        console.print(f"Not held out: {dataset} ({reason}).", soft_wrap=True)
+    console.print(verdict(evaluation), soft_wrap=True)
+
+
+def p_value_text(p: float) -> str:
+    """A p-value as people write it; "n/a" where there was nothing to compare."""
+    if math.isnan(p):
+        return "n/a"
+    return "< 0.001" if p < 0.001 else f"= {p:.3f}"
+
+
+def show_curve(curve: BudgetCurve) -> None:
+    """Print accuracy against budget for all orders, and what to make of it."""
+    from matchgraph.cli.rendering import new_table, stdout_console
+    from matchgraph.predictor.active import SECONDS_PER_HOUR
+
+    console = stdout_console()
+    metric = curve.provenance["metric"]
+    table = new_table(f"Accuracy by budget on {curve.datasets} datasets by {metric}: τ_w, and OSR below it")
+    table.add_column("budget", justify="right")
+    for order in curve.curves:
+        table.add_column(order.title, justify="right", overflow="fold")
+    for row in zip(*(order.points for order in curve.curves), strict=True):
+        budget = f"{row[0].share:.0%}\n{duration(row[0].share * curve.hours * SECONDS_PER_HOUR)}"
+        table.add_row(budget, *(curve_cell(point.figures) for point in row))
+    whole = f"100%\n{duration(curve.hours * SECONDS_PER_HOUR)}"
+    table.add_row(whole, curve_cell(curve.everything), *[""] * (len(curve.curves) - 1))
+    console.print(table)
+    active = curve.curves[0]
+    for other in curve.curves[1:]:
+        lead = active.lead[other.key]
+        console.print(curve_verdict(active.title, other.title, lead["tau_w"], lead["osr"]), soft_wrap=True)
+    console.print(
+        f"Costs from {curve.hours_from}. The method was trained {curve.trainings} times in "
+        f"{curve.seconds:.0f} s.",
+        soft_wrap=True,
+    )
+
+
+def curve_cell(figures: Mapping[str, Interval]) -> str:
+    """One budget point of one order: the agreement of the order with its interval, and the hits."""
+    tau = figures["tau_w"]
+    return f"{tau.value:.2f} [{tau.low:.2f}, {tau.high:.2f}]\n{figures['osr'].value * PERCENT:.0f} %"
+
+
+def curve_verdict(active: str, other: str, tau: Interval, osr: Interval) -> str:
+    """Whether one order is better than another over all budget points, in a sentence."""
+    if tau.low > 0:
+        judged = "teaches more than"
+    elif tau.high < 0:
+        judged = "teaches less than"
+    else:
+        judged = "does not clearly differ from"
+    return (
+        f"{active} {judged} {other.lower()} at equal budget: τ_w {tau.value:+.3f} [{tau.low:+.3f}, "
+        f"{tau.high:+.3f}], OSR {osr.value:+.3f} [{osr.low:+.3f}, {osr.high:+.3f}], mean over the budgets."
+    )
+
+
+def verdict(evaluation: Evaluation) -> str:
+    """Whether the method beats the average rank, in a sentence."""
+    method = evaluation.summaries[0]
+    gain = method.gain["tau_w"]
+    if not gain.count:
+        judged = "cannot be compared with the average rank"
+    elif gain.low > 0:
+        judged = "orders models better than their average rank does"
+    elif gain.high < 0:
+        judged = "orders models worse than their average rank does: prefer that"
+    else:
+        judged = "is not clearly better or worse than the average rank"
+    return (
+        f"{method.title} {judged}: τ_w differs by {gain.value:+.3f}, 95 % interval [{gain.low:+.3f}, "
+        f"{gain.high:+.3f}] over {gain.count} datasets ({evaluation.seconds:.0f} s)."
+    )

@@ -1,0 +1,270 @@
+"""Predicting and evaluating on a graph, as services: the command line and the Python API call these."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Protocol
+
+from matchgraph.graphdb import queries
+from matchgraph.graphdb.errors import UnknownMetric
+from matchgraph.graphdb.metrics import DEFAULT_METRIC, KNOWN_METRICS
+from matchgraph.graphdb.queries import did_you_mean
+from matchgraph.graphdb.repository import NOT_RECORDED
+from matchgraph.predictor import evaluation, matching, replay
+from matchgraph.predictor.active import pair_hours
+from matchgraph.predictor.answer import Answer
+from matchgraph.predictor.confidence import confidence_of, other_folds
+from matchgraph.predictor.config import ReplayConfig
+from matchgraph.predictor.errors import ExtractorMismatch, InvalidRows, UnknownMetricName, UnknownTarget
+from matchgraph.predictor.matching import Cost
+from matchgraph.predictor.recipes import Method
+from matchgraph.progress import Progress, no_progress
+
+if TYPE_CHECKING:
+    from matchgraph.graphdb.models import Dataset, MeasuredDataset, Snapshot
+    from matchgraph.graphdb.repository import MatchingGraph
+    from matchgraph.predictor.evaluation import Evaluation
+    from matchgraph.predictor.replay import BudgetCurve
+
+
+class NewDataset(Protocol):
+    """A dataset that the graph need not have, such as `ingest.tables.new_dataset.NewFolder`.
+
+    Attributes:
+        metric: of its distances to other datasets.
+    """
+
+    metric: str
+
+    def measured(
+        self, graph: MatchingGraph, known: Sequence[Dataset], on_progress: Progress
+    ) -> MeasuredDataset:
+        """Measure it, and its distances to the datasets of the graph; writes nothing.
+
+        Args:
+            graph: the graph.
+            known: its datasets.
+            on_progress: called with the step, and how much of it is done.
+        """
+        ...
+
+
+def predict(
+    graph: MatchingGraph,
+    target: str | NewDataset,
+    *,
+    method: Method | None = None,
+    save: bool = False,
+    confidence: float | None = None,
+    on_progress: Progress = no_progress,
+) -> Answer:
+    """Rank the models for a dataset, without fine-tuning any.
+
+    Args:
+        graph: the graph.
+        target: the id of one of its datasets, whose own results are not used; or a new dataset.
+        method: how to predict; the default recipe by default.
+        save: keep a new dataset in the graph.
+        confidence: also find the smallest set of models that holds the best one with this confidence, in
+            (0, 1). The method is first tried on each of the graph's other datasets.
+        on_progress: called with the step, and how much of it is done.
+
+    Returns:
+        The ranking, with what was measured on the dataset beside it.
+
+    Raises:
+        UnknownTarget: the graph has no such dataset, or `save` is asked for one that it has.
+        InvalidRows: a confidence out of range, or a new dataset is compared by another metric than asked for.
+        ExtractorMismatch: the graph's datasets were compared by another extractor than a new one.
+        UnknownMetricName: no result is in the metric.
+        NotEnoughResults: too few results to learn from.
+        NoSimilarity: the recipe needs similarities, and the dataset has none.
+    """
+    started = time.perf_counter()
+    method = method or Method()
+    if confidence is not None and not 0 < confidence < 1:
+        raise InvalidRows(f"a confidence must be above 0 and below 1, got {confidence}")
+    if isinstance(target, str):
+        if save:
+            raise UnknownTarget(f"--save keeps a new folder of images in the graph; {target!r} is none.")
+        snapshot = load_snapshot(graph, method.metric, method.similarity, method.measured_with)
+        _check_known(snapshot, target)
+        dataset: str | Dataset = target
+        name, distances = target, {}
+        own = snapshot.performs[(snapshot.performs["dataset"] == name) & snapshot.performs["value"].notna()]
+        measured = dict(zip(own["model"], map(float, own["value"]), strict=True))
+    else:
+        if method.similarity not in (None, target.metric):
+            raise InvalidRows(f"A new dataset is compared by {target.metric}, not by {method.similarity}.")
+        snapshot = load_snapshot(graph, method.metric, target.metric, method.measured_with)
+        new = target.measured(graph, snapshot.datasets, on_progress)
+        _check_compared_with(snapshot, new)
+        if save:
+            graph.save_datasets([new.dataset], new.statistics, new.similar)
+        dataset, name, measured = new.dataset, new.dataset.id, {}
+        distances = {(set(pair.pair) - {name}).pop(): pair.value for pair in new.similar}
+    matcher = method.build(graph.runner)
+    costs = load_costs(graph, snapshot, without=name)
+    on_progress("ranking models", 0, 0)
+    prediction = matching.predict(snapshot, dataset, matcher, distances=distances, costs=costs)
+    sure = None
+    if confidence is not None:
+        folds = other_folds(
+            snapshot, name, matcher, lambda done, of, held_out: on_progress(f"trying {held_out}", done, of)
+        )
+        sure = confidence_of(prediction, folds, confidence)
+    return Answer(prediction, measured, sure, time.perf_counter() - started)
+
+
+def evaluate(
+    graph: MatchingGraph,
+    *,
+    method: Method | None = None,
+    removed: float = 0.0,
+    on_progress: Progress = no_progress,
+) -> Evaluation:
+    """Leave-one-dataset-out accuracy of a method on the graph, beside baselines.
+
+    Args:
+        graph: the graph.
+        method: how to predict; the default recipe by default.
+        removed: share of the visible results that is taken away at random in each fold.
+        on_progress: called with the step, and how much of it is done.
+
+    Returns:
+        Figures of the method and of all baselines.
+
+    Raises:
+        UnknownMetricName: no result is in the metric.
+        NotEnoughResults: fewer than two datasets have two measured models.
+        NoSimilarity: the method needs similarities, and no dataset has any.
+        InvalidRows: a share to remove outside [0, 1).
+    """
+    method = method or Method()
+    snapshot = load_snapshot(graph, method.metric, method.similarity, method.measured_with)
+    return evaluation.evaluate(
+        snapshot,
+        method.build(graph.runner),
+        seed=method.seed,
+        removed=removed,
+        progress=lambda done, of, dataset: on_progress(f"without {dataset}", done, of),
+    )
+
+
+def evaluate_by_budget(
+    graph: MatchingGraph,
+    *,
+    method: Method | None = None,
+    config: ReplayConfig | None = None,
+    on_progress: Progress = no_progress,
+) -> BudgetCurve:
+    """Accuracy against budget: hide the recorded results and reveal them in several orders.
+
+    Args:
+        graph: the graph.
+        method: how to predict; the default recipe by default.
+        config: how the results are replayed.
+        on_progress: called with the step, and how much of it is done.
+
+    Returns:
+        A curve per order, the one of active measurement first.
+
+    Raises:
+        UnknownMetricName: no result is in the metric.
+        NotEnoughResults: fewer datasets with two measured models than folds.
+        NoSimilarity: the method needs similarities, and no dataset has any.
+    """
+    method = method or Method()
+    snapshot = load_snapshot(graph, method.metric, method.similarity, method.measured_with)
+    # Times are no results, so those of all datasets count.
+    hours, basis = pair_hours(snapshot, load_costs(graph, snapshot))
+    return replay.budget_curve(
+        snapshot,
+        hours,
+        method.build(graph.runner),
+        config or ReplayConfig(seed=method.seed),
+        hours_from=basis,
+        progress=lambda done, of, what: on_progress(what, done, of),
+    )
+
+
+def load_snapshot(
+    graph: MatchingGraph,
+    metric: str = DEFAULT_METRIC,
+    similarity: str | None = None,
+    measured_with: Sequence[str] = (),
+) -> Snapshot:
+    """The graph by the metric asked for; see `MatchingGraph.snapshot`.
+
+    Raises:
+        UnknownMetricName: no result is in that metric; the message lists those there are.
+    """
+    try:
+        snapshot = graph.snapshot(metric, similarity, measured_with)
+        if snapshot.performs["value"].notna().any():
+            return snapshot
+    except UnknownMetric:
+        if similarity is not None:
+            graph.metric(metric)
+            raise
+    defined = [row["name"] for row in graph.runner.read(queries.load("read/metrics"))]
+    names = sorted({*KNOWN_METRICS, *defined})
+    rows = graph.runner.read(queries.load("predict/metrics"), names=names)
+    present = ", ".join(f"{row['name']} ({row['results']} results)" for row in rows)
+    advice = (
+        f"Measured here: {present}; choose with --metric."
+        if present
+        else "The graph has no results yet: bring some in with `matchgraph ingest results FILE.csv`."
+    )
+    raise UnknownMetricName(f"No fine-tuned model was measured by {metric!r}. {advice}")
+
+
+def load_costs(graph: MatchingGraph, snapshot: Snapshot, *, without: str = "") -> dict[str, Cost]:
+    """What each model takes to use, as far as it is recorded.
+
+    Args:
+        graph: the graph.
+        snapshot: its models and the metric whose runs count.
+        without: id of a dataset whose runs do not count, such as the one predicted for.
+    """
+    rows = graph.runner.read(queries.load("predict/costs"), metric=snapshot.metric.name, dataset=without)
+    times = {row["model"]: row for row in rows}
+    costs = {}
+    for model in snapshot.models:
+        own = times.get(model.id, {})
+        costs[model.id] = Cost(
+            train_seconds=_number(own.get("train_seconds")),
+            sample_seconds_per_image=_number(own.get("sample_seconds_per_image")),
+            params=_number(model.properties.get("params")),
+            tflop=_number(model.properties.get("tflop")),
+            throughput=_number(model.properties.get("throughput")),
+        )
+    return costs
+
+
+def _check_known(snapshot: Snapshot, target: str) -> None:
+    ids = [known.id for known in snapshot.datasets]
+    if target not in ids:
+        near = did_you_mean(target, ids) or ". Give a folder of images, or the id of a dataset in the graph."
+        raise UnknownTarget(
+            f"{target!r} is neither a folder nor one of the graph's {len(ids)} datasets{near}"
+        )
+
+
+def _check_compared_with(snapshot: Snapshot, new: MeasuredDataset) -> None:
+    extractor = new.statistics[0].extractor
+    if snapshot.compared_with not in (None, NOT_RECORDED, extractor):
+        raise ExtractorMismatch(
+            f"{new.dataset.id} was compared with the graph's datasets by the extractor {extractor}, these "
+            f"with each other by {snapshot.compared_with}, and the values cannot be compared: give the probe "
+            f"of the latter, or keep to the former with --measured-with {extractor}."
+        )
+
+
+def _number(value: object) -> float | None:
+    """A finite number, or None for whatever else an attribute may hold."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        return None
+    return float(value)
