@@ -99,7 +99,8 @@ def prompts_option(name: str, parameter: str, split: str) -> Callable[..., Any]:
         name,
         parameter,
         type=click.Path(exists=True, dir_okay=False, path_type=Path),
-        help=f"A file, one prompt a line; the graph's {split} prompts by default.",
+        help="A file with one prompt a line, or with a field prompt (JSON Lines, CSV); the graph's "
+        f"{split} prompts by default.",
     )
 
 
@@ -171,13 +172,10 @@ def prompts_of(split: str, file: Path | None = None) -> list[str]:
     """Prompts of a split of the graph, or of a file."""
     from matchgraph.cli.route import prompt_graph
     from matchgraph.collaboration.errors import NoTrials
-    from matchgraph.routing.prompts import texts_of
+    from matchgraph.training.prompt_files import read_prompt_file
 
     if file is not None:
-        try:
-            return texts_of(file.read_text(encoding="utf-8").splitlines())
-        except UnicodeDecodeError:
-            raise click.UsageError(f"{file} is no text in UTF-8.") from None
+        return read_prompt_file(file).texts
     with prompt_graph() as (graph, _):
         found = [prompt.text for prompt in graph.prompts() if prompt.split == split]
     if not found:

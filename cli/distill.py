@@ -151,11 +151,9 @@ def distill(
 
 
 def _prompts(path: Path) -> list[str]:
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except UnicodeDecodeError as error:
-        raise click.UsageError(f"{path} is no text in UTF-8 ({error}).") from None
-    prompts = [line.strip() for line in lines if line.strip()]
+    from matchgraph.training.prompt_files import read_prompt_file
+
+    prompts = [text for _, text in read_prompt_file(path).lines]
     if not prompts:
         raise click.UsageError(f"{path} holds no prompt: write one on each line.")
     return prompts

@@ -72,6 +72,11 @@ COMMANDS: dict[str, tuple[str, str]] = {
 USER_ERROR_EXIT = 2
 INTERRUPTED_EXIT = 130
 FULL = (errno.ENOSPC, errno.EDQUOT)
+FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
+FORBIDDEN_ADVICE = (
+    "Give this user access to it, or name another folder: MATCHGRAPH_HOME for the graph and its runs, "
+    "MATCHGRAPH_CACHE for what is fetched."
+)
 
 
 class LazyGroup(click.Group):
@@ -118,6 +123,9 @@ def run(arguments: Sequence[str] | None = None) -> int:
         click.echo("Interrupted. Run the same command again: it goes on where it stopped.", err=True)
         return INTERRUPTED_EXIT
     except OSError as error:
+        if error.errno in FORBIDDEN:
+            click.echo(f"Error: {_without_controls(str(error))}. {FORBIDDEN_ADVICE}", err=True)
+            return USER_ERROR_EXIT
         if error.errno not in FULL:
             raise
         click.echo(f"Error: {error}. Make room there and run the same command again.", err=True)

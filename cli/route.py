@@ -97,7 +97,7 @@ def store() -> RouterStore:
 @seed_option("the split")
 @json_option
 def prompts(path: Path, probe: str, largest_similarity: float, seed: int, as_json: bool) -> None:
-    """Add prompts: a text file with one on each line.
+    """Add prompts: a text file with one on each line, or JSON Lines or CSV with a field prompt.
 
     Prompts too similar to others are left out; of the rest 80 % are to learn from, 10 % to choose by, and
     10 % to report. Adding the same file again changes nothing.
@@ -106,20 +106,19 @@ def prompts(path: Path, probe: str, largest_similarity: float, seed: int, as_jso
 
     from matchgraph.graphdb.prompts import Prompt, check_prompt
     from matchgraph.routing.errors import NoPrompts
-    from matchgraph.routing.prompts import split, texts_of, unlike
+    from matchgraph.routing.prompts import split, unlike
     from matchgraph.training.measure.prompts import load_prompt_encoder
+    from matchgraph.training.prompt_files import read_prompt_file
 
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except UnicodeDecodeError as error:
-        raise click.UsageError(f"{path} is no text in UTF-8 ({error}).") from None
-    for number, line in enumerate(lines, start=1):
-        if line.strip():
-            try:
-                check_prompt(line.strip())
-            except Exception as error:
-                raise click.UsageError(f"{path}, line {number}: {error}") from None
-    texts = texts_of(lines)
+    found = read_prompt_file(path)
+    for note in found.notes:
+        click.echo(f"Note: {note}", err=True)
+    for number, text in found.lines:
+        try:
+            check_prompt(text)
+        except Exception as error:
+            raise click.UsageError(f"{path}, line {number}: {error}") from None
+    texts = found.texts
     if not texts:
         raise NoPrompts(f"{path} holds no prompt: write one on each line.")
     encoder = load_prompt_encoder(probe)
@@ -514,17 +513,21 @@ def serve(probe: str, metrics: tuple[str, ...], host: str, port: int) -> None:
     """Answer over HTTP: POST /v1/route; /docs describes it."""
     from matchgraph.graphdb.connection import connect
     from matchgraph.graphdb.prompts import PromptGraph
-    from matchgraph.routing.serving import load_served, web_server
+    from matchgraph.routing.serving import listening, load_served, web_server
 
     try:
         from matchgraph.routing.service import create_app
     except ModuleNotFoundError as error:
         raise click.UsageError(f"{error.name} is not installed: pip install 'matchgraph[serve]'.") from None
-    with connect() as patient, patient.with_patience(SERVING_PATIENCE_S) as runner:
+    with (
+        listening(host, port) as address,
+        connect() as patient,
+        patient.with_patience(SERVING_PATIENCE_S) as runner,
+    ):
         served = load_served(store(), PromptGraph(runner), probe, metrics)
         server = web_server(create_app(served, runner.verify), host, port)
         with suppress(KeyboardInterrupt):
-            server.run()
+            server.run(sockets=[address])
 
 
 def show_decision(decision: Decision, metric: str) -> None:

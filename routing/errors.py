@@ -29,5 +29,9 @@ class NotFitted(RoutingError):
     """There is no router for a metric yet."""
 
 
+class AddressUnusable(RoutingError):
+    """The service cannot listen where it was asked to."""
+
+
 class NoPrompts(RoutingError):
     """There is no prompt, or none that is left."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 
 from matchgraph.graphdb.prompts import Split
@@ -64,8 +62,3 @@ def split(count: int, seed: int = 0) -> list[Split]:
     names += ["train"] * (count - len(names))
     order = np.random.default_rng(seed).permutation(count)
     return [names[number] for number in order]
-
-
-def texts_of(lines: Sequence[str]) -> list[str]:
-    """The prompts among the lines of a file: without blank ones, without space around them, each once."""
-    return list(dict.fromkeys(line.strip() for line in lines if line.strip()))

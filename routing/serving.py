@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
+import socket
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from matchgraph.routing.errors import NoPrompts, NotFitted
+from matchgraph.routing.errors import AddressUnusable, NoPrompts, NotFitted
 
 if TYPE_CHECKING:
     import uvicorn
@@ -32,6 +34,41 @@ def web_server(app: FastAPI, host: str = "127.0.0.1", port: int = 0) -> uvicorn.
 
     config = uvicorn.Config(app, host=host, port=port, access_log=False, timeout_keep_alive=KEEP_ALIVE_S)
     return uvicorn.Server(config)
+
+
+def listening(host: str, port: int) -> socket.socket:
+    """Open the socket of the service, before anything is loaded for it; the server listens once it runs.
+
+    Args:
+        host: name or address to listen on.
+        port: its port; 0 takes a free one.
+
+    Returns:
+        The bound socket, to be given to the server's `run`.
+
+    Raises:
+        AddressUnusable: the port is taken or reserved, or the host is not an address of this machine.
+    """
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        opened = socket.socket(family, kind, protocol)
+    except OSError as error:
+        raise AddressUnusable(f"Cannot listen on {host}: {error.strerror}. Change --host.") from None
+    try:
+        opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        opened.bind(address)
+    except OSError as error:
+        opened.close()
+        if error.errno == errno.EADDRINUSE:
+            reason = f"port {port} of {host} is used by another process. Choose another one with --port"
+        elif error.errno in (errno.EACCES, errno.EPERM):
+            reason = f"port {port} is reserved for administrators. Choose one from 1024 with --port"
+        else:
+            reason = f"{host} port {port}: {error.strerror}. Change --host or --port"
+        raise AddressUnusable(f"Cannot listen: {reason}.") from None
+    return opened
 
 
 def load_served(

@@ -65,6 +65,10 @@ class BadDataset(TrainingError):
     """An image folder that cannot be used; the message names the file and the line."""
 
 
+class BadPromptFile(TrainingError):
+    """A file of prompts that cannot be read; the message names the line or what the file is."""
+
+
 class ExtractorUnavailable(TrainingError):
     """The weights of a feature extractor cannot be had or read."""
 

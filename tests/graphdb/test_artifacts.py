@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
+import ssl
+import subprocess
 import threading
 from collections import Counter
 from collections.abc import Iterator
@@ -206,3 +209,34 @@ def test_a_malformed_lock_line_is_named(line: str, tmp_path: Path):
     lock.write_text(f"# comment\n\n{line}\n")
     with pytest.raises(ArtifactMismatch, match="line 3"):
         read_lock(lock)
+
+
+@pytest.fixture
+def proxy(repository: MavenRepository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The repository behind a certificate that Python's own list lacks; returns the file of its issuer."""
+    certificate, key = tmp_path / "proxy.pem", tmp_path / "proxy.key"
+    subject = ["-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1", "-days", "2"]
+    made = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-out", certificate, "-keyout", key]
+    subprocess.run([*map(str, made), *subject], check=True, capture_output=True)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    repository.server.socket = context.wrap_socket(repository.server.socket, server_side=True)
+    settings = tmp_path / "jgo.conf"
+    settings.write_text(settings.read_text().replace("http://", "https://"))
+    monkeypatch.delenv("SSL_CERT_FILE", raising=False)
+    monkeypatch.delenv("REQUESTS_CA_BUNDLE", raising=False)
+    monkeypatch.delenv("CURL_CA_BUNDLE", raising=False)
+    return certificate
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="needs openssl to make a certificate")
+def test_what_the_system_trusts_is_trusted_and_nothing_else(
+    repository: MavenRepository, proxy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    jar = repository.publish("one", b"1")
+    with pytest.raises(
+        ArtifactUnavailable, match=r"not trusted \(.*CERTIFICATE_VERIFY_FAILED.*SSL_CERT_FILE"
+    ):
+        provide(tmp_path / "cache", [jar])
+    monkeypatch.setenv("SSL_CERT_FILE", str(proxy))
+    assert provide(tmp_path / "cache", [jar]).neo4j[0].read_bytes() == b"1"

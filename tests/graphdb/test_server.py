@@ -225,3 +225,31 @@ def test_the_user_is_the_one_that_connects(server: ManagedServer):
     with server.runner() as runner:
         assert runner.user == USER
         assert runner.read("SHOW CURRENT USER YIELD user") == [{"user": USER}]
+
+
+def test_a_home_may_have_any_letters(tmp_path: Path):
+    """Neither neo4j.conf, nor a class path, nor Java's idea of the encoding decides where the graph is."""
+    home = tmp_path / "josé Админ #1 'q' 100% a\\b $HOME ${x} [y]:z,w;=!" / "data"
+    managed = ManagedServer(home)
+    try:
+        with managed.runner() as runner:
+            assert runner.gds_version()
+        assert managed.running() is not None
+        assert (managed.data / "databases" / "neo4j").is_dir()
+        assert managed.neo4j_log.is_file()
+        assert [entry.name for entry in tmp_path.iterdir()] == [home.parent.name]
+        assert [entry.name for entry in home.iterdir()] == ["neo4j"]
+    finally:
+        managed.stop()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="becomes another user, which only root can")
+def test_another_users_home_is_named_and_nothing_said_of_its_server(server: ManagedServer):
+    os.seteuid(65534)
+    try:
+        for ask in (server.running, server.runner_if_running, server.stop, server.runner):
+            with pytest.raises(SettingsInvalid, match=r"Permission denied \(it belongs to root\)"):
+                ask()
+    finally:
+        os.seteuid(0)
+    assert server.running() is not None

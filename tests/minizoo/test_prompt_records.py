@@ -8,13 +8,14 @@ import pytest
 
 from matchgraph.ingest.tables.prompt_records import PromptRecords, read_prompt_records
 from matchgraph.minizoo import ROOT
-from matchgraph.routing.prompts import split, texts_of, unlike
+from matchgraph.routing.prompts import split, unlike
 from matchgraph.routing.scoring import SAMPLES, image_number, scores_of
 from matchgraph.training.config import SampleConfig
 from matchgraph.training.measure.extractors import load_clip
 from matchgraph.training.measure.prompts import PromptEncoder, load_prompt_encoder
 from matchgraph.training.measure.quality import ClipScore, Sharpness
 from matchgraph.training.pipelines.loading import LoadedPipeline
+from matchgraph.training.prompt_files import read_prompt_file
 from matchgraph.training.sampling.generate import stream_images
 
 CLIP = str(ROOT / "probes" / "clip")
@@ -36,7 +37,7 @@ def encoder() -> PromptEncoder:
 def test_prompts_are_those_of_the_file_that_are_unlike(
     records: PromptRecords, encoder: PromptEncoder
 ) -> None:
-    texts = texts_of((ROOT / "prompts.txt").read_text(encoding="utf-8").splitlines())
+    texts = read_prompt_file(ROOT / "prompts.txt").texts
     embeddings = encoder.encode(texts).embeddings
     kept = unlike(embeddings)
     names = split(len(kept))

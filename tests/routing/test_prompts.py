@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from matchgraph.routing import prompts
-from matchgraph.routing.prompts import split, texts_of, unlike
+from matchgraph.routing.prompts import split, unlike
 
 
 def unit(count: int, dimension: int, seed: int) -> np.ndarray:
@@ -39,7 +39,3 @@ def test_the_split_is_of_the_paper_and_follows_the_seed() -> None:
     assert set(split(3)) == {"train", "validation", "test"}
     assert split(1) == ["train"]
     assert split(0) == []
-
-
-def test_lines_are_prompts_without_their_blanks() -> None:
-    assert texts_of(["a cat\n", "\n", "  a dog ", "a cat"]) == ["a cat", "a dog"]

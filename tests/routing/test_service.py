@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 import subprocess
 import sys
 import threading
@@ -25,10 +26,11 @@ from matchgraph.graphdb.repository import MatchingGraph
 from matchgraph.graphdb.runner import Runner
 from matchgraph.graphdb.server.managed import ManagedServer
 from matchgraph.minizoo import ROOT
+from matchgraph.routing.errors import AddressUnusable
 from matchgraph.routing.fitting import fit_router
 from matchgraph.routing.prompts import split
 from matchgraph.routing.service import MAX_BODY_BYTES, MAX_PROMPTS, Served, create_app
-from matchgraph.routing.serving import KEEP_ALIVE_S, load_served, web_server
+from matchgraph.routing.serving import KEEP_ALIVE_S, listening, load_served, web_server
 from matchgraph.routing.store import RouterStore
 from matchgraph.training.measure.prompts import PromptEncoder, load_prompt_encoder
 
@@ -77,6 +79,19 @@ def served(
             fitted, network = fit_router(graph.table(metric), encoder, kind, neighbours=8)
             store.save(replace(fitted, lam=0.01), network)
         yield load_served(store, graph, str(CLIP))
+
+
+def test_a_port_that_is_taken_is_named_before_anything_is_loaded() -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        with pytest.raises(AddressUnusable, match=f"port {port} of 127.0.0.1 is used .* --port"):
+            listening("127.0.0.1", port)
+    with pytest.raises(AddressUnusable, match="--host"):
+        listening("192.0.2.1", 0)
+    with listening("127.0.0.1", 0) as free:
+        assert free.getsockname()[1] > 0
 
 
 @pytest.fixture(scope="module")

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from matchgraph.certificates import system_certificates
 from matchgraph.training.errors import BadPipeline, ModelUnavailable, TrainingError, first_line
 from matchgraph.training.pipelines.loading import UNUSED_COMPONENTS, quiet_libraries, read_model_index
 from matchgraph.training.pipelines.weight_files import (
@@ -237,9 +238,10 @@ def _asking(subject: str, advice: str, failure: type[TrainingError] = ModelUnava
     from huggingface_hub import constants
 
     try:
-        # The client tries again for half a minute; without a network one question is enough.
-        huggingface_hub.get_session().head(constants.ENDPOINT, timeout=HUB_TIMEOUT_S)
-        yield
+        with system_certificates():
+            # The client tries again for half a minute; without a network one question is enough.
+            huggingface_hub.get_session().head(constants.ENDPOINT, timeout=HUB_TIMEOUT_S)
+            yield
     except TrainingError:
         raise
     except Exception as error:  # the client's errors share no base across its versions
