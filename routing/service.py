@@ -8,18 +8,14 @@ While Neo4j is away, a router that asks its vector index answers 503; nothing is
 graph says. After it comes back, the same process goes on.
 """
 
-from __future__ import annotations
-
+# No deferred annotations: FastAPI would look for those of functions within `create_app` at the top of
+# the module, where its own names are not imported, since it belongs to an extra.
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
-from fastapi import FastAPI, Request, Response
-from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Histogram, generate_latest
 from pydantic import BaseModel, ConfigDict, Field
 
 from matchgraph.graphdb.errors import DatabaseFailed, GraphError, ServerUnreachable
@@ -28,6 +24,9 @@ from matchgraph.routing.errors import BudgetTooSmall
 from matchgraph.routing.policy import lambda_for_budget
 
 if TYPE_CHECKING:
+    from fastapi import FastAPI
+    from fastapi.responses import JSONResponse
+
     from matchgraph.routing.router import Router
 
 MAX_PROMPTS = 64
@@ -134,7 +133,7 @@ class Served:
         validation: estimates for the validation prompts, by which budgets become lambdas; float64, (n, m).
     """
 
-    router: Router
+    router: "Router"
     validation: np.ndarray
 
     def lambda_for(self, budget: float) -> float:
@@ -150,7 +149,7 @@ class Refused(Exception):
         self.status, self.detail = status, detail
 
 
-def create_app(served: Mapping[str, Served], check_graph: Callable[[], None]) -> FastAPI:
+def create_app(served: Mapping[str, Served], check_graph: Callable[[], None]) -> "FastAPI":
     """The service.
 
     Args:
@@ -160,6 +159,11 @@ def create_app(served: Mapping[str, Served], check_graph: Callable[[], None]) ->
     Returns:
         An ASGI application.
     """
+    from fastapi import FastAPI, Request, Response
+    from fastapi.exceptions import RequestValidationError
+    from fastapi.responses import JSONResponse
+    from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Histogram, generate_latest
+
     app = FastAPI(title="matchgraph routing", version="1", description=(__doc__ or "").split("\n", 1)[0])
     registry = CollectorRegistry()
     requests = Counter("matchgraph_requests", "Requests", ("path", "status"), registry=registry)
@@ -270,8 +274,10 @@ def create_app(served: Mapping[str, Served], check_graph: Callable[[], None]) ->
     return app
 
 
-def problem(status: int, detail: str) -> JSONResponse:
+def problem(status: int, detail: str) -> "JSONResponse":
     """An error's answer; what cannot be sent (half of a surrogate pair, in a field's name) is replaced."""
+    from fastapi.responses import JSONResponse
+
     return JSONResponse({"detail": detail.encode("utf-8", "replace").decode()}, status_code=status)
 
 
