@@ -7,15 +7,20 @@ import os
 import sys
 import webbrowser
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from matchgraph.graphdb.connection import Settings, connect, settings_from_environment
+from matchgraph.cli.display import count, step_bar
+from matchgraph.graphdb.connection import connect, settings_from_environment
 from matchgraph.graphdb.errors import ServerNotManaged
 from matchgraph.graphdb.server.managed import ManagedServer
 from matchgraph.graphdb.status import Status
 from matchgraph.graphdb.status import status as status_of
+
+if TYPE_CHECKING:
+    from matchgraph.graphdb.refresh import Refreshed
+    from matchgraph.graphdb.runner import Runner
 
 DECLINED_EXIT = 1
 
@@ -27,7 +32,7 @@ def graph() -> None:
     """Start, stop and look at the managed Neo4j.
 
     Other commands start it when they need it. With MATCHGRAPH_NEO4J_URI, _USER and _PASSWORD set, a Neo4j of
-    your own is used instead.
+    your own is used instead, and of it the database that MATCHGRAPH_NEO4J_DATABASE names.
     """
 
 
@@ -55,13 +60,35 @@ def status(as_json: bool) -> None:
     show(status_of(settings_from_environment()), as_json)
 
 
+@graph.command()
+@json_option
+def refresh(as_json: bool) -> None:
+    """Bring up to date what Neo4j Browser shows of each edge: its main value, quality band and weight.
+
+    They depend on all other edges, so writing a result leaves them as they are. `graph open` does this, too.
+    """
+    with connect(settings_from_environment()) as runner:
+        done = refreshed(runner)
+    similarities = count(done.similarities, "similarity", "similarities")
+    show_fact(asdict(done), f"Refreshed {count(done.results, 'result')} and {similarities}.", as_json)
+
+
+def refreshed(runner: Runner) -> Refreshed:
+    """Refresh the graph, with a bar."""
+    from matchgraph.graphdb.refresh import refresh as refresh_graph
+
+    with step_bar() as bar:
+        return refresh_graph(runner, on_progress=bar)
+
+
 @graph.command(name="open")
 @click.option("--launch/--no-launch", default=True, help="Open a web browser, where there is one.")
 @json_option
 def open_browser(launch: bool, as_json: bool) -> None:
-    """Open Neo4j Browser; start the managed Neo4j if it is not running."""
+    """Open Neo4j Browser on the refreshed graph; start the managed Neo4j if it is not running."""
     settings = settings_from_environment()
-    connect(settings).close()
+    with connect(settings) as runner:
+        refreshed(runner)
     found = status_of(settings)
     launched = launch and has_display() and webbrowser.open(found.browser or "")
     fact = {key: getattr(found, key) for key in ("browser", "uri", "user", "password_file")}
@@ -75,8 +102,10 @@ def open_browser(launch: bool, as_json: bool) -> None:
 @json_option
 @click.pass_context
 def reset(ctx: click.Context, yes: bool, as_json: bool) -> None:
-    """Delete the whole graph. With the managed Neo4j: its database files, so that a broken one starts
-    anew.
+    """Delete the whole graph; other applications' nodes in the same database stay.
+
+    The files of the managed Neo4j are deleted as well, so that the next start sets up a new database, unless
+    other applications' nodes are in it. A database that does not start is moved aside.
     """
     settings = settings_from_environment()
     place = settings.home if settings.managed else settings.uri
@@ -86,19 +115,25 @@ def reset(ctx: click.Context, yes: bool, as_json: bool) -> None:
         if not click.confirm(f"Delete the whole graph in {place}?", err=True):
             click.echo("Nothing was deleted.", err=True)
             ctx.exit(DECLINED_EXIT)
-    delete_graph(settings)
-    show_fact({"reset": str(place)}, f"The graph in {place} is empty.", as_json)
+    from matchgraph.graphdb.reset import reset as reset_graph
 
-
-def delete_graph(settings: Settings) -> None:
-    """Delete the managed server's database, or every node of another server's."""
-    if settings.managed:
-        ManagedServer(settings.home).reset()
-        return
-    from matchgraph.graphdb.repository import MatchingGraph
-
-    with connect(settings) as runner:
-        MatchingGraph(runner).clear()
+    done = reset_graph(settings)
+    text = f"The graph in {done.place} is empty."
+    if done.foreign_nodes:
+        nodes, relationships = (
+            count(done.foreign_nodes, "node"),
+            count(done.foreign_relationships, "relationship"),
+        )
+        text += f" Other applications' {nodes} and {relationships} in the same database were left alone."
+    if done.moved_to:
+        text += f" Its database did not start; what was in it is kept in {done.moved_to}."
+    fact = {
+        "reset": done.place,
+        "foreign_nodes": done.foreign_nodes,
+        "foreign_relationships": done.foreign_relationships,
+        "moved_to": str(done.moved_to) if done.moved_to else None,
+    }
+    show_fact(fact, text, as_json)
 
 
 def managed_server(action: str) -> ManagedServer:

@@ -15,6 +15,7 @@ HOME_VARIABLE = "MATCHGRAPH_HOME"
 URI_VARIABLE = "MATCHGRAPH_NEO4J_URI"
 USER_VARIABLE = "MATCHGRAPH_NEO4J_USER"
 PASSWORD_VARIABLE = "MATCHGRAPH_NEO4J_PASSWORD"
+DATABASE_VARIABLE = "MATCHGRAPH_NEO4J_DATABASE"
 
 
 @dataclass(frozen=True)
@@ -26,15 +27,17 @@ class Settings:
         uri: Bolt address of a Neo4j of the user's own; None for the managed one.
         user: its user.
         password: its password; None with the managed server, which has its own.
+        database: name of the database; None for the user's home database, which the managed server's is.
 
     Raises:
-        SettingsInvalid: an address without a password, or a user or a password without an address.
+        SettingsInvalid: an address without a password, or a user, password or database without an address.
     """
 
     home: Path
     uri: str | None = None
     user: str = DEFAULT_USER
     password: str | None = None
+    database: str | None = None
 
     def __post_init__(self) -> None:
         if self.uri and not self.password:
@@ -51,6 +54,11 @@ class Settings:
                 f"{USER_VARIABLE} is set to {self.user} but {URI_VARIABLE} is not. Set the address of your "
                 "Neo4j too, or unset the user to use the managed one."
             )
+        if self.database and not self.uri:
+            raise SettingsInvalid(
+                f"{DATABASE_VARIABLE} is set to {self.database} but {URI_VARIABLE} is not. Set the address "
+                "of your Neo4j too, or unset the database to use the managed one."
+            )
 
     @property
     def managed(self) -> bool:
@@ -59,8 +67,8 @@ class Settings:
 
 
 def settings_from_environment() -> Settings:
-    """Read the settings from `MATCHGRAPH_HOME` and `MATCHGRAPH_NEO4J_URI`, `_USER`, `_PASSWORD`; empty means
-    unset.
+    """Read the settings from `MATCHGRAPH_HOME` and `MATCHGRAPH_NEO4J_URI`, `_USER`, `_PASSWORD`, `_DATABASE`;
+    empty means unset.
 
     Returns:
         The settings; home defaults to the user's data folder.
@@ -85,6 +93,7 @@ def settings_from_environment() -> Settings:
         uri=os.environ.get(URI_VARIABLE) or None,
         user=os.environ.get(USER_VARIABLE) or DEFAULT_USER,
         password=os.environ.get(PASSWORD_VARIABLE) or None,
+        database=os.environ.get(DATABASE_VARIABLE) or None,
     )
 
 
@@ -93,7 +102,7 @@ def connect(
 ) -> Runner:
     """A runner on a database that answers, has GDS, and has this project's schema.
 
-    Starts the managed server, or mends it after a crash, if the settings name no other.
+    Starts the managed server, or repairs it after a crash, if the settings name no other.
 
     Args:
         settings: None for those of the environment.
@@ -137,11 +146,12 @@ def external_runner(settings: Settings) -> Runner:
 
     Raises:
         ServerUnreachable: nobody answers.
+        DatabaseNotFound: there is no database of that name.
         AuthenticationFailed: the user or the password is refused.
     """
     assert settings.uri is not None
     assert settings.password is not None
-    runner = Runner(settings.uri, settings.user, settings.password)
+    runner = Runner(settings.uri, settings.user, settings.password, database=settings.database)
     try:
         runner.verify()
     except BaseException:

@@ -14,9 +14,9 @@ import numpy as np
 
 from matchgraph.drawing import Drawing
 from matchgraph.graphdb import queries
+from matchgraph.graphdb.edges import lock
 from matchgraph.graphdb.errors import InvalidValue, NodeNotFound
 from matchgraph.graphdb.models import check_metric_name, check_number
-from matchgraph.graphdb.repository import edge_key
 
 if TYPE_CHECKING:
     from matchgraph.graphdb.runner import Runner
@@ -165,18 +165,13 @@ class DistillationGraph:
             raise NodeNotFound(
                 f"There is no model {missing[0]['id']!r} in the graph: add it by `matchgraph ingest models`."
             )
-        key = edge_key(*ids)
-        properties: dict[str, Any] = {"key": key}
+        properties: dict[str, Any] = {}
         for part in (distilled.calibration, distilled.tuned):
             if part is not None:
                 properties |= {name: value for name, value in part.flat().items() if value is not None}
-        self._runner.write(
-            queries.load("distillation/save"),
-            student=distilled.student,
-            teacher=distilled.teacher,
-            key=key,
-            properties=properties,
-        )
+        ends = {"student": distilled.student, "teacher": distilled.teacher}
+        save = queries.load("distillation/save"), {**ends, "properties": properties}
+        self._runner.write_many([lock(), save])
 
     def load(self, student: str) -> Distilled | None:
         """A student with its teacher; None where it has none."""

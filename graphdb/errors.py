@@ -33,6 +33,10 @@ class ServerUnreachable(GraphError):
     """No Neo4j answers at the address."""
 
 
+class DatabaseNotFound(GraphError):
+    """Neo4j answers but has no database of that name."""
+
+
 class AuthenticationFailed(GraphError):
     """Neo4j answers but refuses the user or the password."""
 
@@ -47,6 +51,10 @@ class QueryRefused(GraphError):
 
 class GuardFailed(GraphError):
     """A statement that states the condition of a transaction found nothing; the transaction was undone."""
+
+
+class GraphChanged(GraphError):
+    """What a write was computed from is no longer what the graph holds; nothing was written."""
 
 
 class ConstraintViolated(GraphError):

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import re
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from numbers import Integral, Real
 from types import MappingProxyType
@@ -344,11 +344,14 @@ class MeasuredDataset:
         dataset: the node.
         statistics: of its features, by each extractor.
         similar: its distances to other datasets.
+        compared: by the hash of each extractor, the datasets that it was compared with; None where a save
+            need not check that these are all.
     """
 
     dataset: Dataset
     statistics: tuple[Statistics, ...]
     similar: tuple[Similar, ...]
+    compared: Mapping[str, Collection[str]] | None = None
 
 
 @dataclass(frozen=True, eq=False)

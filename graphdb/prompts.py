@@ -4,14 +4,13 @@
 all images drawn, under its name, and what it was measured with under `<metric>__<name>`, as PERFORMS does:
 among them `<metric>__samples` and `<metric>__std`, the images' number and sample standard deviation.
 
-Prompts to learn from also have the label TrainPrompt, over which the vector index `prompt_embedding` is, so
-that held-out prompts are never anyone's neighbours.
+Prompts to learn from also have the label MatchGraphTrainPrompt, over which the vector index
+`matchgraph_prompt_embedding` is, so that held-out prompts are never anyone's neighbours.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -21,6 +20,7 @@ import numpy as np
 
 from matchgraph.drawing import Drawing
 from matchgraph.graphdb import queries
+from matchgraph.graphdb.edges import lock
 from matchgraph.graphdb.errors import InvalidValue, MixedExtractors, NodeNotFound
 from matchgraph.graphdb.models import Property, check_id, check_metric_name, check_number, checked_properties
 
@@ -426,12 +426,12 @@ class PromptGraph:
     def _write_batches(self, name: str, batches: Sequence[dict[str, Any]]) -> None:
         """Run a statement for each batch, so many in a transaction as the server's heap has room for."""
         query = queries.load(name)
-        transaction: list[tuple[str, dict[str, Any]]] = []
+        transaction = [lock()]
         held = 0
         for batch in batches:
             if held + len(batch["rows"]) > TRANSACTION_ROWS:
                 self._runner.write_many(transaction)
-                transaction, held = [], 0
+                transaction, held = [lock()], 0
             transaction.append((query, batch))
             held += len(batch["rows"])
         self._runner.write_many(transaction)
@@ -469,8 +469,7 @@ def _score_rows(scores: Iterable[Score]) -> list[_ScoreRows]:
             names = [name for metric in metrics for name in (metric, f"{metric}__std")]
             groups[alike] = _ScoreRows(shared, [f"{metric}__" for metric in metrics], names, [])
         values = [value for metric in sorted(by_metric) for value in by_metric[metric].figures]
-        key = json.dumps([variant, prompt], ensure_ascii=False)
-        groups[alike].rows.append({"key": key, "variant": variant, "prompt": prompt, "values": values})
+        groups[alike].rows.append({"variant": variant, "prompt": prompt, "values": values})
     return list(groups.values())
 
 

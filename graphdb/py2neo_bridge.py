@@ -42,7 +42,9 @@ def py2neo_graph(settings: Settings | None = None) -> py2neo.Graph:
     password = settings.password or _managed_password(settings)
     try:
         graph = py2neo.Graph(
-            uri.replace("neo4j://", "bolt://").replace("neo4j+s", "bolt+s"), auth=(user, password)
+            uri.replace("neo4j://", "bolt://").replace("neo4j+s", "bolt+s"),
+            auth=(user, password),
+            name=settings.database,
         )
         graph.run(queries.load("status/ping"))
     except Exception as error:  # py2neo leaks the errors of several layers below it

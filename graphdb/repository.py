@@ -5,66 +5,57 @@ then is the same as after the first time. Only more edges than a server of the d
 transaction are written in several; where that is cut short, a part of them is there, and repeating the write
 completes it.
 
-What an edge holds (PERFORMS and SIMILAR alike): `key`; each metric's value under its name; what a value was
-measured with, under `<metric>__<name>`. For reading in Neo4j Browser, `metric`, `value` and plain provenance
-names repeat those of the edge's default metric (clip_fid if it has that, else the first one recorded), and
-`band` (best, good, fair, poor: the quartiles) says how near that value is among all edges of the kind.
-`weight` is what walks would follow if they saw the whole graph, see `graphdb.weights`. Both are brought up to
-date within the write. PERFORMS holds the pretrained model's values under `initial_<metric>`. Prediction
-computes weights by the same functions anew from the edges it may see, so a held-out edge cannot leak through
-a stored median.
+What an edge holds (PERFORMS and SIMILAR alike): each metric's value under its name, and what a value was
+measured with under `<metric>__<name>`. PERFORMS holds the pretrained model's values under `initial_<metric>`.
+What depends on other edges as well (weights, quality bands) is computed from the edges that a reader may see,
+so that a held-out edge cannot leak through a stored median, and a write costs the same in a large graph as in
+a small one. For Neo4j Browser, `graphdb.refresh` stores it.
 """
 
 from __future__ import annotations
 
 import json
-from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
 
 from matchgraph.graphdb import queries
-from matchgraph.graphdb.errors import InvalidValue, MixedExtractors, NodeNotFound, UnknownMetric
-from matchgraph.graphdb.metrics import DEFAULT_METRIC, KNOWN_METRICS
-from matchgraph.graphdb.models import (
-    INITIAL,
-    Dataset,
-    Metric,
-    Model,
-    Property,
-    Result,
-    Similar,
-    Snapshot,
-    Statistics,
+from matchgraph.graphdb.edges import (
+    TRANSACTION_EDGES,
+    Edges,
+    Statement,
+    batched,
+    lock,
+    metrics_statement,
 )
+from matchgraph.graphdb.errors import (
+    GraphChanged,
+    GuardFailed,
+    InvalidValue,
+    NodeNotFound,
+    UnknownMetric,
+)
+from matchgraph.graphdb.metrics import DEFAULT_METRIC, KNOWN_METRICS
+from matchgraph.graphdb.models import INITIAL, Dataset, Metric, Model, Result, Similar, Snapshot, Statistics
 from matchgraph.graphdb.queries import did_you_mean
-from matchgraph.graphdb.weights import LEAST_WEIGHT, SHARPNESS
+from matchgraph.graphdb.snapshot import (
+    PERFORMS_COLUMNS,
+    SIMILAR_COLUMNS,
+    VALUES_BY,
+    edges_by,
+    in_order,
+    one_extractor,
+    sorted_pairs,
+)
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from matchgraph.graphdb.runner import Runner
 
 T = TypeVar("T")
-Statement = tuple[str, dict[str, Any]]
 
-BATCH_ROWS = 2000
-# A transaction is held in the heap of the server until it ends: this many edges, with weights and bands, take
-# about 100 MB of the 1 GB that the managed server has by default.
-TRANSACTION_EDGES = 50_000
-# What values are told to be measured with of which no extractor is recorded, as from most tables.
-NOT_RECORDED = "not-recorded"
-PERFORMS_COLUMNS = ["model", "dataset", "value", "initial"]
-SIMILAR_COLUMNS = ["dataset", "other", "value"]
-# The column that says what extractor a value was measured with.
-VALUES_BY = {"value": "extractor", "initial": "initial_extractor"}
-
-
-def edge_key(first: str, second: str) -> str:
-    """The unique key of an edge: a JSON list, which no two pairs of ids share."""
-    return json.dumps([first, second], ensure_ascii=False)
+# Nodes deleted in one transaction, which also holds their edges.
+CLEAR_NODES = 500
 
 
 class MatchingGraph:
@@ -102,7 +93,7 @@ class MatchingGraph:
             {"id": m.id, "properties": {**m.properties, "id": m.id}}
             for m in _distinct(models, lambda m: m.id, "models")
         ]
-        self._write([*_forgotten("write/forget-model-results", replaced), *_batched("write/models", rows)])
+        self._write([*_forgotten("write/forget-model-results", replaced), *batched("write/models", rows)])
 
     def save_datasets(
         self,
@@ -112,6 +103,7 @@ class MatchingGraph:
         *,
         changed: Collection[str] = (),
         replaced: Collection[str] = (),
+        compared: Mapping[str, Collection[str]] | None = None,
     ) -> None:
         """Save datasets with, in the same transaction, statistics of their features and their distances.
 
@@ -123,10 +115,14 @@ class MatchingGraph:
                 replaced.
             similar: distances between these datasets or ones in the graph.
             changed: ids of datasets whose images are others now: what extractors measured on them before is
-                removed, as far as it is not given anew.
+                removed, unless it is among what is given.
             replaced: ids of datasets of which results and runs are removed too.
+            compared: for each extractor's hash the datasets that these ones were compared with; None not to
+                check.
 
         Raises:
+            GraphChanged: since `compared` was read, another writer has added a dataset that the extractor
+                measured; nothing was written. Read again, compare with it as well, and save again.
             NodeNotFound: statistics or a distance are of a dataset that is neither given nor in the graph.
             UnknownMetric: a distance's metric is not known.
             InvalidValue: a value is out of its metric's range, or two rows contradict each other.
@@ -140,16 +136,21 @@ class MatchingGraph:
         )
         edges = self._checked_similarities(similar, given)
         rows = [{"id": d.id, "properties": _dataset_properties(d)} for d in datasets]
+        known = [
+            {"extractor": extractor, "datasets": sorted({*ids, *given})}
+            for extractor, ids in (compared or {}).items()
+        ]
         # Covariances are megabytes: one statement each keeps messages small.
         self._save_edges(
             edges,
             [
-                *_batched("write/datasets", rows),
+                *batched("write/datasets", rows),
                 *_forgotten("write/forget-statistics", changed),
                 *_forgotten("write/forget-distances", changed),
                 *_forgotten("write/forget-dataset-results", replaced),
                 *((queries.load("write/statistics"), {"rows": [_statistics_row(s)]}) for s in described),
             ],
+            guard=(queries.load("write/check-compared"), {"known": known}) if known else None,
         )
 
     def save_similarities(self, similar: Sequence[Similar]) -> None:
@@ -181,7 +182,7 @@ class MatchingGraph:
             NodeNotFound, UnknownMetric, InvalidValue: see `save_results`.
         """
         edges = self._checked_results(results)
-        return [_lock(), *edges.statements()] if edges else []
+        return [lock(), *edges.statements()] if edges else []
 
     def save_metric(self, metric: Metric) -> None:
         """Define a metric, or repeat its definition.
@@ -199,11 +200,20 @@ class MatchingGraph:
         # A definition without a range adds nothing to a known one.
         if present is not None and metric.minimum is None and metric.maximum is None:
             metric = present
-        self._write(_batched("write/metrics", [_metric_row(metric)]))
+        self._write([metrics_statement([metric])])
 
-    def clear(self) -> None:
-        """Remove everything but the record of the schema."""
-        self._runner.write(queries.load("write/clear"))
+    def clear(self) -> int:
+        """Remove all that this program wrote, except the record of the schema.
+
+        Returns:
+            How many nodes were removed.
+        """
+        clear = queries.load("write/clear"), {"limit": CLEAR_NODES}
+        removed = 0
+        while deleted := self._runner.write_many([lock(), clear])[1][0]["deleted"]:
+            removed += deleted
+        self._runner.write_many([lock(), (queries.load("write/clear-metrics"), {})])
+        return removed
 
     # -- reads
 
@@ -263,7 +273,7 @@ class MatchingGraph:
             metric: its name.
             extractor: the extractor's hash.
         """
-        similar = self._edges_by("similar", metric, ["other", "value"], ["extractor"])
+        similar = edges_by(self._runner, "similar", metric, ["other", "value"], ["extractor"])
         measured = similar[similar["extractor"] == extractor]
         return {(min(pair), max(pair)) for pair in zip(measured["dataset"], measured["other"], strict=True)}
 
@@ -293,13 +303,21 @@ class MatchingGraph:
         chosen = _require_metric(metric, metrics, "")
         compared_by = self._similarity_metric(metric, similarity, metrics)
         # Edges before nodes: nodes are only ever added, so each edge read finds its nodes below.
-        performs = self._edges_by(
-            "performs", metric, ["model", "value", "initial"], ["extractor", "initial_extractor"]
+        performs = edges_by(
+            self._runner,
+            "performs",
+            metric,
+            ["model", "value", "initial"],
+            ["extractor", "initial_extractor"],
         )
-        similar = self._edges_by(
-            "similar", compared_by.name if compared_by else metric, ["other", "value"], ["extractor"]
+        similar = edges_by(
+            self._runner,
+            "similar",
+            compared_by.name if compared_by else metric,
+            ["other", "value"],
+            ["extractor"],
         )
-        measured_with, compared_with = _extractors(metric, performs, compared_by, similar, set(extractors))
+        measured_with, compared_with = one_extractor(metric, performs, compared_by, similar, set(extractors))
         for value, by in VALUES_BY.items():
             performs[value] = performs[value].where(performs[by] == measured_with)
         performs = performs[performs[["value", "initial"]].notna().any(axis=1)]
@@ -308,35 +326,28 @@ class MatchingGraph:
             metric=chosen,
             models=tuple(self._models("read/candidates")),
             datasets=tuple(self.datasets()),
-            performs=_in_order(performs[PERFORMS_COLUMNS], ["model", "dataset"]),
-            similar=_in_order(_sorted_pairs(similar[SIMILAR_COLUMNS]), ["dataset", "other"]),
+            performs=in_order(performs[PERFORMS_COLUMNS], ["model", "dataset"]),
+            similar=in_order(sorted_pairs(similar[SIMILAR_COLUMNS]), ["dataset", "other"]),
             similarity=compared_by,
             measured_with=measured_with,
             compared_with=compared_with,
         )
 
-    def _edges_by(
-        self, kind: str, metric: str, columns: Sequence[str], extractors: Sequence[str]
-    ) -> pd.DataFrame:
-        """The edges of one kind by one metric, with the extractor of each value, in no order."""
-        import pandas as pd
-
-        answer = self._runner.read(queries.load(f"read/{kind}"), metric=metric)
-        frame = pd.DataFrame(
-            [(group["dataset"], *edge) for group in answer for edge in group["edges"]],
-            columns=["dataset", *columns, *extractors],
-            dtype=object,
-        )
-        numbers = [column for column in columns if column in VALUES_BY]
-        frame[numbers] = frame[numbers].astype("float64")
-        frame[list(extractors)] = frame[list(extractors)].fillna(NOT_RECORDED)
-        return frame
-
     # -- checks and statements
 
-    def _write(self, statements: Sequence[Statement]) -> None:
-        if statements:
-            self._runner.write_many([_lock(), *statements])
+    def _write(self, statements: Sequence[Statement], guard: Statement | None = None) -> None:
+        """Run statements under the lock; the guard first, which gives a row unless they must not run."""
+        if guard is None:
+            if statements:
+                self._runner.write_many([lock(), *statements])
+            return
+        try:
+            self._runner.write_many([lock(), guard, *statements], guards=[1])
+        except GuardFailed as error:
+            raise GraphChanged(
+                "Another writer has added a dataset in the meantime, which these were not compared with: run "
+                "the command again."
+            ) from error
 
     def _known_metrics(self) -> dict[str, Metric]:
         rows = self._runner.read(queries.load("read/metrics"))
@@ -371,33 +382,29 @@ class MatchingGraph:
         advice = did_you_mean(missing, known) or f". Save {kind}s before what refers to them"
         raise NodeNotFound(f"{where} is no {kind} {missing!r} in the graph{more}{advice}.")
 
-    def _checked_results(self, results: Sequence[Result]) -> _Edges:
+    def _checked_results(self, results: Sequence[Result]) -> Edges:
         distinct = _distinct(results, lambda r: (r.model, r.dataset, r.metric, r.stage), "results")
         metrics = self._metrics_of(results, "results")
         self._check_nodes("model", {r.model: f"results[{i}]" for i, r in enumerate(results)})
         self._check_nodes("dataset", {r.dataset: f"results[{i}]" for i, r in enumerate(results)})
-        return _Edges("PERFORMS", distinct, metrics)
+        return Edges("PERFORMS", distinct, metrics)
 
-    def _checked_similarities(self, similar: Sequence[Similar], given: set[str]) -> _Edges:
+    def _checked_similarities(self, similar: Sequence[Similar], given: set[str]) -> Edges:
         distinct = _distinct(
             similar, lambda s: (s.pair, s.metric), "similar", content=lambda s: (s.value, s.provenance)
         )
         metrics = self._metrics_of(similar, "similar")
         ends = {end: f"similar[{i}]" for i, s in enumerate(similar) for end in s.pair if end not in given}
         self._check_nodes("dataset", ends)
-        return _Edges("SIMILAR", distinct, metrics)
+        return Edges("SIMILAR", distinct, metrics)
 
-    def _save_edges(self, edges: _Edges, first: Sequence[Statement] = ()) -> None:
+    def _save_edges(
+        self, edges: Edges, first: Sequence[Statement] = (), guard: Statement | None = None
+    ) -> None:
         """Write edges, after some other statements: in one transaction, or where they are many in several."""
-        if len(edges) <= TRANSACTION_EDGES:
-            self._write([*first, *edges.statements()])
-            return
-        self._write(first)
-        for start in range(0, len(edges), TRANSACTION_EDGES):
-            self._write(edges.rows(slice(start, start + TRANSACTION_EDGES)))
-        degrees = self._runner.read(queries.load("read/dataset-edges"), type=edges.kind)
-        for datasets in _portions([(row["dataset"], row["edges"]) for row in degrees]):
-            self._write(edges.marks(datasets, datasets))
+        self._write([*first, *edges.statements(slice(TRANSACTION_EDGES))], guard)
+        for start in range(TRANSACTION_EDGES, len(edges), TRANSACTION_EDGES):
+            self._write(edges.statements(slice(start, start + TRANSACTION_EDGES)))
 
     def _similarity_metric(
         self, metric: str, similarity: str | None, known: Mapping[str, Metric]
@@ -412,53 +419,6 @@ class MatchingGraph:
                 f"Datasets are compared by {', '.join(present)}, not by {metric}: name a similarity."
             )
         return known[present[0]] if present else None
-
-
-def _extractors(
-    metric: str, performs: pd.DataFrame, compared_by: Metric | None, similar: pd.DataFrame, chosen: set[str]
-) -> tuple[str | None, str | None]:
-    """Return the one extractor of each kind of edge, None where there are no values.
-
-    Raises:
-        MixedExtractors: there are several, and `chosen` does not leave one; or the two kinds of edge are by
-            one metric but by different extractors.
-    """
-    kinds = [
-        (f"Results by {metric}", sum((_used(performs, value) for value in VALUES_BY), Counter())),
-        (f"Similarities by {compared_by.name if compared_by else ''}", _used(similar, "value")),
-    ]
-    unknown = chosen - {extractor for _, used in kinds for extractor in used}
-    if unknown:
-        raise MixedExtractors(
-            f"No value was measured with the extractor {min(unknown)!r}; those there are: "
-            f"{'; '.join(_listed(used) for _, used in kinds if used)}."
-        )
-    kept: list[str | None] = []
-    for what, used in kinds:
-        left = [name for name in used if len(used) == 1 or name in chosen]
-        if len(used) > 1 and len(left) != 1:
-            raise MixedExtractors(
-                f"{what} were measured with different extractors, whose values cannot be compared: "
-                f"{_listed(used)}. Keep to one with --measured-with HASH."
-            )
-        kept.append(left[0] if left else None)
-    by_results, by_similarities = kept
-    if compared_by is not None and compared_by.name == metric and len({*kept} - {None, NOT_RECORDED}) > 1:
-        raise MixedExtractors(
-            f"Results by {metric} were measured with the extractor {by_results}, similarities with "
-            f"{by_similarities}, and their values cannot be compared: measure both with one, or choose "
-            "another metric of similarities with --similarity."
-        )
-    return by_results, by_similarities
-
-
-def _used(edges: pd.DataFrame, value: str) -> Counter[str]:
-    """How many values were measured with each extractor."""
-    return Counter(edges.loc[edges[value].notna(), VALUES_BY[value]])
-
-
-def _listed(used: Mapping[str, int]) -> str:
-    return ", ".join(f"{name} ({used[name]} values)" for name in sorted(used))
 
 
 def _distinct(rows: Sequence[T], key: Any, what: str, content: Any = lambda row: row) -> list[T]:
@@ -491,114 +451,8 @@ def _require_metric(name: str, known: Mapping[str, Metric], where: str) -> Metri
     return known[name]
 
 
-def _lock() -> Statement:
-    return queries.load("write/lock"), {}
-
-
 def _forgotten(name: str, ids: Collection[str]) -> list[Statement]:
     return [(queries.load(name), {"ids": sorted(ids)})] if ids else []
-
-
-def _batched(name: str, rows: Sequence[dict[str, Any]], **params: Any) -> list[Statement]:
-    query = queries.load(name)
-    starts = range(0, len(rows), BATCH_ROWS)
-    return [(query, {"rows": rows[start : start + BATCH_ROWS], **params}) for start in starts]
-
-
-@dataclass(frozen=True)
-class _Edges:
-    """Checked edges of one kind, and the statements that write them.
-
-    Attributes:
-        kind: their type.
-        values: results or similarities, each once.
-        metrics: the metrics of these.
-    """
-
-    kind: Literal["PERFORMS", "SIMILAR"]
-    values: Sequence[Result] | Sequence[Similar]
-    metrics: Sequence[Metric]
-
-    def __len__(self) -> int:
-        return len(self.values)
-
-    @property
-    def name(self) -> str:
-        """What the files of the statements call them."""
-        return "results" if self.kind == "PERFORMS" else "similarities"
-
-    def statements(self) -> list[Statement]:
-        """All that brings them into the graph, in the order in which it is run."""
-        if not self.values:
-            return []
-        # A result's weight comes of its rank on its dataset, a similarity's of all others.
-        datasets = sorted({result.dataset for result in self.values}) if self.kind == "PERFORMS" else None
-        return [*self.rows(slice(None)), *self.marks(datasets, None)]
-
-    def rows(self, part: slice) -> list[Statement]:
-        """What writes the values of some of them."""
-        rows = [_edge_row(value) for value in self.values[part]]
-        keys = [{"key": key} for key in sorted({row["key"] for row in rows})]
-        return [
-            (queries.load("write/metrics"), {"rows": [_metric_row(metric) for metric in self.metrics]}),
-            *_batched(f"write/{self.name}", rows),
-            *_batched(f"write/{self.name}-default", keys, default=DEFAULT_METRIC),
-        ]
-
-    def marks(self, weighed: Sequence[str] | None, banded: Sequence[str] | None) -> list[Statement]:
-        """What brings weights and bands up to date.
-
-        Args:
-            weighed: ids of the datasets to which the edges lead whose weights to write; None for all, which
-                only similarities know.
-            banded: the same of bands.
-        """
-        # Results have no use for `least`, which Neo4j does not mind.
-        weights = {"sharpness": SHARPNESS, "least": LEAST_WEIGHT, "datasets": weighed}
-        return [
-            (queries.load(f"write/{self.name}-weights"), weights),
-            (queries.load("write/bands"), {"type": self.kind, "datasets": banded}),
-        ]
-
-
-def _portions(degrees: Iterable[tuple[str, int]]) -> Iterator[list[str]]:
-    """Group datasets, so that not many more edges lead to a group than a transaction holds."""
-    portion: list[str] = []
-    edges = 0
-    for dataset, degree in degrees:
-        portion.append(dataset)
-        edges += degree
-        if edges >= TRANSACTION_EDGES:
-            yield portion
-            portion, edges = [], 0
-    if portion:
-        yield portion
-
-
-def _edge_row(value: Result | Similar) -> dict[str, Any]:
-    if isinstance(value, Result):
-        name = INITIAL + value.metric if value.stage == "initial" else value.metric
-        ends = {"model": value.model, "dataset": value.dataset}
-    else:
-        name, ends = value.metric, dict(zip(("dataset", "other"), value.pair, strict=True))
-    return {"key": edge_key(*ends.values()), **ends, **_edge_properties(name, value.value, value.provenance)}
-
-
-def _edge_properties(name: str, value: float, provenance: Mapping[str, Property]) -> dict[str, Any]:
-    prefix = f"{name}__"
-    return {
-        "prefix": prefix,
-        "properties": {name: value, **{prefix + key: item for key, item in provenance.items()}},
-    }
-
-
-def _metric_row(metric: Metric) -> dict[str, Any]:
-    return {
-        "name": metric.name,
-        "larger_is_better": metric.larger_is_better,
-        "minimum": metric.minimum,
-        "maximum": metric.maximum,
-    }
 
 
 def _dataset_properties(dataset: Dataset) -> dict[str, Any]:
@@ -631,19 +485,3 @@ def _statistics_from(row: Mapping[str, Any]) -> Statistics:
     mean, triangle = (np.frombuffer(row[name], dtype="<f8") for name in ("mean", "covariance"))
     own = (row["dataset"], row["extractor"], row["resize"], row["n"])
     return Statistics.from_triangle(*own, mean, triangle)
-
-
-def _sorted_pairs(edges: pd.DataFrame) -> pd.DataFrame:
-    # The stored direction follows the order of ids in Python, but who wrote it with another tool need not
-    # have kept to it.
-    swapped = edges["dataset"] > edges["other"]
-    return edges.assign(
-        dataset=edges["dataset"].where(~swapped, edges["other"]),
-        other=edges["other"].where(~swapped, edges["dataset"]),
-    )
-
-
-def _in_order(edges: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
-    # Sorted by Python's own order of strings, which is the one that lists of ids have.
-    ends = list(zip(*(edges[key] for key in keys), strict=True))
-    return edges.iloc[sorted(range(len(ends)), key=ends.__getitem__)].reset_index(drop=True)

@@ -21,6 +21,7 @@ from matchgraph.graphdb.errors import (
     AuthenticationFailed,
     ConstraintViolated,
     DatabaseFailed,
+    DatabaseNotFound,
     GdsMissing,
     GraphError,
     GuardFailed,
@@ -48,6 +49,7 @@ MEMORY_CODES = (
     "Neo.TransientError.General.MemoryPoolOutOfMemoryError",
     "Neo.TransientError.General.OutOfMemoryError",
 )
+DATABASE_CODE = "Neo.ClientError.Database.DatabaseNotFound"
 RATE_LIMIT_CODE = "Neo.ClientError.Security.AuthenticationRateLimit"
 
 # Lost connections are reported by the errors that come of them; the driver's own log would say it twice.
@@ -61,19 +63,29 @@ class Runner:
         uri: a Bolt address, `bolt://...` or `neo4j[+s]://...`.
         user: the user's name.
         password: the user's password.
+        database: name of the database; None for the user's home database.
         patience_s: for so long a statement is tried again after a lost connection or a deadlock.
 
     Raises:
         SettingsInvalid: the address is not one that the driver knows.
     """
 
-    def __init__(self, uri: str, user: str, password: str, *, patience_s: float = PATIENCE_S) -> None:
+    def __init__(
+        self,
+        uri: str,
+        user: str,
+        password: str,
+        *,
+        database: str | None = None,
+        patience_s: float = PATIENCE_S,
+    ) -> None:
         import neo4j
         from neo4j.exceptions import ConfigurationError
 
         _check_address(uri)
         self.uri = uri
         self.user = user
+        self.database = database
         self._password = password
         self._gds: GraphDataScience | None = None
         try:
@@ -105,7 +117,7 @@ class Runner:
 
     def with_patience(self, patience_s: float) -> Runner:
         """Another runner on the same server, which gives up after another time; close it as well."""
-        return Runner(self.uri, self.user, self._password, patience_s=patience_s)
+        return Runner(self.uri, self.user, self._password, database=self.database, patience_s=patience_s)
 
     def verify(self) -> None:
         """Run the smallest statement once, without the retries of a managed transaction.
@@ -114,7 +126,7 @@ class Runner:
             ServerUnreachable: nobody answers at the address, or the database is not online yet.
             AuthenticationFailed: the user or the password is refused.
         """
-        with self._errors(), self._driver.session(default_access_mode="READ") as session:
+        with self._errors(), self._session(default_access_mode="READ") as session:
             session.run(queries.load("status/ping")).consume()
 
     def read(self, query: str, **params: Any) -> list[dict[str, Any]]:
@@ -151,7 +163,7 @@ class Runner:
             columns = list(result.keys())
             return columns, [rendered_row(record) for record in result]
 
-        with self._errors(), self._driver.session() as session:
+        with self._errors(), self._session() as session:
             return session.execute_read(work)
 
     def write(self, query: str, **params: Any) -> list[dict[str, Any]]:
@@ -198,7 +210,7 @@ class Runner:
                 results.append(rows)
             return results
 
-        with self._errors(), self._driver.session() as session:
+        with self._errors(), self._session() as session:
             return session.execute_write(work)
 
     def schema(self, query: str) -> None:
@@ -212,7 +224,7 @@ class Runner:
         def work(transaction: neo4j.ManagedTransaction) -> None:
             transaction.run(query).consume()
 
-        with self._errors(), self._driver.session() as session:
+        with self._errors(), self._session() as session:
             try:
                 session.execute_write(work)
             except ClientError as error:
@@ -243,8 +255,13 @@ class Runner:
             from graphdatascience import GraphDataScience
 
             with self._errors():
-                self._gds = GraphDataScience(self._driver, arrow=False, show_progress=False)
+                self._gds = GraphDataScience(
+                    self._driver, database=self.database, arrow=False, show_progress=False
+                )
         return self._gds
+
+    def _session(self, **options: Any) -> neo4j.Session:
+        return self._driver.session(database=self.database, **options)
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
@@ -253,7 +270,7 @@ class Runner:
         try:
             yield
         except (DriverError, Neo4jError, OSError) as error:
-            raise as_graph_error(error, self.uri, self.user) from error
+            raise as_graph_error(error, self.uri, self.user, self.database) from error
         except (OverflowError, UnicodeEncodeError) as error:
             raise InvalidValue(
                 f"A value or statement cannot be sent to Neo4j: {error}. Whole numbers must fit 64 bits, and "
@@ -279,13 +296,14 @@ def _check_address(uri: str) -> None:
         )
 
 
-def as_graph_error(error: Exception, uri: str, user: str) -> GraphError:
+def as_graph_error(error: Exception, uri: str, user: str, database: str | None = None) -> GraphError:
     """The error of this package that a driver's error stands for.
 
     Args:
         error: what the driver (or a GDS call over it) raised.
         uri: the server's address, for the message.
         user: the user's name, for the message.
+        database: the database's name, for the message.
 
     Returns:
         An error to raise from `error`; its message is one line.
@@ -306,6 +324,10 @@ def as_graph_error(error: Exception, uri: str, user: str) -> GraphError:
             return AuthenticationFailed(
                 f"Neo4j at {uri} refuses user {user!r} for some seconds after too many wrong passwords. "
                 "Correct MATCHGRAPH_NEO4J_PASSWORD, wait, and try again."
+            )
+        case driver_errors.Neo4jError() if code == DATABASE_CODE:
+            return DatabaseNotFound(
+                f"Neo4j at {uri} has no database {database!r}. Check MATCHGRAPH_NEO4J_DATABASE."
             )
         case driver_errors.ConstraintError():
             return ConstraintViolated(first_line)

@@ -1,5 +1,13 @@
-"""Constraints and indexes of the graph, as numbered migrations under `cypher/schema/`, each recorded when
-applied.
+"""The schema of the graph: whose nodes are whose, and numbered migrations under `cypher/schema/`.
+
+A database may hold other applications' nodes as well, also ones that are called Model or Dataset. Each node
+of ours has two labels: the one that people read (Model), and one that nobody else writes (MatchGraphModel).
+All statements match, count and merge by the second, and uniqueness constraints and vector indexes are on it.
+An edge is ours if both its ends are. The node (:MatchGraph) holds what is about the graph as a whole: the
+schema's version, the metrics, and the lock of writers.
+
+Up to version 14 nodes had the first label only. Such a graph is adopted once, by the rules that the
+statements under `cypher/adopt/` state; what they do not recognise stays another application's.
 """
 
 from __future__ import annotations
@@ -14,26 +22,48 @@ if TYPE_CHECKING:
     from matchgraph.graphdb.runner import Runner
 
 FOLDER = "schema"
+FIRST = 15
+ADOPTION = 23
+PREFIX = "MatchGraph"
 _FILE = re.compile(r"(?P<version>\d{3})_[a-z0-9_]+")
+# In this order: a run is known by its model and dataset.
+_ADOPTED = ("models", "datasets", "runs", "statistics", "variants", "prompts", "metrics")
+_EARLIER_CONSTRAINTS = {
+    "model_id": "Model",
+    "dataset_id": "Dataset",
+    "run_id": "Run",
+    "metric_name": "Metric",
+    "statistics_key": "Statistics",
+    "performs_key": "PERFORMS",
+    "similar_key": "SIMILAR",
+    "prompt_id": "Prompt",
+    "variant_id": "Variant",
+    "scored_key": "SCORED",
+    "distilled_from_key": "DISTILLED_FROM",
+    # Last, as it is the sign of an earlier graph: an adoption that was cut off begins again.
+    "schema_version": "Schema",
+}
+_EARLIER_INDEXES = {"dataset_embedding": "Dataset", "prompt_embedding": "TrainPrompt"}
+_DATASETS_AT_ONCE = 100
 
 
 def migrations() -> dict[int, str]:
-    """Version to `folder/name` of its statement, in order, from 1 without a gap.
+    """Version to `folder/name` of its statement, in order, from 15 without a gap.
 
     Raises:
         MigrationFailed: the files are not numbered so.
     """
     found: dict[int, str] = {}
-    for name in queries.names(FOLDER):
+    for number, name in enumerate(queries.names(FOLDER), start=FIRST):
         match = _FILE.fullmatch(name)
-        if match is None or int(match["version"]) != len(found) + 1:
-            raise MigrationFailed(f"cypher/{FOLDER}/{name}.cypher should be numbered {len(found) + 1:03d}.")
-        found[len(found) + 1] = f"{FOLDER}/{name}"
+        if match is None or int(match["version"]) != number:
+            raise MigrationFailed(f"cypher/{FOLDER}/{name}.cypher should be numbered {number:03d}.")
+        found[number] = f"{FOLDER}/{name}"
     return found
 
 
 def version(runner: Runner) -> int:
-    """The version that the database's schema has, 0 for an empty database; never writes."""
+    """The version that the database's schema has, 0 where nothing of ours is; never writes."""
     return runner.read(queries.load("read/schema-version"))[0]["version"]
 
 
@@ -50,12 +80,43 @@ def apply(runner: Runner) -> int:
         MigrationFailed: the database was set up by a newer version of this program.
     """
     known = migrations()
-    current = version(runner)
-    if current > len(known):
+    current, latest = version(runner), max(known)
+    if current > latest:
         raise MigrationFailed(
-            f"The graph has schema version {current}, this program knows {len(known)}: update matchgraph."
+            f"The graph has schema version {current}, this program knows {latest}: update matchgraph."
         )
-    for number in range(current + 1, len(known) + 1):
+    pending = [number for number in known if number > current]
+    for number in pending:
         runner.schema(queries.load(known[number]))
+        if number == ADOPTION:
+            _adopt(runner)
         runner.write(queries.load("write/schema-version"), version=number)
-    return len(known) - current
+    return len(pending)
+
+
+def _adopt(runner: Runner) -> None:
+    """Give our labels to what an earlier version of this program wrote, and drop its constraints."""
+    if not runner.read(queries.load("adopt/is-earlier")):
+        return
+    runner.write_many(
+        [
+            (queries.load("write/lock"), {}),
+            *((queries.load(f"adopt/{what}"), {}) for what in (*_ADOPTED, "leftovers", "prompt-edges")),
+        ]
+    )
+    datasets = [row["id"] for row in runner.read(queries.load("read/dataset-ids"))]
+    for start in range(0, len(datasets), _DATASETS_AT_ONCE):
+        part = datasets[start : start + _DATASETS_AT_ONCE]
+        runner.write_many(
+            [(queries.load("write/lock"), {}), (queries.load("adopt/edges"), {"datasets": part})]
+        )
+    rules = {
+        row["name"]: row["is_constraint"]
+        for row in runner.read(
+            queries.load("adopt/rules"), constraints=_EARLIER_CONSTRAINTS, indexes=_EARLIER_INDEXES
+        )
+    }
+    for name in [*_EARLIER_INDEXES, *_EARLIER_CONSTRAINTS]:
+        if name in rules:
+            kind = "CONSTRAINT" if rules[name] else "INDEX"
+            runner.schema(f"DROP {kind} {name} IF EXISTS")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import Mapping
 from typing import Any
 
 SIGNIFICANT_DIGITS = 6
@@ -50,9 +51,11 @@ def in_words(value: Any) -> str:
             name = next(
                 (properties[key] for key in ("id", "name", "version", "key") if key in properties), ""
             )
-            return f"({''.join(f':{label}' for label in labels)} {in_words(name)})".replace(" )", ")")
+            # A node of the matching graph has a label that only this program writes, MatchGraphModel for Model.
+            shown = [label for label in labels if label.removeprefix("MatchGraph") not in {*labels} - {label}]
+            return f"({''.join(f':{label}' for label in shown)} {in_words(name)})".replace(" )", ")")
         case {"type": str(kind), "properties": dict(properties), **rest} if not rest:
-            return f"[:{kind} {in_words(properties.get('value'))}]".replace(" ]", "]")
+            return f"[:{kind} {in_words(_main_value(properties))}]".replace(" ]", "]")
         case {"nodes": list(nodes), "relationships": list(relationships), **rest} if not rest:
             steps = [f"-{in_words(r)}-{in_words(n)}" for r, n in zip(relationships, nodes[1:], strict=True)]
             return "".join([in_words(nodes[0]), *steps])
@@ -64,6 +67,12 @@ def in_words(value: Any) -> str:
             return "[" + ", ".join(in_words(item) for item in value) + "]"
         case _:
             return visible(str(value))
+
+
+def _main_value(properties: Mapping[str, Any]) -> Any:
+    """The value that an edge is known by: that of its main metric, else of the first metric by name."""
+    measured = [name for name in sorted(properties) if "__" not in name and not name.startswith("initial_")]
+    return next((properties[name] for name in ("value", *measured) if is_number(properties.get(name))), None)
 
 
 def visible(text: str) -> str:

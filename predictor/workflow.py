@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from matchgraph.graphdb import queries
-from matchgraph.graphdb.errors import UnknownMetric
+from matchgraph.graphdb.errors import GraphChanged, UnknownMetric
 from matchgraph.graphdb.metrics import DEFAULT_METRIC, KNOWN_METRICS
 from matchgraph.graphdb.queries import did_you_mean
-from matchgraph.graphdb.repository import NOT_RECORDED
+from matchgraph.graphdb.snapshot import NOT_RECORDED
 from matchgraph.predictor import evaluation, matching, replay
 from matchgraph.predictor.active import pair_hours
 from matchgraph.predictor.answer import Answer
@@ -102,7 +102,7 @@ def predict(
         new = target.measured(graph, snapshot.datasets, on_progress)
         _check_compared_with(snapshot, new)
         if save:
-            graph.save_datasets([new.dataset], new.statistics, new.similar)
+            new = _saved(graph, target, new, on_progress)
         dataset, name, measured = new.dataset, new.dataset.id, {}
         distances = {(set(pair.pair) - {name}).pop(): pair.value for pair in new.similar}
     matcher = method.build(graph.runner)
@@ -251,6 +251,19 @@ def _check_known(snapshot: Snapshot, target: str) -> None:
         raise UnknownTarget(
             f"{target!r} is neither a folder nor one of the graph's {len(ids)} datasets{near}"
         )
+
+
+def _saved(
+    graph: MatchingGraph, target: NewDataset, new: MeasuredDataset, on_progress: Progress
+) -> MeasuredDataset:
+    """Save a new dataset; where another writer adds one in the meantime, compare with it first."""
+    while True:
+        try:
+            graph.save_datasets([new.dataset], new.statistics, new.similar, compared=new.compared)
+        except GraphChanged:
+            new = target.measured(graph, graph.datasets(), on_progress)
+        else:
+            return new
 
 
 def _check_compared_with(snapshot: Snapshot, new: MeasuredDataset) -> None:

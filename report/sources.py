@@ -140,7 +140,7 @@ def _other_similarities(
     graph: MatchingGraph, runner: Runner, main: Snapshot, names: Sequence[str]
 ) -> list[tuple[View, Snapshot | None]]:
     """The same results and features, with the datasets compared in another way."""
-    from matchgraph.graphdb.repository import NOT_RECORDED
+    from matchgraph.graphdb.snapshot import NOT_RECORDED
 
     used = (main.similarity.name if main.similarity else None, main.compared_with)
     views = []

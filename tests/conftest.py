@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from matchgraph.graphdb.connection import (
+    DATABASE_VARIABLE,
     HOME_VARIABLE,
     PASSWORD_VARIABLE,
     URI_VARIABLE,
@@ -75,7 +76,7 @@ def environment(
     """Variables for a command run in process (`CliRunner(env=...)`) on the run's server, with an empty
     graph.
     """
-    for name in (URI_VARIABLE, USER_VARIABLE, PASSWORD_VARIABLE):
+    for name in (URI_VARIABLE, USER_VARIABLE, PASSWORD_VARIABLE, DATABASE_VARIABLE):
         monkeypatch.delenv(name, raising=False)
     return {HOME_VARIABLE: str(settings.home)}
 

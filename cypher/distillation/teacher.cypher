@@ -1,3 +1,3 @@
 // The teacher of a student, with what is calibrated for the two.
-MATCH (:Model {id: $student})-[e:DISTILLED_FROM]->(teacher:Model)
+MATCH (:MatchGraphModel {id: $student})-[e:DISTILLED_FROM]->(teacher:MatchGraphModel)
 RETURN teacher.id AS teacher, properties(e) AS properties

@@ -2,9 +2,9 @@
 // The advice of the whole graph where nothing is known of a dataset. Ties share the mean of their ranks; `wins` counts datasets on
 // which no model is better.
 // :param metric metric clip_fid -- metric of the results
-OPTIONAL MATCH (metric:Metric {name: $metric})
-WITH CASE WHEN metric.larger_is_better THEN -1 ELSE 1 END AS sign
-MATCH (m:Model)-[e:PERFORMS]->(d:Dataset)
+MATCH (graph:MatchGraph)
+WITH CASE WHEN $metric IN graph.larger_is_better THEN -1 ELSE 1 END AS sign
+MATCH (m:MatchGraphModel)-[e:PERFORMS]->(d:MatchGraphDataset)
 WHERE e[$metric] IS NOT NULL
 WITH d, collect({model: m.id, value: sign * e[$metric]}) AS rows
 UNWIND rows AS row

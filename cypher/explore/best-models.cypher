@@ -3,9 +3,9 @@
 // :param dataset dataset -- id of the dataset
 // :param metric metric clip_fid -- metric of the results
 // :param limit integer 20 -- most rows to return
-OPTIONAL MATCH (metric:Metric {name: $metric})
-WITH CASE WHEN metric.larger_is_better THEN -1 ELSE 1 END AS sign
-MATCH (m:Model)-[e:PERFORMS]->(:Dataset {id: $dataset})
+MATCH (graph:MatchGraph)
+WITH CASE WHEN $metric IN graph.larger_is_better THEN -1 ELSE 1 END AS sign
+MATCH (m:MatchGraphModel)-[e:PERFORMS]->(:MatchGraphDataset {id: $dataset})
 WHERE e[$metric] IS NOT NULL
 WITH sign, collect({model: m.id, value: e[$metric], initial: e['initial_' + $metric]}) AS rows
 UNWIND rows AS row

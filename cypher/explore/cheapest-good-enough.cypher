@@ -4,9 +4,9 @@
 // :param tolerance float 0.1 -- how much worse than the best is good enough, as a share of the best value
 // :param cost string tflop -- property of the model that says what it costs, such as tflop or params
 // :param metric metric clip_fid -- metric of the results
-OPTIONAL MATCH (metric:Metric {name: $metric})
-WITH CASE WHEN metric.larger_is_better THEN -1 ELSE 1 END AS sign
-MATCH (m:Model)-[e:PERFORMS]->(:Dataset {id: $dataset})
+MATCH (graph:MatchGraph)
+WITH CASE WHEN $metric IN graph.larger_is_better THEN -1 ELSE 1 END AS sign
+MATCH (m:MatchGraphModel)-[e:PERFORMS]->(:MatchGraphDataset {id: $dataset})
 WHERE e[$metric] IS NOT NULL
 WITH sign, collect({model: m.id, value: e[$metric], cost: m[$cost]}) AS rows, min(sign * e[$metric]) AS best
 UNWIND rows AS row

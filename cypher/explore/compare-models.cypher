@@ -2,9 +2,9 @@
 // :param model model -- id of one model
 // :param other model -- id of the other
 // :param metric metric clip_fid -- metric of the results
-OPTIONAL MATCH (metric:Metric {name: $metric})
-WITH CASE WHEN metric.larger_is_better THEN -1 ELSE 1 END AS sign
-MATCH (a:Model {id: $model})-[x:PERFORMS]->(d:Dataset)<-[y:PERFORMS]-(b:Model {id: $other})
+MATCH (graph:MatchGraph)
+WITH CASE WHEN $metric IN graph.larger_is_better THEN -1 ELSE 1 END AS sign
+MATCH (a:MatchGraphModel {id: $model})-[x:PERFORMS]->(d:MatchGraphDataset)<-[y:PERFORMS]-(b:MatchGraphModel {id: $other})
 WHERE x[$metric] IS NOT NULL AND y[$metric] IS NOT NULL
 RETURN d.id AS dataset, x[$metric] AS value, y[$metric] AS other_value,
        CASE WHEN sign * x[$metric] < sign * y[$metric] THEN a.id

@@ -4,17 +4,17 @@
 // :param from dataset -- id of the dataset to start from
 // :param to dataset -- id of the dataset to reach
 // :param similarity metric clip_fid -- metric by which datasets were compared
-OPTIONAL MATCH (similarity:Metric {name: $similarity})
-WITH coalesce(similarity.larger_is_better, false) AS larger
-MATCH (a:Dataset {id: $from}), (b:Dataset {id: $to})
+MATCH (graph:MatchGraph)
+WITH $similarity IN graph.larger_is_better AS larger
+MATCH (a:MatchGraphDataset {id: $from}), (b:MatchGraphDataset {id: $to})
 WHERE EXISTS { (a)-[s:SIMILAR]-() WHERE s[$similarity] IS NOT NULL }
   AND EXISTS { (b)-[s:SIMILAR]-() WHERE s[$similarity] IS NOT NULL }
 CALL (larger) {
-  MATCH (:Dataset)-[s:SIMILAR]->(:Dataset)
+  MATCH (:MatchGraphDataset)-[s:SIMILAR]->(:MatchGraphDataset)
   WHERE s[$similarity] IS NOT NULL
   RETURN max(s[$similarity]) AS greatest, min(s[$similarity]) AS least
 }
-MATCH (d:Dataset)-[s:SIMILAR]->(o:Dataset)
+MATCH (d:MatchGraphDataset)-[s:SIMILAR]->(o:MatchGraphDataset)
 WHERE s[$similarity] IS NOT NULL
 WITH a, b, d, o,
      CASE WHEN larger THEN greatest - s[$similarity]

@@ -3,13 +3,12 @@
 // :param dataset dataset -- id of the dataset
 // :param metric metric clip_fid -- metric of the results
 // :param similarity metric clip_fid -- metric by which datasets were compared
-OPTIONAL MATCH (metric:Metric {name: $metric})
-OPTIONAL MATCH (similarity:Metric {name: $similarity})
-WITH CASE WHEN metric.larger_is_better THEN -1 ELSE 1 END AS sign,
-     CASE WHEN similarity.larger_is_better THEN -1 ELSE 1 END AS far
-MATCH (d:Dataset {id: $dataset})
+MATCH (graph:MatchGraph)
+WITH CASE WHEN $metric IN graph.larger_is_better THEN -1 ELSE 1 END AS sign,
+     CASE WHEN $similarity IN graph.larger_is_better THEN -1 ELSE 1 END AS far
+MATCH (d:MatchGraphDataset {id: $dataset})
 CALL (d, sign) {
-  OPTIONAL MATCH (m:Model)-[e:PERFORMS]->(d)
+  OPTIONAL MATCH (m:MatchGraphModel)-[e:PERFORMS]->(d)
   WHERE e[$metric] IS NOT NULL
   WITH m.id AS model, e[$metric] AS value
   ORDER BY sign * value, model
@@ -17,14 +16,14 @@ CALL (d, sign) {
          percentileCont(value, 0.5) AS median_value
 }
 CALL (d, far) {
-  OPTIONAL MATCH (d)-[s:SIMILAR]-(o:Dataset)
+  OPTIONAL MATCH (d)-[s:SIMILAR]-(o:MatchGraphDataset)
   WHERE s[$similarity] IS NOT NULL
   RETURN o.id AS nearest, s[$similarity] AS nearest_similarity
   ORDER BY far * nearest_similarity, nearest
   LIMIT 1
 }
 CALL (d) {
-  OPTIONAL MATCH (d)-[:DESCRIBED_BY]->(s:Statistics)
+  OPTIONAL MATCH (d)-[:DESCRIBED_BY]->(s:MatchGraphStatistics)
   WITH s ORDER BY s.extractor, s.resize
   RETURN collect(s.extractor + ' ' + s.resize + ' n=' + toString(s.n)) AS statistics
 }

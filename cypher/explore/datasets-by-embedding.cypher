@@ -3,9 +3,9 @@
 // probe of another dimension are not compared.
 // :param dataset dataset -- id of the dataset
 // :param limit integer 20 -- most rows to return
-MATCH (d:Dataset {id: $dataset})
+MATCH (d:MatchGraphDataset {id: $dataset})
 WHERE d.embedding IS NOT NULL
-CALL db.index.vector.queryNodes('dataset_embedding', $limit + 1, d.embedding) YIELD node
+CALL db.index.vector.queryNodes('matchgraph_dataset_embedding', $limit + 1, d.embedding) YIELD node
 WITH d, node
 WHERE node <> d AND size(node.embedding) = size(d.embedding)
 RETURN node.id AS dataset, 2 * vector.similarity.cosine(d.embedding, node.embedding) - 1 AS cosine, node.probe AS probe

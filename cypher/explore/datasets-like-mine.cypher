@@ -4,14 +4,13 @@
 // :param similarity metric clip_fid -- metric by which datasets were compared
 // :param metric metric clip_fid -- metric of the results
 // :param limit integer 20 -- most rows to return
-OPTIONAL MATCH (metric:Metric {name: $metric})
-OPTIONAL MATCH (similarity:Metric {name: $similarity})
-WITH CASE WHEN metric.larger_is_better THEN -1 ELSE 1 END AS sign,
-     CASE WHEN similarity.larger_is_better THEN -1 ELSE 1 END AS far
-MATCH (:Dataset {id: $dataset})-[s:SIMILAR]-(o:Dataset)
+MATCH (graph:MatchGraph)
+WITH CASE WHEN $metric IN graph.larger_is_better THEN -1 ELSE 1 END AS sign,
+     CASE WHEN $similarity IN graph.larger_is_better THEN -1 ELSE 1 END AS far
+MATCH (:MatchGraphDataset {id: $dataset})-[s:SIMILAR]-(o:MatchGraphDataset)
 WHERE s[$similarity] IS NOT NULL
 CALL (o, sign) {
-  OPTIONAL MATCH (m:Model)-[e:PERFORMS]->(o)
+  OPTIONAL MATCH (m:MatchGraphModel)-[e:PERFORMS]->(o)
   WHERE e[$metric] IS NOT NULL
   RETURN m.id AS best_model, e[$metric] AS best_value
   ORDER BY sign * best_value, best_model

@@ -2,9 +2,9 @@
 // A positive gain is an improvement, whatever the metric's direction. The least gains come first: where fine-tuning hurt.
 // :param metric metric clip_fid -- metric of the results
 // :param limit integer 20 -- most rows to return
-OPTIONAL MATCH (metric:Metric {name: $metric})
-WITH CASE WHEN metric.larger_is_better THEN -1 ELSE 1 END AS sign
-MATCH (m:Model)-[e:PERFORMS]->(d:Dataset)
+MATCH (graph:MatchGraph)
+WITH CASE WHEN $metric IN graph.larger_is_better THEN -1 ELSE 1 END AS sign
+MATCH (m:MatchGraphModel)-[e:PERFORMS]->(d:MatchGraphDataset)
 WHERE e[$metric] IS NOT NULL AND e['initial_' + $metric] IS NOT NULL
 WITH m, d, e['initial_' + $metric] AS initial, e[$metric] AS value, sign
 RETURN m.id AS model, d.id AS dataset, initial, value, sign * (initial - value) AS gain

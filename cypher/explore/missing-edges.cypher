@@ -5,12 +5,11 @@
 // :param similarity metric clip_fid -- metric by which datasets were compared
 // :param neighbours integer 3 -- nearest datasets to average over
 // :param limit integer 20 -- most rows to return
-OPTIONAL MATCH (metric:Metric {name: $metric})
-OPTIONAL MATCH (similarity:Metric {name: $similarity})
-WITH CASE WHEN metric.larger_is_better THEN -1 ELSE 1 END AS sign,
-     CASE WHEN similarity.larger_is_better THEN -1 ELSE 1 END AS far
+MATCH (graph:MatchGraph)
+WITH CASE WHEN $metric IN graph.larger_is_better THEN -1 ELSE 1 END AS sign,
+     CASE WHEN $similarity IN graph.larger_is_better THEN -1 ELSE 1 END AS far
 CALL (sign) {
-  MATCH (m:Model)-[e:PERFORMS]->(o:Dataset)
+  MATCH (m:MatchGraphModel)-[e:PERFORMS]->(o:MatchGraphDataset)
   WHERE e[$metric] IS NOT NULL
   WITH o, collect({model: m.id, value: sign * e[$metric]}) AS rows
   WHERE size(rows) > 1
@@ -18,10 +17,10 @@ CALL (sign) {
   RETURN collect({model: row.model, dataset: o.id,
                   standing: 1 - toFloat(size([r IN rows WHERE r.value < row.value])) / (size(rows) - 1)}) AS standings
 }
-MATCH (m:Model), (d:Dataset)
+MATCH (m:MatchGraphModel), (d:MatchGraphDataset)
 WHERE NOT EXISTS { (m)-[e:PERFORMS]->(d) WHERE e[$metric] IS NOT NULL }
 CALL (m, d, far, standings) {
-  MATCH (d)-[s:SIMILAR]-(o:Dataset)
+  MATCH (d)-[s:SIMILAR]-(o:MatchGraphDataset)
   WHERE s[$similarity] IS NOT NULL
   UNWIND [row IN standings WHERE row.model = m.id AND row.dataset = o.id] AS row
   WITH row

@@ -2,12 +2,12 @@
 // Best rank first; `of` is how many models were measured on the dataset.
 // :param model model -- id of the model
 // :param metric metric clip_fid -- metric of the results
-OPTIONAL MATCH (metric:Metric {name: $metric})
-WITH CASE WHEN metric.larger_is_better THEN -1 ELSE 1 END AS sign
-MATCH (:Model {id: $model})-[mine:PERFORMS]->(d:Dataset)
+MATCH (graph:MatchGraph)
+WITH CASE WHEN $metric IN graph.larger_is_better THEN -1 ELSE 1 END AS sign
+MATCH (:MatchGraphModel {id: $model})-[mine:PERFORMS]->(d:MatchGraphDataset)
 WHERE mine[$metric] IS NOT NULL
 CALL (d, sign) {
-  MATCH (m:Model)-[e:PERFORMS]->(d)
+  MATCH (m:MatchGraphModel)-[e:PERFORMS]->(d)
   WHERE e[$metric] IS NOT NULL
   WITH m.id AS model, e[$metric] AS value
   ORDER BY sign * value, model

@@ -5,20 +5,19 @@
 // :param similarity metric clip_fid -- metric by which datasets were compared
 // :param neighbours integer 3 -- pairs count in which one is among so many nearest of the other
 // :param limit integer 20 -- most rows to return
-OPTIONAL MATCH (metric:Metric {name: $metric})
-OPTIONAL MATCH (similarity:Metric {name: $similarity})
-WITH CASE WHEN metric.larger_is_better THEN -1 ELSE 1 END AS sign,
-     CASE WHEN similarity.larger_is_better THEN -1 ELSE 1 END AS far
-MATCH (d:Dataset)
+MATCH (graph:MatchGraph)
+WITH CASE WHEN $metric IN graph.larger_is_better THEN -1 ELSE 1 END AS sign,
+     CASE WHEN $similarity IN graph.larger_is_better THEN -1 ELSE 1 END AS far
+MATCH (d:MatchGraphDataset)
 CALL (d, far) {
-  MATCH (d)-[s:SIMILAR]-(o:Dataset)
+  MATCH (d)-[s:SIMILAR]-(o:MatchGraphDataset)
   WHERE s[$similarity] IS NOT NULL
   RETURN s
   ORDER BY far * s[$similarity], o.id
   LIMIT $neighbours
 }
 WITH DISTINCT sign, far, s, startNode(s) AS a, endNode(s) AS b
-MATCH (a)<-[here:PERFORMS]-(m:Model)-[there:PERFORMS]->(b)
+MATCH (a)<-[here:PERFORMS]-(m:MatchGraphModel)-[there:PERFORMS]->(b)
 WHERE here[$metric] IS NOT NULL AND there[$metric] IS NOT NULL
 WITH far, s, a, b, m.id AS model, sign * here[$metric] AS x, sign * there[$metric] AS y
 ORDER BY model

@@ -2,13 +2,14 @@
 // One row for each recorded value: what it was measured with, and, where a run of the ledger made it, that run's settings.
 // :param model model -- id of the model
 // :param dataset dataset -- id of the dataset
-MATCH (:Model {id: $model})-[e:PERFORMS]->(:Dataset {id: $dataset})
-MATCH (metric:Metric)
-UNWIND [{stage: 'finetuned', name: metric.name}, {stage: 'initial', name: 'initial_' + metric.name}] AS source
+MATCH (:MatchGraphModel {id: $model})-[e:PERFORMS]->(:MatchGraphDataset {id: $dataset})
+MATCH (graph:MatchGraph)
+UNWIND graph.metrics AS metric
+UNWIND [{stage: 'finetuned', name: metric}, {stage: 'initial', name: 'initial_' + metric}] AS source
 WITH e, metric, source, source.name + '__' AS prefix
 WHERE e[source.name] IS NOT NULL
-OPTIONAL MATCH (run:Run {id: e[prefix + 'run']})
-RETURN metric.name AS metric, source.stage AS stage, e[source.name] AS value, e[prefix + 'run'] AS run,
+OPTIONAL MATCH (run:MatchGraphRun {id: e[prefix + 'run']})
+RETURN metric, source.stage AS stage, e[source.name] AS value, e[prefix + 'run'] AS run,
        e[prefix + 'n_real'] AS n_real, e[prefix + 'n_gen'] AS n_gen, e[prefix + 'extractor'] AS extractor,
        e[prefix + 'resize'] AS resize,
        [k IN keys(e) WHERE k STARTS WITH prefix

@@ -4,9 +4,9 @@
 // :param metric metric clip_fid -- metric of the results
 // :param threshold float 0.5 -- least excess over one of the two medians, 0.5 for half as bad again
 // :param limit integer 20 -- most rows to return
-OPTIONAL MATCH (metric:Metric {name: $metric})
-WITH CASE WHEN metric.larger_is_better THEN -1 ELSE 1 END AS sign
-MATCH (m:Model)-[e:PERFORMS]->(d:Dataset)
+MATCH (graph:MatchGraph)
+WITH CASE WHEN $metric IN graph.larger_is_better THEN -1 ELSE 1 END AS sign
+MATCH (m:MatchGraphModel)-[e:PERFORMS]->(d:MatchGraphDataset)
 WHERE e[$metric] IS NOT NULL
 WITH sign, m, collect({dataset: d, value: e[$metric]}) AS rows, percentileCont(e[$metric], 0.5) AS model_median
 UNWIND rows AS row

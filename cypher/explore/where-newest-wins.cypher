@@ -1,9 +1,9 @@
 // Datasets on which the newest model is the best
 // The newest, by the property `released`, of the models measured on the dataset, if it strictly beats all older ones.
 // :param metric metric clip_fid -- metric of the results
-OPTIONAL MATCH (metric:Metric {name: $metric})
-WITH CASE WHEN metric.larger_is_better THEN -1 ELSE 1 END AS sign
-MATCH (m:Model)-[e:PERFORMS]->(d:Dataset)
+MATCH (graph:MatchGraph)
+WITH CASE WHEN $metric IN graph.larger_is_better THEN -1 ELSE 1 END AS sign
+MATCH (m:MatchGraphModel)-[e:PERFORMS]->(d:MatchGraphDataset)
 WHERE e[$metric] IS NOT NULL AND m.released IS NOT NULL
 WITH sign, d, m, e[$metric] AS value
 ORDER BY sign * value, m.id

@@ -2,7 +2,7 @@
 // By how much the best candidate's quality is above the cheapest one's, prompt by prompt, and what it costs more.
 // :param quality string clip_score -- quality metric of the scores
 // :param limit integer 20 -- most rows to return
-MATCH (v:Variant)-[e:SCORED]->(p:Prompt)
+MATCH (v:MatchGraphVariant)-[e:SCORED]->(p:MatchGraphPrompt)
 WHERE e[$quality] IS NOT NULL
 WITH p, v, e[$quality] AS value
 ORDER BY v.tflop, v.id

@@ -2,7 +2,7 @@
 // The fence moves on, so whoever is at the run finds at the next heartbeat that it is no longer theirs.
 // Parameters: ids, the runs.
 UNWIND $ids AS id
-MATCH (run:Run {id: id})
+MATCH (run:MatchGraphRun {id: id})
 WHERE run.status IN ['QUEUED', 'RUNNING']
 SET run.status = 'CANCELLED',
     run.fence = run.fence + 1,

@@ -1,7 +1,7 @@
 // Take a run that is queued or whose lease has expired: one attempt more, a higher fence, a lease by the server's clock.
 // Run after lock.cypher in one transaction. The token makes a repeated commit count once. No row: somebody else has it.
 // Parameters: id, token, owner, host (its name, for people), lease_ms.
-MATCH (run:Run {id: $id})
+MATCH (run:MatchGraphRun {id: $id})
 WITH run, coalesce(run.token = $token, false) AS mine, timestamp() AS now
 WHERE mine
    OR run.status = 'QUEUED'

@@ -2,7 +2,7 @@
 // First those it has not tried yet, then those of the model it has loaded, then those of models that fewest others are at.
 // Parameters: wanted, a map from run id to its place in the order, or null for all runs; without, ids of runs to be left alone;
 // last, ids of runs to be taken when there is no other; model, the id of the model at hand, or null.
-MATCH (model:Model)<-[:OF]-(run:Run)-[:ON]->(dataset:Dataset)
+MATCH (model:MatchGraphModel)<-[:OF]-(run:MatchGraphRun)-[:ON]->(dataset:MatchGraphDataset)
 WHERE ($wanted IS NULL OR $wanted[run.id] IS NOT NULL)
   AND NOT run.id IN $without
   AND (run.status = 'QUEUED'
@@ -10,7 +10,7 @@ WHERE ($wanted IS NULL OR $wanted[run.id] IS NOT NULL)
 WITH run, model, dataset,
      run.id IN $last AS tried,
      coalesce(model.id = $model, false) AS loaded,
-     COUNT { (model)<-[:OF]-(:Run {status: 'RUNNING'}) } AS busy
+     COUNT { (model)<-[:OF]-(:MatchGraphRun {status: 'RUNNING'}) } AS busy
 RETURN run.id AS id
 ORDER BY tried, NOT loaded, busy, $wanted[run.id], run.queued_at, model.id, dataset.id, run.id
 LIMIT 1

@@ -2,10 +2,11 @@
 // Parameters: rows, a list of {id, model, dataset, config, settings, extractors, replicate, model_fingerprint, dataset_fingerprint,
 // max_attempts}.
 UNWIND $rows AS row
-MATCH (model:Model {id: row.model})
-MATCH (dataset:Dataset {id: row.dataset})
-MERGE (run:Run {id: row.id})
-ON CREATE SET run += row.settings,
+MATCH (model:MatchGraphModel {id: row.model})
+MATCH (dataset:MatchGraphDataset {id: row.dataset})
+MERGE (run:MatchGraphRun {id: row.id})
+ON CREATE SET run:Run,
+              run += row.settings,
               run.status = 'QUEUED',
               run.attempt = 0,
               run.max_attempts = row.max_attempts,

@@ -1,4 +1,4 @@
 // All runs that are done, with their model and dataset.
-MATCH (model:Model)<-[:OF]-(run:Run {status: 'DONE'})-[:ON]->(dataset:Dataset)
+MATCH (model:MatchGraphModel)<-[:OF]-(run:MatchGraphRun {status: 'DONE'})-[:ON]->(dataset:MatchGraphDataset)
 RETURN model.id AS model, dataset.id AS dataset, properties(run) AS properties
 ORDER BY model, dataset, run.id

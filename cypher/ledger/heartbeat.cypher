@@ -1,7 +1,7 @@
 // Extend the lease of a running run and note how far it is. Run after lock.cypher in one transaction.
 // No row: the run was taken from this worker.
 // Parameters: id, fence, lease_ms, stage, step, of, loss (may be null).
-MATCH (run:Run {id: $id})
+MATCH (run:MatchGraphRun {id: $id})
 WHERE run.status = 'RUNNING' AND run.fence = $fence
 WITH run, timestamp() AS now, run.stage = $stage AND run.stage_at IS NOT NULL AS same
 // When the stage was first seen, and at which step, give its speed.

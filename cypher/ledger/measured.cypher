@@ -2,7 +2,7 @@
 // measurement to tell its noise.
 // Parameters: ids, run ids.
 UNWIND $ids AS id
-MATCH (model:Model)<-[:OF]-(run:Run {id: id})-[:ON]->(dataset:Dataset)
+MATCH (model:MatchGraphModel)<-[:OF]-(run:MatchGraphRun {id: id})-[:ON]->(dataset:MatchGraphDataset)
 OPTIONAL MATCH (model)-[edge:PERFORMS]->(dataset)
 WITH run, CASE WHEN coalesce(run.replicate, false) THEN properties(run) ELSE properties(edge) END AS figures
 WHERE all(metric IN run.metrics WHERE figures[metric] IS NOT NULL)

@@ -1,4 +1,4 @@
 // Whether a run's model or dataset has other content than it was queued with.
-MATCH (model:Model)<-[:OF]-(run:Run {id: $id})-[:ON]->(dataset:Dataset)
+MATCH (model:MatchGraphModel)<-[:OF]-(run:MatchGraphRun {id: $id})-[:ON]->(dataset:MatchGraphDataset)
 WHERE model.content_hash <> run.model_fingerprint OR dataset.content_hash <> run.dataset_fingerprint
 RETURN run.id AS id

@@ -1,9 +1,9 @@
 // Enter runs that were done elsewhere; one that the ledger has already stays as it is.
 // Parameters: rows, a list of {id, model, dataset, properties}.
 UNWIND $rows AS row
-MATCH (model:Model {id: row.model})
-MATCH (dataset:Dataset {id: row.dataset})
-MERGE (run:Run {id: row.id})
-ON CREATE SET run += row.properties, run.status = 'DONE', run.fence = 0
+MATCH (model:MatchGraphModel {id: row.model})
+MATCH (dataset:MatchGraphDataset {id: row.dataset})
+MERGE (run:MatchGraphRun {id: row.id})
+ON CREATE SET run:Run, run += row.properties, run.status = 'DONE', run.fence = 0
 MERGE (run)-[:OF]->(model)
 MERGE (run)-[:ON]->(dataset)

@@ -1,7 +1,7 @@
 // Queue ended runs anew, with all their attempts. Run after lock.cypher in one transaction.
 // Parameters: ids, the runs; from, the statuses they may have.
 UNWIND $ids AS id
-MATCH (run:Run {id: id})
+MATCH (run:MatchGraphRun {id: id})
 WHERE run.status IN $from
 SET run.status = 'QUEUED',
     run.attempt = 0,

@@ -1,6 +1,6 @@
 // All runs with their model and dataset, or those of $ids, and the server's time in milliseconds.
 // Parameters: ids, run ids, or null for all.
-MATCH (model:Model)<-[:OF]-(run:Run)-[:ON]->(dataset:Dataset)
+MATCH (model:MatchGraphModel)<-[:OF]-(run:MatchGraphRun)-[:ON]->(dataset:MatchGraphDataset)
 WHERE $ids IS NULL OR run.id IN $ids
 RETURN properties(run) AS run,
        model.id AS model,

@@ -1,7 +1,7 @@
 // Metrics by which prompts are scored; a property's name without __ is one.
-MATCH ()-[e:SCORED]->()
+MATCH (:MatchGraphVariant)-[e:SCORED]->(:MatchGraphPrompt)
 UNWIND keys(e) AS metric
 WITH metric
-WHERE metric <> 'key' AND NOT metric CONTAINS '__'
+WHERE NOT metric CONTAINS '__'
 RETURN metric, count(*) AS scores
 ORDER BY metric

@@ -1,4 +1,4 @@
 // The CLIPs that embedded the prompts.
-MATCH (p:Prompt)
+MATCH (p:MatchGraphPrompt)
 RETURN DISTINCT p.probe AS probe
 ORDER BY probe

@@ -1,4 +1,4 @@
 // All prompts.
-MATCH (p:Prompt)
+MATCH (p:MatchGraphPrompt)
 RETURN properties(p) AS properties
 ORDER BY p.id

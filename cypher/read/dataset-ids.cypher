@@ -1,3 +1,3 @@
 // The ids of all datasets.
-MATCH (d:Dataset)
+MATCH (d:MatchGraphDataset)
 RETURN d.id AS id ORDER BY id

@@ -1,3 +1,3 @@
 // All datasets.
-MATCH (d:Dataset)
+MATCH (d:MatchGraphDataset)
 RETURN properties(d) AS properties

@@ -1,7 +1,7 @@
 // How much was measured with each model: results, scores of its variants on prompts, and finished runs.
-MATCH (m:Model)
+MATCH (m:MatchGraphModel)
 WITH m, COUNT { (m)-[:PERFORMS]->() } AS results,
-     COUNT { (m)<-[:OF]-(:Variant)-[:SCORED]->() } AS scores,
-     COUNT { (m)<-[:OF]-(:Run {status: 'DONE'}) } AS runs
+     COUNT { (m)<-[:OF]-(:MatchGraphVariant)-[:SCORED]->() } AS scores,
+     COUNT { (m)<-[:OF]-(:MatchGraphRun {status: 'DONE'}) } AS runs
 WHERE results + scores + runs > 0
 RETURN m.id AS id, results + scores + runs AS measured

@@ -1,5 +1,5 @@
 // Which of these ids name no dataset.
 UNWIND $ids AS id
 WITH id
-WHERE NOT EXISTS { (:Dataset {id: id}) }
+WHERE NOT EXISTS { (:MatchGraphDataset {id: id}) }
 RETURN id ORDER BY id

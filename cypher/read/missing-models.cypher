@@ -1,5 +1,5 @@
 // Which of these ids name no model.
 UNWIND $ids AS id
 WITH id
-WHERE NOT EXISTS { (:Model {id: id}) }
+WHERE NOT EXISTS { (:MatchGraphModel {id: id}) }
 RETURN id ORDER BY id

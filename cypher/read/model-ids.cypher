@@ -1,3 +1,3 @@
 // The ids of all models.
-MATCH (m:Model)
+MATCH (m:MatchGraphModel)
 RETURN m.id AS id ORDER BY id

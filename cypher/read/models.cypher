@@ -1,3 +1,3 @@
 // All models.
-MATCH (m:Model)
+MATCH (m:MatchGraphModel)
 RETURN properties(m) AS properties

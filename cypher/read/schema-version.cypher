@@ -1,3 +1,3 @@
-// The version of the schema, 0 in an empty database.
-OPTIONAL MATCH (s:Schema)
-RETURN coalesce(max(s.version), 0) AS version
+// The version of the schema, 0 where there is none of ours.
+OPTIONAL MATCH (graph:MatchGraph)
+RETURN coalesce(max(graph.version), 0) AS version

@@ -1,4 +1,6 @@
 // The metrics by which any two datasets were compared.
-MATCH (m:Metric)
-WHERE EXISTS { (:Dataset)-[e:SIMILAR]->(:Dataset) WHERE e[m.name] IS NOT NULL }
-RETURN m.name AS name ORDER BY name
+MATCH (graph:MatchGraph)
+UNWIND graph.metrics AS name
+WITH name
+WHERE EXISTS { (:MatchGraphDataset)-[e:SIMILAR]->(:MatchGraphDataset) WHERE e[name] IS NOT NULL }
+RETURN name ORDER BY name

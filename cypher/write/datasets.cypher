@@ -1,4 +1,4 @@
 // Save datasets: each node gets exactly these properties, its edges stay.
 UNWIND $rows AS row
-MERGE (d:Dataset {id: row.id})
-SET d = row.properties
+MERGE (d:MatchGraphDataset {id: row.id})
+SET d = row.properties, d:Dataset

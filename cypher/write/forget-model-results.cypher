@@ -1,10 +1,9 @@
 // Remove what was measured with models that are replaced by others: results, runs, variants with their scores, and
 // what they were distilled from. A worker that is still at such a run finds it gone and writes nothing.
 UNWIND $ids AS id
-MATCH (m:Model {id: id})
-OPTIONAL MATCH (m)-[e:PERFORMS|DISTILLED_FROM]-()
+MATCH (m:MatchGraphModel {id: id})
+OPTIONAL MATCH (m)-[e:PERFORMS|DISTILLED_FROM]-(:MatchGraphModel|MatchGraphDataset)
 DELETE e
 WITH DISTINCT m
-OPTIONAL MATCH (m)<-[:OF]-(n)
-WHERE n:Run OR n:Variant
+OPTIONAL MATCH (m)<-[:OF]-(n:MatchGraphRun|MatchGraphVariant)
 DETACH DELETE n

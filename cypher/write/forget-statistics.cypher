@@ -1,4 +1,4 @@
 // Remove the feature statistics of datasets whose images are others now.
 UNWIND $ids AS id
-MATCH (:Dataset {id: id})-[:DESCRIBED_BY]->(s:Statistics)
+MATCH (:MatchGraphDataset {id: id})-[:DESCRIBED_BY]->(s:MatchGraphStatistics)
 DETACH DELETE s

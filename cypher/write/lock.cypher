@@ -1,5 +1,6 @@
 // Wait until no other transaction writes to the matching graph, and keep others waiting until this one ends.
-// Setting a property locks the node. Without one lock taken before all others, writers that touch the same models and datasets in
-// different orders would deadlock, and one could miss another's edges in the weights.
-MATCH (s:Schema {version: 1})
-SET s.locked = true
+// Setting a property locks the node. It is taken before all other locks, so that writers cannot deadlock, and it is what keeps
+// edges single: relationships have no label of ours to put a constraint on.
+MATCH (graph:MatchGraph)
+SET graph.lock = true
+REMOVE graph.lock

@@ -1,4 +1,4 @@
 // Save models: each node gets exactly these properties, its edges stay.
 UNWIND $rows AS row
-MERGE (m:Model {id: row.id})
-SET m = row.properties
+MERGE (m:MatchGraphModel {id: row.id})
+SET m = row.properties, m:Model

@@ -1,4 +1,5 @@
-"""The managed Neo4j: one server per data folder, started when needed, shared by all commands, mended.
+"""The managed Neo4j: one server per data folder, started when needed, shared by all commands, and
+repaired after a crash.
 
 Below `<home>/neo4j`: `data` (the database), `plugins` (Graph Data Science), `conf`, `logs`, `password`
 (readable by its owner only), `server.json` (the process and its ports) and `lock` (held while a server is
@@ -39,6 +40,7 @@ from matchgraph.progress import Progress
 
 HOST = "127.0.0.1"
 USER = "neo4j"
+USER_DATABASE = "neo4j"
 MAIN_CLASS = "org.neo4j.server.CommunityEntryPoint"
 DEFAULT_HEAP = "1g"
 HEAP_VARIABLE = "MATCHGRAPH_HEAP"
@@ -104,7 +106,7 @@ class ManagedServer:
         self.neo4j_log = self.logs / "neo4j.log"
 
     def runner(self, on_progress: Progress | None = None) -> Runner:
-        """A runner on the running server; starts it, or mends what a crash left, where needed.
+        """A runner on the running server; starts it, or repairs what a crash left, where needed.
 
         Args:
             on_progress: called with the bytes fetched at a first start; None for a bar on stderr.
@@ -171,6 +173,23 @@ class ManagedServer:
                     shutil.rmtree(folder, ignore_errors=True)
                 self.password_file.unlink(missing_ok=True)
                 self.state_file.unlink(missing_ok=True)
+
+    def has_database(self) -> bool:
+        """Whether there is a database, running or not, that something may be in."""
+        return (self.data / "databases" / USER_DATABASE).exists()
+
+    def set_aside(self) -> Path:
+        """Stop the server and move its database to a folder beside it.
+
+        Returns:
+            That folder.
+        """
+        self.stop()
+        with self._writable(), self._locked():
+            aside = self.folder / f"data-{time.strftime('%Y%m%d-%H%M%S')}"
+            self.data.rename(aside)
+        self.reset()
+        return aside
 
     # -- starting
 

@@ -12,7 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from matchgraph.graphdb.errors import UnknownMetric
+from matchgraph.graphdb.errors import GraphChanged, UnknownMetric
 from matchgraph.graphdb.models import Dataset, Metric, Property, Similar, Statistics
 from matchgraph.ingest.errors import BadInput, Problem
 from matchgraph.ingest.tables.csv_file import (
@@ -433,9 +433,7 @@ def ingest_image_folders(
                 f"{found.id}: replaced; what was measured on the former images ({count}) was removed."
             )
         changed = comparison.forget_changed(found.id, content, replaced=bool(replaced))
-        look = comparison.look(found, content)
-        graph.save_datasets([look.dataset], look.statistics, look.similar, changed=changed, replaced=replaced)
-        comparison.add(look)
+        look = comparison.saved(graph, found, content, changed=changed, replaced=replaced)
         written.append(found.id)
         measured += len(look.similar)
         notes += look.notes
@@ -617,6 +615,70 @@ class Comparison:
         probed = next(known for known in statistics.values() if known.extractor == self._probe.hash)
         dataset = _merged(self._stored.get(found.id), _described(found, content, probed, self._probe))
         return Look(dataset, tuple(statistics.values()), tuple(similar), tuple(notes), reference)
+
+    def saved(
+        self,
+        graph: MatchingGraph,
+        found: ImageFolder,
+        content: str,
+        *,
+        changed: Collection[str] = (),
+        replaced: Collection[str] = (),
+    ) -> Look:
+        """Compare a dataset with all others of the graph, and save it with its distances.
+
+        Where another writer adds a dataset in the meantime, the two are compared before this one is saved.
+
+        Args:
+            graph: the graph.
+            found: the dataset.
+            content: hash of its images, see `images_hash`.
+            changed: see `MatchingGraph.save_datasets`.
+            replaced: likewise.
+
+        Returns:
+            What was saved.
+
+        Raises:
+            BadDataset: a metric of captions finds too few of them.
+        """
+        while True:
+            look = self.look(found, content)
+            try:
+                graph.save_datasets(
+                    [look.dataset],
+                    look.statistics,
+                    look.similar,
+                    changed=changed,
+                    replaced=replaced,
+                    compared=self.compared,
+                )
+            except GraphChanged:
+                self._read_new(graph)
+            else:
+                self.add(look)
+                return look
+
+    @property
+    def compared(self) -> dict[str, set[str]]:
+        """By the hash of each extractor, the datasets that `look` compares with."""
+        return {
+            instrument.hash: set(self._samples[name]) for name, instrument in self._scorer.extractors.items()
+        }
+
+    def _read_new(self, graph: MatchingGraph) -> None:
+        """Add datasets that others have added to the graph to the known ones."""
+        from matchgraph.training.measure.scoring import Sample
+
+        self._stored |= {
+            dataset.id: dataset for dataset in graph.datasets() if dataset.id not in self._stored
+        }
+        for name, instrument in self._scorer.extractors.items():
+            for known in graph.statistics(instrument.hash):
+                if known.dataset not in self._samples[name]:
+                    self._samples[name][known.dataset] = Sample(
+                        GaussianStatistics(known.n, known.mean, known.covariance)
+                    )
 
     def add(self, look: Look) -> None:
         """Take a dataset among the known ones."""

@@ -95,7 +95,7 @@ class NewFolder:
                 "--probe SPEC`."
             )
         look = comparison.look(found, images_hash(found), load=_loader(found.images, on_progress))
-        return MeasuredDataset(look.dataset, look.statistics, look.similar)
+        return MeasuredDataset(look.dataset, look.statistics, look.similar, comparison.compared)
 
 
 def check_same_extractor(known: Sequence[Dataset], extractor: str, what: str) -> None:

@@ -62,7 +62,7 @@ def test_status_tells_versions_addresses_and_counts(
     environment: Mapping[str, str], settings: Settings, runner: Runner
 ):
     runner.write(
-        "MERGE (m:Model {id: 'm'}) MERGE (d:Dataset {id: 'd'}) MERGE (m)-[:PERFORMS {key: 'k'}]->(d)"
+        "MERGE (m:MatchGraphModel {id: 'm'}) MERGE (d:MatchGraphDataset {id: 'd'}) MERGE (m)-[:PERFORMS]->(d)"
     )
     state = ManagedServer(settings.home).running()
     assert state is not None
@@ -132,7 +132,7 @@ def test_a_neo4j_of_ones_own_is_not_stopped(own_server: Mapping[str, str], runne
 def test_reset_asks_first_and_empties_the_graph(
     own_server: Mapping[str, str], graph: MatchingGraph, runner: Runner
 ):
-    runner.write("MERGE (:Model {id: 'm'})")
+    runner.write("MERGE (:MatchGraphModel {id: 'm'})")
     assert invoke(["reset"], own_server).exit_code == 2
     assert output(["status"], own_server)["nodes"] == {"Model": 1}
     output(["reset", "--yes"], own_server)
@@ -143,7 +143,7 @@ def test_reset_asks_first_and_empties_the_graph(
 def test_reset_does_nothing_where_the_answer_is_no(
     own_server: Mapping[str, str], graph: MatchingGraph, runner: Runner, monkeypatch: pytest.MonkeyPatch
 ):
-    runner.write("MERGE (:Model {id: 'm'})")
+    runner.write("MERGE (:MatchGraphModel {id: 'm'})")
     monkeypatch.setattr("matchgraph.cli.graph.at_terminal", lambda: True)
     result = CliRunner().invoke(graph_command, ["reset"], input="n\n", env=dict(own_server))
     assert (result.exit_code, result.stdout) == (1, "")

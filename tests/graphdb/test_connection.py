@@ -84,4 +84,4 @@ def test_any_neo4j_is_reached_by_address(settings: Settings, runner: Runner, tmp
 
 def test_connecting_applies_the_schema(runner: Runner):
     constraints = {(c["labelsOrTypes"][0], c["properties"][0]) for c in runner.read("SHOW CONSTRAINTS")}
-    assert {("Model", "id"), ("Dataset", "id")} <= constraints
+    assert {("MatchGraphModel", "id"), ("MatchGraphDataset", "id")} <= constraints

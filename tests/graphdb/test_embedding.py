@@ -96,7 +96,7 @@ def test_nodes_without_edges_are_embedded_too(runner: Runner) -> None:
 
 def test_nothing_is_stored(runner: Runner) -> None:
     GdsNode2Vec(runner, CONFIG).embed(*clusters())
-    assert runner.read("MATCH (n) WHERE NOT n:Schema RETURN count(n) AS n") == [{"n": 0}]
+    assert runner.read("MATCH (n) WHERE NOT n:MatchGraph RETURN count(n) AS n") == [{"n": 0}]
     assert runner.read("CALL gds.graph.list() YIELD graphName") == []
 
 

@@ -11,8 +11,8 @@ from matchgraph.words import in_words
 
 
 def test_values_in_words() -> None:
-    node = {"labels": ["Model"], "properties": {"id": "a"}}
-    edge = {"type": "PERFORMS", "properties": {"value": 0.5}}
+    node = {"labels": ["MatchGraphModel", "Model"], "properties": {"id": "a"}}
+    edge = {"type": "PERFORMS", "properties": {"fid": 0.5, "fid__n_real": 7, "initial_fid": 9.0}}
     assert (
         in_words({"nodes": [node, node], "relationships": [edge]}) == "(:Model a)-[:PERFORMS 0.5]-(:Model a)"
     )

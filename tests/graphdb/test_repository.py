@@ -11,10 +11,18 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from matchgraph.graphdb.errors import InvalidValue, MixedExtractors, NodeNotFound, UnknownMetric
+from matchgraph.graphdb.errors import (
+    ConstraintViolated,
+    InvalidValue,
+    MixedExtractors,
+    NodeNotFound,
+    UnknownMetric,
+)
 from matchgraph.graphdb.models import Dataset, Metric, Model, Result, Similar, Statistics
-from matchgraph.graphdb.repository import NOT_RECORDED, MatchingGraph, edge_key
+from matchgraph.graphdb.refresh import Refreshed, refresh
+from matchgraph.graphdb.repository import MatchingGraph
 from matchgraph.graphdb.runner import Runner
+from matchgraph.graphdb.snapshot import NOT_RECORDED
 from matchgraph.graphdb.weights import result_weight, similarity_weight
 
 NAMES = ["back`tick", "quo'te\"s", "a//b", "日本語 🎨", "[red]", "a\u0301", "\\", "{$x}"]
@@ -22,7 +30,7 @@ NAMES = ["back`tick", "quo'te\"s", "a//b", "日本語 🎨", "[red]", "a\u0301",
 
 def dump(runner: Runner) -> list[Any]:
     """All that the graph holds but the record of its schema, in an order of its own."""
-    nodes = runner.read("MATCH (n) WHERE NOT n:Schema RETURN labels(n) AS l, properties(n) AS p")
+    nodes = runner.read("MATCH (n) WHERE NOT n:MatchGraph RETURN labels(n) AS l, properties(n) AS p")
     edges = runner.read(
         "MATCH (a)-[e]->(b) RETURN type(e) AS t, properties(e) AS p, a.id AS a, coalesce(b.id, b.key) AS b"
     )
@@ -81,18 +89,11 @@ def test_hostile_names_come_back_as_they_went_in(graph: MatchingGraph) -> None:
     assert len(snapshot.similar) == len(NAMES) * (len(NAMES) - 1) // 2
 
 
-def test_no_two_pairs_share_a_key() -> None:
-    assert (
-        len({edge_key("a,b", "c"), edge_key("a", "b,c"), edge_key('a", "b', "c"), edge_key("a", 'b", "c')})
-        == 4
-    )
-
-
 def test_a_model_saved_again_loses_what_is_gone_and_keeps_its_edges(
     graph: MatchingGraph, runner: Runner
 ) -> None:
     fill(graph)
-    runner.write("MATCH (m:Model {id: 'm1'}) MERGE (r:Run {id: 'r1'}) MERGE (r)-[:OF]->(m)")
+    runner.write("MATCH (m:Model {id: 'm1'}) MERGE (r:MatchGraphRun:Run {id: 'r1'}) MERGE (r)-[:OF]->(m)")
     graph.save_models([Model("m1", {"family": "dit"})])
     graph.save_datasets([Dataset("d1")])
     assert graph.models()[0] == Model("m1", {"family": "dit"})
@@ -132,6 +133,8 @@ def test_an_edge_holds_each_metric_with_what_it_was_measured_with(
     graph.save_models([Model("m")])
     graph.save_datasets([Dataset("d")])
     graph.save_results([Result("m", "d", "fid", 50, provenance={"n_real": 4, "run": "old"})])
+    assert edge(runner) == {"fid": 50.0, "fid__n_real": 4, "fid__run": "old"}
+    refresh(runner)
     assert (edge(runner)["metric"], edge(runner)["value"], edge(runner)["n_real"]) == ("fid", 50, 4)
     graph.save_results(
         [
@@ -139,8 +142,9 @@ def test_an_edge_holds_each_metric_with_what_it_was_measured_with(
             Result("m", "d", "clip_fid", 9, "initial", {"n_gen": 7}),
         ]
     )
+    assert not {"metric", "value", "weight", "band"} & edge(runner).keys()
+    assert refresh(runner) == Refreshed(results=1, similarities=0)
     assert edge(runner) == {
-        "key": '["m", "d"]',
         "fid": 50.0,
         "fid__n_real": 4,
         "fid__run": "old",
@@ -148,7 +152,7 @@ def test_an_edge_holds_each_metric_with_what_it_was_measured_with(
         "clip_fid__run": "new",
         "initial_clip_fid": 9.0,
         "initial_clip_fid__n_gen": 7,
-        # The default metric is clip_fid now; n_real was of fid and is told under a plain name no more.
+        # The default metric is clip_fid now; n_real was of fid and loses its plain name.
         "metric": "clip_fid",
         "value": 5.0,
         "run": "new",
@@ -165,6 +169,7 @@ def test_a_value_replaced_loses_what_the_old_one_was_measured_with(
     graph.save_datasets([Dataset("d")])
     graph.save_results([Result("m", "d", "kid", 5, provenance={"std": 0.1, "run": "old"})])
     graph.save_results([Result("m", "d", "kid", 4, provenance={"run": "new"})])
+    refresh(runner)
     held = edge(runner)
     assert (held["kid"], held["run"], held["kid__run"]) == (4, "new", "new")
     assert not {"std", "kid__std"} & held.keys()
@@ -190,10 +195,9 @@ def test_stored_weights_of_similarities_are_those_of_the_function(
 ) -> None:
     pairs = list(combinations("abcd", 2))
     similar = [Similar(a, b, metric, value) for (a, b), value in zip(pairs, values, strict=True)]
-    # In two writes: the second moves the median that the first one's weights came from.
-    graph.save_datasets([Dataset(name) for name in "abcd"], similar=similar[:2])
-    graph.save_similarities(similar[2:])
-    rows = runner.read("MATCH ()-[e:SIMILAR]->() RETURN e.weight AS w ORDER BY e.key")
+    graph.save_datasets([Dataset(name) for name in "abcd"], similar=similar)
+    refresh(runner)
+    rows = runner.read("MATCH (a)-[e:SIMILAR]->(b) RETURN e.weight AS w ORDER BY a.id, b.id")
     np.testing.assert_allclose([row["w"] for row in rows], similarity_weight(values, larger), rtol=1e-12)
 
 
@@ -204,12 +208,12 @@ def test_stored_weights_of_results_are_those_of_the_function(
     names = [f"m{i}" for i in range(6)]
     graph.save_models([Model(name) for name in names])
     graph.save_datasets([Dataset("d1"), Dataset("d2")])
-    # In two writes: the second moves the ranks that the first one's weights came from. Another dataset, and a
-    # model measured by another metric only, move none.
+    # Another dataset, and a model measured by another metric only, move no rank.
     first = [Result(m, "d1", metric, v) for m, v in zip(names, values, strict=True)]
     graph.save_models([Model("other")])
     graph.save_results([first[0], Result("other", "d1", "cmmd", 3)])
     graph.save_results([*first[1:], *(Result(m, "d2", metric, 0.01 * i) for i, m in enumerate(names[:3]))])
+    refresh(runner)
     weights = {
         dataset: [
             row["w"]
@@ -234,6 +238,7 @@ def test_bands_are_quartiles(graph: MatchingGraph, runner: Runner, metric: str, 
     graph.save_datasets([Dataset(name) for name in names])
     graph.save_results([Result("m", names[0], metric, values[0])])
     graph.save_results([Result("m", d, metric, v) for d, v in zip(names[1:], values[1:], strict=True)])
+    refresh(runner)
     rows = runner.read("MATCH ()-[e:PERFORMS]->(d) RETURN e.band AS b ORDER BY d.id")
     assert [row["b"] for row in rows] == (BANDS[::-1] if larger else BANDS)
 
@@ -253,6 +258,7 @@ def test_many_edges_take_several_transactions_and_end_up_as_in_one(
         graph.save_models([Model(name) for name in models])
         graph.save_datasets([Dataset(name) for name in datasets], similar=similar)
         graph.save_results(results)
+        refresh(runner)
         return dump(runner)
 
     at_once = save()
@@ -266,6 +272,7 @@ def test_many_edges_take_several_transactions_and_end_up_as_in_one(
         return write_many(statements, **options)
 
     monkeypatch.setattr("matchgraph.graphdb.repository.TRANSACTION_EDGES", 6)
+    monkeypatch.setattr("matchgraph.graphdb.refresh.TRANSACTION_EDGES", 6)
     monkeypatch.setattr(runner, "write_many", counted)
     assert save() == at_once
     assert [size for size in sizes if size] == [6, 6, 6, 6, 6]
@@ -339,16 +346,16 @@ def test_a_call_with_one_bad_row_writes_nothing(graph: MatchingGraph, runner: Ru
 
 
 def test_a_call_that_fails_in_the_database_writes_nothing(graph: MatchingGraph, runner: Runner) -> None:
-    # The second key is taken by an edge that is none of ours: it fails after the first edge was set.
+    # Another application wants what ours cannot give: it fails after the first edge was set.
     graph.save_models([Model("m1")])
     graph.save_datasets([Dataset("d1"), Dataset("d2")])
-    runner.write(
-        "MATCH (a:Dataset {id: 'd1'}), (b:Dataset {id: 'd2'}) MERGE (a)-[:PERFORMS {key: $key}]->(b)",
-        key=edge_key("m1", "d2"),
-    )
     before = dump(runner)
-    with pytest.raises(Exception, match="PERFORMS"):
-        graph.save_results([Result("m1", "d1", "fid", 1), Result("m1", "d2", "fid", 1)])
+    runner.schema("CREATE CONSTRAINT theirs FOR ()-[e:PERFORMS]-() REQUIRE e.fid IS UNIQUE")
+    try:
+        with pytest.raises(ConstraintViolated):
+            graph.save_results([Result("m1", "d1", "fid", 1), Result("m1", "d2", "fid", 1)])
+    finally:
+        runner.schema("DROP CONSTRAINT theirs")
     assert dump(runner) == before
 
 
@@ -364,18 +371,17 @@ def test_writers_at_once_leave_one_of_each(runner: Runner) -> None:
 
     with ThreadPoolExecutor(16) as pool:
         list(pool.map(write, range(16)))
-    counts = runner.read("MATCH (n) WHERE NOT n:Schema RETURN labels(n)[0] AS l, count(*) AS n ORDER BY l")
+    counts = runner.read(
+        "MATCH (n) UNWIND [l IN labels(n) WHERE NOT l STARTS WITH 'MatchGraph'] AS l "
+        "RETURN l, count(*) AS n ORDER BY l"
+    )
     assert counts == [
         {"l": "Dataset", "n": 3},
-        {"l": "Metric", "n": 1},
         {"l": "Model", "n": 3},
         {"l": "Statistics", "n": 1},
     ]
     edges = runner.read("MATCH ()-[e]->() RETURN type(e) AS t, count(*) AS n ORDER BY t")
     assert edges == [{"t": "DESCRIBED_BY", "n": 1}, {"t": "PERFORMS", "n": 9}, {"t": "SIMILAR", "n": 1}]
-    # The last writer saw every edge, so the weights are those of all three on each dataset.
-    rows = runner.read("MATCH ()-[e:PERFORMS]->(d) RETURN e.weight AS w ORDER BY d.id, e.value")
-    np.testing.assert_allclose([r["w"] for r in rows], [*result_weight([1, 2, 3])] * 3)
 
 
 def test_a_snapshot_is_in_order_whatever_was_written_first(graph: MatchingGraph) -> None:

@@ -21,7 +21,7 @@ RUN_TIMES = (
     "host",
     "extractors",  # where they are
 )
-NODES = "MATCH (n) WHERE NOT n:Schema RETURN labels(n) AS labels, properties(n) AS properties"
+NODES = "MATCH (n) WHERE NOT n:MatchGraph RETURN labels(n) AS labels, properties(n) AS properties"
 EDGES = """
 MATCH (a)-[e]->(b)
 RETURN type(e) AS type, properties(e) AS properties,

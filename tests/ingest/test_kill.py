@@ -78,7 +78,7 @@ def test_a_killed_table_is_written_wholly_or_not_at_all(
         )
     )
     if kind == "models":
-        command, statement = ["models", models], "MERGE (m:Model"
+        command, statement = ["models", models], "MERGE (m:MatchGraphModel"
     else:
         ingest_models(graph, models)
         ingest_dataset_table(graph, datasets)

@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 
 from matchgraph.graphdb.models import Dataset, Metric
+from matchgraph.graphdb.refresh import refresh
 from matchgraph.predictor.errors import InvalidRows, NotEnoughResults, UnknownTarget
 from matchgraph.predictor.visibility import (
     add_dataset,
@@ -87,10 +88,12 @@ class TestWeightedEdges:
 
     def test_weights_are_those_that_the_graph_stores(self, graph, runner, zoo, save):
         save(graph, zoo(n_datasets=5))
+        refresh(runner)
         edges = weighted_edges(graph.snapshot())
         rows = runner.read(
             "MATCH (a)-[e:PERFORMS|SIMILAR]->(b) "
-            "RETURN toLower(labels(a)[0]) + ':' + a.id AS a, 'dataset:' + b.id AS b, e.weight AS w"
+            "RETURN CASE WHEN a:Model THEN 'model:' ELSE 'dataset:' END + a.id AS a, "
+            "'dataset:' + b.id AS b, e.weight AS w"
         )
         stored = {(row["a"], row["b"]): row["w"] for row in rows}
         assert len(stored) == 6 * 5 + 10

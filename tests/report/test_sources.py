@@ -14,8 +14,8 @@ from matchgraph.report.variants import MAIN_VIEW
 
 REPEATED = """
 UNWIND $rows AS row
-MATCH (m:Model {id: row.model}) MATCH (d:Dataset {id: row.dataset})
-CREATE (run:Run {id: row.id, status: row.status, replicate: row.replicate, config: row.config})
+MATCH (m:MatchGraphModel {id: row.model}) MATCH (d:MatchGraphDataset {id: row.dataset})
+CREATE (run:MatchGraphRun {id: row.id, status: row.status, replicate: row.replicate, config: row.config})
 SET run[row.metric] = row.value
 CREATE (run)-[:OF]->(m) CREATE (run)-[:ON]->(d)
 """
