@@ -51,7 +51,7 @@ def in_words(value: Any) -> str:
             name = next(
                 (properties[key] for key in ("id", "name", "version", "key") if key in properties), ""
             )
-            # A node of the matching graph has a label that only this program writes, MatchGraphModel for Model.
+            # A node of the matching graph has a second label that only this program writes: MatchGraphModel.
             shown = [label for label in labels if label.removeprefix("MatchGraph") not in {*labels} - {label}]
             return f"({''.join(f':{label}' for label in shown)} {in_words(name)})".replace(" )", ")")
         case {"type": str(kind), "properties": dict(properties), **rest} if not rest:

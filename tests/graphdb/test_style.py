@@ -16,5 +16,11 @@ def test_there_is_no_comment():
 
 def test_models_datasets_and_both_kinds_of_edges_have_a_rule():
     selectors = set(re.findall(r"^([\w.]+) \{$", STYLE, flags=re.MULTILINE))
-    assert {"node.Model", "node.Dataset", "relationship.PERFORMS", "relationship.SIMILAR"} <= selectors
+    assert {
+        "node.Model",
+        "node.Dataset",
+        "node.MatchGraph",
+        "relationship.PERFORMS",
+        "relationship.SIMILAR",
+    } <= selectors
     assert STYLE.count("{\n") == len(selectors)
