@@ -194,7 +194,7 @@ def test_complete_writes_edge_and_status_at_once(ledger: Ledger, zoo: MatchingGr
     # The same edge as ordinary results leave.
     edges = "MATCH ()-[e:PERFORMS]->() RETURN properties(e) AS properties"
     completed = runner.read(edges)
-    assert completed[0]["properties"]["n_gen"] == 10
+    assert completed[0]["properties"]["clip_fid__n_gen"] == 10
     runner.write("MATCH ()-[e:PERFORMS]->() DELETE e")
     zoo.save_results([result(5.0), result(9.0, "initial")])
     assert runner.read(edges) == completed

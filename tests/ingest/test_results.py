@@ -52,7 +52,7 @@ def test_results_become_edges(zoo: MatchingGraph, runner: Runner, table: Path) -
     assert values(zoo)["sdxl", "cats"] == (12.5, 20.0)
     assert values(zoo)["a/b`c", "dogs"][0] == 3.0
     edge = runner.read("MATCH (:Model {id: 'sdxl'})-[e:PERFORMS]->() RETURN properties(e) AS e")[0]["e"]
-    assert (edge["n_real"], edge["n_gen"], edge["run"]) == (100, 200, "r1")
+    assert tuple(edge[f"clip_fid__{name}"] for name in ("n_real", "n_gen", "run")) == (100, 200, "r1")
 
 
 def test_of_many_unknown_names_the_first_are_told_what_they_may_have_meant(table: Path) -> None:
@@ -175,9 +175,12 @@ def test_repeated_results(
     reading = ingest_results(zoo, table, on_duplicate=policy)  # type: ignore[arg-type]
     assert reading.repeats == 2
     assert values(zoo, metric)["sdxl", "cats"][0] == expected
-    edge = runner.read("MATCH ()-[e:PERFORMS]->() RETURN e.run AS run, e.n_gen AS n, e.repeats AS repeats")[0]
-    averaged = {"run": None, "n": 7, "repeats": 3}
-    assert edge == (averaged if policy == "mean" else {"run": f"r{expected:.0f}", "n": 7, "repeats": None})
+    held = runner.read("MATCH ()-[e:PERFORMS]->() RETURN properties(e) AS e")[0]["e"]
+    edge = {name: held.get(f"{metric}__{name}") for name in ("run", "n_gen", "repeats")}
+    averaged = {"run": None, "n_gen": 7, "repeats": 3}
+    assert edge == (
+        averaged if policy == "mean" else {"run": f"r{expected:.0f}", "n_gen": 7, "repeats": None}
+    )
 
 
 def test_the_mean_of_huge_values_is_one_of_them(zoo: MatchingGraph, table: Path) -> None:

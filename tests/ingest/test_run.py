@@ -53,13 +53,13 @@ def test_runs_are_done_once(zoo: MatchingGraph, ledger: Ledger, runner: Runner, 
     )
     job = executor.jobs[0]
     expected = {
-        "run": job.run,
-        "n_gen": 4,
-        "n_real": 4,
-        "extractor": "abc",
-        "resize": "clean",
-        "training_seconds": 7.5,
-        "seconds_per_image": 0.5,
+        "clip_fid__run": job.run,
+        "clip_fid__n_gen": 4,
+        "clip_fid__n_real": 4,
+        "clip_fid__extractor": "abc",
+        "clip_fid__resize": "clean",
+        "clip_fid__training_seconds": 7.5,
+        "clip_fid__seconds_per_image": 0.5,
         "initial_clip_fid__run": job.run,
     }
     assert expected.items() <= edge[0]["e"].items()

@@ -57,7 +57,9 @@ def test_provenance_and_new_metric(zoo: MatchingGraph, runner: Runner, table: Pa
     ingest_similarities(zoo, table, larger_is_better=True)
     assert zoo.metric("overlap").larger_is_better
     assert pairs(zoo, "overlap") == [("a", "b", 0.25)]
-    edge = runner.read("MATCH ()-[e:SIMILAR]->() RETURN e.n_real AS n, e.extractor AS extractor")[0]
+    edge = runner.read(
+        "MATCH ()-[e:SIMILAR]->() RETURN e.overlap__n_real AS n, e.overlap__extractor AS extractor"
+    )[0]
     assert edge == {"n": 50, "extractor": "abc"}
 
 

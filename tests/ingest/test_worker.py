@@ -63,7 +63,7 @@ def test_done_means_artefact_hash_and_edge(
     elif loss == "adapter changed":
         adapter.write_bytes(b"x")
     else:
-        runner.write("MATCH ()-[e:PERFORMS]->() WHERE e.run = $run DELETE e", run=job.run)
+        runner.write("MATCH ()-[e:PERFORMS]->() WHERE e.clip_fid__run = $run DELETE e", run=job.run)
     repaired = StubExecutor()
     summary = do(zoo, ledger, home, repaired)
     assert [one.run for one in repaired.jobs] == [job.run]
