@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from matchgraph.cli.display import count, step_bar
+from matchgraph.cli.display import step_bar
 from matchgraph.graphdb.connection import connect, settings_from_environment
 from matchgraph.graphdb.errors import ServerNotManaged
 from matchgraph.graphdb.server.managed import ManagedServer
 from matchgraph.graphdb.status import Status
 from matchgraph.graphdb.status import status as status_of
+from matchgraph.words import count
 
 if TYPE_CHECKING:
     from matchgraph.graphdb.refresh import Refreshed

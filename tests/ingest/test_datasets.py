@@ -381,13 +381,13 @@ def test_what_was_measured_on_other_images_is_forgotten(
     assert set(similar_values(graph, "dinov2_fid")) == {("cats", "trees")}
     assert set(similar_values(graph, "clip_fid")) == {("cats", "dogs"), ("cats", "trees"), ("dogs", "trees")}
     found = edge(runner, "cats", "dogs")
-    assert (found["fid"], found["metric"], found["value"]) == (7.0, "clip_fid", found["clip_fid"])
+    assert found["fid"] == 7.0
+    assert "clip_fid" in found
     assert not [name for name in found if name.startswith("dinov2")]
-    # With no metric left but the recorded one, that is what the edge shows; with none at all it goes.
+    # An edge stays with a recorded value, and goes when it has none.
     graph.save_datasets([d for d in graph.datasets() if d.id == "dogs"], changed=["dogs"])
     found = edge(runner, "cats", "dogs")
-    assert (found["metric"], found["value"]) == ("fid", 7.0)
-    assert {"extractor", "clip_fid", "weight"}.isdisjoint(found)
+    assert {name.partition("__")[0] for name in found} == {"fid"}
     assert not runner.read("MATCH (:Dataset {id: 'dogs'})-[e:SIMILAR]-(:Dataset {id: 'trees'}) RETURN e")
 
 
