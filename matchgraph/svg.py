@@ -26,6 +26,7 @@ COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 MARKERS = ("o", "s", "^", "D", "v", "P")
 LINES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (1, 1)))
 WIDTH = 9.0
+LONGEST_NAME = 28
 
 
 @contextmanager
@@ -86,6 +87,11 @@ def logarithmic(axes: Any) -> None:
     axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+
+
+def shortened(name: str, longest: int = LONGEST_NAME) -> str:
+    """A name that fits beside an axis."""
+    return name if len(name) <= longest else f"{name[: longest - 1]}…"
 
 
 def standalone(svg: str) -> str:

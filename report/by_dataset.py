@@ -14,6 +14,7 @@ import numpy as np
 
 from matchgraph.predictor.evaluation import METHOD
 from matchgraph.predictor.metrics import O2B, O2O, OSR, TAU
+from matchgraph.report.verdicts import Verdict, verdict
 from matchgraph.stats.intervals import Interval, mean_interval
 from matchgraph.stats.permutation import paired_p_value
 
@@ -56,14 +57,26 @@ class FoldFigures:
         means = [float(np.nanmean(row)) for row in self.matrix(figure) if not np.isnan(row).all()]
         return float(np.std(means, ddof=1)) if len(means) > 1 else float("nan")
 
+    def difference(self, other: FoldFigures, figure: str) -> float:
+        """The mean of the differences to another method, over the datasets of both; NaN without one."""
+        own, others = self._beside(other, figure)
+        known = (own - others)[~np.isnan(own - others)]
+        return float(known.mean()) if len(known) else float("nan")
+
     def p_value(self, other: FoldFigures, figure: str) -> float:
-        shared = [dataset for dataset in self.datasets if dataset in set(other.datasets)]
-        if not shared:
-            return float("nan")
-        ours, theirs = (
-            dict(zip(table.datasets, table.values(figure), strict=True)) for table in (self, other)
-        )
-        return paired_p_value(np.array([ours[d] for d in shared]), np.array([theirs[d] for d in shared]))
+        """Of there being no difference to another method, over the datasets of both; NaN without one."""
+        return paired_p_value(*self._beside(other, figure))
+
+    def verdict(self, other: FoldFigures, figure: str) -> Verdict | None:
+        """Whether a figure is clearly above or below that of another method."""
+        return verdict(self.difference(other, figure), self.p_value(other, figure))
+
+    def _beside(self, other: FoldFigures, figure: str) -> tuple[np.ndarray, np.ndarray]:
+        """The figure of both on the datasets of both, each (n_shared,)."""
+        shared = sorted(set(self.datasets) & set(other.datasets))
+        tables = [dict(zip(each.datasets, each.values(figure), strict=True)) for each in (self, other)]
+        own, others = (np.array([table[d] for d in shared], dtype=np.float64) for table in tables)
+        return own, others
 
     def scaled(self, scale: float) -> FoldFigures:
         """O2B and O2O as shares of a range; not defined where that is 0."""

@@ -10,11 +10,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from matchgraph.collaboration.evaluation import Lead, Study, Way
-from matchgraph.report.assembly import write_page
-from matchgraph.report.page import Head
-from matchgraph.report.sections import Drawing, Section
-from matchgraph.report.tables import Column, Table
+from matchgraph.collaboration.evaluation import Lead, Study
+from matchgraph.report.page import Drawing, Head, Section, write_page
+from matchgraph.report.tables import Column, Table, table
+from matchgraph.report.verdicts import verdict
 from matchgraph.svg import COLOURS, INK, LINES, drawing, logarithmic
 
 NAME = "collaboration"
@@ -24,7 +23,7 @@ TITLES = {
     "teacher": "teacher alone",
     "refine all": "every image refined",
     "refine": "rejected images refined",
-    "regenerate": "rejected images drawn anew",
+    "regenerate": "rejected images drawn again",
 }
 MARKERS = ("o", "s", "^", "D", "v")
 NOTE = (
@@ -49,8 +48,11 @@ def write_report(
         The page, and what it says first.
     """
     summary = [said(study), student_wins(study)]
-    head = Head("What working together is worth", summary, command, facts, NOTE, one_by_one=False)
-    return write_page(folder, NAME, head, sections(study), {"study": study}), summary
+    head = Head("What working together is worth", summary, command, facts, NOTE)
+    page = write_page(
+        folder, head, sections(study), {"study": study}, page=f"{NAME}.html", data=f"{NAME}.json"
+    )
+    return page.path, summary
 
 
 def margin(lead: Lead) -> float:
@@ -60,7 +62,8 @@ def margin(lead: Lead) -> float:
 
 def clear(lead: Lead) -> bool:
     """Whether a collaboration is above student, teacher and chance at equal cost, intervals and all."""
-    return margin(lead) > 0
+    over = lead.over_best_student, lead.over_teacher, lead.over_random
+    return all(verdict(each) == "above" for each in over)
 
 
 def said(study: Study) -> str:
@@ -78,8 +81,8 @@ def said(study: Study) -> str:
         )
     )
     return (
-        f"{study.metric}: {len(above)} of {len(study.leads)} tuned collaborations are above student, teacher "
-        f"and chance at equal cost; {best.way.name} at {best.way.steps:.1f} steps: {spans} "
+        f"{study.metric}: {len(above)} of {len(study.leads)} tuned collaborations are clearly above student, "
+        f"teacher and chance at equal cost; {best.way.name} at {best.way.steps:.1f} steps: {spans} "
         f"({study.prompts} test prompts, {study.samples} images each)."
     )
 
@@ -159,74 +162,74 @@ def quality_over_cost(study: Study) -> str:
 def ways_table(study: Study) -> Table:
     """One row for each way of drawing, by cost."""
     metrics = sorted({metric for way in study.ways for metric in way.quality})
-    columns = [
-        Column("way", "Way"),
-        Column("kind", "Kind"),
-        Column("steps", "Steps", "number"),
-        Column("tflop", "TFLOP", "number"),
-        Column("rate", "By the teacher", "share"),
-        *(Column(metric, metric, "score") for metric in metrics),
-        Column("fid", "Frechet distance", "number"),
-        Column("diversity", "Diversity", "number"),
-    ]
-
-    def row(way: Way) -> tuple[Any, ...]:
-        figures = (way.quality.get(metric) for metric in metrics)
-        return (way.name, TITLES[way.kind], way.steps, way.tflop, way.rate, *figures, way.fid, way.diversity)
-
-    ways = sorted(study.ways, key=lambda way: way.tflop)
-    return Table("collaboration-ways", tuple(columns), tuple(map(row, ways)))
+    return table(
+        "collaboration-ways",
+        sorted(study.ways, key=lambda way: way.tflop),
+        [
+            Column("way", "Way", lambda way: way.name),
+            Column("kind", "Kind", lambda way: TITLES[way.kind]),
+            Column("steps", "Steps", lambda way: way.steps, "number"),
+            Column("tflop", "TFLOP", lambda way: way.tflop, "number"),
+            Column("rate", "By the teacher", lambda way: way.rate, "share"),
+            *(Column(m, m, lambda way, m=m: way.quality.get(m), "score") for m in metrics),
+            Column("fid", "Frechet distance", lambda way: way.fid, "number"),
+            Column("diversity", "Diversity", lambda way: way.diversity, "number"),
+        ],
+    )
 
 
 def leads_table(study: Study) -> Table:
     """One row for each tuned collaboration."""
-    columns = (
-        Column("way", "Collaboration"),
-        Column("steps", "Steps", "number"),
-        Column("tflop", "TFLOP", "number"),
-        Column("quality", study.metric, "score"),
-        Column("over_student", "Over the student", "score"),
-        Column("over_best_student", "Over the student at equal cost", "score"),
-        Column("over_teacher", "Over the teacher at equal cost", "score"),
-        Column("over_random", "Over chance", "score"),
+    return table(
+        "collaboration-equal",
+        study.leads,
+        [
+            Column("way", "Collaboration", lambda lead: lead.way.name),
+            Column("steps", "Steps", lambda lead: lead.way.steps, "number"),
+            Column("tflop", "TFLOP", lambda lead: lead.way.tflop, "number"),
+            Column("quality", study.metric, lambda lead: lead.way.quality[study.metric], "score"),
+            Column("over_student", "Over the student", lambda lead: lead.over_student, "score"),
+            Column(
+                "over_best_student",
+                "Over the student at equal cost",
+                lambda lead: lead.over_best_student,
+                "score",
+            ),
+            Column("over_teacher", "Over the teacher at equal cost", lambda lead: lead.over_teacher, "score"),
+            Column("over_random", "Over chance", lambda lead: lead.over_random, "score"),
+        ],
     )
-    rows = tuple(
-        (
-            lead.way.name,
-            lead.way.steps,
-            lead.way.tflop,
-            lead.way.quality[study.metric],
-            lead.over_student,
-            lead.over_best_student,
-            lead.over_teacher,
-            lead.over_random,
-        )
-        for lead in study.leads
-    )
-    return Table("collaboration-equal", columns, rows)
 
 
 def wins_table(study: Study) -> Table:
     """How often the student wins, and what goes with its distance from the teacher."""
     wins = study.wins
-    columns = (
-        Column("aspect", "Images by"),
-        Column("distance", "With their distance", "number"),
-        Column("gap", "With the difference of scores", "number"),
-        *(
-            Column(f"wins_{third}", f"Student wins, {third} third", "share")
-            for third in ("low", "middle", "high")
-        ),
-    )
     rows = [
-        ("distance of the two images", None, wins.distance_gap, *wins.by_distance),
-        *((each.name, each.distance, each.gap, *each.wins) for each in wins.aspects),
+        ("distance of the two images", None, wins.distance_gap, wins.by_distance),
+        *((each.name, each.distance, each.gap, each.wins) for each in wins.aspects),
     ]
-    return Table("collaboration-wins", columns, tuple(rows))
+    return table(
+        "collaboration-wins",
+        rows,
+        [
+            Column("aspect", "Images by", lambda row: row[0]),
+            Column("distance", "With their distance", lambda row: row[1], "number"),
+            Column("gap", "With the difference of scores", lambda row: row[2], "number"),
+            *(
+                Column(f"wins_{third}", f"Student wins, {third} third", lambda row, i=i: row[3][i], "share")
+                for i, third in enumerate(("low", "middle", "high"))
+            ),
+        ],
+    )
 
 
 def cases_table(study: Study) -> Table:
     """Prompts that the student draws better, and worse, than the teacher."""
-    columns = (Column("prompt", "Prompt"), Column("lead", f"Student above teacher, {study.metric}", "score"))
-    cases = (*study.wins.best, *reversed(study.wins.worst))
-    return Table("collaboration-cases", columns, tuple((case.prompt, case.lead) for case in cases))
+    return table(
+        "collaboration-cases",
+        [*study.wins.best, *reversed(study.wins.worst)],
+        [
+            Column("prompt", "Prompt", lambda case: case.prompt),
+            Column("lead", f"Student above teacher, {study.metric}", lambda case: case.lead, "score"),
+        ],
+    )

@@ -1,8 +1,8 @@
-"""Methods side by side over held-out datasets: Tables 3 to 7 and Figure 6."""
+"""Methods side by side over held-out datasets: Tables 3 to 7."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from matchgraph.predictor.baselines import BASELINES
 from matchgraph.predictor.evaluation import METHOD, METHOD_TITLE
-from matchgraph.predictor.metrics import OSR, SELECTION_METRICS, TAU
+from matchgraph.predictor.metrics import SELECTION_METRICS
 from matchgraph.predictor.recipes import DEFAULT_RECIPE, PAPER
 from matchgraph.report.by_dataset import FoldFigures, fold_figures, of_method, of_oracle
 from matchgraph.report.paper import figures_of
@@ -25,9 +25,7 @@ if TYPE_CHECKING:
 
 ORACLE, AVERAGE_RANK, RANDOM = "oracle", "average_rank", "random"
 FEATURE_TITLES = {"node": "Model and dataset features", "graph": "Graph embeddings", "all": "Both"}
-REMOVED = tuple(step / 10 for step in range(10))
-# What counts as clear in a sentence.
-SURE = 0.05
+INTERVALS = "Brackets are 95 % bootstrap intervals over datasets"
 
 
 @dataclass(frozen=True)
@@ -38,7 +36,8 @@ class Row:
         key: its name in JSON.
         title: its name for people.
         figures: by key of the selection metric; what is not defined is left out.
-        p_value: of being no different from the row compared with, by key of the selection metric.
+        difference: its mean minus that of what it is compared with, over the datasets of both, by key.
+        p_value: of being no different from that, by key.
         between_seeds: standard deviation over seeds of the mean over datasets, by key; empty for one seed.
         paper: what the paper prints beside it, by key.
         note: why there are no figures, or what is particular.
@@ -47,6 +46,7 @@ class Row:
     key: str
     title: str
     figures: Mapping[str, Interval]
+    difference: Mapping[str, float]
     p_value: Mapping[str, float]
     between_seeds: Mapping[str, float]
     paper: Mapping[str, float]
@@ -62,6 +62,7 @@ class Comparison:
         folds: how many datasets were held out.
         seeds: of the methods.
         reference: key of the row that p-values compare with; "" where each has its own.
+        against: what p-values compare with, for people.
         skipped: why a dataset is not held out, by its id.
     """
 
@@ -69,6 +70,7 @@ class Comparison:
     folds: int
     seeds: tuple[int, ...]
     reference: str
+    against: str
     skipped: Mapping[str, str]
 
     @property
@@ -79,34 +81,6 @@ class Comparison:
     def row(self, key: str) -> Row | None:
         """The row of that key."""
         return next((row for row in self.rows if row.key == key), None)
-
-
-@dataclass(frozen=True)
-class Series:
-    """A method at rising shares of removed results, each point an interval over datasets."""
-
-    key: str
-    title: str
-    figures: Mapping[str, tuple[Interval, ...]]
-
-
-@dataclass(frozen=True)
-class Sparsity:
-    """Figure 6: how figures fall when results are taken away.
-
-    Attributes:
-        removed: the shares.
-        series: the methods.
-        folds: datasets held out.
-        seeds: of methods and of what is removed.
-        lost_at: the first share from which on the method's OSR is not clearly above chance; None for none.
-    """
-
-    removed: tuple[float, ...]
-    series: tuple[Series, ...]
-    folds: int
-    seeds: tuple[int, ...]
-    lost_at: float | None
 
 
 def selection(outcomes: Mapping[tuple[str, int], Outcome]) -> Comparison:
@@ -151,7 +125,8 @@ def selection(outcomes: Mapping[tuple[str, int], Outcome]) -> Comparison:
         compared = own[reference] if reference else None
         rows.append(_row(key, title, table, compared, figures_of("table3", key), note))
     skipped = next((o.skipped for o in usable.values()), {})
-    return Comparison(tuple(rows), len(common), seeds, reference, skipped)
+    against = recipe_title(reference) if reference else ""
+    return Comparison(tuple(rows), len(common), seeds, reference, against, skipped)
 
 
 def inputs(outcomes: Mapping[tuple[str, str, int], Outcome]) -> Comparison:
@@ -177,7 +152,7 @@ def inputs(outcomes: Mapping[tuple[str, str, int], Outcome]) -> Comparison:
         paper = figures_of("table4", features) if recipe == PAPER else {}
         compared = None if features == "all" else fold_figures([o.folds for o in whole], METHOD)
         rows.append(_row(f"{recipe}:{features}", title, of_method(own), compared, paper, _failure(own)))
-    return Comparison(tuple(rows), _most_folds(outcomes.values()), seeds, "", {})
+    return Comparison(tuple(rows), most_folds(outcomes.values()), seeds, "", "both", {})
 
 
 def views(
@@ -219,11 +194,13 @@ def views(
             key = view.key if len(recipes) == 1 else f"{view.key}:{recipe}"
             rows.append(_row(key, title, method.scaled(scale), rank.scaled(scale), paper, note))
     rows += [
-        Row(view.title, view.title, {}, {}, {}, dict(figures_of(table, view.paper)), view.note)
+        Row(view.title, view.title, {}, {}, {}, {}, dict(figures_of(table, view.paper)), view.note)
         for view in known
         if not view.key
     ]
-    return Comparison(tuple(rows), _most_folds(outcomes.values()), seeds, AVERAGE_RANK, {})
+    return Comparison(
+        tuple(rows), most_folds(outcomes.values()), seeds, AVERAGE_RANK, "the best average rank", {}
+    )
 
 
 def rankers(outcomes: Mapping[tuple[str, int], Outcome]) -> Comparison:
@@ -245,38 +222,7 @@ def rankers(outcomes: Mapping[tuple[str, int], Outcome]) -> Comparison:
         own = [outcomes[name, seed] for seed in seeds]
         compared = None if name == "catboost" else of_method(reference)
         rows.append(_row(name, title, of_method(own), compared, figures_of("table7", name), _failure(own)))
-    return Comparison(tuple(rows), _most_folds(outcomes.values()), seeds, "catboost", {})
-
-
-def sparsity(outcomes: Mapping[tuple[str, float, int], Outcome]) -> Sparsity:
-    """Figure 6: figures with a share of the results removed.
-
-    Args:
-        outcomes: by recipe, share and seed.
-
-    Source:
-        Match & Choose, section 5.3, Figure 6.
-    """
-    recipes = list(dict.fromkeys(recipe for recipe, _, _ in outcomes))
-    seeds = tuple(sorted({seed for _, _, seed in outcomes}))
-    shares = tuple(sorted({share for _, share, _ in outcomes}))
-    lines = [(recipe, METHOD, recipe_title(recipe)) for recipe in recipes]
-    lines += [(recipes[-1], b.key, b.title) for b in BASELINES if b.key in (AVERAGE_RANK, RANDOM)]
-    series, tables = [], {}
-    for recipe, method, title in lines:
-        key = recipe if method == METHOD else method
-        points = [fold_figures([outcomes[recipe, s, seed].folds for seed in seeds], method) for s in shares]
-        tables[key] = points
-        figures = {m.key: tuple(point.interval(m.key) for point in points) for m in (OSR, TAU)}
-        series.append(Series(key, title, figures))
-    lost_at = None
-    for share, own, chance in zip(
-        reversed(shares), tables[recipes[0]][::-1], tables[RANDOM][::-1], strict=True
-    ):
-        if own.p_value(chance, OSR.key) < SURE and own.mean(OSR.key) > chance.mean(OSR.key):
-            break
-        lost_at = share
-    return Sparsity(shares, tuple(series), _most_folds(outcomes.values()), seeds, lost_at)
+    return Comparison(tuple(rows), most_folds(outcomes.values()), seeds, "catboost", TITLES["catboost"], {})
 
 
 def recipe_title(recipe: str) -> str:
@@ -300,18 +246,19 @@ def _row(
     paper: Mapping[str, float],
     note: str = "",
 ) -> Row:
-    figures, p_value, between = {}, {}, {}
+    figures, difference, p_value, between = {}, {}, {}, {}
     for metric in SELECTION_METRICS if len(table) else ():
         interval = table.interval(metric.key)
         if not interval.count:
             continue
         figures[metric.key] = interval
         if compared is not None and len(compared):
+            difference[metric.key] = table.difference(compared, metric.key)
             p_value[metric.key] = table.p_value(compared, metric.key)
         deviation = table.between_seeds(metric.key)
         if not np.isnan(deviation):
             between[metric.key] = deviation
-    return Row(key, title, figures, p_value, between, dict(paper), note)
+    return Row(key, title, figures, difference, p_value, between, dict(paper), note)
 
 
 def _failure(outcomes: Sequence[Outcome]) -> str:
@@ -326,5 +273,6 @@ def _why_missing(key: str) -> str:
     }.get(key, "not available")
 
 
-def _most_folds(outcomes: Sequence[Outcome]) -> int:
+def most_folds(outcomes: Iterable[Outcome]) -> int:
+    """How many datasets were held out."""
     return max((len(outcome.folds) for outcome in outcomes), default=0)

@@ -4,14 +4,65 @@ made, in one file that opens anywhere, without a network and without scripts.
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, is_dataclass
+from pathlib import Path
 from typing import Any
 
-from matchgraph.report.paper import NOTE
-from matchgraph.report.sections import Section
+import numpy as np
+
+from matchgraph.report.tables import Table
+from matchgraph.svg import standalone
 
 TEMPLATE = "report.html.jinja"
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A figure of a section.
+
+    Attributes:
+        svg: the drawing.
+        caption: what it shows.
+    """
+
+    svg: str
+    caption: str
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of a page.
+
+    Attributes:
+        key: its name, unique on the page.
+        title: for people.
+        source: what of the paper it is, such as "Table 3".
+        lead: what it says, in a sentence or two; for a part without data, why there is none.
+        also: what else it says.
+        caption: how to read it.
+        drawings: its figures.
+        tables: its tables.
+        data: tables too long for the page, as CSV files only.
+        folds: how many datasets were held out; 0 where none are.
+        seeds: that it was computed with.
+        missing: whether the graph has no data for it.
+    """
+
+    key: str
+    title: str
+    source: str
+    lead: str
+    caption: str = ""
+    also: str = ""
+    drawings: tuple[Drawing, ...] = ()
+    tables: tuple[Table, ...] = ()
+    data: tuple[Table, ...] = ()
+    folds: int = 0
+    seeds: tuple[int, ...] = ()
+    missing: bool = False
 
 
 @dataclass(frozen=True)
@@ -21,9 +72,9 @@ class Head:
     Attributes:
         title: of the page.
         summary: sentences, the answer first.
-        command: that makes this report.
+        command: that makes this page.
         facts: what it was computed from and with, by name.
-        note: how to read the figures of a paper beside them.
+        note: how to read the page as a whole.
         one_by_one: whether the command makes one section alone with `--only KEY`.
     """
 
@@ -31,8 +82,62 @@ class Head:
     summary: Sequence[str]
     command: str
     facts: Mapping[str, Any]
-    note: str = NOTE
-    one_by_one: bool = True
+    note: str
+    one_by_one: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class Page:
+    """A page that was written.
+
+    Attributes:
+        path: where it is.
+        summary: what it says first, in sentences.
+        content: all of it as plain data, as in the JSON file beside it.
+    """
+
+    path: Path
+    summary: tuple[str, ...]
+    content: Mapping[str, Any]
+
+
+def write_page(
+    folder: Path,
+    head: Head,
+    sections: Sequence[Section],
+    figures: Mapping[str, Any],
+    *,
+    page: str,
+    data: str,
+) -> Page:
+    """Write a page, its tables as CSV files, its drawings as SVG files, and all of it as JSON.
+
+    Args:
+        folder: gets the files; made if it is not there.
+        head: what stands above and below the sections.
+        sections: in their order; one without data takes a line.
+        figures: further entries of the JSON file, as `plain` takes them.
+        page: file name of the page.
+        data: file name of the JSON file.
+
+    Returns:
+        The page.
+
+    Raises:
+        OSError: a file cannot be written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for section in sections:
+        for table in (*section.tables, *section.data):
+            write_text(folder / f"{table.name}.csv", table.as_csv())
+        for number, drawn in enumerate(section.drawings, start=1):
+            name = section.key if number == 1 else f"{section.key}-{number}"
+            write_text(folder / f"{name}.svg", standalone(drawn.svg))
+    content = plain({"summary": head.summary, "command": head.command, "provenance": head.facts, **figures})
+    text = json.dumps(content, ensure_ascii=False, indent=1, allow_nan=False)
+    write_text(folder / data, f"{text}\n")
+    path = write_text(folder / page, render_page(head, sections))
+    return Page(path, tuple(head.summary), content)
 
 
 def render_page(head: Head, sections: Sequence[Section]) -> str:
@@ -48,7 +153,7 @@ def render_page(head: Head, sections: Sequence[Section]) -> str:
     from jinja2 import Environment, PackageLoader, StrictUndefined
     from markupsafe import Markup, escape
 
-    def said(text: str) -> Markup:
+    def with_code(text: str) -> Markup:
         """A sentence, escaped, with what stands between backticks as code."""
         parts = (escape(part) for part in text.split("`"))
         return Markup("").join(
@@ -63,6 +168,36 @@ def render_page(head: Head, sections: Sequence[Section]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["said"] = said
+    environment.filters["with_code"] = with_code
     # Drawings escape the names within them themselves.
     return environment.get_template(TEMPLATE).render(head=head, sections=sections, drawn=Markup)
+
+
+def without_data(key: str, title: str, source: str, why: str) -> Section:
+    """A section that the graph has no data for."""
+    return Section(key, title, source, why, missing=True)
+
+
+def plain(value: Any) -> Any:
+    """Anything of a report as JSON has it; what is not finite becomes null."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return plain(asdict(value))
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, np.ndarray):
+        return plain(value.tolist())
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [plain(item) for item in value]
+    if isinstance(value, np.generic):
+        return plain(value.item())
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def write_text(file: Path, text: str) -> Path:
+    """Write a text file so that it is there whole or not at all, and return its path."""
+    partial = file.with_name(f".{file.name}.partial")
+    partial.write_text(text, encoding="utf-8", errors="replace")
+    partial.replace(file)
+    return file

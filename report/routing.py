@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from matchgraph.report.assembly import write_page
-from matchgraph.report.page import Head
-from matchgraph.report.sections import Drawing, Section
-from matchgraph.report.tables import Column, Table
+from matchgraph.report.page import Drawing, Head, Section, write_page
+from matchgraph.report.tables import Column, Table, table
+from matchgraph.report.verdicts import verdict
 from matchgraph.routing.evaluation import ESTIMATORS, MIXING, ORACLE, Study, typical_words
 from matchgraph.routing.policy import choose, lambda_for_budget
 from matchgraph.svg import COLOURS, INK, LINES, drawing, logarithmic
@@ -31,7 +31,7 @@ TITLES = {
 }
 NOTE = (
     "Quality is the mean over the images of a prompt, and all figures are of test prompts, which nothing was "
-    "learnt from; training, validation and test prompts are rotated until each was a test prompt once. The "
+    "learned from; training, validation and test prompts are rotated until each was a test prompt once. The "
     "oracle chooses by the very scores that it is judged by, noise included, so that no router can reach it. "
     "Intervals are 95 % bootstrap intervals over prompts; random mixing is, in each resample, the best there "
     "is of that resample."
@@ -54,21 +54,22 @@ def write_report(
     """
     parts = [part for study in studies for part in sections(study)]
     summary = [said(study) for study in studies]
-    head = Head("What routing each prompt is worth", summary, command, facts, NOTE, one_by_one=False)
+    head = Head("What routing each prompt is worth", summary, command, facts, NOTE)
     figures = {"studies": {study.metric: figures_of(study) for study in studies}}
-    return write_page(folder, NAME, head, parts, figures), summary
+    page = write_page(folder, head, parts, figures, page=f"{NAME}.html", data=f"{NAME}.json")
+    return page.path, summary
 
 
 def said(study: Study) -> str:
     """The study in a sentence."""
     name, best = max(study.comparisons.items(), key=lambda each: each[1].area.value)
-    above = sum(interval.low > 0 for interval in best.over_candidate.values())
+    above = sum(verdict(interval) == "above" for interval in best.over_candidate.values())
     over = best.over_mixing
     return (
         f"{study.metric}: over all budgets the router by {TITLES[name]} has a mean quality of "
         f"{best.area.value:.4f}: {over.value:+.4f} [{over.low:+.4f}, {over.high:+.4f}] against random "
-        f"mixing, and at equal cost it is above {above} of {len(best.over_candidate)} fixed candidates "
-        f"({len(study.prompts)} test prompts)."
+        f"mixing, and at equal cost it is clearly above {above} of {len(best.over_candidate)} fixed "
+        f"candidates ({len(study.prompts)} test prompts)."
     )
 
 
@@ -172,58 +173,60 @@ def goes_where(study: Study, estimator: str) -> str:
     chosen = [study.variants[row].id for row in rows]
     typical = typical_words(study.prompts, chosen)
     counts = sorted(((chosen.count(name), name) for name in typical), reverse=True)[:4]
-    told = "; ".join(
+    parts = "; ".join(
         f"{100 * count / len(chosen):.0f} % to {name}"
         + (f" (prompts with {', '.join(typical[name][:5])})" if typical[name] else "")
         for count, name in counts
     )
-    return f"At {budget:.3g} TFLOP an image: {told}."
+    return f"At {budget:.3g} TFLOP an image: {parts}."
 
 
 def areas_table(study: Study) -> Table:
     """One row for each curve."""
-    columns = (
-        Column("router", "Router"),
-        Column("area", "Mean quality over all budgets", "score"),
-        Column("over_mixing", "Over random mixing", "score"),
-        Column("rmse", "Error of an estimate", "score"),
-    )
     low, high = float(study.cost.min()), float(study.cost.max())
-    rows: list[tuple[Any, ...]] = [
-        (TITLES[name], own.area, own.over_mixing, study.errors[name])
-        for name, own in study.comparisons.items()
-    ]
-    rows += [(TITLES[name], study.curves[name].area(low, high), None, None) for name in (MIXING, ORACLE)]
-    return Table(f"{study.metric}-areas", columns, tuple(rows))
+    comparisons = study.comparisons
+
+    def area(name: str) -> Any:
+        return comparisons[name].area if name in comparisons else study.curves[name].area(low, high)
+
+    def over_mixing(name: str) -> Any:
+        return comparisons[name].over_mixing if name in comparisons else None
+
+    return table(
+        f"{study.metric}-areas",
+        [*comparisons, MIXING, ORACLE],
+        [
+            Column("router", "Router", TITLES.__getitem__),
+            Column("area", "Mean quality over all budgets", area, "score"),
+            Column("over_mixing", "Over random mixing", over_mixing, "score"),
+            Column("rmse", "Error of an estimate", study.errors.get, "score"),
+        ],
+    )
 
 
 def equal_table(study: Study) -> Table:
     """One row for each candidate: the routers' quality at its cost, and their cost at its quality."""
+    fixed = study.truth.mean(axis=0)
+
+    def quality(name: str, number: int) -> float:
+        return float(study.curves[name].quality_at(study.variants[number].tflop))
+
+    def cost(name: str, number: int) -> float:
+        return study.curves[name].cost_of(float(fixed[number])) / study.variants[number].tflop
+
     columns = [
-        Column("candidate", "Candidate"),
-        Column("tflop", "TFLOP", "number"),
-        Column("fixed", "Alone", "score"),
+        Column("candidate", "Candidate", lambda number: study.variants[number].id),
+        Column("tflop", "TFLOP", lambda number: study.variants[number].tflop, "number"),
+        Column("fixed", "Alone", lambda number: float(fixed[number]), "score"),
     ]
     for name in ESTIMATORS:
-        columns.append(Column(f"{name}_quality", f"By {TITLES[name]}", "score"))
-        columns.append(Column(f"{name}_gain", "Gain", "score"))
-        columns.append(Column(f"{name}_cost", "Cost", "share"))
-    rows = []
-    for number, variant in enumerate(study.variants):
-        fixed = float(study.truth[:, number].mean())
-        cells: list[Any] = [variant.id, variant.tflop, fixed]
-        for name in ESTIMATORS:
-            curve = study.curves[name]
-            gain = study.comparisons[name].over_candidate.get(number)
-            reached = float(curve.quality_at(variant.tflop))
-            ratio = curve.cost_of(fixed) / variant.tflop
-            cells += [
-                None if math.isnan(reached) else reached,
-                gain,
-                ratio if math.isfinite(ratio) else None,
-            ]
-        rows.append(tuple(cells))
-    return Table(f"{study.metric}-equal", tuple(columns), tuple(rows))
+        over = study.comparisons[name].over_candidate
+        columns += [
+            Column(f"{name}_quality", f"By {TITLES[name]}", partial(quality, name), "score"),
+            Column(f"{name}_gain", "Gain", over.get, "score"),
+            Column(f"{name}_cost", "Cost", partial(cost, name), "share"),
+        ]
+    return table(f"{study.metric}-equal", range(len(study.variants)), columns)
 
 
 def figures_of(study: Study) -> dict[str, Any]:

@@ -79,20 +79,18 @@ class Sources:
         return len(self.main.similar) > 0
 
 
-def read_sources(
-    graph: MatchingGraph, runner: Runner, main: Snapshot, extractors: Sequence[str] = ()
-) -> Sources:
+def read_sources(graph: MatchingGraph, main: Snapshot, extractors: Sequence[str] = ()) -> Sources:
     """Read the other views of the graph beside the main one.
 
     Args:
         graph: the graph.
-        runner: of its database.
         main: the graph by the metric and the similarity asked for.
         extractors: hashes of extractors to keep to, see `MatchingGraph.snapshot`.
 
     Returns:
         All there is; a view that is ambiguous has a note that says so.
     """
+    runner = graph.runner
     snapshots = {MAIN_VIEW: main}
     metrics = [View(MAIN_VIEW, main.metric.name, main.metric.name, "used everywhere else in this report")]
     defined = [row["name"] for row in runner.read(queries.load("read/metrics"))]

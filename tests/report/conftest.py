@@ -1,12 +1,15 @@
-"""Folds made by hand, whose figures can be worked out on paper."""
+"""Folds made by hand, whose figures can be worked out on paper, and tables as their readers get them."""
 
 from __future__ import annotations
 
+import csv
+import io
 from collections.abc import Callable, Mapping
 
 import pytest
 
 from matchgraph.predictor.evaluation import Fold, Score
+from matchgraph.report.tables import Table
 from matchgraph.report.variants import Outcome
 from tests.predictor.conftest import save, zoo
 
@@ -24,6 +27,11 @@ def fold_of(dataset: str, osr: Mapping[str, float], *, tau: float = 0.5, o2o: fl
     losses = {"a": 1.0, "b": 2.0, "c": 3.0}
     chances = {"a": 0.5, "b": 0.3, "c": 0.2}
     return Fold(dataset, 3, ("a",), scores, losses, chances, {"a": 1.5, "b": 2.0, "c": 2.5})
+
+
+def rows_of(table: Table) -> list[dict[str, str]]:
+    """The rows of a table's CSV file, by name of the column."""
+    return list(csv.DictReader(io.StringIO(table.as_csv())))
 
 
 @pytest.fixture

@@ -10,9 +10,17 @@ import pytest
 from matchgraph.graphdb.metrics import KNOWN_METRICS
 from matchgraph.graphdb.models import Snapshot
 from matchgraph.predictor.recipes import PAPER
-from matchgraph.report.comparisons import inputs, rankers, selection, sparsity, views
+from matchgraph.report.comparison_sections import (
+    inputs_section,
+    metrics_section,
+    rankers_section,
+    selection_section,
+)
+from matchgraph.report.comparisons import inputs, rankers, selection, views
 from matchgraph.report.sources import View
+from matchgraph.report.sparsity import sparsity, sparsity_section
 from matchgraph.report.variants import Outcome
+from tests.report.conftest import rows_of
 
 RANDOM = [1 / 3] * 10
 
@@ -40,6 +48,22 @@ def test_selection_averages_seeds_within_datasets_and_tests_over_datasets(outcom
     assert (oracle["osr"].value, oracle["tau_w"].value, oracle["o2o"].value) == (1, 1, 0)
     # The model best on average is 1 behind the best one in each fold, so who knows the truth leads it by 1.
     assert oracle["o2b"].value == pytest.approx(-1)
+
+    section = selection_section(table, models=3)
+    assert "chose the best of 3 models on 75.0 % of 10 held-out datasets" in section.lead
+    assert "clearly more often than Overall (average rank) (0.0 %, p = 0.002)" in section.also
+    # The order was made the same for all.
+    assert "Its whole order (τ_w) agrees not clearly more or less than" in section.also
+    rows = {row["key"]: row for row in rows_of(section.tables[0])}
+    shown = rows[PAPER]
+    assert (float(shown["osr"]), float(shown["tau_w"]), shown["osr_p"]) == (0.75, 0.5, "")
+    assert float(shown["osr_low"]) == method.figures["osr"].low < method.figures["osr"].high
+    assert float(shown["osr_high"]) == method.figures["osr"].high
+    # Half of the seeds' picks miss by 1 on half of the datasets, the model best on average always by 1.
+    assert (float(shown["o2b"]), float(shown["o2o"])) == (-0.75, 0.25)
+    assert (shown["paper_osr"], shown["paper_tau_w"]) == ("0.613", "0.51")
+    assert float(rows["average_rank"]["osr_p"]) == overall.p_value["osr"]
+    assert float(shown["osr_seeds"]) == method.between_seeds["osr"]
 
 
 def test_selection_keeps_to_the_datasets_that_all_have(outcome):
@@ -70,6 +94,8 @@ def test_inputs_compares_parts_with_the_whole(outcome):
     assert table.row(f"{PAPER}:node").p_value["osr"] == pytest.approx(2 / 256)
     assert table.row(f"{PAPER}:graph").note == "no graph"
     assert table.row(f"{PAPER}:node").paper == {"osr": 0.484, "tau_w": 0.46}
+    lead = inputs_section(table).lead
+    assert lead == "Both: OSR 100.0 %, τ_w 0.50; Model and dataset features: OSR 0.0 %, τ_w 0.50."
 
 
 def test_views_scale_by_the_range_of_values_and_tell_what_could_not_be_read(outcome):
@@ -89,6 +115,11 @@ def test_views_scale_by_the_range_of_values_and_tell_what_could_not_be_read(outc
     assert table.rows[0].figures["osr"].value == 0
     assert table.rows[1].note == "by several extractors"
     assert table.rows[1].paper["osr"] == 0.379
+    # Four datasets are too few for a clear difference, whatever it is.
+    assert metrics_section(table, alone=False).lead == (
+        "kid has the highest OSR: 0.0 %, τ_w 0.50; not clearly more or less than the best average rank "
+        "(p = 0.125)."
+    )
 
 
 def test_rankers_have_the_papers_rows(outcome):
@@ -99,6 +130,9 @@ def test_rankers_have_the_papers_rows(outcome):
     assert "No module named" in table.row("xgboost").note
     assert table.row("catboost").paper == {"osr": 0.613, "tau_w": 0.51}
     assert not table.row("catboost").p_value
+    assert rankers_section(table).lead == (
+        "SVC has the highest OSR: 50.0 %, τ_w 0.50; not clearly more or less than CatBoost (p = 1.000)."
+    )
 
 
 def test_sparsity_finds_from_where_on_chance_does_as_well(outcome):
@@ -112,5 +146,12 @@ def test_sparsity_finds_from_where_on_chance_does_as_well(outcome):
     assert study.lost_at == 0.5
     assert [point.value for point in study.series[0].figures["osr"]] == pytest.approx([1, 1, 0.4, 0.4])
     assert [series.key for series in study.series] == [PAPER, "average_rank", "random"]
+    section = sparsity_section(study)
+    assert "on 100.0 % of the datasets; with 90 % of them removed, on 40.0 %." in section.lead
+    assert "From 50 % on it is not clearly above chance" in section.lead
+    row = rows_of(section.tables[0])[2]
+    shown = [float(row[name]) for name in ("removed", f"{PAPER}_osr", "average_rank_osr", "random_osr")]
+    assert shown == pytest.approx([0.5, 0.4, 0.4, 1 / 3])
+    assert float(row[f"{PAPER}_tau_w"]) == 0.5
     always = {key: outcome(method=good, average_rank=poor, random=RANDOM) for key in outcomes}
     assert sparsity(always).lost_at is None

@@ -7,9 +7,9 @@ import xml.etree.ElementTree as ElementTree
 
 import numpy as np
 
+from matchgraph.report.comparison_sections import intervals
 from matchgraph.report.comparisons import selection
-from matchgraph.report.figures import before_and_after, heatmap, intervals
-from matchgraph.report.measurements import Landscape
+from matchgraph.report.landscape import Landscape, before_and_after, heatmap
 from matchgraph.svg import INK
 
 # A script, a formula, a reference and the colour that stands for the page's, all in a name.

@@ -51,7 +51,7 @@ def test_views_and_replicates_of_a_real_graph(graph: MatchingGraph, runner, zoo,
         ],
     )  # fmt: skip
 
-    sources = read_sources(graph, runner, graph.snapshot("clip_fid"))
+    sources = read_sources(graph, graph.snapshot("clip_fid"))
 
     assert [view.title for view in sources.metrics] == ["clip_fid", "score"]
     score = sources.snapshots[sources.metrics[1].key]
@@ -74,11 +74,11 @@ def test_views_and_replicates_of_a_real_graph(graph: MatchingGraph, runner, zoo,
     assert sources.has_similarities
 
 
-def test_results_by_several_extractors_are_told_and_not_mixed(graph: MatchingGraph, runner, zoo, save):
+def test_results_by_several_extractors_are_named_and_not_mixed(graph: MatchingGraph, zoo, save):
     save(graph, zoo(3, 2))
     graph.save_results(
         [Result("m0", d, "kid", 1.0, provenance={"extractor": e}) for d, e in (("d00", "aa"), ("d01", "bb"))]
     )
-    views = read_sources(graph, runner, graph.snapshot("clip_fid")).metrics
+    views = read_sources(graph, graph.snapshot("clip_fid")).metrics
     assert views[1].key == ""
     assert "different extractors" in views[1].note

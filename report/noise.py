@@ -1,52 +1,22 @@
-"""What the graph holds before any method looks at it: the landscape of results, and their noise."""
+"""What another seed does to the measurements themselves."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from matchgraph.predictor.baselines import average_rank
 from matchgraph.predictor.metrics import optimal_selection, weighted_tau
 from matchgraph.predictor.visibility import loss_matrix
+from matchgraph.report.page import Section, without_data
+from matchgraph.report.tables import Column, Table, cell, table
 
 if TYPE_CHECKING:
     from matchgraph.graphdb.models import Snapshot
-
-
-@dataclass(frozen=True, eq=False)
-class Landscape:
-    """What was measured: every model on every dataset, before and after fine-tuning.
-
-    Attributes:
-        metric: its name.
-        larger_is_better: its direction.
-        models: ids, best average rank first: the rows.
-        datasets: ids, sorted: the columns.
-        values: float64, (n_models, n_datasets), after fine-tuning; NaN where not measured.
-        initial: the same before it.
-        best: bool, of the same shape: the best of each dataset, several where they tie.
-        wins: how often each model is best, by id; a tie counts as a share.
-    """
-
-    metric: str
-    larger_is_better: bool
-    models: tuple[str, ...]
-    datasets: tuple[str, ...]
-    values: np.ndarray
-    initial: np.ndarray
-    best: np.ndarray
-    wins: Mapping[str, float]
-
-    @property
-    def improved(self) -> tuple[int, int]:
-        """How many pairs fine-tuning improved, and of how many measured before and after."""
-        both = ~np.isnan(self.values) & ~np.isnan(self.initial)
-        gain = (self.values - self.initial)[both] * (1 if self.larger_is_better else -1)
-        return int((gain > 0).sum()), int(both.sum())
 
 
 @dataclass(frozen=True)
@@ -79,40 +49,6 @@ class Noise:
     ceiling: float
 
 
-def landscape(snapshot: Snapshot) -> Landscape:
-    """Lay out what was measured.
-
-    Args:
-        snapshot: the graph by one metric.
-
-    Source:
-        Match & Choose, section 3, Figure 3.
-    """
-    matrix = loss_matrix(snapshot)
-    order = np.lexsort((np.arange(len(matrix.models)), _last(average_rank(matrix))))
-    models = tuple(matrix.models[row] for row in order)
-    shape = (len(models), len(matrix.datasets))
-    place = {m: i for i, m in enumerate(models)}, {d: j for j, d in enumerate(matrix.datasets)}
-    values, initial = np.full(shape, np.nan), np.full(shape, np.nan)
-    for row in snapshot.performs.itertuples():
-        if row.dataset in place[1]:
-            values[place[0][row.model], place[1][row.dataset]] = row.value
-            initial[place[0][row.model], place[1][row.dataset]] = row.initial
-    losses = matrix.losses[order]
-    best = losses == np.nanmin(losses, axis=0, keepdims=True)
-    wins = (best / best.sum(axis=0, keepdims=True)).sum(axis=1)
-    return Landscape(
-        snapshot.metric.name,
-        snapshot.metric.larger_is_better,
-        models,
-        matrix.datasets,
-        values,
-        initial,
-        best,
-        dict(zip(models, wins.tolist(), strict=True)),
-    )
-
-
 def noise(snapshot: Snapshot, replicates: Sequence[tuple[str, str, str, float]], *, seed: int = 0) -> Noise:
     """What another seed does to the measurements.
 
@@ -123,8 +59,8 @@ def noise(snapshot: Snapshot, replicates: Sequence[tuple[str, str, str, float]],
 
     Returns:
         The figures. Where models of one dataset were repeated under the same seeds, their order is compared
-        between seeds, and each seed's order is foretold from the mean of the others: what a method would
-        reach that fine-tunes every model on the dataset itself, as often as there are other seeds. The
+        between seeds, and each seed's order is predicted by the mean of the others: what a method would
+        reach that fine-tunes every model on the dataset itself, once for each other seed. The
         ceiling is simulated for all datasets, with the pooled deviation on top of the recorded values; these
         are noisy themselves and lie farther apart than the truth, so it errs high.
     """
@@ -149,7 +85,7 @@ def noise(snapshot: Snapshot, replicates: Sequence[tuple[str, str, str, float]],
     compared = changed = 0
     datasets = sorted({dataset for _, dataset in runs})
     used: set[str] = set()
-    foretold: list[tuple[float, float]] = []
+    predicted: list[tuple[float, float]] = []
     for dataset in datasets:
         own = {model: v for (model, other), v in runs.items() if other == dataset}
         common = sorted(set.intersection(*(set(v) for v in own.values())))
@@ -162,7 +98,7 @@ def noise(snapshot: Snapshot, replicates: Sequence[tuple[str, str, str, float]],
             changed += int(first != second)
         for column, truth in enumerate(losses.T):
             others = np.delete(losses, column, axis=1).mean(axis=1)
-            foretold.append((weighted_tau(others, truth), optimal_selection(others, truth)))
+            predicted.append((weighted_tau(others, truth), optimal_selection(others, truth)))
     within = [matrix.losses[~np.isnan(column), j] for j, column in enumerate(matrix.losses.T)]
     within = [values for values in within if len(values) > 1]
     between = (
@@ -176,13 +112,9 @@ def noise(snapshot: Snapshot, replicates: Sequence[tuple[str, str, str, float]],
         compared,
         changed,
         len(used),
-        *(np.mean(foretold, axis=0).tolist() if foretold else (float("nan"), float("nan"))),
+        *(np.mean(predicted, axis=0).tolist() if predicted else (float("nan"), float("nan"))),
         _ceiling(within, deviation, seed),
     )
-
-
-def _last(values: np.ndarray) -> np.ndarray:
-    return np.where(np.isnan(values), np.inf, values)
 
 
 def _ceiling(within: Sequence[np.ndarray], deviation: float, seed: int, n_draws: int = 2_000) -> float:
@@ -197,3 +129,63 @@ def _ceiling(within: Sequence[np.ndarray], deviation: float, seed: int, n_draws:
         for values in within
     ]
     return float(np.mean(kept))
+
+
+def noise_section(study: Noise) -> Section:
+    """How much of a result is chance."""
+    if not study.pairs:
+        return without_data(
+            "noise",
+            "Noise between seeds",
+            "",
+            "No measurement was repeated under another seed, so its noise is not known: "
+            "`matchgraph ingest run --replicate` measures it.",
+        )
+    lead = f"Measured again under another seed, a value moves by {study.deviation:.3g} (standard deviation)"
+    lead += f", while models of one dataset differ by {study.between_models:.3g}."
+    if study.compared:
+        lead += (
+            f" The best model was another in {study.changed} of {study.compared} comparisons between two "
+            f"seeds ({100 * study.changed / study.compared:.0f} %, {study.datasets} datasets). The order by "
+            f"the mean of the other seeds reaches OSR {study.repeated_osr:.2f} and weighted tau "
+            f"{study.repeated_tau:.2f} on one seed."
+        )
+    if not math.isnan(study.ceiling):
+        lead += (
+            f" If all were measured again, about {100 * study.ceiling:.0f} % of the best models would stay."
+        )
+    return Section(
+        "noise",
+        "Noise between seeds",
+        "",
+        lead,
+        "No method can choose the best model much more often than the best model stays the best: one that "
+        "fine-tuned all models on the dataset itself, under other seeds, would reach the figures of the mean "
+        "of the other seeds. "
+        "Deviations are pooled over pairs; the last row simulates a second measurement of every pair with "
+        "the pooled deviation, which errs high, as the recorded values hold noise already.",
+        tables=(noise_table(study),),
+    )
+
+
+def noise_table(study: Noise) -> Table:
+    """The noise of the measurements, one fact in each row."""
+    facts = [
+        ("pairs measured under several seeds", study.pairs, "count"),
+        ("measurements of them", study.measurements, "count"),
+        ("standard deviation between seeds", study.deviation, "number"),
+        ("standard deviation between the models of a dataset", study.between_models, "number"),
+        ("comparisons of the best model between two seeds", study.compared, "count"),
+        ("of which the best model was another", study.changed, "count"),
+        ("weighted tau of the mean of the other seeds", study.repeated_tau, "number"),
+        ("OSR of the mean of the other seeds", study.repeated_osr, "share"),
+        ("best models that would stay the best (simulated)", study.ceiling, "share"),
+    ]
+    return table(
+        "noise-between-seeds",
+        facts,
+        [
+            Column("fact", "What", lambda fact: fact[0]),
+            Column("value", "Value", lambda fact: cell(fact[1], fact[2]).main),
+        ],
+    )

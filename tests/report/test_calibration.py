@@ -5,9 +5,8 @@ from __future__ import annotations
 import pytest
 
 from matchgraph.predictor.recipes import PAPER
-from matchgraph.report.chances import CONFIDENCES, chances
-from matchgraph.report.figures import reliability
-from matchgraph.report.sections import calibration_section
+from matchgraph.report.calibration import CONFIDENCES, calibration_section, chances
+from tests.report.conftest import rows_of
 
 
 def test_chances_of_folds_made_by_hand(outcome):
@@ -20,5 +19,12 @@ def test_chances_of_folds_made_by_hand(outcome):
     section = calibration_section([study])
     assert "off by 33.3 % on average." in section.lead
     assert "hold it on 100.0 % of the datasets, with 1.0 models" in section.also
-    assert reliability(study).count("<svg") == 1
-    assert [row[2].value for row in section.data[0].rows] == [0, 0, 1]
+    assert section.drawings[0].svg.count("<svg") == 1
+    [row] = rows_of(section.tables[0])
+    assert float(row["error"]) == study.error.value
+    assert float(row["error_low"]) == study.error.low <= float(row["error_high"]) == study.error.high
+    assert (row["coverage_80"], row["size_80"], row["coverage_90"], row["size_90"]) == ("1.0",) * 4
+    bins = [
+        (float(row["predicted"]), float(row["observed"]), row["pairs"]) for row in rows_of(section.data[0])
+    ]
+    assert [(round(p, 2), o, n) for p, o, n in bins] == [(0.2, 0, "20"), (0.3, 0, "20"), (0.5, 1, "20")]

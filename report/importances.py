@@ -1,8 +1,7 @@
-"""What is learned or timed once, on the whole graph: importances of columns, time of a prediction."""
+"""What the trees look at: importances of the columns, learned from all results, Table 1."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -10,16 +9,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from matchgraph.predictor.features import dataset_features, model_features
-from matchgraph.predictor.matching import PaperMatcher, predict
-from matchgraph.report.comparisons import recipe_title
+from matchgraph.predictor.matching import PaperMatcher
+from matchgraph.report.page import Drawing, Section, without_data
 from matchgraph.report.paper import figures_of
-from matchgraph.report.rankers import TREES
+from matchgraph.report.rankers import TITLES, TREES
+from matchgraph.report.tables import Column, Table, table
+from matchgraph.svg import COLOURS, FAINT, drawing, shortened
 
 if TYPE_CHECKING:
     from matchgraph.graphdb.models import Snapshot
-    from matchgraph.predictor.matching import Matcher
 
-TIMED_DATASETS = 5
 FOREST, CATBOOST = "forest", "catboost"
 
 
@@ -53,27 +52,6 @@ class Importances:
     groups: tuple[Importance, ...]
     features: tuple[Importance, ...]
     seeds: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class Timing:
-    """How long a prediction took from the graph in memory to the ranking, in seconds."""
-
-    recipe: str
-    title: str
-    seconds: tuple[float, ...]
-    models: int
-    datasets: int
-
-    @property
-    def median(self) -> float:
-        """The middle one."""
-        return float(np.median(self.seconds))
-
-    @property
-    def longest(self) -> float:
-        """The longest one."""
-        return max(self.seconds)
 
 
 class RowsKept:
@@ -136,27 +114,6 @@ def learned_importances(
     return importances(trained, columns, groups)
 
 
-def timed_predictions(snapshot: Snapshot, recipe: str, matcher: Matcher) -> Timing:
-    """Predict for a few datasets as if each were new, and take the time.
-
-    Args:
-        snapshot: the graph.
-        recipe: the matcher's name.
-        matcher: the method.
-
-    Returns:
-        The seconds of each, from the graph in memory to the ranking and its reasons.
-    """
-    measured = sorted(set(snapshot.performs.loc[snapshot.performs["value"].notna(), "dataset"]))
-    places = np.unique(np.linspace(0, len(measured) - 1, TIMED_DATASETS).round().astype(int))
-    seconds = []
-    for dataset in [measured[place] for place in places]:
-        began = time.perf_counter()
-        predict(snapshot, dataset, matcher)
-        seconds.append(time.perf_counter() - began)
-    return Timing(recipe, recipe_title(recipe), tuple(seconds), len(snapshot.models), len(snapshot.datasets))
-
-
 def importances(
     trained: Mapping[tuple[str, int], np.ndarray], columns: Sequence[str], groups: Sequence[str]
 ) -> Importances:
@@ -210,3 +167,76 @@ def importances(
         remaining = figures_of("table1", "remaining").get("share")
         features.append(summed(f"Remaining {len(rest)}", of_model(np.array(rest)), remaining))
     return Importances(tuple(whole), tuple(features), seeds)
+
+
+def importances_figure(study: Importances) -> str | None:
+    """Table 1 as bars; None where models differ in nothing."""
+    if not study.features:
+        return None
+    rankers = list(study.features[0].share)
+    with drawing("importances", height=0.9 + 0.36 * len(study.features)) as (figure, finish):
+        axes = figure.subplots()
+        thickness = 0.8 / len(rankers)
+        for number, ranker in enumerate(rankers):
+            places = np.arange(len(study.features)) + (number - (len(rankers) - 1) / 2) * thickness
+            axes.barh(
+                places,
+                [100 * row.share[ranker] for row in study.features],
+                height=thickness * 0.9,
+                xerr=[100 * row.spread[ranker] for row in study.features] if len(study.seeds) > 1 else None,
+                ecolor=FAINT,
+                color=COLOURS[number],
+                hatch="" if number == 0 else "////",
+                edgecolor="#ffffff" if number else COLOURS[0],
+                linewidth=0,
+                label=TITLES[ranker],
+            )
+        axes.set_yticks(range(len(study.features)), [shortened(row.name, 44) for row in study.features])
+        axes.invert_yaxis()
+        axes.set_xlabel("share of all model attributes' importance, %")
+        axes.legend(frameon=False, loc="lower right")
+        return finish()
+
+
+def importances_section(study: Importances) -> Section:
+    """Table 1."""
+    if not study.features:
+        return without_data(
+            "importances", "What counts in a model", "Table 1", "The models' attributes differ in nothing."
+        )
+    ranker = next(iter(study.features[0].share))
+    groups = ", ".join(f"{g.name.lower()} {100 * g.share[ranker]:.0f} %" for g in study.groups)
+    named = study.features[0]
+    drawing = importances_figure(study)
+    return Section(
+        "importances",
+        "What counts in a model",
+        "Table 1",
+        f"The {TITLES[ranker].lower()} looks at: {groups}. Of the model attributes, {named.name} counts most "
+        f"({100 * named.share[ranker]:.1f} % of what attributes count).",
+        "Trained on all results by the paper's recipe. Random forest: how much its splits on a column "
+        "purify the ranks. CatBoost: mean absolute SHAP value. Attributes of the same meaning share what "
+        "they count among them, so a small share is no proof that an attribute is useless.",
+        drawings=(Drawing(drawing, "The ten most important model attributes, and all others together."),),
+        tables=importance_tables(study),
+        seeds=study.seeds,
+    )
+
+
+def importance_tables(study: Importances) -> tuple[Table, Table]:
+    """Model attributes by name, and all inputs in groups."""
+    return (
+        _importance_table("table1-importances", "feature", study.features, study.seeds),
+        _importance_table("table1-groups", "input", study.groups, study.seeds),
+    )
+
+
+def _importance_table(name: str, first: str, rows: Sequence[Importance], seeds: Sequence[int]) -> Table:
+    columns = [Column(first, first.capitalize(), lambda row: row.name)]
+    for ranker in rows[0].share:
+        columns.append(Column(ranker, TITLES[ranker], lambda row, r=ranker: row.share[r], "share"))
+        if len(seeds) > 1:
+            columns.append(Column(f"{ranker}_seeds", "± seeds", lambda row, r=ranker: row.spread[r], "share"))
+    if any(row.paper is not None for row in rows):
+        columns.append(Column("paper", "Share", lambda row: row.paper, "share", of_paper=True))
+    return table(name, rows, columns)

@@ -11,14 +11,15 @@ from xml.etree import ElementTree
 
 import pytest
 
-import matchgraph.report.comparisons as comparisons
+import matchgraph.report.sparsity as sparsity
 import matchgraph.report.variants as variants
-from matchgraph.cli.report import STUDIES as OFFERED
 from matchgraph.graphdb.models import Dataset, Model
 from matchgraph.predictor.errors import InvalidRows, NotEnoughResults
-from matchgraph.report.assembly import STUDIES, Plan, make_report
+from matchgraph.report.config import STUDIES, ReportConfig
 from matchgraph.report.sources import Replicate, Sources, View
+from matchgraph.report.studies import MAKERS
 from matchgraph.report.variants import MAIN_VIEW
+from matchgraph.report.workflow import report_of
 
 HOSTILE = '<img src=x onerror="alert(1)">'
 # Elements that end where they begin.
@@ -84,13 +85,14 @@ def sources(snapshot, replicates: tuple[Replicate, ...] = ()) -> Sources:
 
 
 def test_a_report_without_similarities_initial_values_or_replicates(zoo, tmp_path: Path, monkeypatch):
-    monkeypatch.setattr(comparisons, "REMOVED", (0.0, 0.5))
-    snapshot = renamed(zoo(4, 3))
+    monkeypatch.setattr(sparsity, "REMOVED", (0.0, 0.5))
+    snapshot = renamed(zoo(3, 3))
     snapshot = replace(snapshot, similar=snapshot.similar.iloc[:0], similarity=None)
-    plan = Plan(seeds=1, embedder="node2vec+", jobs=1, command='matchgraph report --out "<out>"')
-    report = make_report(sources(snapshot), plan, tmp_path)
+    config = ReportConfig(seeds=1, embedder="node2vec+", jobs=1)
+    tmp_path = tmp_path / "<out>"
+    report = report_of(sources(snapshot), tmp_path, config=config)
 
-    page = report.page.read_text(encoding="utf-8")
+    page = report.path.read_text(encoding="utf-8")
     checker = Checker()
     checker.feed(page)
     assert not checker.open
@@ -102,7 +104,7 @@ def test_a_report_without_similarities_initial_values_or_replicates(zoo, tmp_pat
     assert "No two datasets were compared" in said["inputs"]
     assert "No measurement was repeated" in said["noise"]
     assert said["metrics"].startswith("The graph has results by one metric only")
-    assert "of 4 held-out datasets" in said["selection"]
+    assert "of 3 held-out datasets" in said["selection"]
 
     content = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))
     assert set(content["studies"]) == set(STUDIES)
@@ -111,25 +113,25 @@ def test_a_report_without_similarities_initial_values_or_replicates(zoo, tmp_pat
     assert rows["neighbours"]["note"] == "no two datasets were compared"
     with (tmp_path / "table3-selection.csv").open(newline="", encoding="utf-8") as file:
         table = {row["key"]: row for row in csv.DictReader(file)}
-    assert float(table["paper"]["osr"]) == rows["paper"]["figures"]["osr"]["mean"]
+    assert float(table["paper"]["osr"]) == rows["paper"]["figures"]["osr"]["value"]
     assert table["paper"]["paper_osr"] == "0.613"
     with (tmp_path / "fig3-results.csv").open(newline="", encoding="utf-8") as file:
-        assert len(list(csv.DictReader(file))) == 12
+        assert len(list(csv.DictReader(file))) == 9
     drawn = {path.stem: ElementTree.parse(path).getroot() for path in tmp_path.glob("*.svg")}
     assert {"landscape", "selection", "sparsity", "calibration"} <= set(drawn)
     assert {root.tag for root in drawn.values()} == {"{http://www.w3.org/2000/svg}svg"}
 
     # A second time everything is taken from what was kept, and comes out the same.
     monkeypatch.setattr(variants, "evaluate_fold", lambda *_, **__: pytest.fail("computed again"))
-    make_report(sources(snapshot), plan, tmp_path)
-    assert report.page.read_text(encoding="utf-8") == page
+    report_of(sources(snapshot), tmp_path, config=config)
+    assert report.path.read_text(encoding="utf-8") == page
 
 
 def test_only_what_is_asked_for_is_computed(zoo, tmp_path: Path):
     snapshot = zoo(4, 3)
     again = tuple(Replicate(m.id, "d00", "7", 20.0 + i) for i, m in enumerate(snapshot.models))
-    plan = Plan(only=("noise", "landscape"), embedder="node2vec+")
-    report = make_report(sources(snapshot, again), plan, tmp_path)
+    config = ReportConfig(only=("noise", "landscape"), embedder="node2vec+")
+    report = report_of(sources(snapshot, again), tmp_path, config=config)
     assert set(report.content["studies"]) == {"landscape", "noise"}
     assert report.content["studies"]["noise"]["data"]["pairs"] == 3
     assert not list(tmp_path.glob("kept/**/output.pkl"))
@@ -137,17 +139,14 @@ def test_only_what_is_asked_for_is_computed(zoo, tmp_path: Path):
 
 def test_too_few_datasets_are_a_clear_error(zoo, tmp_path: Path):
     with pytest.raises(NotEnoughResults, match=r"at least 3 datasets .* the graph has 2"):
-        make_report(sources(zoo(2, 3)), Plan(), tmp_path / "out")
+        report_of(sources(zoo(2, 3)), tmp_path / "out", config=ReportConfig())
     assert not (tmp_path / "out").exists()
 
 
-def test_plan_refuses_what_it_does_not_know():
-    with pytest.raises(InvalidRows, match="unknown study 'tables'"):
-        Plan(only=("tables",))
-    with pytest.raises(InvalidRows, match="got 0 and 2"):
-        Plan(seeds=0)
-    assert [len(Plan(seeds=n).few) for n in (1, 3, 4, 9)] == [1, 1, 2, 3]
-
-
-def test_the_command_offers_all_studies():
-    assert tuple(STUDIES) == OFFERED
+def test_the_configuration_refuses_what_it_does_not_know_and_counts_seeds():
+    with pytest.raises(InvalidRows, match=r"only must be one of selection, .* got \('tables',\)"):
+        ReportConfig(only=("tables",))
+    with pytest.raises(InvalidRows, match=r"seeds must be .* got 0"):
+        ReportConfig(seeds=0)
+    assert [len(ReportConfig(seeds=n).few) for n in (1, 3, 4, 9)] == [1, 1, 2, 3]
+    assert list(MAKERS) == list(STUDIES)

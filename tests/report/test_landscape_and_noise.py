@@ -7,7 +7,9 @@ import pandas as pd
 import pytest
 
 from matchgraph.graphdb.models import Dataset, Metric, Model, Snapshot
-from matchgraph.report.measurements import landscape, noise
+from matchgraph.report.landscape import landscape, landscape_section
+from matchgraph.report.noise import noise, noise_section
+from tests.report.conftest import rows_of
 
 NAN = float("nan")
 
@@ -39,6 +41,15 @@ def test_landscape_orders_models_and_shares_ties():
     assert np.isnan(study.values[1, 1])
     # Larger is better: only b on y and c on x got better, of the four measured before and after.
     assert study.improved == (2, 4)
+    section = landscape_section(study)
+    assert section.lead == (
+        "2 of 3 models are the best somewhere; b wins most often, on 1.5 of 2 datasets. "
+        "Fine-tuning improved 2 of 4 pairs (50 %)."
+    )
+    assert rows_of(section.data[0])[0] == {
+        "model": "b", "dataset": "x", "initial": "9.0", "value": "3.0", "best": "1"
+    }  # fmt: skip
+    assert len(rows_of(section.data[0])) == 5
 
 
 def test_noise_by_hand():
@@ -50,10 +61,16 @@ def test_noise_by_hand():
     assert study.deviation == pytest.approx(np.sqrt(2 / 3))
     # x under both seeds: a, then b. On y only one model was repeated.
     assert (study.compared, study.changed, study.datasets) == (1, 1, 1)
-    # Each of the two seeds foretells the other order of a and b on x.
+    # Each of the two seeds predicts the other order of a and b on x.
     assert (study.repeated_tau, study.repeated_osr) == (-1, 0)
     # 1 apart changes sometimes, 8 apart never; 0.816 sqrt(2) is the deviation of a difference.
     assert study.ceiling == pytest.approx((0.807 + 1) / 2, abs=0.02)
+    section = noise_section(study)
+    assert section.lead.startswith("Measured again under another seed, a value moves by 0.816 ")
+    assert "in 1 of 1 comparisons between two seeds (100 %, 1 datasets)" in section.lead
+    facts = {row["fact"]: row["value"] for row in rows_of(section.tables[0])}
+    assert facts["standard deviation between seeds"] == "0.82"
+    assert facts["OSR of the mean of the other seeds"] == "0.0 %"
 
 
 def test_noise_takes_the_direction_into_account():
@@ -67,7 +84,7 @@ def test_noise_takes_the_direction_into_account():
         assert noise(measured, other).changed == changed
 
 
-def test_a_seed_is_foretold_from_the_mean_of_the_others():
+def test_a_seed_is_predicted_by_the_mean_of_the_others():
     rows = [("a", "x", 1.0, NAN), ("b", "x", 2.0, NAN)]
     again = [("a", "x", "1", 5.0), ("b", "x", "1", 2.0), ("a", "x", "2", 1.0), ("b", "x", "2", 4.0)]
     study = noise(snapshot(rows), again)
@@ -82,3 +99,4 @@ def test_without_replicates_nothing_is_known():
     assert study.pairs == study.compared == 0
     assert np.isnan(study.deviation)
     assert np.isnan(study.ceiling)
+    assert noise_section(study).missing
