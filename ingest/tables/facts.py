@@ -162,7 +162,7 @@ def throughput_facts(
         return {}, told if config.throughput else []
     from matchgraph.training.errors import TrainingError
     from matchgraph.training.pipelines.loading import LoadedPipeline, choose_device
-    from matchgraph.training.pipelines.profile import device_name, measure_throughput
+    from matchgraph.training.pipelines.throughput import device_name, measure_throughput
 
     device = choose_device(config.device)
     if _is_known(known, config, device_name(device)):

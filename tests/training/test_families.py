@@ -16,7 +16,7 @@ import torch
 from matchgraph.training.errors import UnknownFamily, UnsupportedScheduler
 from matchgraph.training.pipelines.adapters import attach_adapter, detach_adapter
 from matchgraph.training.pipelines.families import FAMILIES, family, family_of
-from matchgraph.training.pipelines.families.base import draw_sigmas
+from matchgraph.training.pipelines.families.objectives import draw_sigmas
 from matchgraph.training.pipelines.loading import load_pipeline, quiet_libraries
 from matchgraph.training.pipelines.samplers import STUDENT_STEPS, TOLD_GUIDANCE
 from tests.training import tiny

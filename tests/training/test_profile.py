@@ -14,14 +14,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from matchgraph.minizoo import ROOT
 from matchgraph.training.errors import BadPipeline, CannotProfile, InvalidConfig
 from matchgraph.training.pipelines.loading import LoadedPipeline
-from matchgraph.training.pipelines.profile import (
-    PROMPT,
-    PipelineProfiler,
-    call_arguments,
-    device_name,
-    measure_throughput,
-    profile_pipeline,
-)
+from matchgraph.training.pipelines.profile import PROMPT, PipelineProfiler, call_arguments, profile_pipeline
+from matchgraph.training.pipelines.throughput import device_name, measure_throughput
 from tests.training import tiny
 
 ZOO = Path(__file__).parents[2] / "zoo"

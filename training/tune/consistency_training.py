@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from matchgraph.training.config import DistillConfig
 from matchgraph.training.pipelines.encoding import EncodedDataset
-from matchgraph.training.pipelines.families.base import repeat_row, training_noise
+from matchgraph.training.pipelines.families.base import repeat_row
+from matchgraph.training.pipelines.families.objectives import training_noise
 from matchgraph.training.pipelines.loading import LoadedPipeline
 from matchgraph.training.tune.consistency import TeacherPath
 from matchgraph.training.tune.loop import Training

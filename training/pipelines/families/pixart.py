@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from matchgraph.training.pipelines.families.base import Conditioning, Family, diffuse
+from matchgraph.training.pipelines.families.base import Conditioning, Family
+from matchgraph.training.pipelines.families.objectives import diffuse
 
 if TYPE_CHECKING:
     import torch

@@ -7,7 +7,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from matchgraph.training.pipelines.families.base import Conditioning, Family, rectified_flow
+from matchgraph.training.pipelines.families.base import Conditioning, Family
+from matchgraph.training.pipelines.families.objectives import rectified_flow
 
 if TYPE_CHECKING:
     import torch

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from matchgraph.training.pipelines.families.base import Conditioning, Family, diffuse
+from matchgraph.training.pipelines.families.base import Conditioning, Family
+from matchgraph.training.pipelines.families.objectives import diffuse
 from matchgraph.training.pipelines.samplers import guidance_embedding
 
 if TYPE_CHECKING:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from matchgraph.training.pipelines.families.base import Conditioning, Family, number_shift, rectified_flow
+from matchgraph.training.pipelines.families.base import Conditioning, Family, number_shift
+from matchgraph.training.pipelines.families.objectives import rectified_flow
 
 if TYPE_CHECKING:
     import torch

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from matchgraph.training.pipelines.families.base import Conditioning, Family, diffuse, without_empty
+from matchgraph.training.pipelines.families.base import Conditioning, Family, without_empty
+from matchgraph.training.pipelines.families.objectives import diffuse
 from matchgraph.training.pipelines.samplers import guidance_embedding
 
 if TYPE_CHECKING:

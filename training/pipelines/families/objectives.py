@@ -1,0 +1,132 @@
+"""Training objectives of diffusion models: how latents are noised, and what the denoiser is to predict."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal
+
+from matchgraph.training.errors import UnsupportedScheduler
+
+if TYPE_CHECKING:
+    import torch
+
+
+def training_noise(latents: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """Standard normal noise in the shape of `latents`, drawn on the CPU and moved to their device."""
+    import torch
+
+    return torch.randn(latents.shape, generator=generator, dtype=torch.float32).to(latents.device)
+
+
+def diffuse(
+    scheduler: Any, latents: torch.Tensor, generator: torch.Generator
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Noise latents to uniformly drawn timesteps of a variance-preserving process, and give what to predict.
+
+    Args:
+        scheduler: the pipeline's scheduler; its `alphas_cumprod` and `prediction_type` are used, so any
+            sampler of the same process (PNDM, DDIM, DPM-Solver...) can stand there.
+        latents: float32, (n, channels, h, w).
+        generator: CPU generator.
+
+    Returns:
+        The noised latents sqrt(a_t) x + sqrt(1 - a_t) noise, the timesteps (n,), and the target: the noise
+        (epsilon) or the velocity sqrt(a_t) noise - sqrt(1 - a_t) x (v_prediction).
+
+    Raises:
+        UnsupportedScheduler: the scheduler has no `alphas_cumprod`, or predicts something else.
+
+    Source:
+        Ho et al., "Denoising diffusion probabilistic models" (2020), Eq. 4 and 14; Salimans and Ho,
+        "Progressive distillation" (2022), appendix D, for the velocity.
+    """
+    import torch
+
+    prediction = getattr(scheduler.config, "prediction_type", "epsilon")
+    alphas = getattr(scheduler, "alphas_cumprod", None)
+    if alphas is None or prediction not in ("epsilon", "v_prediction"):
+        raise UnsupportedScheduler(
+            f"{type(scheduler).__name__} with prediction_type {prediction!r} is no noise process that this "
+            "family trains; give the pipeline a scheduler with epsilon or v_prediction."
+        )
+    timesteps = torch.randint(0, len(alphas), (len(latents),), generator=generator)
+    noise = training_noise(latents, generator)
+    kept = alphas[timesteps.to(alphas.device)].to(latents.device, torch.float32).view(-1, 1, 1, 1)
+    noisy = kept.sqrt() * latents + (1 - kept).sqrt() * noise
+    target = noise if prediction == "epsilon" else kept.sqrt() * noise - (1 - kept).sqrt() * latents
+    return noisy, timesteps.to(latents.device), target
+
+
+def draw_sigmas(
+    scheduler: Any, count: int, generator: torch.Generator, density: Literal["uniform", "logit_normal"]
+) -> torch.Tensor:
+    """Draw noise levels of the scheduler's training grid.
+
+    Args:
+        scheduler: the pipeline's flow-matching scheduler; only its configuration is read, since sampling
+            overwrites the grid it holds.
+        count: how many to draw.
+        generator: CPU generator.
+        density: of the position on the grid before it is shifted; `logit_normal` is the sigmoid of a
+            standard normal number.
+
+    Returns:
+        float32, (count,), each in (0, 1], with the static shift of a `FlowMatchEulerDiscreteScheduler`
+        applied. A dynamic shift depends on the size of the picture to be drawn, and a `flow_shift` is one
+        of the sampler; neither shapes the training grid.
+
+    Raises:
+        UnsupportedScheduler: the scheduler is no flow-matching one.
+
+    Source:
+        diffusers' `compute_density_for_timestep_sampling` and the grid of `FlowMatchEulerDiscreteScheduler`,
+        which the training scripts build from the pipeline's own scheduler configuration; Esser et al.,
+        "Scaling rectified flow transformers" (2024), section 3.1 (logit-normal density) and 5.3.2 (shift).
+    """
+    import torch
+
+    config = scheduler.config
+    if "num_train_timesteps" not in config or not ("shift" in config or config.get("use_flow_sigmas")):
+        raise UnsupportedScheduler(
+            f"{type(scheduler).__name__} is no flow-matching scheduler; give the pipeline a "
+            "FlowMatchEulerDiscreteScheduler."
+        )
+    grid = config.num_train_timesteps
+    if density == "uniform":
+        position = torch.rand(count, generator=generator)
+    else:
+        position = torch.sigmoid(torch.randn(count, generator=generator))
+    index = (position * grid).long().clamp(max=grid - 1)
+    sigmas = (grid - index).float() / grid
+    if config.get("use_dynamic_shifting", False):
+        return sigmas
+    shift = config.get("shift", 1.0)
+    return shift * sigmas / (1 + (shift - 1) * sigmas)
+
+
+def rectified_flow(
+    scheduler: Any,
+    latents: torch.Tensor,
+    generator: torch.Generator,
+    density: Literal["uniform", "logit_normal"],
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Move latents along the straight line towards noise, and give the velocity to predict.
+
+    Args:
+        scheduler: see `draw_sigmas`.
+        latents: float32, (n, channels, h, w).
+        generator: CPU generator.
+        density: see `draw_sigmas`.
+
+    Returns:
+        The latents (1 - sigma) x + sigma noise, the sigmas (n,), and the velocity noise - x.
+
+    Raises:
+        UnsupportedScheduler: see `draw_sigmas`.
+
+    Source:
+        Liu et al., "Flow straight and fast" (2022), Eq. 1; Esser et al. (2024), Eq. 13.
+    """
+    sigmas = draw_sigmas(scheduler, len(latents), generator, density).to(latents.device)
+    noise = training_noise(latents, generator)
+    mix = sigmas.view(-1, 1, 1, 1)
+    return (1 - mix) * latents + mix * noise, sigmas, noise - latents
