@@ -33,7 +33,9 @@ import matchgraph
 names = [m.name for m in pkgutil.walk_packages(matchgraph.__path__, "matchgraph.")]
 for name in names:
     importlib.import_module(name)
-print(len(names), matchgraph.__file__, sorted({"torch", "pandas", "scipy", "matplotlib"} & set(sys.modules)))
+heavy = {"torch", "diffusers", "transformers", "peft", "open_clip", "cleanfid", "catboost", "sklearn"}
+heavy |= {"cv2", "scipy", "graphdatascience", "matplotlib", "pandas", "PIL", "safetensors"}
+print(len(names), matchgraph.__file__, sorted(heavy & set(sys.modules)))
 """
 
 

@@ -10,10 +10,9 @@ torch's loader that takes tensors only, and written as safetensors:
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import click
 
 from matchgraph.training.errors import ExtractorUnavailable, TrainingError, first_line
 from matchgraph.training.measure.extractors.base import (
@@ -135,17 +134,17 @@ def convert(source: Path, target: Path) -> None:
         ) from error
 
 
-@click.command()
-@click.argument("source", metavar="FILE.pth", type=click.Path(path_type=Path, exists=True, dir_okay=False))
-@click.argument("target", metavar="FILE.safetensors", type=click.Path(path_type=Path, dir_okay=False))
-def main(source: Path, target: Path) -> None:
+def main() -> None:
     """Convert the published Inception weights to safetensors, once."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("source", metavar="FILE.pth", type=Path)
+    parser.add_argument("target", metavar="FILE.safetensors", type=Path)
+    files = parser.parse_args()
     try:
-        convert(source, target)
-    except TrainingError as error:
-        click.echo(f"Error: {error}", err=True)
-        raise SystemExit(2) from None
-    click.echo(target)
+        convert(files.source, files.target)
+    except (TrainingError, OSError) as error:
+        parser.error(str(error))
+    print(files.target)
 
 
 if __name__ == "__main__":
