@@ -1,4 +1,4 @@
-"""Errors of fine-tuning, sampling and measuring that a user can cause and mend."""
+"""Errors of fine-tuning, sampling and measuring that a user can cause and put right."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class ModelUnavailable(BadPipeline):
 
 
 class CannotProfile(BadPipeline):
-    """A pipeline whose cost cannot be told from its configs."""
+    """A pipeline whose cost its configs do not give."""
 
 
 class BadAdapter(TrainingError):

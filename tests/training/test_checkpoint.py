@@ -20,7 +20,6 @@ from matchgraph.training.config import FineTuneConfig
 from matchgraph.training.errors import CheckpointMismatch, InvalidConfig, NonFiniteLoss
 from matchgraph.training.pipelines.adapters import ADAPTER_FILE
 from matchgraph.training.pipelines.cache import EncodingCache
-from matchgraph.training.pipelines.families import FAMILIES
 from matchgraph.training.pipelines.loading import LoadedPipeline
 from matchgraph.training.tune import checkpoint as module
 from matchgraph.training.tune.checkpoint import (
@@ -96,7 +95,8 @@ def same(record: FineTuneRecord, other: FineTuneRecord) -> bool:
     )
 
 
-@pytest.mark.parametrize("step", range(1, STEPS + 1))
+# Before the first checkpoint, right after one, and in the last step.
+@pytest.mark.parametrize("step", [1, 3, STEPS])
 def test_interrupted_equals_uninterrupted(pixart, dataset, uninterrupted, pull, tmp_path, step):
     pull(pixart, step)
     with pytest.raises(Pulled):
@@ -114,8 +114,9 @@ def test_interrupted_equals_uninterrupted(pixart, dataset, uninterrupted, pull, 
     assert record.happened["notes"] == []
 
 
-@pytest.mark.parametrize("name", sorted(FAMILIES))
-def test_every_family_goes_on_where_it_stopped(tiny_folder, dataset, pull, tmp_path, name):
+# Pixart is in all other tests here; the state to restore is that of the loop, whatever the family.
+@pytest.mark.parametrize("name", ["sdxl", "flux"])
+def test_other_families_go_on_where_it_stopped(tiny_folder, dataset, pull, tmp_path, name):
     with LoadedPipeline(tiny_folder(name), device="cpu") as loaded:
         short = config(steps=4, gradient_accumulation=1)
         whole = fine_tune(loaded, dataset, short, tmp_path / "whole")

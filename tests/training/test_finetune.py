@@ -74,7 +74,7 @@ def test_two_steps_move_the_adapter_and_nothing_else(loaded, dataset, name):
         detach_adapter(pipe, family)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", ["sdxl", "sana", "flux"])
 def test_one_seed_gives_one_file_and_no_trace_in_the_pipeline(loaded, tiny_folder, dataset, tmp_path, name):
     denoiser = loaded[name].family.denoiser(loaded[name].pipe)
     before, random = state(denoiser), torch.get_rng_state()
@@ -100,7 +100,8 @@ def test_the_adapter_starts_as_no_change(loaded, dataset, tmp_path):
     assert np.abs(np.asarray(plain[0], int) - np.asarray(adapted[0], int)).max() <= 1
 
 
-@pytest.mark.parametrize("name", NAMES)
+# One noise process and one flow; the objectives of all families are checked in test_families.
+@pytest.mark.parametrize("name", ["sd", "sd3"])
 def test_the_loss_falls(loaded, dataset, tmp_path, name):
     record = fine_tune(loaded[name], dataset, config(steps=40, batch_size=8, rank=8), tmp_path)
     assert np.mean(record.losses[-10:]) < np.mean(record.losses[:10])

@@ -53,7 +53,8 @@ def difference(one, two) -> int:
     return int(np.abs(np.asarray(one, dtype=int) - np.asarray(two, dtype=int)).max())
 
 
-@pytest.mark.parametrize("name", NAMES)
+# The rest of the families are in the next test. Pixart has a loader of our own.
+@pytest.mark.parametrize("name", ["sd", "pixart", "flux"])
 def test_a_saved_adapter_reproduces_the_images_bit_for_bit(loaded, adapters, name):
     folder, expected = adapters[name]
     plain = sample_images(loaded[name], None, ["a cat", "dogs"], SAMPLING)

@@ -81,8 +81,7 @@ def save_as(source: Path, target: Path, dtype: torch.dtype = torch.float32, **op
     return target
 
 
-@pytest.mark.parametrize("name", ["sdxl", "kolors", "sd3"])
-@pytest.mark.parametrize("shards", [False, True])
+@pytest.mark.parametrize(("name", "shards"), [("sdxl", False), ("kolors", True), ("sd3", True)])
 def test_folders_with_a_variant_only_and_in_shards_load(tiny_folder, tmp_path, name, shards):
     plain = tiny_folder(name)
     options = {"max_shard_size": "40KB"} if shards else {}

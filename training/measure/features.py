@@ -183,7 +183,7 @@ def read_features(path: Path, facts: Mapping[str, str]) -> Features | None:
 
     Returns:
         The features; None where there is no such file, or one that is damaged or of something else, and the
-        features have to be computed anew.
+        features have to be computed again.
     """
     from safetensors import SafetensorError, safe_open
 

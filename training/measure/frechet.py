@@ -142,7 +142,7 @@ def gaussian_statistics(features: np.ndarray) -> GaussianStatistics:
 def frechet_distance(
     mean1: np.ndarray, covariance1: np.ndarray, mean2: np.ndarray, covariance2: np.ndarray
 ) -> float:
-    """Squared Frechet distance between two Gaussians; 0 for equal ones, smaller is more alike.
+    """Squared Frechet distance between two Gaussians; 0 for equal ones, smaller is more similar.
 
     |mean1 - mean2|^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2)). With factors C = F F^T, the trace of (C1 C2)^(1/2) is
     the sum of the singular values of F1^T F2, or of the roots of the eigenvalues of F1^T C2 F1: the same

@@ -22,7 +22,7 @@ Kernel = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 @dataclass(frozen=True)
 class Distance:
-    """How far apart two samples are; smaller is more alike, about 0 for two samples of one distribution.
+    """How far apart two samples are; smaller is more similar, about 0 for two samples of one distribution.
 
     Attributes:
         value: the estimate; an unbiased one may fall a little below 0.

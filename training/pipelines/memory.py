@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 PROCESS_STATUS = Path("/proc/self/status")
 PROCESS_PEAK_RESET = Path("/proc/self/clear_refs")
-# What Linux wants written there to have the highest resident size start anew.
+# What Linux wants written there to reset the highest resident size.
 RESET_PEAK = "5"
 
 

@@ -27,7 +27,7 @@ class Start:
 
     Attributes:
         latents: clean ones, in the form that the pipeline's call takes them in; float32, (n, ...).
-        strength: share of the schedule that is drawn anew, above 0 and below 1: the rollback.
+        strength: share of the schedule that is drawn again, above 0 and below 1: the rollback.
     """
 
     latents: torch.Tensor

@@ -83,7 +83,7 @@ class RunState:
 
 
 class DamagedCheckpoint(Exception):
-    """A checkpoint that cannot be read; training starts anew rather than stop for it."""
+    """A checkpoint that cannot be read; training starts from step 1 rather than stop for it."""
 
 
 def write_checkpoint(

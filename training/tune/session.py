@@ -101,7 +101,7 @@ class Session:
         self.skipped_steps = training.skipped_steps
 
     def _take_up(self, training: Training) -> int | None:
-        """Restore the state that the run is to go on from, and return its step; None to start anew."""
+        """Restore the state that the run is to go on from, and return its step; None to start from step 1."""
         checkpoints = self.checkpoints
         if checkpoints is None:
             return None

@@ -69,7 +69,7 @@ class Instrument:
         pending = iter(items)
         while batch := list(islice(pending, batch_size)):
             yield self._embed(batch)
-            # The next batch is gathered before this name is bound anew.
+            # The next batch is gathered before this name is bound again.
             del batch
 
     def statistics(self, items: Iterable[Any], batch_size: int = BATCH) -> GaussianStatistics:
