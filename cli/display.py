@@ -91,7 +91,7 @@ def figures(run: Run) -> str:
 
 
 def progress_words(run: Run) -> str:
-    """How far a run is, or was when it was last worked on; empty where nobody told."""
+    """How far a run is, or was when it was last worked on; empty unless a worker reported it."""
     progress = run.progress
     if progress is None:
         return ""

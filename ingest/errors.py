@@ -76,7 +76,7 @@ class ConfigChanged(IngestError):
 
 
 class RunOutdated(IngestError):
-    """The model or dataset was ingested anew, with other content, after the run had been queued."""
+    """The model or dataset was ingested again, with other content, after the run had been queued."""
 
 
 class WorkerFailed(IngestError):

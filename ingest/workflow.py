@@ -160,8 +160,8 @@ def export_records(graph: MatchingGraph, folder: Path) -> dict[str, int]:
         File name to how many rows it got.
 
     Raises:
-        IngestError: a property cannot be told from its text in a table, or the folder has files of another
-            graph's prompts.
+        IngestError: a property would not come back from its text in a table as it was, or the folder has
+            files of another graph's prompts.
     """
     return write_records(graph, graph.runner, folder)
 

@@ -1,8 +1,8 @@
 // Take a run that is queued or whose lease has expired: one attempt more, a higher fence, a lease by the server's clock.
 // Run after lock.cypher in one transaction. The token makes a repeated commit count once. No row: somebody else has it.
 // Parameters: id, token, owner, host (its name, for people), lease_ms.
-MATCH (run:MatchGraphRun {id: $id})
-WITH run, coalesce(run.token = $token, false) AS mine, timestamp() AS now
+MATCH (model:MatchGraphModel)<-[:OF]-(run:MatchGraphRun {id: $id})-[:ON]->(dataset:MatchGraphDataset)
+WITH run, model, dataset, coalesce(run.token = $token, false) AS mine, timestamp() AS now
 WHERE mine
    OR run.status = 'QUEUED'
    OR (run.status = 'RUNNING' AND run.lease_until < now AND run.attempt < run.max_attempts)
@@ -16,4 +16,4 @@ SET run.attempt = run.attempt + CASE WHEN mine THEN 0 ELSE 1 END,
     run.started_at = now,
     run.stage = 'claimed'
 REMOVE run.stage_at, run.stage_from, run.step, run.of, run.loss, run.updated_at, run.ended_at
-RETURN run.attempt AS attempt, run.fence AS fence
+RETURN properties(run) AS run, model.id AS model, dataset.id AS dataset, false AS expired, now

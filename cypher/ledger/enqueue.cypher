@@ -1,12 +1,11 @@
-// Queue fine-tuning runs; a run that is in the ledger already stays as it is, but is told where the extractors are now.
-// Parameters: rows, a list of {id, model, dataset, config, settings, extractors, replicate, model_fingerprint, dataset_fingerprint,
+// Queue fine-tuning runs; a run that is in the ledger already stays as it is, but for where the extractors are now.
+// Parameters: rows, a list of {id, model, dataset, config, extractors, replicate, model_fingerprint, dataset_fingerprint,
 // max_attempts}.
 UNWIND $rows AS row
 MATCH (model:MatchGraphModel {id: row.model})
 MATCH (dataset:MatchGraphDataset {id: row.dataset})
 MERGE (run:MatchGraphRun {id: row.id})
 ON CREATE SET run:Run,
-              run += row.settings,
               run.status = 'QUEUED',
               run.attempt = 0,
               run.max_attempts = row.max_attempts,

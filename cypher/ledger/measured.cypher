@@ -1,9 +1,6 @@
-// Which of the runs $ids have a value of each metric that they were run for: on their edge, or on themselves where they repeat a
-// measurement to tell its noise.
+// Which properties the edge of each of the runs $ids has, from its model to its dataset: a run is done when every metric is there.
 // Parameters: ids, run ids.
 UNWIND $ids AS id
 MATCH (model:MatchGraphModel)<-[:OF]-(run:MatchGraphRun {id: id})-[:ON]->(dataset:MatchGraphDataset)
-OPTIONAL MATCH (model)-[edge:PERFORMS]->(dataset)
-WITH run, CASE WHEN coalesce(run.replicate, false) THEN properties(run) ELSE properties(edge) END AS figures
-WHERE all(metric IN run.metrics WHERE figures[metric] IS NOT NULL)
-RETURN run.id AS id
+MATCH (model)-[edge:PERFORMS]->(dataset)
+RETURN run.id AS id, keys(edge) AS names

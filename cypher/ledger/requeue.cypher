@@ -1,4 +1,4 @@
-// Queue ended runs anew, with all their attempts. Run after lock.cypher in one transaction.
+// Queue ended runs again, with all their attempts. Run after lock.cypher in one transaction.
 // Parameters: ids, the runs; from, the statuses they may have.
 UNWIND $ids AS id
 MATCH (run:MatchGraphRun {id: id})

@@ -113,7 +113,7 @@ def loading_code(record: Mapping[str, Any]) -> str:
     # Said even where it is the usual one: some text encoders would come in the precision of their files.
     arguments = {"use_safetensors": "True", "torch_dtype": f"torch.{PRECISIONS[asked['precision']]}"}
     arguments |= {name: literal(value) for name, value in own.load_options.items()}
-    # diffusers wants to be told of each component that a pipeline does without.
+    # diffusers must be given each component that a pipeline does without.
     arguments |= dict.fromkeys(_absent_components(folder), "None")
     if _is_full(record):
         imports.append("from safetensors.torch import load_file")

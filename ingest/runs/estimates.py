@@ -1,4 +1,4 @@
-"""How long runs take: reckoned from runs that are done, or else from what a model computes.
+"""How long runs take: estimated from runs that are done, or else from what a model computes.
 
 A figure for planning, good to a factor of two or so where no run of the same model is done yet.
 """
@@ -33,7 +33,7 @@ class Estimate:
 
     Args:
         seconds: on one device; None where nobody can tell.
-        basis: what that was reckoned from, in words.
+        basis: what that was estimated from, in words.
     """
 
     seconds: float | None

@@ -58,7 +58,6 @@ class LoraExecutor:
 
     def execute(self, job: Job, on_step: OnStep) -> Outcome:
         """Score the pretrained model, fine-tune it, and score it again; see `ingest.runs.run.Executor`."""
-        from matchgraph.training.images import list_captioned_images
         from matchgraph.training.tune.checkpoint import Checkpoints, checkpoint_step
         from matchgraph.training.tune.finetune import fine_tune
 
@@ -67,12 +66,13 @@ class LoraExecutor:
         reference = scorer.reference(
             job.dataset_folder,
             job.dataset_hash,
+            images=job.images,
             known=known and {known.extractor: GaussianStatistics(known.n, known.mean, known.covariance)},
         )
         score = partial(scorer.score, reference=reference)
         pipeline = self._pipeline(job.model_folder, job.config.precision)
         # A dataset without captions is one of images without prompts.
-        prompts = [image.caption or "" for image in list_captioned_images(job.dataset_folder)]
+        prompts = [image.caption or "" for image in job.images]
         initial = self._initial(job, pipeline, score, prompts, on_step) if job.config.initial else ()
         # An estimate of the time left takes what an earlier claim did for done.
         known_steps = checkpoint_step(job.resume_from) if job.resume_from else None
@@ -85,13 +85,18 @@ class LoraExecutor:
             on_step=lambda step, loss: on_step(TRAINING, step, job.config.steps, loss),
             checkpoints=Checkpoints(job.checkpoint, self.checkpoint_steps, job.resume_from),
             cache=self.cache,
+            images=job.images,
         )
         finetuned, shown, drawing = self._measure(
             job, pipeline, score, record.adapter, prompts, AFTER, on_step
         )
         save_grid(shown, job.out / GRID_FILE)
         per_image = drawing / job.config.samples
-        details = {**record.to_dict(), "prompts": [prompts[i % len(prompts)] for i in range(len(shown))]}
+        details = {
+            "happened": record.happened,
+            "used": record.used,
+            "prompts": [prompts[i % len(prompts)] for i in range(len(shown))],
+        }
         return Outcome(finetuned, initial, record.adapter, record.seconds, per_image, details)
 
     def _initial(
@@ -139,7 +144,7 @@ class LoraExecutor:
             if found.hash != wanted:
                 raise ExtractorMismatch(
                     f"The extractor at {spec.weights} is {found.hash}, and run {job.run} was planned with "
-                    f"{wanted}; bring that one back, or queue the run anew."
+                    f"{wanted}; bring that one back, or queue the run again."
                 )
             self.extractors[wanted] = require_images(found, name)
         return {name: self.extractors[wanted] for name, wanted in job.asked["extractors"].items()}

@@ -126,7 +126,7 @@ class Run:
         extractors: where each extractor's weights are, by its name.
         replicate: whether its figures leave the edge alone.
         progress: how far it is, or was when it was last worked on.
-        pace: when that was, where a worker has told.
+        pace: when that was, if a worker has reported it.
         error: why the last attempt failed.
         properties: all properties of the node.
     """
@@ -199,21 +199,6 @@ class Owner:
             return False
 
 
-@dataclass(frozen=True)
-class Claim:
-    """A run that this worker holds.
-
-    Args:
-        run: the run's id.
-        attempt: which attempt this is, from 1.
-        fence: what writes for it must show.
-    """
-
-    run: str
-    attempt: int
-    fence: int
-
-
 def select_runs(runs: Sequence[Run], ids: Sequence[str]) -> list[Run]:
     """Return the runs of these ids, each once and in this order.
 
@@ -230,7 +215,7 @@ def select_runs(runs: Sequence[Run], ids: Sequence[str]) -> list[Run]:
 def start_of(process: psutil.Process) -> float:
     """Return when a process started: clock ticks since the boot where the system tells them, else seconds.
 
-    The seconds are reckoned from the clock as it is now, so that they move when it is set.
+    The seconds follow the system clock, so they change when it is set.
     """
     try:
         fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
@@ -291,11 +276,6 @@ class Ledger:
                 "model": request.model,
                 "dataset": request.dataset,
                 "config": json.dumps(request.config, sort_keys=True),
-                "settings": {
-                    key: value
-                    for key, value in request.config.items()
-                    if isinstance(value, bool | int | float | str) or key == "metrics"
-                },
                 "extractors": json.dumps(request.extractors, sort_keys=True),
                 "replicate": request.replicate,
                 "model_fingerprint": request.model_fingerprint,
@@ -315,10 +295,11 @@ class Ledger:
 
     def runs(self, ids: Sequence[str] | None = None) -> list[Run]:
         """Return all runs, or those of `ids`, sorted by model and dataset."""
-        return [
-            _run(row)
-            for row in self._runner.read(load("ledger/runs"), ids=None if ids is None else list(ids))
-        ]
+        return self._read(ids=None if ids is None else list(ids))
+
+    def runs_of(self, models: Collection[str], datasets: Collection[str]) -> list[Run]:
+        """Return the runs of any of these models on any of these datasets, sorted by both."""
+        return self._read(models=sorted(models), datasets=sorted(datasets))
 
     def run(self, run: str) -> Run:
         """Return one run.
@@ -328,11 +309,16 @@ class Ledger:
         """
         return select_runs(self.runs([run]), [run])[0]
 
-    def measured(self, ids: Sequence[str]) -> set[str]:
-        """Return those of the runs whose edge is in the graph."""
-        return {row["id"] for row in self._runner.read(load("ledger/measured"), ids=list(ids))}
+    def measured(self, runs: Sequence[Run]) -> set[str]:
+        """Return the ids of those runs whose every metric has a value: on the edge from model to dataset, or
+        on the run itself where it is a replicate.
+        """
+        ids = [run.id for run in runs if not run.replicate]
+        found = {row["id"]: row["names"] for row in self._runner.read(load("ledger/measured"), ids=ids)}
+        found |= {run.id: run.properties for run in runs if run.replicate}
+        return {run.id for run in runs if set(run.config["metrics"]) <= set(found.get(run.id) or ())}
 
-    def claim(self, run: str, owner: Owner) -> Claim | None:
+    def claim(self, run: str, owner: Owner) -> Run | None:
         """Take a run that is queued or whose lease has expired.
 
         Args:
@@ -340,7 +326,8 @@ class Ledger:
             owner: who takes it.
 
         Returns:
-            The claim, or None where somebody else holds the run or it is finished.
+            The run as its new owner holds it, to be shown with every write for it; None where somebody else
+            holds it or it is finished.
         """
         values = {
             "token": uuid.uuid4().hex,
@@ -349,7 +336,7 @@ class Ledger:
             "lease_ms": self._lease_ms,
         }
         rows = self._locked(run, "ledger/claim", values)
-        return Claim(run, rows[0]["attempt"], rows[0]["fence"]) if rows else None
+        return _run(rows[0]) if rows else None
 
     def claim_next(
         self,
@@ -359,7 +346,7 @@ class Ledger:
         without: Collection[str] = (),
         last: Collection[str] = (),
         model: str | None = None,
-    ) -> Claim | None:
+    ) -> Run | None:
         """Take the run that suits a worker best: of the model it has loaded, else of one that few are at.
 
         Args:
@@ -370,60 +357,63 @@ class Ledger:
             model: id of the model that is loaded.
 
         Returns:
-            The claim, or None where none of them can be taken.
+            The run as `claim` gives it, or None where none of them can be taken.
         """
         wanted = None if ids is None else {run: place for place, run in enumerate(ids)}
         values = {"wanted": wanted, "without": list(without), "last": list(last), "model": model}
         while rows := self._runner.read(load("ledger/claimable"), **values):
-            claim = self.claim(rows[0]["id"], owner)
-            if claim is not None:
-                return claim
+            held = self.claim(rows[0]["id"], owner)
+            if held is not None:
+                return held
         return None
 
-    def heartbeat(self, claim: Claim, progress: RunProgress) -> None:
+    def heartbeat(self, held: Run, progress: RunProgress) -> None:
         """Extend the lease and tell how far the run is.
 
         Raises:
             StaleFence: the run was taken from this worker, or cancelled.
         """
-        self._held(claim, "ledger/heartbeat", {"lease_ms": self._lease_ms, **asdict(progress)})
+        self._fenced(held, "ledger/heartbeat", {"lease_ms": self._lease_ms, **asdict(progress)})
 
     def complete(
-        self, claim: Claim, graph: MatchingGraph, results: Sequence[Result], outcome: Mapping[str, Any]
-    ) -> None:
+        self, held: Run, graph: MatchingGraph, results: Sequence[Result], outcome: Mapping[str, Any]
+    ) -> Run:
         """Write the measured results and mark the run as done, in one transaction.
 
         Args:
-            claim: the worker's claim.
+            held: the run as the worker claimed it.
             graph: knows how results are written.
             results: what to write on the edge from model to dataset; empty for a replicate.
             outcome: properties for the run (seconds, adapter, hashes).
+
+        Returns:
+            The run, done.
 
         Raises:
             StaleFence: the run was taken from this worker; nothing was written.
             RunOutdated: the model or dataset has other content by now; nothing was written.
         """
         statements = [
-            (load("ledger/lock"), {"ids": [claim.run]}),
-            (load("ledger/same-content"), {"id": claim.run}),
-            (load("ledger/complete"), {"id": claim.run, "fence": claim.fence, "outcome": dict(outcome)}),
+            (load("ledger/lock"), {"ids": [held.id]}),
+            (load("ledger/same-content"), {"id": held.id}),
+            (load("ledger/complete"), {"id": held.id, "fence": held.fence, "outcome": dict(outcome)}),
             *graph.result_statements(results),
         ]
         try:
-            self._runner.write_many(statements, guards=[1, 2])
+            return _run(self._runner.write_many(statements, guards=[1, 2])[2][0])
         except GuardFailed as error:
-            if self._runner.read(load("ledger/outdated"), id=claim.run):
+            if self._runner.read(load("ledger/outdated"), id=held.id):
                 raise RunOutdated(
-                    f"The model or dataset of run {claim.run} was ingested again with other content during "
+                    f"The model or dataset of run {held.id} was ingested again with other content during "
                     "the run, so its results are of what is gone; `matchgraph ingest run` queues a new one."
                 ) from error
-            raise _stale(claim) from error
+            raise _stale(held) from error
 
-    def fail(self, claim: Claim, error: str, *, traceback: str | None = None, final: bool = False) -> str:
+    def fail(self, held: Run, error: str, *, traceback: str | None = None, final: bool = False) -> str:
         """End an attempt that failed.
 
         Args:
-            claim: the worker's claim.
+            held: the run as the worker claimed it.
             error: why it failed.
             traceback: where, for an error that should not be.
             final: whether a further attempt would fail in the same way.
@@ -439,44 +429,44 @@ class Ledger:
             "traceback": traceback and traceback[-TRACEBACK_LIMIT:],
             "final": final,
         }
-        return self._held(claim, "ledger/fail", values)[0]["status"]
+        return self._fenced(held, "ledger/fail", values)[0]["status"]
 
-    def release(self, claim: Claim, note: str | None = None) -> None:
+    def release(self, held: Run, note: str | None = None) -> None:
         """Give a run back unfinished; the attempt does not count.
 
         Args:
-            claim: the worker's claim.
+            held: the run as the worker claimed it.
             note: why, where the user should know.
 
         Raises:
             StaleFence: the run was taken from this worker.
         """
-        self._held(claim, "ledger/release", {"note": note and note[:ERROR_LIMIT]})
+        self._fenced(held, "ledger/release", {"note": note and note[:ERROR_LIMIT]})
 
-    def recover(self, ids: Sequence[str] | None = None) -> list[str]:
+    def recover(self, runs: Sequence[Run]) -> list[str]:
         """End the attempts of workers that are gone: leases that ran out, processes of this host that died.
 
         Args:
-            ids: the runs to look at; None for all.
+            runs: as they were read just now.
 
         Returns:
             Ids of the runs that were taken back.
         """
         taken: list[str] = []
-        for run in self.runs(ids):
+        for run in runs:
             dead = run.status == RUNNING and run.owner is not None and run.owner.is_dead_here()
             if not dead and not run.expired:
                 continue
             why = "the worker's process died" if dead else "the worker's lease ran out"
             try:
-                self.fail(Claim(run.id, run.attempt, run.fence), why)
+                self.fail(run, why)
             except StaleFence:
                 continue  # another worker was quicker
             taken.append(run.id)
         return taken
 
     def requeue(self, ids: Sequence[str], *, statuses: Sequence[str]) -> list[str]:
-        """Queue ended runs anew, with all their attempts.
+        """Queue ended runs again, with all their attempts.
 
         Args:
             ids: the runs.
@@ -505,10 +495,14 @@ class Ledger:
         statements = [(load("ledger/lock"), chosen), (load(statement), {**chosen, **values})]
         return [row["id"] for row in self._runner.write_many(statements)[1]]
 
-    def _held(self, claim: Claim, statement: str, values: Mapping[str, Any]) -> list[dict[str, Any]]:
-        rows = self._locked(claim.run, statement, {"fence": claim.fence, **values})
+    def _read(self, **chosen: Any) -> list[Run]:
+        filters = {"ids": None, "models": None, "datasets": None, **chosen}
+        return [_run(row) for row in self._runner.read(load("ledger/runs"), **filters)]
+
+    def _fenced(self, held: Run, statement: str, values: Mapping[str, Any]) -> list[dict[str, Any]]:
+        rows = self._locked(held.id, statement, {"fence": held.fence, **values})
         if not rows:
-            raise _stale(claim)
+            raise _stale(held)
         return rows
 
     def _locked(self, run: str, statement: str, values: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -516,9 +510,9 @@ class Ledger:
         return self._runner.write_many(statements)[1]
 
 
-def _stale(claim: Claim) -> StaleFence:
+def _stale(held: Run) -> StaleFence:
     return StaleFence(
-        f"Run {claim.run} was taken from this worker or cancelled (its fence {claim.fence} is out of date); "
+        f"Run {held.id} was taken from this worker or cancelled (its fence {held.fence} is out of date); "
         "nothing was written. `matchgraph ingest status` shows how it stands."
     )
 

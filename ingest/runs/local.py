@@ -50,7 +50,7 @@ class Child:
     answer: IO[bytes]
 
     def not_here(self) -> dict[str, str]:
-        """What it said it could not carry out on this machine."""
+        """What it reported that it could not carry out on this machine."""
         self.answer.seek(0)
         text = self.answer.read()
         self.answer.close()
@@ -125,7 +125,7 @@ def work_locally(
         ids: the runs in the order of preference.
         options: how each worker works.
         shares: environment variables of each worker.
-        watch: told again and again how the runs stand.
+        watch: called again and again with the runs as they stand.
         stop: set when the user wants it to end.
 
     Returns:
@@ -162,7 +162,7 @@ def work_locally(
                 not_here.update(child.not_here())
                 if code == 0:
                     continue
-                ledger.recover(ids)
+                ledger.recover(ledger.runs(ids))
                 # A place whose worker died gets another; one whose worker found nothing left stays empty.
                 free.add(place)
                 so_far = sum(run.fence for run in ledger.runs(ids))
@@ -174,7 +174,7 @@ def work_locally(
                     )
     finally:
         _end(children.values())
-        ledger.recover(ids)
+        ledger.recover(ledger.runs(ids))
         watch(ledger.runs(ids))
     raise KeyboardInterrupt
 
@@ -239,7 +239,7 @@ def order(
     options: WorkerOptions,
     share: Mapping[str, str],
 ) -> dict[str, Any]:
-    """Return what a child is told to do, JSON-ready; see `ingest.runs.worker_process`.
+    """Return the order for a child, JSON-ready; see `ingest.runs.worker_process`.
 
     Args:
         settings: which graph, and the data folder.

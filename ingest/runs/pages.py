@@ -60,7 +60,7 @@ class ScoreRow:
         before: of the pretrained model; empty where it was not scored.
         after: of the fine-tuned model.
         change: of the value, in per cent.
-        improved: whether that is for the better; None where it cannot be told.
+        improved: whether that is for the better; None where that is not known.
         images: how many images it is an estimate from.
         extractor: name of what looked at the images.
         extractor_hash: what tells it from another of that name.
@@ -130,7 +130,7 @@ def write_run_page(folder: Path, record: Mapping[str, Any]) -> Path:
 
 
 def training_blocks(record: Mapping[str, Any]) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
-    """What happened in a run's training and with what; both empty where the executor told nothing."""
+    """What happened in a run's training and with what; both empty where the executor recorded neither."""
     details = record["with"]
     return details.get("happened", {}), details.get("used", {})
 

@@ -17,15 +17,13 @@ from matchgraph.ingest.errors import (
     ExtractorMismatch,
     IngestError,
     NothingToDo,
-    SourceChanged,
 )
 from matchgraph.ingest.runs.artefacts import has_artefact
 from matchgraph.ingest.runs.config import RunConfig, Selection
 from matchgraph.ingest.runs.estimates import Estimate, Estimator
 from matchgraph.ingest.runs.ledger import DONE, FAILED, MAX_ATTEMPTS, QUEUED, RUNNING, Ledger, Run, RunRequest
+from matchgraph.ingest.runs.sources import Sources
 from matchgraph.ingest.tables.csv_file import check_ids, read_table, write_table
-from matchgraph.ingest.tables.datasets import listed_hash, source_of
-from matchgraph.ingest.tables.models import pipeline_fingerprint
 from matchgraph.ingest.tables.results import check_known
 from matchgraph.training.measure.scoring import PROBE
 
@@ -51,12 +49,14 @@ class Plan:
         models: the models by id.
         datasets: the datasets by id.
         config: what each run does.
+        sources: the folders, checked.
     """
 
     requests: Mapping[str, RunRequest]
     models: Mapping[str, Model]
     datasets: Mapping[str, Dataset]
     config: RunConfig
+    sources: Sources
 
 
 @dataclass(frozen=True)
@@ -151,24 +151,28 @@ def make_plan(
     all_models = {model.id: model for model in graph.models()}
     all_datasets = {dataset.id: dataset for dataset in graph.datasets()}
     wanted = select_pairs(all_models, all_datasets, selection)
-    model_hashes = {model: model_hash(all_models[model]) for model, _ in wanted}
-    dataset_hashes = {dataset: dataset_hash(all_datasets[dataset]) for _, dataset in wanted}
+    sources = Sources()
+    for model in dict.fromkeys(model for model, _ in wanted):
+        sources.model(all_models[model])
+    chosen = [all_datasets[dataset] for dataset in dict.fromkeys(dataset for _, dataset in wanted)]
+    for dataset in chosen:
+        sources.images(dataset)
     if PROBE in extractors:
-        _check_measured_by(graph, extractors[PROBE], [all_datasets[dataset] for dataset in dataset_hashes])
+        _check_measured_by(graph, extractors[PROBE], chosen)
     asked = {**config.asked(), "extractors": {name: extractors[name].hash for name in sorted(extractors)}}
     requests = [
         RunRequest(
             model,
             dataset,
             asked,
-            model_hashes[model],
-            dataset_hashes[dataset],
+            str(all_models[model].properties["content_hash"]),
+            str(all_datasets[dataset].properties["content_hash"]),
             selection.replicate,
             dict(weights or {}),
         )
         for model, dataset in wanted
     ]
-    return Plan({request.id: request for request in requests}, all_models, all_datasets, config)
+    return Plan({request.id: request for request in requests}, all_models, all_datasets, config, sources)
 
 
 def select_pairs(
@@ -208,59 +212,6 @@ def _chosen(kind: str, ids: Sequence[str], known: Mapping[str, Model] | Mapping[
     return chosen
 
 
-def source_folder(kind: str, node: Model | Dataset) -> Path:
-    """Return the folder that a model or dataset was ingested from.
-
-    Args:
-        kind: "model" or "dataset".
-        node: which.
-
-    Raises:
-        SourceChanged: it came from a table, or the folder is not on this machine.
-    """
-    source = node.properties.get("source")
-    if not isinstance(source, str):
-        raise SourceChanged(
-            f"The {kind} {node.id!r} has no folder, as it came from a table; add one with `matchgraph ingest "
-            f"{kind}s FOLDER`."
-        )
-    folder = Path(source)
-    if not folder.is_dir():
-        raise SourceChanged(
-            f"The folder of {kind} {node.id!r}, {folder}, is not here; bring it back, or ingest it from "
-            "where it is now."
-        )
-    return folder
-
-
-def _unchanged(kind: str, node: Model | Dataset, found: str) -> str:
-    if node.properties.get("content_hash") != found:
-        raise SourceChanged(
-            f"The folder of {kind} {node.id!r} holds something else than when it was ingested; run "
-            f"`matchgraph ingest {kind}s {node.properties['source']}` again."
-        )
-    return found
-
-
-def model_hash(model: Model) -> str:
-    """Return the hash of a model's folder, which must be the one it was ingested with.
-
-    Raises:
-        SourceChanged: the folder is not here, or holds something else.
-    """
-    return _unchanged("model", model, pipeline_fingerprint(source_folder("model", model)))
-
-
-def dataset_hash(dataset: Dataset) -> str:
-    """Return the hash of a dataset's folder, which must be the one it was ingested with.
-
-    Raises:
-        SourceChanged: the folder is not here, or holds something else.
-    """
-    source_folder("dataset", dataset)
-    return _unchanged("dataset", dataset, listed_hash(source_of(dataset)))
-
-
 def _check_measured_by(graph: MatchingGraph, extractor: Extractor, datasets: Sequence[Dataset]) -> None:
     found = {statistics.dataset for statistics in graph.statistics(extractor.hash)}
     for dataset in datasets:
@@ -272,11 +223,15 @@ def _check_measured_by(graph: MatchingGraph, extractor: Extractor, datasets: Seq
             )
 
 
-def check_unfinished(ledger: Ledger, plan: Plan) -> None:
+def check_unfinished(runs: Sequence[Run], plan: Plan) -> None:
     """Refuse a plan that asks an unfinished run's question in another way, as after a changed option.
 
-    Runs that differ in model, dataset or seed, or of which one repeats the other to tell its noise, are
+    Runs that differ in model, dataset or seed, or of which one repeats the other to know its noise, are
     different questions.
+
+    Args:
+        runs: those that the ledger has of the plan's models and datasets.
+        plan: the plan.
 
     Raises:
         ConfigChanged: there is such a run; the message names the first setting that differs.
@@ -285,7 +240,7 @@ def check_unfinished(ledger: Ledger, plan: Plan) -> None:
         (request.model, request.dataset, request.config["seed"], request.replicate): request
         for request in plan.requests.values()
     }
-    for run in ledger.runs():
+    for run in runs:
         request = asked.get((run.model, run.dataset, run.config.get("seed"), run.replicate))
         if run.status not in {QUEUED, RUNNING} or request is None or run.id == request.id:
             continue
@@ -297,15 +252,19 @@ def check_unfinished(ledger: Ledger, plan: Plan) -> None:
         )
 
 
-def check_replicates(ledger: Ledger, plan: Plan) -> None:
+def check_replicates(runs: Sequence[Run], plan: Plan) -> None:
     """Refuse replicates under the seed of the measurement that they repeat, which would tell no noise.
+
+    Args:
+        runs: those that the ledger has of the plan's models and datasets.
+        plan: the plan.
 
     Raises:
         NothingToDo: a run asks so.
     """
     measured = {
         (run.model, run.dataset, run.config.get("seed"))
-        for run in ledger.runs()
+        for run in runs
         if not run.replicate and run.status == DONE
     }
     for request in plan.requests.values():
@@ -357,12 +316,17 @@ def queue_plan(
         ConfigChanged: see `check_unfinished`; nothing was queued.
         NothingToDo: see `check_replicates`; nothing was queued.
     """
+    before = ledger.runs_of(
+        {request.model for request in plan.requests.values()},
+        {request.dataset for request in plan.requests.values()},
+    )
     if not also:
-        check_unfinished(ledger, plan)
-    check_replicates(ledger, plan)
+        check_unfinished(before, plan)
+    check_replicates(before, plan)
+    known = [run for run in before if run.id in plan.requests]
     ids = ledger.enqueue(list(plan.requests.values()), max_attempts=max_attempts)
-    ledger.recover(ids)
-    ledger.requeue(sorted(_lost(ledger, ledger.runs(ids), home)), statuses=[DONE])
+    ledger.recover(known)
+    ledger.requeue(sorted(_lost(ledger, known, home)), statuses=[DONE])
     if retry_failed:
         ledger.requeue(ids, statuses=[FAILED])
     return ledger.runs(ids)
@@ -371,23 +335,25 @@ def queue_plan(
 def _lost(ledger: Ledger, runs: Sequence[Run], home: Path) -> set[str]:
     """Ids of runs that are marked as done and are not."""
     done = [run for run in runs if run.status == DONE]
-    measured = ledger.measured([run.id for run in done])
+    measured = ledger.measured(done)
     return {run.id for run in done if not (run.id in measured and has_artefact(run, home))}
 
 
-def survey(graph: MatchingGraph, ledger: Ledger, plan: Plan, home: Path) -> list[PlannedRun]:
+def survey(
+    graph: MatchingGraph, ledger: Ledger, everything: Sequence[Run], plan: Plan, home: Path
+) -> list[PlannedRun]:
     """Say what there is of a plan and how long the rest takes; writes nothing.
 
     Args:
         graph: the graph.
         ledger: the ledger.
+        everything: all its runs.
         plan: the runs.
         home: the data folder, in which artefacts lie.
 
     Returns:
         The plan's runs in the order of work.
     """
-    everything = ledger.runs()
     known = {run.id: run for run in everything}
     lost = _lost(ledger, [known[run] for run in plan.requests if run in known], home)
     estimator = Estimator(everything, plan.models)

@@ -120,9 +120,9 @@ def work_on_ray(
         ids: the runs in the order of preference.
         options: how each worker works.
         cluster: which cluster, and how much of it.
-        watch: told again and again how the runs stand.
+        watch: called again and again with the runs as they stand.
         stop: set when the user wants it to end.
-        tell: told in a sentence what the user should know.
+        tell: called with a sentence that the user should read.
 
     Returns:
         Run id to reason, of those that no node can carry out.
@@ -186,7 +186,7 @@ class _Dispatcher:
                 waiting = [run for run in runs if run.id not in hopeless and run.is_waiting]
                 in_doubt = time.monotonic() < self._doubt_until and any(run.status == RUNNING for run in runs)
                 if in_doubt:
-                    self._ledger.recover(self._ids)
+                    self._ledger.recover(runs)
                 if not (self._tasks or waiting or in_doubt):
                     return {run_id: self._reasons[run_id] for run_id in hopeless}
                 for _ in range(min(len(waiting), self._share.workers - len(self._tasks))):
@@ -194,7 +194,7 @@ class _Dispatcher:
                 self._collect(stop)
         finally:
             self._end()
-            self._ledger.recover(self._ids)
+            self._ledger.recover(self._ledger.runs(self._ids))
             watch(self._ledger.runs(self._ids))
         raise KeyboardInterrupt
 
@@ -219,7 +219,7 @@ class _Dispatcher:
     def _lost(self, reason: str) -> None:
         """Take note of a task that ended without having done its work."""
         self._tell(f"A worker was lost, and its run goes on in another: {reason}")
-        self._ledger.recover(self._ids)
+        self._ledger.recover(self._ledger.runs(self._ids))
         self._doubt_until = time.monotonic() + self._lease_s + POLL_S
         so_far = sum(run.fence for run in self._ledger.runs(self._ids))
         self._losses, self._claims = (self._losses + 1 if so_far == self._claims else 1), so_far

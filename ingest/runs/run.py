@@ -13,7 +13,7 @@ import shutil
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from matchgraph.errors import Error
 from matchgraph.graphdb.errors import AuthenticationFailed, DatabaseFailed, GraphError, ServerUnreachable
 from matchgraph.graphdb.models import INITIAL, Result, Statistics
-from matchgraph.ingest.errors import ConfigChanged, ExtractorMismatch, SourceChanged, StaleFence, UnknownRun
+from matchgraph.ingest.errors import ConfigChanged, ExtractorMismatch, SourceChanged, StaleFence
 from matchgraph.ingest.runs.artefacts import (
     CHECKPOINT_FOLDER,
     RECORD_FILE,
@@ -34,7 +34,7 @@ from matchgraph.ingest.runs.artefacts import (
 )
 from matchgraph.ingest.runs.cards import write_model_card
 from matchgraph.ingest.runs.config import RunConfig
-from matchgraph.ingest.runs.ledger import CANCELLED, DONE, Claim, Ledger, Run, RunProgress, machine_id
+from matchgraph.ingest.runs.ledger import CANCELLED, DONE, Ledger, Run, RunProgress, machine_id
 from matchgraph.ingest.runs.pages import write_run_page
 from matchgraph.ingest.runs.reporter import Reporter
 from matchgraph.training.errors import BadAdapter, ExtractorUnavailable
@@ -42,10 +42,11 @@ from matchgraph.training.files import file_hash, write_json
 
 if TYPE_CHECKING:
     from matchgraph.graphdb.repository import MatchingGraph
-    from matchgraph.training.images import DatasetFolder
+    from matchgraph.training.images import CaptionedImage, DatasetFolder
     from matchgraph.training.measure.scoring import Score
 
-# What ended an attempt, beside "done"; an error's own words otherwise.
+# What ended an attempt; an error's own words otherwise.
+DONE_OUTCOME = "done"
 LOST, GIVEN_UP = "taken by another worker", "cancelled"
 # How long a finished run waits for a database that went away, say to be started again.
 PATIENCE_S = 600.0
@@ -54,7 +55,7 @@ RETRY_S = 2.0
 LOCAL_FAULTS = (SourceChanged, ExtractorMismatch, ExtractorUnavailable, ConfigChanged)
 # What another attempt may well get past, although it has a message for the user.
 PASSING_FAULTS = (BadAdapter,)
-# The database is gone; what it was told last may have been done or not.
+# The database is gone; the last write may have been committed or not.
 DATABASE_FAULTS = (ServerUnreachable, DatabaseFailed, AuthenticationFailed)
 FULL = (errno.ENOSPC, errno.EDQUOT)
 
@@ -70,6 +71,7 @@ class Job:
         dataset: the dataset's id.
         dataset_folder: its image folder.
         dataset_hash: hash of the dataset's images and captions.
+        images: the dataset's images with their captions.
         reference: statistics of the dataset's images by the probe; None where no metric needs it.
         config: what to do.
         asked: the same as the ledger has it, hashes of the extractors included.
@@ -85,6 +87,7 @@ class Job:
     dataset: str
     dataset_folder: Path | DatasetFolder
     dataset_hash: str
+    images: Sequence[CaptionedImage]
     reference: Statistics | None
     config: RunConfig
     asked: Mapping[str, Any]
@@ -163,20 +166,20 @@ class Pulse:
 
     Args:
         ledger: the ledger.
-        claim: the claim.
+        held: the run as it was claimed.
         interval_s: seconds between two heartbeats; the first of each stage comes at once.
     """
 
-    def __init__(self, ledger: Ledger, claim: Claim, interval_s: float) -> None:
+    def __init__(self, ledger: Ledger, held: Run, interval_s: float) -> None:
         self.lost = threading.Event()
         self._ledger = ledger
-        self._claim = claim
+        self._held = held
         self._interval_s = interval_s
         self._progress = RunProgress("loading")
         self._wake = threading.Event()
         self._over = False
 
-    def tell(self, progress: RunProgress) -> None:
+    def note(self, progress: RunProgress) -> None:
         """Note how far the run is, for the next heartbeat."""
         entered = progress.stage != self._progress.stage
         self._progress = progress
@@ -186,7 +189,7 @@ class Pulse:
     @contextmanager
     def beating(self) -> Iterator[None]:
         """Keep the lease while the block runs."""
-        thread = threading.Thread(target=self._beat, name=f"heartbeat-{self._claim.run}", daemon=True)
+        thread = threading.Thread(target=self._beat, name=f"heartbeat-{self._held.id}", daemon=True)
         thread.start()
         try:
             yield
@@ -198,7 +201,7 @@ class Pulse:
     def _beat(self) -> None:
         while not self._over:
             try:
-                self._ledger.heartbeat(self._claim, self._progress)
+                self._ledger.heartbeat(self._held, self._progress)
             except StaleFence:
                 self.lost.set()
                 return
@@ -211,7 +214,7 @@ class Pulse:
 def carry_out(
     graph: MatchingGraph,
     ledger: Ledger,
-    claim: Claim,
+    held: Run,
     prepare: Callable[[Run, Path], Job],
     executor: Executor,
     home: Path,
@@ -219,13 +222,13 @@ def carry_out(
     *,
     stop: threading.Event,
     heartbeat_s: float,
-) -> str:
+) -> tuple[str, Run]:
     """Carry out one claimed run and record it.
 
     Args:
         graph: where results go.
         ledger: the ledger.
-        claim: this worker's claim.
+        held: the run as this worker claimed it.
         prepare: makes the job from the run and the folder of this claim.
         executor: does the work.
         home: the data folder.
@@ -234,7 +237,7 @@ def carry_out(
         heartbeat_s: seconds between two extensions of the lease.
 
     Returns:
-        "done", or why the attempt ended otherwise.
+        "done", or why the attempt ended otherwise, and the run as it was last read.
 
     Raises:
         KeyboardInterrupt: the user stopped it; the run was given back and its checkpoint is kept.
@@ -243,89 +246,82 @@ def carry_out(
         GraphError: the graph is gone. The run is taken up again once its lease has expired.
         OSError: the disk is full; the run was given back.
     """
-    out = claim_folder(home, claim.run, claim.fence)
-    pulse = Pulse(ledger, claim, heartbeat_s)
+    out = claim_folder(home, held.id, held.fence)
+    pulse = Pulse(ledger, held, heartbeat_s)
 
     def on_step(stage: str, done: int, of: int, loss: float | None = None) -> None:
-        pulse.tell(RunProgress(stage, done, of, loss))
+        pulse.note(RunProgress(stage, done, of, loss))
         if pulse.lost.is_set():
-            raise StaleFence(f"Run {claim.run} was taken from this worker.")
+            raise StaleFence(f"Run {held.id} was taken from this worker.")
         if stop.is_set():
             raise KeyboardInterrupt
         reporter.step(stage, done, of, loss)
 
     try:
         with pulse.beating():
-            job = prepare(ledger.run(claim.run), out)
+            job = prepare(held, out)
             outcome = executor.execute(job, on_step)
-            pulse.tell(RunProgress("writing"))
-            _record(graph, ledger, claim, job, outcome, home)
+            pulse.note(RunProgress("writing"))
+            done = _record(graph, ledger, held, job, outcome, home)
     except BaseException as error:
-        return _after_error(ledger, claim, error, out, home)
+        return _after_error(ledger, held, error, out, home)
     remove_all_but(out)
-    return "done"
+    return DONE_OUTCOME, done
 
 
-def _after_error(ledger: Ledger, claim: Claim, error: BaseException, out: Path, home: Path) -> str:
+def _after_error(ledger: Ledger, held: Run, error: BaseException, out: Path, home: Path) -> tuple[str, Run]:
     """Tell the ledger how an attempt ended, and keep of its files what a later one can use."""
     if isinstance(error, DATABASE_FAULTS):
         # All files stay, since the run may be done.
         raise error
-    try:
-        run = ledger.run(claim.run)
-    except UnknownRun:
-        # Its model or dataset was replaced, and the run removed with it.
-        remove_run(home, claim.run)
-        if isinstance(error, Exception):
-            return GIVEN_UP
-        raise error from None
-    if run.status == DONE and run.fence == claim.fence:
+    run = ledger.run(held.id)
+    if run.status == DONE and run.fence == held.fence:
         # What came between was too late: the run is recorded.
         remove_all_but(out)
         if isinstance(error, Exception):
-            return "done"
+            return DONE_OUTCOME, run
         raise error
     try:
-        return _end_attempt(ledger, claim, error, out, home)
+        return _end_attempt(ledger, held, error, out, home), run
     except StaleFence:
-        run = ledger.run(claim.run)
+        run = ledger.run(held.id)
         if run.status == CANCELLED:
-            remove_run(home, claim.run)
-            return GIVEN_UP
+            remove_run(home, held.id)
+            return GIVEN_UP, run
         if run.status == DONE:
             shutil.rmtree(out, ignore_errors=True)
         else:
             keep_checkpoint(out)
-        return LOST
+        return LOST, run
 
 
-def _end_attempt(ledger: Ledger, claim: Claim, error: BaseException, out: Path, home: Path) -> str:
+def _end_attempt(ledger: Ledger, held: Run, error: BaseException, out: Path, home: Path) -> str:
     if isinstance(error, StaleFence):
         raise error
     if _is_full(error):
         keep_checkpoint(out)
-        ledger.release(claim, str(error))
+        ledger.release(held, str(error))
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(out)) from error
     if not isinstance(error, Exception):
         keep_checkpoint(out)
-        ledger.release(claim)
+        ledger.release(held)
         raise error
     if isinstance(error, LOCAL_FAULTS):
         keep_checkpoint(out)
-        ledger.release(claim, str(error))
+        ledger.release(held, str(error))
         raise NotHere(str(error)) from error
     if isinstance(error, Error) and not isinstance(error, PASSING_FAULTS):
         # The seed is part of the question, so another attempt would fail in the same way.
-        remove_run(home, claim.run)
-        ledger.fail(claim, str(error), final=True)
+        remove_run(home, held.id)
+        ledger.fail(held, str(error), final=True)
         return str(error)
     keep_checkpoint(out)
     if isinstance(error, PASSING_FAULTS) or _is_out_of_memory(error):
         why = (f"out of memory: {error}" if _is_out_of_memory(error) else str(error)).splitlines()[0]
-        ledger.fail(claim, why)
+        ledger.fail(held, why)
         return why
     ledger.fail(
-        claim, f"{type(error).__name__}: {error}", traceback="".join(traceback.format_exception(error))
+        held, f"{type(error).__name__}: {error}", traceback="".join(traceback.format_exception(error))
     )
     raise Unforeseen(str(error)) from error
 
@@ -348,6 +344,7 @@ def make_job(
     run: Run,
     model_folder: Path,
     dataset_folder: Path | DatasetFolder,
+    images: Sequence[CaptionedImage],
     reference: Statistics | None,
     out: Path,
 ) -> Job:
@@ -357,6 +354,7 @@ def make_job(
         run: the run.
         model_folder: where the model is here.
         dataset_folder: where the dataset is here.
+        images: its images with their captions.
         reference: statistics of the dataset's images by the probe; None where no metric needs it.
         out: the folder of this claim.
 
@@ -372,6 +370,7 @@ def make_job(
         dataset=run.dataset,
         dataset_folder=dataset_folder,
         dataset_hash=run.properties["dataset_fingerprint"],
+        images=images,
         reference=reference,
         config=config,
         asked=run.config,
@@ -382,9 +381,7 @@ def make_job(
     )
 
 
-def _record(
-    graph: MatchingGraph, ledger: Ledger, claim: Claim, job: Job, outcome: Outcome, home: Path
-) -> None:
+def _record(graph: MatchingGraph, ledger: Ledger, held: Run, job: Job, outcome: Outcome, home: Path) -> Run:
     adapter_hash = file_hash(outcome.adapter)
     record = {
         "run": job.run,
@@ -401,11 +398,10 @@ def _record(
             "training_seconds": outcome.training_seconds,
             "seconds_per_image": outcome.seconds_per_image,
         },
-        "with": {"adapter_sha256": adapter_hash, "attempt": claim.attempt, **outcome.details},
+        "with": {"adapter_sha256": adapter_hash, "attempt": held.attempt, **outcome.details},
     }
     note = present(job.out, record)
     write_json(job.out / RECORD_FILE, record if note is None else {**record, "note": note})
-    replicate = ledger.run(claim.run).replicate
     values = {
         "adapter": outcome.adapter.relative_to(home).as_posix(),
         "adapter_sha256": adapter_hash,
@@ -417,11 +413,11 @@ def _record(
         **{score.metric: score.value for score in outcome.finetuned},
         **{f"{INITIAL}{score.metric}": score.value for score in outcome.initial},
     }
-    results = [] if replicate else results_of(job, outcome)
-    _patiently(lambda: ledger.complete(claim, graph, results, values))
+    results = [] if held.replicate else results_of(job, outcome)
+    return _patiently(lambda: ledger.complete(held, graph, results, values))
 
 
-def _patiently(write: Callable[[], None]) -> None:
+def _patiently(write: Callable[[], Run]) -> Run:
     """Write, also where the database goes away and comes back; the fence tells whether it is still right."""
     give_up = time.monotonic() + PATIENCE_S
     while True:

@@ -32,9 +32,9 @@ from matchgraph.ingest.runs.ledger import (
     Run,
     select_runs,
 )
-from matchgraph.ingest.runs.plan import dataset_hash, model_hash, source_folder
 from matchgraph.ingest.runs.reporter import Reporter
-from matchgraph.ingest.runs.run import Executor, Job, NotHere, Unforeseen, carry_out, make_job
+from matchgraph.ingest.runs.run import DONE_OUTCOME, Executor, Job, NotHere, Unforeseen, carry_out, make_job
+from matchgraph.ingest.runs.sources import Sources
 from matchgraph.ingest.tables.datasets import define_metric, source_of
 from matchgraph.settings import check_settings, same_setting, setting
 from matchgraph.training.config import FineTuneConfig
@@ -120,10 +120,11 @@ class Preparation:
 
     Args:
         graph: the graph.
+        sources: checks the folders.
     """
 
-    def __init__(self, graph: MatchingGraph) -> None:
-        self._graph = graph
+    def __init__(self, graph: MatchingGraph, sources: Sources) -> None:
+        self._graph, self._sources = graph, sources
         self._references: dict[tuple[str, str], Statistics] = {}
 
     def __call__(self, run: Run, out: Path) -> Job:
@@ -132,22 +133,21 @@ class Preparation:
         Raises:
             SourceChanged: a folder is not here, or holds something else here.
             ExtractorMismatch: there are no statistics of the dataset.
-            RunOutdated: the model or dataset was ingested anew since.
+            RunOutdated: the model or dataset was ingested again with other content.
         """
         model = next(node for node in self._graph.models() if node.id == run.model)
         dataset = next(node for node in self._graph.datasets() if node.id == run.dataset)
         for kind, node in (("model", model), ("dataset", dataset)):
             if node.properties.get("content_hash") != run.properties[f"{kind}_fingerprint"]:
                 raise RunOutdated(
-                    f"The {kind} {node.id!r} holds something else since it was ingested anew, so run "
+                    f"The {kind} {node.id!r} was ingested again with other content, so run "
                     f"{run.id} asks about what is gone; `matchgraph ingest run` queues a new one."
                 )
-        model_hash(model)
-        dataset_hash(dataset)
+        folder, images = self._sources.model(model), self._sources.images(dataset)
         # Before the work rather than after it: a result by a metric that is not known could not be written.
         for metric in run.config["metrics"]:
             define_metric(self._graph, parse_metric(metric))
-        return make_job(run, source_folder("model", model), source_of(dataset), self._reference(run), out)
+        return make_job(run, folder, source_of(dataset), images, self._reference(run), out)
 
     def _reference(self, run: Run) -> Statistics | None:
         extractor = run.config["extractors"].get(PROBE)
@@ -174,6 +174,7 @@ def work(
     ids: Sequence[str] | None = None,
     *,
     without: Sequence[str] = (),
+    sources: Sources | None = None,
     stop: threading.Event | None = None,
     heartbeat_s: float = HEARTBEAT_S,
     max_runs: int | None = None,
@@ -189,6 +190,7 @@ def work(
         reporter: hears how it goes.
         ids: the runs in the order of preference; None for all that are queued.
         without: runs to leave alone.
+        sources: checks the folders of models and datasets; a planner's knows what it has listed.
         stop: set when the user wants it to end.
         heartbeat_s: seconds between two extensions of the lease.
         max_runs: how many runs to take; None for no limit.
@@ -210,34 +212,35 @@ def work(
     already_done = sum(run.status == DONE for run in before) if ids is not None else 0
     if ids is not None:
         reporter.planned(len(before), already_done)
-    prepare = Preparation(graph)
+    prepare = Preparation(graph, sources or Sources())
     owner = Owner.here()
-    ledger.recover(ids)
+    ledger.recover(before)
     tried: list[str] = []
     not_here: dict[str, str] = {}
     broken: set[str] = set()
     model: str | None = None
+    after: list[Run] | None = None
     done = 0
     try:
         while not stop.is_set() and (max_runs is None or len(tried) < max_runs):
-            claim = ledger.claim_next(ids, owner, without=[*without, *not_here], last=tried, model=model)
-            if claim is None:
+            held = ledger.claim_next(ids, owner, without=[*without, *not_here], last=tried, model=model)
+            if held is None:
                 # Somebody may have died in the meantime, here or, by their lease, elsewhere.
-                if ledger.recover(ids):
+                after = ledger.runs(ids)
+                if ledger.recover(after):
                     continue
                 if poll_s is None:
                     break
                 stop.wait(poll_s)
                 continue
-            tried.append(claim.run)
-            run = ledger.run(claim.run)
-            model = run.model
-            reporter.began(run)
+            tried.append(held.id)
+            model, after = held.model, None
+            reporter.began(held)
             try:
-                outcome = carry_out(
+                outcome, run = carry_out(
                     graph,
                     ledger,
-                    claim,
+                    held,
                     prepare,
                     executor,
                     home,
@@ -246,23 +249,24 @@ def work(
                     heartbeat_s=heartbeat_s,
                 )
             except NotHere as reason:
-                outcome = not_here[claim.run] = str(reason)
+                run, outcome = held, str(reason)
+                not_here[held.id] = outcome
             except Unforeseen as failure:
-                outcome = f"{type(failure.__cause__).__name__}: {failure}"
-                broken.add(claim.run)
+                run, outcome = held, f"{type(failure.__cause__).__name__}: {failure}"
+                broken.add(held.id)
                 if len(broken) >= TOO_MANY_IN_A_ROW and failure.__cause__ is not None:
                     raise failure.__cause__ from None
-            if outcome == "done":
+            if outcome == DONE_OUTCOME:
                 done += 1
                 broken.clear()
-            # Read anew: a finished run holds its figures.
-            reporter.ended(ledger.run(claim.run), outcome)
+            reporter.ended(run, outcome)
     finally:
         executor.close()
     if stop.is_set():
         raise KeyboardInterrupt
-    after = [run for run in ledger.runs(ids) if ids is not None or run.id in tried or run.status == QUEUED]
-    return summarise(after, already_done=already_done, done=done, not_here=not_here)
+    after = ledger.runs(ids) if after is None else after
+    worked_on = [run for run in after if ids is not None or run.id in tried or run.status == QUEUED]
+    return summarise(worked_on, already_done=already_done, done=done, not_here=not_here)
 
 
 def summarise(

@@ -146,10 +146,11 @@ def plan_runs(graph: MatchingGraph, config: RunConfig, selection: Selection, *, 
     """
     ledger = Ledger(graph.runner)
     plan, _ = _planned(graph, config, selection, "cpu")
+    everything = ledger.runs()
     if not selection.also:
-        check_unfinished(ledger, plan)
-    check_replicates(ledger, plan)
-    runs = survey(graph, ledger, plan, home)
+        check_unfinished(everything, plan)
+    check_replicates(everything, plan)
+    runs = survey(graph, ledger, everything, plan, home)
     seconds = [run.estimate.seconds for run in runs if run.state != DONE]
     known = [value for value in seconds if value is not None]
     return PlanSummary(tuple(runs), sum(known) / SECONDS_PER_HOUR, len(seconds) - len(known))
@@ -269,7 +270,9 @@ def run_here(
     ledger, ids = Ledger(graph.runner), list(queued.plan.requests)
     if workers == 1:
         executor = local_executor(settings.home, options, queued.instruments)
-        return work(graph, ledger, executor, settings.home, reporter, ids, stop=stop)
+        return work(
+            graph, ledger, executor, settings.home, reporter, ids, sources=queued.plan.sources, stop=stop
+        )
     shares = local.places(workers, local.visible_gpus(options.device))
     watch = _watch(reporter, queued.plan)
     return _watched(

@@ -52,7 +52,7 @@ class Table:
     bad_lines: set[int] = field(default_factory=set)
 
     def problem(self, line: int, reason: str, remedy: str, *, also: Iterable[int] = ()) -> None:
-        """Note that `line` is bad, and so are the lines `also`, of which nothing more is said."""
+        """Note that `line` is bad, and so are the lines `also`, for which no further problem is listed."""
         self.problems.append(Problem(str(self.path), line, reason, remedy))
         self.bad_lines.update((line, *also))
 
@@ -60,7 +60,7 @@ class Table:
         """Return the rows without a problem."""
         return [row for row in self.rows if row.line not in self.bad_lines]
 
-    def settle(self, *, skip_bad: bool) -> tuple[Problem, ...]:
+    def finish(self, *, skip_bad: bool) -> tuple[Problem, ...]:
         """Raise for the problems found, or hand them back where their rows may be left out.
 
         Args:

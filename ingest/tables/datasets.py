@@ -141,7 +141,7 @@ def read_dataset_table(
     check_unique(table, "dataset")
     values = typed_columns(table, attributes, text=text)
     vectors = {row.line: _vector(table, row, embedding) for row in table.rows}
-    skipped = table.settle(skip_bad=skip_bad)
+    skipped = table.finish(skip_bad=skip_bad)
     datasets = tuple(
         Dataset(row.cells["dataset"], {"name": row.cells["dataset"], **values[row.line]}, vectors[row.line])
         for row in table.good_rows()

@@ -158,8 +158,8 @@ def throughput_facts(
     if config.throughput is False:
         return {}, []
     if bare := _without_weights(folder):
-        told = [f"{model.id}: throughput is left out: {', '.join(bare)} has no weights here"]
-        return {}, told if config.throughput else []
+        note = [f"{model.id}: throughput is left out: {', '.join(bare)} has no weights here"]
+        return {}, note if config.throughput else []
     from matchgraph.training.errors import TrainingError
     from matchgraph.training.pipelines.loading import LoadedPipeline, choose_device
     from matchgraph.training.pipelines.throughput import device_name, measure_throughput

@@ -118,7 +118,7 @@ def read_model_table(
     check_ids(table, {"model": "model"})
     check_unique(table, "model")
     values = typed_columns(table, attributes, text=text)
-    skipped = table.settle(skip_bad=skip_bad)
+    skipped = table.finish(skip_bad=skip_bad)
     models = tuple(
         Model(row.cells["model"], {"name": row.cells["model"], **values[row.line]})
         for row in table.good_rows()

@@ -92,8 +92,8 @@ def write_prompt_records(records: PromptRecords, folder: Path) -> dict[str, int]
         How many rows each file got.
 
     Raises:
-        IngestError: something cannot be told from its text in a table, or the folder has files of another
-            prompt level that would stay; nothing is written.
+        IngestError: a value would not come back from its text in a table as it was, or the folder has files
+            of another prompt level that would stay; nothing is written.
     """
     tables = _score_tables(records)
     with tempfile.TemporaryDirectory(prefix=SCRATCH_PREFIX, dir=folder) as name:
@@ -293,7 +293,7 @@ def _read_prompts(folder: Path) -> tuple[Prompt, ...]:
             )
         except GraphError as error:
             table.problem(row.line, str(error).rstrip("."), "export the records again")
-    table.settle(skip_bad=False)
+    table.finish(skip_bad=False)
     return tuple(prompts)
 
 
@@ -364,7 +364,7 @@ def _read_variants(path: Path, models: Collection[str]) -> tuple[Variant, ...]:
             )
         except (GraphError, InvalidDrawing) as error:
             table.problem(row.line, str(error).rstrip("."), "correct the row")
-    table.settle(skip_bad=False)
+    table.finish(skip_bad=False)
     return tuple(variants)
 
 
@@ -396,7 +396,7 @@ def _read_scores(folder: Path, prompts: Collection[str], variants: Collection[st
             index.problems.append(
                 Problem(str(path), 0, f"{SCORES} does not list it", "list it there, or delete it")
             )
-    index.settle(skip_bad=False)
+    index.finish(skip_bad=False)
     scores: dict[tuple[str, str, str], Score] = {}
     for row in index.rows:
         _read_score_table(folder / TABLES / row.cells["file"], row.cells, prompts, variants, scores)
@@ -472,7 +472,7 @@ def _read_score_table(
                 scores[at] = Score(variant, prompt, about["metric"], value, samples, std, about["scorer"])
             except GraphError as error:
                 table.problem(row.line, str(error).rstrip("."), "correct or empty the cell")
-    table.settle(skip_bad=False)
+    table.finish(skip_bad=False)
 
 
 def _figure(table: Table, row: Row, column: str) -> float | None:

@@ -128,7 +128,7 @@ def write_records(graph: MatchingGraph, runner: Runner, folder: Path) -> dict[st
         How many rows each file got.
 
     Raises:
-        IngestError: a property cannot be told from its text in a table, and nothing but the file is lost; or
+        IngestError: a property would not come back from its text in a table as it was; or
             see `write_prompt_records`.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -293,7 +293,7 @@ def _run_row(row: Mapping[str, Any], names: Collection[str]) -> dict[str, Any]:
         "dataset": row["dataset"],
         "replicate": run["replicate"],
         "config": json.dumps(config, sort_keys=True),
-        "metrics": " ".join(run["metrics"]),
+        "metrics": " ".join(config["metrics"]),
         **kept,
         **figures,
     }
@@ -336,7 +336,7 @@ def _read_metrics(path: Path) -> tuple[Metric, ...]:
             found.append(Metric(row.cells["metric"], direction, **bounds))
         except GraphError as error:
             table.problem(row.line, str(error).rstrip("."), "correct the row")
-    table.settle(skip_bad=False)
+    table.finish(skip_bad=False)
     return tuple(found)
 
 
@@ -351,7 +351,7 @@ def _read_runs(path: Path, models: Collection[str], datasets: Collection[str]) -
             table.problem(row.line, "its model or dataset is not among the records", "delete the row")
         properties = _run_properties(table, row, figures)
         rows.append({"id": row.cells["run"], "properties": properties} | _ends(row))
-    table.settle(skip_bad=False)
+    table.finish(skip_bad=False)
     return tuple(rows)
 
 
@@ -361,22 +361,17 @@ def _ends(row: Row) -> dict[str, str]:
 
 def _run_properties(table: Table, row: Row, figures: Sequence[str]) -> dict[str, Any]:
     try:
-        config = json.loads(row.cells["config"])
-        settings = {
-            key: value
-            for key, value in config.items()
-            if isinstance(value, bool | int | float | str) or key == "metrics"
-        }
-    except (ValueError, AttributeError):
+        known = isinstance(json.loads(row.cells["config"]), dict)
+    except ValueError:
+        known = False
+    if not known:
         table.problem(row.line, "config is no JSON object", "write the run's configuration")
         return {}
     properties: dict[str, Any] = {
-        **settings,
         "id": row.cells["run"],
         "config": row.cells["config"],
         "extractors": "{}",
         "replicate": row.cells["replicate"] == "true",
-        "metrics": row.cells["metrics"].split(),
         "max_attempts": 1,
         **{name: text for name in RUN_FACTS if (text := row.cells.get(name))},
     }

@@ -96,7 +96,7 @@ def read_results(
         if result is not None and row.line not in table.bad_lines:
             parsed.append((row, result))
     results, repeats = _merge(table, parsed, metrics, on_duplicate)
-    skipped = table.settle(skip_bad=skip_bad)
+    skipped = table.finish(skip_bad=skip_bad)
     used = {result.metric for result in results}
     return ResultsReading(
         tuple(results), tuple(found for found in new_metrics if found.name in used), skipped, repeats

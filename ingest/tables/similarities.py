@@ -99,7 +99,7 @@ def read_similarities(
                 f"{earlier[0].cells['value']} in line {earlier[0].line}"
             )
             table.problem(row.line, reason, "a pair has no order: keep one value", also=[earlier[0].line])
-    skipped = table.settle(skip_bad=skip_bad)
+    skipped = table.finish(skip_bad=skip_bad)
     good = tuple(similar for row, similar in pairs.values() if row.line not in table.bad_lines)
     used = {similar.metric for similar in good}
     return SimilaritiesReading(

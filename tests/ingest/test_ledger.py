@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import psutil
 import pytest
 
 from matchgraph.graphdb.models import Dataset, Model, Result
+from matchgraph.graphdb.queries import load
 from matchgraph.graphdb.repository import MatchingGraph
 from matchgraph.graphdb.runner import Runner
 from matchgraph.ingest.errors import IngestError, RunOutdated, StaleFence, UnknownRun
@@ -19,9 +21,9 @@ from matchgraph.ingest.runs.ledger import (
     FAILED,
     QUEUED,
     RUNNING,
-    Claim,
     Ledger,
     Owner,
+    Run,
     RunProgress,
     RunRequest,
 )
@@ -53,7 +55,7 @@ def result(value: float, stage: str = "finetuned") -> Result:
     return Result("m", "d", "clip_fid", value, stage, {"n_gen": 10})  # type: ignore[arg-type]
 
 
-def claim(ledger: Ledger, run: str, owner: Owner = ELSEWHERE) -> Claim:
+def claim(ledger: Ledger, run: str, owner: Owner = ELSEWHERE) -> Run:
     taken = ledger.claim(run, owner)
     assert taken is not None
     return taken
@@ -111,7 +113,7 @@ def test_exactly_one_of_racing_claims_wins(ledger: Ledger) -> None:
         (run,) = ledger.enqueue([request(attempt=attempt)])
         barrier = threading.Barrier(workers)
 
-        def take(number: int, run: str = run, barrier: threading.Barrier = barrier) -> Claim | None:
+        def take(number: int, run: str = run, barrier: threading.Barrier = barrier) -> Run | None:
             barrier.wait()
             return ledger.claim(run, Owner("another-host", number, 0.0))
 
@@ -127,7 +129,7 @@ def test_racing_workers_share_the_queue_without_overlap(ledger: Ledger) -> None:
     def drain(number: int) -> list[str]:
         taken = []
         while (one := ledger.claim_next(ids, Owner("another-host", number, 0.0))) is not None:
-            taken.append(one.run)
+            taken.append(one.id)
         return taken
 
     with ThreadPoolExecutor(4) as pool:
@@ -138,7 +140,7 @@ def test_racing_workers_share_the_queue_without_overlap(ledger: Ledger) -> None:
 def test_claim_next_keeps_the_order(ledger: Ledger) -> None:
     ids = ledger.enqueue([request(number=number) for number in range(3)])
     order = [ids[2], ids[0], ids[1]]
-    assert [claim_.run for _ in order if (claim_ := ledger.claim_next(order, ELSEWHERE))] == order
+    assert [claim_.id for _ in order if (claim_ := ledger.claim_next(order, ELSEWHERE))] == order
 
 
 def test_an_expired_lease_goes_to_the_next(ledger: Ledger, runner: Runner) -> None:
@@ -175,7 +177,7 @@ def test_an_expired_run_without_attempts_left_is_not_taken(ledger: Ledger, runne
     claim(Ledger(runner, lease_ms=SHORT_MS), run)
     wait_for_expiry()
     assert ledger.claim(run, ELSEWHERE) is None
-    assert ledger.recover() == [run]
+    assert ledger.recover(ledger.runs()) == [run]
     assert ledger.run(run).status == FAILED
     assert "lease" in str(ledger.run(run).error)
 
@@ -188,7 +190,7 @@ def test_complete_writes_edge_and_status_at_once(ledger: Ledger, zoo: MatchingGr
     )
     done = ledger.run(run)
     assert (done.status, done.owner, done.properties["adapter"]) == (DONE, None, "a")
-    assert ledger.measured([run]) == {run}
+    assert ledger.measured([ledger.run(run)]) == {run}
     edge = zoo.snapshot().performs
     assert edge.to_dict("records") == [{"model": "m", "dataset": "d", "value": 5.0, "initial": 9.0}]
     # The same edge as ordinary results leave.
@@ -269,7 +271,7 @@ def test_dead_processes_of_this_host_are_recognised(ledger: Ledger) -> None:
     ids = ledger.enqueue([request(number=number) for number in range(3)])
     for run, owner in zip(ids, (here, ELSEWHERE, reused), strict=True):
         claim(ledger, run, owner)
-    assert ledger.recover(ids) == [ids[2]]
+    assert ledger.recover(ledger.runs(ids)) == [ids[2]]
     assert {run.id: run.status for run in ledger.runs(ids)} == {
         ids[0]: RUNNING,
         ids[1]: RUNNING,
@@ -321,7 +323,7 @@ def test_a_cancelled_run_is_taken_from_its_worker(ledger: Ledger, zoo: MatchingG
         with pytest.raises(StaleFence, match="cancelled"):
             late()
     assert ledger.claim_next(None, ELSEWHERE) is None
-    assert ledger.recover() == []
+    assert ledger.recover(ledger.runs()) == []
     assert zoo.snapshot().performs["value"].tolist() == [1.0]
     # Queued again it is another's: the worker that had it stays out.
     assert ledger.requeue([running], statuses=[CANCELLED]) == [running]
@@ -359,7 +361,7 @@ def test_a_worker_gets_runs_of_its_own_model_and_others_a_model_of_their_own(led
     def take(**preferences: object) -> str:
         taken = ledger.claim_next(ids, ELSEWHERE, **preferences)  # type: ignore[arg-type]
         assert taken is not None
-        return taken.run
+        return taken.id
 
     assert take() == ids[0]
     # Somebody is at m already.
@@ -369,7 +371,7 @@ def test_a_worker_gets_runs_of_its_own_model_and_others_a_model_of_their_own(led
     assert take(without=[ids[2]]) == ids[4]
     assert ledger.claim_next(ids[3:], ELSEWHERE) is None
     assert ledger.claim_next(None, ELSEWHERE, without=[ids[2]]) is None
-    assert ledger.claim_next(None, ELSEWHERE).run == ids[2]  # type: ignore[union-attr]
+    assert ledger.claim_next(None, ELSEWHERE).id == ids[2]  # type: ignore[union-attr]
 
 
 def test_a_replicate_is_a_question_of_its_own_and_done_by_its_figures(
@@ -384,10 +386,10 @@ def test_a_replicate_is_a_question_of_its_own_and_done_by_its_figures(
     assert ledger.run(run).extractors == {"clip": "there"}
     zoo.save_results([result(5.0)])
     ledger.complete(claim(ledger, run), zoo, [], {"adapter": "a"})
-    assert ledger.measured([run]) == set()
+    assert ledger.measured([ledger.run(run)]) == set()
     ledger.requeue([run], statuses=[DONE])
     ledger.complete(claim(ledger, run), zoo, [], {"adapter": "a", "clip_fid": 6.0})
-    assert ledger.measured([run]) == {run}
+    assert ledger.measured([ledger.run(run)]) == {run}
     assert zoo.snapshot().performs["value"].tolist() == [5.0]
 
 
@@ -426,3 +428,140 @@ def test_a_result_is_not_written_on_content_that_changed_during_the_run(
     with pytest.raises(StaleFence):
         ledger.complete(held, zoo, [result(5.0)], {"adapter": "a"})
     assert zoo.snapshot().performs.empty
+
+
+def refused(*writes: Callable[[], object]) -> None:
+    for write in writes:
+        with pytest.raises(StaleFence):
+            write()
+
+
+def test_a_lease_expires_when_its_time_is_over_and_not_before(ledger: Ledger, runner: Runner) -> None:
+    (run,) = ledger.enqueue([request()])
+    held = claim(ledger, run)
+    lease = "MATCH (run:Run {id: $id}) SET run.lease_until = timestamp() + $ms RETURN run.lease_until AS at"
+    runner.write(lease, id=run, ms=5_000)
+    assert not ledger.run(run).expired
+    assert ledger.claim(run, ELSEWHERE) is None
+    assert ledger.claim_next(None, ELSEWHERE) is None
+    assert ledger.recover(ledger.runs()) == []
+    runner.write(lease, id=run, ms=-1)
+    wait_for_expiry()
+    assert ledger.run(run).expired
+    # Until somebody takes it, its worker may still be heard of, for as long as a lease lasts.
+    ledger.heartbeat(held, AT_WORK)
+    now = runner.read("MATCH (run:Run {id: $id}) RETURN run.lease_until - timestamp() AS ms", id=run)
+    assert LONG_MS - 10_000 < now[0]["ms"] <= LONG_MS
+    runner.write(lease, id=run, ms=-1)
+    wait_for_expiry()
+    taken = ledger.claim_next(None, ELSEWHERE)
+    assert taken is not None
+    assert (taken.attempt, taken.fence) == (2, 2)
+
+
+def test_an_exhausted_run_is_offered_to_nobody(ledger: Ledger, runner: Runner) -> None:
+    (run,) = ledger.enqueue([request()], max_attempts=2)
+    for _ in range(2):
+        held = claim(Ledger(runner, lease_ms=SHORT_MS), run)
+        wait_for_expiry()
+    assert held.attempt == held.max_attempts == 2
+    assert not ledger.run(run).is_waiting
+    assert ledger.claim_next(None, ELSEWHERE) is None
+
+
+def test_a_claim_that_is_committed_twice_counts_once(ledger: Ledger, runner: Runner) -> None:
+    (run,) = ledger.enqueue([request()])
+    held = claim(ledger, run)
+    token = ledger.run(run).properties["token"]
+    values = {"id": run, "token": token, "owner": ELSEWHERE.to_json(), "host": "h", "lease_ms": LONG_MS}
+    again = runner.write(load("ledger/claim"), **values)[0]["run"]
+    assert (again["attempt"], again["fence"]) == (held.attempt, held.fence) == (1, 1)
+    assert runner.write(load("ledger/claim"), **{**values, "token": "another"}) == []
+
+
+def test_a_claim_holds_the_run_as_the_ledger_has_it(ledger: Ledger) -> None:
+    (run,) = ledger.enqueue([request(seed=3)])
+    held = claim(ledger, run)
+    stored = ledger.run(run)
+    assert (held.id, held.model, held.dataset, held.config) == (run, "m", "d", stored.config)
+    assert (held.status, held.owner, held.properties) == (RUNNING, ELSEWHERE, stored.properties)
+
+
+def test_an_attempt_that_ended_is_over(ledger: Ledger, zoo: MatchingGraph) -> None:
+    """Its fence is still the run's, so each write looks at the status as well."""
+    given_back, failed, done = ledger.enqueue([request(number=number) for number in range(3)])
+    held = claim(ledger, given_back)
+    ledger.release(held, "not here")
+    assert (ledger.run(given_back).error, ledger.run(given_back).owner) == ("not here", None)
+    refused(
+        lambda: ledger.release(held),
+        lambda: ledger.heartbeat(held, AT_WORK),
+        lambda: ledger.complete(held, zoo, [result(1.0)], {}),
+    )
+    assert ledger.run(given_back).attempt == 0
+    broken = claim(ledger, failed)
+    assert ledger.fail(broken, "first") == ledger.fail(broken, "first") == QUEUED
+    assert ledger.run(failed).owner is None
+    refused(lambda: ledger.heartbeat(broken, AT_WORK), lambda: ledger.complete(broken, zoo, [], {}))
+    finished = claim(ledger, done)
+    assert ledger.complete(finished, zoo, [result(1.0)], {}).status == DONE
+    refused(
+        lambda: ledger.fail(finished, "too late"),
+        lambda: ledger.release(finished),
+        lambda: ledger.heartbeat(finished, AT_WORK),
+    )
+    assert ledger.run(done).status == DONE
+
+
+def test_success_forgets_the_failures_before_it(ledger: Ledger, zoo: MatchingGraph) -> None:
+    (run,) = ledger.enqueue([request()])
+    ledger.fail(claim(ledger, run), "first", traceback="line 1")
+    assert ledger.run(run).properties["traceback"] == "line 1"
+    held = claim(ledger, run)
+    assert (held.attempt, held.fence) == (2, 2)
+    done = ledger.complete(held, zoo, [result(1.0)], {})
+    assert done == ledger.run(run)
+    assert (done.error, "traceback" in done.properties) == (None, False)
+
+
+def test_only_the_statuses_asked_for_are_queued_again_and_only_open_runs_cancelled(
+    ledger: Ledger, zoo: MatchingGraph
+) -> None:
+    queued, running, done, failed, cancelled = ids = ledger.enqueue(
+        [request(number=number) for number in range(5)]
+    )
+    claim(ledger, running)
+    ledger.complete(claim(ledger, done), zoo, [result(1.0)], {})
+    ledger.fail(claim(ledger, failed), "broken", traceback="line 1", final=True)
+    assert ledger.cancel([cancelled]) == [cancelled]
+    assert ledger.requeue(ids, statuses=[FAILED]) == [failed]
+    again = ledger.run(failed)
+    assert (again.status, again.attempt, again.error) == (QUEUED, 0, None)
+    assert not {"traceback", "ended_at"} & again.properties.keys()
+    assert ledger.requeue(ids, statuses=[CANCELLED]) == [cancelled]
+    assert ledger.requeue(ids, statuses=[DONE]) == [done]
+    ledger.fail(claim(ledger, failed), "broken", final=True)
+    ledger.complete(claim(ledger, done), zoo, [result(1.0)], {})
+    assert set(ledger.cancel(ids)) == {queued, running, cancelled}
+    assert ledger.run(running).owner is None
+    assert {ledger.run(run).status for run in (done, failed)} == {DONE, FAILED}
+
+
+def test_runs_wait_in_the_order_in_which_they_were_queued(ledger: Ledger) -> None:
+    ids = []
+    for number in range(3):
+        ids += ledger.enqueue([request(number=number)])
+        time.sleep(0.01)
+    ledger.fail(claim(ledger, ids[0]), "broken", final=True)
+    time.sleep(0.01)
+    ledger.requeue([ids[0]], statuses=[FAILED])
+    taken = [held.id for _ in ids if (held := ledger.claim_next(None, ELSEWHERE))]
+    assert taken == [ids[1], ids[2], ids[0]]
+
+
+def test_runs_are_found_by_model_and_dataset(ledger: Ledger) -> None:
+    pairs = [("m", "d"), ("m", "e"), ("n", "d"), ("n", "e")]
+    ids = ledger.enqueue([request(*pair) for pair in pairs])
+    assert [run.id for run in ledger.runs_of({"m"}, {"e"})] == [ids[1]]
+    assert {run.id for run in ledger.runs_of({"m", "n"}, {"d"})} == {ids[0], ids[2]}
+    assert len(ledger.runs()) == len(ids)

@@ -15,7 +15,7 @@ from matchgraph.graphdb.errors import ServerUnreachable
 from matchgraph.graphdb.models import Result
 from matchgraph.graphdb.repository import MatchingGraph
 from matchgraph.graphdb.runner import Runner
-from matchgraph.ingest.runs.ledger import CANCELLED, DONE, FAILED, QUEUED, RUNNING, Ledger, Owner
+from matchgraph.ingest.runs.ledger import CANCELLED, DONE, FAILED, QUEUED, RUNNING, Ledger, Owner, Run
 from matchgraph.ingest.runs.run import Job, OnStep
 from matchgraph.training.errors import BadAdapter, NonFiniteLoss
 from tests.ingest.dump import dump
@@ -268,13 +268,13 @@ class Flaky(Ledger):
         self.failures = 0
         self._commit = commit
 
-    def complete(self, *arguments: object) -> None:
+    def complete(self, *arguments: object) -> Run:
         if self.failures < 2:
             self.failures += 1
             if self._commit:
                 super().complete(*arguments)  # type: ignore[arg-type]
             raise ServerUnreachable("nobody answers")
-        super().complete(*arguments)  # type: ignore[arg-type]
+        return super().complete(*arguments)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("commit", [False, True])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from matchgraph.graphdb.models import Result as Measured
 from matchgraph.graphdb.repository import MatchingGraph
 from matchgraph.graphdb.runner import Runner
 from matchgraph.ingest.errors import ConfigChanged, IngestError, NothingToDo, UnknownRun
-from matchgraph.ingest.runs.ledger import Ledger, Owner, RunProgress
+from matchgraph.ingest.runs.ledger import Ledger, Owner, Run, RunProgress
 from matchgraph.ingest.tables.models import ingest_models
 from matchgraph.predictor.errors import NothingToPropose
 from tests.ingest.conftest import Invoke, answer
@@ -259,6 +260,28 @@ def test_a_replicate_needs_a_seed_of_its_own(
     assert "replicate, seed 43" in invoke("status").stdout
 
 
+def count_reads(monkeypatch: pytest.MonkeyPatch) -> tuple[list[Path], list[int]]:
+    """The folders of images that are listed from now on, and the rows of each read of the ledger's runs."""
+    from matchgraph.training import images
+
+    listed: list[Path] = []
+    read: list[int] = []
+    list_folder, read_runs = images.read_image_folder, Ledger._read
+
+    def listing(folder: os.PathLike[str]) -> images.ImageListing:
+        listed.append(Path(folder))
+        return list_folder(folder)
+
+    def reading(self: Ledger, **chosen: object) -> list[Run]:
+        found = read_runs(self, **chosen)
+        read.append(len(found))
+        return found
+
+    monkeypatch.setattr(images, "read_image_folder", listing)
+    monkeypatch.setattr(Ledger, "_read", reading)
+    return listed, read
+
+
 def test_fine_tuning_from_folders_to_edges(
     invoke: Invoke,
     graph: MatchingGraph,
@@ -267,6 +290,7 @@ def test_fine_tuning_from_folders_to_edges(
     probe: Path,
     image_folders: Path,
     environment: Mapping[str, str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     assert answer(invoke("models", pipelines, "--json"))["models"] == ["tiny-sd3", "tiny-unet"]
     singly = [image_folders / name for name in ("dogs", "cats")]
@@ -290,8 +314,16 @@ def test_fine_tuning_from_folders_to_edges(
         3,
     ]
     options += ["--sampling-steps", 2, "--dataset", "cats", "--device", "cpu", "--json"]
+    # Other runs of the ledger are no burden to these.
+    assert invoke("run", *options[:-5], "--dataset", "dogs", "--queue").exit_code == 0
+    listed, read = count_reads(monkeypatch)
     result = invoke("run", *options)
     done = answer(result)
+    assert listed == [image_folders / "cats"]
+    assert len(read) == 4
+    assert sum(read) == 6
+    monkeypatch.undo()
+    assert invoke("cancel", "--all").exit_code == 0
     assert (done["total"], done["already_done"], done["done"]) == (2, 0, 2)
     performs = graph.snapshot().performs
     assert performs[["model", "dataset"]].values.tolist() == [["tiny-sd3", "cats"], ["tiny-unet", "cats"]]
@@ -300,15 +332,20 @@ def test_fine_tuning_from_folders_to_edges(
     row = performs.iloc[0]
     assert f"tiny-sd3 x cats: clip_fid {row.initial:.4g} -> {row.value:.4g}, " in result.stderr
     runs = answer(invoke("status", "--json"))
-    assert runs["counts"] == {"QUEUED": 0, "RUNNING": 0, "DONE": 2, "FAILED": 0, "CANCELLED": 0}
+    assert runs["counts"] == {"QUEUED": 0, "RUNNING": 0, "DONE": 2, "FAILED": 0, "CANCELLED": 2}
     home = Path(environment["MATCHGRAPH_HOME"])
     for run in runs["runs"]:
+        if run["dataset"] != "cats":
+            continue
+        assert not run["config"].keys() & (run.keys() - {"extractors"})
         folder = (home / run["adapter"]).parent
         names = sorted(file.name for file in folder.iterdir())
         assert {"pytorch_lora_weights.safetensors", "record.json", "samples.png"} <= set(names)
         assert "checkpoint" not in names
-        assert len(json.loads((folder / "record.json").read_text())["with"]["happened"]["losses"]) == 2
-    assert invoke("status").stdout.startswith("0 queued, 0 running, 2 done, 0 failed, 0 cancelled\n")
+        text = (folder / "record.json").read_text()
+        assert len(json.loads(text)["with"]["happened"]["losses"]) == 2
+        assert text.count('"learning_rate"') == text.count('"caption_dropout"') == 1
+    assert invoke("status").stdout.startswith("0 queued, 0 running, 2 done, 0 failed, 2 cancelled\n")
     before = dump(runner)
     again = invoke("run", *options[:-1])
     assert again.stdout == "2 runs: 2 already done.\n"

@@ -187,7 +187,7 @@ def test_what_was_ingested_anew_is_asked_about_anew(
         zoo.save_datasets([Dataset("cats", {"content_hash": "other", "source": "there"})])
     summary = work(zoo, ledger, StubExecutor(), home, Silent())
     assert (summary.done, len(summary.failed)) == (0, 1)
-    assert "ingested anew" in next(iter(summary.failed.values()))
+    assert "ingested again" in next(iter(summary.failed.values()))
 
 
 def test_a_replicate_leaves_the_edge_alone(

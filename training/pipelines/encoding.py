@@ -122,6 +122,7 @@ def dataset_hash(images: Sequence[CaptionedImage]) -> str:
 def encode_dataset(
     loaded: LoadedPipeline,
     dataset_folder: str | os.PathLike[str],
+    images: Sequence[CaptionedImage] | None = None,
     *,
     resolution_px: int,
     seed: int,
@@ -134,6 +135,7 @@ def encode_dataset(
     Args:
         loaded: the pipeline that encodes.
         dataset_folder: captioned images; one without a caption is trained on with the empty prompt.
+        images: those of the folder, where they were listed before; listed now by default.
         resolution_px: side of the squares that the images are made.
         seed: of the draws from the VAE's posterior; an image's draw depends on it and the image alone.
         use: the cache; none by default, where all encodings are held in memory.
@@ -146,7 +148,8 @@ def encode_dataset(
     """
     loaded.check_resolution(resolution_px)
     use = use or CacheUse(None)
-    images = [image for image in list_captioned_images(dataset_folder) if not image.held_out]
+    listed = list_captioned_images(dataset_folder) if images is None else images
+    images = [image for image in listed if not image.held_out]
     latents, sizes = _encode_images(loaded, images, resolution_px, seed, use)
     captions = [image.caption or "" for image in images]
     row_of = {caption: row for row, caption in enumerate(dict.fromkeys(["", *captions]))}

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from matchgraph.training.config import FineTuneConfig
 from matchgraph.training.files import file_hash, write_json
-from matchgraph.training.images import list_captioned_images
+from matchgraph.training.images import CaptionedImage, list_captioned_images
 from matchgraph.training.pipelines.cache import CacheUse, EncodingCache
 from matchgraph.training.pipelines.encoding import dataset_hash, encode_dataset
 from matchgraph.training.pipelines.loading import LoadedPipeline, opened
@@ -70,6 +70,7 @@ def fine_tune(
     *,
     checkpoints: Checkpoints | None = None,
     cache: EncodingCache | None = None,
+    images: Sequence[CaptionedImage] | None = None,
 ) -> FineTuneRecord:
     """Train an adapter, or all of the denoiser's weights, and save them.
 
@@ -88,6 +89,7 @@ def fine_tune(
             and a checkpoint of that step is kept. Steps that a checkpoint stands for are not told again.
         checkpoints: where the run's state is kept and what it goes on from; none by default.
         cache: where encodings of images and captions are kept for other runs; none by default.
+        images: those of the folder, where they were listed before; listed now by default.
 
     Returns:
         The record of the run.
@@ -105,13 +107,14 @@ def fine_tune(
     out = Path(out_dir)
     with opened(model, device=config.device, precision=config.precision) as loaded:
         began, memory = time.perf_counter(), PeakMemory(loaded.device)
+        images = list_captioned_images(dataset_folder) if images is None else images
         identity = {}
         if checkpoints is not None:
-            identity = identity_of(loaded, dataset_hash(list_captioned_images(dataset_folder)), config)
+            identity = identity_of(loaded, dataset_hash(images), config)
         session = Session(config.steps, checkpoints, identity, began, memory, compiling=config.compile)
         use = CacheUse(cache)
         dataset = encode_dataset(
-            loaded, dataset_folder, resolution_px=config.resolution_px, seed=config.seed, use=use
+            loaded, dataset_folder, images, resolution_px=config.resolution_px, seed=config.seed, use=use
         )
         encoding_seconds = time.perf_counter() - began
         out.mkdir(parents=True, exist_ok=True)
