@@ -1,38 +1,43 @@
-"""`matchgraph distill`: a student of few steps from a teacher of many."""
+"""`matchgraph collaborate distill` and `student`: pipelines that draw in a few steps."""
 
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
 import click
 
-# Beside the student's folder while it is not finished: checkpoints, and what the teacher drew.
-WORK_SUFFIX = ".partial"
-CACHE_BYTES = 64 << 30
-TOLD_EVERY = 20
+from matchgraph.cli.options import (
+    GivenPath,
+    device_option,
+    json_option,
+    out_option,
+    prompts_option,
+    seed_option,
+)
+
+SHOWN_EVERY_STEPS = 20
+
+solver_steps_option = click.option(
+    "--solver-steps",
+    type=click.IntRange(1),
+    default=50,
+    show_default=True,
+    help="Places on the teacher's path that the student is consistent over; it draws in no more steps.",
+)
 
 
 @click.command()
-@click.argument("teacher", metavar="TEACHER", type=click.Path(path_type=Path))
-@click.option(
-    "--prompts",
-    "prompts_file",
-    metavar="FILE",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="Text file with a prompt on each line, which the teacher draws to be learnt from.",
-)
+@click.argument("teacher", metavar="TEACHER", type=GivenPath())
+@prompts_option("One prompt a line, which the teacher draws to be learnt from.")
 @click.option(
     "--images",
     metavar="FOLDER",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
     help="Captioned images to learn from instead.",
 )
-@click.option(
-    "--output", metavar="FOLDER", required=True, type=click.Path(path_type=Path), help="The student's folder."
-)
+@out_option("The student's folder.", required=True)
 @click.option("--steps", type=click.IntRange(1), default=1000, show_default=True, help="Optimiser steps.")
 @click.option("--batch-size", type=click.IntRange(1), default=16, show_default=True, help="Images a step.")
 @click.option("--learning-rate", type=float, default=1e-4, show_default=True, help="Of AdamW.")
@@ -56,13 +61,7 @@ TOLD_EVERY = 20
     type=float,
     help="The teacher's guidance scale, which the student has inside.  [default: the pipeline's own]",
 )
-@click.option(
-    "--solver-steps",
-    type=click.IntRange(1),
-    default=50,
-    show_default=True,
-    help="Places on the teacher's path that the student is made consistent over; it draws in no more.",
-)
+@solver_steps_option
 @click.option("--ema", type=float, default=0.95, show_default=True, help="Decay of the target's weights.")
 @click.option(
     "--teacher-steps",
@@ -74,8 +73,8 @@ TOLD_EVERY = 20
 @click.option(
     "--resolution", type=click.IntRange(1), default=512, show_default=True, help="Side of images, in pixels."
 )
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of all that is drawn.")
-@click.option("--device", default="auto", show_default=True, help="`auto` or a torch device name.")
+@seed_option("all that is drawn")
+@device_option
 @click.option(
     "--precision",
     type=click.Choice(["fp32", "bf16", "fp16"]),
@@ -85,7 +84,7 @@ TOLD_EVERY = 20
 )
 @click.option("--gradient-checkpointing", is_flag=True, help="Less memory for more time.")
 @click.option(
-    "--checkpoint-every",
+    "--checkpoint-steps",
     type=click.IntRange(1),
     default=100,
     show_default=True,
@@ -95,15 +94,15 @@ TOLD_EVERY = 20
     "--resume/--restart",
     default=True,
     show_default=True,
-    help=f"Go on from the checkpoint in OUTPUT{WORK_SUFFIX}, if there is one, or begin anew.",
+    help="Continue from the checkpoint in FOLDER.partial, if there is one, or start over.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@json_option
 def distill(
     teacher: Path,
     prompts_file: Path | None,
     images: Path | None,
-    output: Path,
-    checkpoint_every: int,
+    out: Path,
+    checkpoint_steps: int,
     resume: bool,
     as_json: bool,
     resolution: int,
@@ -117,52 +116,65 @@ def distill(
     """
     if (prompts_file is None) == (images is None):
         raise click.UsageError("Give either --prompts FILE or --images FOLDER.")
+    from matchgraph.collaboration.students import distill_student
     from matchgraph.training.config import DistillConfig
-    from matchgraph.training.pipelines.cache import EncodingCache
-    from matchgraph.training.tune.checkpoint import Checkpoints
-    from matchgraph.training.tune.distill import distill as run
 
     config = DistillConfig(resolution_px=resolution, rank=rank, alpha=rank, **settings)
-    prompts = [] if prompts_file is None else _prompts(prompts_file)
-    work = output.with_name(output.name + WORK_SUFFIX)
-    if not resume:
-        shutil.rmtree(work, ignore_errors=True)
-    made = run(
+
+    def show_drawn(drawn: int, count: int) -> None:
+        click.echo(f"The teacher has drawn {drawn} of {count} images.", err=True)
+
+    def show_step(step: int, loss: float) -> None:
+        if step % SHOWN_EVERY_STEPS == 0 or step == config.steps:
+            click.echo(f"Step {step} of {config.steps}: loss {loss:.4g}", err=True)
+
+    made = distill_student(
         teacher,
-        output,
-        prompts,
+        out,
         config,
+        prompts_file=prompts_file,
         images=images,
-        on_draw=_tell_drawn,
-        on_step=lambda step, loss: _tell_step(step, config.steps, loss),
-        checkpoints=Checkpoints(work, checkpoint_every, resume_from=work),
-        cache=EncodingCache(work / "cache", CACHE_BYTES),
+        checkpoint_steps=checkpoint_steps,
+        resume=resume,
+        on_draw=show_drawn,
+        on_step=show_step,
     )
-    shutil.rmtree(work, ignore_errors=True)
     if as_json:
-        click.echo(json.dumps({"folder": str(output)} | made.to_dict(), indent=2))
+        click.echo(json.dumps({"folder": str(out)} | made.to_dict(), indent=2))
         return
     losses = made.happened["losses"]
     click.echo(
-        f"{output}: a student of {made.teacher['name']}, {config.steps} steps on {made.data['images']} "
+        f"{out}: a student of {made.teacher['name']}, {config.steps} steps on {made.data['images']} "
         f"images in {made.happened['seconds']:.0f} s, loss {losses[0]:.4g} at first and {losses[-1]:.4g} "
         "at last. Draw it with guidance 1 in 1 to 8 steps."
     )
 
 
-def _prompts(path: Path) -> list[str]:
-    from matchgraph.training.prompt_files import read_prompt_file
+@click.command()
+@click.argument("teacher", type=GivenPath())
+@click.argument("weights", type=GivenPath())
+@out_option("The student's folder.", required=True)
+@solver_steps_option
+@json_option
+def student(teacher: Path, weights: Path, out: Path, solver_steps: int, as_json: bool) -> None:
+    """Make a student's pipeline of TEACHER and WEIGHTS, a latent consistency model's LoRA or denoiser.
 
-    prompts = [text for _, text in read_prompt_file(path).lines]
-    if not prompts:
-        raise click.UsageError(f"{path} holds no prompt: write one on each line.")
-    return prompts
+    Both are paths, or names on the hub (OWNER/NAME), such as stabilityai/stable-diffusion-xl-base-1.0 and
+    latent-consistency/lcm-lora-sdxl. A LoRA is added to the teacher's denoiser, a denoiser takes its place;
+    all else is the teacher's, but for the scheduler. Whole pipelines (LCM, Turbo) need none of this: ingest
+    them as they are.
+    """
+    from matchgraph.training.pipelines.samplers import STUDENT_GUIDANCE, STUDENT_STEPS, TOLD_GUIDANCE
+    from matchgraph.training.tune.students import make_student
 
-
-def _tell_drawn(drawn: int, count: int) -> None:
-    click.echo(f"The teacher has drawn {drawn} of {count} images.", err=True)
-
-
-def _tell_step(step: int, steps: int, loss: float) -> None:
-    if step % TOLD_EVERY == 0 or step == steps:
-        click.echo(f"Step {step} of {steps}: loss {loss:.4g}", err=True)
+    made = make_student(teacher, weights, out, solver_steps=solver_steps)
+    if as_json:
+        click.echo(json.dumps({"folder": str(out)} | made.to_dict(), indent=2))
+        return
+    for note in made.notes:
+        click.echo(f"Note: {note}", err=True)
+    guidance = TOLD_GUIDANCE if made.guidance_told else STUDENT_GUIDANCE
+    click.echo(
+        f"{out}: a student of {made.teacher['name']} with the {made.weights['kind']} "
+        f"{made.weights['name']}, drawn in {STUDENT_STEPS} steps with guidance {guidance:g} by default."
+    )

@@ -52,18 +52,6 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "matchgraph.cli.route:route",
         "Which model, and how many steps, are worth their cost for a prompt.",
     ),
-    "distill": (
-        "matchgraph.cli.distill:distill",
-        "A student that draws in a few steps, from a teacher of many.",
-    ),
-    "student": (
-        "matchgraph.cli.student:student",
-        "A student of a teacher and a published LoRA or denoiser.",
-    ),
-    "control": (
-        "matchgraph.cli.control:control",
-        "Edges and maps to draw by: control images, and ControlNets trained on them.",
-    ),
     "report": (
         "matchgraph.cli.report:report",
         "The paper's whole evaluation on the graph, as a page.",

@@ -164,7 +164,7 @@ def out_option(
 
 
 def prompts_option(help: str, *, required: bool = False, name: str = "--prompts") -> Decorator:
-    """A file of prompts, one on each line, as the parameter `prompts_file`.
+    """A file of prompts, see `training.prompt_files`, as the parameter `prompts_file`.
 
     Args:
         help: what they are for, and what is used without them.

@@ -24,7 +24,7 @@ CASES = 10
 
 
 @dataclass(frozen=True)
-class Way:
+class Strategy:
     """A way of drawing all test prompts, and what comes of it.
 
     Attributes:
@@ -53,7 +53,7 @@ class Lead:
     """A tuned collaboration against what costs as much on average, by the oracle's metric.
 
     Attributes:
-        way: the collaboration, on the test prompts.
+        strategy: the collaboration, on the test prompts.
         choice: what was tuned, on the tuning prompts.
         over_student: above the student alone, at the steps that are corrected: the cheaper of the two.
         over_best_student: above the best mixture of the student's step counts at the same cost.
@@ -62,7 +62,7 @@ class Lead:
         over_random: above correcting as many images, chosen at random.
     """
 
-    way: Way
+    strategy: Strategy
     choice: Choice
     over_student: Interval
     over_best_student: Interval
@@ -111,7 +111,7 @@ class Wins:
         distance_gap: rank correlation of the distance of the two images with the absolute difference of
             their scores.
         by_distance: how often the student wins among images of low, medium and high distance (thirds).
-        aspects: of the teacher's images, of their ways from noise, and of the prompts.
+        aspects: of the teacher's images, of their strategies from noise, and of the prompts.
         best: prompts that the student draws better than the teacher, best first.
         worst: those that it draws worse, worst first.
         accuracy: chance that the oracle's score of the student's image alone puts a win above a loss (the
@@ -136,7 +136,7 @@ class Study:
         metric: the oracle's.
         prompts: how many test prompts.
         samples: images of each.
-        ways: student and teacher alone and always refined, and what was tuned.
+        strategies: student and teacher alone and always refined, and what was tuned.
         leads: of what was tuned, by cost.
         wins: student against teacher.
     """
@@ -144,7 +144,7 @@ class Study:
     metric: str
     prompts: int
     samples: int
-    ways: tuple[Way, ...]
+    strategies: tuple[Strategy, ...]
     leads: tuple[Lead, ...]
     wins: Wins
 
@@ -172,8 +172,8 @@ def evaluate(
         "teacher": test.teachers,
         "refine all": test.refinements,
     }
-    ways = [
-        _way(test, column.id, kind, np.ones(len(test.prompts), dtype=bool), column, reference)
+    strategies = [
+        _strategy(test, column.id, kind, np.ones(len(test.prompts), dtype=bool), column, reference)
         for kind, some in columns.items()
         for column in some
     ]
@@ -185,13 +185,13 @@ def evaluate(
         chosen = student.scores[metric] < choice.threshold
         kind = choice.correction.partition("@")[0].partition("-")[0]
         name = f"{choice.correction} below {choice.k:g} %"
-        way = _way(test, name, kind, chosen, column, reference)
-        leads.append(_lead(test, metric, way, choice, chosen, column, seed))
+        strategy = _strategy(test, name, kind, chosen, column, reference)
+        leads.append(_lead(test, metric, strategy, choice, chosen, column, seed))
     return Study(
         metric,
         len(test.prompts) // test.samples,
         test.samples,
-        (*ways, *(lead.way for lead in leads)),
+        (*strategies, *(lead.strategy for lead in leads)),
         tuple(leads),
         _wins(test, metric, seed),
     )
@@ -212,14 +212,14 @@ def _tuned(found: list[Choice], costs: list[float]) -> list[Choice]:
     return sorted(kept.values(), key=lambda choice: choice.tflop)
 
 
-def _way(
+def _strategy(
     test: Trials,
     name: str,
     kind: str,
     chosen: np.ndarray,
     column: Column,
     reference: GaussianStatistics | None,
-) -> Way:
+) -> Strategy:
     from matchgraph.training.measure.frechet import frechet_distance, gaussian_statistics
 
     student = test.student
@@ -237,7 +237,7 @@ def _way(
         fid = frechet_distance(own.mean, own.covariance, reference.mean, reference.covariance)
     rate = float(chosen.mean())
     spent = (0, 0.0) if alone else (student.steps, student.tflop)
-    return Way(
+    return Strategy(
         name,
         kind,
         float(spent[0] + rate * column.steps),
@@ -274,7 +274,7 @@ def diversity(features: np.ndarray, samples: int) -> float | None:
 def _lead(
     test: Trials,
     metric: str,
-    way: Way,
+    strategy: Strategy,
     choice: Choice,
     chosen: np.ndarray,
     column: Column,
@@ -306,11 +306,11 @@ def _lead(
         ]
 
     intervals = bootstrap(figures, len(student), samples=test.samples, seed=seed)
-    return Lead(way, choice, *intervals)
+    return Lead(strategy, choice, *intervals)
 
 
 def at_cost(cost: np.ndarray, quality: np.ndarray, spent: float) -> float:
-    """The most quality that mixing some fixed ways at random gives for an average cost.
+    """The most quality that mixing some fixed strategies at random gives for an average cost.
 
     Args:
         cost: of each, (m,).

@@ -343,6 +343,10 @@ class PromptGraph:
         """All prompts, sorted by id."""
         return [_prompt_from(row["properties"]) for row in self._runner.read(queries.load("prompts/prompts"))]
 
+    def texts(self, split: Split) -> list[str]:
+        """The prompts of a split, sorted by id."""
+        return [prompt.text for prompt in self.prompts() if prompt.split == split]
+
     def variants(self) -> list[Variant]:
         """All variants, by cost and id."""
         rows = self._runner.read(queries.load("prompts/variants"))

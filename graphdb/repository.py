@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
@@ -242,6 +243,14 @@ class MatchingGraph:
     def models(self) -> list[Model]:
         """All models, sorted by id."""
         return self._models("read/models")
+
+    def model_folders(self) -> dict[str, Path]:
+        """Pipeline folders of the models that have one, by the model's id."""
+        return {
+            model.id: Path(str(model.properties["source"]))
+            for model in self.models()
+            if "source" in model.properties
+        }
 
     def _models(self, query: str) -> list[Model]:
         rows = (dict(row["properties"]) for row in self._runner.read(queries.load(query)))

@@ -47,7 +47,7 @@ def write_report(
     Returns:
         The page, and what it says first.
     """
-    summary = [said(study), student_wins(study)]
+    summary = [summary_of(study), student_wins(study)]
     head = Head("What working together is worth", summary, command, facts, NOTE)
     page = write_page(
         folder, head, sections(study), {"study": study}, page=f"{NAME}.html", data=f"{NAME}.json"
@@ -66,7 +66,7 @@ def clear(lead: Lead) -> bool:
     return all(verdict(each) == "above" for each in over)
 
 
-def said(study: Study) -> str:
+def summary_of(study: Study) -> str:
     """The study in a sentence."""
     if not study.leads:
         return f"No correction was better than the student alone by {study.metric} at any cost."
@@ -82,7 +82,7 @@ def said(study: Study) -> str:
     )
     return (
         f"{study.metric}: {len(above)} of {len(study.leads)} tuned collaborations are clearly above student, "
-        f"teacher and chance at equal cost; {best.way.name} at {best.way.steps:.1f} steps: {spans} "
+        f"teacher and chance at equal cost; {best.strategy.name} at {best.strategy.steps:.1f} steps: {spans} "
         f"({study.prompts} test prompts, {study.samples} images each)."
     )
 
@@ -106,7 +106,7 @@ def sections(study: Study) -> list[Section]:
             "collaboration-frontier",
             "Quality over cost",
             "Figure 10",
-            said(study),
+            summary_of(study),
             "Points are ways of drawing all test prompts; those joined by lines were tuned on the validation "
             "prompts for one average cost after another.",
             drawings=(Drawing(quality_over_cost(study), "Mean quality over mean cost, test prompts."),),
@@ -139,7 +139,7 @@ def quality_over_cost(study: Study) -> str:
     with drawing("collaboration-frontier", height=4.6) as (figure, finish):
         axes = figure.subplots()
         for number, kind in enumerate(KINDS):
-            ways = sorted((way for way in study.ways if way.kind == kind), key=lambda way: way.tflop)
+            ways = sorted((way for way in study.strategies if way.kind == kind), key=lambda way: way.tflop)
             if not ways:
                 continue
             tuned = kind in ("refine", "regenerate")
@@ -161,10 +161,10 @@ def quality_over_cost(study: Study) -> str:
 
 def ways_table(study: Study) -> Table:
     """One row for each way of drawing, by cost."""
-    metrics = sorted({metric for way in study.ways for metric in way.quality})
+    metrics = sorted({metric for way in study.strategies for metric in way.quality})
     return table(
         "collaboration-ways",
-        sorted(study.ways, key=lambda way: way.tflop),
+        sorted(study.strategies, key=lambda way: way.tflop),
         [
             Column("way", "Way", lambda way: way.name),
             Column("kind", "Kind", lambda way: TITLES[way.kind]),
@@ -184,10 +184,10 @@ def leads_table(study: Study) -> Table:
         "collaboration-equal",
         study.leads,
         [
-            Column("way", "Collaboration", lambda lead: lead.way.name),
-            Column("steps", "Steps", lambda lead: lead.way.steps, "number"),
-            Column("tflop", "TFLOP", lambda lead: lead.way.tflop, "number"),
-            Column("quality", study.metric, lambda lead: lead.way.quality[study.metric], "score"),
+            Column("way", "Collaboration", lambda lead: lead.strategy.name),
+            Column("steps", "Steps", lambda lead: lead.strategy.steps, "number"),
+            Column("tflop", "TFLOP", lambda lead: lead.strategy.tflop, "number"),
+            Column("quality", study.metric, lambda lead: lead.strategy.quality[study.metric], "score"),
             Column("over_student", "Over the student", lambda lead: lead.over_student, "score"),
             Column(
                 "over_best_student",

@@ -53,14 +53,14 @@ def write_report(
         The page, and what it says first.
     """
     parts = [part for study in studies for part in sections(study)]
-    summary = [said(study) for study in studies]
+    summary = [summary_of(study) for study in studies]
     head = Head("What routing each prompt is worth", summary, command, facts, NOTE)
     figures = {"studies": {study.metric: figures_of(study) for study in studies}}
     page = write_page(folder, head, parts, figures, page=f"{NAME}.html", data=f"{NAME}.json")
     return page.path, summary
 
 
-def said(study: Study) -> str:
+def summary_of(study: Study) -> str:
     """The study in a sentence."""
     name, best = max(study.comparisons.items(), key=lambda each: each[1].area.value)
     above = sum(verdict(interval) == "above" for interval in best.over_candidate.values())
@@ -81,7 +81,7 @@ def sections(study: Study) -> list[Section]:
             f"{study.metric}-curve",
             f"{study.metric}: quality for its cost",
             "Figures 3 and 5",
-            said(study),
+            summary_of(study),
             "Points are the candidates, each for all prompts alike; the lines take every budget. Each "
             "estimator was fitted on the training prompts, and K of the nearest ones and the kernel of the "
             "process chosen on the validation prompts.",

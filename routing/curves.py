@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from matchgraph.routing.policy import Path
+from matchgraph.routing.policy import LambdaPath
 from matchgraph.stats.intervals import LEVEL, RESAMPLES, Interval, bootstrap
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ def routed(estimates: np.ndarray, truth: np.ndarray, cost: np.ndarray) -> Deferr
     Raises:
         InvalidScores: as `routing.policy.choose`.
     """
-    path = Path.of(estimates, cost)
+    path = LambdaPath.of(estimates, cost)
     return DeferralCurve(path.means(cost), path.means(truth), path.levels)
 
 
@@ -137,7 +137,7 @@ def compare(
         level: of the intervals.
         seed: of the resamples.
     """
-    path = Path.of(estimates, cost)
+    path = LambdaPath.of(estimates, cost)
 
     def figures(weights: np.ndarray) -> list[float]:
         curve = DeferralCurve(path.means(cost, weights), path.means(truth, weights), path.levels)

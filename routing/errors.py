@@ -17,6 +17,10 @@ class BudgetTooSmall(RoutingError):
     """No choice of candidates is as cheap as the budget."""
 
 
+class UnknownCandidate(RoutingError):
+    """A candidate or its model is not in the graph."""
+
+
 class NotEnoughScores(RoutingError):
     """The graph holds too few scored prompts to estimate from."""
 

@@ -36,7 +36,7 @@ WEIGHT_DECAY = 1e-2
 # Epochs without a better validation loss after which training ends.
 PATIENCE = 8
 SAVED = "matchgraph-quality-1"
-SAVED_PROCESS = "matchgraph-process-1"
+SAVED_PROCESS = "matchgraph-process-2"
 # Solving for a process takes the cube of its prompts; of more, these many are drawn at random.
 MOST_PROCESS_PROMPTS = 5_000
 
@@ -165,10 +165,11 @@ def averaged(scores: np.ndarray, similarity: np.ndarray) -> Estimates:
 
 
 class GaussianQuality:
-    """A Gaussian process over prompt embeddings, one for each candidate with the same kernel.
+    """scikit-learn's Gaussian process over prompt embeddings, with the same kernel for every candidate.
 
-    The kernel is exp(c (cosine - 1)), a Gaussian one of unit vectors; each candidate's mean over the training
-    prompts is what far prompts are expected to have. `fit` makes one, `load` reads one.
+    The kernel is exp(c (cosine - 1)): of unit vectors an RBF of length scale c^(-1/2). A prompt far from all
+    training prompts is expected to have each candidate's mean quality over these. `fit` makes one, `load`
+    reads one.
 
     Attributes:
         metric: of the quality.
@@ -188,17 +189,31 @@ class GaussianQuality:
         concentration: float,
         noise: float,
         known: np.ndarray,
-        weights: np.ndarray,
+        apart: np.ndarray,
         average: np.ndarray,
-        scale: np.ndarray,
     ) -> None:
-        from scipy.linalg import cholesky
+        """Build it from what was learnt.
+
+        Args:
+            metric: see the class, as the next three.
+            variants: likewise.
+            concentration: likewise.
+            noise: likewise.
+            known: embeddings of the training prompts, float64, (k, d).
+            apart: their qualities less the average, 0 where there is none, float64, (k, m).
+            average: mean quality of each candidate, NaN where it is not scored, (m,).
+        """
+        from sklearn.gaussian_process import GaussianProcessRegressor
+        from sklearn.gaussian_process.kernels import RBF
 
         self.metric, self.variants = metric, variants
         self.concentration, self.noise = concentration, noise
-        self._known, self._weights, self._average, self._scale = known, weights, average, scale
-        within = self._kernel(known, known)
-        self._factor = cholesky(within + noise * np.eye(len(known)), lower=True)
+        self._known, self._apart, self._average = known, apart, average
+        kernel = RBF(concentration**-0.5, length_scale_bounds="fixed")
+        self._process = GaussianProcessRegressor(kernel, alpha=noise, optimizer=None).fit(known, apart)
+        # The process' own standard deviation, with which the marginal likelihood is largest.
+        weights = self._process.alpha_.reshape(apart.shape)
+        self._scale = np.sqrt(np.maximum((apart * weights).sum(axis=0), 0.0) / len(apart))
 
     @classmethod
     def fit(
@@ -230,31 +245,25 @@ class GaussianQuality:
         count = scored.sum(axis=0)
         total = np.where(scored, scores, 0.0).sum(axis=0)
         average = np.divide(total, count, out=np.full(len(count), np.nan), where=count > 0)
-        apart = np.where(scored, scores - average, 0.0)
-        process = cls(
+        return cls(
             metric=table.metric,
             variants=tuple(variant.id for variant in table.variants),
             concentration=concentration,
             noise=noise,
             known=known,
-            weights=np.zeros_like(apart),
+            apart=np.where(scored, scores - average, 0.0),
             average=average,
-            scale=np.zeros(len(average)),
         )
-        process._solve(apart)
-        return process
 
     def estimate(self, prompts: EncodedPrompts) -> Estimates:
         """See `QualityEstimator.estimate`."""
-        from scipy.linalg import solve_triangular
-
         asked = prompts.embeddings.astype(np.float64)
-        beside = self._kernel(asked, self._known)
-        explained = (solve_triangular(self._factor, beside.T, lower=True) ** 2).sum(axis=0)
-        std = np.sqrt(np.maximum(1 - explained, 0.0))[:, None] * self._scale
-        quality = self._average + beside @ self._weights
+        mean, std = self._process.predict(asked, return_std=True)
+        # One target comes back without its column, and all targets have the same relative error.
+        quality = self._average + mean.reshape(len(asked), -1)
+        error = std.reshape(len(asked), -1)[:, :1] * self._scale
         return Estimates(
-            quality, np.where(np.isnan(quality), np.nan, std), (asked @ self._known.T).max(axis=1)
+            quality, np.where(np.isnan(quality), np.nan, error), (asked @ self._known.T).max(axis=1)
         )
 
     def save(self, path: Path) -> None:
@@ -270,12 +279,7 @@ class GaussianQuality:
             "concentration": self.concentration,
             "noise": self.noise,
         }
-        tensors = {
-            "known": self._known,
-            "weights": self._weights,
-            "average": self._average,
-            "scale": self._scale,
-        }
+        tensors = {"known": self._known, "apart": self._apart, "average": self._average}
         write_tensors(
             path,
             {name: torch.from_numpy(value) for name, value in tensors.items()},
@@ -287,7 +291,7 @@ class GaussianQuality:
         """Read what `save` wrote.
 
         Raises:
-            UnusableEstimator: it cannot be read.
+            UnusableEstimator: it cannot be read, or an earlier version wrote it.
         """
         facts, tensors = _saved(path, SAVED_PROCESS)
         try:
@@ -296,20 +300,10 @@ class GaussianQuality:
                 variants=tuple(facts["variants"]),
                 concentration=float(facts["concentration"]),
                 noise=float(facts["noise"]),
-                **{name: tensors[name].numpy() for name in ("known", "weights", "average", "scale")},
+                **{name: tensors[name].numpy() for name in ("known", "apart", "average")},
             )
         except (KeyError, ValueError, TypeError) as problem:
             raise _unusable(path, problem) from None
-
-    def _kernel(self, one: np.ndarray, other: np.ndarray) -> np.ndarray:
-        return np.exp(self.concentration * (one @ other.T - 1))
-
-    def _solve(self, apart: np.ndarray) -> None:
-        from scipy.linalg import cho_solve
-
-        self._weights = cho_solve((self._factor, True), apart)
-        # What the marginal likelihood is largest with.
-        self._scale = np.sqrt(np.maximum((apart * self._weights).sum(axis=0), 0.0) / len(apart))
 
 
 @dataclass(frozen=True)
@@ -517,7 +511,7 @@ def _saved(path: Path, form: str) -> tuple[dict[str, Any], dict[str, torch.Tenso
 
 def _unusable(path: Path, problem: Exception) -> UnusableEstimator:
     return UnusableEstimator(
-        f"{path} is no saved estimator: {problem}. Make it anew with `matchgraph route fit`."
+        f"{path} is no saved estimator: {problem}. Fit it again with `matchgraph route fit`."
     )
 
 

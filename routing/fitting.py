@@ -23,7 +23,6 @@ def fit_router(
     kind: Kind = "gaussian",
     *,
     neighbours: int | None = None,
-    caution: float = 0.0,
     seed: int = 0,
 ) -> tuple[Fitted, TokenQuality | GaussianQuality | None]:
     """Learn from scores what quality to expect of each candidate, and which prompts are familiar.
@@ -33,7 +32,6 @@ def fit_router(
         encoder: the CLIP that embedded the prompts.
         kind: `gaussian`, `knn` or `network`.
         neighbours: K of `knn`; chosen on the validation prompts by default.
-        caution: see `routing.router.Router`.
         seed: of the network.
 
     Returns:
@@ -68,6 +66,5 @@ def fit_router(
         tuple(None if np.isnan(value) else float(value) for value in familiarity.average),
         familiarity.least_similarity,
         neighbours or 1,
-        caution=caution,
     )
     return fitted, estimator

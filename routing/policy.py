@@ -57,7 +57,7 @@ def choose(quality: np.ndarray, cost: np.ndarray, lam: float | np.ndarray) -> np
 
 
 @dataclass(frozen=True, eq=False)
-class Path:
+class LambdaPath:
     """All that the rule does to a set of prompts as lambda falls from infinity to 0.
 
     Attributes:
@@ -75,7 +75,7 @@ class Path:
     after: np.ndarray
 
     @classmethod
-    def of(cls, quality: ArrayLike, cost: ArrayLike) -> Path:
+    def of(cls, quality: ArrayLike, cost: ArrayLike) -> LambdaPath:
         """Walk each prompt's candidates along the upper concave hull of quality over cost.
 
         Args:
@@ -164,7 +164,7 @@ def lambda_for_budget(quality: ArrayLike, cost: ArrayLike, budget: float) -> flo
     if math.isnan(budget):
         raise InvalidScores("The budget is NaN: a number is needed.")
     quality, cost = _checked(quality, cost)
-    path = Path.of(quality, cost)
+    path = LambdaPath.of(quality, cost)
     spent = path.means(cost)
     # Sums of floats: a budget that is exactly what a level costs pays for it.
     affordable = np.flatnonzero(spent <= budget * (1 + 1e-12))

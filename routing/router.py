@@ -115,8 +115,6 @@ class Router:
         variants: the candidates, by cost.
         familiarity: of prompts.
         lam: what a TFLOP is worth in quality, unless a request says otherwise.
-        caution: standard errors by which an estimate is lowered before it is compared, so that of two
-            candidates the better known one wins a near tie.
 
     Raises:
         UnusableEstimator: the estimator knows none of the candidates.
@@ -129,13 +127,12 @@ class Router:
         variants: Sequence[Variant],
         familiarity: Familiarity,
         lam: float = 0.0,
-        caution: float = 0.0,
     ) -> None:
         if not {variant.id for variant in variants} & set(estimator.variants):
             raise UnusableEstimator(
-                "The estimator knows none of the candidates: make it anew with `matchgraph route fit`."
+                "The estimator knows no candidate: fit the router again with `matchgraph route fit`."
             )
-        self.variants, self.lam, self.caution = tuple(variants), lam, caution
+        self.variants, self.lam = tuple(variants), lam
         self.metric = estimator.metric
         self._encoder, self.estimator, self._familiarity = encoder, estimator, familiarity
         self.cost = np.array([variant.tflop for variant in variants])
@@ -158,7 +155,7 @@ class Router:
         lams = np.broadcast_to(
             np.asarray(self.lam if lam is None else lam, dtype=np.float64), (len(prompts),)
         )
-        chosen = choose(self._lowered(estimates), self.cost, lams)
+        chosen = choose(quality, self.cost, lams)
         return [
             self._decision(
                 int(chosen[row]),
@@ -195,7 +192,7 @@ class Router:
 
     def compared(self, prompts: EncodedPrompts) -> np.ndarray:
         """The qualities that decide; float64, (n, m)."""
-        return self._lowered(self._expected(prompts)[0])
+        return self._expected(prompts)[0].quality
 
     def _expected(self, prompts: EncodedPrompts) -> tuple[Estimates, np.ndarray]:
         """Estimates, averages in place of those of unfamiliar prompts, and which prompts are familiar."""
@@ -209,9 +206,6 @@ class Router:
             ),
             familiar,
         )
-
-    def _lowered(self, estimates: Estimates) -> np.ndarray:
-        return estimates.quality - self.caution * np.nan_to_num(estimates.std)
 
     def _decision(
         self, chosen: int, quality: np.ndarray, std: np.ndarray, lam: float, familiar: bool, similarity: float

@@ -93,7 +93,7 @@ def load_served(
     if not wanted:
         raise NotFitted("No router is fitted: run `matchgraph route fit`.")
     encoder = load_prompt_encoder(probe)
-    texts = [prompt.text for prompt in graph.prompts() if prompt.split == "validation"]
+    texts = graph.texts("validation")
     if not texts:
         raise NoPrompts("There are no validation prompts: add prompts with `matchgraph route prompts`.")
     encoded = encoder.encode(texts)

@@ -42,7 +42,6 @@ class Fitted:
         neighbours: K of `knn`.
         lam: lambda; 0 until it is calibrated.
         budget: TFLOP that lambda was calibrated for, None where it was not.
-        caution: see `routing.router.Router`.
     """
 
     metric: str
@@ -54,7 +53,6 @@ class Fitted:
     neighbours: int = NEIGHBOURS
     lam: float = 0.0
     budget: float | None = None
-    caution: float = 0.0
 
 
 class RouterStore:
@@ -92,6 +90,9 @@ class RouterStore:
         path = self._path(metric)
         try:
             values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            # Routers fitted by an earlier version have it; 0 is what is left of it.
+            if values.pop("caution", 0.0) != 0:
+                raise ValueError("it was fitted with --caution, which is gone")
             return Fitted(
                 **{**values, "variants": tuple(values["variants"]), "average": tuple(values["average"])}
             )
@@ -101,7 +102,7 @@ class RouterStore:
             raise NotFitted(f"No router is fitted for {metric}: run `matchgraph route fit`.{known}") from None
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise UnusableEstimator(
-                f"{path} cannot be read ({error}): make it anew with `matchgraph route fit`."
+                f"{path} cannot be read ({error}): fit it again with `matchgraph route fit`."
             ) from None
 
     def metrics(self) -> list[str]:
@@ -136,7 +137,7 @@ class RouterStore:
         if encoder.hash != fitted.probe:
             raise UnusableEstimator(
                 f"The router for {fitted.metric} reads prompts with the CLIP {fitted.probe}, not "
-                f"{encoder.hash}: give that one, or fit the router anew."
+                f"{encoder.hash}: give that one, or fit the router again."
             )
         average = dict(zip(fitted.variants, fitted.average, strict=True))
         variants = graph.variants()
@@ -149,7 +150,6 @@ class RouterStore:
             variants,
             Familiarity(fitted.least_similarity, known),
             fitted.lam,
-            fitted.caution,
         )
 
     def _path(self, metric: str) -> Path:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from matchgraph.errors import Error
 from matchgraph.training.contents import recognise
 from matchgraph.training.errors import BadPromptFile
 
@@ -65,6 +66,28 @@ def read_prompt_file(path: Path) -> PromptFile:
     if suffix in (".jsonl", ".ndjson") or (filled and _is_object(filled[0][1])):
         return _from_rows(path, [(n, _parsed(line, f"{path}, line {n}")) for n, line in filled])
     return PromptFile(tuple(filled))
+
+
+def read_prompts(path: Path, check: Callable[[str], object] = lambda _: None) -> PromptFile:
+    """Read at least one prompt from a file, and check each.
+
+    Args:
+        path: see `read_prompt_file`.
+        check: called with each prompt; raises a `matchgraph.Error` for one that cannot be used.
+
+    Raises:
+        BadPromptFile: as `read_prompt_file`; the file holds no prompt; or the check refused one (the message
+            has its line).
+    """
+    found = read_prompt_file(path)
+    if not found.lines:
+        raise BadPromptFile(f"{path} holds no prompt: write one on each line.")
+    for number, text in found.lines:
+        try:
+            check(text)
+        except Error as error:
+            raise BadPromptFile(f"{path}, line {number}: {error}") from None
+    return found
 
 
 def _read(path: Path) -> str:

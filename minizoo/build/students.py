@@ -178,9 +178,9 @@ def _card(student: Student) -> str:
     )
     return f"""# {student.name}
 
-A student of `{student.teacher}` by `matchgraph distill`, for one to eight steps: the same pipeline with
-another denoiser and another scheduler. Draw it with guidance 1, which takes one forward of the denoiser for
-each step; the teacher's guidance of {run.guidance:g} is inside.
+A student of `{student.teacher}` by `matchgraph collaborate distill`, for one to eight steps: the same
+pipeline with another denoiser and another scheduler. Draw it with guidance 1, which takes one forward of the
+denoiser for each step; the teacher's guidance of {run.guidance:g} is inside.
 {grid}
 - All weights, {run.steps} steps of batch {run.batch_size}, learning rate {run.learning_rate:g}, \
 {run.solver_steps} places on the teacher's path, EMA {run.ema:g}, seed {run.seed}.

@@ -51,13 +51,13 @@ def test_an_oracle_that_knows_beats_all_at_equal_cost(informed: Study) -> None:
         if 30 <= lead.choice.k <= 70 and lead.choice.correction == "refine-0.5@5":
             for interval in (lead.over_student, lead.over_best_student, lead.over_teacher, lead.over_random):
                 assert 0 < interval.low < interval.value < interval.high
-    assert any(lead.way.kind == "refine" and 30 <= lead.choice.k <= 70 for lead in informed.leads)
+    assert any(lead.strategy.kind == "refine" and 30 <= lead.choice.k <= 70 for lead in informed.leads)
     # What is refined is what the score says is bad: 0.25 in place of the lowest 60 % of -1..1.
-    half = next(lead for lead in informed.leads if lead.choice.k == 60 and lead.way.kind == "refine")
-    assert half.way.quality["clip_score"] == pytest.approx(0.6 * 0.25 + 0.4 * 0.6, abs=0.04)
-    assert half.way.steps == pytest.approx(1 + half.way.rate * 5)
-    assert half.way.tflop == pytest.approx(1 + half.way.rate * 5)
-    assert half.way.rate == pytest.approx(0.6, abs=0.1)
+    half = next(lead for lead in informed.leads if lead.choice.k == 60 and lead.strategy.kind == "refine")
+    assert half.strategy.quality["clip_score"] == pytest.approx(0.6 * 0.25 + 0.4 * 0.6, abs=0.04)
+    assert half.strategy.steps == pytest.approx(1 + half.strategy.rate * 5)
+    assert half.strategy.tflop == pytest.approx(1 + half.strategy.rate * 5)
+    assert half.strategy.rate == pytest.approx(0.6, abs=0.1)
 
 
 def test_leads_are_at_equal_cost(informed: Study) -> None:
@@ -70,7 +70,7 @@ def test_leads_are_at_equal_cost(informed: Study) -> None:
         low = student.scores["clip_score"] < lead.choice.threshold
         spent = 1 + low.mean() * column.tflop
         mixed = np.where(low, column.scores["clip_score"], student.scores["clip_score"]).mean()
-        assert lead.way.tflop == pytest.approx(spent)
+        assert lead.strategy.tflop == pytest.approx(spent)
         expected = np.interp(spent, costs, means) if spent > 4 else means[0]
         # These teachers' means lie on a concave curve, so the best mixture is of neighbours.
         assert lead.over_teacher.value == pytest.approx(mixed - expected, abs=1e-9)
@@ -92,7 +92,7 @@ def test_a_resample_is_compared_at_its_own_cost() -> None:
     leads = [
         lead
         for lead in evaluate(trials, trials, "clip_score").leads
-        if 70 <= lead.choice.k <= 80 and lead.way.kind == "refine"
+        if 70 <= lead.choice.k <= 80 and lead.strategy.kind == "refine"
     ]
     assert leads
     for lead in leads:
@@ -106,16 +106,16 @@ def test_an_oracle_that_guesses_gains_nothing_over_chance() -> None:
     spread = [lead.over_random for lead in study.leads if lead.choice.k < 100]
     # All that a score tells is its own noise, 0.05 of a standard deviation.
     assert all(abs(interval.value) < 0.05 for interval in spread)
-    assert all(way.fid is None for way in study.ways)
+    assert all(strategy.fid is None for strategy in study.strategies)
 
 
 def test_the_ends_are_the_models_themselves(informed: Study) -> None:
     trials = made(1, True)
-    by_name = {way.name: way for way in informed.ways}
+    by_name = {strategy.name: strategy for strategy in informed.strategies}
     for column in (*trials.students, *trials.teachers):
-        way = by_name[column.id]
-        assert way.quality["clip_score"] == pytest.approx(column.scores["clip_score"].mean())
-        assert (way.steps, way.tflop) == (column.steps, column.tflop)
+        strategy = by_name[column.id]
+        assert strategy.quality["clip_score"] == pytest.approx(column.scores["clip_score"].mean())
+        assert (strategy.steps, strategy.tflop) == (column.steps, column.tflop)
     always = by_name["refine-0.5@5"]
     assert (always.steps, always.rate) == (6, 1)
     # The student's features stray from the reference, the teacher's do not.

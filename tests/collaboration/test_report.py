@@ -18,10 +18,10 @@ def test_the_page_says_what_was_measured(tmp_path: Path) -> None:
     path, summary = write_report(study, tmp_path, "matchgraph collaborate evaluate a", {"seed": 0})
     page = path.read_text(encoding="utf-8")
     assert summary[0].split(":")[0] in page
-    for way in study.ways:
-        assert way.name in page
+    for strategy in study.strategies:
+        assert strategy.name in page
         # Ways differ in the third digit.
-        assert f"{way.quality['clip_score']:.4f}".replace("-", "−") in page
+        assert f"{strategy.quality['clip_score']:.4f}".replace("-", "−") in page
     for case in (*study.wins.best, *study.wins.worst):
         assert case.prompt in page
     for aspect in study.wins.aspects:

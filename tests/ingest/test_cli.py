@@ -9,7 +9,6 @@ import pytest
 from click.testing import CliRunner
 
 from matchgraph.cli.main import matchgraph
-from matchgraph.cli.route import model_folders
 from matchgraph.errors import Error
 from matchgraph.graphdb.repository import MatchingGraph
 from matchgraph.graphdb.runner import Runner
@@ -93,8 +92,9 @@ def test_a_pipeline_is_added_by_its_name_on_the_hub(
     assert (stored["mine"]["family"], stored["mine"]["pipeline"]) == ("sd", "LatentConsistencyModelPipeline")
     assert (stored["mine"]["tflop_rows"], stored["mine"]["tflop_guidance"]) == (1, 8.5)
     # What draws the graph's models finds it, and knows it for one of few steps.
-    assert model_folders(runner) == {"someone/lcm-tiny": snapshot.resolve(), "mine": snapshot.resolve()}
-    assert is_student(model_folders(runner)["mine"])
+    folders = MatchingGraph(runner).model_folders()
+    assert folders == {"someone/lcm-tiny": snapshot.resolve(), "mine": snapshot.resolve()}
+    assert is_student(folders["mine"])
     before = dump(runner)
     assert invoke("models", "someone/lcm-tiny", "--no-throughput").exit_code == 0
     assert invoke("models", snapshot, "--no-throughput").exit_code == 0

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from matchgraph.routing.curves import DeferralCurve, compare, oracle, random_mixing, routed
-from matchgraph.routing.policy import Path
+from matchgraph.routing.policy import LambdaPath
 
 COST = np.array([1.0, 2.0, 4.0])
 # The first prompt gains from the middle candidate only, the second from the costliest only.
@@ -85,7 +85,7 @@ def test_weights_are_the_same_as_repeating_prompts() -> None:
     estimates = truth + generator.normal(size=truth.shape)
     times = np.array([3, 0, 1, 2, 1])
     repeated = routed(np.repeat(estimates, times, axis=0), np.repeat(truth, times, axis=0), COST)
-    path = Path.of(estimates, COST)
+    path = LambdaPath.of(estimates, COST)
     weighted = DeferralCurve(path.means(COST, times), path.means(truth, times), path.levels)
     at = np.linspace(1.01, 4, 50)
     assert weighted.quality_at(at).tolist() == pytest.approx(repeated.quality_at(at).tolist())

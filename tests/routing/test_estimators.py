@@ -67,24 +67,33 @@ def test_a_new_candidate_changes_nothing_of_the_others(scored) -> None:
     assert np.array_equal(before.quality, after.quality[:, :2])
 
 
-def test_the_process_is_scikit_learns(scored) -> None:
-    from sklearn.gaussian_process import GaussianProcessRegressor
-    from sklearn.gaussian_process.kernels import RBF
-
+def test_the_process_solves_its_equations(scored) -> None:
+    """Mean and error worked out by Rasmussen and Williams' formulas, with the kernel as cosines have it."""
     table, encoded = scored
     angles, fresh = circle.points(50, seed=9)
     rows = table.rows("train")
     own = GaussianQuality.fit(table, concentration=4.0, noise=0.3)
-    # exp(c (cosine - 1)) of unit vectors is exp(-distance^2 / (2 l^2)) with l^2 = 1 / c.
-    their = GaussianProcessRegressor(RBF(0.5), alpha=0.3, optimizer=None)
+    known, asked = encoded.embeddings[rows].astype(float), fresh.embeddings.astype(float)
+    within = np.exp(4 * (known @ known.T - 1)) + 0.3 * np.eye(len(known))
+    beside = np.exp(4 * (asked @ known.T - 1))
     mean = table.mean[rows].mean(axis=0)
-    their.fit(encoded.embeddings[rows].astype(float), table.mean[rows] - mean)
-    expected, std = their.predict(fresh.embeddings.astype(float), return_std=True)
+    weights = np.linalg.solve(within, table.mean[rows] - mean)
+    scale = np.sqrt(((table.mean[rows] - mean) * weights).sum(axis=0) / len(rows))
+    left = 1 - (beside * np.linalg.solve(within, beside.T).T).sum(axis=1)
     found = own.estimate(fresh)
-    assert found.quality == pytest.approx(expected + mean, abs=1e-6)
-    assert found.std / found.std[0] == pytest.approx(std / std[0], rel=1e-4)
+    assert found.quality == pytest.approx(mean + beside @ weights, abs=1e-6)
+    assert found.std == pytest.approx(np.sqrt(left)[:, None] * scale, abs=1e-6)
     assert np.abs(found.quality - circle.truth(angles)).mean() < 0.05
     assert found.similarity == pytest.approx((fresh.embeddings @ encoded.embeddings[rows].T).max(axis=1))
+
+
+def test_a_process_of_one_candidate(scored) -> None:
+    table, _ = scored
+    _, fresh = circle.points(50, seed=9)
+    alone = replace(table, mean=table.mean[:, :1], variants=table.variants[:1])
+    whole, found = (GaussianQuality.fit(each).estimate(fresh) for each in (table, alone))
+    assert found.quality == pytest.approx(whole.quality[:, :1])
+    assert found.std == pytest.approx(whole.std[:, :1])
 
 
 def test_a_candidate_alone_changes_nothing_of_the_others_in_a_process(scored) -> None:

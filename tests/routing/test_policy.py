@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from matchgraph.routing.errors import BudgetTooSmall, InvalidScores
-from matchgraph.routing.policy import Path, choose, lambda_for_budget
+from matchgraph.routing.policy import LambdaPath, choose, lambda_for_budget
 
 NAN = float("nan")
 
@@ -52,7 +52,7 @@ def test_the_rule_takes_the_largest_quality_less_lambda_times_cost(table, lam) -
 @example((np.array([[0.0, 1 / 6], [3 / 6, 4 / 6]]), np.array([0.0, 1.0])))
 def test_the_path_is_what_the_rule_does_at_every_lambda(table) -> None:
     quality, cost = table
-    path = Path.of(quality, cost)
+    path = LambdaPath.of(quality, cost)
     truth = np.random.default_rng(0).normal(size=quality.shape)
     weights = np.arange(1.0, len(quality) + 1)
     for number, lam in enumerate(path.levels):
@@ -76,7 +76,7 @@ def test_the_path_is_what_the_rule_does_at_every_lambda(table) -> None:
 @given(tables(missing=True))
 def test_cost_and_estimated_quality_rise_as_lambda_falls(table) -> None:
     quality, cost = table
-    path = Path.of(quality, cost)
+    path = LambdaPath.of(quality, cost)
     assert (np.diff(path.levels) < 0).all()
     assert (np.diff(path.means(cost)) > 0).all()
     assert (np.diff(path.means(np.nan_to_num(quality))) > 0).all()
@@ -96,7 +96,7 @@ def test_nothing_as_cheap_is_better_and_no_lambda_within_the_budget(table, budge
     spent, gained = mean_of(cost, chosen), mean_of(quality, chosen)
     assert spent <= max(budget, cheapest) * (1 + 1e-9)
     assert all(other <= gained + 1e-9 for at, other in every if at <= spent + 1e-9)
-    for level in Path.of(quality, cost).levels:
+    for level in LambdaPath.of(quality, cost).levels:
         rival = choose(quality, cost, level)
         if mean_of(cost, rival) <= budget:
             assert mean_of(quality, rival) <= gained + 1e-9

@@ -24,6 +24,11 @@ PROMPTS = ["red apple, food and drink", "cat, animal"]
 REAL = ("tiny-sdxl", "tiny-sd3", "tiny-flux", "tiny-pixart", "tiny-sana-small")
 
 
+def drawing_as(config: SampleConfig, **changes: object) -> SampleConfig:
+    """The same but for how an image is drawn."""
+    return replace(config, drawing=replace(config.drawing, **changes))  # type: ignore[arg-type]
+
+
 @pytest.fixture(scope="module")
 def real():
     """Trained pipelines, whose images mean something."""
@@ -52,11 +57,11 @@ def test_the_latents_are_those_that_the_images_were_decoded_from(tiny_folder, na
 @pytest.mark.parametrize("name", REAL)
 def test_the_farther_it_is_rolled_back_the_more_is_drawn_anew(real, name, sampler):
     loaded = real[name]
-    config = replace(CONFIG, sampler=sampler)
-    first = next(stream_batches(loaded, None, PROMPTS, replace(config, steps=8)))
+    config = drawing_as(CONFIG, sampler=sampler)
+    first = next(stream_batches(loaded, None, PROMPTS, drawing_as(config, steps=8)))
 
     def again(start: Start, steps: int = 4) -> list[Image.Image]:
-        asked = replace(config, steps=steps)
+        asked = drawing_as(config, steps=steps)
         return list(next(stream_batches(loaded, None, PROMPTS, asked, start=start)).images)
 
     changes = []
@@ -96,11 +101,11 @@ def test_noise_and_schedule_are_the_samplers_own(real):
 def test_samplers_agree_on_where_they_begin(real):
     """Euler's sampler scales noise otherwise than the others, who are as far from the picture for it."""
     loaded = real["tiny-sdxl"]
-    first = next(stream_batches(loaded, None, PROMPTS, replace(CONFIG, steps=8)))
+    first = next(stream_batches(loaded, None, PROMPTS, drawing_as(CONFIG, steps=8)))
     images = [
         next(
             stream_batches(
-                loaded, None, PROMPTS, replace(CONFIG, sampler=sampler), start=Start(first.latents, 0.7)
+                loaded, None, PROMPTS, drawing_as(CONFIG, sampler=sampler), start=Start(first.latents, 0.7)
             )
         ).images
         for sampler in (None, "DPMSolverMultistepScheduler", "DDIMScheduler")
@@ -132,6 +137,6 @@ def test_samplers_of_several_calls_a_step_are_refused(real, sampler):
     loaded = real["tiny-sdxl"]
     start = Start(torch.zeros(2, 8, 8, 8), 0.5)
     with pytest.raises(InvalidConfig, match=f"{sampler} cannot begin"):
-        next(stream_batches(loaded, None, PROMPTS, replace(CONFIG, sampler=sampler), start=start))
+        next(stream_batches(loaded, None, PROMPTS, drawing_as(CONFIG, sampler=sampler), start=start))
     # It is left as it was.
     assert len(sample_images(loaded, None, PROMPTS, CONFIG)) == 2

@@ -18,6 +18,11 @@ CONFIG = SampleConfig(n=3, drawing=Drawing(12, 2.0, resolution_px=32), device="c
 PROMPTS = ["red apple, food and drink", "cat, animal", "clock, object"]
 
 
+def drawing_as(config: SampleConfig, **changes: object) -> SampleConfig:
+    """The same but for how an image is drawn."""
+    return replace(config, drawing=replace(config.drawing, **changes))  # type: ignore[arg-type]
+
+
 @pytest.fixture(scope="module")
 def loaded():
     return {name: LoadedPipeline(ROOT / "models" / name, device="cpu") for name in ("tiny-sdxl", "tiny-sd3")}
@@ -53,7 +58,9 @@ def test_samplers_agree_on_the_way(loaded):
     """DDIM shrinks latents, Euler adds noise to them as they are: it is one way all the same."""
     found = [
         next(
-            stream_batches(loaded["tiny-sdxl"], None, PROMPTS, replace(CONFIG, sampler=sampler), follow=True)
+            stream_batches(
+                loaded["tiny-sdxl"], None, PROMPTS, drawing_as(CONFIG, sampler=sampler), follow=True
+            )
         ).curvature
         for sampler in (None, "DDIMScheduler")
     ]

@@ -124,7 +124,7 @@ def pipeline_folder(spec: str | os.PathLike[str]) -> Path:
         if INDEX not in files:
             raise ModelUnavailable(
                 f"{name} on the hub has no {INDEX}: it is no diffusers pipeline. If it is a LoRA or a "
-                f"denoiser alone, `matchgraph student TEACHER {name}` makes one of it."
+                f"denoiser alone, `matchgraph collaborate student TEACHER {name}` makes one of it."
             )
         folder = _fetched_pipeline(name, files)
     if lacking := missing_components(folder):

@@ -1,4 +1,4 @@
-"""`matchgraph distill` in process, on a tiny pipeline."""
+"""`matchgraph collaborate distill` in process, on a tiny pipeline."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.training.hub import put_into_cache, use_cache
 
 OPTIONS = (
     *("--steps", "3", "--batch-size", "2", "--rank", "4", "--solver-steps", "10", "--teacher-steps", "2"),
-    *("--resolution", "64", "--device", "cpu", "--guidance", "2", "--checkpoint-every", "1"),
+    *("--resolution", "64", "--device", "cpu", "--guidance", "2", "--checkpoint-steps", "1"),
 )
 
 
@@ -36,13 +36,23 @@ def test_a_student_is_made_and_described(
     teacher: Path, prompts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     output = tmp_path / "student"
-    asked = ["distill", str(teacher), "--prompts", str(prompts), "--output", str(output), *OPTIONS, "--json"]
+    asked = [
+        "collaborate",
+        "distill",
+        str(teacher),
+        "--prompts",
+        str(prompts),
+        "--out",
+        str(output),
+        *OPTIONS,
+        "--json",
+    ]
     assert run(asked) == 0
     shown = capsys.readouterr()
-    told = json.loads(shown.out)
-    assert told.pop("folder") == str(output)
-    assert told == json.loads((output / RECORD_FILE).read_text())
-    assert (told["config"]["steps"], told["config"]["alpha"], told["data"]["prompts"]) == (3, 4, 2)
+    record = json.loads(shown.out)
+    assert record.pop("folder") == str(output)
+    assert record == json.loads((output / RECORD_FILE).read_text())
+    assert (record["config"]["steps"], record["config"]["alpha"], record["data"]["prompts"]) == (3, 4, 2)
     assert "2 of 2 images" in shown.err
     assert "Step 3 of 3" in shown.err
     pipe, _ = load_pipeline(output, device="cpu")
@@ -62,16 +72,16 @@ def test_the_teacher_may_be_named_as_on_the_hub(
     use_cache(monkeypatch, tmp_path / "cache")
     put_into_cache(tmp_path / "cache", "someone/sd-tiny", teacher)
     output = tmp_path / "student"
-    asked = ["--prompts", str(prompts), "--output", str(output), *OPTIONS]
-    assert run(["distill", "someone/else", *asked]) == 2
+    asked = ["--prompts", str(prompts), "--out", str(output), *OPTIONS]
+    assert run(["collaborate", "distill", "someone/else", *asked]) == 2
     assert "There is no folder someone/else here, and the hub's model" in capsys.readouterr().err
-    assert run(["distill", "someone/sd-tiny", *asked]) == 0
+    assert run(["collaborate", "distill", "someone/sd-tiny", *asked]) == 0
     assert "a student of sd-tiny," in capsys.readouterr().out
     load_pipeline(output, device="cpu")
 
 
 @pytest.mark.parametrize("restarted", [False, True])
-def test_an_interrupted_command_goes_on_or_begins_anew(
+def test_an_interrupted_command_continues_or_starts_over(
     restarted: bool,
     teacher: Path,
     prompts: Path,
@@ -80,20 +90,30 @@ def test_an_interrupted_command_goes_on_or_begins_anew(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     output, work = tmp_path / "student", tmp_path / "student.partial"
-    asked = ["distill", str(teacher), "--prompts", str(prompts), "--output", str(output), *OPTIONS]
+    asked = [
+        "collaborate",
+        "distill",
+        str(teacher),
+        "--prompts",
+        str(prompts),
+        "--out",
+        str(output),
+        *OPTIONS,
+    ]
 
-    def stop(step: int, *_: object) -> None:
-        if step == 2:
+    def stop(line: str, **_: object) -> None:
+        if line.startswith("Step 2 "):
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("matchgraph.cli.distill._tell_step", stop)
+        patch.setattr("matchgraph.cli.distill.SHOWN_EVERY_STEPS", 1)
+        patch.setattr("matchgraph.cli.distill.click.echo", stop)
         assert run(asked) == 130
     assert checkpoint_step(work) == 2
     assert not output.exists()
     if restarted:
         assert run([*asked, "--seed", "1"]) == 2
-        assert "its seed is 42, this one's 1" in capsys.readouterr().err
+        assert "its seed is 0, this one's 1" in capsys.readouterr().err
         assert run([*asked, "--seed", "1", "--restart"]) == 0
     else:
         assert run(asked) == 0
@@ -104,7 +124,7 @@ def test_an_interrupted_command_goes_on_or_begins_anew(
 
 
 @pytest.mark.parametrize(
-    ("given", "told"),
+    ("given", "message"),
     [
         ((), "either --prompts FILE or --images FOLDER"),
         (("--prompts", "blank.txt"), "holds no prompt"),
@@ -116,7 +136,7 @@ def test_an_interrupted_command_goes_on_or_begins_anew(
 )
 def test_bad_input_is_one_line_and_exit_code_2(
     given: tuple[str, ...],
-    told: str,
+    message: str,
     teacher: Path,
     prompts: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -125,8 +145,8 @@ def test_bad_input_is_one_line_and_exit_code_2(
     monkeypatch.chdir(prompts.parent)
     Path("blank.txt").write_text("\n \n")
     Path("latin.txt").write_bytes("Käse".encode("latin-1"))
-    assert run(["distill", str(teacher), "--output", "student", *OPTIONS, *given]) == 2
+    assert run(["collaborate", "distill", str(teacher), "--out", "student", *OPTIONS, *given]) == 2
     shown = capsys.readouterr().err
-    assert told in shown
+    assert message in shown
     assert "Traceback" not in shown
     assert not Path("student").exists()

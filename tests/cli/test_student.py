@@ -1,4 +1,4 @@
-"""`matchgraph student` in process, on a tiny pipeline."""
+"""`matchgraph collaborate student` in process, on a tiny pipeline."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ def test_a_student_of_names_on_the_hub(
     put_into_cache(tmp_path / "cache", "someone/sd-tiny", teacher)
     put_into_cache(tmp_path / "cache", "someone/lcm-lora", lora)
     output = tmp_path / "student"
-    asked = ["student", "someone/sd-tiny", "someone/lcm-lora", "--output", str(output)]
+    asked = ["collaborate", "student", "someone/sd-tiny", "someone/lcm-lora", "--out", str(output)]
     assert run([*asked, "--solver-steps", "20", "--json"]) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert told.pop("folder") == str(output)
-    assert told == json.loads((output / RECORD_FILE).read_text())
-    assert told["weights"]["name"] == "someone/lcm-lora"
+    record = json.loads(capsys.readouterr().out)
+    assert record.pop("folder") == str(output)
+    assert record == json.loads((output / RECORD_FILE).read_text())
+    assert record["weights"]["name"] == "someone/lcm-lora"
     pipe, _ = load_pipeline(output, device="cpu")
     plain, _ = load_pipeline(teacher, device="cpu")
     assert pipe.scheduler.config.original_inference_steps == 20
@@ -57,9 +57,11 @@ def test_a_student_of_names_on_the_hub(
     assert "exists already" in capsys.readouterr().err
 
 
-def test_paths_are_told_in_a_line(lora: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_paths_are_described_in_a_line(
+    lora: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     teacher, output = tiny.save("sd", tmp_path / "teacher"), tmp_path / "student"
-    assert run(["student", str(teacher), str(lora), "--output", str(output)]) == 0
+    assert run(["collaborate", "student", str(teacher), str(lora), "--out", str(output)]) == 0
     line = (
         f"{output}: a student of teacher with the lora lora, drawn in 4 steps with guidance 1 by default.\n"
     )
@@ -67,7 +69,7 @@ def test_paths_are_told_in_a_line(lora: Path, tmp_path: Path, capsys: pytest.Cap
 
 
 @pytest.mark.parametrize(
-    ("teacher", "weights", "told"),
+    ("teacher", "weights", "message"),
     [
         ("nowhere", "lora", "nowhere is no folder here"),
         ("lora", "lora", "no model_index.json"),
@@ -78,7 +80,7 @@ def test_paths_are_told_in_a_line(lora: Path, tmp_path: Path, capsys: pytest.Cap
 def test_bad_input_is_one_line_and_exit_code_2(
     teacher: str,
     weights: str,
-    told: str,
+    message: str,
     lora: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -86,8 +88,8 @@ def test_bad_input_is_one_line_and_exit_code_2(
     monkeypatch.chdir(lora.parent)
     (lora / "readme.txt").write_text("x")
     tiny.save("sd", Path("teacher"))
-    assert run(["student", teacher, weights, "--output", "student"]) == 2
+    assert run(["collaborate", "student", teacher, weights, "--out", "student"]) == 2
     shown = capsys.readouterr().err
-    assert told in shown
+    assert message in shown
     assert "Traceback" not in shown
     assert not Path("student").exists()

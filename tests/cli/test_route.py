@@ -42,32 +42,30 @@ def test_from_prompts_to_an_image(
 ) -> None:
     invoke("ingest", "models", str(ROOT / "models" / MODEL), "--no-throughput")
     file = tmp_path / "prompts.txt"
-    file.write_text("\n".join([*texts()[:30], "", texts()[0]]) + "\n", encoding="utf-8")
+    file.write_text("\n".join([*texts()[:12], "", texts()[0]]) + "\n", encoding="utf-8")
 
-    told = invoke("route", "prompts", str(file), "--largest-similarity", "1.01", "--json").stdout
-    assert json.loads(told) == {
-        "read": 30,
-        "kept": 30,
-        "splits": {"train": 24, "validation": 3, "test": 3},
+    shown = invoke("route", "prompts", str(file), "--largest-similarity", "1.01", "--json").stdout
+    assert json.loads(shown) == {
+        "read": 12,
+        "kept": 12,
+        "splits": {"train": 10, "validation": 1, "test": 1},
     }
     variants = json.loads(invoke("route", "variants", "--steps", "1,3", "--json").stdout)
     assert [variant["id"] for variant in variants] == [f"{MODEL}@1", f"{MODEL}@3"]
     assert variants[1]["tflop"] == pytest.approx(3 * variants[0]["tflop"])
 
-    scored = ("route", "score", "--metric", "clip_score", "--metric", "sharpness", "--samples", "2")
-    assert "120 images" in invoke(*scored).output
-    # All is there: nothing is drawn again, until a third image is asked for.
+    scored = ("route", "score", "--metric", "clip_score", "--samples", "1")
+    assert "24 images" in invoke(*scored).output
+    # All is there: nothing is drawn again.
     assert "0 images" in invoke(*scored).output
-    assert "180 images" in invoke(*scored[:-1], "3").output
 
-    for kind in ("network", "gaussian", "knn"):
-        invoke("route", "fit", "--kind", kind)
+    invoke("route", "fit")
     cheap, dear = (variant["tflop"] for variant in variants)
     budget = (cheap + dear) / 2
-    found = json.loads(invoke("route", "calibrate", "--budget", str(budget), "--json").stdout)
+    found = json.loads(invoke("route", "calibrate", "--budget-tflop", str(budget), "--json").stdout)
     assert found["validation_tflop"] <= budget
     lavish = json.loads(invoke("route", "ask", "a red cat", "--lambda", "0", "--json").stdout)
-    thrifty = json.loads(invoke("route", "ask", "a red cat", "--budget", str(cheap), "--json").stdout)
+    thrifty = json.loads(invoke("route", "ask", "a red cat", "--budget-tflop", str(cheap), "--json").stdout)
     assert (lavish["lam"], thrifty["steps"]) == (0, 1)
     by_quality = max(lavish["options"], key=lambda option: option["quality"])
     assert lavish["variant"] == by_quality["variant"]
@@ -79,7 +77,7 @@ def test_from_prompts_to_an_image(
     assert len(pictures) == 2
     with Image.open(pictures[0]) as image:
         assert image.size == (32, 32)
-    assert "Written to" in invoke("route", "curve", "--out", str(tmp_path / "page")).stdout
+    assert "Written to" in invoke("route", "curve", "--out", str(tmp_path / "page"), "--folds", "3").stdout
     assert (tmp_path / "page" / "routing.html").exists()
     assert_it_serves(environment, {"prompts": ["a red cat"], "lambda": 0}, lavish["variant"])
 
@@ -98,39 +96,25 @@ def assert_it_serves(environment: Mapping[str, str], asked: dict[str, Any], vari
     own = {**os.environ, **environment, "MATCHGRAPH_PROBE": CLIP}
     with subprocess.Popen(command, env=own, stderr=subprocess.PIPE, text=True, cwd=ROOT.parent) as process:
         assert process.stderr is not None
-        said = next(line for line in process.stderr if "running on" in line)
-        url = said.split("running on ")[1].split()[0]
+        listening = next(line for line in process.stderr if "running on" in line)
+        url = listening.split("running on ")[1].split()[0]
         answer = httpx.post(f"{url}/v1/route", json=asked, timeout=30)
         assert answer.json()["decisions"][0]["variant"] == variant
         process.send_signal(signal.SIGINT)
         assert process.wait(30) == 0, process.stderr.read()
 
 
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [(b"", "holds no prompt"), (b"a\n\xff", "no text in UTF-8"), (b"a\n\nb\x00", "line 3")],
-)
-def test_a_file_that_holds_no_prompts_is_named(
-    invoke: Callable[..., Result], tmp_path: Path, content: bytes, message: str
-) -> None:
-    file = tmp_path / "prompts.txt"
-    file.write_bytes(content)
-    answer = invoke("route", "prompts", str(file), fails=True)
-    told = answer.output + str(answer.exception)
-    assert message in told
-    assert "prompts.txt" in told
-
-
-def test_what_is_missing_is_said(invoke: Callable[..., Result], settings: Any) -> None:
+def test_what_is_missing_is_named(invoke: Callable[..., Result], settings: Any) -> None:
     for path in (settings.home / "routing").glob("*"):
         path.unlink()
     assert "route fit" in str(invoke("route", "ask", "a cat", fails=True).exception)
     assert "route score" in str(invoke("route", "curve", fails=True).exception)
-    assert (
-        "no pipeline folder of 'gone'"
-        in invoke("route", "variants", "--model", "gone", "--steps", "1", fails=True).output
-    )
+    gone = invoke("route", "variants", "--model", "gone", "--steps", "1", fails=True)
+    assert "no pipeline folder of 'gone'" in str(gone.exception)
     for metric, option in (("aesthetic", "--aesthetic-weights"), ("image_reward", "--reward-weights")):
-        assert option in invoke("route", "score", "--metric", metric, fails=True).output
+        assert option in str(invoke("route", "score", "--metric", metric, fails=True).exception)
     assert "'1,x'" in invoke("route", "variants", "--steps", "1,x", fails=True).output
-    assert "not both" in invoke("route", "ask", "a cat", "--budget", "1", "--lambda", "1", fails=True).output
+    assert (
+        "not both"
+        in invoke("route", "ask", "a cat", "--budget-tflop", "1", "--lambda", "1", fails=True).output
+    )

@@ -1,0 +1,507 @@
+"""A student and its teacher, from calibration to images: what `matchgraph collaborate` and the API call."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from matchgraph.collaboration.calibration import calibrate as calibrate_student
+from matchgraph.collaboration.calibration import check_calibrated
+from matchgraph.collaboration.collaborate import Collaboration, Outcome
+from matchgraph.collaboration.errors import InvalidPlan, NotCalibrated, NoTrials
+from matchgraph.collaboration.evaluation import Study
+from matchgraph.collaboration.evaluation import evaluate as evaluate_trials
+from matchgraph.collaboration.plan import Correction, Plan
+from matchgraph.collaboration.trials import Grid, Trials, measure
+from matchgraph.collaboration.tuning import Choice, best_for, choices, frontier
+from matchgraph.drawing import Drawing
+from matchgraph.graphdb.distillation import Calibration, DistillationGraph, Distilled, Tuned
+from matchgraph.graphdb.prompts import PromptGraph, check_prompt, prompt_id
+from matchgraph.graphdb.repository import MatchingGraph
+from matchgraph.progress import Progress, no_progress
+from matchgraph.training.prompt_files import read_prompts
+
+if TYPE_CHECKING:
+    from matchgraph.graphdb.prompts import Split
+    from matchgraph.graphdb.runner import Runner
+    from matchgraph.training.measure.quality import Scorer
+    from matchgraph.training.pipelines.loading import LoadedPipeline
+
+# Below the data folder: measured trials and frontiers, by student.
+FOLDER = "collaboration"
+
+
+@dataclass(frozen=True)
+class Oracle:
+    """What scores images.
+
+    Attributes:
+        probe: the CLIP, see `training.measure.extractors.load_clip`.
+        weights: of metrics that need them, see `training.measure.scorers.load_scorers`.
+        device: `auto` or a torch device name; of the pipelines too.
+    """
+
+    probe: str
+    weights: Mapping[str, Path | None] | None = None
+    device: str = "auto"
+
+    def scorers(self, *metrics: str) -> list[Scorer]:
+        """The scorers of some metrics."""
+        from matchgraph.training.measure.scorers import load_scorers
+
+        return load_scorers(metrics, self.probe, weights=self.weights, device=self.device)
+
+
+@dataclass(frozen=True)
+class Corrections:
+    """What the teacher is tried with.
+
+    Attributes:
+        teacher_steps: denoising steps of the teacher alone and when it draws from noise.
+        refine_steps: denoising steps of the teacher when it refines.
+        rollbacks: shares of the teacher's schedule that refinement repeats.
+        teacher_guidance: guidance scale; None for the pipeline's own.
+        teacher_sampler: class of diffusers' scheduler; None for the pipeline's own.
+    """
+
+    teacher_steps: tuple[int, ...] = (4, 10, 20)
+    refine_steps: tuple[int, ...] = (2, 4, 8)
+    rollbacks: tuple[float, ...] = (0.3, 0.5, 0.7, 0.9)
+    teacher_guidance: float | None = None
+    teacher_sampler: str | None = None
+
+    def grid(self, students: tuple[Drawing, ...], samples: int, seed: int) -> Grid:
+        """All of them with some drawings of the student.
+
+        Args:
+            students: the first is corrected, the others are compared with.
+            samples: images of each prompt.
+            seed: of the noise.
+        """
+        teachers, refiners = (
+            tuple(
+                Drawing(steps, self.teacher_guidance, self.teacher_sampler, students[0].resolution_px)
+                for steps in some
+            )
+            for some in (self.teacher_steps, self.refine_steps)
+        )
+        return Grid(students, teachers, self.rollbacks, refiners, samples, seed)
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A student and its teacher, loaded."""
+
+    distilled: Distilled
+    student: LoadedPipeline
+    teacher: LoadedPipeline
+
+    @property
+    def calibration(self) -> Calibration:
+        """The student's.
+
+        Raises:
+            NotCalibrated: it has none.
+        """
+        if self.distilled.calibration is None:
+            raise NotCalibrated(
+                f"{self.distilled.student!r} is not calibrated: run `matchgraph collaborate calibrate "
+                f"{self.distilled.student} {self.distilled.teacher}`."
+            )
+        return self.distilled.calibration
+
+
+@dataclass(frozen=True)
+class TuneResult:
+    """What was tuned.
+
+    Attributes:
+        distilled: student and teacher as the graph now has them.
+        best: the choice for the budget.
+        frontier: the best choices at all costs.
+    """
+
+    distilled: Distilled
+    best: Choice
+    frontier: Sequence[Choice]
+
+
+@dataclass(frozen=True, eq=False)
+class Drawn:
+    """An image that was drawn.
+
+    Attributes:
+        path: of the PNG.
+        prompt: of it.
+        k: percentile of the student's scores that was required.
+        threshold: the score at that percentile.
+        outcome: who drew it, and at what cost.
+    """
+
+    path: Path
+    prompt: str
+    k: float
+    threshold: float
+    outcome: Outcome
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """What collaboration is worth on test prompts.
+
+    Attributes:
+        study: the figures.
+        facts: what they were made with, ready for JSON.
+    """
+
+    study: Study
+    facts: Mapping[str, Any]
+
+
+@contextmanager
+def loaded_pair(
+    runner: Runner, student: str, *, teacher: str | None = None, device: str = "auto"
+) -> Iterator[Pair]:
+    """Load the pipelines of a student and of its teacher.
+
+    Args:
+        runner: the connection.
+        student: its id.
+        teacher: its id; by default the one that the graph has.
+        device: `auto` or a torch device name.
+
+    Raises:
+        NotCalibrated: the student has no teacher in the graph.
+        InvalidPlan: one of the two has no pipeline folder.
+    """
+    from matchgraph.training.pipelines.loading import LoadedPipeline
+
+    known = DistillationGraph(runner).load(student)
+    folders = MatchingGraph(runner).model_folders()
+    if teacher is not None and (known is None or known.teacher != teacher):
+        known = Distilled(student, teacher)
+    if known is None:
+        raise NotCalibrated(
+            f"{student!r} has no teacher in the graph: run "
+            "`matchgraph collaborate calibrate STUDENT TEACHER`."
+        )
+    for model in (known.student, known.teacher):
+        if model not in folders:
+            raise InvalidPlan(f"There is no pipeline folder of {model!r}: ingest one.")
+    with (
+        LoadedPipeline(folders[known.student], device=device) as one,
+        LoadedPipeline(folders[known.teacher], device=device) as other,
+    ):
+        yield Pair(known, one, other)
+
+
+def prompts_of(runner: Runner, split: Split, file: Path | None = None) -> list[str]:
+    """The prompts of a file, or those of a split of the graph where there is none.
+
+    Raises:
+        BadPromptFile: the file cannot be used.
+        NoTrials: the graph has no such prompts.
+    """
+    if file is not None:
+        return read_prompts(file, check_prompt).texts
+    found = PromptGraph(runner).texts(split)
+    if not found:
+        raise NoTrials(f"The graph holds no {split} prompts: add some with `matchgraph route prompts`.")
+    return found
+
+
+def calibrate(
+    runner: Runner,
+    student: str,
+    teacher: str,
+    drawing: Drawing,
+    oracle: Oracle,
+    *,
+    metric: str = "clip_score",
+    prompts_file: Path | None = None,
+    seed: int = 0,
+    on_progress: Progress = no_progress,
+) -> Calibration:
+    """Find what a student's images score, and keep that on its edge to its teacher.
+
+    Args:
+        runner: the connection.
+        student: its id.
+        teacher: its id.
+        drawing: how the student draws; its steps are given.
+        oracle: scores the images.
+        metric: it scores by.
+        prompts_file: one prompt on each line; the graph's validation prompts by default.
+        seed: of the noise.
+        on_progress: called with the student and the scored images.
+
+    Raises:
+        CollaborationError, TrainingError: something about the pair, the prompts or the metric.
+    """
+    [scorer] = oracle.scorers(metric)
+    with loaded_pair(runner, student, teacher=teacher, device=oracle.device) as pair:
+        found = calibrate_student(
+            pair.student,
+            scorer,
+            prompts_of(runner, "validation", prompts_file),
+            drawing,
+            seed=seed,
+            on_progress=lambda done, total: on_progress(student, done, total),
+        )
+    DistillationGraph(runner).save(Distilled(student, teacher, found))
+    return found
+
+
+def tune(
+    runner: Runner,
+    home: Path,
+    student: str,
+    budget_tflop: float,
+    oracle: Oracle,
+    *,
+    corrections: Corrections = Corrections(),
+    prompts_file: Path | None = None,
+    samples: int = 1,
+    seed: int = 0,
+    on_progress: Progress = no_progress,
+) -> TuneResult:
+    """Choose what the teacher does, and below which percentile, for an average cost.
+
+    What is measured once is kept. The frontier goes into `collaboration/STUDENT/frontier.json`.
+
+    Args:
+        runner: the connection.
+        home: the data folder.
+        student: its id; calibrated.
+        budget_tflop: what an image may cost on average.
+        oracle: scores the images, by the metric of the calibration.
+        corrections: what is tried.
+        prompts_file: one prompt on each line; the graph's validation prompts by default.
+        samples: images of each prompt.
+        seed: of the noise.
+        on_progress: called with a column of the trials and how many are measured.
+
+    Raises:
+        InvalidPlan: the student alone costs more.
+        CollaborationError, TrainingError: something about the pair, the prompts or the metric.
+    """
+    from matchgraph.training.files import write_json
+
+    with loaded_pair(runner, student, device=oracle.device) as pair:
+        grid = corrections.grid((pair.calibration.drawing,), samples, seed)
+        prompts = prompts_of(runner, "validation", prompts_file)
+        trials = measure_pair(pair, prompts, grid, oracle, home, on_progress)
+        metric = pair.calibration.metric
+    found = choices(trials, metric)
+    best, kept = best_for(found, budget_tflop), frontier(found)
+    folder = home / FOLDER / student
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / "frontier.json", {"metric": metric, "frontier": frontier_rows(kept)})
+    rollback, teacher = correction_of(best.correction, grid)
+    tuned = Tuned(best.k, rollback, teacher, best.tflop, best.quality)
+    distilled = replace(pair.distilled, tuned=tuned)
+    DistillationGraph(runner).save(distilled)
+    return TuneResult(distilled, best, kept)
+
+
+def frontier_rows(kept: Sequence[Choice]) -> list[dict[str, Any]]:
+    """Choices as JSON-ready rows; without thresholds, which may be infinite."""
+    return [{name: value for name, value in asdict(choice).items() if name != "threshold"} for choice in kept]
+
+
+def generate(
+    runner: Runner,
+    student: str,
+    prompts: Sequence[str],
+    out: Path,
+    oracle: Oracle,
+    *,
+    k: float | None = None,
+    rollback: float | None = None,
+    regenerate: bool = False,
+    teacher_steps: int | None = None,
+    edit: Path | None = None,
+    strength: float | None = None,
+    controlnet: Path | None = None,
+    control_image: Path | None = None,
+    control_scale: float = 1.0,
+    seed: int = 0,
+) -> Iterator[Drawn]:
+    """Draw prompts with a student, and let its teacher improve what is rejected.
+
+    Args:
+        runner: the connection.
+        student: its id; calibrated, and tuned unless `k` and `teacher_steps` are given.
+        prompts: at least one.
+        out: folder for the images.
+        oracle: scores the student's images, by the metric of the calibration.
+        k: percentile that is required, in place of the tuned one.
+        rollback: refine with it, in place of what was tuned.
+        regenerate: draw rejected images from noise, in place of what was tuned.
+        teacher_steps: in place of the tuned ones.
+        edit: a picture to edit (SDEdit), the same for each prompt.
+        strength: of `edit`, share of the schedule that is repeated.
+        controlnet: folder of a ControlNet that steers both.
+        control_image: what it is shown, the same for each prompt.
+        control_scale: how strongly it steers.
+        seed: of the noise.
+
+    Yields:
+        Each image as soon as it is written.
+
+    Raises:
+        NotCalibrated: the student is not calibrated, or not tuned and `k` or `teacher_steps` is missing.
+        InvalidPlan: a value is out of range, or a ControlNet comes without its image or the reverse.
+        CalibrationDiffers: the oracle is another than at calibration.
+    """
+    from matchgraph.training.images import load_rgb
+    from matchgraph.training.pipelines.controlnet import controlled
+
+    for prompt in prompts:
+        check_prompt(prompt)
+    if (controlnet is None) != (control_image is None):
+        raise InvalidPlan("A ControlNet needs a control image, and a control image a ControlNet.")
+    with ExitStack() as inside:
+        pair = inside.enter_context(loaded_pair(runner, student, device=oracle.device))
+        if controlnet is not None:
+            for loaded in (pair.student, pair.teacher):
+                inside.enter_context(controlled(loaded, controlnet))
+        calibration, tuned = pair.calibration, pair.distilled.tuned
+        if tuned is None and (k is None or teacher_steps is None):
+            raise NotCalibrated(
+                f"{student!r} is not tuned: run `matchgraph collaborate tune`, or give --percentile and "
+                "--teacher-steps."
+            )
+        if tuned is None:
+            teacher = Drawing(teacher_steps, resolution_px=calibration.drawing.resolution_px)
+        else:
+            teacher = replace(tuned.teacher, steps=teacher_steps or tuned.teacher.steps)
+            k = tuned.k if k is None else k
+            rollback = tuned.rollback if rollback is None else rollback
+        plan = Plan(
+            calibration.drawing,
+            Correction(teacher, None if regenerate else rollback),
+            seed,
+            strength=strength,
+            control_scale=control_scale,
+        )
+        assert k is not None
+        threshold = calibration.threshold(k)
+        [scorer] = oracle.scorers(calibration.metric)
+        check_calibrated(calibration, scorer, plan.student)
+        both = Collaboration(pair.student, pair.teacher, scorer, threshold, plan)
+        pictures, controls = (
+            None if path is None else [load_rgb(path)] * len(prompts) for path in (edit, control_image)
+        )
+        out.mkdir(parents=True, exist_ok=True)
+        numbers = [f"{prompt_id(prompt)}-0" for prompt in prompts]
+        for outcome in both.generate(prompts, numbers=numbers, pictures=pictures, controls=controls):
+            prompt = prompts[outcome.place]
+            path = out / f"{outcome.place:04d}-{prompt_id(prompt)}.png"
+            outcome.image.save(path)
+            yield Drawn(path, prompt, k, threshold, outcome)
+
+
+def evaluate(
+    runner: Runner,
+    home: Path,
+    student: str,
+    oracle: Oracle,
+    *,
+    corrections: Corrections = Corrections(),
+    student_steps: Sequence[int] = (),
+    reference: Path | None = None,
+    tune_prompts_file: Path | None = None,
+    test_prompts_file: Path | None = None,
+    samples: int = 4,
+    seed: int = 0,
+    on_progress: Progress = no_progress,
+) -> Evaluation:
+    """Measure what collaboration is worth: tuned on some prompts, tested on others.
+
+    Prompts that the student was distilled on belong in neither.
+
+    Args:
+        runner: the connection.
+        home: the data folder.
+        student: its id; calibrated.
+        oracle: scores the images, by the metric of the calibration.
+        corrections: what is tried.
+        student_steps: further step counts of the student alone, to compare with.
+        reference: folder of real images for the Frechet distance.
+        tune_prompts_file: one prompt on each line; the graph's validation prompts by default.
+        test_prompts_file: likewise; the graph's test prompts by default.
+        samples: images of each prompt.
+        seed: of noise and bootstrap.
+        on_progress: called with a column of the trials and how many are measured.
+
+    Raises:
+        CollaborationError, TrainingError: something about the pair, the prompts or the metric.
+    """
+    from importlib.metadata import version
+
+    from matchgraph.training.images import list_captioned_images, load_rgb
+    from matchgraph.training.measure.extractors import load_clip
+
+    with loaded_pair(runner, student, device=oracle.device) as pair:
+        calibration = pair.calibration
+        asked = [
+            prompts_of(runner, "validation", tune_prompts_file),
+            prompts_of(runner, "test", test_prompts_file),
+        ]
+        drawing = calibration.drawing
+        further = tuple(replace(drawing, steps=steps) for steps in student_steps if steps != drawing.steps)
+        grid = corrections.grid((drawing, *further), samples, seed)
+        tuned_on, test = (measure_pair(pair, prompts, grid, oracle, home, on_progress) for prompts in asked)
+    statistics = None
+    if reference is not None:
+        paths = [image.path for image in list_captioned_images(reference)]
+        extractor = load_clip(oracle.probe, device=oracle.device)
+        statistics = extractor.statistics(load_rgb(path) for path in paths)
+    study = evaluate_trials(tuned_on, test, calibration.metric, reference=statistics, seed=seed)
+    facts = {
+        "student": pair.distilled.student,
+        "teacher": pair.distilled.teacher,
+        "oracle": {"metric": calibration.metric, "scorer": calibration.scorer},
+        "prompts": {"validation": len(asked[0]), "test": len(asked[1])},
+        "images a prompt": samples,
+        "seed": seed,
+        "versions": {name: version(name) for name in ("matchgraph", "torch", "diffusers", "numpy")},
+    }
+    return Evaluation(study, facts)
+
+
+def correction_of(name: str | None, grid: Grid) -> tuple[float | None, Drawing]:
+    """Rollback and drawing of a correction by its id; without one, the teacher's fewest steps."""
+    for refinement in grid.refinements:
+        if refinement.id == name:
+            return refinement.rollback, refinement.drawing
+    for teacher in grid.teachers:
+        if name == f"regenerate@{teacher.name}":
+            return None, teacher
+    return None, min((*grid.teachers, *grid.refiners), key=lambda drawing: drawing.steps or 0)
+
+
+def measure_pair(
+    pair: Pair,
+    prompts: Sequence[str],
+    grid: Grid,
+    oracle: Oracle,
+    home: Path,
+    on_progress: Progress = no_progress,
+) -> Trials:
+    """Trials of a pair, kept in the data folder; by the oracle, CLIPScore and sharpness.
+
+    Raises:
+        CalibrationDiffers: the student was calibrated under other settings.
+    """
+    from matchgraph.training.measure.extractors import load_clip
+
+    scorers = oracle.scorers(pair.calibration.metric, "clip_score", "sharpness")
+    check_calibrated(pair.calibration, scorers[0], grid.students[0])
+    extractor = load_clip(oracle.probe, device=oracle.device)
+    folder = home / FOLDER / pair.distilled.student
+    return measure(pair.student, pair.teacher, scorers, extractor, prompts, grid, folder, on_progress)

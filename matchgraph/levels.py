@@ -1,0 +1,426 @@
+"""The three levels in one go: the model for a set of images, the candidate for each prompt, and for each
+image whether the student's will do.
+
+What each level is worth is measured by drawing with and without it, with the same noise: from one choice
+for everything (the candidate with the best average quality that the budget pays for), by choosing for each
+prompt, and by letting teachers step in, both among all candidates and among those of the models that were
+chosen for the images and of their students.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from matchgraph.collaboration.calibration import check_calibrated
+from matchgraph.collaboration.collaborate import Collaboration
+from matchgraph.collaboration.plan import Correction, Plan
+from matchgraph.errors import Error
+from matchgraph.graphdb.distillation import DistillationGraph
+from matchgraph.graphdb.prompts import PromptGraph, check_prompt, prompt_id
+from matchgraph.graphdb.repository import MatchingGraph
+from matchgraph.ingest.tables.new_dataset import NewFolder
+from matchgraph.predictor.workflow import predict
+from matchgraph.progress import Progress, no_progress
+from matchgraph.routing.errors import BudgetTooSmall
+from matchgraph.routing.policy import choose as choose_candidates
+from matchgraph.routing.policy import lambda_for_budget
+from matchgraph.stats.intervals import bootstrap
+from matchgraph.training.prompt_files import read_prompts
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from matchgraph.graphdb.distillation import Distilled
+    from matchgraph.graphdb.prompts import Variant
+    from matchgraph.graphdb.runner import Runner
+    from matchgraph.routing.router import Router
+    from matchgraph.routing.store import RouterStore
+    from matchgraph.training.measure.prompts import PromptEncoder
+    from matchgraph.training.measure.quality import Scorer
+
+# Images drawn at a time.
+BATCH = 32
+
+
+class NotChosen(Error):
+    """An adapter is of a model that was not chosen for the images."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A routing candidate as it is drawn: alone, with an adapter, or with its teacher behind it.
+
+    Attributes:
+        variant: model and drawing.
+        tflop: expected cost of an image, the teacher's share included.
+        gain: quality that the teacher adds on average.
+        distilled: student and teacher, where the teacher steps in.
+        adapter: what the model was fine-tuned to, see `training.sampling.generate.sample_images`.
+    """
+
+    variant: Variant
+    tflop: float
+    gain: float = 0.0
+    distilled: Distilled | None = None
+    adapter: Path | None = None
+
+    @property
+    def name(self) -> str:
+        """The variant's id, with `+ adapter` or `+ teacher`."""
+        return (
+            self.variant.id
+            + (" + adapter" if self.adapter else "")
+            + (" + teacher" if self.distilled else "")
+        )
+
+
+@dataclass(frozen=True)
+class Level:
+    """What one level made of the prompts.
+
+    Attributes:
+        name: of the level.
+        candidates: name of each prompt's candidate, see `Candidate.name`.
+        expected_tflop: of an image, on average.
+        tflop: spent, likewise.
+        expected_quality: by the metric, on average.
+        quality: measured, likewise.
+        over_one_choice: difference to the first level, with a 95 % bootstrap interval over prompts.
+        distance: Frechet distance of the images to those given, in the probe's space.
+        by_teacher: share of the images that a teacher refined or drew.
+    """
+
+    name: str
+    candidates: tuple[str, ...]
+    expected_tflop: float
+    tflop: float
+    expected_quality: float
+    quality: float
+    over_one_choice: tuple[float, float, float]
+    distance: float
+    by_teacher: float
+
+
+def choose(
+    runner: Runner,
+    store: RouterStore,
+    images: Path,
+    prompts_file: Path,
+    models: Sequence[str],
+    budget_tflop: float,
+    probe: str,
+    *,
+    metric: str = "clip_score",
+    adapters: Mapping[str, Path] | None = None,
+    out: Path | None = None,
+    seed: int = 0,
+    device: str = "auto",
+    on_progress: Progress = no_progress,
+    on_failure: Callable[[str, str], None] = lambda *_: None,
+) -> list[Level]:
+    """Draw prompts by every level, and measure what each level is worth.
+
+    Args:
+        runner: the connection.
+        store: has a router for the metric.
+        images: folder of the images that the models were chosen for.
+        prompts_file: what to draw, one prompt on each line.
+        models: chosen for the images, see `models_for`.
+        budget_tflop: what an image may cost on average.
+        probe: the CLIP that reads prompts and looks at images.
+        metric: quality metric of the router.
+        adapters: what models were fine-tuned to on the images, by model.
+        out: folder for the images of the last level.
+        seed: of the noise and the bootstrap.
+        device: `auto` or a torch device name.
+        on_progress: called with a level and how many are drawn.
+        on_failure: called with a prompt and what failed about its image, which is then the student's.
+
+    Returns:
+        The levels, from one choice for everything to all three together.
+
+    Raises:
+        BudgetTooSmall: the cheapest candidate of the chosen models costs more.
+        NotChosen: an adapter is of no chosen model.
+        RoutingError, CollaborationError, TrainingError: something about router, students or files.
+    """
+    from matchgraph.training.measure.extractors import load_clip
+    from matchgraph.training.measure.prompts import load_prompt_encoder
+    from matchgraph.training.measure.scorers import load_scorers
+
+    prompts = read_prompts(prompts_file, check_prompt).texts
+    encoder = load_prompt_encoder(probe, device=device)
+    [scorer] = load_scorers([metric], probe, device=device)
+    graph = PromptGraph(runner)
+    router = store.router(store.load(metric), graph, encoder, exact=True)
+    planned = plans(
+        router,
+        encoder,
+        graph.texts("validation"),
+        prompts,
+        set(models),
+        students_of(runner, router.variants),
+        adapters or {},
+        budget_tflop,
+        metric,
+    )
+    drawer = PromptDrawer(MatchingGraph(runner).model_folders(), scorer, prompts, seed, device, on_failure)
+    extractor = load_clip(probe, device=device)
+    levels: list[Level] = []
+    first: np.ndarray | None = None
+    for name, (candidates, expected) in planned.items():
+        on_progress(name, len(levels), len(planned))
+        drawn = drawer.draw(candidates)
+        pictures = [each.image for each in drawn]
+        quality = scorer.score(prompts, pictures)
+        first = quality if first is None else first
+        levels.append(
+            Level(
+                name,
+                tuple(candidate.name for candidate in candidates),
+                float(np.mean([candidate.tflop for candidate in candidates])),
+                float(np.mean([each.tflop for each in drawn])),
+                expected,
+                float(quality.mean()),
+                over(quality, first, seed),
+                distance(extractor, pictures, images),
+                float(np.mean([each.by_teacher for each in drawn])),
+            )
+        )
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
+        for place, picture in enumerate(pictures):
+            picture.save(out / f"{place:04d}.png")
+    return levels
+
+
+def models_for(
+    graph: MatchingGraph, images: Path, probe: str, count: int = 1, *, on_progress: Progress = no_progress
+) -> list[str]:
+    """The models that are predicted to be best for a folder of images, by the default method.
+
+    Args:
+        graph: models, datasets and results.
+        images: the folder.
+        probe: the CLIP that looks at the images.
+        count: how many models.
+        on_progress: see `predictor.workflow.predict`.
+    """
+    answer = predict(graph, NewFolder(images, probe), on_progress=on_progress)
+    return [ranked.model for ranked in answer.ranking[:count]]
+
+
+def students_of(runner: Runner, variants: Sequence[Variant]) -> dict[str, Distilled]:
+    """Students among the models of some candidates, by id."""
+    graph = DistillationGraph(runner)
+    found = {model: graph.load(model) for model in sorted({variant.model for variant in variants})}
+    return {model: distilled for model, distilled in found.items() if distilled is not None}
+
+
+def plans(
+    router: Router,
+    encoder: PromptEncoder,
+    validation: Sequence[str],
+    prompts: Sequence[str],
+    chosen: set[str],
+    students: Mapping[str, Distilled],
+    adapters: Mapping[str, Path],
+    budget: float,
+    metric: str,
+) -> dict[str, tuple[list[Candidate], float]]:
+    """For each level the candidate of each prompt, and the mean quality to expect.
+
+    Students of a chosen model are candidates with it, unless it has an adapter and they have none: then they
+    do not draw what it was chosen for. Behind a student with an adapter there is no teacher, as its threshold
+    was calibrated without.
+
+    Raises:
+        BudgetTooSmall: the cheapest candidate of the chosen models costs more.
+        NotChosen: an adapter is of no model that was chosen.
+    """
+    known = router.compared(encoder.encode(validation))
+    asked = router.compared(encoder.encode(prompts))
+    scored = ~np.isnan(known).any(axis=0)
+    taught = {model for model, student in students.items() if student.teacher in chosen}
+    plain = {model for model in taught - adapters.keys() if students[model].teacher in adapters}
+    own = np.array([variant.model in (chosen | taught) - plain for variant in router.variants])
+    if strange := sorted(adapters.keys() - chosen - taught):
+        raise NotChosen(
+            f"{strange[0]} was not chosen for the images ({', '.join(sorted(chosen))} was): leave its "
+            "adapter out, or raise --models."
+        )
+    alone = [Candidate(variant, variant.tflop) for variant in router.variants]
+    tuned = [replace(candidate, adapter=adapters.get(candidate.variant.model)) for candidate in alone]
+
+    def with_backed(candidates: Sequence[Candidate]) -> list[tuple[int, Candidate]]:
+        backed = [
+            with_teacher(candidate, students.get(candidate.variant.model), metric) for candidate in candidates
+        ]
+        return [
+            *enumerate(candidates),
+            *((number, candidate) for number, candidate in enumerate(backed) if candidate.distilled),
+        ]
+
+    def fixed(candidates: Sequence[Candidate], allowed: np.ndarray) -> tuple[list[Candidate], float]:
+        cost = router.cost
+        affordable = np.flatnonzero(allowed & scored & (cost <= budget))
+        if not len(affordable):
+            least = cost[allowed & scored].min() if (allowed & scored).any() else float("nan")
+            raise BudgetTooSmall(
+                f"A budget of {budget:g} TFLOP is below {least:g}, what the cheapest candidate of "
+                f"{', '.join(sorted(chosen))} costs: raise it, or add a cheaper one by `route variants`."
+            )
+        best = affordable[known[:, affordable].mean(axis=0).argmax()]
+        return [candidates[best]] * len(prompts), float(asked[:, best].mean())
+
+    def routed(
+        numbered: Iterable[tuple[int, Candidate]], within: np.ndarray
+    ) -> tuple[list[Candidate], float]:
+        """By candidates with their numbers among the router's."""
+        allowed = [(number, candidate) for number, candidate in numbered if within[number] and scored[number]]
+        some = [number for number, _ in allowed]
+        cost = np.array([candidate.tflop for _, candidate in allowed])
+        gain = np.array([candidate.gain for _, candidate in allowed])
+        lam = lambda_for_budget(known[:, some] + gain, cost, budget)
+        picked = choose_candidates(asked[:, some] + gain, cost, lam)
+        expected = (asked[:, some] + gain)[np.arange(len(prompts)), picked].mean()
+        return [allowed[place][1] for place in picked], float(expected)
+
+    everything = np.ones(len(alone), dtype=bool)
+    return {
+        "one choice": fixed(alone, everything),
+        "prompt": routed(enumerate(alone), everything),
+        "prompt + image": routed(with_backed(alone), everything),
+        "model": fixed(tuned, own),
+        "model + prompt": routed(enumerate(tuned), own),
+        "model + prompt + image": routed(with_backed(tuned), own),
+    }
+
+
+def with_teacher(candidate: Candidate, distilled: Distilled | None, metric: str) -> Candidate:
+    """The candidate with its teacher behind it, if it is a student that was tuned as it is drawn here."""
+    if candidate.adapter or distilled is None or distilled.tuned is None or distilled.calibration is None:
+        return candidate
+    calibration, variant = distilled.calibration, candidate.variant
+    if (variant.drawing, metric) != (calibration.drawing, calibration.metric):
+        return candidate
+    gain = distilled.tuned.quality - float(np.mean(calibration.percentiles))
+    return Candidate(variant, distilled.tuned.tflop, gain, distilled)
+
+
+@dataclass(frozen=True, eq=False)
+class DrawnImage:
+    """An image of a prompt.
+
+    Attributes:
+        image: mode RGB.
+        tflop: spent on it.
+        by_teacher: whether a teacher refined or drew it.
+    """
+
+    image: Image.Image
+    tflop: float
+    by_teacher: bool
+
+
+class PromptDrawer:
+    """Draws prompts with the candidates chosen for them.
+
+    Args:
+        folders: of the models' pipelines.
+        scorer: the oracle of collaborations.
+        prompts: n of them; noise follows from seed and prompt, so it is the same for every level.
+        seed: of the noise.
+        device: `auto` or a torch device name.
+        on_failure: called with a prompt and what failed.
+    """
+
+    def __init__(
+        self,
+        folders: Mapping[str, Path],
+        scorer: Scorer,
+        prompts: Sequence[str],
+        seed: int,
+        device: str,
+        on_failure: Callable[[str, str], None],
+    ) -> None:
+        self._folders, self._scorer, self._prompts = folders, scorer, prompts
+        self._seed, self._device, self._on_failure = seed, device, on_failure
+        self._numbers = [f"{prompt_id(prompt)}-0" for prompt in prompts]
+
+    def draw(self, candidates: Sequence[Candidate]) -> list[DrawnImage]:
+        """Draw each prompt with its candidate; every model is loaded once a candidate."""
+        found: dict[int, DrawnImage] = {}
+        for candidate in dict.fromkeys(candidates):
+            rows = [row for row, own in enumerate(candidates) if own == candidate]
+            if candidate.distilled is None:
+                found |= self._alone(candidate, rows)
+            else:
+                found |= self._together(candidate.distilled, rows)
+        return [found[row] for row in range(len(candidates))]
+
+    def _alone(self, candidate: Candidate, rows: Sequence[int]) -> dict[int, DrawnImage]:
+        from matchgraph.training.config import SampleConfig
+        from matchgraph.training.pipelines.loading import opened
+        from matchgraph.training.sampling.generate import stream_images
+
+        variant = candidate.variant
+        config = SampleConfig(len(rows), variant.drawing, self._seed, BATCH)
+        texts, numbers = self._of(rows)
+        with opened(self._folders[variant.model], device=self._device, precision="fp32") as loaded:
+            images = stream_images(loaded, candidate.adapter, texts, config, numbers=numbers)
+            return {
+                row: DrawnImage(image, variant.tflop, False) for row, image in zip(rows, images, strict=True)
+            }
+
+    def _together(self, distilled: Distilled, rows: Sequence[int]) -> dict[int, DrawnImage]:
+        from matchgraph.training.pipelines.loading import LoadedPipeline
+
+        calibration, tuned = distilled.calibration, distilled.tuned
+        assert calibration is not None
+        assert tuned is not None
+        plan = Plan(calibration.drawing, Correction(tuned.teacher, tuned.rollback), self._seed, BATCH)
+        check_calibrated(calibration, self._scorer, plan.student)
+        texts, numbers = self._of(rows)
+        found = {}
+        with (
+            LoadedPipeline(self._folders[distilled.student], device=self._device) as student,
+            LoadedPipeline(self._folders[distilled.teacher], device=self._device) as teacher,
+        ):
+            threshold = calibration.threshold(tuned.k)
+            both = Collaboration(student, teacher, self._scorer, threshold, plan)
+            for outcome in both.generate(texts, numbers=numbers):
+                if outcome.failure is not None:
+                    self._on_failure(texts[outcome.place], outcome.failure)
+                by_teacher = outcome.decision in ("refined", "regenerated")
+                found[rows[outcome.place]] = DrawnImage(outcome.image, outcome.tflop, by_teacher)
+        return found
+
+    def _of(self, rows: Sequence[int]) -> tuple[list[str], list[str]]:
+        """Prompts and numbers of some images."""
+        return [self._prompts[row] for row in rows], [self._numbers[row] for row in rows]
+
+
+def over(quality: np.ndarray, first: np.ndarray, seed: int) -> tuple[float, float, float]:
+    """By how much one level is above the first, on the same prompts."""
+
+    def figures(weights: np.ndarray) -> list[float]:
+        return [float(np.average(quality - first, weights=weights))]
+
+    [interval] = bootstrap(figures, len(quality), seed=seed)
+    return interval.value, interval.low, interval.high
+
+
+def distance(extractor: Any, drawn: Sequence[Image.Image], folder: Path) -> float:
+    """Frechet distance of images to those of a folder."""
+    from matchgraph.training.images import list_captioned_images, load_rgb
+    from matchgraph.training.measure.frechet import frechet_distance
+
+    own = extractor.statistics(drawn)
+    real = extractor.statistics(load_rgb(image.path) for image in list_captioned_images(folder))
+    return frechet_distance(own.mean, own.covariance, real.mean, real.covariance)

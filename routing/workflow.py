@@ -1,0 +1,387 @@
+"""Routing from prompts to decisions: what the commands of `matchgraph route` and the Python API call."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from matchgraph.graphdb.prompts import Prompt, PromptGraph, check_prompt
+from matchgraph.graphdb.repository import MatchingGraph
+from matchgraph.progress import Progress, no_progress
+from matchgraph.routing.errors import NoPrompts, NotEnoughScores, UnknownCandidate
+from matchgraph.routing.evaluation import FOLDS, Study, complete
+from matchgraph.routing.evaluation import evaluate as evaluate_table
+from matchgraph.routing.fitting import fit_router
+from matchgraph.routing.generate import Drawn, draw
+from matchgraph.routing.prompts import LARGEST_SIMILARITY, split, unlike
+from matchgraph.routing.scoring import SAMPLES, score_variants
+from matchgraph.routing.variants import variants_of
+from matchgraph.training.prompt_files import read_prompts
+
+if TYPE_CHECKING:
+    from matchgraph.graphdb.prompts import Variant
+    from matchgraph.graphdb.runner import Runner
+    from matchgraph.routing.router import Decision, Router
+    from matchgraph.routing.store import Kind, RouterStore
+    from matchgraph.training.measure.prompts import PromptEncoder
+    from matchgraph.training.measure.quality import Scorer
+
+
+@dataclass(frozen=True)
+class AddedPrompts:
+    """What became of a file of prompts.
+
+    Attributes:
+        read: prompts in the file, each counted once.
+        kept: those that are not too similar to an earlier one.
+        splits: how many of them each split got.
+        notes: fields of the file that are not read.
+    """
+
+    read: int
+    kept: int
+    splits: Mapping[str, int]
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Calibrated:
+    """A budget as lambda.
+
+    Attributes:
+        lam: quality that a TFLOP is worth.
+        budget_tflop: what an image may cost on average.
+        validation_tflop: what one costs on average on the validation prompts.
+    """
+
+    lam: float
+    budget_tflop: float
+    validation_tflop: float
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """What routing is worth on held-out prompts.
+
+    Attributes:
+        studies: one for each metric.
+        facts: what they were made with, ready for JSON.
+    """
+
+    studies: Sequence[Study]
+    facts: Mapping[str, Any]
+
+
+def add_prompts(
+    runner: Runner,
+    file: Path,
+    probe: str,
+    *,
+    largest_similarity: float = LARGEST_SIMILARITY,
+    seed: int = 0,
+) -> AddedPrompts:
+    """Add the prompts of a file to the graph; adding the same file again changes nothing.
+
+    Args:
+        runner: the connection.
+        file: see `training.prompt_files.read_prompt_file`.
+        probe: the CLIP that embeds them, see `training.measure.prompts.load_prompt_encoder`.
+        largest_similarity: cosine similarity at which the later of two prompts is left out.
+        seed: of the split into 80 % to learn from, 10 % to choose by and 10 % to report.
+
+    Raises:
+        BadPromptFile: the file holds no prompt, or something that is none.
+        MixedExtractors: another CLIP embedded the graph's prompts.
+    """
+    from matchgraph.training.measure.prompts import load_prompt_encoder
+
+    found = read_prompts(file, check_prompt)
+    texts = found.texts
+    encoder = load_prompt_encoder(probe)
+    encoded = encoder.encode(texts)
+    kept = unlike(encoded.embeddings, largest_similarity)
+    names = split(len(kept), seed)
+    PromptGraph(runner).save_prompts(
+        [
+            Prompt(texts[number], name, encoder.hash, encoded.embeddings[number])
+            for number, name in zip(kept, names, strict=True)
+        ]
+    )
+    return AddedPrompts(len(texts), len(kept), Counter(names), found.notes)
+
+
+def add_variants(
+    runner: Runner,
+    steps: Sequence[int],
+    *,
+    models: Sequence[str] = (),
+    guidance: float | None = None,
+    sampler: str | None = None,
+    resolution_px: int | None = None,
+    cache_interval: int = 1,
+) -> list[Variant]:
+    """Add candidates to the graph, priced from their models' configurations.
+
+    Args:
+        runner: the connection.
+        steps: numbers of denoising steps.
+        models: ids; all models with a pipeline folder by default.
+        guidance: see `routing.variants.variants_of`, as all that follows.
+        sampler: likewise.
+        resolution_px: likewise.
+        cache_interval: likewise.
+
+    Raises:
+        UnknownCandidate: a model has no pipeline folder.
+        TrainingError: a folder cannot be priced, or the sampler or caching does not suit it.
+    """
+    folders = MatchingGraph(runner).model_folders()
+    made = []
+    for model in models or sorted(folders):
+        if model not in folders:
+            raise UnknownCandidate(f"There is no pipeline folder of {model!r}: ingest one first.")
+        made += variants_of(
+            model,
+            folders[model],
+            steps,
+            resolution_px=resolution_px,
+            guidance=guidance,
+            sampler=sampler,
+            cache_interval=cache_interval,
+        )
+    PromptGraph(runner).save_variants(made)
+    return made
+
+
+def score(
+    runner: Runner,
+    scorers: Sequence[Scorer],
+    *,
+    variants: Sequence[str] = (),
+    samples: int = SAMPLES,
+    seed: int = 0,
+    device: str = "auto",
+    on_progress: Progress = no_progress,
+) -> int:
+    """Draw and score images for all prompts; see `routing.scoring.score_variants`.
+
+    Args:
+        runner: the connection.
+        scorers: at least one.
+        variants: ids of candidates; all by default.
+        samples: images for each prompt.
+        seed: of the noise.
+        device: `auto` or a torch device name.
+        on_progress: called with a candidate, its scored prompts and all prompts.
+
+    Returns:
+        How many images were drawn.
+
+    Raises:
+        UnknownCandidate: a candidate is not in the graph.
+    """
+    graph = PromptGraph(runner)
+    known = graph.variants()
+    if unknown := sorted(set(variants) - {variant.id for variant in known}):
+        raise UnknownCandidate(f"There is no candidate {unknown[0]!r}: add it with `route variants`.")
+    return score_variants(
+        graph,
+        MatchingGraph(runner).model_folders(),
+        scorers,
+        samples=samples,
+        seed=seed,
+        variants=[variant for variant in known if not variants or variant.id in variants],
+        device=device,
+        on_progress=on_progress,
+    )
+
+
+def fit(
+    runner: Runner,
+    store: RouterStore,
+    metric: str,
+    probe: str,
+    *,
+    kind: Kind = "gaussian",
+    neighbours: int | None = None,
+    seed: int = 0,
+) -> tuple[Path, int]:
+    """Fit a router to the graph's scores by a metric, and keep it.
+
+    Args:
+        runner: the connection.
+        store: gets the router.
+        metric: of the scores.
+        probe: the CLIP that reads prompts.
+        kind: see `routing.fitting.fit_router`, as what follows.
+        neighbours: likewise.
+        seed: likewise.
+
+    Returns:
+        The file, and the number of candidates.
+    """
+    from matchgraph.training.measure.prompts import load_prompt_encoder
+
+    encoder = load_prompt_encoder(probe)
+    table = PromptGraph(runner).table(metric)
+    fitted, estimator = fit_router(table, encoder, kind, neighbours=neighbours, seed=seed)
+    return store.save(fitted, estimator), len(table.variants)
+
+
+def lambda_for(
+    runner: Runner, store: RouterStore, metric: str, encoder: PromptEncoder, budget_tflop: float
+) -> tuple[float, Router, list[str]]:
+    """The lambda for a budget, by the validation prompts.
+
+    Returns:
+        Lambda, the router that searches its prompts exactly, and the validation prompts.
+
+    Raises:
+        NotFitted: the metric has no router.
+        NoPrompts: there are no validation prompts.
+        BudgetTooSmall: the cheapest candidates cost more.
+    """
+    graph = PromptGraph(runner)
+    router = store.router(store.load(metric), graph, encoder, exact=True)
+    texts = graph.texts("validation")
+    if not texts:
+        raise NoPrompts("There are no validation prompts: add prompts with `matchgraph route prompts`.")
+    return router.lambda_for(encoder.encode(texts), budget_tflop), router, texts
+
+
+def calibrate(runner: Runner, store: RouterStore, metric: str, probe: str, budget_tflop: float) -> Calibrated:
+    """Find the lambda that keeps the average cost within a budget, and keep it with the router.
+
+    Args:
+        runner: the connection.
+        store: has the router.
+        metric: it routes by.
+        probe: the CLIP that reads prompts.
+        budget_tflop: what an image may cost on average.
+
+    Raises:
+        RoutingError: as `lambda_for`.
+    """
+    from matchgraph.training.measure.prompts import load_prompt_encoder
+
+    lam, router, texts = lambda_for(runner, store, metric, load_prompt_encoder(probe), budget_tflop)
+    decisions = router.decide(texts, lam)
+    store.save(replace(store.load(metric), lam=lam, budget=budget_tflop))
+    return Calibrated(lam, budget_tflop, sum(each.tflop for each in decisions) / len(decisions))
+
+
+def decide(
+    runner: Runner,
+    store: RouterStore,
+    prompts: Sequence[str],
+    metric: str,
+    probe: str,
+    *,
+    budget_tflop: float | None = None,
+    lam: float | None = None,
+) -> list[Decision]:
+    """Decide which candidate is worth its cost for each prompt.
+
+    Args:
+        runner: the connection.
+        store: has the router.
+        prompts: at least one.
+        metric: to route by.
+        probe: the CLIP that reads prompts; loaded once.
+        budget_tflop: what an image may cost on average.
+        lam: quality that a TFLOP is worth, instead of a budget. Without either the router's own decides.
+
+    Raises:
+        RoutingError: there is no router, or no candidate is within the budget.
+    """
+    from matchgraph.training.measure.prompts import load_prompt_encoder
+
+    encoder = load_prompt_encoder(probe)
+    if budget_tflop is not None:
+        lam, _, _ = lambda_for(runner, store, metric, encoder, budget_tflop)
+    router = store.router(store.load(metric), PromptGraph(runner), encoder)
+    return router.decide(prompts, lam)
+
+
+def generate(
+    runner: Runner,
+    store: RouterStore,
+    prompts: Sequence[str],
+    metric: str,
+    probe: str,
+    out: Path,
+    *,
+    lam: float | None = None,
+    seed: int = 0,
+    device: str = "auto",
+) -> Iterator[Drawn]:
+    """Draw each prompt with the candidate it is routed to; see `routing.generate.draw`.
+
+    Args:
+        runner: the connection.
+        store: has the router.
+        prompts: at least one.
+        metric: to route by.
+        probe: the CLIP that reads prompts.
+        out: folder for the images.
+        lam: quality that a TFLOP is worth; the router's own by default.
+        seed: of the noise.
+        device: `auto` or a torch device name.
+
+    Yields:
+        Each image as soon as it is written.
+    """
+    decisions = decide(runner, store, prompts, metric, probe, lam=lam)
+    variants, folders = PromptGraph(runner).variants(), MatchingGraph(runner).model_folders()
+    yield from draw(prompts, decisions, variants, folders, out, seed=seed, device=device)
+
+
+def evaluate(
+    runner: Runner,
+    probe: str,
+    *,
+    metrics: Sequence[str] = (),
+    folds: int = FOLDS,
+    seed: int = 0,
+) -> Evaluation:
+    """Measure what routing is worth on prompts that nothing was learnt from.
+
+    Args:
+        runner: the connection.
+        probe: the CLIP that reads prompts.
+        metrics: to route by; all that the graph has scores of by default.
+        folds: turns of rotation, see `routing.evaluation.rotated`.
+        seed: of the parts, the network and the bootstrap.
+
+    Raises:
+        NotEnoughScores: nothing is scored, or not enough of it.
+    """
+    from importlib.metadata import version
+
+    from matchgraph.training.measure.prompts import load_prompt_encoder
+
+    graph = PromptGraph(runner)
+    tables = [complete(graph.table(metric)) for metric in metrics or sorted(graph.metrics())]
+    if not tables:
+        raise NotEnoughScores("No prompt is scored: run `matchgraph route score` first.")
+    encoder = load_prompt_encoder(probe)
+    studies = [
+        evaluate_table(
+            table, encoder.encode([prompt.text for prompt in table.prompts]), folds=folds, seed=seed
+        )
+        for table in tables
+    ]
+    facts = {
+        "prompts": len(tables[0].prompts),
+        "folds": folds,
+        "candidates": len(tables[0].variants),
+        "images a prompt": int(tables[0].samples.max()),
+        "probe": encoder.hash,
+        "scorers": {table.metric: table.scorer for table in tables},
+        "seed": seed,
+        "versions": {name: version(name) for name in ("matchgraph", "torch", "numpy", "open_clip_torch")},
+    }
+    return Evaluation(studies, facts)

@@ -1,0 +1,61 @@
+"""What student and teacher are to do is checked before anything is drawn."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from matchgraph.collaboration.errors import InvalidPlan
+from matchgraph.collaboration.plan import Correction, Plan
+from matchgraph.collaboration.trials import Grid
+from matchgraph.collaboration.workflow import Corrections, correction_of
+from matchgraph.drawing import Drawing
+
+STUDENT, TEACHER = Drawing(2, 1.0, resolution_px=32), Drawing(10, 7.5, "DDIMScheduler", 32)
+PLAN = Plan(STUDENT, Correction(TEACHER))
+
+
+def test_corrections_are_named_by_what_they_do() -> None:
+    assert Correction(TEACHER, 0.5).id == "refine-0.5@10-DDIM-g7.5"
+    assert Correction(Drawing(10)).id == "regenerate@10"
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0, -0.1, float("nan")])
+def test_shares_of_a_schedule_are_between_none_and_all(share: float) -> None:
+    with pytest.raises(InvalidPlan, match="rollback"):
+        Correction(TEACHER, share)
+    with pytest.raises(InvalidPlan, match="strength"):
+        replace(PLAN, strength=share)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"student": replace(STUDENT, resolution_px=64)}, r"\[32, 64\] pixels"),
+        ({"student": replace(STUDENT, steps=None)}, "number of steps"),
+        ({"correction": Correction(replace(TEACHER, steps=None))}, "number of steps"),
+    ],
+)
+def test_both_draw_at_one_resolution_in_a_known_number_of_steps(
+    changed: dict[str, Any], message: str
+) -> None:
+    assert PLAN.resolution_px == 32
+    with pytest.raises(InvalidPlan, match=message):
+        replace(PLAN, **changed)
+
+
+def test_a_grid_is_every_rollback_with_every_refiner() -> None:
+    grid = Corrections((4, 9), (2,), (0.3, 0.7), 3.0, "DDIMScheduler").grid((STUDENT,), 2, 7)
+    assert [drawing.name for drawing in grid.teachers] == ["4-DDIM-g3", "9-DDIM-g3"]
+    assert [one.id for one in grid.refinements] == ["refine-0.3@2-DDIM-g3", "refine-0.7@2-DDIM-g3"]
+    assert (grid.samples, grid.seed, grid.resolution_px) == (2, 7, 32)
+    assert correction_of("refine-0.7@2-DDIM-g3", grid) == (0.7, grid.refiners[0])
+    assert correction_of("regenerate@9-DDIM-g3", grid) == (None, grid.teachers[1])
+    # The student alone: what the teacher would do at the least.
+    assert correction_of(None, grid) == (None, grid.refiners[0])
+    with pytest.raises(InvalidPlan, match="one correction"):
+        Grid((STUDENT,), (), (), ())
+    with pytest.raises(InvalidPlan, match="resolution"):
+        Grid((STUDENT,), (replace(TEACHER, resolution_px=64),), (), ())

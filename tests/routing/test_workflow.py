@@ -1,0 +1,95 @@
+"""The services of routing, on a graph in memory: what they load, and how often."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from matchgraph.routing import serving, workflow
+from matchgraph.routing.errors import BudgetTooSmall, NoPrompts, NotFitted
+from matchgraph.routing.store import RouterStore
+from tests.routing import circle
+
+LOAD = "matchgraph.training.measure.prompts.load_prompt_encoder"
+
+
+class Loader:
+    """Counts how often a CLIP is loaded."""
+
+    def __init__(self) -> None:
+        self.loaded: list[str] = []
+
+    def __call__(self, probe: str, **_: object) -> circle.Encoder:
+        self.loaded.append(probe)
+        return circle.Encoder()
+
+
+@pytest.fixture
+def loader(monkeypatch: pytest.MonkeyPatch) -> Loader:
+    loader = Loader()
+    monkeypatch.setattr(LOAD, loader)
+    monkeypatch.setattr(workflow, "PromptGraph", lambda graph: graph)
+    return loader
+
+
+@pytest.fixture
+def graph() -> circle.Graph:
+    return circle.Graph(circle.table(60, spread=0.05))
+
+
+@pytest.fixture
+def store(tmp_path: Path, graph: circle.Graph, loader: Loader) -> RouterStore:
+    store = RouterStore(tmp_path)
+    path, candidates = workflow.fit(graph, store, "clip_score", "clip")
+    assert (path.exists(), candidates) == (True, 3)
+    loader.loaded.clear()
+    return store
+
+
+def test_asking_with_a_budget_loads_the_clip_once(
+    graph: circle.Graph, store: RouterStore, loader: Loader
+) -> None:
+    [within] = workflow.decide(graph, store, ["3.0"], "clip_score", "clip", budget_tflop=1.0)
+    assert loader.loaded == ["clip"]
+    assert (within.steps, within.tflop) == (1, 1.0)
+    [best] = workflow.decide(graph, store, ["3.0"], "clip_score", "clip", lam=0.0)
+    assert best.steps == 20
+    with pytest.raises(BudgetTooSmall):
+        workflow.decide(graph, store, ["3.0"], "clip_score", "clip", budget_tflop=0.5)
+
+
+def test_a_calibrated_router_keeps_its_budget(
+    graph: circle.Graph, store: RouterStore, loader: Loader
+) -> None:
+    found = workflow.calibrate(graph, store, "clip_score", "clip", 5.0)
+    assert loader.loaded == ["clip"]
+    assert found.validation_tflop <= 5.0
+    kept = store.load("clip_score")
+    assert (kept.lam, kept.budget) == (found.lam, 5.0)
+    [decision] = workflow.decide(graph, store, ["3.0"], "clip_score", "clip")
+    assert decision.lam == found.lam
+
+
+def test_serving_loads_the_clip_once_for_all_routers(
+    graph: circle.Graph, store: RouterStore, loader: Loader
+) -> None:
+    served = serving.load_served(store, graph, "clip")
+    assert loader.loaded == ["clip"]
+    assert list(served) == ["clip_score"]
+    own = served["clip_score"]
+    assert own.validation.shape == (6, 3)
+    lam = own.lambda_for(5.0)
+    assert lam == own.router.lambda_for(circle.Encoder().encode(graph.texts("validation")), 5.0)
+
+
+def test_what_is_missing_is_named(graph: circle.Graph, store: RouterStore, tmp_path: Path) -> None:
+    with pytest.raises(NotFitted, match="sharpness"):
+        serving.load_served(store, graph, "clip", ["sharpness"])
+    with pytest.raises(NotFitted, match="No router"):
+        serving.load_served(RouterStore(tmp_path / "empty"), graph, "clip")
+    graph.texts = lambda _: []
+    with pytest.raises(NoPrompts):
+        serving.load_served(store, graph, "clip")
+    with pytest.raises(NoPrompts):
+        workflow.calibrate(graph, store, "clip_score", "clip", 5.0)

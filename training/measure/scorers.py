@@ -1,0 +1,67 @@
+"""Scorers of images by the name of their metric."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from matchgraph.training.errors import ScorerUnavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from matchgraph.training.measure.quality import Scorer
+
+SCORE_METRICS = ("clip_score", "sharpness", "aesthetic", "image_reward")
+
+
+def load_scorers(
+    metrics: Sequence[str],
+    probe: str,
+    *,
+    weights: Mapping[str, Path | None] | None = None,
+    device: str = "auto",
+) -> list[Scorer]:
+    """Load what scores images.
+
+    Args:
+        metrics: names among `SCORE_METRICS`; a repeated one counts once.
+        probe: the CLIP, see `training.measure.extractors.load_clip`.
+        weights: of `aesthetic` and `image_reward`, by metric; see `quality.AestheticScore` and
+            `reward.ImageReward`.
+        device: `auto` or a torch device name.
+
+    Returns:
+        One scorer a metric, in their order.
+
+    Raises:
+        ScorerUnavailable: there is no such metric, or its weights are not given.
+        TrainingError: weights cannot be read.
+    """
+    from matchgraph.training.measure.extractors import load_clip
+    from matchgraph.training.measure.prompts import load_prompt_encoder
+    from matchgraph.training.measure.quality import AestheticScore, ClipScore, Sharpness
+    from matchgraph.training.measure.reward import ImageReward
+
+    def given(metric: str) -> Path:
+        path = (weights or {}).get(metric)
+        if path is None:
+            option = metric.removeprefix("image_")
+            raise ScorerUnavailable(f"The metric {metric} needs weights: give them with --{option}-weights.")
+        return path
+
+    made: dict[str, Callable[[], Scorer]] = {
+        "clip_score": lambda: ClipScore(
+            load_clip(probe, device=device), load_prompt_encoder(probe, device=device)
+        ),
+        "sharpness": Sharpness,
+        "aesthetic": lambda: AestheticScore(load_clip(probe, device=device), given("aesthetic")),
+        "image_reward": lambda: ImageReward(given("image_reward"), device=device),
+    }
+    wanted = list(dict.fromkeys(metrics))
+    if unknown := [metric for metric in wanted if metric not in made]:
+        raise ScorerUnavailable(
+            f"Nothing scores images by {unknown[0]!r}: use one of {', '.join(SCORE_METRICS)}."
+        )
+    return [made[metric]() for metric in wanted]
