@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from matchgraph.cli.display import step_bar
+from matchgraph.graphdb import upkeep
 from matchgraph.graphdb.connection import connect, settings_from_environment
 from matchgraph.graphdb.errors import ServerNotManaged
 from matchgraph.graphdb.server.managed import ManagedServer
 from matchgraph.graphdb.status import Status
 from matchgraph.graphdb.status import status as status_of
+from matchgraph.graphdb.upkeep import LISTED, NAMED, Belongings, Listed, Named, listed
 from matchgraph.words import count
 
 if TYPE_CHECKING:
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from matchgraph.graphdb.runner import Runner
 
 DECLINED_EXIT = 1
+FOUND_EXIT = 1
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
@@ -80,6 +83,91 @@ def refreshed(runner: Runner) -> Refreshed:
 
     with step_bar() as bar:
         return refresh_graph(runner, on_progress=bar)
+
+
+@graph.command(name="list")
+@click.argument("kind", type=click.Choice(LISTED), default="models")
+@json_option
+def list_command(kind: Listed, as_json: bool) -> None:
+    """List models (the default), datasets, runs or metrics, with how much is recorded of each."""
+    with connect(settings_from_environment()) as runner:
+        rows = listed(runner, kind)
+    from matchgraph.cli import rendering
+
+    if as_json:
+        click.echo(rendering.as_json(rows))
+    elif rows:
+        rendering.stdout_console().print(rendering.as_table(list(rows[0]), rows))
+    else:
+        click.echo(f"No {kind}.", err=True)
+
+
+@graph.command()
+@click.argument("kind", type=click.Choice(NAMED))
+@click.argument("identifier", metavar="ID")
+@click.option("--dry-run", is_flag=True, help="Only say what would go.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@json_option
+@click.pass_context
+def remove(ctx: click.Context, kind: Named, identifier: str, dry_run: bool, yes: bool, as_json: bool) -> None:
+    """Remove a model or dataset with all that belongs to it: results, runs, statistics, variants, scores."""
+    with connect(settings_from_environment()) as runner:
+        own = upkeep.remove(runner, kind, identifier, dry_run=True)
+        if not (dry_run or yes):
+            if not at_terminal():
+                raise click.UsageError(f"This removes {_with(own)}; say --yes where nobody can be asked.")
+            if not click.confirm(f"Remove {kind} {identifier!r} with {_with(own)}?", err=True):
+                click.echo("Nothing was removed.", err=True)
+                ctx.exit(DECLINED_EXIT)
+        if not dry_run:
+            own = upkeep.remove(runner, kind, identifier)
+    done = "Would remove" if dry_run else "Removed"
+    show_fact(
+        {"removed": identifier, "dry_run": dry_run, **asdict(own)},
+        f"{done} {kind} {identifier!r} with {_with(own)}.",
+        as_json,
+    )
+
+
+@graph.command()
+@click.argument("kind", type=click.Choice(NAMED))
+@click.argument("old")
+@click.argument("new")
+@click.option("--dry-run", is_flag=True, help="Only say what would be renamed.")
+@json_option
+def rename(kind: Named, old: str, new: str, dry_run: bool, as_json: bool) -> None:
+    """Give a model or dataset another id; all that belongs to it goes along."""
+    with connect(settings_from_environment()) as runner:
+        own = upkeep.rename(runner, kind, old, new, dry_run=dry_run)
+    text = f"{'Would rename' if dry_run else 'Renamed'} {kind} {old!r} to {new!r}, with {_with(own)}."
+    if own.runs:
+        text += " Runs keep their ids, so `ingest plan` plans them again under the new name."
+    show_fact({"renamed": old, "to": new, "dry_run": dry_run, **asdict(own)}, text, as_json)
+
+
+@graph.command()
+@json_option
+@click.pass_context
+def check(ctx: click.Context, as_json: bool) -> None:
+    """Look for missing pairs, orphans, mixed extractors and moved files; exit with 1 if there are any."""
+    with connect(settings_from_environment()) as runner:
+        found = upkeep.check(runner)
+    lines = [
+        *(f"not compared: {one} and {other} (extractor {by})" for one, other, by in found.missing_pairs),
+        *(f"nothing recorded: {kind} {name}" for kind, name in found.orphans),
+        *(
+            f"mixed extractors: {name} on {of}: {', '.join(all_)}"
+            for name, of, all_ in found.mixed_extractors
+        ),
+        *(f"moved: {kind} {name} is not at {place}" for kind, name, place in found.moved),
+    ]
+    show_fact(asdict(found), "\n".join(lines) or "Nothing is wrong.", as_json)
+    if not found.sound:
+        ctx.exit(FOUND_EXIT)
+
+
+def _with(own: Belongings) -> str:
+    return ", ".join(f"{number:,} {name}" for name, number in own.nonzero().items()) or "nothing else"
 
 
 @graph.command(name="open")

@@ -469,8 +469,13 @@ def _dataset_properties(dataset: Dataset) -> dict[str, Any]:
     return {**dataset.properties, **embedding, "id": dataset.id}
 
 
+def statistics_key(dataset: str, extractor: str, resize: str) -> str:
+    """The unique key of a dataset's statistics: a JSON list, which no other three share."""
+    return json.dumps([dataset, extractor, resize], ensure_ascii=False)
+
+
 def _statistics_key(statistics: Statistics) -> str:
-    return json.dumps([statistics.dataset, statistics.extractor, statistics.resize], ensure_ascii=False)
+    return statistics_key(statistics.dataset, statistics.extractor, statistics.resize)
 
 
 def _statistics_row(statistics: Statistics) -> dict[str, Any]:

@@ -3,6 +3,6 @@
 UNWIND $rows AS row
 MATCH (d:MatchGraphDataset {id: row.dataset})
 MATCH (o:MatchGraphDataset {id: row.other})
-MERGE (d)-[e:SIMILAR]->(o)
+MERGE (d)-[e:SIMILAR]-(o)
 FOREACH (name IN [k IN keys(e) WHERE k STARTS WITH row.prefix OR k IN ['metric', 'value', 'weight', 'band']] | SET e[name] = null)
 SET e += row.properties

@@ -13,6 +13,7 @@ import pytest
 
 from matchgraph.graphdb.errors import (
     ConstraintViolated,
+    GraphChanged,
     InvalidValue,
     MixedExtractors,
     NodeNotFound,
@@ -382,6 +383,49 @@ def test_writers_at_once_leave_one_of_each(runner: Runner) -> None:
     ]
     edges = runner.read("MATCH ()-[e]->() RETURN type(e) AS t, count(*) AS n ORDER BY t")
     assert edges == [{"t": "DESCRIBED_BY", "n": 1}, {"t": "PERFORMS", "n": 9}, {"t": "SIMILAR", "n": 1}]
+
+
+def test_a_dataset_is_saved_only_if_it_was_compared_with_all(graph: MatchingGraph, runner: Runner) -> None:
+    graph.save_datasets([Dataset("d1"), Dataset("other")], [statistics("d1")])
+    before = dump(runner)
+    with pytest.raises(GraphChanged):
+        graph.save_datasets([Dataset("new")], [statistics("new")], compared={"extractor": []})
+    assert dump(runner) == before
+    similar = [Similar("d1", "new", "fid", 1.0)]
+    # What no extractor measured, or another one did, need not be compared; nor a dataset with itself.
+    graph.save_datasets(
+        [Dataset("new")], [statistics("new")], similar, compared={"extractor": ["d1"], "e2": []}
+    )
+    graph.save_datasets([Dataset("new")], [statistics("new")], compared={"extractor": ["d1"]})
+    assert len(graph.snapshot("fid").similar) == 1
+
+
+def test_writing_one_result_costs_no_more_where_there_are_many(
+    graph: MatchingGraph, runner: Runner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the server touches, by its own count, so that a busy machine does not matter."""
+    touched: list[int] = []
+
+    def hits(plan: dict[str, Any]) -> int:
+        return plan.get("dbHits", 0) + sum(hits(child) for child in plan.get("children", ()))
+
+    def profiled(statements: Any, **_options: Any) -> None:
+        with runner._session() as session:
+            for query, params in statements:
+                touched.append(hits(session.run("PROFILE " + query, params).consume().profile))
+
+    def cost() -> int:
+        touched.clear()
+        with monkeypatch.context() as patched:
+            patched.setattr(runner, "write_many", profiled)
+            graph.save_results([Result("m1", "d1", "fid", 3.0)])
+        return sum(touched)
+
+    graph.save_models([Model(f"m{i}") for i in range(40)])
+    graph.save_datasets([Dataset(f"d{i}") for i in range(20)])
+    alone = cost()
+    graph.save_results([Result(f"m{i}", f"d{j}", "fid", i + j) for i in range(40) for j in range(20)])
+    assert cost() < 2 * alone + 20
 
 
 def test_a_snapshot_is_in_order_whatever_was_written_first(graph: MatchingGraph) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +16,8 @@ from matchgraph.graphdb.repository import MatchingGraph
 from matchgraph.graphdb.runner import Runner
 from matchgraph.ingest.errors import BadInput
 from matchgraph.ingest.tables.datasets import (
+    Comparison,
+    Look,
     dataset_name,
     ingest_dataset_table,
     ingest_image_folders,
@@ -148,6 +151,24 @@ def test_a_changed_folder_is_measured_again(graph: MatchingGraph, image_folders:
         ("dogs", "trees"),
     ]
     assert next(d for d in graph.datasets() if d.id == "dogs").properties["images"] == 3
+
+
+def test_datasets_added_at_once_are_compared_with_each_other(
+    graph: MatchingGraph, image_folders: Path, extractor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    others = [image_folders / "dogs"]
+    look = Comparison.look
+
+    def interrupted(self: Comparison, *arguments: Any, **options: Any) -> Look:
+        seen = look(self, *arguments, **options)
+        while others:
+            ingest_image_folders(graph, others.pop(), extractor)
+        return seen
+
+    monkeypatch.setattr(Comparison, "look", interrupted)
+    report = ingest_image_folders(graph, image_folders / "cats", extractor)
+    assert (report.written, report.similarities) == (("cats",), 1)
+    assert set(similar_values(graph, "clip_fid")) == {("cats", "dogs")}
 
 
 def test_one_folder_of_images_is_one_dataset(image_folders: Path) -> None:
