@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from matchgraph.predictor.features import dataset_features
-from matchgraph.predictor.ranker import DEFAULT_MAX_CLASSES, RankClasses
+from matchgraph.predictor.ranks import DEFAULT_MAX_CLASSES, RankClasses
 from matchgraph.predictor.visibility import LossMatrix, loss_matrix, similarities_of, similarity_weights
 
 if TYPE_CHECKING:

@@ -32,7 +32,7 @@ from matchgraph.predictor.metrics import (
     weighted_tau,
     without_nan,
 )
-from matchgraph.predictor.ranker import RankPrediction, no_preference
+from matchgraph.predictor.ranks import RankPrediction, no_preference
 from matchgraph.predictor.visibility import (
     hide_results,
     initial_losses,

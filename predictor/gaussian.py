@@ -37,7 +37,7 @@ from matchgraph.predictor.errors import InvalidRows
 from matchgraph.predictor.features import FeatureTable, model_features
 from matchgraph.predictor.kernels import embedding_kernel, similarity_kernel
 from matchgraph.predictor.matching import Ranked
-from matchgraph.predictor.ranker import summarise_normal
+from matchgraph.predictor.ranks import summarise_normal
 from matchgraph.predictor.visibility import LossMatrix, check_enough, loss_matrix, without_results
 
 if TYPE_CHECKING:

@@ -21,13 +21,12 @@ from matchgraph.predictor.features import (
     dataset_features,
     model_features,
 )
-from matchgraph.predictor.ranker import (
+from matchgraph.predictor.ranker import Ranker, spread_rows
+from matchgraph.predictor.ranks import (
     DEFAULT_MAX_CLASSES,
     RankClasses,
-    Ranker,
     RankPrediction,
     ranks_within,
-    spread_rows,
     summarise,
 )
 from matchgraph.predictor.visibility import (

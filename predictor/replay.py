@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from matchgraph.predictor.active import SLACK_H, Pair, check_costs, propose, restricted, round_robin
+from matchgraph.predictor.active import SLACK_H, check_costs, propose, restricted, round_robin
 from matchgraph.predictor.baselines import average_rank
+from matchgraph.predictor.belief import Pair
 from matchgraph.predictor.config import ReplayConfig
 from matchgraph.predictor.errors import InvalidRows, NotEnoughResults, NothingToPropose
 from matchgraph.predictor.evaluation import held_out_datasets

@@ -37,7 +37,7 @@ class ClassifierRanker:
     """A classifier of scikit-learn's form, with one class for each rank.
 
     Classes that no training row has get no chance, and where all rows are of one class that one is the
-    answer. A row with shares in several classes (see `predictor.ranker.RankClasses`) counts in each by its
+    answer. A row with shares in several classes (see `predictor.ranks.RankClasses`) counts in each by its
     share.
 
     Args:

@@ -10,15 +10,8 @@ import pytest
 
 import matchgraph.predictor.active
 from matchgraph.graphdb.models import Dataset, Model
-from matchgraph.predictor.active import (
-    Belief,
-    Kernel,
-    missing_pairs,
-    pair_hours,
-    propose,
-    restricted,
-    round_robin,
-)
+from matchgraph.predictor.active import missing_pairs, pair_hours, propose, restricted, round_robin
+from matchgraph.predictor.belief import Belief, Kernel
 from matchgraph.predictor.errors import InvalidRows, NothingToPropose
 from matchgraph.predictor.matching import Cost
 from matchgraph.predictor.replay import only

@@ -23,7 +23,7 @@ from matchgraph.predictor.gaussian import (
 )
 from matchgraph.predictor.kernels import embedding_kernel, similarity_kernel
 from matchgraph.predictor.matching import predict
-from matchgraph.predictor.ranker import summarise_normal
+from matchgraph.predictor.ranks import summarise_normal
 from matchgraph.predictor.visibility import hide_results, loss_matrix, remove_results
 from tests.predictor.zoos import PROCESSES, measured_zoo
 

@@ -13,13 +13,15 @@ from matchgraph.predictor.ranker import (
     CatBoostConfig,
     CatBoostRanker,
     ForestRanker,
+    spread_rows,
+    top_weights,
+)
+from matchgraph.predictor.ranks import (
     RankClasses,
     probability_best,
     ranks_within,
-    spread_rows,
     summarise,
     summarise_normal,
-    top_weights,
     unit_quadrature,
 )
 
@@ -116,7 +118,7 @@ class TestProbabilityBest:
         distributions = np.random.default_rng(6).dirichlet(np.full(10, alike), 1000)
         p_best = probability_best(distributions)
         assert len(unit_quadrature(999)[0]) < 200
-        monkeypatch.setattr("matchgraph.predictor.ranker.MOST_EXACT_FACTORS", 1000)
+        monkeypatch.setattr("matchgraph.predictor.ranks.MOST_EXACT_FACTORS", 1000)
         assert len(unit_quadrature(999)[0]) == 500
         assert np.allclose(p_best, probability_best(distributions), rtol=1e-9, atol=1e-15)
 
@@ -276,7 +278,7 @@ class TestSummariseNormal:
     def test_more_models_than_one_chunk(self, monkeypatch):
         mean, std = np.linspace(0, 3, 50), np.full(50, 0.7)
         whole = summarise_normal(mean, std)
-        monkeypatch.setattr("matchgraph.predictor.ranker.CELLS_AT_ONCE", 1000)
+        monkeypatch.setattr("matchgraph.predictor.ranks.CELLS_AT_ONCE", 1000)
         parts = summarise_normal(mean, std)
         assert parts.p_best == pytest.approx(whole.p_best)
         assert parts.expected_rank == pytest.approx(whole.expected_rank)

@@ -18,7 +18,8 @@ from matchgraph.predictor.evaluation import METHOD, Fold, evaluate, evaluate_fol
 from matchgraph.predictor.gaussian import GaussianMatcher
 from matchgraph.predictor.matching import Ranked, evidence, explain, predict
 from matchgraph.predictor.metrics import interval_as_dict, without_nan
-from matchgraph.predictor.ranker import RankPrediction, no_preference, top_weights
+from matchgraph.predictor.ranker import top_weights
+from matchgraph.predictor.ranks import RankPrediction, no_preference
 from matchgraph.stats.intervals import Interval
 
 NAN = float("nan")
