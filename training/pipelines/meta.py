@@ -47,7 +47,7 @@ class MetaBuilder:
         if class_name in ALIASES:
             # As such folders are drawn.
             class_name = family_of(index).pipeline_class
-        pipeline_class = getattr(diffusers, class_name, None)
+        pipeline_class: Any = getattr(diffusers, class_name, None)
         if not (inspect.isclass(pipeline_class) and issubclass(pipeline_class, diffusers.DiffusionPipeline)):
             raise CannotProfile(
                 f"{self.folder}: this diffusers ({diffusers.__version__}) has no pipeline {class_name!r}."
@@ -74,7 +74,7 @@ class MetaBuilder:
             encoder = components.get(name.replace("tokenizer", "text_encoder"))
             if name.startswith("tokenizer") and encoder is not None:
                 components[name] = self._tokenizer(name, index.get(name), encoder)
-        pipe = pipeline_class(**components)
+        pipe: Any = pipeline_class(**components)
         if "complex_human_instruction" in inspect.signature(pipeline_class.__call__).parameters:
             self._count_instruction(index.get("tokenizer"), pipe.tokenizer)
         return pipe
@@ -92,7 +92,7 @@ class MetaBuilder:
         import torch
         import transformers
 
-        network_class = self._class(name, entry)
+        network_class: Any = self._class(name, entry)
         config = self._config(self.folder / name / "config.json")
         with torch.device("meta"):
             if issubclass(network_class, transformers.PreTrainedModel):
@@ -120,7 +120,7 @@ class MetaBuilder:
         stands_in = annotation if hasattr(annotation, "from_config") else diffusers.EulerDiscreteScheduler
         return stands_in.from_config(config)
 
-    def _class(self, name: str, entry: object) -> type:
+    def _class(self, name: str, entry: object) -> Any:
         """A component's class, from diffusers or transformers themselves and never from a model folder."""
         import diffusers
         import transformers
@@ -172,7 +172,7 @@ class MetaBuilder:
             except Exception as error:
                 self.notes.append(f"the tokenizer cannot be read ({first_line(error)})")
             else:
-                tokenizer.encode = real.encode
+                tokenizer.encode = real.encode  # type: ignore[method-assign]
                 return
         self.notes.append(
             "no tokenizer is there to say how long the instruction before each prompt is: it is not counted"
