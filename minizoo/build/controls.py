@@ -19,6 +19,7 @@ import numpy as np
 
 from matchgraph.drawing import Drawing
 from matchgraph.minizoo import ROOT
+from matchgraph.minizoo.build.controlnet import RECORD_FILE, ControlConfig, train_controlnet
 from matchgraph.minizoo.build.icons import WORK
 from matchgraph.training.config import SampleConfig
 from matchgraph.training.images import CaptionedImage, list_captioned_images, load_rgb
@@ -26,7 +27,6 @@ from matchgraph.training.pipelines.controlnet import CONFIG_FILE, WEIGHTS_FILE, 
 from matchgraph.training.pipelines.loading import LoadedPipeline
 from matchgraph.training.sampling.controls import canny, edge_agreement
 from matchgraph.training.sampling.generate import stream_images
-from matchgraph.training.tune.controlnet import RECORD_FILE, ControlConfig, train_controlnet
 
 if TYPE_CHECKING:
     from PIL import Image

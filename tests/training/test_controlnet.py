@@ -14,6 +14,15 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from matchgraph.drawing import Drawing
+from matchgraph.minizoo.build.controlnet import (
+    RECORD_FILE,
+    ControlConfig,
+    ControlImages,
+    ControlledDenoiser,
+    ControlMethod,
+    embedding_widths,
+    train_controlnet,
+)
 from matchgraph.minizoo.build.controls import CONFIG as SHIPPED_CONFIG
 from matchgraph.minizoo.build.controls import SHIPPED, TEACHER, evaluate, held_out
 from matchgraph.training.config import SampleConfig
@@ -33,15 +42,6 @@ from matchgraph.training.pipelines.loading import LoadedPipeline
 from matchgraph.training.sampling.controls import Segmenter
 from matchgraph.training.sampling.generate import start_with, stream_batches, stream_images
 from matchgraph.training.tune.checkpoint import Checkpoints
-from matchgraph.training.tune.controlnet import (
-    RECORD_FILE,
-    ControlConfig,
-    ControlImages,
-    ControlledDenoiser,
-    ControlMethod,
-    embedding_widths,
-    train_controlnet,
-)
 from matchgraph.training.tune.loop import purpose_generator
 from tests.training import tiny
 
