@@ -157,9 +157,9 @@ def out_option(
         type=GivenPath(),
         metavar=metavar,
         required=required,
-        default=default,
-        show_default=default is not None,
         help=help,
+        # An explicit None would count as given, and nothing would be required.
+        **({} if default is None else {"default": default, "show_default": True}),
     )
 
 

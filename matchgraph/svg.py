@@ -116,7 +116,7 @@ def _within_page(svg: str, name: str, description: str) -> str:
 
     # Only within tags: what a name spells is the name's own business.
     body = re.sub(r"<[^>]*>", lambda tag: fitted(tag[0]), body)
-    width, height = re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', body).groups()
+    [(width, height)] = re.findall(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', body)[:1]
     size = f'style="max-width: {float(width) * 1.25:.0f}px; aspect-ratio: {width} / {height}" '
     body = re.sub(
         r'<svg (.*?)width="[^"]*" height="[^"]*"', rf"<svg {size}\1", body, count=1, flags=re.DOTALL

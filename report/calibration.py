@@ -135,17 +135,17 @@ def chances_table(studies: Sequence[Chances]) -> Table:
         Column("recipe", "Recipe", lambda study: study.title),
         Column("error", "Calibration error", lambda study: study.error, "share"),
     ]
-    for i, confidence in enumerate(own.confidence for own in studies[0].coverage):
+
+    def of_sets(i: int, confidence: float) -> list[Column]:
         name = f"{100 * confidence:.0f}"
-        columns += [
-            Column(
-                f"coverage_{name}",
-                f"Sets at {name} %: hold the best",
-                lambda study, i=i: study.coverage[i].coverage,
-                "share",
-            ),
-            Column(f"size_{name}", "models", lambda study, i=i: study.coverage[i].size, "number"),
+        title = f"Sets at {name} %: hold the best"
+        return [
+            Column(f"coverage_{name}", title, lambda study: study.coverage[i].coverage, "share"),
+            Column(f"size_{name}", "models", lambda study: study.coverage[i].size, "number"),
         ]
+
+    for i, own in enumerate(studies[0].coverage):
+        columns += of_sets(i, own.confidence)
     return table("calibration", studies, columns)
 
 

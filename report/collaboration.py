@@ -162,6 +162,10 @@ def quality_over_cost(study: Study) -> str:
 def ways_table(study: Study) -> Table:
     """One row for each way of drawing, by cost."""
     metrics = sorted({metric for way in study.strategies for metric in way.quality})
+
+    def quality(metric: str) -> Column:
+        return Column(metric, metric, lambda way: way.quality.get(metric), "score")
+
     return table(
         "collaboration-ways",
         sorted(study.strategies, key=lambda way: way.tflop),
@@ -171,7 +175,7 @@ def ways_table(study: Study) -> Table:
             Column("steps", "Steps", lambda way: way.steps, "number"),
             Column("tflop", "TFLOP", lambda way: way.tflop, "number"),
             Column("rate", "By the teacher", lambda way: way.rate, "share"),
-            *(Column(m, m, lambda way, m=m: way.quality.get(m), "score") for m in metrics),
+            *map(quality, metrics),
             Column("fid", "Frechet distance", lambda way: way.fid, "number"),
             Column("diversity", "Diversity", lambda way: way.diversity, "number"),
         ],
@@ -215,10 +219,9 @@ def wins_table(study: Study) -> Table:
             Column("aspect", "Images by", lambda row: row[0]),
             Column("distance", "With their distance", lambda row: row[1], "number"),
             Column("gap", "With the difference of scores", lambda row: row[2], "number"),
-            *(
-                Column(f"wins_{third}", f"Student wins, {third} third", lambda row, i=i: row[3][i], "share")
-                for i, third in enumerate(("low", "middle", "high"))
-            ),
+            Column("wins_low", "Student wins, low third", lambda row: row[3][0], "share"),
+            Column("wins_middle", "Student wins, middle third", lambda row: row[3][1], "share"),
+            Column("wins_high", "Student wins, high third", lambda row: row[3][2], "share"),
         ],
     )
 

@@ -146,7 +146,11 @@ def importances(
         )
 
     titles = {"model": "Model attributes", "dataset": "Dataset features", "graph": "Graph embedding"}
-    whole = [summed(titles[g], lambda v, m=m: float(v[m].sum())) for g, m in member.items() if m.any()]
+
+    def of_all(columns_of: np.ndarray) -> Callable[[np.ndarray], float]:
+        return lambda values: float(values[columns_of].sum())
+
+    whole = [summed(titles[group], of_all(own)) for group, own in member.items() if own.any()]
     model = np.flatnonzero(member["model"])
 
     def of_model(columns_of: np.ndarray) -> Callable[[np.ndarray], float]:
@@ -157,7 +161,7 @@ def importances(
         return pick
 
     first = np.mean([shares[names[0], s] for s in seeds], axis=0)
-    order = sorted(model, key=lambda column: (-first[column], columns[column]))
+    order = sorted(map(int, model), key=lambda column: (-first[column], columns[column]))
     top, rest = order[:10], order[10:]
     features = [
         summed(columns[c], of_model(np.array([c])), figures_of("table1", columns[c]).get("share"))
@@ -169,10 +173,8 @@ def importances(
     return Importances(tuple(whole), tuple(features), seeds)
 
 
-def importances_figure(study: Importances) -> str | None:
-    """Table 1 as bars; None where models differ in nothing."""
-    if not study.features:
-        return None
+def importances_figure(study: Importances) -> str:
+    """Table 1 as bars."""
     rankers = list(study.features[0].share)
     with drawing("importances", height=0.9 + 0.36 * len(study.features)) as (figure, finish):
         axes = figure.subplots()
@@ -233,10 +235,14 @@ def importance_tables(study: Importances) -> tuple[Table, Table]:
 
 def _importance_table(name: str, first: str, rows: Sequence[Importance], seeds: Sequence[int]) -> Table:
     columns = [Column(first, first.capitalize(), lambda row: row.name)]
+
+    def of_ranker(ranker: str) -> list[Column]:
+        share = Column(ranker, TITLES[ranker], lambda row: row.share[ranker], "share")
+        spread = Column(f"{ranker}_seeds", "± seeds", lambda row: row.spread[ranker], "share")
+        return [share, spread] if len(seeds) > 1 else [share]
+
     for ranker in rows[0].share:
-        columns.append(Column(ranker, TITLES[ranker], lambda row, r=ranker: row.share[r], "share"))
-        if len(seeds) > 1:
-            columns.append(Column(f"{ranker}_seeds", "± seeds", lambda row, r=ranker: row.spread[r], "share"))
+        columns += of_ranker(ranker)
     if any(row.paper is not None for row in rows):
         columns.append(Column("paper", "Share", lambda row: row.paper, "share", of_paper=True))
     return table(name, rows, columns)

@@ -104,6 +104,7 @@ def noise(snapshot: Snapshot, replicates: Sequence[tuple[str, str, str, float]],
     between = (
         float(np.sqrt(np.mean([np.var(values, ddof=1) for values in within]))) if within else float("nan")
     )
+    tau, osr = np.mean(predicted, axis=0).tolist() if predicted else (float("nan"), float("nan"))
     return Noise(
         len(runs),
         sum(len(v) for v in runs.values()),
@@ -112,7 +113,8 @@ def noise(snapshot: Snapshot, replicates: Sequence[tuple[str, str, str, float]],
         compared,
         changed,
         len(used),
-        *(np.mean(predicted, axis=0).tolist() if predicted else (float("nan"), float("nan"))),
+        tau,
+        osr,
         _ceiling(within, deviation, seed),
     )
 

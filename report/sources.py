@@ -108,13 +108,11 @@ def read_sources(graph: MatchingGraph, main: Snapshot, extractors: Sequence[str]
         snapshots[key] = snapshot
         metrics.append(View(key, name, name, note))
     probes = [View(MAIN_VIEW, _probe_title(main), _paper_probe(_probe_title(main)), "used everywhere else")]
-    for view, snapshot in [
-        *_other_similarities(graph, runner, main, names),
-        *_other_features(runner, main),
-    ]:
+    others = [*_other_similarities(graph, runner, main, names), *_other_features(runner, main)]
+    for view, seen in others:
         probes.append(view)
-        if snapshot is not None:
-            snapshots[view.key] = snapshot
+        if seen is not None:
+            snapshots[view.key] = seen
     return Sources(snapshots, tuple(metrics), tuple(probes), _replicates(runner, main))
 
 
@@ -141,7 +139,7 @@ def _other_similarities(
     from matchgraph.graphdb.snapshot import NOT_RECORDED
 
     used = (main.similarity.name if main.similarity else None, main.compared_with)
-    views = []
+    views: list[tuple[View, Snapshot | None]] = []
     for row in runner.read(queries.load("predict/similarity-extractors"), names=names):
         extractor = row["extractor"] or NOT_RECORDED
         if (row["name"], extractor) == used:

@@ -148,13 +148,14 @@ def sparsity_section(study: Sparsity) -> Section:
 def sparsity_table(study: Sparsity) -> Table:
     """One row for each share of removed results."""
     columns = [Column("removed", "Removed", lambda i: study.removed[i], "share")]
-    for own in study.series:
-        columns += [
-            Column(
-                f"{own.key}_osr", f"{own.title}: OSR", lambda i, own=own: own.figures[OSR.key][i], "share"
-            ),
-            Column(
-                f"{own.key}_tau_w", f"{own.title}: τ_w", lambda i, own=own: own.figures[TAU.key][i], "number"
-            ),
+
+    def of_series(own: Series) -> list[Column]:
+        osr, tau = own.figures[OSR.key], own.figures[TAU.key]
+        return [
+            Column(f"{own.key}_osr", f"{own.title}: OSR", lambda i: osr[i], "share"),
+            Column(f"{own.key}_tau_w", f"{own.title}: τ_w", lambda i: tau[i], "number"),
         ]
+
+    for own in study.series:
+        columns += of_series(own)
     return table("fig6-sparsity", range(len(study.removed)), columns)

@@ -26,8 +26,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from matchgraph.graphdb.connection import Settings
-    from matchgraph.graphdb.embedding import Embedder
+    from matchgraph.graphdb.embedding import GdsNode2Vec
     from matchgraph.graphdb.models import Snapshot
+    from matchgraph.graphdb.node2vecplus import Node2VecPlus
     from matchgraph.graphdb.runner import Runner
     from matchgraph.predictor.matching import Matcher
 
@@ -82,19 +83,20 @@ class Variant:
             runner: of the database, where the embedder asks for it.
             results: keeps embeddings; None to compute them each time.
         """
-        matcher = build_recipe(
-            self.recipe, runner, features=self.features, embedder=self.embedder, seed=self.seed
-        )
-        embedder = getattr(matcher, "embedder", None)
-        # What is removed differs from variant to variant, so no other one needs those embeddings.
-        if embedder is not None and results is not None and not self.removed:
-            matcher.embedder = embedder = KeptEmbedder(embedder, results)
-        if not self.ranker:
-            return matcher
         from matchgraph.predictor.matching import PaperMatcher
         from matchgraph.report.rankers import compared_ranker
 
-        return PaperMatcher(embedder, compared_ranker(self.ranker, self.seed), matcher.rows)
+        matcher = build_recipe(
+            self.recipe, runner, features=self.features, embedder=self.embedder, seed=self.seed
+        )
+        if not isinstance(matcher, PaperMatcher):
+            return matcher
+        embedder: Any = matcher.embedder
+        # What is removed differs from variant to variant, so no other one needs those embeddings.
+        if embedder is not None and results is not None and not self.removed:
+            embedder = KeptEmbedder(embedder, results)
+        ranker = compared_ranker(self.ranker, self.seed) if self.ranker else matcher.ranker
+        return PaperMatcher(embedder, ranker, matcher.rows)
 
 
 @dataclass(frozen=True)
@@ -143,7 +145,7 @@ class KeptEmbedder:
         results: where embeddings are kept.
     """
 
-    def __init__(self, embedder: Embedder, results: Results) -> None:
+    def __init__(self, embedder: GdsNode2Vec | Node2VecPlus, results: Results) -> None:
         self.name, self.config = embedder.name, embedder.config
         self._embedder, self._results = embedder, results
 
@@ -217,7 +219,9 @@ def evaluate_variants(
         own = [answers[variant, dataset] for dataset in datasets]
         failure = next((answer for answer in own if isinstance(answer, str)), outcome.failure)
         outcomes[variant] = (
-            Outcome(failure=failure) if failure else Outcome(tuple(own), outcome.skipped, outcome.method)
+            Outcome(failure=failure)
+            if failure
+            else Outcome(tuple(f for f in own if isinstance(f, Fold)), outcome.skipped, outcome.method)
         )
     return outcomes
 

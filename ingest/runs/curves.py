@@ -42,6 +42,8 @@ def loss_curve(losses: Sequence[float], resumed_at: Sequence[int] = ()) -> str |
 
 def plot_losses(axes: Axes, losses: Sequence[float], resumed_at: Sequence[int] = ()) -> None:
     """Draw on existing axes what `loss_curve` shows, from at least one finite loss."""
+    from matplotlib.ticker import MaxNLocator
+
     steps, known = finite_losses(losses)
     size = -(-len(steps) // MOST_POINTS)
     starts = np.arange(0, len(steps), size)
@@ -57,10 +59,11 @@ def plot_losses(axes: Axes, losses: Sequence[float], resumed_at: Sequence[int] =
     label = f"mean of {span} steps" if span > 1 else "mean"
     axes.plot(steps[shown], mean[shown], color=COLOURS[0], linewidth=2, label=label)
     for number, step in enumerate(resumed_at):
-        label = None if number else "interrupted and resumed"
+        # An underscore keeps the others out of the legend.
+        label = "_" if number else "interrupted and resumed"
         axes.axvline(step + 0.5, color=INK, linestyle=":", linewidth=1, label=label)
     axes.set_xlabel("step")
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(axis="y", color=FAINT, alpha=0.3, linewidth=0.8)
     axes.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=3)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import re
 from pathlib import Path
@@ -30,6 +31,17 @@ def test_the_page_says_what_was_measured(tmp_path: Path) -> None:
     assert "--only" not in page
     written = json.loads((tmp_path / "collaboration.json").read_text(encoding="utf-8"))
     assert written["study"]["wins"]["share"]["value"] == pytest.approx(study.wins.share.value)
+    # Each interval stands under its own heading.
+    with (tmp_path / "collaboration-equal.csv").open(newline="", encoding="utf-8") as file:
+        for row, lead in zip(csv.DictReader(file), study.leads, strict=True):
+            for name in ("over_student", "over_best_student", "over_teacher", "over_random"):
+                interval = getattr(lead, name)
+                shown = [float(row[name + end]) for end in ("", "_low", "_high")]
+                assert shown == [interval.value, interval.low, interval.high]
+    with (tmp_path / "collaboration-wins.csv").open(newline="", encoding="utf-8") as file:
+        first = next(csv.DictReader(file))
+    thirds = tuple(float(first[f"wins_{third}"]) for third in ("low", "middle", "high"))
+    assert thirds == tuple(study.wins.by_distance)
     # No prompt is longer than another, so nothing goes with their length.
     [words] = [each for each in written["study"]["wins"]["aspects"] if each["name"].startswith("words")]
     assert words["distance"]["value"] is None
