@@ -10,9 +10,11 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from matchgraph.cli.options import configuration, settings_options
+from matchgraph.cli.main import matchgraph
+from matchgraph.cli.options import DEFAULT_SEED, configuration, settings_options
 from matchgraph.errors import Error
 from matchgraph.settings import about_field, check_settings, same_setting, setting
+from tests.cli.test_main import walk
 
 
 class Wrong(Error):
@@ -126,3 +128,14 @@ def test_a_configuration_refuses_what_its_option_refuses(values, message):
 def test_a_field_that_is_no_setting_has_no_about():
     with pytest.raises(TypeError, match="device"):
         about_field(Painting.__dataclass_fields__["device"])
+
+
+def test_all_commands_have_one_default_seed():
+    seeds = {
+        " ".join(path): option.default
+        for path, command in walk(matchgraph)
+        for option in command.params
+        if "--seed" in option.opts
+    }
+    assert len(seeds) > 5
+    assert set(seeds.values()) == {DEFAULT_SEED}
