@@ -534,6 +534,7 @@ def test_only_the_statuses_asked_for_are_queued_again_and_only_open_runs_cancell
     ledger.complete(claim(ledger, done), zoo, [result(1.0)], {})
     ledger.fail(claim(ledger, failed), "broken", traceback="line 1", final=True)
     assert ledger.cancel([cancelled]) == [cancelled]
+    assert ledger.claim(cancelled, ELSEWHERE) is None
     assert ledger.requeue(ids, statuses=[FAILED]) == [failed]
     again = ledger.run(failed)
     assert (again.status, again.attempt, again.error) == (QUEUED, 0, None)
