@@ -566,3 +566,10 @@ def test_runs_are_found_by_model_and_dataset(ledger: Ledger) -> None:
     assert [run.id for run in ledger.runs_of({"m"}, {"e"})] == [ids[1]]
     assert {run.id for run in ledger.runs_of({"m", "n"}, {"d"})} == {ids[0], ids[2]}
     assert len(ledger.runs()) == len(ids)
+
+
+def test_a_loaded_model_counts_more_than_one_that_nobody_is_at(ledger: Ledger) -> None:
+    first, second, other = ledger.enqueue([request(number=1), request(number=2), request("n")])
+    claim(ledger, first)
+    assert ledger.claim_next([other, second], ELSEWHERE, model="m").id == second  # type: ignore[union-attr]
+    assert ledger.claim_next([other], ELSEWHERE, model="m").id == other  # type: ignore[union-attr]
