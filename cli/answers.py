@@ -73,6 +73,7 @@ def sentences(answer: Answer) -> str:
         best = choose(answer.measured, key=lambda model: answer.measured[model])
         place = next(i for i, model in enumerate(answer.ranking, start=1) if model.model == best)
         lines.append(f"Measured (and not used): {best} was best, ranked {place} here.")
+    lines += [f"Note: {note}" for note in answer.notes]
     return "\n".join(lines)
 
 

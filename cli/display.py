@@ -169,6 +169,10 @@ class RunReporter(Reporter):
         self._step = bars.add_task("", total=None, visible=False)
         self._named: str | None = None
 
+    def notice(self, sentence: str) -> None:
+        """See `Reporter`."""
+        self._bars.console.print(sentence, markup=False, highlight=False, soft_wrap=True)
+
     def planned(self, total: int, done: int) -> None:
         """See `Reporter`."""
         # Runs that were done before took no time now, so they must not shorten the estimate.

@@ -27,6 +27,8 @@ SECONDS_PER_HOUR = 3600
 def show_plan(found: PlanSummary, price_per_hour: float | None, as_json: bool) -> None:
     """Print a plan: by model on stdout, or each run as JSON."""
     cost = None if price_per_hour is None else found.device_hours * price_per_hour
+    for note in found.notes:
+        click.echo(f"Note: {note}", err=True)
     if as_json:
         click.echo(json.dumps({**found.to_dict(), "cost": cost}, ensure_ascii=False))
         return
@@ -107,6 +109,8 @@ def show_proposal(
 def show_queued(found: QueuedRuns, as_json: bool) -> None:
     """Print what a plan has in the queue."""
     total, queued = len(found.runs), found.queued
+    for note in found.plan.notes:
+        click.echo(f"Note: {note}", err=True)
     if as_json:
         click.echo(json.dumps({"total": total, "queued": queued}))
     else:

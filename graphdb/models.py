@@ -346,12 +346,14 @@ class MeasuredDataset:
         similar: its distances to other datasets.
         compared: by the hash of each extractor, the datasets that it was compared with; None where a save
             need not check that these are all.
+        notes: what was not read, or could not be measured.
     """
 
     dataset: Dataset
     statistics: tuple[Statistics, ...]
     similar: tuple[Similar, ...]
     compared: Mapping[str, Collection[str]] | None = None
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)

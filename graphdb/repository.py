@@ -271,6 +271,11 @@ class MatchingGraph:
         rows = self._runner.read(queries.load("read/statistics"), extractor=extractor)
         return sorted((_statistics_from(row) for row in rows), key=lambda s: (s.dataset, s.resize))
 
+    def statistics_of(self, dataset: str) -> Statistics | None:
+        """Feature statistics of one dataset by the extractor of its embedding; None where there are none."""
+        rows = self._runner.read(queries.load("read/statistics-of"), dataset=dataset)
+        return _statistics_from(rows[0]) if rows else None
+
     def own_statistics(self) -> list[Statistics]:
         """Feature statistics of each dataset by the extractor of its embedding."""
         return [_statistics_from(row) for row in self._runner.read(queries.load("read/own-statistics"))]

@@ -23,12 +23,14 @@ class Answer:
         measured: of a dataset of the graph, what was measured on it by model; not used in the prediction.
         confidence: the smallest set of models that holds the best one; None where none was asked for.
         seconds: how long the answer took.
+        notes: what limits how far the answer can be trusted, one sentence each.
     """
 
     prediction: Prediction
     measured: Mapping[str, float] = field(default_factory=dict)
     confidence: Confidence | None = None
     seconds: float = 0.0
+    notes: tuple[str, ...] = ()
 
     @property
     def dataset(self) -> str:
@@ -86,6 +88,7 @@ class Answer:
             "ranking": ranking,
             "neighbours": [asdict(neighbour) for neighbour in self.neighbours],
             "confidence": None if self.confidence is None else self.confidence.to_dict(),
+            "notes": list(self.notes),
             "seconds": self.seconds,
             "provenance": dict(self.provenance),
         }
@@ -94,4 +97,6 @@ class Answer:
         """The ranking as a table, for notebooks."""
         known = self.to_frame().dropna(axis="columns", how="all")
         title = f"Models for {escape(self.dataset)} by {escape(str(self.provenance['metric']))}"
-        return f"<p><b>{title}</b></p>{known.to_html(float_format='{:.4g}'.format, border=0)}"
+        notes = "".join(f"<p>{escape(note)}</p>" for note in self.notes)
+        table = known.to_html(float_format="{:.4g}".format, border=0)
+        return f"<p><b>{title}</b></p>{table}{notes}"

@@ -29,6 +29,7 @@ from matchgraph.predictor.ranks import (
     ranks_within,
     summarise,
 )
+from matchgraph.predictor.samples import widened
 from matchgraph.predictor.visibility import (
     add_dataset,
     check_enough,
@@ -141,11 +142,13 @@ class Neighbour:
         dataset: its id.
         similarity: the recorded value, in the metric of the similarities.
         best: up to three models, best first; empty where nothing was measured.
+        n: images of the smaller of the two samples that were compared; None where that is not recorded.
     """
 
     dataset: str
     similarity: float
     best: tuple[str, ...]
+    n: int | None = None
 
 
 @dataclass(frozen=True)
@@ -314,6 +317,7 @@ def predict(
     *,
     distances: Mapping[str, float] | None = None,
     costs: Mapping[str, Cost] | None = None,
+    reliability: float = 1.0,
 ) -> Prediction:
     """Rank the zoo's models for a dataset, with costs and reasons. Writes nothing.
 
@@ -324,6 +328,8 @@ def predict(
         matcher: the method.
         distances: of a new dataset, by id of the known one, in the metric of the snapshot's similarities.
         costs: by model id.
+        reliability: probability, from 0 to 1, that the dataset's images show what it is like; below 1 the
+            ranks are less certain, see `predictor.samples`.
 
     Returns:
         The ranking.
@@ -337,13 +343,14 @@ def predict(
         target, visible = dataset.id, add_dataset(snapshot, dataset, distances or {})
     ranked = matcher.rank(visible, [target], explain=True)[target]
     order = np.lexsort((ranked.models, -ranked.prediction.p_best, ranked.prediction.expected_rank))
+    expected = widened(ranked.prediction, reliability) if reliability < 1 else ranked.prediction
     reasons = explain(ranked.contributions, ranked.parts)
     ranking = tuple(
         RankedModel(
             model=ranked.models[row],
-            expected_rank=float(ranked.prediction.expected_rank[row]),
-            rank_std=float(ranked.prediction.rank_std[row]),
-            p_best=float(ranked.prediction.p_best[row]),
+            expected_rank=float(expected.expected_rank[row]),
+            rank_std=float(expected.rank_std[row]),
+            p_best=float(expected.p_best[row]),
             cost=(costs or {}).get(ranked.models[row], Cost()),
             why=reasons[row] if reasons else (),
         )
@@ -396,6 +403,7 @@ def evidence(visible: Snapshot, dataset: str) -> tuple[Neighbour, ...]:
     near = similarities_of(visible, dataset)
     sign = -1.0 if similarity_direction(visible) else 1.0
     matrix = loss_matrix(visible)
+    images = {known.id: _count(known.properties.get("n_real")) for known in visible.datasets}
     neighbours = []
     for other in sorted(near, key=lambda name: (sign * near[name], name))[:EVIDENCE_DATASETS]:
         best: tuple[str, ...] = ()
@@ -403,8 +411,14 @@ def evidence(visible: Snapshot, dataset: str) -> tuple[Neighbour, ...]:
             measured = matrix.losses[:, matrix.datasets.index(other)]
             order = [row for row in np.argsort(measured, kind="stable") if not np.isnan(measured[row])]
             best = tuple(matrix.models[row] for row in order[:3])
-        neighbours.append(Neighbour(other, near[other], best))
+        counts = [images[name] for name in (dataset, other)]
+        n = None if None in counts else min(count for count in counts if count is not None)
+        neighbours.append(Neighbour(other, near[other], best, n))
     return tuple(neighbours)
+
+
+def _count(value: object) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 
 def provenance(visible: Snapshot, dataset: str, matcher: Matcher) -> dict[str, Any]:

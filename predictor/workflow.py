@@ -12,7 +12,7 @@ from matchgraph.graphdb.errors import GraphChanged, UnknownMetric
 from matchgraph.graphdb.metrics import DEFAULT_METRIC, KNOWN_METRICS
 from matchgraph.graphdb.queries import did_you_mean
 from matchgraph.graphdb.snapshot import NOT_RECORDED
-from matchgraph.predictor import evaluation, matching, replay
+from matchgraph.predictor import evaluation, matching, replay, samples
 from matchgraph.predictor.active import pair_hours
 from matchgraph.predictor.answer import Answer
 from matchgraph.predictor.confidence import confidence_of, other_folds
@@ -23,7 +23,7 @@ from matchgraph.predictor.recipes import Method
 from matchgraph.progress import Progress, no_progress
 
 if TYPE_CHECKING:
-    from matchgraph.graphdb.models import Dataset, MeasuredDataset, Snapshot
+    from matchgraph.graphdb.models import Dataset, MeasuredDataset, Snapshot, Statistics
     from matchgraph.graphdb.repository import MatchingGraph
     from matchgraph.predictor.evaluation import Evaluation
     from matchgraph.predictor.replay import BudgetCurve
@@ -39,7 +39,7 @@ class NewDataset(Protocol):
     metric: str
 
     def measured(
-        self, graph: MatchingGraph, known: Sequence[Dataset], on_progress: Progress
+        self, graph: MatchingGraph, known: Sequence[Dataset], on_progress: Progress, *, save: bool = False
     ) -> MeasuredDataset:
         """Measure it, and its distances to the datasets of the graph; writes nothing.
 
@@ -47,6 +47,7 @@ class NewDataset(Protocol):
             graph: the graph.
             known: its datasets.
             on_progress: called with the step, and how much of it is done.
+            save: whether it is to be saved, which other content under its id in the graph rules out.
         """
         ...
 
@@ -93,29 +94,39 @@ def predict(
         _check_known(snapshot, target)
         dataset: str | Dataset = target
         name, distances = target, {}
+        statistics = _few_of_graph(graph, snapshot, target)
+        folder_notes = ()
         own = snapshot.performs[(snapshot.performs["dataset"] == name) & snapshot.performs["value"].notna()]
         measured = dict(zip(own["model"], map(float, own["value"]), strict=True))
     else:
         if method.similarity not in (None, target.metric):
             raise InvalidRows(f"A new dataset is compared by {target.metric}, not by {method.similarity}.")
         snapshot = load_snapshot(graph, method.metric, target.metric, method.measured_with)
-        new = target.measured(graph, snapshot.datasets, on_progress)
+        new = target.measured(graph, snapshot.datasets, on_progress, save=save)
         _check_compared_with(snapshot, new)
         if save:
             new = _saved(graph, target, new, on_progress)
-        dataset, name, measured = new.dataset, new.dataset.id, {}
+        dataset, name, measured, statistics = new.dataset, new.dataset.id, {}, new.statistics[0]
+        folder_notes = new.notes
         distances = {(set(pair.pair) - {name}).pop(): pair.value for pair in new.similar}
     matcher = method.build(graph.runner)
     costs = load_costs(graph, snapshot, without=name)
     on_progress("ranking models", 0, 0)
-    prediction = matching.predict(snapshot, dataset, matcher, distances=distances, costs=costs)
+    reliability, notes = 1.0, folder_notes
+    if statistics is not None:
+        reliability = samples.reliability(statistics, snapshot.datasets)
+        note = samples.few_images_note(name, statistics.n, statistics.mean.size)
+        notes = notes if note is None else (*notes, note)
+    prediction = matching.predict(
+        snapshot, dataset, matcher, distances=distances, costs=costs, reliability=reliability
+    )
     sure = None
     if confidence is not None:
         folds = other_folds(
             snapshot, name, matcher, lambda done, of, held_out: on_progress(f"trying {held_out}", done, of)
         )
         sure = confidence_of(prediction, folds, confidence)
-    return Answer(prediction, measured, sure, time.perf_counter() - started)
+    return Answer(prediction, measured, sure, time.perf_counter() - started, notes)
 
 
 def evaluate(
@@ -244,6 +255,15 @@ def load_costs(graph: MatchingGraph, snapshot: Snapshot, *, without: str = "") -
     return costs
 
 
+def _few_of_graph(graph: MatchingGraph, snapshot: Snapshot, target: str) -> Statistics | None:
+    """Statistics of a dataset of the graph that has no more images than dimensions; None of one with more."""
+    known = next(dataset for dataset in snapshot.datasets if dataset.id == target)
+    n = known.properties.get("n_real")
+    if known.embedding is None or not isinstance(n, int) or n > len(known.embedding):
+        return None
+    return graph.statistics_of(target)
+
+
 def _check_known(snapshot: Snapshot, target: str) -> None:
     ids = [known.id for known in snapshot.datasets]
     if target not in ids:
@@ -261,7 +281,7 @@ def _saved(
         try:
             graph.save_datasets([new.dataset], new.statistics, new.similar, compared=new.compared)
         except GraphChanged:
-            new = target.measured(graph, graph.datasets(), on_progress)
+            new = target.measured(graph, graph.datasets(), on_progress, save=True)
         else:
             return new
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from matchgraph.training.captions import CAPTION_SUFFIXES, METADATA_FILES, SPLITS, UNREAD_METADATA_FILES
 from matchgraph.training.contents import packed_dataset
 from matchgraph.training.errors import BadDataset, BadImage
+from matchgraph.words import some
 
 # Formats whose files have a signature, so that damaged files are not taken for one of them.
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "DIB", "GIF", "TIFF", "AVIF", "JPEG2000", "PPM", "QOI")
@@ -79,9 +80,7 @@ class DatasetFiles:
         ]
         notes = [f"not read: {', '.join(parts)}"] if parts else []
         if self.junk:
-            more = len(self.junk) - MOST_NAMED
-            listed = ", ".join(sorted(self.junk)[:MOST_NAMED])
-            notes.append(f"ignored: {listed}" + (f" and {more} more" if more > 0 else ""))
+            notes.append(f"ignored: {some(sorted(self.junk), MOST_NAMED)}")
         return notes
 
 

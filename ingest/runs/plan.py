@@ -25,7 +25,8 @@ from matchgraph.ingest.runs.ledger import DONE, FAILED, MAX_ATTEMPTS, QUEUED, RU
 from matchgraph.ingest.runs.sources import Sources
 from matchgraph.ingest.tables.csv_file import check_ids, read_table, write_table
 from matchgraph.ingest.tables.results import check_known
-from matchgraph.training.measure.scoring import PROBE
+from matchgraph.training.measure.scoring import PROBE, parse_metric
+from matchgraph.words import some
 
 if TYPE_CHECKING:
     from matchgraph.graphdb.repository import MatchingGraph
@@ -50,6 +51,7 @@ class Plan:
         datasets: the datasets by id.
         config: what each run does.
         sources: the folders, checked.
+        notes: what a user should know before the work begins, one sentence each.
     """
 
     requests: Mapping[str, RunRequest]
@@ -57,6 +59,7 @@ class Plan:
     datasets: Mapping[str, Dataset]
     config: RunConfig
     sources: Sources
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -172,7 +175,34 @@ def make_plan(
         )
         for model, dataset in wanted
     ]
-    return Plan({request.id: request for request in requests}, all_models, all_datasets, config, sources)
+    notes = (
+        *_without_captions([all_datasets[dataset] for dataset in sorted({pair[1] for pair in wanted})]),
+        *_few_samples(config, extractors),
+    )
+    return Plan(
+        {request.id: request for request in requests}, all_models, all_datasets, config, sources, notes
+    )
+
+
+def _without_captions(datasets: Sequence[Dataset]) -> list[str]:
+    """Say which datasets have nothing to learn a prompt from."""
+    without = [dataset.id for dataset in datasets if dataset.properties.get("captioned") == 0]
+    if not without:
+        return []
+    return [f"{some(without)}: no image has a caption, so models learn and draw with the empty prompt."]
+
+
+def _few_samples(config: RunConfig, extractors: Mapping[str, Extractor]) -> list[str]:
+    """Say which Frechet distances are of too few generated images for a covariance of full rank."""
+    notes = []
+    for measure in map(parse_metric, config.metrics):
+        dimension = extractors[measure.extractor].dimension if measure.extractor in extractors else 0
+        if measure.distance == "fid" and config.samples <= dimension:
+            notes.append(
+                f"{measure.metric} is measured on {config.samples} generated images, and features of "
+                f"{dimension} dimensions need more than {dimension}: its values say little. Raise --samples."
+            )
+    return notes
 
 
 def select_pairs(

@@ -63,11 +63,13 @@ class PlanSummary:
         runs: all its runs, in the order of work.
         device_hours: how long those that are not done take on one device, as far as that is known.
         not_estimated: how many of them no time is known of.
+        notes: what a user should know before the work begins.
     """
 
     runs: tuple[PlannedRun, ...]
     device_hours: float
     not_estimated: int
+    notes: tuple[str, ...] = ()
 
     @property
     def to_do(self) -> int:
@@ -153,7 +155,8 @@ def plan_runs(graph: MatchingGraph, config: RunConfig, selection: Selection, *, 
     runs = survey(graph, ledger, everything, plan, home)
     seconds = [run.estimate.seconds for run in runs if run.state != DONE]
     known = [value for value in seconds if value is not None]
-    return PlanSummary(tuple(runs), sum(known) / SECONDS_PER_HOUR, len(seconds) - len(known))
+    hours = sum(known) / SECONDS_PER_HOUR
+    return PlanSummary(tuple(runs), hours, len(seconds) - len(known), plan.notes)
 
 
 def missing_runs(graph: MatchingGraph, config: RunConfig, selection: Selection) -> Candidates:
@@ -267,6 +270,8 @@ def run_here(
         retry_failed=retry_failed,
         max_attempts=max_attempts,
     )
+    for note in queued.plan.notes:
+        reporter.notice(note)
     ledger, ids = Ledger(graph.runner), list(queued.plan.requests)
     if workers == 1:
         executor = local_executor(settings.home, options, queued.instruments)
@@ -323,6 +328,8 @@ def run_on_cluster(
     queued = queue_runs(
         graph, config, selection, home=settings.home, retry_failed=retry_failed, max_attempts=max_attempts
     )
+    for note in queued.plan.notes:
+        reporter.notice(note)
     ledger, ids = Ledger(graph.runner), list(queued.plan.requests)
     watch = _watch(reporter, queued.plan)
     return _watched(

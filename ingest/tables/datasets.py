@@ -35,6 +35,7 @@ from matchgraph.training.dataset_files import OTHER_SUFFIXES, SUFFIXES, holds_im
 from matchgraph.training.files import files_below
 from matchgraph.training.measure.frechet import GaussianStatistics
 from matchgraph.training.pipelines.hub import folder_name
+from matchgraph.words import some
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -416,6 +417,7 @@ def ingest_image_folders(
     written: list[str] = []
     unchanged: list[str] = []
     notes: list[str] = []
+    small: dict[int, dict[str, int]] = {}
     measured = 0
     for position, (found, content) in enumerate(usable):
         on_progress("measuring datasets", position, len(usable))
@@ -437,6 +439,13 @@ def ingest_image_folders(
         written.append(found.id)
         measured += len(look.similar)
         notes += look.notes
+        for statistics in look.statistics:
+            if statistics.n <= statistics.mean.size:
+                small.setdefault(statistics.mean.size, {})[found.id] = statistics.n
+    for dimension, counts in small.items():
+        names = some([f"{name} ({n})" for name, n in counts.items()])
+        need = f"distances in {dimension} dimensions need more than {dimension} images"
+        notes.append(f"{names}: {need}, so those of these datasets say little.")
     on_progress("measuring datasets", len(usable), len(usable))
     return DatasetsReport(
         tuple(written),

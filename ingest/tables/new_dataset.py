@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,12 +14,14 @@ from matchgraph.ingest.errors import BadInput, ExtractorMismatch, NothingToCompa
 from matchgraph.ingest.tables.datasets import (
     METRIC,
     Comparison,
+    ImageFolder,
     dataset_folders,
     image_problem,
     images_hash,
     list_folder,
     too_few_images,
 )
+from matchgraph.ingest.tables.identity import Identity
 from matchgraph.progress import Progress, no_progress
 
 if TYPE_CHECKING:
@@ -56,7 +59,12 @@ class NewFolder:
     metric: str = METRIC
 
     def measured(
-        self, graph: MatchingGraph, known: Sequence[Dataset], on_progress: Progress = no_progress
+        self,
+        graph: MatchingGraph,
+        known: Sequence[Dataset],
+        on_progress: Progress = no_progress,
+        *,
+        save: bool = False,
     ) -> MeasuredDataset:
         """Embed the images and measure their distance to every known dataset; writes nothing.
 
@@ -67,9 +75,11 @@ class NewFolder:
             graph: the graph.
             known: its datasets.
             on_progress: called with the step, and how much of it is done.
+            save: whether it is to be saved under its own id.
 
         Raises:
-            BadInput: the folder, or an image in it, cannot be used.
+            BadInput: the folder, or an image in it, cannot be used, or it is to be saved and the graph has
+                another dataset of its id.
             ExtractorMismatch: no probe was given, or the graph's datasets were embedded by another one.
             NothingToCompare: the graph has no statistics to compare with.
         """
@@ -94,8 +104,25 @@ class NewFolder:
                 "cannot be compared with any. Bring image folders in with `matchgraph ingest datasets FOLDER "
                 "--probe SPEC`."
             )
-        look = comparison.look(found, images_hash(found), load=_loader(found.images, on_progress))
-        return MeasuredDataset(look.dataset, look.statistics, look.similar, comparison.compared)
+        content = images_hash(found)
+        found = _told_apart(found, content, known, save=save)
+        look = comparison.look(found, content, load=_loader(found.images, on_progress))
+        notes = (*found.notes, *look.notes)
+        return MeasuredDataset(look.dataset, look.statistics, look.similar, comparison.compared, notes)
+
+
+def _told_apart(found: ImageFolder, content: str, known: Sequence[Dataset], *, save: bool) -> ImageFolder:
+    """A folder under an id of its own, where the graph has another dataset of the same name."""
+    stored = {dataset.id: dataset for dataset in known}
+    identity = Identity("dataset", stored, {})
+    if not identity.is_other(found.id, content):
+        return found
+    if save:
+        reason = f"dataset {found.id!r} is in the graph already, with other images"
+        remedy = "save it with `matchgraph ingest datasets`, which takes --id and --replace"
+        raise BadInput([Problem(str(found.folder), 0, reason, remedy)], skippable=False)
+    number = next(n for n in itertools.count(2) if f"{found.id} ({n})" not in stored)
+    return replace(found, id=f"{found.id} ({number})")
 
 
 def check_same_extractor(known: Sequence[Dataset], extractor: str, what: str) -> None:

@@ -95,7 +95,15 @@ class TestPredictDataset:
         code, out, err = command("predict", "d03", "--json", *FAST)
         assert (code, err) == (0, "")
         answer = json.loads(out)
-        assert set(answer) == {"dataset", "ranking", "neighbours", "confidence", "seconds", "provenance"}
+        assert set(answer) == {
+            "dataset",
+            "ranking",
+            "neighbours",
+            "confidence",
+            "notes",
+            "seconds",
+            "provenance",
+        }
         assert answer["dataset"] == "d03"
         assert sum(model["p_best"] for model in answer["ranking"]) == pytest.approx(1)
         ranks = [model["expected_rank"] for model in answer["ranking"]]
@@ -219,6 +227,29 @@ class TestPredictFolder:
             "MATCH (n) OPTIONAL MATCH (n)-[r]->() RETURN count(DISTINCT n) AS n, count(r) AS r"
         )
         assert before == after
+
+    def test_two_images_say_little_and_the_answer_says_so(self, command, colours, probe):
+        folder = write_images(colours / "brick", (190, 45, 35), 9)
+        arguments = ("predict", folder, "--probe", probe, *FAST)
+        for image in sorted(folder.iterdir())[2:]:
+            image.unlink()
+        code, out, _ = command(*arguments)
+        assert code == 0
+        assert "Note: brick has only 2 images, and distances in" in " ".join(out.split())
+        answer = json.loads(command(*arguments, "--json")[1])
+        assert answer["notes"][0].startswith("brick has only 2 images")
+        assert answer["neighbours"][0]["n"] == 2
+
+    def test_another_folder_of_the_same_name_is_not_the_graphs_dataset(self, graph, command, colours, probe):
+        folder = write_images(colours / "new" / "reds", (190, 45, 35), 9)
+        answer = json.loads(command("predict", folder, "--probe", probe, "--json", *FAST)[1])
+        assert answer["dataset"] == "reds (2)"
+        assert "reds" in {neighbour["dataset"] for neighbour in answer["neighbours"]}
+        before = graph.datasets()
+        code, _, err = command("predict", folder, "--probe", probe, "--save", *FAST)
+        assert code == 2
+        assert "'reds' is in the graph already, with other images" in err
+        assert graph.datasets() == before
 
     def test_everything_is_read_and_decoded_once(self, command, colours, probe, monkeypatch):
         from matchgraph.graphdb.runner import Runner

@@ -24,7 +24,7 @@ from matchgraph.training.measure.scoring import Score
 
 ZOO = Path(__file__).parents[2] / "zoo"
 CONFIG = RunConfig(steps=3, samples=4, resolution_px=32)
-EXTRACTOR: Any = SimpleNamespace(hash="abc", name="probe", resize="clean")
+EXTRACTOR: Any = SimpleNamespace(dimension=2, hash="abc", name="probe", resize="clean")
 ADAPTER = "pytorch_lora_weights.safetensors"
 
 

@@ -364,7 +364,7 @@ def test_kernel_distances_to_a_dataset_whose_images_are_gone_are_left_out_and_to
     scorer = Scorer(("clip_fid", "cmmd"), instruments, tmp_path / "cache")
     report = ingest_image_folders(graph, image_folders / "cats", extractor, scorer=scorer)
     assert report.similarities == 1
-    assert report.notes == (
+    assert report.notes[:1] == (
         "cmmd of 'cats' and 'dogs' was not measured: the images of 'dogs' are not here as they were "
         "ingested.",
     )
@@ -485,7 +485,12 @@ def test_captions_are_counted_and_other_files_named(graph: MatchingGraph, extrac
     (folder / "notes.docx").write_bytes(b"PK")
     report = ingest_image_folders(graph, folder, extractor)
     assert (report.images, report.captioned) == (2, 0)
-    assert report.notes == ("pets: not read: notes.docx", "pets: none of its 2 images has a caption.")
+    assert report.notes[:2] == (
+        "pets: not read: notes.docx",
+        "pets: none of its 2 images has a caption.",
+    )
+    dimension = extractor.dimension
+    assert report.notes[2].startswith(f"pets (2): distances in {dimension} dimensions need more than")
     rows = [{"file_name": f"{n}.png", "words": "x", "prompt": "y", "caption": "z"} for n in range(2)]
     (folder / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
     with pytest.raises(BadInput, match="'caption' or 'prompt'; name one with --caption-column"):

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from matchgraph.graphdb.models import Dataset
 from matchgraph.graphdb.repository import MatchingGraph
 from matchgraph.ingest.errors import BadInput, ExtractorMismatch, NothingToDo, SourceChanged
 from matchgraph.ingest.runs.config import Selection
@@ -72,3 +73,15 @@ def test_another_probe_is_refused(zoo: MatchingGraph) -> None:
     probe: Any = SimpleNamespace(hash="xyz", name="other", resize="clean")
     with pytest.raises(ExtractorMismatch, match="'other'"):
         make_plan(zoo, CONFIG, {"clip": probe}, Selection())
+
+
+def test_missing_captions_and_few_samples_are_named_before_the_work(zoo: MatchingGraph) -> None:
+    assert plan(zoo).notes == ()
+    few = SimpleNamespace(hash="abc", name="probe", resize="clean", dimension=4)
+    dataset = next(found for found in zoo.datasets() if found.properties.get("source"))
+    zoo.save_datasets([Dataset(dataset.id, {**dataset.properties, "captioned": 0}, dataset.embedding)])
+    notes = make_plan(zoo, CONFIG, {"clip": few}, Selection()).notes
+    assert (
+        notes[0] == f"{dataset.id}: no image has a caption, so models learn and draw with the empty prompt."
+    )
+    assert "clip_fid is measured on 4 generated images, and features of 4 dimensions need more" in notes[1]

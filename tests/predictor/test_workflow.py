@@ -23,7 +23,7 @@ class New:
     def __init__(self, near: set[str], extractor: str = "e1") -> None:
         self.near, self.extractor = near, extractor
 
-    def measured(self, graph, known, on_progress) -> MeasuredDataset:  # noqa: ARG002
+    def measured(self, graph, known, on_progress, *, save=False) -> MeasuredDataset:  # noqa: ARG002
         on_progress("embedding images", 0, 1)
         similar = tuple(
             Similar(

@@ -286,7 +286,7 @@ def test_split_folders_are_one_dataset_with_the_others_held_out(tmp_path):
     [
         ("train-00000.parquet", b"PAR1", r"1 \.parquet file; .*load_dataset"),
         ("data-00000.arrow", b"ARROW1", r"1 \.arrow file; .*load_from_disk"),
-        ("00000.tar", b"", r"1 \.tar file; a WebDataset"),
+        ("00000.tar", b"", r"1 \.tar file \(a WebDataset\); unpack"),
         ("images.zip", b"PK", r"1 \.zip file; unpack"),
     ],
 )
