@@ -265,7 +265,7 @@ def configuration(settings: type[T], options: dict[str, Any], **further: Any) ->
         options: what click passed; entries that are fields of it are removed.
         further: fields that are no options.
     """
-    own = {one.name: options.pop(one.name) for one in fields(settings) if one.name in options}  # type: ignore[arg-type]
+    own = {one.name: options.pop(one.name) for one in fields(settings) if one.name in options}
     return settings(**own, **further)
 
 

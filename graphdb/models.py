@@ -442,7 +442,7 @@ def _checked_property(value: Any, what: str) -> Property:
         raise InvalidValue(
             f"{what} mixes {', '.join(sorted(t.__name__ for t in types))}: a list needs items of one type."
         )
-    return items  # type: ignore[return-value]
+    return items
 
 
 def _checked_scalar(value: Any, what: str) -> Scalar:

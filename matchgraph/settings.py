@@ -186,7 +186,7 @@ def check_settings(configuration: Any, error: type[Error]) -> None:
     Raises:
         Error: the first field with such a value, of the type `error`.
     """
-    for name, one in settings_of(type(configuration)).items():
+    for name, one in settings_of(configuration.__class__).items():
         value = getattr(configuration, name)
         if not one.accepts(value):
             raise error(f"{name} must be {one.expected()}, got {value!r}.")

@@ -30,13 +30,12 @@ if TYPE_CHECKING:
 
 
 class NewDataset(Protocol):
-    """A dataset that the graph need not have, such as `ingest.tables.new_dataset.NewFolder`.
+    """A dataset that the graph need not have, such as `ingest.tables.new_dataset.NewFolder`."""
 
-    Attributes:
-        metric: of its distances to other datasets.
-    """
-
-    metric: str
+    @property
+    def metric(self) -> str:
+        """The metric of its distances to other datasets."""
+        ...
 
     def measured(
         self, graph: MatchingGraph, known: Sequence[Dataset], on_progress: Progress, *, save: bool = False
@@ -95,7 +94,7 @@ def predict(
         dataset: str | Dataset = target
         name, distances = target, {}
         statistics = _few_of_graph(graph, snapshot, target)
-        folder_notes = ()
+        folder_notes: tuple[str, ...] = ()
         own = snapshot.performs[(snapshot.performs["dataset"] == name) & snapshot.performs["value"].notna()]
         measured = dict(zip(own["model"], map(float, own["value"]), strict=True))
     else:

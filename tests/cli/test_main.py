@@ -132,3 +132,7 @@ def test_interrupting_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch, capsys:
     monkeypatch.setattr(cli_main.matchgraph, "main", interrupt)
     assert cli_main.run([]) == 130
     assert "Run the same command again" in capsys.readouterr().err
+
+
+def test_the_root_help_stays_short():
+    assert len(cli_main.COMMANDS) < 12
