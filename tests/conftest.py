@@ -62,6 +62,8 @@ def graph(runner: Runner) -> Iterator[MatchingGraph]:
     drop_projections(runner)
     matching_graph = MatchingGraph(runner)
     matching_graph.clear()
+    # What a test wrote as another application would.
+    runner.write("MATCH (n) WHERE NOT n:MatchGraph DETACH DELETE n")
     yield matching_graph
     left_behind = drop_projections(runner)
     assert not left_behind, f"GDS projections left behind: {left_behind}"

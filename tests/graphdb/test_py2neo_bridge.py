@@ -21,7 +21,7 @@ def test_both_see_what_either_writes(graph: MatchingGraph, settings: Settings) -
     node = bridge.nodes.match("Model").first()
     assert dict(node) == {"id": "ours `", "sizes": [1.5, 2.0]}
     transaction = bridge.begin()
-    transaction.run("MERGE (m:Model {id: $id})", id="theirs")
+    transaction.run("MERGE (m:MatchGraphModel:Model {id: $id})", id="theirs")
     bridge.commit(transaction)
     assert [model.id for model in graph.models()] == ["ours `", "theirs"]
 
