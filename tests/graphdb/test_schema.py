@@ -152,7 +152,7 @@ def test_an_earlier_graph_is_adopted_and_nothing_else(graph: MatchingGraph, runn
         level = PromptGraph(runner)
         assert ([v.id for v in level.variants()], [p.text for p in level.prompts()]) == (["v"], ["a cat"])
         assert [n.text for n in level.nearest(np.array([1.0, 0.0]), 1, "clip_score")] == ["a cat"]
-        assert len(runner.read(queries.load("ledger/runs"), ids=None)) == 1
+        assert len(runner.read(queries.load("upkeep/runs"))) == 1
         assert runner.read("MATCH ()-[e]->() WHERE e.key IS NOT NULL RETURN e") == []
         assert runner.read("MATCH (n:Schema|Metric) WHERE n.of IS NULL RETURN n") == []
         assert runner.read(foreign) == before
