@@ -70,9 +70,9 @@ def choose(
     a model will be after fine-tuning is what it is chosen for: fine-tune it (`matchgraph ingest run`) and
     give its adapter to draw with it. Its scores are expected to be those of the model as it is.
     """
-    from matchgraph.cli.display import progress_bar
     from matchgraph.levels import choose as choose_levels
     from matchgraph.levels import models_for
+    from matchgraph.progress import progress_bar
 
     def show_failure(prompt: str, failure: str) -> None:
         click.echo(f"{prompt!r}: {failure}", err=True)

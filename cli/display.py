@@ -62,24 +62,6 @@ def step_bar() -> Iterator[OnProgress]:
         yield follow
 
 
-@contextmanager
-def progress_bar() -> Iterator[OnProgress]:
-    """A bar on stderr that is gone when the work is done; nothing where stderr is no terminal."""
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("", total=None)
-
-        def note(step: str, done: int, of: int) -> None:
-            bar.update(task, description=escape(step), completed=done, total=of or None)
-
-        yield note
-
-
 def figures(run: Run) -> str:
     """What a finished run measured, in a few words."""
     parts = []

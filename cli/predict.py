@@ -7,7 +7,6 @@ from typing import Any
 
 import click
 
-from matchgraph.cli.display import progress_bar
 from matchgraph.cli.options import (
     FiniteRange,
     configuration,
@@ -18,6 +17,7 @@ from matchgraph.cli.options import (
 )
 from matchgraph.predictor.config import ReplayConfig
 from matchgraph.predictor.recipes import Method
+from matchgraph.progress import progress_bar
 
 method_options = settings_options(
     Method,

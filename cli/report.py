@@ -9,8 +9,8 @@ from typing import Any
 
 import click
 
-from matchgraph.cli.display import progress_bar
 from matchgraph.cli.options import configuration, json_option, opened_graph, out_option, settings_options
+from matchgraph.progress import progress_bar
 from matchgraph.report.config import ReportConfig
 
 

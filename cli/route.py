@@ -201,7 +201,7 @@ def score(
     What is scored already is not drawn again, so after Ctrl-C or a crash the same command goes on where it
     stopped.
     """
-    from matchgraph.cli.display import progress_bar
+    from matchgraph.progress import progress_bar
     from matchgraph.routing.workflow import score as score_prompts
     from matchgraph.training.measure.scorers import load_scorers
 

@@ -1,4 +1,10 @@
-"""Choose the right text-to-image model for a dataset, out of a matching graph in Neo4j."""
+"""Choose the right text-to-image model for a dataset, out of a matching graph in Neo4j.
+
+    with matchgraph.connect() as graph:
+        graph.predict("my-images/", probe="ViT-B-32/laion2b_s34b_b79k")
+
+`connect` is where to begin; see `matchgraph.Graph` for what a graph can do.
+"""
 
 from __future__ import annotations
 
@@ -8,12 +14,23 @@ from typing import TYPE_CHECKING, Any
 from matchgraph.errors import Error
 
 if TYPE_CHECKING:
+    from matchgraph.api import Graph, connect
+    from matchgraph.drawing import Drawing
+    from matchgraph.ingest.runs.config import RunConfig
+    from matchgraph.predictor.recipes import Method
+
     __version__: str
 
-__all__ = ["Error", "__version__"]
+__all__ = ["Drawing", "Error", "Graph", "Method", "RunConfig", "__version__", "connect"]
 
 # Name -> module that has it. Loaded on first use: `matchgraph --help` imports this package as well.
-LAZY: dict[str, str] = {}
+LAZY: dict[str, str] = {
+    "Drawing": "matchgraph.drawing",
+    "Graph": "matchgraph.api",
+    "Method": "matchgraph.predictor.recipes",
+    "RunConfig": "matchgraph.ingest.runs.config",
+    "connect": "matchgraph.api",
+}
 
 if not TYPE_CHECKING:  # or a type checker would let every name pass
 

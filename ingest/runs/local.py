@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-import matchgraph
+import matchgraph.errors
 from matchgraph.ingest.errors import WorkerFailed
 from matchgraph.ingest.runs.ledger import Ledger, Run
 from matchgraph.ingest.runs.worker import WorkerOptions
