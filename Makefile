@@ -27,14 +27,14 @@ records report: export MATCHGRAPH_HOME := $(CURDIR)/.records
 demo demo-live records: export MATCHGRAPH_PROBE := $(CURDIR)/$(ZOO)/probes/clip
 demo demo-live records report: export OMP_NUM_THREADS := 1
 
-# The tests' packages are few beside torch, so one environment serves all targets.
+# Beside torch the tests' packages are small, so one environment serves all targets.
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit("matchgraph needs Python 3.11 or newer: make PYTHON=...") if sys.version_info < (3, 11) else None'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[test]'
 	touch $@
 
-# Everything measured is shipped; asking takes seconds. `make demo-live` measures the answer anew.
+# All measurements are shipped; a prediction takes seconds. `make demo-live` measures the answer itself.
 demo: $(VENV)/.installed
 	$(MATCHGRAPH) graph start
 	# Ten models measured on 32 datasets; what is known of $(NEW) is left out, as if it were a user's own.
@@ -47,7 +47,7 @@ demo: $(VENV)/.installed
 	$(MATCHGRAPH) predict $(NEW)
 	$(MATCHGRAPH) graph open --no-launch
 
-# The model chosen for $(NEW) and the one that is best on average, fine-tuned here and now: which is better?
+# Fine-tunes the model chosen for $(NEW) and the one that is best on average: which is better?
 demo-live: $(VENV)/.installed
 	$(MATCHGRAPH) graph start
 	$(MATCHGRAPH) graph reset --yes
@@ -59,7 +59,7 @@ demo-live: $(VENV)/.installed
 		| xargs -L 1 $(MATCHGRAPH) ingest run $(SMALL) --dataset $(NEW)
 	$(MATCHGRAPH) predict $(NEW)
 
-# Measures the whole matrix again: hours on two cores. Stop it at any time, and call it again to go on.
+# Measures the whole matrix again: hours on two cores. Stop it at any time; another call resumes it.
 records: $(VENV)/.installed
 	$(MATCHGRAPH) graph start
 	$(MATCHGRAPH) ingest models $(ZOO)/models --no-throughput
@@ -87,12 +87,12 @@ test: export OMP_NUM_THREADS := 1
 test: $(VENV)/.installed
 	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist worksteal
 
-# The loop of work: what needs no server.
+# For quick feedback: the tests that need no server.
 test-fast: export OMP_NUM_THREADS := 1
 test-fast: $(VENV)/.installed
 	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist worksteal -m "not server"
 
-# Style, and which room may import which.
+# Style, and which package may import which.
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -101,7 +101,7 @@ lint: $(VENV)/.installed
 types: $(VENV)/.installed
 	$(BIN)/mypy
 
-# Asks the demo's graph: run `make demo` before.
+# Uses the demo's graph: run `make demo` first.
 bench: $(VENV)/.installed
 	$(BIN)/python -m bench.commands --home .demo --probe $(ZOO)/probes/clip --images $(ZOO)/datasets
 
