@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 FOLDER = "schema"
 FIRST = 15
 ADOPTION = 23
-PREFIX = "MatchGraph"
 _FILE = re.compile(r"(?P<version>\d{3})_[a-z0-9_]+")
 # In this order: a run is known by its model and dataset.
 _ADOPTED = ("models", "datasets", "runs", "statistics", "variants", "prompts", "metrics")

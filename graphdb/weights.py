@@ -2,8 +2,8 @@
 
 Walks go where weights are larger, while of distances the smaller is the better; a raw distance as weight
 would lead them to the worst neighbours. These two functions are the only definition: prediction calls them on
-the edges it may see, and `cypher/write/*-weights.cypher` computes the same for the `weight` stored with each
-edge.
+the edges it may see, and `cypher/refresh/*-weights.cypher` computes the same for the `weight` stored with
+each edge.
 """
 
 from __future__ import annotations

@@ -124,15 +124,15 @@ def encode_attributes(attributes: Mapping[str, Mapping[str, object]]) -> Feature
     """Turn attributes into normalised numbers.
 
     - A number becomes one column, scaled to mean 0 and standard deviation 1 over those that have it. A
-    boolean is 0 or 1. - A text is one-hot encoded. With more than 16 different values, only the most frequent
-    that at least two rows share get a
-      column, so ids, captions and other free text cannot blow up the table.
+      boolean is 0 or 1.
+    - A text is one-hot encoded. With more than 16 different values, only the most frequent that at least two
+      rows share get a column, so ids, captions and other free text cannot blow up the table.
     - A list becomes one attribute per item, up to 32. Where some have a list and others a single value, the
-    value stands
-      for each item, as in diffusers' configs.
+      value stands for each item, as in diffusers' configs.
     - A missing number takes the mean, and a column `attribute=missing` says so; the same column stands for a
-    missing text. - Ids, names, paths, hashes and `source` are left out, and so are columns that are equal in
-    all rows or equal another.
+      missing text.
+    - Ids, names, paths, hashes and `source` are left out, and so are columns that are equal in all rows or
+      equal another.
 
     Args:
         attributes: each row's attributes, by row id.

@@ -155,12 +155,11 @@ def outscore_to_best(predicted: np.ndarray, truth: np.ndarray, average: np.ndarr
     """O2B: the loss of the selected model minus that of the model best on average, both on this dataset.
 
     The paper's "difference of the predicted best model's score with best model over all datasets on average"
-    can be read in two
-    ways: the average may belong to the score (mean score of the best model) or to the model (the model that
-        is best on average). Its Table 3 gives the Overall baseline an O2B of exactly 0.0, which only the
-        second reading does, and its explanation ("the selected models actually perform better than it on
-        average") says the same. Negative is better. As everything here is a loss, the sign is already flipped
-        for larger-is-better metrics.
+    can be read in two ways: the average may belong to the score (mean score of the best model) or to the
+    model (the model that is best on average). Its Table 3 gives the Overall baseline an O2B of exactly 0.0,
+    which only the second reading does, and its explanation ("the selected models actually perform better than
+    it on average") says the same. Negative is better. As everything here is a loss, the sign is already
+    flipped for larger-is-better metrics.
 
     Args:
         predicted: float64, (n_models,), predicted losses.

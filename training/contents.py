@@ -106,7 +106,7 @@ WRITE_IMAGES = (
 CONVERT_CHECKPOINT = (
     "convert a whole checkpoint with diffusers (StableDiffusionPipeline.from_single_file(FILE)"
     ".save_pretrained(FOLDER), or the pipeline class of its family) and give the folder; for a LoRA use "
-    "`matchgraph student`"
+    "`matchgraph collaborate student`"
 )
 EXPECTED = {"table": "a CSV file", "dataset": "a folder of images", "model": "a pipeline folder"}
 REMEDIES = {

@@ -32,7 +32,6 @@ POLL_S = 1.0
 # After so many children that died one after another without a claim between them no better one will come.
 MOST_DEATHS_IN_VAIN = 3
 LOG_LINES = 5
-INTERRUPTED = 130
 
 
 @dataclass
