@@ -9,6 +9,7 @@ from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from matchgraph.training.pipelines.families.objectives import Density, diffuse, rectified_flow
 from matchgraph.training.pipelines.rollback import noised, rolled_back
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ class Family(ABC):
         classifier_free: guidance takes a second, unconditional forward in each step. Where it was distilled
             into the denoiser the scale is an input of the one forward.
         flow_matching: the denoiser predicts the velocity of a straight line from image to noise.
+        density: of a flow's noise levels in training, see `objectives.draw_sigmas`.
         call_options: further arguments of the pipeline's call when sampling.
         load_options: further arguments of the pipeline class's loader.
         own_components: (library, class) pairs that the folder's index may name beside classes of diffusers
@@ -52,6 +54,7 @@ class Family(ABC):
     default_guidance: ClassVar[float]
     classifier_free: ClassVar[bool] = True
     flow_matching: ClassVar[bool] = False
+    density: ClassVar[Density] = "uniform"
     call_options: ClassVar[Mapping[str, Any]] = {}
     load_options: ClassVar[Mapping[str, Any]] = {}
     own_components: ClassVar[frozenset[tuple[str, str]]] = frozenset()
@@ -186,7 +189,6 @@ class Family(ABC):
             (n, channels, h, w), in the precision that the denoiser computed in.
         """
 
-    @abstractmethod
     def loss(
         self,
         pipe: Any,
@@ -195,7 +197,10 @@ class Family(ABC):
         conditioning: Conditioning,
         generator: torch.Generator,
     ) -> torch.Tensor:
-        """The family's own training objective, as a mean over the batch.
+        """The family's training objective: the mean squared error of `predict`.
+
+        A flow predicts the velocity noise - x at (1 - sigma) x + sigma noise. Other families predict noise or
+        velocity at uniform timesteps, as the scheduler says.
 
         Args:
             pipe: the loaded pipeline; only its scheduler's configuration is read.
@@ -207,6 +212,14 @@ class Family(ABC):
         Returns:
             A float32 scalar that gradients flow from.
         """
+        import torch
+
+        if self.flow_matching:
+            noisy, levels, target = rectified_flow(pipe.scheduler, latents, generator, self.density)
+        else:
+            noisy, levels, target = diffuse(pipe.scheduler, latents, generator)
+        predicted = self.predict(pipe, denoiser, noisy, levels, conditioning)
+        return torch.nn.functional.mse_loss(predicted.float(), target)
 
     def sample(
         self,

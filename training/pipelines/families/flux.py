@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from matchgraph.training.pipelines.families.base import Conditioning, Family, number_shift
-from matchgraph.training.pipelines.families.objectives import rectified_flow
 
 if TYPE_CHECKING:
     import torch
@@ -114,21 +113,6 @@ class Flux(Family):
             return_dict=False,
         )[0]
         return unpack(predicted, height, width)
-
-    def loss(
-        self,
-        pipe: Any,
-        denoiser: torch.nn.Module,
-        latents: torch.Tensor,
-        conditioning: Conditioning,
-        generator: torch.Generator,
-    ) -> torch.Tensor:
-        """Rectified flow with uniform timesteps: predict noise - x at (1 - sigma) x + sigma noise."""
-        import torch
-
-        noisy, sigmas, velocity = rectified_flow(pipe.scheduler, latents, generator, "uniform")
-        predicted = self.predict(pipe, denoiser, noisy, sigmas, conditioning)
-        return torch.nn.functional.mse_loss(pack(predicted.float()), pack(velocity))
 
 
 def pack(latents: torch.Tensor) -> torch.Tensor:

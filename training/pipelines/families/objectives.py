@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from matchgraph.training.errors import UnsupportedScheduler
 
 if TYPE_CHECKING:
     import torch
+
+Density: TypeAlias = Literal["uniform", "logit_normal"]
 
 
 def training_noise(latents: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
@@ -56,9 +58,7 @@ def diffuse(
     return noisy, timesteps.to(latents.device), target
 
 
-def draw_sigmas(
-    scheduler: Any, count: int, generator: torch.Generator, density: Literal["uniform", "logit_normal"]
-) -> torch.Tensor:
+def draw_sigmas(scheduler: Any, count: int, generator: torch.Generator, density: Density) -> torch.Tensor:
     """Draw noise levels of the scheduler's training grid.
 
     Args:
@@ -104,10 +104,7 @@ def draw_sigmas(
 
 
 def rectified_flow(
-    scheduler: Any,
-    latents: torch.Tensor,
-    generator: torch.Generator,
-    density: Literal["uniform", "logit_normal"],
+    scheduler: Any, latents: torch.Tensor, generator: torch.Generator, density: Density
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Move latents along the straight line towards noise, and give the velocity to predict.
 

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from matchgraph.training.pipelines.families.base import Conditioning, Family
-from matchgraph.training.pipelines.families.objectives import diffuse
 
 if TYPE_CHECKING:
     import torch
@@ -80,20 +79,6 @@ class PixArtSigma(Family):
         if predicted.shape[1] == 2 * noisy.shape[1]:
             predicted = predicted.chunk(2, dim=1)[0]
         return predicted
-
-    def loss(
-        self,
-        pipe: Any,
-        denoiser: torch.nn.Module,
-        latents: torch.Tensor,
-        conditioning: Conditioning,
-        generator: torch.Generator,
-    ) -> torch.Tensor:
-        import torch
-
-        noisy, timesteps, target = diffuse(pipe.scheduler, latents, generator)
-        predicted = self.predict(pipe, denoiser, noisy, timesteps, conditioning)
-        return torch.nn.functional.mse_loss(predicted.float(), target)
 
 
 FAMILY = PixArtSigma()

@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from matchgraph.training.pipelines.families.base import Conditioning, Family
-from matchgraph.training.pipelines.families.objectives import rectified_flow
 
 if TYPE_CHECKING:
     import torch
@@ -114,21 +113,6 @@ class Sana(Family):
         if predicted.shape[1] == 2 * noisy.shape[1]:
             predicted = predicted.chunk(2, dim=1)[0]
         return predicted
-
-    def loss(
-        self,
-        pipe: Any,
-        denoiser: torch.nn.Module,
-        latents: torch.Tensor,
-        conditioning: Conditioning,
-        generator: torch.Generator,
-    ) -> torch.Tensor:
-        """Rectified flow with uniform timesteps: predict noise - x at (1 - sigma) x + sigma noise."""
-        import torch
-
-        noisy, sigmas, velocity = rectified_flow(pipe.scheduler, latents, generator, "uniform")
-        predicted = self.predict(pipe, denoiser, noisy, sigmas, conditioning)
-        return torch.nn.functional.mse_loss(predicted.float(), velocity)
 
 
 class LinearAttention:

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from matchgraph.training.pipelines.families.base import Conditioning, Family
-from matchgraph.training.pipelines.families.objectives import diffuse
 from matchgraph.training.pipelines.samplers import guidance_embedding
 
 if TYPE_CHECKING:
@@ -51,20 +50,6 @@ class StableDiffusion(Family):
         return denoiser(noisy, levels, conditioning["prompt_embeds"], timestep_cond=told, return_dict=False)[
             0
         ]
-
-    def loss(
-        self,
-        pipe: Any,
-        denoiser: torch.nn.Module,
-        latents: torch.Tensor,
-        conditioning: Conditioning,
-        generator: torch.Generator,
-    ) -> torch.Tensor:
-        import torch
-
-        noisy, timesteps, target = diffuse(pipe.scheduler, latents, generator)
-        predicted = self.predict(pipe, denoiser, noisy, timesteps, conditioning)
-        return torch.nn.functional.mse_loss(predicted.float(), target)
 
 
 FAMILY = StableDiffusion()

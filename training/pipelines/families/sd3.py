@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from matchgraph.training.pipelines.families.base import Conditioning, Family, number_shift
-from matchgraph.training.pipelines.families.objectives import rectified_flow
 
 if TYPE_CHECKING:
     import torch
@@ -21,7 +20,8 @@ class StableDiffusion3(Family):
     Source:
         LoRA layers are those of diffusers' `train_dreambooth_lora_sd3.py`. So is the objective with
         `--precondition_outputs 0`: the script's default would weight each squared error by sigma squared,
-        which the paper does not.
+        which the paper does not. Esser et al., "Scaling rectified flow transformers" (2024), section 3.1 with
+        m = 0 and s = 1: the density of the timesteps is the weighting.
     """
 
     name = "sd3"
@@ -40,6 +40,7 @@ class StableDiffusion3(Family):
     default_steps = 28
     default_guidance = 7.0
     flow_matching = True
+    density = "logit_normal"
 
     def settle(self, pipe: Any) -> None:
         number_shift(pipe)
@@ -86,26 +87,6 @@ class StableDiffusion3(Family):
             pooled_projections=conditioning["pooled_prompt_embeds"],
             return_dict=False,
         )[0]
-
-    def loss(
-        self,
-        pipe: Any,
-        denoiser: torch.nn.Module,
-        latents: torch.Tensor,
-        conditioning: Conditioning,
-        generator: torch.Generator,
-    ) -> torch.Tensor:
-        """Rectified flow with logit-normal timesteps: predict noise - x at (1 - sigma) x + sigma noise.
-
-        Source:
-            Esser et al., "Scaling rectified flow transformers" (2024), section 3.1 with m = 0 and s = 1. The
-            density of the timesteps is the weighting, so each squared error has weight 1.
-        """
-        import torch
-
-        noisy, sigmas, velocity = rectified_flow(pipe.scheduler, latents, generator, "logit_normal")
-        predicted = self.predict(pipe, denoiser, noisy, sigmas, conditioning)
-        return torch.nn.functional.mse_loss(predicted.float(), velocity)
 
 
 FAMILY = StableDiffusion3()

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from matchgraph.training.pipelines.families.base import Conditioning, Family, without_empty
-from matchgraph.training.pipelines.families.objectives import diffuse
 from matchgraph.training.pipelines.samplers import guidance_embedding
 
 if TYPE_CHECKING:
@@ -87,21 +86,6 @@ class StableDiffusionXL(Family):
             added_cond_kwargs={"text_embeds": conditioning["pooled_prompt_embeds"], "time_ids": sizes},
             return_dict=False,
         )[0]
-
-    def loss(
-        self,
-        pipe: Any,
-        denoiser: torch.nn.Module,
-        latents: torch.Tensor,
-        conditioning: Conditioning,
-        generator: torch.Generator,
-    ) -> torch.Tensor:
-        """Noise or velocity at uniform timesteps."""
-        import torch
-
-        noisy, timesteps, target = diffuse(pipe.scheduler, latents, generator)
-        predicted = self.predict(pipe, denoiser, noisy, timesteps, conditioning)
-        return torch.nn.functional.mse_loss(predicted.float(), target)
 
 
 FAMILY = StableDiffusionXL()
