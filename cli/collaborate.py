@@ -13,8 +13,8 @@ from click.core import ParameterSource
 from matchgraph.cli.control import control_image
 from matchgraph.cli.distill import distill, student
 from matchgraph.cli.options import (
-    FiniteRange,
     aesthetic_option,
+    configuration,
     device_option,
     json_option,
     opened_graph,
@@ -23,10 +23,12 @@ from matchgraph.cli.options import (
     prompts_option,
     reward_option,
     seed_option,
+    settings_options,
     with_options,
 )
 from matchgraph.cli.route import Numbers, budget_option
 from matchgraph.collaboration.workflow import Corrections, Oracle
+from matchgraph.drawing import Drawing
 from matchgraph.training.measure.scorers import SCORE_METRICS
 
 if TYPE_CHECKING:
@@ -36,36 +38,11 @@ student_argument = click.argument("student", metavar="STUDENT")
 oracle_options = with_options([probe_option(required=True), aesthetic_option, reward_option, device_option])
 
 
-def _listed(numbers: tuple[Any, ...]) -> str:
-    return ",".join(map(str, numbers))
-
-
-corrections_options = with_options(
-    [
-        click.option(
-            "--teacher-steps",
-            type=Numbers(int, 1),
-            default=_listed(Corrections.teacher_steps),
-            show_default=True,
-            help="Step counts of the teacher, alone and from noise.",
-        ),
-        click.option(
-            "--refine-steps",
-            type=Numbers(int, 1),
-            default=_listed(Corrections.refine_steps),
-            show_default=True,
-            help="Step counts of the teacher when it refines.",
-        ),
-        click.option(
-            "--rollbacks",
-            type=Numbers(float),
-            default=_listed(Corrections.rollbacks),
-            show_default=True,
-            help="Shares of the teacher's schedule that refinement repeats.",
-        ),
-        click.option("--teacher-guidance", type=FiniteRange(0), help="By default the pipeline's own."),
-        click.option("--teacher-sampler", metavar="CLASS", help="The pipeline's own by default."),
-    ]
+corrections_options = settings_options(
+    Corrections,
+    teacher_steps={"type": Numbers(int, 1), "multiple": False},
+    refine_steps={"type": Numbers(int, 1), "multiple": False},
+    rollbacks={"type": Numbers(float), "multiple": False},
 )
 
 
@@ -96,8 +73,8 @@ def with_corrections(command: Callable[..., Any]) -> Callable[..., Any]:
     @corrections_options
     @wraps(command)
     def called(*arguments: Any, **options: Any) -> Any:
-        own = {name: options.pop(name) for name in Corrections.__dataclass_fields__}
-        return command(*arguments, corrections=Corrections(**own), **options)
+        corrections = configuration(Corrections, options)
+        return command(*arguments, corrections=corrections, **options)
 
     return called
 
@@ -144,15 +121,10 @@ for each in (distill, student, control_image):
     help="Quality metric that is the oracle.",
 )
 @prompts_option("One prompt a line; the graph's validation prompts by default.")
-@click.option("--steps", type=click.IntRange(1), default=4, show_default=True, help="Of the student.")
-@click.option("--guidance", type=FiniteRange(0), help="Of the student; the pipeline's own by default.")
-@click.option("--sampler", metavar="CLASS", help="Of the student: diffusers' scheduler.")
-@click.option(
-    "--resolution",
-    type=click.IntRange(8),
-    default=512,
-    show_default=True,
-    help="Side of the images, pixels.",
+@settings_options(
+    Drawing,
+    only=("steps", "guidance", "sampler", "resolution_px"),
+    steps={"default": 4, "show_default": True},
 )
 @seed_option("the noise")
 @json_option
@@ -161,10 +133,6 @@ def calibrate(
     teacher: str,
     oracle: Oracle,
     metric: str,
-    steps: int,
-    guidance: float | None,
-    sampler: str | None,
-    resolution: int,
     as_json: bool,
     **options: Any,
 ) -> None:
@@ -173,9 +141,8 @@ def calibrate(
     Both are ids of models in the graph whose folders are at hand (`matchgraph ingest models FOLDER`).
     """
     from matchgraph.collaboration.workflow import calibrate as calibrate_pair
-    from matchgraph.drawing import Drawing
 
-    drawing = Drawing(steps, guidance, sampler, resolution)
+    drawing = configuration(Drawing, options)
     with opened_graph() as (_, runner):
         found = calibrate_pair(runner, student, teacher, drawing, oracle, metric=metric, **options)
     quartiles = {str(k): found.threshold(k) for k in (10, 25, 50, 75, 90)}

@@ -10,22 +10,15 @@ import click
 
 from matchgraph.cli.options import (
     GivenPath,
-    device_option,
+    configuration,
     json_option,
     out_option,
     prompts_option,
-    seed_option,
+    settings_options,
 )
+from matchgraph.training.config import DistillConfig
 
 SHOWN_EVERY_STEPS = 20
-
-solver_steps_option = click.option(
-    "--solver-steps",
-    type=click.IntRange(1),
-    default=50,
-    show_default=True,
-    help="Places on the teacher's path that the student is consistent over; it draws in no more steps.",
-)
 
 
 @click.command()
@@ -38,51 +31,11 @@ solver_steps_option = click.option(
     help="Captioned images to learn from instead.",
 )
 @out_option("The student's folder.", required=True)
-@click.option("--steps", type=click.IntRange(1), default=1000, show_default=True, help="Optimiser steps.")
-@click.option("--batch-size", type=click.IntRange(1), default=16, show_default=True, help="Images a step.")
-@click.option("--learning-rate", type=float, default=1e-4, show_default=True, help="Of AdamW.")
-@click.option(
-    "--decay-share",
-    type=float,
-    default=0.25,
-    show_default=True,
-    help="Last share of the steps over which the learning rate falls to 0.",
+@settings_options(
+    DistillConfig,
+    without=("alpha", "huber", "draws", "weight_decay", "max_gradient_norm", "gradient_accumulation"),
+    rank={"help": "LoRA rank, and alpha."},
 )
-@click.option(
-    "--method",
-    type=click.Choice(["lora", "full"]),
-    default="lora",
-    show_default=True,
-    help="Train a low-rank adapter, which is added to the weights in the end, or all weights.",
-)
-@click.option("--rank", type=click.IntRange(1), default=64, show_default=True, help="LoRA rank, and alpha.")
-@click.option(
-    "--guidance",
-    type=float,
-    help="The teacher's guidance scale, which the student has inside.  [default: the pipeline's own]",
-)
-@solver_steps_option
-@click.option("--ema", type=float, default=0.95, show_default=True, help="Decay of the target's weights.")
-@click.option(
-    "--teacher-steps",
-    type=click.IntRange(1),
-    default=25,
-    show_default=True,
-    help="Denoising steps in which the teacher draws for --prompts.",
-)
-@click.option(
-    "--resolution", type=click.IntRange(1), default=512, show_default=True, help="Side of images, in pixels."
-)
-@seed_option("all that is drawn")
-@device_option
-@click.option(
-    "--precision",
-    type=click.Choice(["fp32", "bf16", "fp16"]),
-    default="fp32",
-    show_default=True,
-    help="Of frozen weights and arithmetic.",
-)
-@click.option("--gradient-checkpointing", is_flag=True, help="Less memory for more time.")
 @click.option(
     "--checkpoint-steps",
     type=click.IntRange(1),
@@ -105,9 +58,7 @@ def distill(
     checkpoint_steps: int,
     resume: bool,
     as_json: bool,
-    resolution: int,
-    rank: int,
-    **settings: Any,
+    **options: Any,
 ) -> None:
     """Distil TEACHER, a diffusers pipeline, into a student that draws in one to eight steps.
 
@@ -117,9 +68,8 @@ def distill(
     if (prompts_file is None) == (images is None):
         raise click.UsageError("Give either --prompts FILE or --images FOLDER.")
     from matchgraph.collaboration.students import distill_student
-    from matchgraph.training.config import DistillConfig
 
-    config = DistillConfig(resolution_px=resolution, rank=rank, alpha=rank, **settings)
+    config = configuration(DistillConfig, options, alpha=options["rank"])
 
     def show_drawn(drawn: int, count: int) -> None:
         click.echo(f"The teacher has drawn {drawn} of {count} images.", err=True)
@@ -154,7 +104,7 @@ def distill(
 @click.argument("teacher", type=GivenPath())
 @click.argument("weights", type=GivenPath())
 @out_option("The student's folder.", required=True)
-@solver_steps_option
+@settings_options(DistillConfig, only=("solver_steps",))
 @json_option
 def student(teacher: Path, weights: Path, out: Path, solver_steps: int, as_json: bool) -> None:
     """Make a student's pipeline of TEACHER and WEIGHTS, a latent consistency model's LoRA or denoiser.

@@ -19,7 +19,9 @@ from matchgraph.cli.options import (
     probe_option,
     reward_option,
     seed_option,
+    settings_options,
 )
+from matchgraph.drawing import Drawing
 from matchgraph.routing.store import Kind
 from matchgraph.training.measure.scorers import SCORE_METRICS
 
@@ -138,20 +140,10 @@ def prompts(path: Path, probe: str, largest_similarity: float, seed: int, as_jso
 @click.option(
     "--steps", required=True, metavar="N,N,...", type=Numbers(int, 1), help="Numbers of denoising steps."
 )
-@click.option("--guidance", type=FiniteRange(0), help="Guidance scale; by default the model family's.")
-@click.option("--sampler", metavar="CLASS", help="Scheduler of diffusers; by default the model's own.")
-@click.option(
-    "--resolution",
-    "resolution_px",
-    type=click.IntRange(8),
-    help="Side of the images; 512 or the pipeline's own.",
-)
-@click.option(
-    "--cache-interval",
-    type=click.IntRange(1),
-    default=1,
-    show_default=True,
-    help="With DeepCache (U-Nets only): steps from one whole pass to the next.",
+@settings_options(
+    Drawing,
+    only=("guidance", "sampler", "resolution_px", "cache_interval"),
+    resolution_px={"default": None, "help": "Side of the images; 512 or the pipeline's own."},
 )
 @json_option
 def variants(as_json: bool, **options: Any) -> None:

@@ -22,6 +22,7 @@ from matchgraph.graphdb.distillation import Calibration, DistillationGraph, Dist
 from matchgraph.graphdb.prompts import PromptGraph, check_prompt, prompt_id
 from matchgraph.graphdb.repository import MatchingGraph
 from matchgraph.progress import Progress, no_progress
+from matchgraph.settings import check_settings, same_setting, setting
 from matchgraph.training.prompt_files import read_prompts
 
 if TYPE_CHECKING:
@@ -67,11 +68,20 @@ class Corrections:
         teacher_sampler: class of diffusers' scheduler; None for the pipeline's own.
     """
 
-    teacher_steps: tuple[int, ...] = (4, 10, 20)
-    refine_steps: tuple[int, ...] = (2, 4, 8)
-    rollbacks: tuple[float, ...] = (0.3, 0.5, 0.7, 0.9)
-    teacher_guidance: float | None = None
-    teacher_sampler: str | None = None
+    teacher_steps: tuple[int, ...] = setting(
+        (4, 10, 20), "Step counts of the teacher, alone and from noise.", at_least=1
+    )
+    refine_steps: tuple[int, ...] = setting(
+        (2, 4, 8), "Step counts of the teacher when it refines.", at_least=1
+    )
+    rollbacks: tuple[float, ...] = setting(
+        (0.3, 0.5, 0.7, 0.9), "Shares of the teacher's schedule that refinement repeats."
+    )
+    teacher_guidance: float | None = same_setting(Drawing, "guidance")
+    teacher_sampler: str | None = same_setting(Drawing, "sampler")
+
+    def __post_init__(self) -> None:
+        check_settings(self, InvalidPlan)
 
     def grid(self, students: tuple[Drawing, ...], samples: int, seed: int) -> Grid:
         """All of them with some drawings of the student.

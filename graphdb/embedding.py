@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -12,6 +12,7 @@ import numpy as np
 
 from matchgraph.graphdb import queries
 from matchgraph.graphdb.errors import EmbeddingFailed, InvalidValue
+from matchgraph.settings import check_settings, setting
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -56,50 +57,32 @@ class Node2VecConfig:
         (Grover and Leskovec 2016) thins out nothing.
     """
 
-    dimension: int = 128
-    walk_length: int = 80
-    walks_per_node: int = 10
-    return_factor: float = 1.0
-    in_out_factor: float = 1.0
-    window_size: int = 10
-    negative_sampling_rate: int = 5
-    negative_sampling_exponent: float = 0.75
-    positive_sampling_factor: float = 1.0
-    iterations: int = 1
-    initial_learning_rate: float = 0.025
-    min_learning_rate: float = 0.0001
-    initializer: str = "NORMALIZED"
-    walk_buffer_size: int = 1000
-    seed: int = 42
+    dimension: int = setting(128, "Length of a vector.", at_least=1)
+    walk_length: int = setting(80, "Nodes in a walk, the start included.", at_least=2)
+    walks_per_node: int = setting(10, "Walks that start at each node.", at_least=1)
+    return_factor: float = setting(1.0, "p.", above=0)
+    in_out_factor: float = setting(1.0, "q.", above=0)
+    window_size: int = setting(10, "Steps between two nodes of one context, at most.", at_least=2)
+    negative_sampling_rate: int = setting(5, "Negative samples for each positive one.", at_least=1)
+    negative_sampling_exponent: float = setting(
+        0.75, "Power of the frequency of negative samples.", at_least=0
+    )
+    positive_sampling_factor: float = setting(
+        1.0, "Share of visits from which on samples are thinned out.", above=0
+    )
+    iterations: int = setting(1, "Passes over the walks.", at_least=1)
+    initial_learning_rate: float = setting(0.025, "At the first step.", above=0)
+    min_learning_rate: float = setting(0.0001, "At the last step.", above=0)
+    initializer: str = setting("NORMALIZED", "Of start vectors.", choices=("NORMALIZED", "UNIFORM"))
+    walk_buffer_size: int = setting(1000, "Walks before a training batch starts.", at_least=1)
+    seed: int = setting(42, "Of walks, samples and start vectors.", at_least=0, below=MAX_SEED)
 
     def __post_init__(self) -> None:
-        least = {"walk_length": 2, "window_size": 2, "seed": 0}
-        for item in fields(self):
-            value, what = getattr(self, item.name), f"node2vec: {item.name}"
-            if item.type == "int":
-                if isinstance(value, bool) or not isinstance(value, int | np.integer):
-                    raise InvalidValue(f"{what} is {value!r}: a whole number is needed.")
-                if not least.get(item.name, 1) <= value < MAX_SEED:
-                    raise InvalidValue(
-                        f"{what} is {value}: it must be at least {least.get(item.name, 1)} and below 2^31."
-                    )
-            elif item.type == "float":
-                if (
-                    isinstance(value, bool)
-                    or not isinstance(value, int | float | np.floating)
-                    or not np.isfinite(value)
-                ):
-                    raise InvalidValue(f"{what} is {value!r}: a finite number is needed.")
-                if value < 0 or (value == 0 and item.name != "negative_sampling_exponent"):
-                    raise InvalidValue(f"{what} is {value}: it must be positive.")
+        check_settings(self, InvalidValue)
         if self.min_learning_rate > self.initial_learning_rate:
             raise InvalidValue(
                 f"node2vec: min_learning_rate {self.min_learning_rate} is above initial_learning_rate "
                 f"{self.initial_learning_rate}."
-            )
-        if self.initializer not in ("NORMALIZED", "UNIFORM"):
-            raise InvalidValue(
-                f"node2vec: initializer is {self.initializer!r}: it must be NORMALIZED or UNIFORM."
             )
 
     def gds_parameters(self) -> dict[str, Any]:

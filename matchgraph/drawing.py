@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 from matchgraph.errors import Error
+from matchgraph.settings import check_settings, setting
 
 
 class InvalidDrawing(Error, ValueError):
@@ -28,26 +28,19 @@ class Drawing:
         InvalidDrawing: a value is out of range.
     """
 
-    steps: int | None = None
-    guidance: float | None = None
-    sampler: str | None = None
-    resolution_px: int = 512
-    cache_interval: int = 1
+    steps: int | None = setting(None, "Denoising steps.", at_least=1)
+    guidance: float | None = setting(None, "Guidance scale; by default the pipeline's own.", at_least=0)
+    sampler: str | None = setting(
+        None, "Scheduler of diffusers; by default the pipeline's own.", metavar="CLASS"
+    )
+    resolution_px: int = setting(512, "Side of the images, in pixels.", at_least=8, option="--resolution")
+    cache_interval: int = setting(
+        1, "With DeepCache (U-Nets only): steps from one whole pass to the next.", at_least=1
+    )
 
     def __post_init__(self) -> None:
-        for name in ("steps", "resolution_px", "cache_interval"):
-            value = getattr(self, name)
-            if name == "steps" and value is None:
-                continue
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise InvalidDrawing(f"{name} is {value!r}: a whole number of at least 1 is needed.")
+        check_settings(self, InvalidDrawing)
         if self.guidance is not None:
-            if isinstance(self.guidance, bool) or not isinstance(self.guidance, (int, float)):
-                raise InvalidDrawing(f"guidance is {self.guidance!r}: a number is needed.")
-            if not (math.isfinite(self.guidance) and self.guidance >= 0):
-                raise InvalidDrawing(
-                    f"guidance is {self.guidance!r}: a finite number of at least 0 is needed."
-                )
             object.__setattr__(self, "guidance", float(self.guidance))
 
     @property

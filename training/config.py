@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import MISSING, asdict, dataclass, field
 from typing import Any
 
 from matchgraph.drawing import Drawing
@@ -80,22 +80,15 @@ class SampleConfig:
         device: `auto` or a torch device name.
     """
 
-    n: int
+    n: int = setting(MISSING, "Images to draw.", at_least=1)
     drawing: Drawing = field(default_factory=Drawing)
-    seed: int = 0
-    batch_size: int = 8
-    precision: str = "fp32"
-    device: str = "auto"
+    seed: int = same_setting(FineTuneConfig, "seed")
+    batch_size: int = same_setting(FineTuneConfig, "batch_size")
+    precision: str = same_setting(FineTuneConfig, "precision")
+    device: str = same_setting(FineTuneConfig, "device")
 
     def __post_init__(self) -> None:
-        for name in ("n", "batch_size"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise InvalidConfig(f"{name} must be a whole number of at least 1, got {value!r}.")
-        if not isinstance(self.seed, int) or not 0 <= self.seed < 2**63:
-            raise InvalidConfig(f"seed must be a whole number from 0 to 2^63 - 1, got {self.seed!r}.")
-        if self.precision not in PRECISIONS:
-            raise InvalidConfig(f"precision must be one of {', '.join(PRECISIONS)}, got {self.precision!r}.")
+        check_settings(self, InvalidConfig)
 
     def to_dict(self) -> dict[str, Any]:
         """All fields by name, ready for JSON."""

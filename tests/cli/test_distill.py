@@ -129,7 +129,7 @@ def test_an_interrupted_command_continues_or_starts_over(
         ((), "either --prompts FILE or --images FOLDER"),
         (("--prompts", "blank.txt"), "holds no prompt"),
         (("--prompts", "latin.txt"), "no text in UTF-8"),
-        (("--prompts", "prompts.txt", "--ema", "1"), "ema must be"),
+        (("--prompts", "prompts.txt", "--ema", "1"), "'--ema': 1.0 is not in the range"),
         (("--prompts", "prompts.txt", "--images", "."), "either --prompts FILE or --images FOLDER"),
         (("--images", "."), "no images"),
     ],
