@@ -51,7 +51,7 @@ def show_answer(answer: Answer) -> None:
 
 
 def sentences(answer: Answer) -> str:
-    """The answer in plain sentences: what to take, how sure that is, why, and what was really best."""
+    """The answer in sentences: the choice, its probability, the reasons, and the measured best."""
     first = answer.ranking[0]
     lines = [
         f"Fine-tune {first.model}: expected rank {first.expected_rank:.1f} ± {first.rank_std:.1f} of "
@@ -78,7 +78,7 @@ def sentences(answer: Answer) -> str:
 
 
 def confidence_text(sure: Confidence) -> str:
-    """The prediction set in plain sentences: which models, why if all, and how such sets did before."""
+    """The prediction set in sentences: its models, why if it has all, and the coverage of such sets."""
     chosen, coverage = sure.chosen, sure.coverage
     count = len(chosen.models)
     lines = [
@@ -90,15 +90,15 @@ def confidence_text(sure: Confidence) -> str:
     if coverage is not None:
         share, size = coverage.coverage, coverage.size
         lines.append(
-            f"On the other {share.count} datasets such sets, each learned from the rest, had "
-            f"{size.value:.1f} models on average and held the best one in {share.value * PERCENT:.0f} % "
+            f"On the other {share.count} datasets such sets, each calibrated on the rest, had "
+            f"{size.value:.1f} models on average and contained the best one in {share.value * PERCENT:.0f} % "
             f"[{share.low * PERCENT:.0f}, {share.high * PERCENT:.0f}]."
         )
     return "\n".join(lines)
 
 
 def readable(part: str) -> str:
-    """The name of a part of the input as people say it."""
+    """A readable name of a part of the input."""
     names = {"dataset": "the dataset's embedding", "graph": "the graph", "general": "results anywhere"}
     return names.get(part, part.removeprefix("model:"))
 
@@ -111,7 +111,7 @@ def time_cell(seconds: float | None) -> str:
 
 
 def show_evaluation(evaluation: Evaluation) -> None:
-    """Print the table of all methods and what to make of it."""
+    """Print the table of all methods and the verdict."""
     from matchgraph.cli.rendering import new_table, stdout_console
     from matchgraph.predictor.metrics import SELECTION_METRICS
 
@@ -139,14 +139,14 @@ def show_evaluation(evaluation: Evaluation) -> None:
 
 
 def p_value_text(p: float) -> str:
-    """A p-value as people write it; "n/a" where there was nothing to compare."""
+    """A p-value as text; "n/a" if there was nothing to compare."""
     if math.isnan(p):
         return "n/a"
     return "< 0.001" if p < 0.001 else f"= {p:.3f}"
 
 
 def show_curve(curve: BudgetCurve) -> None:
-    """Print accuracy against budget for all orders, and what to make of it."""
+    """Print accuracy against budget for all orders, and the verdict."""
     from matchgraph.cli.rendering import new_table, stdout_console
     from matchgraph.predictor.active import SECONDS_PER_HOUR
 

@@ -28,10 +28,10 @@ from matchgraph.cli.route import budget_option, router_store
     "--images",
     required=True,
     type=click.Path(exists=True, file_okay=False, path_type=Path),
-    help="Folder of the images that the model is for.",
+    help="Folder of images to choose the model for.",
 )
-@prompts_option("What is to be drawn, one prompt a line.", required=True)
-@budget_option("What an image may cost on average.", required=True)
+@prompts_option("Prompts to draw, one per line.", required=True)
+@budget_option("Average cost of an image.", required=True)
 @probe_option(required=True)
 @click.option("--metric", default="clip_score", show_default=True, help="Quality metric of a fitted router.")
 @click.option(
@@ -40,7 +40,7 @@ from matchgraph.cli.route import budget_option, router_store
     type=click.IntRange(1),
     default=1,
     show_default=True,
-    help="How many of the models that are best for the images may draw.",
+    help="Number of best models for the images to choose from.",
 )
 @click.option(
     "--adapter",
@@ -48,7 +48,7 @@ from matchgraph.cli.route import budget_option, router_store
     metavar="MODEL=FILE",
     multiple=True,
     callback=lambda _context, _parameter, given: adapters_of(given),
-    help="What a model was fine-tuned to on the images: it draws with that where it was chosen for them.",
+    help="Adapter of a model that was fine-tuned on the images, used if that model is chosen. Repeatable.",
 )
 @out_option("Folder for the images of the last level.")
 @seed_option("the noise and the bootstrap")
@@ -64,11 +64,11 @@ def choose(
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Choose model, candidate and teacher for images and prompts, draw, and say what each level was worth.
+    """Choose model, candidate and teacher for images and prompts, draw, and report the gain of each level.
 
-    Needs a graph with results, scored prompts, a fitted router and, for the last level, tuned students. What
-    a model will be after fine-tuning is what it is chosen for: fine-tune it (`matchgraph ingest run`) and
-    give its adapter to draw with it. Its scores are expected to be those of the model as it is.
+    Needs a graph with results, scored prompts, a fitted router and, for the last level, tuned students. A
+    model is chosen for its predicted quality after fine-tuning: fine-tune it (`matchgraph ingest run`) and
+    pass its adapter with --adapter. The router uses the scores of the model without the adapter.
     """
     from matchgraph.levels import choose as choose_levels
     from matchgraph.levels import models_for
@@ -118,7 +118,7 @@ def adapters_of(given: Sequence[str]) -> dict[str, Path]:
         if not (model and separator and file):
             raise click.BadParameter(f"{each!r} is not of the form MODEL=FILE.")
         if not Path(file).exists():
-            raise click.BadParameter(f"There is no {file}, which is to be the adapter of {model}.")
+            raise click.BadParameter(f"The adapter of {model}, {file}, does not exist.")
         if model in found:
             raise click.BadParameter(f"{model} has two adapters: give one.")
         found[model] = Path(file)
@@ -126,6 +126,6 @@ def adapters_of(given: Sequence[str]) -> dict[str, Path]:
 
 
 def most(candidates: Sequence[str]) -> str:
-    """The three candidates that drew most of the prompts."""
+    """The three candidates that drew the most prompts."""
     common = Counter(candidates).most_common(3)
     return ", ".join(f"{100 * count / len(candidates):.0f} % {name}" for name, count in common)

@@ -1,4 +1,4 @@
-"""`matchgraph collaborate`: a cheap student draws, and its teacher steps in where that is not good enough."""
+"""`matchgraph collaborate`: a cheap student draws, and its teacher improves the images that are rejected."""
 
 from __future__ import annotations
 
@@ -99,9 +99,9 @@ def shown_progress(unit: str) -> Progress:
 def collaborate() -> None:
     """Let a distilled student draw, and its teacher improve what an oracle rejects.
 
-    `distill` or `student` makes a student. Then `calibrate` finds what its images score; `tune` chooses what
-    the teacher does, and below which score, for an average cost; `generate` draws, and `evaluate` reports
-    what that is worth.
+    `distill` or `student` makes a student. `calibrate` measures the scores of its images, `tune` chooses the
+    teacher's correction and the threshold for an average cost, `generate` draws, and `evaluate` reports the
+    gain.
     """
 
 
@@ -118,9 +118,9 @@ for each in (distill, student, control_image):
     type=click.Choice(SCORE_METRICS),
     default="clip_score",
     show_default=True,
-    help="Quality metric that is the oracle.",
+    help="Quality metric to judge by.",
 )
-@prompts_option("One prompt a line; the graph's validation prompts by default.")
+@prompts_option("One prompt per line; the graph's validation prompts by default.")
 @settings_options(
     Drawing,
     only=("steps", "guidance", "sampler", "resolution_px"),
@@ -136,9 +136,9 @@ def calibrate(
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Find what STUDENT's images score, and keep that on its edge to TEACHER in the graph.
+    """Measure the scores of STUDENT's images, and store them on its edge to TEACHER in the graph.
 
-    Both are ids of models in the graph whose folders are at hand (`matchgraph ingest models FOLDER`).
+    Both are ids of models in the graph whose folders are on this machine (`matchgraph ingest models FOLDER`).
     """
     from matchgraph.collaboration.workflow import calibrate as calibrate_pair
 
@@ -155,17 +155,17 @@ def calibrate(
 
 @collaborate.command()
 @student_argument
-@budget_option("What an image may cost on average.", required=True)
+@budget_option("Average cost of an image.", required=True)
 @with_oracle
 @with_corrections
-@prompts_option("One prompt a line; the graph's validation prompts by default.")
-@click.option("--samples", type=click.IntRange(1), default=1, show_default=True, help="Images a prompt.")
+@prompts_option("One prompt per line; the graph's validation prompts by default.")
+@click.option("--samples", type=click.IntRange(1), default=1, show_default=True, help="Images per prompt.")
 @seed_option("the noise")
 @json_option
 def tune(student: str, budget_tflop: float, oracle: Oracle, as_json: bool, **options: Any) -> None:
-    """Choose what the teacher does, and below which percentile, for an average cost.
+    """Choose the teacher's correction, and the percentile below which it is used, for an average cost.
 
-    What is measured once is kept. The whole frontier of quality over cost goes into
+    Measurements are kept and reused. The whole frontier of quality over cost is written to
     `collaboration/STUDENT/frontier.json` in the data folder.
     """
     from matchgraph.collaboration.workflow import frontier_rows
@@ -202,34 +202,34 @@ def tune(student: str, budget_tflop: float, oracle: Oracle, as_json: bool, **opt
 @student_argument
 @click.argument("prompts", metavar="PROMPT...", nargs=-1, required=True)
 @with_oracle
-@click.option("--percentile", "k", type=click.FloatRange(0, 100), help="In place of the tuned one.")
-@click.option("--rollback", type=float, help="Refine with this rollback; in place of what was tuned.")
+@click.option("--percentile", "k", type=click.FloatRange(0, 100), help="Instead of the tuned percentile.")
+@click.option("--rollback", type=float, help="Refine with this rollback, instead of the tuned correction.")
 @click.option(
-    "--regenerate", is_flag=True, help="Draw rejected images from noise; in place of what was tuned."
+    "--regenerate", is_flag=True, help="Draw rejected images from noise, instead of the tuned correction."
 )
-@click.option("--teacher-steps", type=click.IntRange(1), help="In place of the tuned ones.")
+@click.option("--teacher-steps", type=click.IntRange(1), help="Instead of the tuned steps.")
 @click.option(
     "--edit",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="A picture to edit (SDEdit), the same for each prompt.",
+    help="Picture to edit (SDEdit), the same for each prompt.",
 )
-@click.option("--strength", type=float, help="Of --edit: share of the schedule that is repeated.")
+@click.option("--strength", type=float, help="With --edit: share of the schedule that is repeated.")
 @click.option(
     "--controlnet",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
-    help="Folder of a ControlNet that steers both; takes --control-image.",
+    help="Folder of a ControlNet for student and teacher; needs --control-image.",
 )
 @click.option(
     "--control-image",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="What --controlnet is shown, from `collaborate control-image`; for each prompt the same.",
+    help="Input of --controlnet, from `collaborate control-image`; the same for each prompt.",
 )
 @click.option(
     "--control-scale",
     type=click.FloatRange(0),
     default=1.0,
     show_default=True,
-    help="How strongly it steers.",
+    help="Strength of the ControlNet.",
 )
 @out_option("Folder for the images.", required=True)
 @seed_option("the noise")
@@ -244,14 +244,14 @@ def generate(
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Draw each prompt with STUDENT, and let its teacher improve what is rejected.
+    """Draw each prompt with STUDENT, and let its teacher improve rejected images.
 
-    Exits with 1 if something failed on the way; the student's images are there all the same.
+    Exits with 1 if a correction failed; the student's image is then kept.
     """
     from matchgraph.collaboration.workflow import generate as generate_images
 
     if (options["controlnet"] is None) != (options["control_image"] is None):
-        raise click.UsageError("--controlnet goes with --control-image, and --control-image with it.")
+        raise click.UsageError("--controlnet and --control-image must be given together.")
     rows, failed, k = [], False, None
     with opened_graph() as (_, runner):
         for drawn in generate_images(runner, student, prompts, out, oracle, **options):
@@ -281,23 +281,23 @@ def generate(
     "--student-steps",
     type=Numbers(int, 1),
     default="",
-    help="Further step counts of the student alone, to compare with.",
+    help="More step counts of the student alone, for comparison.",
 )
 @click.option(
     "--reference",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
     help="Folder of real images for the Frechet distance.",
 )
-@prompts_option("One prompt a line; the graph's validation prompts by default.", name="--tune-prompts")
-@prompts_option("One prompt a line; the graph's test prompts by default.", name="--test-prompts")
-@click.option("--samples", type=click.IntRange(1), default=4, show_default=True, help="Images a prompt.")
+@prompts_option("One prompt per line; the graph's validation prompts by default.", name="--tune-prompts")
+@prompts_option("One prompt per line; the graph's test prompts by default.", name="--test-prompts")
+@click.option("--samples", type=click.IntRange(1), default=4, show_default=True, help="Images per prompt.")
 @out_option("Folder for the report.", default="collaboration")
 @seed_option("noise and bootstrap")
 @click.pass_context
 def evaluate(context: click.Context, student: str, oracle: Oracle, out: Path, **options: Any) -> None:
-    """Report what collaboration is worth: tuned on some prompts, shown on others.
+    """Report the gain of collaboration, tuned on some prompts and measured on others.
 
-    Prompts that the student was distilled on belong in neither.
+    Neither should contain prompts that the student was distilled on.
     """
     from matchgraph.collaboration.workflow import evaluate as evaluate_pair
     from matchgraph.report.collaboration import write_report
@@ -313,7 +313,7 @@ def evaluate(context: click.Context, student: str, oracle: Oracle, out: Path, **
 
 
 def command_given(context: click.Context) -> str:
-    """The command as it was given, for the record; of files their names alone."""
+    """The command as it was given, for the record; files by their names only."""
     parts = [context.command_path]
     for parameter in context.command.params:
         name = str(parameter.name)

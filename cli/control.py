@@ -15,7 +15,11 @@ KINDS = ("canny", "segmentation")
 @click.command("control-image")
 @click.argument("source", metavar="IMAGE", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option(
-    "--kind", type=click.Choice(KINDS), default="canny", show_default=True, help="What to draw of the image."
+    "--kind",
+    type=click.Choice(KINDS),
+    default="canny",
+    show_default=True,
+    help="What to extract from the image.",
 )
 @click.option(
     "--low", type=click.FloatRange(0), default=100, show_default=True, help="Canny's lower threshold."
@@ -29,7 +33,9 @@ KINDS = ("canny", "segmentation")
     help="For segmentation: folder of a model of transformers, such as UperNet or SegFormer.",
 )
 @click.option(
-    "--resolution", type=click.IntRange(1), help="Scale and cut the image to this square before, in pixels."
+    "--resolution",
+    type=click.IntRange(1),
+    help="Scale and crop the image to a square of this side first, in pixels.",
 )
 @out_option("PNG file to write.", metavar="FILE.png", required=True)
 @device_option
@@ -45,13 +51,13 @@ def control_image(
     device: str,
     as_json: bool,
 ) -> None:
-    """Turn an image into what a ControlNet is shown: its edges, or a map of its segments."""
+    """Turn an image into the input of a ControlNet: its edges, or a map of its segments."""
     from matchgraph.training.files import SCRATCH_PREFIX, publish
     from matchgraph.training.images import load_rgb, square
     from matchgraph.training.sampling.controls import canny, segmentation
 
     if (kind == "segmentation") != (segmenter is not None):
-        raise click.UsageError("--segmenter goes with --kind segmentation, and --kind segmentation with it.")
+        raise click.UsageError("--segmenter and --kind segmentation must be given together.")
     picture = load_rgb(source)
     if resolution is not None:
         picture = square(picture, resolution)
@@ -64,7 +70,7 @@ def control_image(
         drawn.save(scratch, format="PNG")
         publish(scratch, out)
     except FileNotFoundError:
-        raise click.UsageError(f"There is no folder {out.parent} to write {out.name} to.") from None
+        raise click.UsageError(f"Cannot write {out.name}: there is no folder {out.parent}.") from None
     finally:
         scratch.unlink(missing_ok=True)
     facts = {"out": str(out), "kind": kind, "width_px": drawn.width, "height_px": drawn.height}

@@ -1,4 +1,4 @@
-"""Progress on stderr, and words for answers."""
+"""Progress on stderr."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def step_bar() -> Iterator[OnProgress]:
 
 
 def figures(run: Run) -> str:
-    """What a finished run measured, in a few words."""
+    """What a finished run measured, as text."""
     parts = []
     for metric in run.config["metrics"]:
         before = run.properties.get(f"initial_{metric}")
@@ -143,7 +143,7 @@ def runs_table(status: RunsStatus) -> Table:
 
 
 class RunReporter(Reporter):
-    """Shows all runs as one bar and the run at hand as another; finished runs stay as lines on stderr."""
+    """Shows all runs as one bar and the current run as another; finished runs stay as lines on stderr."""
 
     def __init__(self, bars: Progress) -> None:
         self._bars = bars
@@ -195,15 +195,15 @@ def run_bar() -> Iterator[RunReporter]:
 
 
 def ending(run: Run, outcome: str) -> str:
-    """How a run ended for a worker, in one line; what another one recorded meanwhile is not its doing."""
+    """How a run ended for this worker, in one line."""
     return f"{run.model} x {run.dataset}: {figures(run) if outcome == 'done' else outcome}"
 
 
 class JointDisplay(Reporter):
-    """Shows what several workers are at, as the ledger has it; ended runs stay as lines.
+    """Shows the state of several workers, as the ledger has it; ended runs stay as lines.
 
     Args:
-        live: the part of the screen that is redrawn; None where nobody watches.
+        live: the part of the screen that is redrawn; None if stderr is not a terminal.
         console: where lines go.
     """
 

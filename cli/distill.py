@@ -23,7 +23,7 @@ SHOWN_EVERY_STEPS = 20
 
 @click.command()
 @click.argument("teacher", metavar="TEACHER", type=GivenPath())
-@prompts_option("One prompt a line, which the teacher draws to be learnt from.")
+@prompts_option("One prompt per line; the student learns from the images that the teacher draws for them.")
 @click.option(
     "--images",
     metavar="FOLDER",
@@ -47,7 +47,7 @@ SHOWN_EVERY_STEPS = 20
     "--resume/--restart",
     default=True,
     show_default=True,
-    help="Continue from the checkpoint in FOLDER.partial, if there is one, or start over.",
+    help="Continue from the checkpoint in FOLDER.partial if there is one, or start over.",
 )
 @json_option
 def distill(
@@ -62,8 +62,8 @@ def distill(
 ) -> None:
     """Distil TEACHER, a diffusers pipeline, into a student that draws in one to eight steps.
 
-    TEACHER is a folder, or OWNER/NAME on the hub. The student is a pipeline like its teacher, drawn without
-    guidance. A run that was interrupted goes on where it stopped when the same command is given again.
+    TEACHER is a folder, or OWNER/NAME on the hub. The student is a pipeline of the same class, used without
+    guidance. The same command resumes an interrupted run.
     """
     if (prompts_file is None) == (images is None):
         raise click.UsageError("Give either --prompts FILE or --images FOLDER.")
@@ -107,12 +107,12 @@ def distill(
 @settings_options(DistillConfig, only=("solver_steps",))
 @json_option
 def student(teacher: Path, weights: Path, out: Path, solver_steps: int, as_json: bool) -> None:
-    """Make a student's pipeline of TEACHER and WEIGHTS, a latent consistency model's LoRA or denoiser.
+    """Make a student pipeline from TEACHER and WEIGHTS, a latent consistency model's LoRA or denoiser.
 
     Both are paths, or names on the hub (OWNER/NAME), such as stabilityai/stable-diffusion-xl-base-1.0 and
-    latent-consistency/lcm-lora-sdxl. A LoRA is added to the teacher's denoiser, a denoiser takes its place;
-    all else is the teacher's, but for the scheduler. Whole pipelines (LCM, Turbo) need none of this: ingest
-    them as they are.
+    latent-consistency/lcm-lora-sdxl. A LoRA is merged into the teacher's denoiser, a denoiser replaces it;
+    everything else is the teacher's, except the scheduler. Whole pipelines (LCM, Turbo) can be ingested as
+    they are.
     """
     from matchgraph.training.pipelines.samplers import STUDENT_GUIDANCE, STUDENT_STEPS, TOLD_GUIDANCE
     from matchgraph.training.tune.students import make_student

@@ -1,4 +1,4 @@
-"""`matchgraph graph`: start, stop and look at the managed Neo4j."""
+"""`matchgraph graph`: start, stop and inspect the managed Neo4j and its graph."""
 
 from __future__ import annotations
 
@@ -33,17 +33,17 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON."
 
 @click.group()
 def graph() -> None:
-    """Start, stop and look at the managed Neo4j.
+    """Start, stop and inspect the managed Neo4j and its graph.
 
-    Other commands start it when they need it. With MATCHGRAPH_NEO4J_URI, _USER and _PASSWORD set, a Neo4j of
-    your own is used instead, and of it the database that MATCHGRAPH_NEO4J_DATABASE names.
+    Other commands start it when they need it. With MATCHGRAPH_NEO4J_URI, _USER and _PASSWORD set, your own
+    Neo4j is used instead; MATCHGRAPH_NEO4J_DATABASE names the database.
     """
 
 
 @graph.command()
 @json_option
 def start(as_json: bool) -> None:
-    """Start the managed Neo4j, or say that it runs."""
+    """Start the managed Neo4j if it is not running, and show its status."""
     settings = settings_from_environment()
     connect(settings).close()
     show(status_of(settings), as_json)
@@ -60,16 +60,16 @@ def stop(as_json: bool) -> None:
 @graph.command()
 @json_option
 def status(as_json: bool) -> None:
-    """Show versions, addresses and how much the graph holds; starts nothing."""
+    """Show versions, addresses and the size of the graph, without starting anything."""
     show(status_of(settings_from_environment()), as_json)
 
 
 @graph.command()
 @json_option
 def refresh(as_json: bool) -> None:
-    """Bring up to date what Neo4j Browser shows of each edge: its main value, quality band and weight.
+    """Update what Neo4j Browser shows of each edge: its main value, quality band and weight.
 
-    They depend on all other edges, so writing a result leaves them as they are. `graph open` does this, too.
+    They depend on all other edges, so writing a result does not update them. `graph open` does this, too.
     """
     with connect(settings_from_environment()) as runner:
         done = refreshed(runner)
@@ -89,7 +89,7 @@ def refreshed(runner: Runner) -> Refreshed:
 @click.argument("kind", type=click.Choice(LISTED), default="models")
 @json_option
 def list_command(kind: Listed, as_json: bool) -> None:
-    """List models (the default), datasets, runs or metrics, with how much is recorded of each."""
+    """List models (the default), datasets, runs or metrics, with what is recorded for each."""
     with connect(settings_from_environment()) as runner:
         rows = listed(runner, kind)
     from matchgraph.cli import rendering
@@ -105,17 +105,19 @@ def list_command(kind: Listed, as_json: bool) -> None:
 @graph.command()
 @click.argument("kind", type=click.Choice(NAMED))
 @click.argument("identifier", metavar="ID")
-@click.option("--dry-run", is_flag=True, help="Only say what would go.")
+@click.option("--dry-run", is_flag=True, help="Show what would be removed, and remove nothing.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @json_option
 @click.pass_context
 def remove(ctx: click.Context, kind: Named, identifier: str, dry_run: bool, yes: bool, as_json: bool) -> None:
-    """Remove a model or dataset with all that belongs to it: results, runs, statistics, variants, scores."""
+    """Remove a model or dataset with its results, runs, statistics, variants and scores."""
     with connect(settings_from_environment()) as runner:
         own = upkeep.remove(runner, kind, identifier, dry_run=True)
         if not (dry_run or yes):
             if not at_terminal():
-                raise click.UsageError(f"This removes {_with(own)}; say --yes where nobody can be asked.")
+                raise click.UsageError(
+                    f"This removes {_with(own)}. Pass --yes to confirm without a terminal."
+                )
             if not click.confirm(f"Remove {kind} {identifier!r} with {_with(own)}?", err=True):
                 click.echo("Nothing was removed.", err=True)
                 ctx.exit(DECLINED_EXIT)
@@ -133,10 +135,10 @@ def remove(ctx: click.Context, kind: Named, identifier: str, dry_run: bool, yes:
 @click.argument("kind", type=click.Choice(NAMED))
 @click.argument("old")
 @click.argument("new")
-@click.option("--dry-run", is_flag=True, help="Only say what would be renamed.")
+@click.option("--dry-run", is_flag=True, help="Show what would be renamed, and rename nothing.")
 @json_option
 def rename(kind: Named, old: str, new: str, dry_run: bool, as_json: bool) -> None:
-    """Give a model or dataset another id; all that belongs to it goes along."""
+    """Rename a model or dataset; everything that belongs to it moves along."""
     with connect(settings_from_environment()) as runner:
         own = upkeep.rename(runner, kind, old, new, dry_run=dry_run)
     text = f"{'Would rename' if dry_run else 'Renamed'} {kind} {old!r} to {new!r}, with {_with(own)}."
@@ -149,7 +151,7 @@ def rename(kind: Named, old: str, new: str, dry_run: bool, as_json: bool) -> Non
 @json_option
 @click.pass_context
 def check(ctx: click.Context, as_json: bool) -> None:
-    """Look for missing pairs, orphans, mixed extractors and moved files; exit with 1 if there are any."""
+    """Check for missing pairs, orphans, mixed extractors and moved files; exit with 1 if there are any."""
     with connect(settings_from_environment()) as runner:
         found = upkeep.check(runner)
     lines = [
@@ -161,7 +163,7 @@ def check(ctx: click.Context, as_json: bool) -> None:
         ),
         *(f"moved: {kind} {name} is not at {place}" for kind, name, place in found.moved),
     ]
-    show_fact(asdict(found), "\n".join(lines) or "Nothing is wrong.", as_json)
+    show_fact(asdict(found), "\n".join(lines) or "No problems found.", as_json)
     if not found.sound:
         ctx.exit(FOUND_EXIT)
 
@@ -171,7 +173,7 @@ def _with(own: Belongings) -> str:
 
 
 @graph.command(name="open")
-@click.option("--launch/--no-launch", default=True, help="Open a web browser, where there is one.")
+@click.option("--launch/--no-launch", default=True, help="Open a web browser, if there is one.")
 @json_option
 def open_browser(launch: bool, as_json: bool) -> None:
     """Open Neo4j Browser on the refreshed graph; start the managed Neo4j if it is not running."""
@@ -200,7 +202,7 @@ def reset(ctx: click.Context, yes: bool, as_json: bool) -> None:
     place = settings.home if settings.managed else settings.uri
     if not yes:
         if not at_terminal():
-            raise click.UsageError("This deletes the whole graph; say --yes where nobody can be asked.")
+            raise click.UsageError("This deletes the whole graph. Pass --yes to confirm without a terminal.")
         if not click.confirm(f"Delete the whole graph in {place}?", err=True):
             click.echo("Nothing was deleted.", err=True)
             ctx.exit(DECLINED_EXIT)
@@ -234,14 +236,14 @@ def managed_server(action: str) -> ManagedServer:
     settings = settings_from_environment()
     if not settings.managed:
         raise ServerNotManaged(
-            f"Will not {action} the Neo4j at {settings.uri}: it is not ours. Unset MATCHGRAPH_NEO4J_URI to "
-            "mean the managed one."
+            f"Cannot {action} the Neo4j at {settings.uri}: matchgraph does not manage it. Unset "
+            "MATCHGRAPH_NEO4J_URI to use the managed one."
         )
     return ManagedServer(settings.home)
 
 
 def at_terminal() -> bool:
-    """Whether somebody is there to be asked."""
+    """Whether a user can be asked for confirmation."""
     return sys.stdin.isatty()
 
 

@@ -1,4 +1,4 @@
-"""`matchgraph ingest`: bring models, datasets, results and fine-tunings into the graph."""
+"""`matchgraph ingest`: add models, datasets, results and fine-tuning runs to the graph."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ from matchgraph.words import count
 
 @click.group()
 def ingest() -> None:
-    """Bring models, datasets, results and fine-tunings into the graph.
+    """Add models, datasets, results and fine-tuning runs to the graph.
 
-    An input with problems is refused whole, and every problem is named by its line, unless --skip-bad is
-    given. Each command may be repeated: the graph is then the same as after the first time.
+    An input with problems is rejected as a whole, and each problem is reported with its line; --skip-bad
+    writes the rest. Repeating a command leaves the graph as it was after the first time.
     """
 
 
@@ -47,7 +47,7 @@ for command in (*RUN_COMMANDS, *RECORD_COMMANDS):
 
 @ingest.command()
 @path_argument("FILE.csv|FOLDER|OWNER/NAME")
-@click.option("--id", "model_id", metavar="ID", help="Id of the one pipeline, instead of its name.")
+@click.option("--id", "model_id", metavar="ID", help="Id of a single pipeline, instead of its name.")
 @replace_option("model")
 @settings_options(FactsConfig)
 @text_option
@@ -65,11 +65,10 @@ def models(
     """Add models: a table of attributes, or diffusers pipeline folders.
 
     The table has a column `model` (or `id`); every other column is an attribute. A folder is one pipeline
-    (model_index.json and its components' configs) or holds several. OWNER/NAME is a pipeline on the Hugging
-    Face hub, taken from the hub's cache on this machine or fetched into it. From the configs alone come
-    `params` (values stored for the denoiser) and `tflop` of the pipeline's default call for one image of 512
-    pixels, as in the paper; where the weights are there, `throughput` is measured. What is known of an
-    unchanged folder is not measured again.
+    (model_index.json and its components' configs) or contains several. OWNER/NAME is a pipeline on the
+    Hugging Face hub, taken from the hub's local cache or fetched into it. The configs alone give `params`
+    (parameters of the denoiser) and `tflop` of the pipeline's default call for one image of 512 pixels, as in
+    the paper; if the weights are there, `throughput` is measured. Unchanged folders are not measured again.
     """
     from matchgraph.ingest.workflow import ingest_models
 
@@ -98,7 +97,7 @@ def models(
 
 
 def figures_line(entry: tuple[str, Mapping[str, float]]) -> str:
-    """What is known of one model, in one line."""
+    """What was measured of one model, in one line."""
     name, figures = entry
     words = [f"{figures['params']:,} parameters"] if "params" in figures else []
     words += [f"{figures['tflop']:.4g} TFLOP"] if "tflop" in figures else []
@@ -116,9 +115,9 @@ def figures_line(entry: tuple[str, Mapping[str, float]]) -> str:
     default="clip",
     show_default=True,
     metavar="EXTRACTOR",
-    help="Whose mean features become the datasets' embedding.",
+    help="Extractor whose mean features become the datasets' embedding.",
 )
-@click.option("--id", "dataset_id", metavar="ID", help="Id of the one image folder, instead of its name.")
+@click.option("--id", "dataset_id", metavar="ID", help="Id of a single image folder, instead of its name.")
 @click.option(
     "--caption-column",
     metavar="NAME",
@@ -132,11 +131,11 @@ def datasets(sources: Sequence[Path], as_json: bool, **options: Any) -> None:
     """Add datasets: tables with embeddings, or image folders.
 
     A table has a column `dataset` (or `id`), the mean embedding in columns e0..eN, and any attributes. An
-    image folder holds images with captions in metadata.jsonl or metadata.csv (file_name and text, caption or
-    prompt), or in .txt, .caption or .json files beside them. Subfolders train, validation and test are the
-    splits of one dataset, of which only train is fine-tuned on; other subfolders are datasets of their own.
-    Images need --probe. Datasets are compared with each other by every --metric. Several paths are taken one
-    after another; the first with problems ends the command.
+    image folder contains images, with captions in metadata.jsonl or metadata.csv (file_name and text, caption
+    or prompt), or in a .txt, .caption or .json file next to each. Subfolders train, validation and test are
+    the splits of one dataset, and models are fine-tuned on train only; other subfolders are datasets of their
+    own. Images need --probe. Datasets are compared with each other by every --metric. Paths are processed in
+    order; the first with problems ends the command.
     """
     from matchgraph.graphdb.connection import settings_from_environment
     from matchgraph.ingest.workflow import ingest_datasets
@@ -172,7 +171,7 @@ def datasets(sources: Sequence[Path], as_json: bool, **options: Any) -> None:
     type=click.Choice(["error", "mean", "first", "last", "best"]),
     default="error",
     show_default=True,
-    help="Which value counts where a model has several for one dataset, metric and stage.",
+    help="Which value to use if a model has several for one dataset, metric and stage.",
 )
 @skip_bad_option
 @json_option
@@ -203,7 +202,7 @@ def results(path: Path, as_json: bool, **options: Any) -> None:
 def similarities(path: Path, as_json: bool, **options: Any) -> None:
     """Add recorded similarities of datasets: columns dataset, other, metric, value.
 
-    A pair has no order; where both directions are given they must agree. Optional columns: n_real, extractor,
+    A pair has no order; if both directions are given, they must agree. Optional columns: n_real, extractor,
     resize.
     """
     from matchgraph.ingest.workflow import ingest_similarities
@@ -223,7 +222,7 @@ def similarities(path: Path, as_json: bool, **options: Any) -> None:
 def show(
     line: str, facts: dict[str, Any], skipped: Sequence[Problem], as_json: bool, notes: Sequence[str] = ()
 ) -> None:
-    """Print an answer on stdout, and notes and what was skipped on stderr."""
+    """Print an answer on stdout, notes and skipped input on stderr."""
     for note in notes:
         click.echo(f"Note: {note}", err=True)
     for problem in skipped:

@@ -19,14 +19,14 @@ import click
 from matchgraph.errors import Error
 
 COMMANDS: dict[str, tuple[str, str]] = {
-    "graph": ("matchgraph.cli.graph:graph", "Start, stop and look at the managed Neo4j."),
+    "graph": ("matchgraph.cli.graph:graph", "Start, stop and inspect the managed Neo4j and its graph."),
     "query": (
         "matchgraph.cli.query:query",
         "Explore the graph with named Cypher queries or your own.",
     ),
     "ingest": (
         "matchgraph.cli.ingest:ingest",
-        "Bring models, datasets, results and fine-tunings into the graph.",
+        "Add models, datasets, results and fine-tuning runs to the graph.",
     ),
     "export": (
         "matchgraph.cli.records:export",
@@ -38,23 +38,23 @@ COMMANDS: dict[str, tuple[str, str]] = {
     ),
     "evaluate": (
         "matchgraph.cli.predict:evaluate",
-        "Leave-one-dataset-out accuracy of the prediction, beside baselines.",
+        "Leave-one-dataset-out accuracy of the prediction, against baselines.",
     ),
     "collaborate": (
         "matchgraph.cli.collaborate:collaborate",
-        "Let a cheap student draw, and its teacher improve what is rejected.",
+        "Draw with a cheap student, and let its teacher improve rejected images.",
     ),
     "choose": (
         "matchgraph.cli.choose:choose",
-        "Model, candidate and teacher for images and prompts, in one go.",
+        "Choose model, candidate and teacher for images and prompts in one go.",
     ),
     "route": (
         "matchgraph.cli.route:route",
-        "Which model, and how many steps, are worth their cost for a prompt.",
+        "Choose the model and steps that are worth their cost for a prompt.",
     ),
     "report": (
         "matchgraph.cli.report:report",
-        "The paper's whole evaluation on the graph, as a page.",
+        "Run the paper's whole evaluation on the graph, as one page.",
     ),
 }
 USER_ERROR_EXIT = 2
@@ -108,7 +108,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
         error.show()
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):
-        click.echo("Interrupted. Run the same command again: it goes on where it stopped.", err=True)
+        click.echo("Interrupted. Run the same command again to resume.", err=True)
         return INTERRUPTED_EXIT
     except OSError as error:
         if error.errno in FORBIDDEN:
@@ -116,7 +116,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
             return USER_ERROR_EXIT
         if error.errno not in FULL:
             raise
-        click.echo(f"Error: {error}. Make room there and run the same command again.", err=True)
+        click.echo(f"Error: {error}. Free some space there and run the same command again.", err=True)
         _discard_stdout()
         return USER_ERROR_EXIT
     except Error as error:
@@ -132,7 +132,7 @@ def _without_controls(message: str) -> str:
 
 
 def _discard_stdout() -> None:
-    """Let go what could not be written: at exit the interpreter would try again and change the exit code."""
+    """Drop unwritten output: at exit the interpreter would try again and change the exit code."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, sys.stdout.fileno())
     os.close(nowhere)

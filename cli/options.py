@@ -46,7 +46,7 @@ class FiniteRange(click.FloatRange):
         """See `click.ParamType`."""
         number = super().convert(value, param, ctx)
         if not math.isfinite(number):
-            self.fail(f"{value} is no finite number.", param, ctx)
+            self.fail(f"{value} is not a finite number.", param, ctx)
         return number
 
 
@@ -56,7 +56,7 @@ def replace_option(kind: str) -> Decorator:
         "--replace",
         "replace_content",
         is_flag=True,
-        help=f"Where the graph has another {kind} of this id, replace it and remove its results.",
+        help=f"If the graph has a different {kind} with this id, replace it and remove its results.",
     )
 
 
@@ -65,10 +65,10 @@ device_option = click.option(
     "--device",
     default="auto",
     show_default=True,
-    help="auto (a GPU where there is one) or a torch device, such as cuda:1.",
+    help="auto (a GPU if there is one) or a torch device, such as cuda:1.",
 )
 skip_bad_option = click.option(
-    "--skip-bad", is_flag=True, help="Leave bad rows, folders and images out, list them, and write the rest."
+    "--skip-bad", is_flag=True, help="Skip bad rows, folders and images, list them, and write the rest."
 )
 text_option = click.option(
     "--text",
@@ -84,7 +84,7 @@ metric_option = click.option(
     default=("clip_fid",),
     show_default=True,
     metavar="NAME",
-    help="What to measure: clip_fid, fid, kid, cmmd, or EXTRACTOR_DISTANCE such as dinov2_fid (distances: "
+    help="Metric to measure: clip_fid, fid, kid, cmmd, or EXTRACTOR_DISTANCE such as dinov2_fid (distances: "
     "fid, kid, cmmd). Repeatable.",
 )
 extractor_option = click.option(
@@ -92,24 +92,24 @@ extractor_option = click.option(
     "extractors",
     multiple=True,
     metavar="NAME=WEIGHTS",
-    help="Where the weights of an extractor are: NAME=WEIGHTS for inception, dinov2, siglip, imagebind or t5 "
-    "(captions), NAME=KIND:WEIGHTS for one with a name of its own. Repeatable.",
+    help="Weights of an extractor: NAME=WEIGHTS for inception, dinov2, siglip, imagebind or t5 "
+    "(captions), NAME=KIND:WEIGHTS for another name. Repeatable.",
 )
 direction_option = click.option(
     "--larger-is-better/--smaller-is-better",
     "larger_is_better",
     default=None,
-    help="Direction of a metric that is not known yet; it is kept in the graph.",
+    help="Direction of a metric that is new to the graph; it is stored there.",
 )
 aesthetic_option = click.option(
     "--aesthetic-weights",
     type=GivenPath(),
-    help="Of --metric aesthetic: a safetensors file, or OWNER/NAME on the hub.",
+    help="For --metric aesthetic: a safetensors file, or OWNER/NAME on the hub.",
 )
 reward_option = click.option(
     "--reward-weights",
     type=GivenPath(),
-    help="Of --metric image_reward: a folder, or OWNER/NAME on the hub.",
+    help="For --metric image_reward: a folder, or OWNER/NAME on the hub.",
 )
 
 
@@ -117,7 +117,7 @@ def probe_option(*, required: bool = False, note: str = "") -> Decorator:
     """`--probe`, the CLIP model.
 
     Args:
-        required: whether the command cannot do without it.
+        required: whether the command needs it.
         note: a sentence of the command's own, after the description.
     """
     words = f"CLIP model: a folder in open_clip's layout, or MODEL/TAG. {note}".strip()
@@ -130,14 +130,14 @@ def seed_option(of: str) -> Decorator:
     """`--seed`.
 
     Args:
-        of: what is random, for "Of {of}."
+        of: what is random, for "Seed of {of}."
     """
     return click.option(
         "--seed",
         type=click.IntRange(0, LARGEST_SEED),
         default=DEFAULT_SEED,
         show_default=True,
-        help=f"Of {of}.",
+        help=f"Seed of {of}.",
     )
 
 

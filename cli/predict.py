@@ -53,13 +53,13 @@ class Shares(click.ParamType):
 @click.argument("target", metavar="FOLDER_OR_DATASET_ID")
 @probe_option(note="For a folder of images: the model that the graph's datasets were ingested with.")
 @click.option(
-    "--save", is_flag=True, help="Keep the folder in the graph as a dataset, as `ingest datasets` does."
+    "--save", is_flag=True, help="Add the folder to the graph as a dataset, as `ingest datasets` does."
 )
 @click.option(
     "--confidence",
     type=FiniteRange(0, 1, min_open=True, max_open=True),
     metavar="SHARE",
-    help="Also name the smallest set of models that holds the best one with this confidence, such as 0.9.",
+    help="Also name the smallest set of models that contains the best one with this confidence, such as 0.9.",
 )
 @method_options
 @json_option
@@ -68,12 +68,12 @@ def predict(
 ) -> None:
     """Rank the models for a dataset, without fine-tuning any.
 
-    FOLDER_OR_DATASET_ID is a folder of images, which is compared with the known datasets and left out of the
-    graph unless --save is given, or the id of a dataset in the graph, whose own results are then ignored and
-    shown beside the prediction.
+    FOLDER_OR_DATASET_ID is a folder of images or the id of a dataset in the graph. A folder is compared with
+    the known datasets, and not added to the graph unless --save is given. The results of a dataset are
+    ignored, and shown next to the prediction.
 
-    With --confidence the method is first tried on each of the graph's other datasets, as `evaluate` does, to
-    learn how sure it may be.
+    With --confidence the method is first run on each of the graph's other datasets, as in `evaluate`, to
+    calibrate the set (conformal prediction).
     """
     from matchgraph.cli.answers import show_answer
     from matchgraph.ingest.tables import new_dataset
@@ -100,8 +100,8 @@ def predict(
     "--budget-curve",
     "curve",
     is_flag=True,
-    help="Replay instead: hide the results, reveal them in the order of active measurement and others, and "
-    "show accuracy against budget.",
+    help="Show accuracy against budget instead: hide all results, and reveal them in the order of active "
+    "measurement and of simpler ones.",
 )
 @settings_options(
     ReplayConfig,
@@ -116,24 +116,24 @@ def predict(
     type=FiniteRange(0, 1, max_open=True),
     default=0.0,
     show_default=True,
-    help="Share of the visible results that is taken away at random in each fold.",
+    help="Share of the visible results that is removed at random in each fold.",
 )
 @method_options
 @json_option
 def evaluate(
     curve: bool, shares: tuple[float, ...], replays: int, removed: float, as_json: bool, **options: Any
 ) -> None:
-    """Leave-one-dataset-out accuracy of the prediction, beside baselines.
+    """Leave-one-dataset-out accuracy of the prediction, against baselines.
 
-    Each dataset in turn loses its results, and the models are ranked for it from what is left. OSR: how often
-    the best model was selected. tau_w: agreement of the whole order, mistakes among the best weigh more. O2B:
-    how much worse than the model best on average the selected one is (negative: better). O2O: how much worse
-    than the best one. Brackets are 95 % bootstrap intervals over datasets; p is that of a paired permutation
-    test of the method against each baseline.
+    The results of each dataset are hidden in turn, and the models are ranked for it from the rest. OSR: how
+    often the best model was selected. tau_w: agreement of the whole order; errors among the best models weigh
+    more. O2B: how much worse the selected model is than the one that is best on average (negative: better).
+    O2O: how much worse than the best one. Brackets are 95 % bootstrap intervals over datasets; p is from a
+    paired permutation test of the method against each baseline.
 
-    With --budget-curve, a quarter of the datasets at a time stands for those of users and is ranked from the
-    results of the others, which are revealed step by step. The method is trained 68 times for each replay and
-    its four budget points.
+    With --budget-curve, a quarter of the datasets at a time is treated as new and ranked from the results of
+    the others, which are revealed step by step. The method is trained 68 times for each replay with four
+    budget points.
     """
     from matchgraph.cli import answers
     from matchgraph.predictor import workflow

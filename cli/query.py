@@ -48,7 +48,7 @@ class NamedQueries(click.Group):
 
 
 @click.group(cls=NamedQueries, invoke_without_command=True)
-@click.option("--cypher", metavar="STATEMENT", help="Run this statement; the server refuses it if it writes.")
+@click.option("--cypher", metavar="STATEMENT", help="Run this statement; one that writes is refused.")
 @click.option(
     "--param",
     "parameters",
@@ -63,8 +63,8 @@ def query(
 ) -> None:
     """Explore the graph.
 
-    Without arguments, list the named queries. With a query's name, run it; its --help says what it answers.
-    With --cypher, run any statement that only reads.
+    Without arguments, list the named queries. With a query's name, run it; its --help describes it. With
+    --cypher, run any statement that only reads.
     """
     _check_output(as_json, as_csv)
     if ctx.invoked_subcommand is not None:

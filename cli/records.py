@@ -19,7 +19,7 @@ without_option = click.option(
     "--without",
     multiple=True,
     metavar="DATASET",
-    help="Leave a dataset out, with all that is known of it: to predict for it as for a new one. Repeatable.",
+    help="Leave out a dataset and its records, to predict for it as for a new one. Repeatable.",
 )
 
 
@@ -29,8 +29,7 @@ without_option = click.option(
 def export(folder: Path, as_json: bool) -> None:
     """Write the whole graph to FOLDER, as tables that `ingest records` loads again.
 
-    Everything that was measured is there with how it was measured, and no weights, images or paths of this
-    machine.
+    All measurements are written with how they were made, but no weights, images or local paths.
     """
     from matchgraph.ingest.workflow import export_records
 
@@ -51,7 +50,7 @@ def records(path: Path, without: Sequence[str], as_json: bool) -> None:
     """Load a folder of records that `export` wrote: models, datasets, similarities, results, runs, and scored
     prompts.
 
-    What the graph has beside the records stays; what both have is then as in the records.
+    Other content of the graph stays; where both have an entry, that of the records is used.
     """
     from matchgraph.ingest.workflow import load_records
 

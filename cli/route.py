@@ -1,4 +1,4 @@
-"""`matchgraph route`: from scored prompts to a router, and what it decides."""
+"""`matchgraph route`: from scored prompts to a router and its decisions."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ lambda_option = click.option(
     "--lambda",
     "lam",
     type=FiniteRange(0),
-    help="Quality that a TFLOP is worth; by default what the router was calibrated to.",
+    help="Quality that a TFLOP is worth; by default the calibrated value.",
 )
 
 
@@ -95,10 +95,10 @@ def router_store() -> RouterStore:
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 def route() -> None:
-    """Route each prompt to the model and the steps that are worth their cost.
+    """Route each prompt to the model and number of steps that are worth their cost.
 
-    First `prompts` and `variants` add what there is to route, `score` draws and scores images, `fit` learns
-    from the scores, and `calibrate` turns a budget into lambda. Then `ask` decides for a prompt.
+    `prompts` and `variants` add prompts and candidates, `score` draws and scores images, `fit` learns from
+    the scores, and `calibrate` turns a budget into lambda. Then `ask` decides for a prompt.
     """
 
 
@@ -110,15 +110,15 @@ def route() -> None:
     type=click.FloatRange(0, 1.01),
     default=0.75,
     show_default=True,
-    help="Of two prompts whose CLIP similarity is at least this, the later is left out; above 1: none.",
+    help="Leave out a prompt whose CLIP similarity to an earlier one is at least this; above 1: keep all.",
 )
 @seed_option("the split")
 @json_option
 def prompts(path: Path, probe: str, largest_similarity: float, seed: int, as_json: bool) -> None:
-    """Add prompts: a text file with one on each line, or JSON Lines or CSV with a field prompt.
+    """Add prompts: a text file with one per line, or JSON Lines or CSV with a field prompt.
 
-    Prompts too similar to others are left out; of the rest 80 % are to learn from, 10 % to choose by, and
-    10 % to report. Adding the same file again changes nothing.
+    Prompts too similar to others are left out; the rest is split into training (80 %), validation (10 %) and
+    test prompts (10 %). Adding the same file again changes nothing.
     """
     from matchgraph.routing.workflow import add_prompts
 
@@ -135,7 +135,7 @@ def prompts(path: Path, probe: str, largest_similarity: float, seed: int, as_jso
 
 @route.command()
 @click.option(
-    "--model", "models", multiple=True, metavar="ID", help="Model to serve; all by default. Repeatable."
+    "--model", "models", multiple=True, metavar="ID", help="Model to route to; all by default. Repeatable."
 )
 @click.option(
     "--steps", required=True, metavar="N,N,...", type=Numbers(int, 1), help="Numbers of denoising steps."
@@ -147,7 +147,7 @@ def prompts(path: Path, probe: str, largest_similarity: float, seed: int, as_jso
 )
 @json_option
 def variants(as_json: bool, **options: Any) -> None:
-    """Add candidates: models of the graph at some numbers of steps, priced from their configuration."""
+    """Add candidates: models of the graph at given numbers of steps, with their cost in TFLOP."""
     from matchgraph.routing.workflow import add_variants
 
     with opened_graph() as (_, runner):
@@ -156,7 +156,7 @@ def variants(as_json: bool, **options: Any) -> None:
         click.echo(json.dumps([variant.flat() for variant in made]))
         return
     for variant in made:
-        click.echo(f"{variant.id}: {variant.tflop:.4g} TFLOP an image")
+        click.echo(f"{variant.id}: {variant.tflop:.4g} TFLOP per image")
 
 
 @route.command()
@@ -172,9 +172,7 @@ def variants(as_json: bool, **options: Any) -> None:
 )
 @aesthetic_option
 @reward_option
-@click.option(
-    "--samples", type=click.IntRange(1), default=4, show_default=True, help="Images for each prompt, S."
-)
+@click.option("--samples", type=click.IntRange(1), default=4, show_default=True, help="Images per prompt.")
 @click.option(
     "--variant", "variants", multiple=True, metavar="ID", help="Candidate; all by default. Repeatable."
 )
@@ -190,8 +188,7 @@ def score(
 ) -> None:
     """Draw images for all prompts with all candidates, and score them.
 
-    What is scored already is not drawn again, so after Ctrl-C or a crash the same command goes on where it
-    stopped.
+    Existing scores are kept, so after Ctrl-C or a crash the same command resumes.
     """
     from matchgraph.progress import progress_bar
     from matchgraph.routing.workflow import score as score_prompts
@@ -218,11 +215,11 @@ def score(
 @click.option(
     "--neighbours",
     type=click.IntRange(1),
-    help="Of knn: K. By default what routes the validation prompts best.",
+    help="For knn: number of neighbours; by default chosen on the validation prompts.",
 )
 @seed_option("the network")
 def fit(metric: str, probe: str, **options: Any) -> None:
-    """Learn from the scores what quality to expect of each candidate for a prompt."""
+    """Fit the router: learn to predict each candidate's quality for a prompt."""
     from matchgraph.routing.workflow import fit as fit_metric
 
     with opened_graph() as (_, runner):
@@ -233,7 +230,7 @@ def fit(metric: str, probe: str, **options: Any) -> None:
 @route.command()
 @probe_option(required=True)
 @metric_option
-@budget_option("What an image may cost on average.", required=True)
+@budget_option("Average cost of an image.", required=True)
 @json_option
 def calibrate(probe: str, metric: str, budget_tflop: float, as_json: bool) -> None:
     """Find the lambda that keeps the average cost on the validation prompts within a budget."""
@@ -249,8 +246,8 @@ def calibrate(probe: str, metric: str, budget_tflop: float, as_json: bool) -> No
         )
         return
     click.echo(
-        f"lambda {found.lam:.6g} spends {found.validation_tflop:.4g} of {budget_tflop:.4g} TFLOP an image on "
-        "the validation prompts."
+        f"lambda {found.lam:.6g} spends {found.validation_tflop:.4g} of {budget_tflop:.4g} TFLOP per image "
+        "on the validation prompts."
     )
 
 
@@ -258,7 +255,7 @@ def calibrate(probe: str, metric: str, budget_tflop: float, as_json: bool) -> No
 @click.argument("prompt")
 @probe_option(required=True)
 @metric_option
-@budget_option("What an image may cost on average; by default what the router was calibrated for.")
+@budget_option("Average cost of an image; by default the budget that the router was calibrated for.")
 @lambda_option
 @json_option
 def ask(
@@ -269,7 +266,7 @@ def ask(
     lam: float | None,
     as_json: bool,
 ) -> None:
-    """Say which candidate is worth its cost for a prompt."""
+    """Show which candidate is worth its cost for a prompt."""
     if budget_tflop is not None and lam is not None:
         raise click.UsageError("Give --budget-tflop or --lambda, not both.")
     from matchgraph.routing.workflow import decide
@@ -287,19 +284,22 @@ def ask(
 @route.command()
 @probe_option(required=True)
 @click.option(
-    "--metric", "metrics", multiple=True, help="All that prompts are scored by by default. Repeatable."
+    "--metric",
+    "metrics",
+    multiple=True,
+    help="By default every metric that prompts are scored by. Repeatable.",
 )
-@out_option("Gets the page, its tables and routing.json.", default="routing")
+@out_option("Folder for the page, its tables and routing.json.", default="routing")
 @click.option(
     "--folds",
     type=click.IntRange(3),
     default=10,
     show_default=True,
-    help="Parts that prompts are divided into; each is tested on once.",
+    help="Parts that the prompts are divided into; each is the test part once.",
 )
 @seed_option("the parts, the network and the bootstrap")
 def curve(probe: str, metrics: tuple[str, ...], out: Path, folds: int, seed: int) -> None:
-    """Measure what routing is worth on prompts that it has not seen, as a page of curves and tables."""
+    """Measure the gain of routing on held-out prompts, as a page of curves and tables."""
     from matchgraph.report.routing import write_report
     from matchgraph.routing.workflow import evaluate
 
@@ -333,14 +333,14 @@ def generate(prompts: tuple[str, ...], metric: str, probe: str, out: Path, **opt
 @route.command()
 @probe_option(required=True)
 @click.option(
-    "--metric", "metrics", multiple=True, help="Routers to serve; all that are fitted by default. Repeatable."
+    "--metric", "metrics", multiple=True, help="Routers to serve; all fitted ones by default. Repeatable."
 )
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen at.")
 @click.option(
-    "--port", type=click.IntRange(0, 65535), default=8080, show_default=True, help="0 takes a free one."
+    "--port", type=click.IntRange(0, 65535), default=8080, show_default=True, help="Port; 0 takes a free one."
 )
 def serve(probe: str, metrics: tuple[str, ...], host: str, port: int) -> None:
-    """Answer over HTTP: POST /v1/route; /docs describes it."""
+    """Serve decisions over HTTP: POST /v1/route; see /docs."""
     from matchgraph.graphdb.prompts import PromptGraph
     from matchgraph.routing.serving import listening, load_served, web_server
 
@@ -375,7 +375,7 @@ def show_decision(decision: Decision, metric: str) -> None:
     why = (
         "the most similar known prompt has a cosine of"
         if decision.basis == "prompt"
-        else "it is unlike all known prompts, so averages decided; the nearest has a cosine of"
+        else "unlike all known prompts, so averages decided; the most similar one has a cosine of"
     )
     console.print(
         f"Draw it with {decision.variant}: expected {metric} {decision.quality:.4f} for "

@@ -98,12 +98,12 @@ def show_proposal(
     price = "" if cost is None else f", {cost:,.2f} at {price_per_hour:,.2f} an hour"
     click.echo(
         f"{len(proposal.pairs)} of {count(proposal.missing, 'missing pair')} in about "
-        f"{duration(proposal.hours * SECONDS_PER_HOUR)} on one device{price}. They take away "
+        f"{duration(proposal.hours * SECONDS_PER_HOUR)} on one device{price}. They remove "
         f"{1 - proposal.uncertainty_left:.0%} of the uncertainty about which model is good where (known so "
         f"far: {proposal.basis})."
     )
     if out is not None:
-        click.echo(f"Written to {out}: `matchgraph ingest run --pairs` does them.")
+        click.echo(f"Written to {out}; run them with `matchgraph ingest run --pairs {out}`.")
 
 
 def show_queued(found: QueuedRuns, as_json: bool) -> None:
@@ -114,7 +114,7 @@ def show_queued(found: QueuedRuns, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps({"total": total, "queued": queued}))
     else:
-        click.echo(f"{count(total, 'run')}, {len(queued)} queued; `matchgraph ingest worker` does them.")
+        click.echo(f"{count(total, 'run')}, {len(queued)} queued; run them with `matchgraph ingest worker`.")
 
 
 def show_changed(what: str, found: ChangedRuns, otherwise: str, as_json: bool) -> None:
@@ -128,7 +128,7 @@ def show_changed(what: str, found: ChangedRuns, otherwise: str, as_json: bool) -
 
 
 def show_details(run: Run) -> None:
-    """Print what one line does not hold."""
+    """Print the details that `status_line` leaves out."""
     if run.status != "RUNNING" and (words := progress_words(run)):
         click.echo(f"  last at: {words}")
     for name in ("adapter", "machine", "note", "host"):

@@ -53,7 +53,7 @@ planning_options = with_options(
             "--price-per-hour",
             type=FiniteRange(0),
             metavar="MONEY",
-            help="Of one device, to say what the plan costs.",
+            help="Price of one device, to show the cost of the plan.",
         ),
     ]
 )
@@ -70,7 +70,7 @@ class WorkerCount(click.ParamType):
         if isinstance(value, int) or value == "auto":
             return None if value == "auto" else value
         if not value.isascii() or not value.isdecimal() or int(value) < 1:
-            self.fail(f"{value!r} is no number of workers: give 1 or more, or auto.", param, ctx)
+            self.fail(f"{value!r} is not a number of workers: give 1 or more, or auto.", param, ctx)
         return int(value)
 
 
@@ -80,27 +80,29 @@ class WorkerCount(click.ParamType):
     "--budget-hours",
     type=FiniteRange(0, min_open=True),
     metavar="HOURS",
-    help="Propose instead which missing pairs would teach the predictor most in so many hours of one device.",
+    help="Propose the missing pairs that would teach the predictor most within this time on one device.",
 )
-@out_option("Of --budget-hours: write the proposed pairs, for `ingest run --pairs`.", metavar="FILE.csv")
+@out_option(
+    "With --budget-hours: write the proposed pairs here, for `ingest run --pairs`.", metavar="FILE.csv"
+)
 @json_option
 def plan(
     budget_hours: float | None, out: Path | None, price_per_hour: float | None, as_json: bool, **options: Any
 ) -> None:
-    """Show which runs `ingest run` would do, what there is already, and how long the rest takes.
+    """Show which runs `ingest run` would do, which are done, and how long the rest takes.
 
-    Nothing is written. Times come from runs that are done, of the same model where there are any, or else
-    from what the model computes.
+    Nothing is written. Times are estimated from finished runs, of the same model if possible, otherwise from
+    the model's TFLOP.
 
-    With --budget-hours: of the pairs without a result, the ones from which the predictor would learn most
-    about which model is good where, for each hour they take, near-copies of each other left out. Without
-    results and similarities that is an even cover of models and datasets.
+    With --budget-hours: propose those pairs without a result from which the predictor would learn most per
+    hour, without near-duplicates. Without results and similarities the proposal covers models and datasets
+    evenly.
     """
     from matchgraph.graphdb.connection import settings_from_environment
     from matchgraph.ingest.runs.workflow import missing_runs, plan_runs
 
     if budget_hours is None and out is not None:
-        raise click.UsageError("--out writes what --budget-hours proposes: give a budget.")
+        raise click.UsageError("--out writes what --budget-hours proposes: give --budget-hours as well.")
     config, selection = configuration(RunConfig, options), configuration(Selection, options)
     with opened_graph() as (graph, _):
         if budget_hours is None:
@@ -124,27 +126,27 @@ def plan(
     "--workers",
     type=WorkerCount(),
     metavar="N|auto",
-    help="Workers at once: processes on this machine, 1 by default, auto for one on each GPU or every four "
-    "cores; on a cluster as many as there is room for by default.",
+    help="Number of workers. On this machine: processes, 1 by default; auto is one per GPU or per four "
+    "cores. On a cluster: by default as many as fit.",
 )
 @click.option(
     "--executor",
     type=click.Choice(["local", "ray"]),
     default="local",
     show_default=True,
-    help="Where the workers are: on this machine, or on a Ray cluster.",
+    help="Run workers on this machine or on a Ray cluster.",
 )
 @settings_options(ClusterOptions, without=("workers",))
-@click.option("--queue", is_flag=True, help="Only queue the runs, for `matchgraph ingest worker` to do.")
+@click.option("--queue", is_flag=True, help="Only queue the runs, for `matchgraph ingest worker`.")
 @click.option("--dry-run", is_flag=True, help="Show the plan, as `ingest plan` does, and write nothing.")
 @click.option(
     "--max-attempts",
     type=click.IntRange(1),
     default=3,
     show_default=True,
-    help="How often a run is begun before it counts as failed.",
+    help="Attempts before a run counts as failed.",
 )
-@click.option("--retry-failed", is_flag=True, help="Try runs again that have failed.")
+@click.option("--retry-failed", is_flag=True, help="Also retry failed runs.")
 @json_option
 @click.pass_context
 def run(
@@ -161,14 +163,13 @@ def run(
 ) -> None:
     """Fine-tune models on datasets, sample, and record every --metric before and after.
 
-    What is done already is not done again, so after Ctrl-C, a crash or a power cut the same command goes on
-    where it stopped, within a run from its last checkpoint. Several of these may run at once, on several
-    machines too, if they use the same Neo4j. The defaults are the paper's and take hours on a GPU for each
-    pair.
+    Finished work is not repeated: after Ctrl-C, a crash or a power cut the same command resumes, within a run
+    from its last checkpoint. Several of these can run at once, also on several machines, if they use the same
+    Neo4j. The defaults are the paper's and take hours on a GPU for each pair.
 
     With --executor ray the workers are tasks on a Ray cluster, each with a share of its GPUs or cores. Its
-    nodes need matchgraph, a Neo4j that all of them reach, and a file system with the models, the datasets and
-    MATCHGRAPH_HOME under the same paths. A lost node's runs go on elsewhere.
+    nodes need matchgraph, a Neo4j that all of them can reach, and a file system with the models, the datasets
+    and MATCHGRAPH_HOME under the same paths. Runs of a lost node continue on another one.
     """
     from matchgraph.graphdb.connection import settings_from_environment
     from matchgraph.ingest.runs.worker import stopped_by_signals
@@ -209,23 +210,23 @@ def run(
 @click.command()
 @click.argument("ids", metavar="[RUN]...", nargs=-1)
 @settings_options(WorkerOptions, only=("device", "checkpoint_steps", "cache_gib", "max_runs"))
-@click.option("--forever", is_flag=True, help="Wait for new runs where there is none left.")
+@click.option("--forever", is_flag=True, help="Wait for new runs when none is left.")
 @json_option
 @click.pass_context
 def worker(ctx: click.Context, ids: Sequence[str], forever: bool, as_json: bool, **options: Any) -> None:
-    """Carry out queued runs until none is left: all of the ledger, or those named.
+    """Carry out queued runs until none is left: all of them, or those given.
 
-    Any number of workers share the queue. All that one needs is in Neo4j (MATCHGRAPH_NEO4J_URI, _USER and
-    _PASSWORD name it) and in the folders of models and datasets, under the paths by which they were ingested.
-    With MATCHGRAPH_HOME on a file system that all of them share, one goes on from another's checkpoint.
+    Any number of workers can share the queue. A worker needs Neo4j (MATCHGRAPH_NEO4J_URI, _USER and
+    _PASSWORD) and the folders of models and datasets, under the paths they were ingested from. If
+    MATCHGRAPH_HOME is on a shared file system, a worker can continue from the checkpoint of another.
 
     \b
-    On a Slurm cluster, 40 workers with a GPU each, queued runs before them:
+    On a Slurm cluster, queue the runs and start 40 workers with a GPU each:
       matchgraph ingest run --queue ...
       sbatch --array=1-40 --gpus=1 --time=12:00:00 --signal=B:TERM@120 \\
         --wrap 'exec matchgraph ingest worker'
 
-    Two minutes before its time is over each gives back its run, which goes on from there in another.
+    Two minutes before its time limit each worker returns its run, and another one continues it.
     """
     from matchgraph.graphdb.connection import settings_from_environment
     from matchgraph.ingest.runs.worker import stopped_by_signals, work_queue
@@ -242,14 +243,14 @@ def worker(ctx: click.Context, ids: Sequence[str], forever: bool, as_json: bool,
 
 @click.command()
 @click.argument("ids", metavar="[RUN]...", nargs=-1)
-@click.option("--watch", is_flag=True, help="Show how the running ones get on, until none is left to do.")
+@click.option("--watch", is_flag=True, help="Follow the runs until none is left to do.")
 @json_option
 def status(ids: Sequence[str], watch: bool, as_json: bool) -> None:
-    """List the fine-tuning runs by status; those named with all that is known of them."""
+    """List fine-tuning runs by status; with ids, show those runs in detail."""
     from matchgraph.ingest.runs.workflow import runs_status, watch_runs
 
     if watch and as_json:
-        raise click.UsageError("--watch draws for people: leave --json out, and ask again and again.")
+        raise click.UsageError("--watch cannot print JSON: leave --json out, or poll without --watch.")
     with opened_graph() as (graph, _):
         if watch:
             with suppress(KeyboardInterrupt), joint_display() as display:
@@ -272,7 +273,7 @@ def status(ids: Sequence[str], watch: bool, as_json: bool) -> None:
 @click.option("--all", "everything", is_flag=True, help="All runs that have failed.")
 @json_option
 def retry(ids: Sequence[str], everything: bool, as_json: bool) -> None:
-    """Queue failed or cancelled runs again, with all their attempts; `ingest run` or `worker` does them."""
+    """Queue failed or cancelled runs again, with a fresh set of attempts, for `ingest run` or `worker`."""
     from matchgraph.ingest.runs.workflow import retry_runs
 
     check_selection(ids, everything)
@@ -286,7 +287,7 @@ def retry(ids: Sequence[str], everything: bool, as_json: bool) -> None:
 @click.option("--all", "everything", is_flag=True, help="All runs that are queued or running.")
 @json_option
 def cancel(ids: Sequence[str], everything: bool, as_json: bool) -> None:
-    """Cancel queued and running runs; a worker that is at one stops at its next heartbeat."""
+    """Cancel queued and running runs; a worker stops its run at the next heartbeat."""
     from matchgraph.graphdb.connection import settings_from_environment
     from matchgraph.ingest.runs.workflow import cancel_runs
 
@@ -297,12 +298,12 @@ def cancel(ids: Sequence[str], everything: bool, as_json: bool) -> None:
 
 
 def announce_stop() -> None:
-    """Say that the first Ctrl-C was heard."""
+    """Announce the stop after the first Ctrl-C."""
     click.echo("Stopping at the next step; Ctrl-C again stops at once.", err=True)
 
 
 def check_selection(ids: Sequence[str], everything: bool) -> None:
-    """Refuse a selection that is none, or two."""
+    """Reject no selection, and ids together with --all."""
     if bool(ids) == everything:
         raise click.UsageError(
             "Name runs by their ids, or give --all; `matchgraph ingest status` lists them."

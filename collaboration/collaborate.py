@@ -165,9 +165,9 @@ class Collaboration:
                 f"{count} prompts and {len(named)} numbers: as many, and at least one, are needed."
             )
         if (pictures is None) != (self.plan.strength is None) or (pictures and len(pictures) != count):
-            raise InvalidPlan("To edit, give a strength and a picture for each prompt; else give neither.")
+            raise InvalidPlan("To edit, give a strength and one picture per prompt, or neither.")
         if any(self._steered.values()) != (controls is not None) or (controls and len(controls) != count):
-            raise InvalidPlan("To steer, give ControlNets and a control image for each prompt; else neither.")
+            raise InvalidPlan("With ControlNets, give one control image per prompt; without, give none.")
         asked = _Asked(prompts, named, pictures, controls)
         waiting: list[_Draft] = []
         first = 0

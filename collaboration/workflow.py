@@ -58,7 +58,7 @@ class Oracle:
 
 @dataclass(frozen=True)
 class Corrections:
-    """What the teacher is tried with.
+    """The corrections by the teacher to compare.
 
     Attributes:
         teacher_steps: denoising steps of the teacher alone and when it draws from noise.
@@ -77,8 +77,12 @@ class Corrections:
     rollbacks: tuple[float, ...] = setting(
         (0.3, 0.5, 0.7, 0.9), "Shares of the teacher's schedule that refinement repeats."
     )
-    teacher_guidance: float | None = same_setting(Drawing, "guidance")
-    teacher_sampler: str | None = same_setting(Drawing, "sampler")
+    teacher_guidance: float | None = same_setting(
+        Drawing, "guidance", help="Guidance scale of the teacher; by default the pipeline's own."
+    )
+    teacher_sampler: str | None = same_setting(
+        Drawing, "sampler", help="Scheduler of the teacher; by default the pipeline's own."
+    )
 
     def __post_init__(self) -> None:
         check_settings(self, InvalidPlan)
@@ -219,7 +223,7 @@ def prompts_of(runner: Runner, split: Split, file: Path | None = None) -> list[s
         return read_prompts(file, check_prompt).texts
     found = PromptGraph(runner).texts(split)
     if not found:
-        raise NoTrials(f"The graph holds no {split} prompts: add some with `matchgraph route prompts`.")
+        raise NoTrials(f"The graph has no {split} prompts: add some with `matchgraph route prompts`.")
     return found
 
 
@@ -373,7 +377,7 @@ def generate(
     for prompt in prompts:
         check_prompt(prompt)
     if (controlnet is None) != (control_image is None):
-        raise InvalidPlan("A ControlNet needs a control image, and a control image a ControlNet.")
+        raise InvalidPlan("A ControlNet and a control image must be given together.")
     with ExitStack() as inside:
         pair = inside.enter_context(loaded_pair(runner, student, device=oracle.device))
         if controlnet is not None:

@@ -82,7 +82,7 @@ def settings_from_environment() -> Settings:
             home = Path(configured).expanduser().absolute()
         except RuntimeError as error:
             raise SettingsInvalid(
-                f"{HOME_VARIABLE} is {configured!r}, and nobody of that name has a home here. Name a folder."
+                f"{HOME_VARIABLE} is {configured!r}, but this machine has no such user. Name a folder."
             ) from error
     else:
         import platformdirs

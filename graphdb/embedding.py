@@ -164,7 +164,7 @@ def index_graph(nodes: Sequence[str], edges: pd.DataFrame) -> IndexedGraph:
             itself or comes twice, or a weight is not positive and finite.
     """
     if not nodes:
-        raise EmbeddingFailed("There is no node to embed: bring models and datasets into the graph first.")
+        raise EmbeddingFailed("There is no node to embed: add models and datasets to the graph first.")
     ordered = tuple(sorted(nodes))
     place = {node: index for index, node in enumerate(ordered)}
     if len(place) < len(ordered):

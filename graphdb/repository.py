@@ -196,7 +196,7 @@ class MatchingGraph:
         if present is not None and present.larger_is_better != metric.larger_is_better:
             direction = "larger" if present.larger_is_better else "smaller"
             raise InvalidValue(
-                f"{metric.name} is known as a metric of which {direction} is better: choose another name."
+                f"The metric {metric.name} is in the graph with {direction} is better: choose another name."
             )
         # A definition without a range adds nothing to a known one.
         if present is not None and metric.minimum is None and metric.maximum is None:

@@ -205,7 +205,7 @@ class Runner:
                 rows = [rendered_row(record) for record in transaction.run(query, params)]
                 if position in guards and not rows:
                     raise GuardFailed(
-                        f"Statement {position + 1} of {len(prepared)} found nothing; all were undone."
+                        f"Statement {position + 1} of {len(prepared)} found nothing; all were rolled back."
                     )
                 results.append(rows)
             return results

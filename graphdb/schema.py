@@ -82,7 +82,7 @@ def apply(runner: Runner) -> int:
     current, latest = version(runner), max(known)
     if current > latest:
         raise MigrationFailed(
-            f"The graph has schema version {current}, this program knows {latest}: update matchgraph."
+            f"The graph has schema version {current}, newer than {latest}: update matchgraph."
         )
     pending = [number for number in known if number > current]
     for number in pending:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from matchgraph.ingest.errors import IngestError
 
 NEEDS_PROBE = (
-    "Image folders are looked at by a probe model: give a CLIP folder or MODEL/TAG with --probe or in "
+    "Image folders need a probe model: give a CLIP folder or MODEL/TAG with --probe or in "
     "MATCHGRAPH_PROBE; none was given."
 )
 # In the data folder: features of datasets, which can be computed again.

@@ -19,10 +19,10 @@ class Drawing:
     Attributes:
         steps: denoising steps; None for the pipeline's default, which is 4 for a student.
         guidance: classifier-free guidance scale, 1 or less for none; None for the pipeline's default, which
-            is 1 for a student, as its guidance is inside.
+            is 1 for a student, as its guidance is distilled into it.
         sampler: class of diffusers' scheduler; None for the pipeline's own.
         resolution_px: side of the image, pixels.
-        cache_interval: with DeepCache, the steps from one whole pass of the U-Net to the next; 1 without.
+        cache_interval: with DeepCache, the steps between two full passes of the U-Net; 1 without.
 
     Raises:
         InvalidDrawing: a value is out of range.
@@ -35,7 +35,7 @@ class Drawing:
     )
     resolution_px: int = setting(512, "Side of the images, in pixels.", at_least=8, option="--resolution")
     cache_interval: int = setting(
-        1, "With DeepCache (U-Nets only): steps from one whole pass to the next.", at_least=1
+        1, "With DeepCache (U-Nets only): steps between two full passes.", at_least=1
     )
 
     def __post_init__(self) -> None:

@@ -40,7 +40,7 @@ SECONDS_PER_HOUR = 3600.0
 # Rounding of a sum of hours.
 SLACK_H = 1e-9
 # A smaller share of what a measurement tells is not worth a word.
-LEAST_SHARE_TOLD = 0.02
+LEAST_SHARE_NAMED = 0.02
 
 
 @dataclass(frozen=True)
@@ -50,10 +50,9 @@ class ProposedPair:
     Attributes:
         model: its id.
         dataset: its id.
-        hours: what it costs.
-        gain: share of the uncertainty there was at the start that it takes away, when those proposed before
-            it are measured.
-        why: what it tells about, for people.
+        hours: its cost.
+        gain: share of the initial uncertainty that it removes, given those proposed before it.
+        why: what it informs about, in words.
     """
 
     model: str
@@ -200,9 +199,9 @@ def pair_hours(snapshot: Snapshot, costs: Mapping[str, Cost]) -> tuple[dict[str,
     elif sizes:
         middle = median(sizes.values())
         known = {m: value / middle * SECONDS_PER_HOUR for m, value in sizes.items()}
-        basis = f"{size} alone, the middle model taken as an hour: no times are recorded"
+        basis = f"{size} alone, with an hour for the median model: no times are recorded"
     else:
-        known, basis = {}, "nothing known of any model, each taken as an hour"
+        known, basis = {}, "no facts about any model, with an hour for each"
     usual = median(known.values()) if known else SECONDS_PER_HOUR
     return {m: known.get(m, usual) / SECONDS_PER_HOUR for m in models}, basis
 
@@ -249,18 +248,21 @@ def _greedy(
 
 
 def _why(belief: Belief, pair: Pair, per_dataset: np.ndarray, reached: Collection[str]) -> str:
-    """What a measurement tells about, in words; `reached` are the models and datasets that have results."""
+    """Why a measurement is useful, in words; `reached` are the models and datasets that have results."""
     model, dataset = pair
     shares = per_dataset / per_dataset.sum() if per_dataset.any() else per_dataset
     own = belief.datasets.index(dataset)
-    others = [i for i in np.argsort(-shares, kind="stable") if i != own and shares[i] >= LEAST_SHARE_TOLD]
-    told = [f"this dataset {shares[own]:.0%}", *(f"{belief.datasets[i]} {shares[i]:.0%}" for i in others[:2])]
+    others = [i for i in np.argsort(-shares, kind="stable") if i != own and shares[i] >= LEAST_SHARE_NAMED]
+    parts = [
+        f"this dataset {shares[own]:.0%}",
+        *(f"{belief.datasets[i]} {shares[i]:.0%}" for i in others[:2]),
+    ]
     news = [
         words
         for name, words in ((model, "first result of this model"), (dataset, "first result on this dataset"))
         if name not in reached
     ]
-    return "; ".join([*news, f"tells about {', '.join(told)}"])
+    return "; ".join([*news, f"informs about {', '.join(parts)}"])
 
 
 def _within_reach(snapshot: Snapshot, seed: int) -> Snapshot:

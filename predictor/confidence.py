@@ -77,7 +77,7 @@ def confidence_of(prediction: Prediction, folds: Sequence[Fold], confidence: flo
         InvalidRows: a confidence outside (0, 1), or the dataset predicted for is among the folds.
     """
     if any(fold.dataset == prediction.dataset for fold in folds):
-        raise InvalidRows(f"dataset {prediction.dataset!r} cannot teach how sure its own prediction is")
+        raise InvalidRows(f"dataset {prediction.dataset!r} cannot calibrate its own prediction")
     p_best = {model.model: model.p_best for model in prediction.ranking}
     return Confidence(
         prediction_set(p_best, folds, confidence), conformal_coverage(folds, confidence) if folds else None

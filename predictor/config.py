@@ -36,18 +36,18 @@ class Ingredients:
 
     embedder: str = setting(
         "gds",
-        "Of --recipe paper: node2vec in Graph Data Science, or node2vec+ in this process.",
+        "With --recipe paper: node2vec in Graph Data Science, or node2vec+ in this process.",
         choices=EMBEDDERS,
     )
-    ranker: str = setting("catboost", "Of --recipe paper: what learns the ranks.", choices=RANKERS)
+    ranker: str = setting("catboost", "With --recipe paper: the classifier of ranks.", choices=RANKERS)
     features: FeatureSet = setting(
-        "all", "What the method sees: all, only the graph, or only the nodes' own features."
+        "all", "Input of the method: all, only the graph, or only the nodes' own features."
     )
-    operator: Operator = setting("concat", "Of --recipe paper: how two node embeddings make that of an edge.")
-    trees: int = setting(300, "Of --recipe paper: trees of the ranker.", at_least=1, at_most=10_000)
+    operator: Operator = setting("concat", "With --recipe paper: how two node embeddings are combined.")
+    trees: int = setting(300, "With --recipe paper: number of trees.", at_least=1, at_most=10_000)
     seed: int = setting(
         0,
-        "Seed of everything random; equal seeds give equal answers.",
+        "Random seed; equal seeds give equal answers.",
         at_least=0,
         at_most=LARGEST_SEED,
     )
@@ -71,9 +71,9 @@ class ReplayConfig:
     """
 
     shares: tuple[float, ...] = setting(
-        (0.1, 0.2, 0.4, 0.6), "Of --budget-curve: budget points, as shares of the cost of all results."
+        (0.1, 0.2, 0.4, 0.6), "With --budget-curve: budget points, as shares of the cost of all results."
     )
-    replays: int = setting(3, "Of --budget-curve: repetitions, each with a seed of its own.", at_least=1)
+    replays: int = setting(3, "With --budget-curve: repetitions, each with its own seed.", at_least=1)
     folds: int = 4
     seed: int = 0
 

@@ -104,16 +104,16 @@ class Method(Ingredients):
     """
 
     metric: str = setting("clip_fid", "Metric of the results.")
-    similarity: str | None = setting(None, "Metric of the datasets' similarities, where there are several.")
+    similarity: str | None = setting(None, "Metric of the datasets' similarities, if there are several.")
     measured_with: tuple[str, ...] = setting(
         (),
-        "Keep to values of this extractor, where there are several of one metric. Repeatable: one for the "
+        "Use only values of this extractor, if a metric has several. Repeatable: one for the "
         "results, one for the similarities.",
         metavar="HASH",
     )
     recipe: str = setting(
         DEFAULT_RECIPE,
-        "The method of ranking: a Gaussian process over similar datasets, or the paper's classifier on a "
+        "Ranking method: a Gaussian process over similar datasets, or the paper's classifier on a "
         "graph embedding.",
         choices=tuple(RECIPES),
     )
@@ -124,7 +124,7 @@ class Method(Ingredients):
         for name, one in settings_of(Ingredients).items():
             unused = name != "seed" and name not in RECIPES[self.recipe].takes
             if unused and getattr(self, name) != one.default:
-                raise InvalidRows(f"--{name} is of --recipe {PAPER}: the recipe {self.recipe} has no {name}.")
+                raise InvalidRows(f"--{name} needs --recipe {PAPER}: the recipe {self.recipe} has no {name}.")
 
     def build(self, runner: Runner | None) -> Matcher:
         """The method, ready to rank.

@@ -38,7 +38,7 @@ def few_images_note(dataset: str, n: int, dimension: int) -> str | None:
         return None
     return (
         f"{dataset} has only {n} images, and distances in {dimension} dimensions need more than {dimension}: "
-        "they say little, and the ranking is less certain for it."
+        "they are unreliable, and the ranking is less certain."
     )
 
 

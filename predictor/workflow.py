@@ -226,7 +226,7 @@ def load_snapshot(
     advice = (
         f"Measured here: {present}; choose with --metric."
         if present
-        else "The graph has no results yet: bring some in with `matchgraph ingest results FILE.csv`."
+        else "The graph has no results yet: add some with `matchgraph ingest results FILE.csv`."
     )
     raise UnknownMetricName(f"No fine-tuned model was measured by {metric!r}. {advice}")
 
@@ -289,9 +289,9 @@ def _check_compared_with(snapshot: Snapshot, new: MeasuredDataset) -> None:
     extractor = new.statistics[0].extractor
     if snapshot.compared_with not in (None, NOT_RECORDED, extractor):
         raise ExtractorMismatch(
-            f"{new.dataset.id} was compared with the graph's datasets by the extractor {extractor}, these "
-            f"with each other by {snapshot.compared_with}, and the values cannot be compared: give the probe "
-            f"of the latter, or keep to the former with --measured-with {extractor}."
+            f"{new.dataset.id} was compared with the graph's datasets by the extractor {extractor}, but they "
+            f"were compared with each other by {snapshot.compared_with}: give that probe, or use only the "
+            f"former with --measured-with {extractor}."
         )
 
 

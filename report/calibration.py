@@ -93,32 +93,32 @@ def reliability_figure(study: Chances) -> str:
         )
         axes.set_xlim(-0.02, 1.02)
         axes.set_ylim(-0.02, 1.02)
-        axes.set_xlabel("predicted chance of being the best")
+        axes.set_xlabel("predicted probability of being the best")
         axes.set_ylabel("share that was the best")
         axes.legend(frameon=False, loc="upper left")
         return finish()
 
 
 def calibration_section(studies: Sequence[Chances]) -> Section:
-    """Whether chances come true."""
+    """Whether probabilities of being best are calibrated."""
     first = studies[0]
     held = first.coverage[-1]
     also = (
-        f"Sets asked to hold the best model with {100 * held.confidence:.0f} % hold it on "
+        f"Sets built to contain the best model with {100 * held.confidence:.0f} % contain it on "
         f"{percent(held.coverage)} of the datasets, with {held.size.value:.1f} models on average."
     )
     caption = (
-        "How often a model was the best, against the chance it had been given, in bins of equally many "
+        "How often a model was the best, against its predicted probability, in bins of equally many "
         f"pairs; bars are 95 % bootstrap intervals over datasets. {first.title}."
     )
     return Section(
         "calibration",
-        "Can the chances be trusted?",
+        "Are the probabilities calibrated?",
         "",
-        f"The chances of {first.title} are off by {percent(first.error)} on average.",
-        "Expected calibration error: mean distance of the predicted chance from how often it came true; "
-        "few datasets leave it above 0 for perfect chances too. The sets of `predict --confidence` "
-        "(conformal) are learned from all other datasets and judged on the one left out. "
+        f"The probabilities of {first.title} are off by {percent(first.error)} on average.",
+        "Expected calibration error: mean distance of the predicted probability from the observed share; "
+        "with few datasets it is above 0 even for perfect probabilities. The sets of `predict "
+        "--confidence` (conformal) are calibrated on all other datasets and tested on the one left out. "
         f"{INTERVALS}.",
         also=also,
         drawings=(Drawing(reliability_figure(first), caption),),
@@ -138,7 +138,7 @@ def chances_table(studies: Sequence[Chances]) -> Table:
 
     def of_sets(i: int, confidence: float) -> list[Column]:
         name = f"{100 * confidence:.0f}"
-        title = f"Sets at {name} %: hold the best"
+        title = f"Sets at {name} %: contain the best"
         return [
             Column(f"coverage_{name}", title, lambda study: study.coverage[i].coverage, "share"),
             Column(f"size_{name}", "models", lambda study: study.coverage[i].size, "number"),

@@ -27,7 +27,7 @@ TITLES = {
 }
 MARKERS = ("o", "s", "^", "D", "v")
 NOTE = (
-    "Everything was tuned on the validation prompts and is shown on the test prompts. Cost is that of the "
+    "Everything was tuned on the validation prompts and measured on the test prompts. Cost is that of the "
     "denoiser's calls; steps are those of both models together. Intervals are 95 % bootstrap intervals over "
     "prompts; in each resample a model alone is the best mixture of its step counts for that resample."
 )
@@ -48,7 +48,7 @@ def write_report(
         The page, and what it says first.
     """
     summary = [summary_of(study), student_wins(study)]
-    head = Head("What working together is worth", summary, command, facts, NOTE)
+    head = Head("The gain of collaboration", summary, command, facts, NOTE)
     page = write_page(
         folder, head, sections(study), {"study": study}, page=f"{NAME}.html", data=f"{NAME}.json"
     )
@@ -61,7 +61,7 @@ def margin(lead: Lead) -> float:
 
 
 def clear(lead: Lead) -> bool:
-    """Whether a collaboration is above student, teacher and chance at equal cost, intervals and all."""
+    """Whether a collaboration is above student, teacher and chance at equal cost, by its intervals."""
     over = lead.over_best_student, lead.over_teacher, lead.over_random
     return all(verdict(each) == "above" for each in over)
 
@@ -92,10 +92,10 @@ def student_wins(study: Study) -> str:
     wins = study.wins
     low, medium, high = (100 * share for share in wins.by_distance)
     return (
-        f"The student's image has the higher score than {wins.teacher}'s on the same noise in "
+        f"The student's image has a higher score than {wins.teacher}'s on the same noise in "
         f"{100 * wins.share.value:.0f} % [{100 * wins.share.low:.0f}, {100 * wins.share.high:.0f}]; "
-        f"{low:.0f}, {medium:.0f} and {high:.0f} % where the two are near, between and far. Its score alone "
-        f"tells a win from a loss with an accuracy (AUC) of {wins.accuracy.value:.2f}."
+        f"{low:.0f}, {medium:.0f} and {high:.0f} % for the low, middle and high third of their distances. "
+        f"Its score alone separates wins from losses with an AUC of {wins.accuracy.value:.2f}."
     )
 
 
@@ -107,16 +107,16 @@ def sections(study: Study) -> list[Section]:
             "Quality over cost",
             "Figure 10",
             summary_of(study),
-            "Points are ways of drawing all test prompts; those joined by lines were tuned on the validation "
-            "prompts for one average cost after another.",
+            "Points are strategies for drawing all test prompts; those joined by lines were tuned on the "
+            "validation prompts for increasing average costs.",
             drawings=(Drawing(quality_over_cost(study), "Mean quality over mean cost, test prompts."),),
             tables=(ways_table(study),),
         ),
         Section(
             "collaboration-equal",
-            "Against what costs as much",
+            "Gain at equal cost",
             "Figure 9",
-            f"{sum(map(clear, study.leads))} of {len(study.leads)} are above all three, intervals and all.",
+            f"{sum(map(clear, study.leads))} of {len(study.leads)} are above all three by their intervals.",
             "The gain over the student at its own, lower cost; over the best mixture of either model's step "
             "counts at the same average cost; and over correcting as many images chosen at random.",
             tables=(leads_table(study),),
@@ -126,9 +126,9 @@ def sections(study: Study) -> list[Section]:
             "When the student wins",
             "Figures 3 to 7",
             student_wins(study),
-            "Distance is 1 - cosine of the two images' features; complexity the size of the teacher's image "
-            "as a PNG; curvature the mean distance of its latents, step by step, from the straight line "
-            "between the first and the last, as a share of that line. Correlations are of ranks.",
+            "Distance is 1 - cosine of the two images' features; complexity is the size of the teacher's "
+            "image as a PNG; curvature is the mean distance of its latents, step by step, from the straight "
+            "line between the first and the last, as a share of that line. Correlations are of ranks.",
             tables=(wins_table(study), cases_table(study)),
         ),
     ]
@@ -153,7 +153,7 @@ def quality_over_cost(study: Study) -> str:
                 label=TITLES[kind],
             )
         logarithmic(axes)
-        axes.set_xlabel("TFLOP an image, on average")
+        axes.set_xlabel("TFLOP per image, on average")
         axes.set_ylabel(f"{study.metric}, on average")
         axes.legend(frameon=False, loc="lower right")
         return finish()

@@ -30,10 +30,10 @@ def selection_section(study: Comparison, models: int) -> Section:
         "Table 3",
         chosen(first, study.folds, models),
         "Each dataset is held out in turn and the models are ranked for it from all others. OSR: how "
-        "often the best model was chosen. τ_w: agreement of the whole order, mistakes about the best "
-        "weigh more. O2B: how far the chosen model's value stays behind that of the model best on average "
-        f"(negative is better). O2O: behind that of the best one. {INTERVALS}, figures averaged over seeds "
-        f"first; p is that of a paired permutation test of each row against {first.title}, over the same "
+        "often the best model was chosen. τ_w: agreement of the whole order; errors among the best models "
+        "weigh more. O2B: how much worse the chosen model is than the one that is best on average "
+        f"(negative is better). O2O: than the best one. {INTERVALS}, figures averaged over seeds "
+        f"first; p is from a paired permutation test of each row against {first.title}, over the same "
         "datasets.",
         drawings=_intervals_drawn(drawing),
         tables=(comparison_table("table3-selection", study),),
@@ -46,17 +46,17 @@ def selection_section(study: Comparison, models: int) -> Section:
 def inputs_section(study: Comparison) -> Section:
     """Table 4."""
     # The rows of the first recipe; those of another follow.
-    said = [f"{row.title}: OSR {_reached(row)}" for row in study.rows[:3] if row.figures]
+    reached = [f"{row.title}: OSR {_reached(row)}" for row in study.rows[:3] if row.figures]
     return _compared(
         "inputs",
-        "What the ranker sees",
+        "Inputs of the ranker",
         "Table 4",
         "table4-inputs",
         study,
         "The same recipe with only the nodes' own features, only the graph's embedding, or both; p compares "
         f"with both, of the same recipe. {INTERVALS}.",
         first="input",
-        lead=f"{'; '.join(said)}." if said else "",
+        lead=f"{'; '.join(reached)}." if reached else "",
     )
 
 
@@ -85,12 +85,10 @@ def probes_section(study: Comparison, *, alone: bool) -> Section:
         "Table 6",
         "table6-probes",
         study,
-        "The same results, with the datasets seen through another probe: other features, or other "
+        "The same results, with another probe of the datasets: other features, or other "
         f"similarities. p compares with always taking the best average rank. {INTERVALS}.",
         first="probe",
-        lead="The graph knows the datasets through one probe only, so there is nothing to compare."
-        if alone
-        else "",
+        lead="The graph has one probe of the datasets only, so there is nothing to compare." if alone else "",
     )
 
 

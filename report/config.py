@@ -15,14 +15,14 @@ from matchgraph.settings import check_settings, same_setting, setting
 STUDIES: Mapping[str, tuple[str, str]] = MappingProxyType(
     {
         "selection": ("Choosing the model", "Table 3"),
-        "calibration": ("Can the chances be trusted?", ""),
+        "calibration": ("Are the probabilities calibrated?", ""),
         "landscape": ("What was measured", "Figure 3"),
-        "inputs": ("What the ranker sees", "Table 4"),
+        "inputs": ("Inputs of the ranker", "Table 4"),
         "sparsity": ("Fewer results", "Figure 6"),
         "metrics": ("Other metrics of quality", "Table 5"),
         "probes": ("Other probes of the datasets", "Table 6"),
         "rankers": ("Other rankers", "Table 7"),
-        "importances": ("What counts in a model", "Table 1"),
+        "importances": ("Importance of model attributes", "Table 1"),
         "noise": ("Noise between seeds", ""),
         "time": ("Time of a prediction", "Section 5.2"),
     }
@@ -42,7 +42,9 @@ class ReportConfig:
     metric: str = same_setting(Method, "metric")
     similarity: str | None = same_setting(Method, "similarity")
     measured_with: tuple[str, ...] = same_setting(Method, "measured_with")
-    embedder: str = setting("gds", "node2vec in Graph Data Science, or node2vec+ here.", choices=EMBEDDERS)
+    embedder: str = setting(
+        "gds", "node2vec in Graph Data Science, or node2vec+ in this process.", choices=EMBEDDERS
+    )
     seeds: int = setting(
         3,
         "Seeds of Tables 3 and 4; the other studies take a third of them, rounded up.",
@@ -50,9 +52,9 @@ class ReportConfig:
         at_most=100,
     )
     only: tuple[str, ...] = setting(
-        (), "Only this study. Repeatable. Without it, all of them.", choices=tuple(STUDIES)
+        (), "Only this study; by default all. Repeatable.", choices=tuple(STUDIES)
     )
-    jobs: int = setting(2, "Processes side by side.", at_least=1, at_most=64)
+    jobs: int = setting(2, "Number of processes.", at_least=1, at_most=64)
 
     def __post_init__(self) -> None:
         check_settings(self, InvalidRows)

@@ -204,7 +204,10 @@ def importances_section(study: Importances) -> Section:
     """Table 1."""
     if not study.features:
         return without_data(
-            "importances", "What counts in a model", "Table 1", "The models' attributes differ in nothing."
+            "importances",
+            "Importance of model attributes",
+            "Table 1",
+            "The models' attributes do not differ.",
         )
     ranker = next(iter(study.features[0].share))
     groups = ", ".join(f"{g.name.lower()} {100 * g.share[ranker]:.0f} %" for g in study.groups)
@@ -212,13 +215,13 @@ def importances_section(study: Importances) -> Section:
     drawing = importances_figure(study)
     return Section(
         "importances",
-        "What counts in a model",
+        "Importance of model attributes",
         "Table 1",
-        f"The {TITLES[ranker].lower()} looks at: {groups}. Of the model attributes, {named.name} counts most "
-        f"({100 * named.share[ranker]:.1f} % of what attributes count).",
-        "Trained on all results by the paper's recipe. Random forest: how much its splits on a column "
-        "purify the ranks. CatBoost: mean absolute SHAP value. Attributes of the same meaning share what "
-        "they count among them, so a small share is no proof that an attribute is useless.",
+        f"Importance for the {TITLES[ranker].lower()}: {groups}. The most important model attribute is "
+        f"{named.name} ({100 * named.share[ranker]:.1f} % of the importance of attributes).",
+        "Trained on all results by the paper's recipe. Random forest: mean decrease in impurity. "
+        "CatBoost: mean absolute SHAP value. Attributes with the same meaning share their importance, so a "
+        "small share does not prove that an attribute is useless.",
         drawings=(Drawing(drawing, "The ten most important model attributes, and all others together."),),
         tables=importance_tables(study),
         seeds=study.seeds,

@@ -140,32 +140,32 @@ def noise_section(study: Noise) -> Section:
             "noise",
             "Noise between seeds",
             "",
-            "No measurement was repeated under another seed, so its noise is not known: "
-            "`matchgraph ingest run --replicate` measures it.",
+            "No measurement was repeated under another seed, so the noise is not known: measure it with "
+            "`matchgraph ingest run --replicate`.",
         )
     lead = f"Measured again under another seed, a value moves by {study.deviation:.3g} (standard deviation)"
     lead += f", while models of one dataset differ by {study.between_models:.3g}."
     if study.compared:
         lead += (
-            f" The best model was another in {study.changed} of {study.compared} comparisons between two "
+            f" The best model changed in {study.changed} of {study.compared} comparisons between two "
             f"seeds ({100 * study.changed / study.compared:.0f} %, {study.datasets} datasets). The order by "
             f"the mean of the other seeds reaches OSR {study.repeated_osr:.2f} and weighted tau "
             f"{study.repeated_tau:.2f} on one seed."
         )
     if not math.isnan(study.ceiling):
         lead += (
-            f" If all were measured again, about {100 * study.ceiling:.0f} % of the best models would stay."
+            f" If all were measured again, {100 * study.ceiling:.0f} % of the best models would stay best."
         )
     return Section(
         "noise",
         "Noise between seeds",
         "",
         lead,
-        "No method can choose the best model much more often than the best model stays the best: one that "
-        "fine-tuned all models on the dataset itself, under other seeds, would reach the figures of the mean "
-        "of the other seeds. "
+        "No method can choose the best model much more often than the best model stays the best: even "
+        "fine-tuning all models on the dataset under other seeds would only reach the figures of the mean of "
+        "the other seeds. "
         "Deviations are pooled over pairs; the last row simulates a second measurement of every pair with "
-        "the pooled deviation, which errs high, as the recorded values hold noise already.",
+        "the pooled deviation, which is optimistic, as the recorded values contain noise already.",
         tables=(noise_table(study),),
     )
 
@@ -178,7 +178,7 @@ def noise_table(study: Noise) -> Table:
         ("standard deviation between seeds", study.deviation, "number"),
         ("standard deviation between the models of a dataset", study.between_models, "number"),
         ("comparisons of the best model between two seeds", study.compared, "count"),
-        ("of which the best model was another", study.changed, "count"),
+        ("of which the best model differed", study.changed, "count"),
         ("weighted tau of the mean of the other seeds", study.repeated_tau, "number"),
         ("OSR of the mean of the other seeds", study.repeated_osr, "share"),
         ("best models that would stay the best (simulated)", study.ceiling, "share"),

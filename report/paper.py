@@ -11,8 +11,8 @@ from types import MappingProxyType
 
 DATA_FILE = Path(__file__).with_name("match_and_choose.csv")
 NOTE = (
-    "Figures of the paper are of its own ten models and 32 datasets, whose matrix is not published: another "
-    "matrix than this one, so they show how the shape of a result compares, not which is better."
+    "Figures of the paper are from its own ten models and 32 datasets, whose results are not published. They "
+    "show how the shape of a result compares, not which is better."
 )
 
 

@@ -30,11 +30,10 @@ TITLES = {
     ORACLE: "oracle",
 }
 NOTE = (
-    "Quality is the mean over the images of a prompt, and all figures are of test prompts, which nothing was "
-    "learned from; training, validation and test prompts are rotated until each was a test prompt once. The "
-    "oracle chooses by the very scores that it is judged by, noise included, so that no router can reach it. "
-    "Intervals are 95 % bootstrap intervals over prompts; random mixing is, in each resample, the best there "
-    "is of that resample."
+    "Quality is the mean over the images of a prompt. All figures are of held-out test prompts; training, "
+    "validation and test prompts are rotated until each was a test prompt once. The oracle chooses by the "
+    "scores that it is evaluated on, noise included, so no router can reach it. Intervals are 95 % bootstrap "
+    "intervals over prompts; random mixing is the best mixture in each resample."
 )
 
 
@@ -54,7 +53,7 @@ def write_report(
     """
     parts = [part for study in studies for part in sections(study)]
     summary = [summary_of(study) for study in studies]
-    head = Head("What routing each prompt is worth", summary, command, facts, NOTE)
+    head = Head("The gain of routing each prompt", summary, command, facts, NOTE)
     figures = {"studies": {study.metric: figures_of(study) for study in studies}}
     page = write_page(folder, head, parts, figures, page=f"{NAME}.html", data=f"{NAME}.json")
     return page.path, summary
@@ -82,9 +81,9 @@ def sections(study: Study) -> list[Section]:
             f"{study.metric}: quality for its cost",
             "Figures 3 and 5",
             summary_of(study),
-            "Points are the candidates, each for all prompts alike; the lines take every budget. Each "
-            "estimator was fitted on the training prompts, and K of the nearest ones and the kernel of the "
-            "process chosen on the validation prompts.",
+            "Points are single candidates used for all prompts; lines are routers over all budgets. Each "
+            "estimator was fitted on the training prompts; the number of neighbours and the kernel of the "
+            "process were chosen on the validation prompts.",
             drawings=(Drawing(deferral(study), "Mean quality over mean cost, test prompts."),),
             tables=(areas_table(study),),
         ),
@@ -92,8 +91,8 @@ def sections(study: Study) -> list[Section]:
             f"{study.metric}-equal",
             f"{study.metric}: at the cost, and at the quality, of each candidate",
             "Tables 2 and 3",
-            "What routing reaches at the cost of each candidate, and what it costs to be as good.",
-            "The share is the router's cost at the candidate's quality, over the candidate's cost.",
+            "The quality of routing at the cost of each candidate, and its cost at the candidate's quality.",
+            "The share is the router's cost at the candidate's quality, divided by the candidate's cost.",
             tables=(equal_table(study),),
         ),
         Section(
@@ -131,7 +130,7 @@ def deferral(study: Study) -> str:
             label="fixed candidates",
         )
         logarithmic(axes)
-        axes.set_xlabel("TFLOP an image, on average")
+        axes.set_xlabel("TFLOP per image, on average")
         axes.set_ylabel(f"{study.metric}, on average")
         axes.legend(frameon=False, loc="lower right")
         return finish()
@@ -158,7 +157,7 @@ def shares(study: Study, estimator: str) -> str:
             axes.plot(own @ study.cost, edge, color=INK, linewidth=0.5)
         logarithmic(axes)
         axes.set_ylim(0, 1)
-        axes.set_xlabel("TFLOP an image, on average")
+        axes.set_xlabel("TFLOP per image, on average")
         axes.set_ylabel("share of the prompts")
         axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
         return finish()
@@ -178,7 +177,7 @@ def goes_where(study: Study, estimator: str) -> str:
         + (f" (prompts with {', '.join(typical[name][:5])})" if typical[name] else "")
         for count, name in counts
     )
-    return f"At {budget:.3g} TFLOP an image: {parts}."
+    return f"At {budget:.3g} TFLOP per image: {parts}."
 
 
 def areas_table(study: Study) -> Table:

@@ -134,10 +134,10 @@ def sparsity_section(study: Sparsity) -> Section:
         "Fewer results",
         "Figure 6",
         lead,
-        "A share of the visible results is taken away at random, another one in each fold; similarities and "
-        "the held-out truth stay. The band is the 95 % bootstrap interval over datasets of the first line. "
-        "In the paper, OSR falls from 61.3 % and from 60 % removed results on is no better than a random "
-        "guess, on its own matrix.",
+        "A share of the visible results is removed at random, independently in each fold; similarities and "
+        "the held-out results stay. The band is the 95 % bootstrap interval over datasets of the first line. "
+        "In the paper, on its own matrix, OSR starts at 61.3 % and from 60 % removed results on is no better "
+        "than a random guess.",
         drawings=(Drawing(sparsity_figure(study), "OSR and τ_w by the share of results removed."),),
         tables=(sparsity_table(study),),
         folds=study.folds,

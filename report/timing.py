@@ -74,9 +74,8 @@ def time_section(studies: Sequence[Timing]) -> Section:
         "Section 5.2",
         f"A prediction takes {first.median:.2g} s (median of {len(first.seconds)}, {first.models} models and "
         f"{first.datasets} datasets), from the graph in memory to the ranking and its reasons.",
-        "Weights, embedding and ranker are all computed for it. Looking at the images of a new dataset "
-        "comes on top. On this machine, with whatever else ran on it; the paper's minute is that of its "
-        "own.",
+        "This includes weights, embedding and ranker, but not reading the images of a new dataset. "
+        "Measured on this machine, under its load at the time; the paper's minute is from another one.",
         tables=(timing_table(studies),),
     )
 

@@ -286,8 +286,8 @@ def _answers(
         )
     except BrokenProcessPool as error:
         raise ProcessEnded(
-            "A process that held datasets out was ended, perhaps for want of memory, or could not "
-            "begin. What is finished is kept: run the same command again, with fewer --jobs."
+            "A worker process ended, perhaps for lack of memory, or could not start. Finished work is "
+            "kept: run the same command again, with fewer --jobs."
         ) from error
 
 

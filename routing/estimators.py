@@ -130,9 +130,7 @@ class NearestInGraph:
         for embedding in prompts.embeddings:
             neighbours = self._graph.nearest(embedding, self._count, self.metric)
             if not neighbours:
-                raise NotEnoughScores(
-                    "The graph holds no prompts to learn from: run `matchgraph route score` first."
-                )
+                raise NotEnoughScores("The graph has no scored prompts: run `matchgraph route score` first.")
             scores = np.full((1, len(neighbours), len(self.variants)), np.nan)
             for place, neighbour in enumerate(neighbours):
                 for variant, value in neighbour.scores.items():

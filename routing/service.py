@@ -57,7 +57,7 @@ class RouteRequest(BaseModel):
     ] = None
     budget: Annotated[
         float | None,
-        Field(gt=0, le=1e12, allow_inf_nan=False, description="TFLOP an image may cost on average."),
+        Field(gt=0, le=1e12, allow_inf_nan=False, description="Average cost of an image in TFLOP."),
     ] = None
     lam: Annotated[
         float | None,
@@ -195,7 +195,7 @@ def create_app(served: Mapping[str, Served], check_graph: Callable[[], None]) ->
         """Decide which candidate to draw each prompt with."""
         metric = default if request.metric is None else request.metric
         if metric not in served:
-            raise Refused(404, f"There is no router for {metric!r}: there is {', '.join(served)}.")
+            raise Refused(404, f"There is no router for {metric!r}. Available: {', '.join(served)}.")
         if request.budget is not None and request.lam is not None:
             raise Refused(409, "Give a budget or lambda, not both.")
         began = time.perf_counter()

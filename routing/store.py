@@ -92,7 +92,7 @@ class RouterStore:
             values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
             # Routers fitted by an earlier version have it; 0 is what is left of it.
             if values.pop("caution", 0.0) != 0:
-                raise ValueError("it was fitted with --caution, which is gone")
+                raise ValueError("it was fitted with --caution, which no longer exists")
             return Fitted(
                 **{**values, "variants": tuple(values["variants"]), "average": tuple(values["average"])}
             )

@@ -43,19 +43,19 @@ class FineTuneConfig:
     """
 
     steps: int = setting(10_000, "Optimiser steps.", at_least=1)
-    batch_size: int = setting(8, "Images in a forward pass.", at_least=1)
-    learning_rate: float = setting(1e-5, "Of AdamW, constant.", above=0)
+    batch_size: int = setting(8, "Images per forward pass.", at_least=1)
+    learning_rate: float = setting(1e-5, "Learning rate of AdamW, constant.", above=0)
     rank: int = setting(16, "LoRA rank.", at_least=1)
     alpha: float = setting(16, "LoRA alpha; the update is scaled by alpha / rank.", above=0)
     resolution_px: int = setting(512, "Side of the images, in pixels.", at_least=8, option="--resolution")
-    seed: int = setting(0, "Of training and sampling.", at_least=0, at_most=LARGEST_SEED)
-    caption_dropout: float = setting(0.1, "Share of captions left out of training.", at_least=0, at_most=1)
-    precision: str = setting("fp32", "Of frozen weights and arithmetic.", choices=tuple(PRECISIONS))
-    weight_decay: float = setting(1e-2, "Of AdamW.", at_least=0)
+    seed: int = setting(0, "Seed of training and sampling.", at_least=0, at_most=LARGEST_SEED)
+    caption_dropout: float = setting(0.1, "Share of captions left empty in training.", at_least=0, at_most=1)
+    precision: str = setting("fp32", "Precision of frozen weights and arithmetic.", choices=tuple(PRECISIONS))
+    weight_decay: float = setting(1e-2, "Weight decay of AdamW.", at_least=0)
     max_gradient_norm: float = setting(1.0, "Gradients are clipped to this norm.", above=0)
-    device: str = setting("auto", "auto (a GPU where there is one) or a torch device, such as cuda:1.")
-    gradient_accumulation: int = setting(1, "Forward passes in a step.", at_least=1)
-    gradient_checkpointing: bool = setting(False, "Compute activations twice to save memory.")
+    device: str = setting("auto", "auto (a GPU if there is one) or a torch device, such as cuda:1.")
+    gradient_accumulation: int = setting(1, "Forward passes per step.", at_least=1)
+    gradient_checkpointing: bool = setting(False, "Recompute activations to save memory.")
     method: str = setting("lora", "Train an adapter, or all weights of the denoiser.", choices=METHODS)
     compile: bool = setting(False, "Run the denoiser through torch.compile.")
 
@@ -129,36 +129,36 @@ class DistillConfig:
     """
 
     steps: int = same_setting(FineTuneConfig, "steps", default=1000)
-    batch_size: int = setting(16, "Images in a step.", at_least=1)
-    learning_rate: float = setting(1e-4, "Of AdamW.", above=0)
+    batch_size: int = setting(16, "Images per step.", at_least=1)
+    learning_rate: float = setting(1e-4, "Learning rate of AdamW.", above=0)
     decay_share: float = setting(
         0.25, "Last share of the steps over which the learning rate falls to 0.", at_least=0, at_most=1
     )
     method: str = setting(
         "lora",
-        "Train a low-rank adapter, which is added to the weights in the end, or all weights.",
+        "Train a low-rank adapter, which is merged into the weights at the end, or all weights.",
         choices=METHODS,
     )
     rank: int = same_setting(FineTuneConfig, "rank", default=64)
     alpha: float = same_setting(FineTuneConfig, "alpha", default=64)
     guidance: float | None = setting(
         None,
-        "The teacher's guidance scale, which the student learns; by default the pipeline's own.",
+        "The teacher's guidance scale, distilled into the student; by default the pipeline's own.",
         at_least=1,
     )
     solver_steps: int = setting(
         50,
-        "Places on the teacher's path that the student is made consistent over; it draws in no more.",
+        "Timesteps of the teacher's path that the student learns from; its steps cannot exceed this.",
         at_least=1,
     )
-    ema: float = setting(0.95, "Decay of the target's weights.", at_least=0, below=1)
+    ema: float = setting(0.95, "Decay of the target weights.", at_least=0, below=1)
     huber: float = setting(1e-3, "Distance above which the loss is linear.", above=0)
     teacher_steps: int = setting(
         25, "Denoising steps of the teacher for the images to learn from.", at_least=1
     )
-    draws: int = setting(1, "Images drawn for each prompt.", at_least=1)
+    draws: int = setting(1, "Images drawn per prompt.", at_least=1)
     resolution_px: int = same_setting(FineTuneConfig, "resolution_px")
-    seed: int = same_setting(FineTuneConfig, "seed", help="Of all that is random.")
+    seed: int = same_setting(FineTuneConfig, "seed", help="Seed of everything random.")
     precision: str = same_setting(FineTuneConfig, "precision")
     weight_decay: float = same_setting(FineTuneConfig, "weight_decay", default=0.0)
     max_gradient_norm: float = same_setting(FineTuneConfig, "max_gradient_norm")

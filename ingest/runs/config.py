@@ -42,12 +42,12 @@ class Selection:
         option="--dataset",
         metavar="ID",
     )
-    pairs: Path | None = setting(None, "Pairs to run instead: columns model, dataset.", metavar="FILE.csv")
+    pairs: Path | None = setting(None, "Table of pairs to run: columns model, dataset.", metavar="FILE.csv")
     probe: str | None = None
     extractors: tuple[str, ...] = ()
     replicate: bool = setting(
         False,
-        "Measure again under another --seed, to know the noise: the figures stay on the run, the graph's "
+        "Measure again under another --seed, to estimate the noise: figures stay on the run, the graph's "
         "edges as they are.",
     )
     also: bool = setting(
@@ -93,7 +93,7 @@ class RunConfig:
 
     metrics: tuple[str, ...] = setting(
         (METRIC,),
-        "What to measure: clip_fid, fid, kid, cmmd, or EXTRACTOR_DISTANCE such as dinov2_fid (distances: "
+        "Metric to measure: clip_fid, fid, kid, cmmd, or EXTRACTOR_DISTANCE such as dinov2_fid (distances: "
         "fid, kid, cmmd). Repeatable.",
         option="--metric",
         metavar="NAME",
@@ -109,9 +109,9 @@ class RunConfig:
     gradient_checkpointing: bool = same_setting(FineTuneConfig, "gradient_checkpointing")
     compile: bool = same_setting(FineTuneConfig, "compile")
     seed: int = same_setting(FineTuneConfig, "seed")
-    samples: int = setting(10_000, "Images sampled for a score.", at_least=MINIMUM_IMAGES)
+    samples: int = setting(10_000, "Images sampled per score.", at_least=MINIMUM_IMAGES)
     sampling_steps: int | None = setting(
-        None, "Scheduler steps for an image; by default the model family's.", at_least=1
+        None, "Denoising steps per image; by default the model family's.", at_least=1
     )
     guidance: float | None = setting(
         None, "Classifier-free guidance scale; by default the model family's.", at_least=0

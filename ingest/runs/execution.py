@@ -144,7 +144,7 @@ class LoraExecutor:
             if found.hash != wanted:
                 raise ExtractorMismatch(
                     f"The extractor at {spec.weights} is {found.hash}, and run {job.run} was planned with "
-                    f"{wanted}; bring that one back, or queue the run again."
+                    f"{wanted}; restore those weights, or queue the run again."
                 )
             self.extractors[wanted] = require_images(found, name)
         return {name: self.extractors[wanted] for name, wanted in job.asked["extractors"].items()}

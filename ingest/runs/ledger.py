@@ -404,8 +404,8 @@ class Ledger:
         except GuardFailed as error:
             if self._runner.read(load("ledger/outdated"), id=held.id):
                 raise RunOutdated(
-                    f"The model or dataset of run {held.id} was ingested again with other content during "
-                    "the run, so its results are of what is gone; `matchgraph ingest run` queues a new one."
+                    f"The model or dataset of run {held.id} was ingested again with different content during "
+                    "the run, so its results are out of date; queue a new one with `matchgraph ingest run`."
                 ) from error
             raise _stale(held) from error
 

@@ -189,7 +189,7 @@ def _without_captions(datasets: Sequence[Dataset]) -> list[str]:
     without = [dataset.id for dataset in datasets if dataset.properties.get("captioned") == 0]
     if not without:
         return []
-    return [f"{some(without)}: no image has a caption, so models learn and draw with the empty prompt."]
+    return [f"{some(without)}: no image has a caption, so training and sampling use the empty prompt."]
 
 
 def _few_samples(config: RunConfig, extractors: Mapping[str, Extractor]) -> list[str]:
@@ -200,7 +200,7 @@ def _few_samples(config: RunConfig, extractors: Mapping[str, Extractor]) -> list
         if measure.distance == "fid" and config.samples <= dimension:
             notes.append(
                 f"{measure.metric} is measured on {config.samples} generated images, and features of "
-                f"{dimension} dimensions need more than {dimension}: its values say little. Raise --samples."
+                f"{dimension} dimensions need more than {dimension}: values are unreliable. Raise --samples."
             )
     return notes
 
@@ -277,8 +277,8 @@ def check_unfinished(runs: Sequence[Run], plan: Plan) -> None:
         name, before, now = _first_difference(run, request)
         raise ConfigChanged(
             f"Run {run.id} of {run.model!r} on {run.dataset!r} is unfinished, and {name} was {before!r} "
-            f"there and is {now!r} here. Ask for what it was to go on with it, cancel it with `matchgraph "
-            f"ingest cancel {run.id}`, or give --also to have both."
+            f"there and is {now!r} here. Use the old settings to continue it, cancel it with `matchgraph "
+            f"ingest cancel {run.id}`, or give --also to run both."
         )
 
 
@@ -301,7 +301,7 @@ def check_replicates(runs: Sequence[Run], plan: Plan) -> None:
         if request.replicate and (request.model, request.dataset, request.config["seed"]) in measured:
             raise NothingToDo(
                 f"{request.model!r} on {request.dataset!r} was measured under seed {request.config['seed']} "
-                "already, and once more would give the same; give a replicate another --seed."
+                "already; give a replicate another --seed."
             )
 
 

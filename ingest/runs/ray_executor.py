@@ -57,17 +57,17 @@ class ClusterOptions:
 
     address: str = setting(
         "auto",
-        "Of the Ray cluster: HOST:PORT or ray://HOST:PORT, or auto for the one that this machine belongs to.",
+        "Ray cluster: HOST:PORT or ray://HOST:PORT, or auto for the one that this machine belongs to.",
     )
-    workers: int | None = setting(None, "Tasks at once; as many as there is room for by default.", at_least=1)
+    workers: int | None = setting(None, "Tasks at once; by default as many as fit.", at_least=1)
     gpus: float | None = setting(
         None,
-        "GPUs of each worker on a Ray cluster, or a fraction of one; by default 1 where there are any.",
+        "GPUs per worker on a Ray cluster, or a fraction of one; by default 1 if there are any.",
         at_least=0,
     )
     cpus: float | None = setting(
         None,
-        "Cores of each worker on a Ray cluster; by default 1 beside a GPU, and else up to 4.",
+        "Cores per worker on a Ray cluster; by default 1 with a GPU, otherwise up to 4.",
         above=0,
     )
 
@@ -224,9 +224,7 @@ class _Dispatcher:
         so_far = sum(run.fence for run in self._ledger.runs(self._ids))
         self._losses, self._claims = (self._losses + 1 if so_far == self._claims else 1), so_far
         if self._losses >= MOST_LOSSES_IN_VAIN:
-            raise WorkerFailed(
-                f"Workers on the cluster are lost before they get to a run; the last: {reason}"
-            )
+            raise WorkerFailed(f"Workers on the cluster are lost before they start a run; the last: {reason}")
 
     def _hopeless(self) -> list[str]:
         """The runs that every node has refused, or that were refused often enough while Ray spread them."""
@@ -357,8 +355,8 @@ def check_reach(settings: Settings, here: str, there: str) -> None:
     """
     if there != here and (settings.managed or urlsplit(settings.uri or "").hostname in LOOPBACK):
         raise ClusterUnusable(
-            f"The cluster's node {there} cannot reach the Neo4j of {here}, which answers to nobody else: "
-            "set MATCHGRAPH_NEO4J_URI and MATCHGRAPH_NEO4J_PASSWORD to one that all nodes reach."
+            f"The cluster's node {there} cannot reach the Neo4j of {here}, which listens on that "
+            "machine only: set MATCHGRAPH_NEO4J_URI and MATCHGRAPH_NEO4J_PASSWORD to one that all can reach."
         )
 
 

@@ -86,8 +86,8 @@ def source_folder(kind: str, node: Model | Dataset) -> Path:
     folder = Path(source)
     if not folder.is_dir():
         raise SourceChanged(
-            f"The folder of {kind} {node.id!r}, {folder}, is not here; bring it back, or ingest it from "
-            "where it is now."
+            f"The folder of {kind} {node.id!r}, {folder}, does not exist; restore it, or ingest it from "
+            "its new place."
         )
     return folder
 
@@ -95,7 +95,7 @@ def source_folder(kind: str, node: Model | Dataset) -> Path:
 def _check(kind: str, node: Model | Dataset, found: str) -> None:
     if node.properties.get("content_hash") != found:
         raise SourceChanged(
-            f"The folder of {kind} {node.id!r} holds something else than when it was ingested; run "
+            f"The folder of {kind} {node.id!r} has changed since it was ingested; run "
             f"`matchgraph ingest {kind}s {node.properties['source']}` again."
         )
 

@@ -65,7 +65,7 @@ class WorkerOptions:
         checkpoint_steps: training steps between two checkpoints.
         cache_gib: the most that cached encodings may take on disk, in GiB.
         max_runs: how many runs to take; None for no limit.
-        poll_s: seconds between two looks for new runs where there is none left; None to end then.
+        poll_s: seconds between two looks for new runs when none is left; None to exit then.
         lease_ms: how long a claim holds without a heartbeat.
         heartbeat_s: seconds between two heartbeats.
     """
@@ -73,11 +73,11 @@ class WorkerOptions:
     device: str = same_setting(FineTuneConfig, "device")
     checkpoint_steps: int = setting(
         CHECKPOINT_STEPS,
-        "Training steps between two checkpoints; a stop by Ctrl-C loses none.",
+        "Training steps between two checkpoints; Ctrl-C loses no step.",
         at_least=1,
     )
     cache_gib: float = setting(
-        20.0, "Room for cached encodings of images and captions, in GiB.", above=0, option="--cache-gb"
+        20.0, "Disk space for cached encodings of images and captions, in GiB.", above=0, option="--cache-gb"
     )
     max_runs: int | None = setting(None, "Run at most N runs, then exit.", at_least=1, metavar="N")
     poll_s: float | None = None
@@ -140,8 +140,8 @@ class Preparation:
         for kind, node in (("model", model), ("dataset", dataset)):
             if node.properties.get("content_hash") != run.properties[f"{kind}_fingerprint"]:
                 raise RunOutdated(
-                    f"The {kind} {node.id!r} was ingested again with other content, so run "
-                    f"{run.id} asks about what is gone; `matchgraph ingest run` queues a new one."
+                    f"The {kind} {node.id!r} was ingested again with different content, so run {run.id} "
+                    "is out of date; queue a new one with `matchgraph ingest run`."
                 )
         folder, images = self._sources.model(model), self._sources.images(dataset)
         # Before the work rather than after it: a result by a metric that is not known could not be written.
@@ -194,7 +194,7 @@ def work(
         stop: set when the user wants it to end.
         heartbeat_s: seconds between two extensions of the lease.
         max_runs: how many runs to take; None for no limit.
-        poll_s: seconds between two looks for new runs where there is none left; None to end then.
+        poll_s: seconds between two looks for new runs when none is left; None to exit then.
 
     Returns:
         How it went.

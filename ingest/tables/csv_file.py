@@ -134,7 +134,7 @@ def _header_problems(
         elif column in reserved:
             found.append(Problem(name, 1, f"a column cannot be called {column!r}", "rename it"))
         elif header.index(column) < position - 1:
-            found.append(Problem(name, 1, f"column {column!r} is there twice", "delete or rename one"))
+            found.append(Problem(name, 1, f"column {column!r} occurs twice", "delete or rename one"))
         elif optional is not None and column not in required and column not in optional:
             known = ", ".join([*required, *optional])
             found.append(Problem(name, 1, f"unknown column {column!r}", f"delete it; known are {known}"))
@@ -187,7 +187,7 @@ def read_table(
         problem = Problem(str(path), line, f"is not CSV ({error})", "check the quotes from this line on")
         raise BadInput([problem], skippable=False) from error
     if not records:
-        remedy = f"begin it with a header naming {', '.join(required)}"
+        remedy = f"start it with a header naming {', '.join(required)}"
         problem = Problem(str(path), 1, "the file is empty", remedy)
         raise BadInput([problem], skippable=False)
 

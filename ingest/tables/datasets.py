@@ -445,7 +445,7 @@ def ingest_image_folders(
     for dimension, counts in small.items():
         names = some([f"{name} ({n})" for name, n in counts.items()])
         need = f"distances in {dimension} dimensions need more than {dimension} images"
-        notes.append(f"{names}: {need}, so those of these datasets say little.")
+        notes.append(f"{names}: {need}, so those of these datasets are unreliable.")
     on_progress("measuring datasets", len(usable), len(usable))
     return DatasetsReport(
         tuple(written),

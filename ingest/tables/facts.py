@@ -42,14 +42,14 @@ class FactsConfig:
 
     throughput: bool | None = setting(
         None,
-        "Measure images per second, with the weights, or do not. Without either: on a GPU, and on a CPU "
-        "where it takes a minute at most.",
+        "Measure images per second, or do not. By default measured on a GPU, and on a CPU if it takes a "
+        "minute at most.",
     )
     device: str = same_setting(FineTuneConfig, "device")
     precision: str = same_setting(
-        FineTuneConfig, "precision", help="Of the weights, when throughput is measured."
+        FineTuneConfig, "precision", help="Precision of the weights when throughput is measured."
     )
-    batch_size: int = setting(1, "Images in a measured call.", at_least=1)
+    batch_size: int = setting(1, "Images per measured call.", at_least=1)
     resolution_px: int | None = setting(
         None,
         "Side of the measured images, in pixels; by default 512 or the pipeline's own, if smaller.",

@@ -101,7 +101,7 @@ class NewFolder:
         if not comparison.has_statistics:
             raise NothingToCompare(
                 f"No dataset of the graph has feature statistics by probe {extractor.hash}, so {self.folder} "
-                "cannot be compared with any. Bring image folders in with `matchgraph ingest datasets FOLDER "
+                "cannot be compared with any. Add image folders with `matchgraph ingest datasets FOLDER "
                 "--probe SPEC`."
             )
         content = images_hash(found)

@@ -306,7 +306,7 @@ def _check_prompt_row(table: Table, row: Row, probe: str) -> None:
     else:
         if own != cells["id"]:
             reason = f"id {cells['id'][:40]!r} is not {own!r}, that of the text {cells['text'][:40]!r}"
-            table.problem(row.line, reason, "give both back what they were")
+            table.problem(row.line, reason, "restore the original id and text")
     if cells["split"] not in SPLITS:
         table.problem(
             row.line, f"split is {cells['split'][:40]!r}", f"write {', '.join(SPLITS[:-1])} or test"

@@ -189,7 +189,7 @@ def find_metrics(
         except UnknownMetric:
             if larger_is_better is None:
                 reason = f"metric {name[:80]!r} is not known{_further(others)}"
-                remedy = "say with --larger-is-better or --smaller-is-better which way it points"
+                remedy = "give its direction with --larger-is-better or --smaller-is-better"
                 table.problem(line, reason, remedy, also=others)
             else:
                 found[name] = Metric(name, larger_is_better)

@@ -97,7 +97,9 @@ def test_from_two_models_to_a_report(invoke: Callable[..., Result], runner: Runn
         assert one["score"] != other["score"]
         if one["decision"] == other["decision"]:
             assert other["tflop"] > 1.2 * one["tflop"]
-    assert "--controlnet goes with --control-image" in message(invoke(*ours, *steered[:2], code=2))
+    assert "--controlnet and --control-image must be given together" in message(
+        invoke(*ours, *steered[:2], code=2)
+    )
 
     page = tmp_path / "page"
     own = ("--student-steps", "4", "--test-prompts", str(file), "--out", str(page))

@@ -52,7 +52,7 @@ def test_thresholds_reach_canny(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--kind", "segmentation"), "--segmenter goes with"),
+        (("--kind", "segmentation"), "--segmenter and --kind segmentation"),
         (("--low", "300"), "0 <= low <= high"),
         (("--kind", "depth"), "depth"),
     ],
@@ -68,4 +68,4 @@ def test_wrong_options_are_one_line(tmp_path, capsys, arguments, message):
 def test_a_missing_folder_is_named(tmp_path, capsys):
     source = picture(tmp_path / "in.png")
     assert run([*COMMAND, str(source), "--out", str(tmp_path / "no" / "out.png")]) == 2
-    assert "There is no folder" in capsys.readouterr().err
+    assert "there is no folder" in capsys.readouterr().err

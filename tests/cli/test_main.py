@@ -121,7 +121,7 @@ def test_a_full_disk_is_one_line():
         )
     assert done.returncode == 2
     assert done.stderr == (
-        "Error: [Errno 28] No space left on device. Make room there and run the same command again.\n"
+        "Error: [Errno 28] No space left on device. Free some space there and run the same command again.\n"
     )
 
 

@@ -75,7 +75,7 @@ def test_every_kind_of_setting_is_read_from_the_command_line():
     ("arguments", "words"),
     [
         (["--share", "0"], "0<x<=1"),
-        (["--share", "nan"], "no finite number"),
+        (["--share", "nan"], "not a finite number"),
         (["--layers", "0"], "x>=1"),
         (["--mode", "tardy"], "'fast', 'slow'"),
         (["--side", "7"], "x>=8"),

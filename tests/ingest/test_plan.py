@@ -62,10 +62,10 @@ def test_changed_or_missing_folders_are_refused(
     zoo: MatchingGraph, image_folders: Path, tmp_path: Path
 ) -> None:
     (image_folders / "cats" / "metadata.jsonl").unlink()
-    with pytest.raises(SourceChanged, match="'cats' holds something else"):
+    with pytest.raises(SourceChanged, match="'cats' has changed since it was ingested"):
         plan(zoo)
     shutil.rmtree(tmp_path / "models" / "kolors")
-    with pytest.raises(SourceChanged, match=r"'kolors', .* is not here"):
+    with pytest.raises(SourceChanged, match=r"'kolors', .* does not exist"):
         plan(zoo)
 
 
@@ -81,7 +81,5 @@ def test_missing_captions_and_few_samples_are_named_before_the_work(zoo: Matchin
     dataset = next(found for found in zoo.datasets() if found.properties.get("source"))
     zoo.save_datasets([Dataset(dataset.id, {**dataset.properties, "captioned": 0}, dataset.embedding)])
     notes = make_plan(zoo, CONFIG, {"clip": few}, Selection()).notes
-    assert (
-        notes[0] == f"{dataset.id}: no image has a caption, so models learn and draw with the empty prompt."
-    )
+    assert notes[0] == f"{dataset.id}: no image has a caption, so training and sampling use the empty prompt."
     assert "clip_fid is measured on 4 generated images, and features of 4 dimensions need more" in notes[1]

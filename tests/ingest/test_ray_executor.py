@@ -248,7 +248,7 @@ def test_workers_that_cannot_start_are_not_started_for_ever(
         lambda _: [{"NodeManagerHostname": "elsewhere", "NodeID": "1", "Resources": {"CPU": 1.0}}],
     )
     with pytest.raises(
-        WorkerFailed, match=r"lost before they get to a run.*cannot reach the Neo4j of elsewhere"
+        WorkerFailed, match=r"lost before they start a run.*cannot reach the Neo4j of elsewhere"
     ):
         on_ray(settings, runner, ids, cluster)
     assert [run.status for run in Ledger(runner).runs(ids)] == [QUEUED] * 3

@@ -56,11 +56,11 @@ def test_every_command_has_help(command: str) -> None:
         (["retry"], "--all"),
         (["cancel", "--all", "0123456789abcdef"], "--all"),
         (["status", "--watch", "--json"], "--watch"),
-        (["plan", "--price-per-hour", "nan"], "no finite number"),
-        (["plan", "--budget-hours", "inf"], "no finite number"),
-        (["run", "--cache-gb", "nan"], "no finite number"),
-        (["worker", "--cache-gb", "inf"], "no finite number"),
-        (["models", "zoo", "--guidance", "nan"], "no finite number"),
+        (["plan", "--price-per-hour", "nan"], "not a finite number"),
+        (["plan", "--budget-hours", "inf"], "not a finite number"),
+        (["run", "--cache-gb", "nan"], "not a finite number"),
+        (["worker", "--cache-gb", "inf"], "not a finite number"),
+        (["models", "zoo", "--guidance", "nan"], "not a finite number"),
     ],
 )
 def test_wrong_usage(
@@ -123,7 +123,8 @@ def test_a_plan_says_what_there_is_and_what_the_rest_costs(
 
     ledger = Ledger(runner)
     assert (
-        invoke("run", *zoo, "--queue").stdout == "4 runs, 4 queued; `matchgraph ingest worker` does them.\n"
+        invoke("run", *zoo, "--queue").stdout
+        == "4 runs, 4 queued; run them with `matchgraph ingest worker`.\n"
     )
     done, running = (run["id"] for run in first["runs"][:2])
     here = Owner.here()

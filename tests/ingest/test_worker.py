@@ -170,7 +170,7 @@ def test_what_is_not_here_is_left_to_others(
     assert len(summary.not_here) == 2
     for run in ledger.runs(list(summary.not_here)):
         assert (run.status, run.model, run.attempt) == (QUEUED, "kolors", 0)
-        assert "is not here" in str(run.error)
+        assert "does not exist" in str(run.error)
     (tmp_path / "models" / "away").rename(tmp_path / "models" / "kolors")
     assert work(zoo, ledger, StubExecutor(), home, Silent()).done == 2
     assert not any(run.error for run in ledger.runs([run.id for run in runs]))

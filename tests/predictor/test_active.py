@@ -254,7 +254,7 @@ class TestHours:
         assert basis.startswith("params alone")
         hours, basis = pair_hours(snapshot, {})
         assert set(hours.values()) == {1.0}
-        assert basis.startswith("nothing known")
+        assert basis.startswith("no facts about any model")
 
 
 def test_a_part_of_a_graph_has_no_loose_ends(zoo):

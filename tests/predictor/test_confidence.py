@@ -83,7 +83,7 @@ class TestConfidence:
 
     def test_a_dataset_cannot_vouch_for_itself(self, zoo, gaussian):
         folds = evaluate(zoo(), gaussian, baselines=()).folds
-        with pytest.raises(InvalidRows, match="'d00' cannot teach how sure its own prediction is"):
+        with pytest.raises(InvalidRows, match="'d00' cannot calibrate its own prediction"):
             confidence_of(predict(zoo(), TARGET, gaussian), folds, 0.9)
 
     def test_sets_cover_datasets_of_simulated_zoos(self, zoo, gaussian):

@@ -449,5 +449,5 @@ def test_a_model_that_is_told_guidance_is_no_teacher_whatever_it_is_drawn_with(t
     index["scheduler"] = ["diffusers", "DDIMScheduler"]
     (folder / "model_index.json").write_text(json.dumps(index))
     diffusers.DDIMScheduler().save_pretrained(folder / "scheduler")
-    with pytest.raises(InvalidConfig, match="is told the guidance scale"):
+    with pytest.raises(InvalidConfig, match="takes the guidance scale as an input"):
         distill(folder, tmp_path / "student", PROMPTS, config())

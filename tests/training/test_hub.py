@@ -235,7 +235,7 @@ def test_repositories_of_another_kind_say_what_they_are_for(cache, tmp_path, rep
     (odd / "weights.ckpt").write_bytes(b"never")
     with served({"a/lora": lora, "a/odd": odd, "a/whole": repository}) as (address, fetched):
         use_cache(monkeypatch, cache, address)
-        with pytest.raises(ModelUnavailable, match="matchgraph student TEACHER a/lora"):
+        with pytest.raises(ModelUnavailable, match="matchgraph collaborate student TEACHER a/lora"):
             pipeline_folder("a/lora")
         with pytest.raises(ModelUnavailable, match=r"neither .* nor .*; its pickled weights"):
             student_weights("a/odd")

@@ -209,7 +209,8 @@ def _guidance(loaded: LoadedPipeline, config: DistillConfig) -> float:
     family = loaded.family
     if guidance_width(loaded.pipe) is not None:
         raise InvalidConfig(
-            f"{loaded.folder} is told the guidance scale, so it is a student already; give its teacher."
+            f"{loaded.folder} takes the guidance scale as an input, so it is a student already; give "
+            "its teacher."
         )
     told = getattr(family.denoiser(loaded.pipe).config, "guidance_embeds", False)
     if not family.classifier_free and not told:

@@ -119,7 +119,7 @@ class Session:
                     scaler=progress.scaler,
                 )
         except (DamagedCheckpoint, ValueError) as error:
-            self.notes.append(f"A damaged checkpoint was left aside, training began anew: {error}")
+            self.notes.append(f"A damaged checkpoint was ignored; training started again: {error}")
             found = None
         if found is None:
             remove_checkpoint(checkpoints.folder)
