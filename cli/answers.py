@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from matchgraph.report.verdicts import p_text
 from matchgraph.words import duration
 
 if TYPE_CHECKING:
@@ -129,20 +129,13 @@ def show_evaluation(evaluation: Evaluation) -> None:
             own = summary.figures[figure.key]
             cell = f"{own.value:.3g}\n[{own.low:.3g}, {own.high:.3g}]" if own.count else "not available"
             if own.count and figure.key in summary.p_value:
-                cell += f"\np {p_value_text(summary.p_value[figure.key])}"
+                cell += f"\np {p_text(summary.p_value[figure.key])}"
             cells.append(cell)
         table.add_row(summary.title, *cells)
     console.print(table)
     for dataset, reason in evaluation.skipped.items():
         console.print(f"Not held out: {dataset} ({reason}).", soft_wrap=True)
     console.print(verdict(evaluation), soft_wrap=True)
-
-
-def p_value_text(p: float) -> str:
-    """A p-value as text; "n/a" if there was nothing to compare."""
-    if math.isnan(p):
-        return "n/a"
-    return "< 0.001" if p < 0.001 else f"= {p:.3f}"
 
 
 def show_curve(curve: BudgetCurve) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from matchgraph.ingest.runs.reporter import Reporter
 from matchgraph.words import duration
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
     from matchgraph.ingest.runs.ledger import Run
     from matchgraph.ingest.runs.status import RunsStatus
-    from matchgraph.progress import Progress as OnProgress
 
 MOST_ROWS = 20
 
@@ -46,20 +45,6 @@ def progress_display() -> Progress:
         # In a file or a pipe a bar would be nothing but blank lines.
         disable=not console.is_terminal,
     )
-
-
-@contextmanager
-def step_bar() -> Iterator[OnProgress]:
-    """One bar that follows named steps."""
-    with progress_display() as bars:
-        tasks: dict[str, Any] = {}
-
-        def follow(step: str, done: int, of: int) -> None:
-            if step not in tasks:
-                tasks[step] = bars.add_task(step, total=of)
-            bars.update(tasks[step], completed=done, total=of)
-
-        yield follow
 
 
 def figures(run: Run) -> str:

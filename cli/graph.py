@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from matchgraph.cli.display import step_bar
+from matchgraph.cli.options import json_option
 from matchgraph.graphdb import upkeep
 from matchgraph.graphdb.connection import connect, settings_from_environment
 from matchgraph.graphdb.errors import ServerNotManaged
@@ -19,6 +19,7 @@ from matchgraph.graphdb.server.managed import ManagedServer
 from matchgraph.graphdb.status import Status
 from matchgraph.graphdb.status import status as status_of
 from matchgraph.graphdb.upkeep import LISTED, NAMED, Belongings, Listed, Named, listed
+from matchgraph.progress import progress_bar
 from matchgraph.words import count
 
 if TYPE_CHECKING:
@@ -27,8 +28,6 @@ if TYPE_CHECKING:
 
 DECLINED_EXIT = 1
 FOUND_EXIT = 1
-
-json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
 @click.group()
@@ -81,7 +80,7 @@ def refreshed(runner: Runner) -> Refreshed:
     """Refresh the graph, with a bar."""
     from matchgraph.graphdb.refresh import refresh as refresh_graph
 
-    with step_bar() as bar:
+    with progress_bar() as bar:
         return refresh_graph(runner, on_progress=bar)
 
 

@@ -9,7 +9,6 @@ from typing import Any
 
 import click
 
-from matchgraph.cli.display import step_bar
 from matchgraph.cli.options import (
     GivenPath,
     configuration,
@@ -29,6 +28,7 @@ from matchgraph.cli.records import COMMANDS as RECORD_COMMANDS
 from matchgraph.cli.runs import COMMANDS as RUN_COMMANDS
 from matchgraph.ingest.errors import Problem
 from matchgraph.ingest.tables.facts import FactsConfig
+from matchgraph.progress import progress_bar
 from matchgraph.words import count
 
 
@@ -73,7 +73,7 @@ def models(
     from matchgraph.ingest.workflow import ingest_models
 
     facts = configuration(FactsConfig, measuring)
-    with opened_graph() as (graph, _), step_bar() as on_progress:
+    with opened_graph() as (graph, _), progress_bar() as on_progress:
         report = ingest_models(
             graph,
             path,
@@ -141,7 +141,7 @@ def datasets(sources: Sequence[Path], as_json: bool, **options: Any) -> None:
     from matchgraph.ingest.workflow import ingest_datasets
 
     home = settings_from_environment().home
-    with opened_graph() as (graph, _), step_bar() as on_progress:
+    with opened_graph() as (graph, _), progress_bar() as on_progress:
         report = ingest_datasets(graph, sources, home=home, on_progress=on_progress, **options)
     written, unchanged = list(report.written), list(report.unchanged)
     images = report.images

@@ -87,17 +87,13 @@ class Coverage:
     attainable: float
 
 
-def reliability(
-    folds: Sequence[Fold], *, only_top: bool = False, bins: int = BINS, seed: int = 0
-) -> tuple[Bin, ...]:
+def reliability(folds: Sequence[Fold], *, bins: int = BINS) -> tuple[Bin, ...]:
     """The reliability curve of the chances of being best.
 
     Args:
         folds: of an evaluation.
-        only_top: look only at the most likely model of each dataset, instead of all (model, dataset) pairs.
         bins: how many bins of equally many pairs; fewer where many chances are equal, which share a bin, and
             where there would be fewer than four pairs for each.
-        seed: of the bootstrap.
 
     Returns:
         The bins, by rising chance.
@@ -107,7 +103,7 @@ def reliability(
         InvalidRows: `bins` is below 1.
     """
     table = _Table.of(folds)
-    kept = table.top() if only_top else ~np.isnan(table.chances)
+    kept = ~np.isnan(table.chances)
     numbers = _bin_numbers(table.chances, kept, bins)
     inside = [numbers == number for number in np.unique(numbers[kept])]
     # (n_folds, n_bins): of each dataset, how many of its pairs are in a bin, and how many of them came true.
@@ -118,7 +114,7 @@ def reliability(
         drawn = weights @ pairs
         return np.divide(weights @ hits, drawn, out=np.full(len(drawn), np.nan), where=drawn > 0)
 
-    observed = bootstrap(shares, len(folds), seed=seed, resamples=RESAMPLES)
+    observed = bootstrap(shares, len(folds), resamples=RESAMPLES)
     chances = (table.chances[own] for own in inside)
     return tuple(
         Bin(float(own.min()), float(own.max()), float(own.mean()), share, len(own))
@@ -126,9 +122,7 @@ def reliability(
     )
 
 
-def expected_calibration_error(
-    folds: Sequence[Fold], *, only_top: bool = False, bins: int = BINS, seed: int = 0
-) -> Interval:
+def expected_calibration_error(folds: Sequence[Fold], *, bins: int = BINS) -> Interval:
     """The mean distance of chances from how often they come true, over the bins of `reliability` by their
     pairs.
 
@@ -137,9 +131,7 @@ def expected_calibration_error(
 
     Args:
         folds: of an evaluation.
-        only_top: see `reliability`.
         bins: see `reliability`.
-        seed: of the bootstrap, which draws datasets with replacement.
 
     Returns:
         The error with its 95 % interval.
@@ -152,7 +144,7 @@ def expected_calibration_error(
         5; with bins of equal mass, since most of many chances are small.
     """
     table = _Table.of(folds)
-    kept = table.top() if only_top else ~np.isnan(table.chances)
+    kept = ~np.isnan(table.chances)
     numbers = _bin_numbers(table.chances, kept, bins)
     # (n_folds, n_bins): what each dataset adds to each bin's sum of chances minus outcomes.
     gaps = np.stack(
@@ -166,7 +158,6 @@ def expected_calibration_error(
     [error] = bootstrap(
         lambda weights: [np.abs(weights @ gaps).sum() / (weights @ pairs)],
         len(gaps),
-        seed=seed,
         resamples=RESAMPLES,
     )
     return replace(error, low=min(error.low, error.value))
@@ -223,13 +214,12 @@ def prediction_set(p_best: Mapping[str, float], folds: Sequence[Fold], confidenc
     return PredictionSet(chosen, confidence, least, len(scores), attainable, reason)
 
 
-def conformal_coverage(folds: Sequence[Fold], confidence: float, *, seed: int = 0) -> Coverage:
+def conformal_coverage(folds: Sequence[Fold], confidence: float) -> Coverage:
     """How often prediction sets hold the best model, each learned from all folds but the one it is for.
 
     Args:
         folds: of an evaluation.
         confidence: of the sets, in (0, 1).
-        seed: of the bootstrap intervals.
 
     Returns:
         Coverage and size, with 95 % intervals over datasets.
@@ -248,8 +238,8 @@ def conformal_coverage(folds: Sequence[Fold], confidence: float, *, seed: int = 
     sizes = [len(own.models) for own in sets]
     return Coverage(
         confidence,
-        mean_interval(np.array(held, dtype=np.float64), seed=seed),
-        mean_interval(np.array(sizes, dtype=np.float64), seed=seed),
+        mean_interval(np.array(held, dtype=np.float64)),
+        mean_interval(np.array(sizes, dtype=np.float64)),
         sets[0].attainable,
     )
 
@@ -279,12 +269,6 @@ class _Table:
             chances[row, measured] = _shares(np.array([fold.p_best[model] for model in fold.losses]))
             best[row, [models[model] for model in fold.best]] = 1 / len(fold.best)
         return _Table(chances, best)
-
-    def top(self) -> np.ndarray:
-        """Where the most likely model of each dataset is, the first of equals."""
-        where = np.zeros(self.chances.shape, dtype=bool)
-        where[np.arange(len(where)), np.nanargmax(self.chances, axis=1)] = True
-        return where
 
 
 def _shares(values: np.ndarray) -> np.ndarray:

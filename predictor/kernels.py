@@ -18,12 +18,11 @@ if TYPE_CHECKING:
     from matchgraph.graphdb.models import Snapshot
 
 
-def similarity_kernel(snapshot: Snapshot, reach: float = 1.0) -> np.ndarray:
-    """How much alike datasets are by the SIMILAR edges: exp(-distance / reach).
+def similarity_kernel(snapshot: Snapshot) -> np.ndarray:
+    """How much alike datasets are by the SIMILAR edges: exp(-distance), in medians of the distances.
 
     Args:
         snapshot: the graph; a pair without an edge is not alike at all.
-        reach: in medians of the distances.
 
     Returns:
         float64, (n_datasets, n_datasets), in the order of `snapshot.datasets`, positive semidefinite, with
@@ -31,7 +30,7 @@ def similarity_kernel(snapshot: Snapshot, reach: float = 1.0) -> np.ndarray:
     """
     if not len(snapshot.similar):
         return np.eye(len(snapshot.datasets))
-    return positive_definite(np.exp(-dataset_distances(snapshot) / reach))
+    return positive_definite(np.exp(-dataset_distances(snapshot)))
 
 
 def embedding_kernel(snapshot: Snapshot) -> np.ndarray | None:

@@ -52,8 +52,3 @@ def printed() -> tuple[Printed, ...]:
 def figures_of(table: str, key: str) -> Mapping[str, float]:
     """What the paper prints in one row of a table, by figure; empty where it has no such row."""
     return MappingProxyType({p.figure: p.value for p in printed() if (p.table, p.key) == (table, key)})
-
-
-def labels_of(table: str) -> Mapping[str, str]:
-    """The paper's names of the rows of a table, by key, in its order."""
-    return MappingProxyType({p.key: p.label for p in printed() if p.table == table})

@@ -57,7 +57,9 @@ def number(value: float) -> str:
 
 
 def p_text(value: float) -> str:
-    """A p-value behind a "p"."""
+    """A p-value behind a "p"; "n/a" where there was nothing to compare."""
+    if math.isnan(value):
+        return "n/a"
     return "< 0.001" if value < 0.001 else f"= {value:.3f}"
 
 

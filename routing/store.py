@@ -90,9 +90,6 @@ class RouterStore:
         path = self._path(metric)
         try:
             values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-            # Routers fitted by an earlier version have it; 0 is what is left of it.
-            if values.pop("caution", 0.0) != 0:
-                raise ValueError("it was fitted with --caution, which no longer exists")
             return Fitted(
                 **{**values, "variants": tuple(values["variants"]), "average": tuple(values["average"])}
             )

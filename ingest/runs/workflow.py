@@ -6,6 +6,7 @@ The command line and the Python API call these functions, which print nothing.
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -354,30 +355,20 @@ def runs_status(graph: MatchingGraph, ids: Sequence[str] = ()) -> RunsStatus:
     return RunsStatus.of(chosen, {model.id: model for model in graph.models()}, measured=everything)
 
 
-def watch_runs(
-    graph: MatchingGraph,
-    ids: Sequence[str] = (),
-    *,
-    reporter: Reporter,
-    interval_s: float = WATCH_S,
-    stop: threading.Event | None = None,
-) -> None:
+def watch_runs(graph: MatchingGraph, ids: Sequence[str] = (), *, reporter: Reporter) -> None:
     """Report how runs stand again and again, until none is queued or running.
 
     Args:
         graph: the graph.
         ids: the runs; all by default.
         reporter: hears it.
-        interval_s: seconds between two looks.
-        stop: set it to end earlier.
     """
-    stop = stop or threading.Event()
-    while not stop.is_set():
+    while True:
         status = runs_status(graph, ids)
         reporter.standing(status)
         if not any(run.status in {QUEUED, RUNNING} for run in status.runs):
             return
-        stop.wait(interval_s)
+        time.sleep(WATCH_S)
 
 
 def retry_runs(graph: MatchingGraph, ids: Sequence[str] = ()) -> ChangedRuns:

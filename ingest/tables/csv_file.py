@@ -307,7 +307,7 @@ def number_problem(text: str) -> tuple[str, str]:
 
 
 def typed_columns(
-    table: Table, columns: Sequence[str], *, text: Collection[str] = (), numeric_only: bool = False
+    table: Table, columns: Sequence[str], *, text: Collection[str] = ()
 ) -> dict[int, dict[str, Scalar]]:
     """Type attribute columns as a whole: all integers, all numbers, all booleans, else text.
 
@@ -318,7 +318,6 @@ def typed_columns(
         table: the table; problems are noted in it.
         columns: the attribute columns.
         text: columns to be kept as text whatever they look like.
-        numeric_only: whether a column of text is a problem.
 
     Returns:
         Attributes by row line.
@@ -338,19 +337,16 @@ def typed_columns(
         elif filled and all(cell.lower() in BOOLEANS for _, cell in filled):
             values_of = {line: BOOLEANS[cell.lower()] for line, cell in filled}
         else:
-            values_of = _numbers_or_text(table, column, filled, numeric_only=numeric_only)
+            values_of = _numbers_or_text(table, column, filled)
         for line, value in values_of.items():
             values[line][column] = value
     return values
 
 
-def _numbers_or_text(
-    table: Table, column: str, filled: Sequence[tuple[int, str]], *, numeric_only: bool
-) -> dict[int, Scalar]:
+def _numbers_or_text(table: Table, column: str, filled: Sequence[tuple[int, str]]) -> dict[int, Scalar]:
     numbers = sum(1 for _, cell in filled if DECIMAL.fullmatch(cell))
     spoken = sum(1 for _, cell in filled if NON_FINITE.fullmatch(cell))
-    numeric = numeric_only or (numbers and (numbers + spoken) >= NUMERIC_SHARE * len(filled))
-    if not numeric:
+    if not numbers or numbers + spoken < NUMERIC_SHARE * len(filled):
         return dict(filled)
     whole = all(INTEGER.fullmatch(cell) for _, cell in filled if DECIMAL.fullmatch(cell))
     values: dict[int, Scalar] = {}
@@ -358,8 +354,8 @@ def _numbers_or_text(
         value = parse_number(cell)
         if value is None:
             reason, remedy = number_problem(cell)
-            keep = "" if numeric_only else f", or keep the column as text with --text {column}"
-            table.problem(line, f"column {column!r}: {reason}", f"{remedy}{keep}")
+            remedy += f", or keep the column as text with --text {column}"
+            table.problem(line, f"column {column!r}: {reason}", remedy)
         elif whole and int(cell) not in INTEGER_RANGE:
             table.problem(line, f"column {column!r}: {cell} does not fit 64 bits", "write it as 1.5e30")
         else:

@@ -6,17 +6,18 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
-import matchgraph.training.pipelines.profile
 from matchgraph.graphdb.repository import MatchingGraph
 from matchgraph.graphdb.runner import Runner
 from matchgraph.ingest.errors import BadInput
 from matchgraph.ingest.tables.facts import CPU_LIMIT_SECONDS, FactsConfig
 from matchgraph.ingest.tables.models import ModelsReport, ingest_models
 from matchgraph.training.errors import InvalidConfig
-from matchgraph.training.pipelines.profile import profile_pipeline
+from matchgraph.training.pipelines import profile, throughput
+from matchgraph.training.pipelines.profile import PipelineProfiler
 from tests.ingest.dump import dump
 
 ZOO = Path(__file__).parents[2] / "zoo"
@@ -34,17 +35,17 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Which of the expensive functions ran."""
     names: list[str] = []
 
-    def follow(name: str) -> None:
-        original = getattr(matchgraph.training.pipelines.profile, name)
+    def follow(module: ModuleType, name: str) -> None:
+        original = getattr(module, name)
 
         def followed(*args: object, **kwargs: object) -> object:
             names.append(name)
             return original(*args, **kwargs)
 
-        monkeypatch.setattr(matchgraph.training.pipelines.profile, name, followed)
+        monkeypatch.setattr(module, name, followed)
 
-    follow("profile_pipeline")
-    follow("measure_throughput")
+    follow(profile, "PipelineProfiler")
+    follow(throughput, "measure_throughput")
     return names
 
 
@@ -54,7 +55,7 @@ def properties(graph: MatchingGraph, model_id: str = "tiny") -> dict:
 
 def test_a_folder_with_weights_gives_all_facts(graph: MatchingGraph, folder: Path) -> None:
     report = ingest_models(graph, folder, facts=QUICK)
-    stored, profile = properties(graph), profile_pipeline(folder)
+    stored, profile = properties(graph), PipelineProfiler(folder).price()
     assert not report.notes
     assert stored["params"] == profile.params
     assert stored["tflop"] == pytest.approx(profile.tflop)
@@ -71,7 +72,7 @@ def test_what_is_known_is_not_measured_again(
     graph: MatchingGraph, runner: Runner, folder: Path, calls: list[str]
 ) -> None:
     ingest_models(graph, folder, facts=QUICK)
-    assert calls == ["profile_pipeline", "measure_throughput"]
+    assert calls == ["PipelineProfiler", "measure_throughput"]
     before = dump(runner)
     ingest_models(graph, folder, facts=QUICK)
     ingest_models(graph, folder, facts=FactsConfig(throughput=False))
@@ -94,7 +95,7 @@ def test_a_changed_folder_is_measured_again_and_loses_its_old_facts(
     index = json.loads((folder / "model_index.json").read_text())
     (folder / "model_index.json").write_text(json.dumps(index | {"changed": 1}))
     ingest_models(graph, folder, facts=FactsConfig(throughput=False))
-    assert calls == ["profile_pipeline", "measure_throughput", "profile_pipeline"]
+    assert calls == ["PipelineProfiler", "measure_throughput", "PipelineProfiler"]
     assert not any(name.startswith("throughput") for name in properties(graph))
     (folder / "model_index.json").write_text(json.dumps(index | {"changed": 2}))
     ingest_models(graph, folder)

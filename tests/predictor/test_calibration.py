@@ -74,15 +74,6 @@ class TestReliability:
         (only,) = reliability([fold({"a": 0.5, "b": 0.3, "c": 0.2}, ("b",), "bc")], bins=1)
         assert (only.low, only.high, only.pairs) == pytest.approx((0.4, 0.6, 2))
 
-    def test_the_most_likely_models_only(self):
-        folds = drawn_folds(40, 0)
-        tops = [max(own.p_best.values()) for own in folds]
-        curve = reliability(folds, only_top=True, bins=4)
-        assert sum(each.pairs for each in curve) == 40
-        assert (curve[0].low, curve[-1].high) == pytest.approx((min(tops), max(tops)))
-        hits = [max(own.p_best, key=own.p_best.get) in own.best for own in folds]
-        assert sum(each.observed.value * each.pairs for each in curve) == pytest.approx(sum(hits))
-
     def test_equal_chances_share_a_bin(self):
         folds = [fold(dict.fromkeys(MODELS, 1 / 8), ("a",)) for _ in range(20)]
         (only,) = reliability(folds)

@@ -76,13 +76,3 @@ def test_what_is_missing_or_broken_is_named(store: RouterStore) -> None:
         path.write_text(broken)
         with pytest.raises(UnusableEstimator, match=r"clip_score\.json cannot be read"):
             store.load("clip_score")
-
-
-def test_routers_of_earlier_versions_load_or_are_refused(store: RouterStore) -> None:
-    path = store.save(FITTED)
-    values = json.loads(path.read_text())
-    path.write_text(json.dumps({**values, "caution": 0.0}))
-    assert store.load("clip_score") == FITTED
-    path.write_text(json.dumps({**values, "caution": 1.5}))
-    with pytest.raises(UnusableEstimator, match="--caution"):
-        store.load("clip_score")

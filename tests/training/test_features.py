@@ -4,16 +4,27 @@ from __future__ import annotations
 
 import gc
 import tracemalloc
+from collections.abc import Iterable, Mapping
+from pathlib import Path
 
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
 from matchgraph.training.errors import NonFiniteDistance, ShapeMismatch, TooFewSamples
-from matchgraph.training.measure.features import read_features, write_features
+from matchgraph.training.measure.features import Features, read_features, writing
 from matchgraph.training.measure.kernels import mean_similarity
 
 FACTS = {"content": "c0ffee", "extractor": "0123"}
+
+
+def write_features(
+    batches: Iterable[np.ndarray], target: Path | None = None, facts: Mapping[str, str] | None = None
+) -> Features:
+    with writing(None if target is None else target.parent) as writer:
+        for batch in batches:
+            writer.add(batch)
+        return writer.finish(target, facts)
 
 
 def batches(n: int = 50, d: int = 6) -> list[np.ndarray]:

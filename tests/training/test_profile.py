@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from matchgraph.minizoo import ROOT
 from matchgraph.training.errors import BadPipeline, CannotProfile, InvalidConfig
 from matchgraph.training.pipelines.loading import LoadedPipeline
-from matchgraph.training.pipelines.profile import PROMPT, PipelineProfiler, call_arguments, profile_pipeline
+from matchgraph.training.pipelines.profile import PROMPT, PipelineProfiler, call_arguments
 from matchgraph.training.pipelines.throughput import device_name, measure_throughput
 from tests.training import tiny
 
@@ -46,7 +46,7 @@ def folder(tmp_path) -> Path:
 
 @pytest.mark.parametrize("name", TABLE_2)
 def test_table_2_comes_out(name):
-    profile = profile_pipeline(ZOO / name)
+    profile = PipelineProfiler(ZOO / name).price()
     tflop, billions = TABLE_2[name]
     assert profile.params / 1e9 == pytest.approx(billions, rel=0.01)
     # Of Sana's pipelines the instruction before each prompt is missing, for want of a tokenizer.
@@ -71,7 +71,7 @@ def test_counts_are_those_of_a_real_call(tiny_folder, name):
         with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
             loaded.pipe(PROMPT, generator=torch.Generator().manual_seed(0), **call)
         stored = sum(value.numel() for value in loaded.family.denoiser(loaded.pipe).state_dict().values())
-    profile = profile_pipeline(tiny_folder(name), steps=3, protocol="full")
+    profile = PipelineProfiler(tiny_folder(name)).price(steps=3, protocol="full")
     assert profile.tflop == profile.tflop_with_attention
     assert profile.tflop == pytest.approx(counter.get_total_flops() / 1e12, rel=1e-9)
     assert profile.params == stored
@@ -102,14 +102,14 @@ def test_a_position_table_is_stored_but_not_trained():
 
 def test_sana_instruction_counts_where_the_tokenizer_is_there(tmp_path):
     folder = Path(shutil.copytree(ZOO / "sana-1.6b", tmp_path / "sana"))
-    bare = profile_pipeline(folder, steps=1)
+    bare = PipelineProfiler(folder).price(steps=1)
     index = json.loads((folder / "model_index.json").read_text())
     index["tokenizer"] = ["transformers", "CLIPTokenizer"]
     (folder / "model_index.json").write_text(json.dumps(index))
     tokenizer = tiny.tokenizer()
     tokenizer.model_max_length = 10**6
     tokenizer.save_pretrained(folder / "tokenizer")
-    profile = profile_pipeline(folder, steps=1)
+    profile = PipelineProfiler(folder).price(steps=1)
     assert not profile.notes
     # Letter by letter, in this tokenizer: both prompts are padded to one length. 4 GFLOP a token of Gemma.
     extra = (profile.parts["text"] - bare.parts["text"]) / 4.05e-3
@@ -133,7 +133,7 @@ def test_what_cannot_be_profiled_is_said_in_one_line(folder, file, change, messa
     config = json.loads((folder / file).read_text())
     (folder / file).write_text(json.dumps(config | change))
     with pytest.raises(BadPipeline) as caught:
-        profile_pipeline(folder, steps=1)
+        PipelineProfiler(folder).price(steps=1)
     assert message in str(caught.value)
     assert str(folder) in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -142,7 +142,7 @@ def test_what_cannot_be_profiled_is_said_in_one_line(folder, file, change, messa
 def test_a_missing_config_is_named(folder):
     (folder / "text_encoder" / "config.json").unlink()
     with pytest.raises(BadPipeline, match=r"text_encoder/config\.json is missing"):
-        profile_pipeline(folder)
+        PipelineProfiler(folder).price()
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import os
 import secrets
 import tempfile
 import weakref
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -153,25 +153,6 @@ def writing(folder: Path | None = None) -> Iterator[FeatureWriter]:
     finally:
         if writer is None or not writer.finished:
             scratch.unlink(missing_ok=True)
-
-
-def write_features(
-    batches: Iterable[np.ndarray], target: Path | None = None, facts: Mapping[str, str] | None = None
-) -> Features:
-    """Write features to a file, batch by batch.
-
-    Args:
-        batches: each (n, d).
-        target: where it goes; None for a file that goes with the object returned.
-        facts: what the features are of.
-
-    Raises:
-        DistanceError: features that are not finite, do not fit each other, or are none.
-    """
-    with writing(None if target is None else target.parent) as writer:
-        for batch in batches:
-            writer.add(batch)
-        return writer.finish(target, facts)
 
 
 def read_features(path: Path, facts: Mapping[str, str]) -> Features | None:

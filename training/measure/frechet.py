@@ -6,7 +6,6 @@ import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import combinations
 
 import numpy as np
 
@@ -170,44 +169,6 @@ def frechet_distance(
     one = GaussianStatistics(0, mean1, covariance1)
     two = GaussianStatistics(0, mean2, covariance2)
     return frechet_between(Root(one), Root(two))
-
-
-def frechet_to_many(target: GaussianStatistics, others: Sequence[GaussianStatistics]) -> np.ndarray:
-    """Squared Frechet distances from one Gaussian to many, factoring the target once.
-
-    Args:
-        target: the one.
-        others: the k others.
-
-    Returns:
-        float64, (k,), in the order of `others`.
-
-    Raises:
-        DistanceError: as `frechet_distance`.
-    """
-    root = Root(target)
-    return distances_between([(root, Root(other)) for other in others])
-
-
-def frechet_matrix(gaussians: Sequence[GaussianStatistics]) -> np.ndarray:
-    """Squared Frechet distances between all of k Gaussians, each of which is factored once.
-
-    Args:
-        gaussians: the k of them.
-
-    Returns:
-        float64, (k, k), symmetric, zeros on the diagonal.
-
-    Raises:
-        DistanceError: as `frechet_distance`.
-    """
-    roots = [Root(gaussian) for gaussian in gaussians]
-    pairs = list(combinations(range(len(roots)), 2))
-    matrix = np.zeros((len(roots), len(roots)))
-    distances = distances_between([(roots[one], roots[two]) for one, two in pairs])
-    for (one, two), distance in zip(pairs, distances, strict=True):
-        matrix[one, two] = matrix[two, one] = distance
-    return matrix
 
 
 def distances_between(pairs: Sequence[tuple[Root, Root]]) -> np.ndarray:

@@ -98,25 +98,6 @@ class _Cost:
     attention_flop: int
 
 
-def profile_pipeline(
-    folder: str | os.PathLike[str],
-    *,
-    steps: int | None = None,
-    guidance: float | None = None,
-    resolution_px: int | None = None,
-    protocol: Protocol = "paper",
-) -> PipelineProfile:
-    """Price one call of the pipeline in a folder; see `PipelineProfiler`, which prices several for less.
-
-    Raises:
-        BadPipeline: the folder is no pipeline, or a config in it is missing or cannot be read.
-        CannotProfile: its classes are not in this diffusers or transformers, or do not go together.
-    """
-    return PipelineProfiler(folder).price(
-        steps=steps, guidance=guidance, resolution_px=resolution_px, protocol=protocol
-    )
-
-
 class PipelineProfiler:
     """Prices calls of a pipeline from its config files: no weights are read and nothing is computed.
 
