@@ -72,7 +72,7 @@ class RandomPipeline(LoadedPipeline):
             options["requires_safety_checker"] = False
         with quiet_libraries():
             self.pipe: Any = getattr(diffusers, self.family.pipeline_class)(**parts, **options)
-        self.family.settle(self.pipe)
+        self.family.prepare(self.pipe)
         self.pipe.set_progress_bar_config(disable=True)
 
     def _component(self, name: str, entry: list[str | None]) -> Any:

@@ -114,7 +114,7 @@ def student(teacher: Path, weights: Path, out: Path, solver_steps: int, as_json:
     everything else is the teacher's, except the scheduler. Whole pipelines (LCM, Turbo) can be ingested as
     they are.
     """
-    from matchgraph.training.pipelines.samplers import STUDENT_GUIDANCE, STUDENT_STEPS, TOLD_GUIDANCE
+    from matchgraph.training.pipelines.samplers import EMBEDDED_GUIDANCE, STUDENT_GUIDANCE, STUDENT_STEPS
     from matchgraph.training.tune.students import make_student
 
     made = make_student(teacher, weights, out, solver_steps=solver_steps)
@@ -123,7 +123,7 @@ def student(teacher: Path, weights: Path, out: Path, solver_steps: int, as_json:
         return
     for note in made.notes:
         click.echo(f"Note: {note}", err=True)
-    guidance = TOLD_GUIDANCE if made.guidance_told else STUDENT_GUIDANCE
+    guidance = EMBEDDED_GUIDANCE if made.guidance_told else STUDENT_GUIDANCE
     click.echo(
         f"{out}: a student of {made.teacher['name']} with the {made.weights['kind']} "
         f"{made.weights['name']}, drawn in {STUDENT_STEPS} steps with guidance {guidance:g} by default."

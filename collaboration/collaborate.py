@@ -114,7 +114,7 @@ class Collaboration:
         threshold: float,
         plan: Plan,
     ) -> None:
-        from matchgraph.training.pipelines.encoding import encode_alike
+        from matchgraph.training.pipelines.encoding import same_text_encoding
 
         if math.isnan(threshold):
             raise InvalidPlan("The threshold is NaN: a number is needed.")
@@ -126,7 +126,10 @@ class Collaboration:
         self.threshold, self.plan = threshold, plan
         self._steered = {each: "controlnet" in each.pipe.components for each in (student, teacher)}
         # Encoders are as a rule the teacher's own, and then prompts need to be encoded only once.
-        self._encoder = {student: student, teacher: student if encode_alike(student, teacher) else teacher}
+        self._encoder = {
+            student: student,
+            teacher: student if same_text_encoding(student, teacher) else teacher,
+        }
         self.through_pixels = not share_latents(student, teacher)
         self.student_tflop = price(student, plan.student)
         self.teacher_tflop = price(teacher, plan.correction.drawing)

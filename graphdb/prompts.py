@@ -464,16 +464,16 @@ def _score_rows(scores: Iterable[Score]) -> list[_ScoreRows]:
         pairs.setdefault((score.variant, score.prompt), {})[score.metric] = score
     groups: dict[frozenset[tuple[str, int, str]], _ScoreRows] = {}
     for (variant, prompt), by_metric in pairs.items():
-        alike = frozenset((metric, own.samples, own.scorer) for metric, own in by_metric.items())
-        if alike not in groups:
+        key = frozenset((metric, own.samples, own.scorer) for metric, own in by_metric.items())
+        if key not in groups:
             shared: dict[str, Any] = {}
-            for metric, samples, scorer in alike:
+            for metric, samples, scorer in key:
                 shared |= {f"{metric}__samples": samples, f"{metric}__scorer": scorer}
             metrics = sorted(by_metric)
             names = [name for metric in metrics for name in (metric, f"{metric}__std")]
-            groups[alike] = _ScoreRows(shared, [f"{metric}__" for metric in metrics], names, [])
+            groups[key] = _ScoreRows(shared, [f"{metric}__" for metric in metrics], names, [])
         values = [value for metric in sorted(by_metric) for value in by_metric[metric].figures]
-        groups[alike].rows.append({"variant": variant, "prompt": prompt, "values": values})
+        groups[key].rows.append({"variant": variant, "prompt": prompt, "values": values})
     return list(groups.values())
 
 

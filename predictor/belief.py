@@ -174,9 +174,9 @@ class Belief:
         models = (1 - kernel.feature_share) * np.eye(len(self.models))
         models += kernel.feature_share * np.exp(-((self._model_distances) ** 2) / 2)
         datasets = positive_definite(np.exp(-self._dataset_distances / kernel.reach))
-        alike_models, alike_datasets = models[np.ix_(m, m)], datasets[np.ix_(d, d)]
+        model_similarity, dataset_similarity = models[np.ix_(m, m)], datasets[np.ix_(d, d)]
         level = LEVEL_VARIANCE * (d[:, None] == d)
-        return alike_models * (kernel.general + kernel.special * alike_datasets) + level
+        return model_similarity * (kernel.general + kernel.special * dataset_similarity) + level
 
     def _known(self, snapshot: Snapshot) -> tuple[np.ndarray, np.ndarray]:
         """Numbers and scores of the measured pairs."""

@@ -59,19 +59,19 @@ class FoldFigures:
 
     def difference(self, other: FoldFigures, figure: str) -> float:
         """The mean of the differences to another method, over the datasets of both; NaN without one."""
-        own, others = self._beside(other, figure)
+        own, others = self._paired(other, figure)
         known = (own - others)[~np.isnan(own - others)]
         return float(known.mean()) if len(known) else float("nan")
 
     def p_value(self, other: FoldFigures, figure: str) -> float:
         """Of there being no difference to another method, over the datasets of both; NaN without one."""
-        return paired_p_value(*self._beside(other, figure))
+        return paired_p_value(*self._paired(other, figure))
 
     def verdict(self, other: FoldFigures, figure: str) -> Verdict | None:
         """Whether a figure is clearly above or below that of another method."""
         return verdict(self.difference(other, figure), self.p_value(other, figure))
 
-    def _beside(self, other: FoldFigures, figure: str) -> tuple[np.ndarray, np.ndarray]:
+    def _paired(self, other: FoldFigures, figure: str) -> tuple[np.ndarray, np.ndarray]:
         """The figure of both on the datasets of both, each (n_shared,)."""
         shared = sorted(set(self.datasets) & set(other.datasets))
         tables = [dict(zip(each.datasets, each.values(figure), strict=True)) for each in (self, other)]

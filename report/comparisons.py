@@ -103,7 +103,7 @@ def selection(outcomes: Mapping[tuple[str, int], Outcome]) -> Comparison:
         recipe: fold_figures([_of(usable[recipe, s], common) for s in seeds if (recipe, s) in usable], METHOD)
         for recipe in recipes
     }
-    beside = [_of(usable[PAPER, s], common) for s in seeds if (PAPER, s) in usable]
+    per_seed = [_of(usable[PAPER, s], common) for s in seeds if (PAPER, s) in usable]
     reference = next((recipe for recipe in recipes if len(own[recipe])), "")
     rows = []
     for recipe in recipes:
@@ -118,8 +118,8 @@ def selection(outcomes: Mapping[tuple[str, int], Outcome]) -> Comparison:
                 failure,
             )
         )
-    tables = {b.key: (b.title, fold_figures(beside, b.key)) for b in BASELINES}
-    tables[ORACLE] = ("Oracle", of_oracle(beside))
+    tables = {b.key: (b.title, fold_figures(per_seed, b.key)) for b in BASELINES}
+    tables[ORACLE] = ("Oracle", of_oracle(per_seed))
     for key, (title, table) in tables.items():
         note = "" if len(table) else _why_missing(key)
         compared = own[reference] if reference else None

@@ -83,8 +83,8 @@ class CaptionReader:
             caption = self._caption(row.get(column) if column else None, where, column, name)
             yield MetadataRow(number, name, caption, _held_out(row.get(SPLIT_COLUMN), where))
 
-    def beside(self, files: Mapping[str, Path]) -> tuple[str | None, tuple[Path, ...]]:
-        """Read the caption of an image from the files beside it.
+    def from_files(self, files: Mapping[str, Path]) -> tuple[str | None, tuple[Path, ...]]:
+        """Read the caption of an image from its caption files.
 
         Args:
             files: by suffix, those of CAPTION_SUFFIXES that are there.

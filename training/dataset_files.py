@@ -56,7 +56,7 @@ class DatasetFiles:
             if suffix in CAPTION_SUFFIXES:
                 self._captions.setdefault((file.parent, file.stem), {})[suffix] = file
 
-    def beside(self, image: Path) -> dict[str, Path]:
+    def caption_files(self, image: Path) -> dict[str, Path]:
         """The caption files of an image by suffix: `cat.txt` of `cat.png`, else `cat.png.txt`."""
         by_stem = self._captions.get((image.parent, image.stem), {})
         return {**self._captions.get((image.parent, image.name), {}), **by_stem}

@@ -131,7 +131,7 @@ def read_image_folder(folder: str | os.PathLike[str]) -> ImageListing:
         if above is not None and root in (above.parent, *above.parent.parents):
             forgotten.setdefault(above, []).append(path)
             continue
-        caption, files = reader.beside(found.beside(path))
+        caption, files = reader.from_files(found.caption_files(path))
         used.update(files)
         images.append(CaptionedImage(path, caption, _in_held_out_folder(root, path)))
     for metadata, paths in forgotten.items():

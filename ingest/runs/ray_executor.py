@@ -110,7 +110,7 @@ def work_on_ray(
     cluster: ClusterOptions,
     watch: Callable[[Sequence[Run]], None],
     stop: threading.Event,
-    tell: Callable[[str], None] = lambda _: None,
+    notify: Callable[[str], None] = lambda _: None,
 ) -> dict[str, str]:
     """Work off queued runs on a Ray cluster until none is left that it can take.
 
@@ -122,7 +122,7 @@ def work_on_ray(
         cluster: which cluster, and how much of it.
         watch: called again and again with the runs as they stand.
         stop: set when the user wants it to end.
-        tell: called with a sentence that the user should read.
+        notify: called with a sentence that the user should read.
 
     Returns:
         Run id to reason, of those that no node can carry out.
@@ -143,11 +143,11 @@ def work_on_ray(
             check_reach(settings, socket.gethostname(), node["NodeManagerHostname"])
         share = share_of(nodes, cluster, options.device)
         if not share.room:
-            tell(
+            notify(
                 f"No node of the cluster has {share.cpus:g} cores and {share.gpus:g} GPUs for a worker: "
                 "waiting for one; --cpus and --gpus ask for less."
             )
-        return _Dispatcher(ray, settings, ledger, ids, options, share, tell).run(watch, stop)
+        return _Dispatcher(ray, settings, ledger, ids, options, share, notify).run(watch, stop)
 
 
 class _Dispatcher:
@@ -161,10 +161,10 @@ class _Dispatcher:
         ids: Sequence[str],
         options: WorkerOptions,
         share: Share,
-        tell: Callable[[str], None],
+        notify: Callable[[str], None],
     ) -> None:
         self._ray, self._ledger, self._ids, self._share = ray, ledger, ids, share
-        self._tell = tell
+        self._notify = notify
         self._order = (settings, list(ids), options, socket.gethostname())
         self._lease_s = options.lease_ms / 1000
         self._task = ray.remote(serve).options(
@@ -218,7 +218,7 @@ class _Dispatcher:
 
     def _lost(self, reason: str) -> None:
         """Take note of a task that ended without having done its work."""
-        self._tell(f"A worker was lost, and its run goes on in another: {reason}")
+        self._notify(f"A worker was lost, and its run goes on in another: {reason}")
         self._ledger.recover(self._ledger.runs(self._ids))
         self._doubt_until = time.monotonic() + self._lease_s + POLL_S
         so_far = sum(run.fence for run in self._ledger.runs(self._ids))

@@ -435,11 +435,11 @@ def ingest_image_folders(
                 f"{found.id}: replaced; what was measured on the former images ({count}) was removed."
             )
         changed = comparison.forget_changed(found.id, content, replaced=bool(replaced))
-        look = comparison.saved(graph, found, content, changed=changed, replaced=replaced)
+        saved = comparison.measure_and_save(graph, found, content, changed=changed, replaced=replaced)
         written.append(found.id)
-        measured += len(look.similar)
-        notes += look.notes
-        for statistics in look.statistics:
+        measured += len(saved.similar)
+        notes += saved.notes
+        for statistics in saved.statistics:
             if statistics.n <= statistics.mean.size:
                 small.setdefault(statistics.mean.size, {})[found.id] = statistics.n
     for dimension, counts in small.items():
@@ -459,7 +459,7 @@ def ingest_image_folders(
 
 
 @dataclass(frozen=True, eq=False)
-class Look:
+class DatasetMeasurement:
     """A dataset as it was measured: what `save_datasets` takes, and more.
 
     Args:
@@ -566,10 +566,10 @@ class Comparison:
             pairs -= {pair for pair in pairs if dataset in pair}
         return [dataset]
 
-    def look(
+    def measure(
         self, found: ImageFolder, content: str, *, load: Callable[[Path], Image.Image] | None = None
-    ) -> Look:
-        """Look at a dataset's images and compare them with the known datasets; nothing is written.
+    ) -> DatasetMeasurement:
+        """Measure a dataset and its distances to the known datasets; nothing is written.
 
         Args:
             found: the dataset.
@@ -623,9 +623,11 @@ class Comparison:
         }
         probed = next(known for known in statistics.values() if known.extractor == self._probe.hash)
         dataset = _merged(self._stored.get(found.id), _described(found, content, probed, self._probe))
-        return Look(dataset, tuple(statistics.values()), tuple(similar), tuple(notes), reference)
+        return DatasetMeasurement(
+            dataset, tuple(statistics.values()), tuple(similar), tuple(notes), reference
+        )
 
-    def saved(
+    def measure_and_save(
         self,
         graph: MatchingGraph,
         found: ImageFolder,
@@ -633,8 +635,8 @@ class Comparison:
         *,
         changed: Collection[str] = (),
         replaced: Collection[str] = (),
-    ) -> Look:
-        """Compare a dataset with all others of the graph, and save it with its distances.
+    ) -> DatasetMeasurement:
+        """Measure a dataset, and save it with its distances to all others of the graph.
 
         Where another writer adds a dataset in the meantime, the two are compared before this one is saved.
 
@@ -652,12 +654,12 @@ class Comparison:
             BadDataset: a metric of captions finds too few of them.
         """
         while True:
-            look = self.look(found, content)
+            measured = self.measure(found, content)
             try:
                 graph.save_datasets(
-                    [look.dataset],
-                    look.statistics,
-                    look.similar,
+                    [measured.dataset],
+                    measured.statistics,
+                    measured.similar,
                     changed=changed,
                     replaced=replaced,
                     compared=self.compared,
@@ -665,12 +667,12 @@ class Comparison:
             except GraphChanged:
                 self._read_new(graph)
             else:
-                self.add(look)
-                return look
+                self.add(measured)
+                return measured
 
     @property
     def compared(self) -> dict[str, set[str]]:
-        """By the hash of each extractor, the datasets that `look` compares with."""
+        """By the hash of each extractor, the datasets that `measure` compares with."""
         return {
             instrument.hash: set(self._samples[name]) for name, instrument in self._scorer.extractors.items()
         }
@@ -689,12 +691,12 @@ class Comparison:
                         GaussianStatistics(known.n, known.mean, known.covariance)
                     )
 
-    def add(self, look: Look) -> None:
+    def add(self, measured: DatasetMeasurement) -> None:
         """Take a dataset among the known ones."""
-        self._stored[look.dataset.id] = look.dataset
-        for name, sample in look.reference.samples.items():
-            self._samples[name][look.dataset.id] = sample
-        for similar in look.similar:
+        self._stored[measured.dataset.id] = measured.dataset
+        for name, sample in measured.reference.samples.items():
+            self._samples[name][measured.dataset.id] = sample
+        for similar in measured.similar:
             self._pairs[similar.metric].add(similar.pair)
 
     def _sample(self, dataset: str, measure: Measure) -> Sample | None:

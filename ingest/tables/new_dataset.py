@@ -105,13 +105,15 @@ class NewFolder:
                 "--probe SPEC`."
             )
         content = images_hash(found)
-        found = _told_apart(found, content, known, save=save)
-        look = comparison.look(found, content, load=_loader(found.images, on_progress))
-        notes = (*found.notes, *look.notes)
-        return MeasuredDataset(look.dataset, look.statistics, look.similar, comparison.compared, notes)
+        found = _under_own_id(found, content, known, save=save)
+        measured = comparison.measure(found, content, load=_loader(found.images, on_progress))
+        notes = (*found.notes, *measured.notes)
+        return MeasuredDataset(
+            measured.dataset, measured.statistics, measured.similar, comparison.compared, notes
+        )
 
 
-def _told_apart(found: ImageFolder, content: str, known: Sequence[Dataset], *, save: bool) -> ImageFolder:
+def _under_own_id(found: ImageFolder, content: str, known: Sequence[Dataset], *, save: bool) -> ImageFolder:
     """A folder under an id of its own, where the graph has another dataset of the same name."""
     stored = {dataset.id: dataset for dataset in known}
     identity = Identity("dataset", stored, {})

@@ -284,7 +284,7 @@ def assemble(model: ZooModel, denoiser: nn.Module, root: Path = SHARED) -> Any:
         encoder, words = load_tower(tower, root)
         parts |= {"text_encoder": encoder, "tokenizer": words}
     pipe = getattr(diffusers, family(model.family).pipeline_class)(**parts)
-    family(model.family).settle(pipe)
+    family(model.family).prepare(pipe)
     return pipe
 
 

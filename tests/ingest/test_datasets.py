@@ -17,7 +17,7 @@ from matchgraph.graphdb.runner import Runner
 from matchgraph.ingest.errors import BadInput
 from matchgraph.ingest.tables.datasets import (
     Comparison,
-    Look,
+    DatasetMeasurement,
     dataset_name,
     ingest_dataset_table,
     ingest_image_folders,
@@ -157,15 +157,15 @@ def test_datasets_added_at_once_are_compared_with_each_other(
     graph: MatchingGraph, image_folders: Path, extractor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     others = [image_folders / "dogs"]
-    look = Comparison.look
+    measure = Comparison.measure
 
-    def interrupted(self: Comparison, *arguments: Any, **options: Any) -> Look:
-        seen = look(self, *arguments, **options)
+    def interrupted(self: Comparison, *arguments: Any, **options: Any) -> DatasetMeasurement:
+        seen = measure(self, *arguments, **options)
         while others:
             ingest_image_folders(graph, others.pop(), extractor)
         return seen
 
-    monkeypatch.setattr(Comparison, "look", interrupted)
+    monkeypatch.setattr(Comparison, "measure", interrupted)
     report = ingest_image_folders(graph, image_folders / "cats", extractor)
     assert (report.written, report.similarities) == (("cats",), 1)
     assert set(similar_values(graph, "clip_fid")) == {("cats", "dogs")}

@@ -80,7 +80,7 @@ def test_all_problems_are_gathered_before_refusing(tmp_path: Path) -> None:
     check_ids(table, {"model": "model"})
     check_unique(table, "model")
     with pytest.raises(BadInput) as caught:
-        table.settle(skip_bad=False)
+        table.finish(skip_bad=False)
     lines = str(caught.value).splitlines()
     assert lines[0] == "6 problems, nothing was written:"
     assert [problem.line for problem in caught.value.problems] == [3, 4, 5, 6, 7, 8]
@@ -91,7 +91,7 @@ def test_all_problems_are_gathered_before_refusing(tmp_path: Path) -> None:
     assert "'a' is in line 2 already" in lines[5]
     assert "'c\\x07'" in lines[6]
     assert "--skip-bad" in lines[-1]
-    assert len(table.settle(skip_bad=True)) == 6
+    assert len(table.finish(skip_bad=True)) == 6
     assert [row.line for row in table.good_rows()] == [2]
 
 

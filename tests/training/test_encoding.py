@@ -19,9 +19,9 @@ from matchgraph.training.pipelines.encoding import (
     PromptRows,
     Rows,
     dataset_hash,
-    encode_alike,
     encode_dataset,
     encode_prompts,
+    same_text_encoding,
 )
 from matchgraph.training.pipelines.loading import LoadedPipeline
 
@@ -182,22 +182,22 @@ def test_pipelines_encode_alike_if_all_that_counts_is_equal(tiny_folder, tmp_pat
         LoadedPipeline(tiny_folder("sdxl"), device="cpu") as one,
         LoadedPipeline(copy, device="cpu") as other,
     ):
-        assert encode_alike(one, other)
+        assert same_text_encoding(one, other)
         rows = [PromptRows(each, ["a cat"]).pick(["a cat", ""], each.device) for each in (one, other)]
         assert rows[0].keys() == rows[1].keys()
         assert all(torch.equal(rows[0][name], rows[1][name]) for name in rows[0])
         with LoadedPipeline(tiny_folder("sd"), device="cpu") as another_family:
-            assert not encode_alike(one, another_family)
+            assert not same_text_encoding(one, another_family)
         other.pipe.register_to_config(force_zeros_for_empty_prompt=False)
-        assert not encode_alike(one, other)
+        assert not same_text_encoding(one, other)
         other.pipe.register_to_config(force_zeros_for_empty_prompt=True)
-        assert encode_alike(one, other)
+        assert same_text_encoding(one, other)
         weight = other.pipe.text_encoder_2.text_projection.weight.data
         before = weight.clone()
         weight[0, 0] += 1
-        assert not encode_alike(one, other)
+        assert not same_text_encoding(one, other)
         weight.copy_(before)
-        assert encode_alike(one, other)
+        assert same_text_encoding(one, other)
         vocabulary = copy / "tokenizer" / "tokenizer_config.json"
         vocabulary.write_text(vocabulary.read_text(encoding="utf-8") + "\n", encoding="utf-8")
-        assert not encode_alike(one, other)
+        assert not same_text_encoding(one, other)

@@ -18,7 +18,7 @@ from matchgraph.training.pipelines.adapters import attach_adapter, detach_adapte
 from matchgraph.training.pipelines.families import FAMILIES, family, family_of
 from matchgraph.training.pipelines.families.objectives import draw_sigmas
 from matchgraph.training.pipelines.loading import load_pipeline, quiet_libraries
-from matchgraph.training.pipelines.samplers import STUDENT_STEPS, TOLD_GUIDANCE
+from matchgraph.training.pipelines.samplers import EMBEDDED_GUIDANCE, STUDENT_STEPS
 from tests.training import tiny
 
 NAMES = sorted(FAMILIES)
@@ -568,9 +568,9 @@ def test_a_unet_that_is_told_guidance_is_told_it(name, latents):
     for guidance in (None, 1.0, 3.0):
         own.predict(pipe, told, latents, levels, conditioning, guidance)
     # What is embedded is the scale less 1; without one, the default of diffusers' pipeline of such models.
-    weights = torch.tensor([TOLD_GUIDANCE - 1, 0.0, 2.0])
+    weights = torch.tensor([EMBEDDED_GUIDANCE - 1, 0.0, 2.0])
     expected = pipe.get_guidance_scale_embedding(weights, embedding_dim=8)
     assert torch.equal(torch.stack(said), expected[:, None].expand(3, 3, 8))
     call = inspect.signature(diffusers.LatentConsistencyModelPipeline.__call__).parameters
-    assert call["guidance_scale"].default == TOLD_GUIDANCE
+    assert call["guidance_scale"].default == EMBEDDED_GUIDANCE
     assert call["num_inference_steps"].default == STUDENT_STEPS

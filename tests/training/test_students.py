@@ -21,7 +21,7 @@ from matchgraph.training.errors import BadAdapter, BadPipeline, InvalidConfig, T
 from matchgraph.training.files import files_below
 from matchgraph.training.pipelines.loading import LoadedPipeline
 from matchgraph.training.pipelines.profile import PipelineProfiler
-from matchgraph.training.pipelines.samplers import TOLD_GUIDANCE
+from matchgraph.training.pipelines.samplers import EMBEDDED_GUIDANCE
 from matchgraph.training.sampling.generate import sample_images
 from matchgraph.training.tune.student_folder import RECORD_FILE, is_student
 from matchgraph.training.tune.students import make_student
@@ -161,7 +161,7 @@ def test_a_denoiser_told_of_guidance_is_told_and_takes_one_row(tiny_folder, told
     assert bare.guidance_told
     with LoadedPipeline(student, device="cpu") as loaded:
         default = draw(loaded)
-        np.testing.assert_array_equal(draw(loaded, steps=4, guidance=TOLD_GUIDANCE), default)
+        np.testing.assert_array_equal(draw(loaded, steps=4, guidance=EMBEDDED_GUIDANCE), default)
         assert np.abs(draw(loaded, guidance=1.0) - default).max() > 0
         calls: list[Any] = []
         loaded.pipe.unet.register_forward_pre_hook(
@@ -173,7 +173,7 @@ def test_a_denoiser_told_of_guidance_is_told_and_takes_one_row(tiny_folder, told
     assert all(torch.equal(said, embedding) for _, said in calls)
     np.testing.assert_array_equal(draw(tmp_path / "bare"), default)
     profile = PipelineProfiler(student).price()
-    assert (profile.steps, profile.guidance, profile.calls, profile.rows) == (4, TOLD_GUIDANCE, 4, 1)
+    assert (profile.steps, profile.guidance, profile.calls, profile.rows) == (4, EMBEDDED_GUIDANCE, 4, 1)
 
 
 def test_half_precision_stays_as_it_is(tiny_folder, tmp_path):

@@ -170,11 +170,11 @@ def read_features(path: Path, facts: Mapping[str, str]) -> Features | None:
 
     try:
         with safe_open(path, framework="numpy") as file:
-            said = file.metadata() or {}
+            recorded = file.metadata() or {}
             part = file.get_slice(TENSOR)
             n, dimension = part.get_shape()
             usable = part.get_dtype() == "F32" and n > 0 and dimension > 0
-        if not usable or any(said.get(name) != value for name, value in facts.items()):
+        if not usable or any(recorded.get(name) != value for name, value in facts.items()):
             return None
         offset = path.stat().st_size - n * dimension * 4
         rows = _mapped(path, n, dimension, offset)
@@ -183,7 +183,7 @@ def read_features(path: Path, facts: Mapping[str, str]) -> Features | None:
             digest.update(np.ascontiguousarray(rows[start : start + READ_ROWS]))
     except (OSError, SafetensorError, ValueError, TypeError):
         return None
-    return Features(path, rows, temporary=False) if digest.hexdigest() == said.get("sha256") else None
+    return Features(path, rows, temporary=False) if digest.hexdigest() == recorded.get("sha256") else None
 
 
 def _mapped(path: Path, n: int, dimension: int, offset: int = LENGTH_BYTES + HEADER_BYTES) -> np.ndarray:

@@ -250,7 +250,7 @@ class Scorer:
         known: Mapping[str, GaussianStatistics] | None = None,
         load: Callable[[Path], Image.Image] | None = None,
     ) -> Reference:
-        """Look at a dataset by every extractor, in one pass over its images, or none where all is cached.
+        """Compute a dataset's features by every extractor in one pass over its images; cached ones are read.
 
         Args:
             dataset_folder: the image folder.
@@ -278,7 +278,7 @@ class Scorer:
                 samples[name] = Sample(features=found)
         if missing:
             chosen = list_captioned_images(dataset_folder) if images is None else images
-            samples |= self._look(dataset_folder, content_hash, chosen, missing, load or load_rgb)
+            samples |= self._measure(dataset_folder, content_hash, chosen, missing, load or load_rgb)
         return Reference(content_hash, {name: samples[name] for name in self.extractors})
 
     def score(
@@ -340,7 +340,7 @@ class Scorer:
             samples = {name: Sample(gathered.statistics()) for name, gathered in sums.items()}
             return samples | {name: Sample(features=spool.finish()) for name, spool in spools.items()}
 
-    def _look(
+    def _measure(
         self,
         folder: Path,
         content_hash: str,

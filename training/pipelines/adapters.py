@@ -125,7 +125,7 @@ def save_adapter(pipe: Any, family: Family, folder: str | os.PathLike[str]) -> P
                 )
             else:
                 denoiser.save_lora_adapter(scratch, adapter_name=ADAPTER_NAME, weight_name=ADAPTER_FILE)
-        _settle_header(scratch / ADAPTER_FILE)
+        _sort_metadata(scratch / ADAPTER_FILE)
         publish(scratch / ADAPTER_FILE, target / ADAPTER_FILE)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
@@ -257,18 +257,18 @@ def detach_adapter(pipe: Any, family: Family) -> None:
         denoiser.unload_lora()
 
 
-def _settle_header(path: Path) -> None:
+def _sort_metadata(path: Path) -> None:
     """Sort the header's metadata, which safetensors writes in an order that changes from call to call."""
     content = path.read_bytes()
     length = int.from_bytes(content[:8], "little")
     header = json.loads(content[8 : 8 + length])
     header["__metadata__"] = dict(sorted(header.get("__metadata__", {}).items()))
-    settled = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    sorted_header = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     # The format allows spaces behind the header; tensors keep their 8-byte alignment.
-    settled += b" " * (-len(settled) % 8)
+    sorted_header += b" " * (-len(sorted_header) % 8)
     # A new file, since the library makes ones that their owner alone may read.
     path.unlink()
-    path.write_bytes(len(settled).to_bytes(8, "little") + settled + content[8 + length :])
+    path.write_bytes(len(sorted_header).to_bytes(8, "little") + sorted_header + content[8 + length :])
 
 
 def _adaptable(denoiser: Any) -> Any:

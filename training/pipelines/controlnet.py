@@ -87,7 +87,7 @@ def steered(plain: Any, controlnet: Any, family: Family) -> Any:
             **plain.components, controlnet=controlnet, **options
         )
     pipe.set_progress_bar_config(disable=True)
-    family.settle(pipe)
+    family.prepare(pipe)
     return pipe
 
 

@@ -194,7 +194,7 @@ def encode_prompts(loaded: LoadedPipeline, prompts: Sequence[str], use: CacheUse
     return Rows(shards)
 
 
-def encode_alike(one: LoadedPipeline, other: LoadedPipeline) -> bool:
+def same_text_encoding(one: LoadedPipeline, other: LoadedPipeline) -> bool:
     """Whether two pipelines make the same of a prompt: text encoders, tokenizers and arithmetic are equal."""
     return _encoding_of_text(one) == _encoding_of_text(other) and all(
         equal_weights(getattr(one.pipe, name), getattr(other.pipe, name))

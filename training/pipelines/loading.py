@@ -145,7 +145,7 @@ def load_pipeline(
             f"{named[1]}: pip install {named[1]}" if named else f"what is not installed: {first_line(error)}"
         )
         raise MissingLibrary(f"{root} cannot be loaded without {what}") from error
-    family.settle(pipe)
+    family.prepare(pipe)
     pipe.set_progress_bar_config(disable=True)
     return pipe, family
 

@@ -148,7 +148,7 @@ class PipelineProfiler:
         self._notes = tuple(builder.notes)
         # A pipeline that cannot be fine-tuned here can be priced all the same.
         with suppress(UnknownFamily):
-            family_of(index).settle(self._pipe)
+            family_of(index).prepare(self._pipe)
         name = next((name for name in DENOISERS if getattr(self._pipe, name, None) is not None), None)
         if name is None:
             raise CannotProfile(

@@ -19,7 +19,7 @@ STUDENT_STEPS = 4
 STUDENT_GUIDANCE = 1.0
 # Of students whose U-Net is told the scale, which they were distilled with a range of: the default of
 # diffusers' LatentConsistencyModelPipeline. 1 would tell them of a scale that they never learnt.
-TOLD_GUIDANCE = 8.5
+EMBEDDED_GUIDANCE = 8.5
 
 
 def default_drawing(pipe: Any, steps: int, guidance: float) -> tuple[int, float]:
@@ -32,10 +32,10 @@ def default_drawing(pipe: Any, steps: int, guidance: float) -> tuple[int, float]
 
     Returns:
         These, but for a student of few steps, which the class knows nothing of: 4 steps, and the guidance 1
-        that means none, or `TOLD_GUIDANCE` where the U-Net is told the scale.
+        that means none, or `EMBEDDED_GUIDANCE` where the U-Net is told the scale.
     """
     if type(pipe.scheduler).__name__ in STUDENT_SCHEDULERS:
-        return STUDENT_STEPS, TOLD_GUIDANCE if guidance_width(pipe) else STUDENT_GUIDANCE
+        return STUDENT_STEPS, EMBEDDED_GUIDANCE if guidance_width(pipe) else STUDENT_GUIDANCE
     return steps, guidance
 
 
@@ -58,7 +58,7 @@ def guidance_embedding(pipe: Any, rows: torch.Tensor, guidance: float | None) ->
     Args:
         pipe: with a U-Net.
         rows: latents, (n, ...), whose device and precision are meant.
-        guidance: the scale, 1 for none; None for `TOLD_GUIDANCE`.
+        guidance: the scale, 1 for none; None for `EMBEDDED_GUIDANCE`.
 
     Returns:
         (n, width).
@@ -66,7 +66,7 @@ def guidance_embedding(pipe: Any, rows: torch.Tensor, guidance: float | None) ->
     width = guidance_width(pipe)
     if width is None:
         return None
-    scales = rows.new_full((len(rows),), (TOLD_GUIDANCE if guidance is None else guidance) - 1)
+    scales = rows.new_full((len(rows),), (EMBEDDED_GUIDANCE if guidance is None else guidance) - 1)
     return pipe.get_guidance_scale_embedding(scales.cpu(), embedding_dim=width).to(rows)
 
 

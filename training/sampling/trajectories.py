@@ -1,4 +1,4 @@
-"""The way of the latents through a sampler's steps, and how curved it is."""
+"""The path of the latents through a sampler's steps, and how curved it is."""
 
 from __future__ import annotations
 
@@ -76,10 +76,10 @@ def _unshrunk(scheduler: Any, timestep: Any) -> float:
 
 
 def curvature(points: Sequence[torch.Tensor]) -> torch.Tensor:
-    """How far a way leaves the straight line between its ends.
+    """How far a path departs from the straight line between its ends.
 
     Args:
-        points: on the way, at least two, each (n, ...).
+        points: on the path, at least two, each (n, ...).
 
     Returns:
         float64, (n,): the mean distance of the points from the line, as a share of its length.
@@ -90,10 +90,10 @@ def curvature(points: Sequence[torch.Tensor]) -> torch.Tensor:
     """
     import torch
 
-    way = torch.stack([point.double().flatten(1).cpu() for point in points])
-    line = way[-1] - way[0]
+    path = torch.stack([point.double().flatten(1).cpu() for point in points])
+    line = path[-1] - path[0]
     length = line.norm(dim=1)
     along = line / length[:, None]
-    beside = way - way[0]
-    off = beside - (beside * along).sum(dim=2, keepdim=True) * along
+    offset = path - path[0]
+    off = offset - (offset * along).sum(dim=2, keepdim=True) * along
     return off.norm(dim=2).mean(dim=0) / length

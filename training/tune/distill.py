@@ -212,8 +212,8 @@ def _guidance(loaded: LoadedPipeline, config: DistillConfig) -> float:
             f"{loaded.folder} takes the guidance scale as an input, so it is a student already; give "
             "its teacher."
         )
-    told = getattr(family.denoiser(loaded.pipe).config, "guidance_embeds", False)
-    if not family.classifier_free and not told:
+    embeds_guidance = getattr(family.denoiser(loaded.pipe).config, "guidance_embeds", False)
+    if not family.classifier_free and not embeds_guidance:
         if config.guidance not in (None, NO_GUIDANCE):
             raise InvalidConfig(f"{loaded.folder} takes no guidance; leave guidance out.")
         return NO_GUIDANCE

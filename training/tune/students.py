@@ -220,13 +220,13 @@ def _from_file(loaded: LoadedPipeline, file: Path) -> Any:
 
     weights = load_file(file)
     denoiser = plain_denoiser(loaded)
-    told = weights.get(GUIDANCE_WEIGHT)
+    guidance_weight = weights.get(GUIDANCE_WEIGHT)
     own = denoiser.state_dict()
     _check_fit(weights, own, file, loaded)
-    if told is not None:
+    if guidance_weight is not None:
         # Without those that begin with an underscore: one of them lists settings to be left at their default.
         settings = {name: value for name, value in denoiser.config.items() if not name.startswith("_")}
-        denoiser = type(denoiser).from_config(settings | {"time_cond_proj_dim": told.shape[-1]})
+        denoiser = type(denoiser).from_config(settings | {"time_cond_proj_dim": guidance_weight.shape[-1]})
     denoiser.load_state_dict({name: tensor.float() for name, tensor in weights.items()})
     return denoiser
 

@@ -59,8 +59,8 @@ class Family(ABC):
     load_options: ClassVar[Mapping[str, Any]] = {}
     own_components: ClassVar[frozenset[tuple[str, str]]] = frozenset()
 
-    def settle(self, pipe: Any) -> None:  # noqa: B027
-        """Put right, once after loading, what the pipeline's own call would stumble over."""
+    def prepare(self, pipe: Any) -> None:  # noqa: B027
+        """Adjust, once after loading, what would break the pipeline's own call."""
 
     def denoiser(self, pipe: Any) -> torch.nn.Module:
         """The part of the pipeline that is trained: its U-Net or transformer."""

@@ -45,7 +45,7 @@ class Flux(Family):
     classifier_free = False
     flow_matching = True
 
-    def settle(self, pipe: Any) -> None:
+    def prepare(self, pipe: Any) -> None:
         number_shift(pipe)
 
     def size_unit_px(self, pipe: Any) -> int:

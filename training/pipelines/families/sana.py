@@ -42,7 +42,7 @@ class Sana(Family):
         "use_resolution_binning": False,
     }
 
-    def settle(self, pipe: Any) -> None:
+    def prepare(self, pipe: Any) -> None:
         import torch
 
         # Neither Gemma nor this autoencoder has the range of half precision; the model cards load both so.

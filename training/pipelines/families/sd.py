@@ -46,10 +46,10 @@ class StableDiffusion(Family):
         conditioning: Conditioning,
         guidance: float | None = None,
     ) -> torch.Tensor:
-        told = guidance_embedding(pipe, noisy, guidance)
-        return denoiser(noisy, levels, conditioning["prompt_embeds"], timestep_cond=told, return_dict=False)[
-            0
-        ]
+        embedded = guidance_embedding(pipe, noisy, guidance)
+        return denoiser(
+            noisy, levels, conditioning["prompt_embeds"], timestep_cond=embedded, return_dict=False
+        )[0]
 
 
 FAMILY = StableDiffusion()

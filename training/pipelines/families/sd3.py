@@ -42,7 +42,7 @@ class StableDiffusion3(Family):
     flow_matching = True
     density = "logit_normal"
 
-    def settle(self, pipe: Any) -> None:
+    def prepare(self, pipe: Any) -> None:
         number_shift(pipe)
 
     def _t5_tokens(self, pipe: Any) -> int:
