@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from matchgraph.report.verdicts import p_text
-from matchgraph.words import duration
+from matchgraph.words import SECONDS_PER_HOUR, duration
 
 if TYPE_CHECKING:
     from matchgraph.predictor.answer import Answer
@@ -141,7 +141,6 @@ def show_evaluation(evaluation: Evaluation) -> None:
 def show_curve(curve: BudgetCurve) -> None:
     """Print accuracy against budget for all orders, and the verdict."""
     from matchgraph.cli.rendering import new_table, stdout_console
-    from matchgraph.predictor.active import SECONDS_PER_HOUR
 
     console = stdout_console()
     metric = curve.provenance["metric"]

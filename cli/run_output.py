@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from matchgraph.cli.display import progress_words
-from matchgraph.words import count, duration
+from matchgraph.words import SECONDS_PER_HOUR, count, duration
 
 if TYPE_CHECKING:
     from matchgraph.ingest.runs.ledger import Run
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from matchgraph.ingest.runs.worker import WorkSummary
     from matchgraph.ingest.runs.workflow import ChangedRuns, PlanSummary, QueuedRuns
     from matchgraph.predictor.active import Proposal
-
-SECONDS_PER_HOUR = 3600
 
 
 def show_plan(found: PlanSummary, price_per_hour: float | None, as_json: bool) -> None:

@@ -6,6 +6,7 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+SECONDS_PER_HOUR = 3600
 SIGNIFICANT_DIGITS = 6
 # A list of numbers longer than this is a vector, which nobody reads in a table.
 SHORT_LIST = 8
@@ -28,8 +29,8 @@ def duration(seconds: float | None) -> str:
         return "?"
     if seconds >= 2 * 86400:
         return f"{seconds / 86400:.1f} days"
-    if seconds >= 3600:
-        return f"{seconds / 3600:.1f} h"
+    if seconds >= SECONDS_PER_HOUR:
+        return f"{seconds / SECONDS_PER_HOUR:.1f} h"
     if seconds >= 120:
         return f"{seconds / 60:.0f} min"
     return f"{seconds:.0f} s"

@@ -29,6 +29,7 @@ import numpy as np
 
 from matchgraph.predictor.belief import Belief, Pair
 from matchgraph.predictor.errors import InvalidRows, NothingToPropose
+from matchgraph.words import SECONDS_PER_HOUR
 
 if TYPE_CHECKING:
     from matchgraph.graphdb.models import Snapshot
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
 
 # The covariance of all pairs is a square matrix of that size: 4,000 pairs take 128 MB.
 MOST_PAIRS = 4_000
-SECONDS_PER_HOUR = 3600.0
 # Rounding of a sum of hours.
 SLACK_H = 1e-9
 # A smaller share of what a measurement tells is not worth a word.

@@ -12,7 +12,7 @@ results nor its distances can enter.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,6 +26,7 @@ from matchgraph.predictor.calibration import (
 from matchgraph.predictor.errors import InvalidRows, NoSimilarity, NotEnoughResults
 from matchgraph.predictor.evaluation import Fold, evaluate_fold, held_out_datasets
 from matchgraph.predictor.metrics import interval_as_dict
+from matchgraph.predictor.visibility import without_dataset
 
 if TYPE_CHECKING:
     from matchgraph.graphdb.models import Snapshot
@@ -114,14 +115,3 @@ def other_folds(
             progress(done, len(places), held_out[place])
         folds.append(evaluate_fold(others, held_out[place], matcher, baselines=()))
     return tuple(folds)
-
-
-def without_dataset(snapshot: Snapshot, dataset: str) -> Snapshot:
-    """The graph without a dataset, its results and its similarities, if it has it at all."""
-    similar, performs = snapshot.similar, snapshot.performs
-    return replace(
-        snapshot,
-        datasets=tuple(known for known in snapshot.datasets if known.id != dataset),
-        performs=performs[performs["dataset"] != dataset].reset_index(drop=True),
-        similar=similar[(similar[["dataset", "other"]] != dataset).all(axis=1)].reset_index(drop=True),
-    )

@@ -86,6 +86,17 @@ def remove_results(snapshot: Snapshot, share: float, seed: int) -> Snapshot:
     return replace(snapshot, performs=snapshot.performs.drop(index=gone).reset_index(drop=True))
 
 
+def without_dataset(snapshot: Snapshot, dataset: str) -> Snapshot:
+    """The graph without a dataset, its results and its similarities, if it has it at all."""
+    similar, performs = snapshot.similar, snapshot.performs
+    return replace(
+        snapshot,
+        datasets=tuple(known for known in snapshot.datasets if known.id != dataset),
+        performs=performs[performs["dataset"] != dataset].reset_index(drop=True),
+        similar=similar[(similar[["dataset", "other"]] != dataset).all(axis=1)].reset_index(drop=True),
+    )
+
+
 def add_dataset(snapshot: Snapshot, dataset: Dataset, distances: Mapping[str, float]) -> Snapshot:
     """The graph as it would be with one more dataset, joined to others by SIMILAR edges only. Nothing is
     written.
@@ -100,14 +111,14 @@ def add_dataset(snapshot: Snapshot, dataset: Dataset, distances: Mapping[str, fl
     """
     import pandas as pd
 
-    others = [known for known in snapshot.datasets if known.id != dataset.id]
-    kept = snapshot.similar[(snapshot.similar[["dataset", "other"]] != dataset.id).all(axis=1)]
+    others = without_dataset(snapshot, dataset.id)
     pairs = [(*sorted((dataset.id, other)), float(value)) for other, value in distances.items()]
-    similar = pd.concat([kept, pd.DataFrame(pairs, columns=["dataset", "other", "value"])], ignore_index=True)
+    similar = pd.concat(
+        [others.similar, pd.DataFrame(pairs, columns=["dataset", "other", "value"])], ignore_index=True
+    )
     return replace(
-        snapshot,
-        datasets=tuple(sorted([*others, dataset], key=lambda each: each.id)),
-        performs=snapshot.performs[snapshot.performs["dataset"] != dataset.id].reset_index(drop=True),
+        others,
+        datasets=tuple(sorted([*others.datasets, dataset], key=lambda each: each.id)),
         similar=similar.sort_values(["dataset", "other"], ignore_index=True),
     )
 

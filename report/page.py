@@ -15,6 +15,7 @@ import numpy as np
 
 from matchgraph.report.tables import Table
 from matchgraph.svg import standalone
+from matchgraph.training.files import write_text
 
 TEMPLATE = "report.html.jinja"
 
@@ -193,11 +194,3 @@ def plain(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value
-
-
-def write_text(file: Path, text: str) -> Path:
-    """Write a text file so that it is there whole or not at all, and return its path."""
-    partial = file.with_name(f".{file.name}.partial")
-    partial.write_text(text, encoding="utf-8", errors="replace")
-    partial.replace(file)
-    return file

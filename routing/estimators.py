@@ -84,12 +84,7 @@ class NearestPrompts:
     """
 
     def __init__(self, table: ScoreTable, count: int = NEIGHBOURS) -> None:
-        rows = table.rows("train")
-        rows = rows[~np.isnan(table.mean[rows]).all(axis=1)]
-        if not len(rows):
-            raise NotEnoughScores(
-                f"No training prompt is scored by {table.metric}: run `matchgraph route score` first."
-            )
+        rows = scored_rows(table)
         self.metric = table.metric
         self.variants = tuple(variant.id for variant in table.variants)
         self._count = min(count, len(rows))
@@ -144,6 +139,29 @@ class NearestInGraph:
         )
 
 
+def scored_rows(table: ScoreTable) -> np.ndarray:
+    """The table's rows of training prompts that have a score of some candidate.
+
+    Raises:
+        NotEnoughScores: there are none.
+    """
+    rows = table.rows("train")
+    rows = rows[~np.isnan(table.mean[rows]).all(axis=1)]
+    if not len(rows):
+        raise NotEnoughScores(
+            f"No training prompt is scored by {table.metric}: run `matchgraph route score` first."
+        )
+    return rows
+
+
+def known_mean(scores: np.ndarray, axis: int) -> np.ndarray:
+    """Mean along an axis over the values that are not NaN; NaN where there are none."""
+    known = ~np.isnan(scores)
+    count = known.sum(axis=axis)
+    total = np.where(known, scores, 0.0).sum(axis=axis)
+    return np.divide(total, count, out=np.full(total.shape, np.nan), where=count > 0)
+
+
 def averaged(scores: np.ndarray, similarity: np.ndarray) -> Estimates:
     """Average over neighbours, with the standard error of the mean.
 
@@ -153,8 +171,7 @@ def averaged(scores: np.ndarray, similarity: np.ndarray) -> Estimates:
     """
     known = ~np.isnan(scores)
     count = known.sum(axis=1)
-    total = np.where(known, scores, 0.0).sum(axis=1)
-    mean = np.divide(total, count, out=np.full(total.shape, np.nan), where=count > 0)
+    mean = known_mean(scores, 1)
     squares = np.where(known, (scores - mean[:, None]) ** 2, 0.0).sum(axis=1)
     error = np.full(mean.shape, np.nan)
     several = count > 1
@@ -228,28 +245,20 @@ class GaussianQuality:
         Raises:
             NotEnoughScores: no training prompt is scored.
         """
-        rows = table.rows("train")
-        rows = rows[~np.isnan(table.mean[rows]).all(axis=1)]
-        if not len(rows):
-            raise NotEnoughScores(
-                f"No training prompt is scored by {table.metric}: run `matchgraph route score` first."
-            )
+        rows = scored_rows(table)
         if len(rows) > MOST_PROCESS_PROMPTS:
             generator = np.random.default_rng(seed)
             rows = np.sort(generator.choice(rows, MOST_PROCESS_PROMPTS, replace=False))
         known = np.stack([table.prompts[row].embedding for row in rows]).astype(np.float64)
         scores = table.mean[rows]
-        scored = ~np.isnan(scores)
-        count = scored.sum(axis=0)
-        total = np.where(scored, scores, 0.0).sum(axis=0)
-        average = np.divide(total, count, out=np.full(len(count), np.nan), where=count > 0)
+        average = known_mean(scores, 0)
         return cls(
             metric=table.metric,
             variants=tuple(variant.id for variant in table.variants),
             concentration=concentration,
             noise=noise,
             known=known,
-            apart=np.where(scored, scores - average, 0.0),
+            apart=np.nan_to_num(scores - average),
             average=average,
         )
 

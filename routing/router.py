@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from matchgraph.graphdb.prompts import ScoreTable, Variant, check_prompt
-from matchgraph.routing.errors import NotEnoughScores, UnusableEstimator
-from matchgraph.routing.estimators import Estimates, columns
+from matchgraph.routing.errors import UnusableEstimator
+from matchgraph.routing.estimators import Estimates, columns, known_mean, scored_rows
 from matchgraph.routing.policy import choose, lambda_for_budget
 
 if TYPE_CHECKING:
@@ -93,16 +93,7 @@ class Familiarity:
         Raises:
             NotEnoughScores: no training prompt is scored.
         """
-        mean = table.mean[table.rows("train")]
-        if np.isnan(mean).all():
-            raise NotEnoughScores(
-                f"No training prompt is scored by {table.metric}: run `matchgraph route score`."
-            )
-        known = ~np.isnan(mean)
-        count = known.sum(axis=0)
-        average = np.divide(
-            np.where(known, mean, 0.0).sum(axis=0), count, out=np.full(len(count), np.nan), where=count > 0
-        )
+        average = known_mean(table.mean[scored_rows(table)], 0)
         return cls(float(np.quantile(similarity, UNFAMILIAR_SHARE)), average)
 
 

@@ -82,12 +82,19 @@ def failing_as_files_do(target: Path) -> Iterator[None]:
 
 def write_json(target: Path, content: Mapping[str, Any]) -> None:
     """Write a JSON file, whole or not at all."""
+    write_text(target, json.dumps(content, indent=2, allow_nan=False) + "\n")
+
+
+def write_text(target: Path, text: str) -> Path:
+    """Write a text file so that it is there whole or not at all, and return its path."""
     scratch = _scratch_beside(target)
     try:
-        scratch.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+        # A lone surrogate, which a caption may hold, has no UTF-8 form.
+        scratch.write_text(text, encoding="utf-8", errors="replace")
         publish(scratch, target)
     finally:
         scratch.unlink(missing_ok=True)
+    return target
 
 
 def file_hash(path: str | os.PathLike[str]) -> str:

@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from matchgraph.ingest.runs.pages import facts, score_rows, training_blocks, write_text
+from matchgraph.ingest.runs.pages import facts, score_rows, training_blocks
+from matchgraph.training.files import write_text
 from matchgraph.training.pipelines.adapters import ADAPTER_FILE
 from matchgraph.training.pipelines.weights import DENOISER_FILE
 

@@ -15,6 +15,7 @@ from typing import Any
 from matchgraph.graphdb.metrics import KNOWN_METRICS
 from matchgraph.ingest.runs.curves import loss_curve
 from matchgraph.svg import standalone
+from matchgraph.training.files import write_text
 from matchgraph.words import in_words
 
 TEMPLATE = "run.html.jinja"
@@ -203,15 +204,6 @@ def halves(rows: Sequence[tuple[str, str]]) -> list[Sequence[tuple[str, str]]]:
     """Rows for two tables side by side."""
     middle = -(-len(rows) // 2)
     return [half for half in (rows[:middle], rows[middle:]) if half]
-
-
-def write_text(file: Path, text: str) -> Path:
-    """Write a text file so that it is there whole or not at all, and return its path."""
-    partial = file.with_name(f".{file.name}.partial")
-    # A lone surrogate, which a caption may hold, has no UTF-8 form.
-    partial.write_text(text, encoding="utf-8", errors="replace")
-    partial.replace(file)
-    return file
 
 
 def _happened(record: Mapping[str, Any], happened: Mapping[str, Any]) -> dict[str, Any]:

@@ -44,6 +44,7 @@ from matchgraph.ingest.runs.status import RunsStatus
 from matchgraph.ingest.runs.worker import WorkerOptions, WorkSummary, local_executor, summarise, work
 from matchgraph.training.measure.extractors import require_images
 from matchgraph.training.measure.scoring import needed_extractors
+from matchgraph.words import SECONDS_PER_HOUR
 
 if TYPE_CHECKING:
     from matchgraph.graphdb.connection import Settings
@@ -52,7 +53,6 @@ if TYPE_CHECKING:
     from matchgraph.ingest.runs.ray_executor import ClusterOptions
     from matchgraph.training.measure.extractors import Extractor
 
-SECONDS_PER_HOUR = 3600
 WATCH_S = 2.0
 
 

@@ -7,12 +7,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from matchgraph.predictor.confidence import confidence_of, other_folds, without_dataset
+from matchgraph.predictor.confidence import confidence_of, other_folds
 from matchgraph.predictor.errors import InvalidRows
 from matchgraph.predictor.evaluation import evaluate
 from matchgraph.predictor.matching import predict
 from matchgraph.predictor.recipes import build_recipe
-from matchgraph.predictor.visibility import hide_results
+from matchgraph.predictor.visibility import hide_results, without_dataset
 
 TARGET = "d00"
 
