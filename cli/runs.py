@@ -173,7 +173,7 @@ def run(
     """
     from matchgraph.graphdb.connection import settings_from_environment
     from matchgraph.ingest.runs.worker import stopped_by_signals
-    from matchgraph.ingest.runs.workflow import plan_runs, queue_runs, run_here, run_on_cluster
+    from matchgraph.ingest.runs.workflow import plan_runs, queue_runs, run_pairs
 
     settings = settings_from_environment()
     config, selection = configuration(RunConfig, options), configuration(Selection, options)
@@ -198,10 +198,8 @@ def run(
             run_bar() if alone else joint_display() as reporter,
         ):
             queueing |= {"options": working, "reporter": reporter, "stop": stop}
-            if here:
-                summary = run_here(graph, settings, config, selection, workers=workers, **queueing)
-            else:
-                summary = run_on_cluster(graph, settings, config, selection, cluster, **queueing)
+            queueing |= {"workers": workers} if here else {"cluster": cluster}
+            summary = run_pairs(graph, settings, config, selection, **queueing)
     show_summary(summary, as_json)
     if summary.failed or summary.not_here:
         ctx.exit(FAILED_EXIT)

@@ -585,10 +585,10 @@ class Runs:
             1
         """
         from matchgraph.ingest.runs.config import RunConfig
-        from matchgraph.ingest.runs.workflow import run_here
+        from matchgraph.ingest.runs.workflow import run_pairs
 
         graph = self._owner
-        return run_here(
+        return run_pairs(
             graph._graph,
             graph.settings,
             config or RunConfig(),

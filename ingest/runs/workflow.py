@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
@@ -223,7 +223,7 @@ def queue_runs(
     return QueuedRuns(plan, tuple(runs), instruments)
 
 
-def run_here(
+def run_pairs(
     graph: MatchingGraph,
     settings: Settings,
     config: RunConfig,
@@ -231,83 +231,23 @@ def run_here(
     *,
     options: WorkerOptions | None = None,
     workers: int | None = 1,
+    cluster: ClusterOptions | None = None,
     retry_failed: bool = False,
     max_attempts: int = MAX_ATTEMPTS,
     reporter: Reporter | None = None,
     stop: threading.Event | None = None,
 ) -> WorkSummary:
-    """Queue runs and carry them out on this machine.
+    """Queue runs and carry them out, on this machine or on a Ray cluster.
 
     Args:
-        graph: the graph.
-        settings: how child processes reach it, and the data folder.
+        graph: the graph, which a cluster's nodes must reach.
+        settings: how other processes reach it, and the data folder, which a cluster's nodes should share.
         config: what each run does.
         selection: which pairs, and what they are measured with.
         options: how each worker works.
-        workers: 1 for this process, more for as many child processes, None for one on each GPU or every four
-            cores.
-        retry_failed: whether failed runs are queued again.
-        max_attempts: how often a run is begun before it counts as failed.
-        reporter: hears how it goes.
-        stop: set it to end the work at the next step.
-
-    Returns:
-        How it went.
-
-    Raises:
-        IngestError: as `plan_runs`; nothing was queued.
-        WorkerFailed: child processes died one after another.
-        KeyboardInterrupt: it was stopped; runs that were begun go on from their checkpoints another time.
-    """
-    options, reporter, stop = options or WorkerOptions(), reporter or Reporter(), stop or threading.Event()
-    if workers is None:
-        workers = local.worker_count(None, local.visible_gpus(options.device))
-    queued = queue_runs(
-        graph,
-        config,
-        selection,
-        home=settings.home,
-        device=options.device if workers == 1 else "cpu",
-        retry_failed=retry_failed,
-        max_attempts=max_attempts,
-    )
-    for note in queued.plan.notes:
-        reporter.notice(note)
-    ledger, ids = Ledger(graph.runner), list(queued.plan.requests)
-    if workers == 1:
-        executor = local_executor(settings.home, options, queued.instruments)
-        return work(
-            graph, ledger, executor, settings.home, reporter, ids, sources=queued.plan.sources, stop=stop
-        )
-    shares = local.places(workers, local.visible_gpus(options.device))
-    watch = _watch(reporter, queued.plan)
-    return _watched(
-        ledger, queued, lambda: local.work_locally(settings, ledger, ids, options, shares, watch, stop)
-    )
-
-
-def run_on_cluster(
-    graph: MatchingGraph,
-    settings: Settings,
-    config: RunConfig,
-    selection: Selection,
-    cluster: ClusterOptions,
-    *,
-    options: WorkerOptions | None = None,
-    retry_failed: bool = False,
-    max_attempts: int = MAX_ATTEMPTS,
-    reporter: Reporter | None = None,
-    stop: threading.Event | None = None,
-) -> WorkSummary:
-    """Queue runs and carry them out on a Ray cluster.
-
-    Args:
-        graph: the graph, which the cluster's nodes must reach.
-        settings: how they reach it, and the data folder, which they should share.
-        config: what each run does.
-        selection: which pairs, and what they are measured with.
-        cluster: which cluster, and how much of it.
-        options: how each worker works.
+        workers: on this machine: 1 for this process, more for as many child processes, None for one on each
+            GPU or every four cores.
+        cluster: which cluster, and how much of it; None for this machine.
         retry_failed: whether failed runs are queued again.
         max_attempts: how often a run is begun before it counts as failed.
         reporter: hears how it goes.
@@ -323,21 +263,43 @@ def run_on_cluster(
         WorkerFailed: workers were lost one after another.
         KeyboardInterrupt: it was stopped; runs that were begun go on from their checkpoints another time.
     """
-    from matchgraph.ingest.runs.ray_executor import work_on_ray
+    if cluster is not None:
+        from matchgraph.ingest.runs.ray_executor import work_on_ray
 
     options, reporter, stop = options or WorkerOptions(), reporter or Reporter(), stop or threading.Event()
+    if workers is None:
+        workers = local.worker_count(None, local.visible_gpus(options.device))
+    alone = cluster is None and workers == 1
     queued = queue_runs(
-        graph, config, selection, home=settings.home, retry_failed=retry_failed, max_attempts=max_attempts
+        graph,
+        config,
+        selection,
+        home=settings.home,
+        device=options.device if alone else "cpu",
+        retry_failed=retry_failed,
+        max_attempts=max_attempts,
     )
     for note in queued.plan.notes:
         reporter.notice(note)
     ledger, ids = Ledger(graph.runner), list(queued.plan.requests)
-    watch = _watch(reporter, queued.plan)
-    return _watched(
-        ledger,
-        queued,
-        lambda: work_on_ray(settings, ledger, ids, options, cluster, watch, stop, reporter.notice),
-    )
+    if alone:
+        executor = local_executor(settings.home, options, queued.instruments)
+        return work(
+            graph, ledger, executor, settings.home, reporter, ids, sources=queued.plan.sources, stop=stop
+        )
+
+    def watch(runs: Sequence[Run]) -> None:
+        reporter.standing(RunsStatus.of(runs, queued.plan.models))
+
+    already = sum(run.status == DONE for run in queued.runs)
+    if cluster is None:
+        shares = local.places(workers, local.visible_gpus(options.device))
+        not_here = local.work_locally(settings, ledger, ids, options, shares, watch, stop)
+    else:
+        not_here = work_on_ray(settings, ledger, ids, options, cluster, watch, stop, reporter.notice)
+    runs = ledger.runs(ids)
+    done = sum(run.status == DONE for run in runs)
+    return summarise(runs, already_done=already, done=done - already, not_here=not_here)
 
 
 def runs_status(graph: MatchingGraph, ids: Sequence[str] = ()) -> RunsStatus:
@@ -421,19 +383,6 @@ def _planned(
     located = {name: specs[name].located() for name in needed}
     weights = {name: f"{spec.kind}:{spec.weights}" for name, spec in located.items()}
     return make_plan(graph, config, instruments, selection, weights=weights), instruments
-
-
-def _watch(reporter: Reporter, plan: Plan) -> Callable[[Sequence[Run]], None]:
-    return lambda runs: reporter.standing(RunsStatus.of(runs, plan.models))
-
-
-def _watched(ledger: Ledger, queued: QueuedRuns, carry_out: Callable[[], Mapping[str, str]]) -> WorkSummary:
-    """Let other processes do the runs, and sum up what the ledger has in the end."""
-    before = sum(run.status == DONE for run in queued.runs)
-    not_here = carry_out()
-    runs = ledger.runs(list(queued.plan.requests))
-    done = sum(run.status == DONE for run in runs)
-    return summarise(runs, already_done=before, done=done - before, not_here=not_here)
 
 
 def _changed(named: Sequence[str], chosen: Sequence[Run], changed: Sequence[str]) -> ChangedRuns:
