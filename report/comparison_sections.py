@@ -200,17 +200,15 @@ def highest(rows: Sequence[Row], against: str) -> str:
     return f"{text}; {WORDS[found]} than {against} (p {p})."
 
 
-def intervals(
-    name: str, comparison: Comparison, metrics: Sequence[SelectionMetric] = (OSR, TAU)
-) -> str | None:
+def intervals(name: str, comparison: Comparison) -> str | None:
     """Each row's figures as points with their intervals, the paper's as hollow diamonds; None without any."""
     rows = [row for row in comparison.rows if row.figures]
     if not rows:
         return None
     highlighted = comparison.rows[comparison.highlighted]
     with drawing(name, height=0.9 + 0.34 * len(rows)) as (figure, finish):
-        panels = figure.subplots(1, len(metrics), sharey=True, squeeze=False)[0]
-        for axes, metric in zip(panels, metrics, strict=True):
+        panels = figure.subplots(1, 2, sharey=True, squeeze=False)[0]
+        for axes, metric in zip(panels, (OSR, TAU), strict=True):
             for place, row in enumerate(rows):
                 own = row.figures.get(metric.key)
                 if own is None:

@@ -18,6 +18,9 @@ from matchgraph.report.tables import Column, Table, cell, table
 if TYPE_CHECKING:
     from matchgraph.graphdb.models import Snapshot
 
+# Measurements simulated to find how often the best model stays the best.
+CEILING_DRAWS = 2_000
+
 
 @dataclass(frozen=True)
 class Noise:
@@ -49,13 +52,12 @@ class Noise:
     ceiling: float
 
 
-def noise(snapshot: Snapshot, replicates: Sequence[tuple[str, str, str, float]], *, seed: int = 0) -> Noise:
+def noise(snapshot: Snapshot, replicates: Sequence[tuple[str, str, str, float]]) -> Noise:
     """What another seed does to the measurements.
 
     Args:
         snapshot: the graph by one metric, with the recorded values.
         replicates: model, dataset, seed and value of the measurements that were repeated.
-        seed: of the simulated measurements.
 
     Returns:
         The figures. Where models of one dataset were repeated under the same seeds, their order is compared
@@ -115,18 +117,19 @@ def noise(snapshot: Snapshot, replicates: Sequence[tuple[str, str, str, float]],
         len(used),
         tau,
         osr,
-        _ceiling(within, deviation, seed),
+        _ceiling(within, deviation),
     )
 
 
-def _ceiling(within: Sequence[np.ndarray], deviation: float, seed: int, n_draws: int = 2_000) -> float:
+def _ceiling(within: Sequence[np.ndarray], deviation: float) -> float:
     """How often the best of a dataset stays the best in another measurement, simulated."""
     if np.isnan(deviation) or not within:
         return float("nan")
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     kept = [
         (
-            (values + deviation * rng.normal(size=(n_draws, len(values)))).argmin(axis=1) == values.argmin()
+            (values + deviation * rng.normal(size=(CEILING_DRAWS, len(values)))).argmin(axis=1)
+            == values.argmin()
         ).mean()
         for values in within
     ]

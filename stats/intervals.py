@@ -91,14 +91,13 @@ def bootstrap(
     ]
 
 
-def mean_interval(values: np.ndarray, *, seed: int = 0, level: float = LEVEL) -> Interval:
+def mean_interval(values: np.ndarray, *, seed: int = 0) -> Interval:
     """The mean and its percentile interval.
 
     Args:
         values: float64, (n,), such as one figure per dataset; NaN, where it is not defined, is left out and
             not counted.
         seed: of the resamples.
-        level: of the interval, in (0, 1).
 
     Returns:
         The mean, both ends, and how many values count; all NaN where none does.
@@ -116,7 +115,7 @@ def mean_interval(values: np.ndarray, *, seed: int = 0, level: float = LEVEL) ->
         (known,),
         np.mean,
         n_resamples=RESAMPLES_OF_A_MEAN,
-        confidence_level=level,
+        confidence_level=LEVEL,
         method="percentile",
         rng=np.random.default_rng(seed),
     )
