@@ -44,7 +44,7 @@ def calibrate(
         prompts: that stand for those to come.
         drawing: how the student draws; its steps are given.
         seed: of the noise.
-        on_progress: told how many images are scored, of how many.
+        on_progress: called with the number of scored images, of how many.
 
     Raises:
         NoTrials: there are no prompts, or no image could be scored.

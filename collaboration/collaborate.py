@@ -1,6 +1,6 @@
-"""The student draws, an oracle judges, and the teacher refines or draws anew what was rejected.
+"""The student draws, an oracle judges, and the teacher refines rejected images or draws them again.
 
-Whatever fails after the student has drawn, its images are delivered, and what failed is said.
+If anything fails after the student has drawn, its images are returned with the failure.
 
 Source:
     Starodubcev et al., "Your Student is Better Than Expected" (2024), section 3.2.

@@ -25,7 +25,7 @@ CASES = 10
 
 @dataclass(frozen=True)
 class Strategy:
-    """A way of drawing all test prompts, and what comes of it.
+    """A way of drawing all test prompts, and its results.
 
     Attributes:
         name: `student@2`, `teacher@10`, `refine-0.5@4`, or a choice.
@@ -157,7 +157,7 @@ def evaluate(
     reference: GaussianStatistics | None = None,
     seed: int = 0,
 ) -> Study:
-    """Tune on some prompts for several average costs, and see what comes of it on others.
+    """Tune on some prompts for several average costs, and evaluate on others.
 
     Args:
         tuned_on: trials on the tuning prompts.

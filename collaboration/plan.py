@@ -19,8 +19,8 @@ class Correction:
 
     Attributes:
         drawing: how it draws; its steps are given.
-        rollback: share of its schedule that it draws anew from the student's image (refinement); None to
-            begin with noise alone (regeneration).
+        rollback: share of its schedule that it repeats from the student's image (refinement); None to
+            start from noise (regeneration).
 
     Source:
         Starodubcev et al. (2024), section 3.2, improvement step.
@@ -49,7 +49,7 @@ class Plan:
         correction: what the teacher does, at the student's resolution.
         seed: decides all noise: with an image's number the student's, the teacher's and that of refinement.
         batch_size: images drawn at a time, by either.
-        strength: of pictures to edit, the share of the schedule that is drawn anew; None to draw from noise.
+        strength: for editing, the share of the schedule that is repeated; None to draw from noise.
         control_scale: what a ControlNet's residuals are multiplied by, where there is one.
     """
 
@@ -87,7 +87,7 @@ def price(loaded: LoadedPipeline, drawing: Drawing) -> float:
     """TFLOP of the denoiser for one image, as candidates of routing are priced, and of a ControlNet that
     steers it.
 
-    Encoding and decoding are left out on both sides: text encoders and VAE cost the same whoever draws, and
+    Encoding and decoding are left out on both sides: text encoders and VAE cost the same for both, and
     little.
 
     Args:

@@ -151,7 +151,7 @@ def measure(
         prompts: n of them, each once.
         grid: what is tried.
         folder: keeps columns; those of other settings, prompts or weights are left alone there.
-        on_progress: told after each column.
+        on_progress: called after each column.
 
     Raises:
         NoTrials: there are no prompts.

@@ -145,7 +145,7 @@ def external_runner(settings: Settings) -> Runner:
         The runner; nothing was changed or checked beyond the answer.
 
     Raises:
-        ServerUnreachable: nobody answers.
+        ServerUnreachable: no server answers.
         DatabaseNotFound: there is no database of that name.
         AuthenticationFailed: the user or the password is refused.
     """

@@ -52,7 +52,7 @@ class Node2VecConfig:
     Source:
         Parameters and defaults of GDS 2.13 `gds.node2vec` (initialLearningRate as in its code, 0.025), but
         for positiveSamplingFactor. Its 0.001 is meant for words, of which few are frequent; on a graph of 40
-        nodes every node is, and four samples in five were dropped: two groups of 21 nodes, told apart by
+        nodes every node is, and four samples in five were dropped: two groups of 21 nodes, separated by
         weights of 0.22 and 0.61, had the same mean cosine within and between them. The algorithm as published
         (Grover and Leskovec 2016) thins out nothing.
     """

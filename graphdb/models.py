@@ -273,7 +273,7 @@ class Statistics:
 
 @dataclass(frozen=True)
 class Similar:
-    """How far apart, or how alike, two datasets are by one metric; the pair has no order.
+    """Distance or similarity of two datasets by one metric; the pair has no order.
 
     Attributes:
         dataset: one dataset's id.
@@ -435,7 +435,7 @@ def _checked_property(value: Any, what: str) -> Property:
         return _checked_scalar(value, what)
     items = [_checked_scalar(item, f"{what}[{index}]") for index, item in enumerate(value)]
     types = {type(item) for item in items}
-    # A stored list has one type; whole and decimal numbers are both numbers to whoever wrote them down.
+    # A stored list has one type; whole and decimal numbers are both numbers to the user.
     if types == {int, float}:
         return [float(item) for item in items]
     if len(types) > 1:

@@ -30,7 +30,7 @@ class Reset:
         place: the data folder of the managed server, or the address of another one.
         foreign_nodes: other applications' nodes, which are still there.
         foreign_relationships: other applications' relationships, which are still there.
-        moved_to: where the files of a database are that did not start, so that nobody could look into it.
+        moved_to: folder of the files of a database that did not start, so its content is unknown.
     """
 
     place: str

@@ -123,7 +123,7 @@ class Runner:
         """Run the smallest statement once, without the retries of a managed transaction.
 
         Raises:
-            ServerUnreachable: nobody answers at the address, or the database is not online yet.
+            ServerUnreachable: no server answers at the address, or the database is not online yet.
             AuthenticationFailed: the user or the password is refused.
         """
         with self._errors(), self._session(default_access_mode="READ") as session:
@@ -229,7 +229,7 @@ class Runner:
                 session.execute_write(work)
             except ClientError as error:
                 # IF NOT EXISTS looks before it has its lock: where two processes create the same thing at
-                # once, one may still be told that it exists. It then finds it at the second look.
+                # once, one may still get the error that it exists. It then finds it at the second try.
                 if error.code not in EXISTS_CODES:
                     raise
                 session.execute_write(work)

@@ -1,7 +1,7 @@
 """The schema of the graph: whose nodes are whose, and numbered migrations under `cypher/schema/`.
 
 A database may hold other applications' nodes as well, also ones that are called Model or Dataset. Each node
-of ours has two labels: the one that people read (Model), and one that nobody else writes (MatchGraphModel).
+of ours has two labels: a readable one (Model), and one that no other application writes (MatchGraphModel).
 All statements match, count and merge by the second, and uniqueness constraints and vector indexes are on it.
 An edge is ours if both its ends are. The node (:MatchGraph) holds what is about the graph as a whole: the
 schema's version, the metrics, and the lock of writers.

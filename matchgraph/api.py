@@ -1,4 +1,4 @@
-"""The Python API: a connection to the matching graph, and all that can be asked of it.
+"""The Python API: a connection to the matching graph, and everything it can do.
 
     import matchgraph
 
@@ -68,7 +68,7 @@ def connect(
 
     What is not given comes from the environment (`MATCHGRAPH_NEO4J_URI`, `_USER`, `_PASSWORD`, `_DATABASE`,
     `MATCHGRAPH_HOME`, `MATCHGRAPH_PROBE`). Without an address the managed Neo4j of the data folder is used;
-    it is fetched and started where it must be.
+    it is fetched and started if necessary.
 
     Args:
         uri: Bolt address of a Neo4j with Graph Data Science.
@@ -93,7 +93,7 @@ def connect(
     settings = connection.settings_from_environment()
     given: dict[str, Any] = {"uri": uri, "user": user, "password": password, "database": database}
     if uri is not None:
-        # What the environment says of another server does not count.
+        # The environment's settings of another server do not apply.
         settings = connection.Settings(home=settings.home)
     if home is not None:
         given["home"] = Path(home).expanduser().absolute()
@@ -345,8 +345,7 @@ class Graph:
             probe: the CLIP that the graph's datasets were ingested with; the connection's by default.
             method: how to predict; the default recipe by default.
             save: keep a folder's images in the graph as a dataset.
-            confidence: also find the smallest set of models that holds the best one with this confidence, in
-                (0, 1).
+            confidence: in (0, 1); also find the smallest set of models that contains the best one with it.
 
         Returns:
             The ranking: `.ranking`, `.costs`, `.to_frame()`; notebooks show it as a table.
@@ -374,11 +373,11 @@ class Graph:
             )
 
     def evaluate(self, *, method: Method | None = None, removed: float = 0.0) -> Evaluation:
-        """Leave-one-dataset-out accuracy of the prediction on this graph, beside baselines.
+        """Leave-one-dataset-out accuracy of the prediction on this graph, against baselines.
 
         Args:
             method: how to predict; the default recipe by default.
-            removed: share of the visible results that is taken away at random in each fold.
+            removed: share of the visible results that is removed at random in each fold.
 
         Returns:
             Figures of the method and of all baselines: `.to_frame()`.
@@ -456,7 +455,7 @@ class Graph:
     def collaborate(
         self, student: str, *, probe: str | os.PathLike[str] | None = None, device: str = "auto"
     ) -> Collaboration:
-        """A student and its teacher, which draw together.
+        """A student and its teacher drawing together.
 
         Args:
             student: id of the student.
@@ -525,7 +524,7 @@ class Runs:
         config: RunConfig | None = None,
         extractors: Sequence[str] = (),
     ) -> PlanSummary:
-        """Say which runs there are to do, and how long they take; writes nothing.
+        """Show which runs are to do, and how long they take; writes nothing.
 
         Args:
             models: ids; all with a folder by default.
@@ -562,7 +561,7 @@ class Runs:
         workers: int | None = 1,
         reporter: Reporter | None = None,
     ) -> WorkSummary:
-        """Fine-tune, sample and measure; what is done already is not done again.
+        """Fine-tune, sample and measure; finished work is not repeated.
 
         Args:
             models: ids; all with a folder by default.
@@ -571,10 +570,10 @@ class Runs:
             extractors: where other extractors are, each `NAME=WEIGHTS` or `NAME=KIND:WEIGHTS`.
             options: how a worker works.
             workers: 1 for this process, more for child processes, None for one per GPU or per four cores.
-            reporter: hears how it goes.
+            reporter: receives the progress.
 
         Returns:
-            How it went.
+            What was done, and what failed.
 
         Raises:
             Error: as `plan`; nothing was begun.
@@ -706,7 +705,7 @@ class Router:
         )[0]
 
     def calibrate(self, budget_tflop: float) -> Calibrated:
-        """Find what keeps the average cost within a budget, and keep it with the router.
+        """Find the lambda that keeps the average cost within a budget, and store it with the router.
 
         Args:
             budget_tflop: what an image may cost on average.
@@ -823,7 +822,7 @@ class Collaboration:
         prompts_file: str | os.PathLike[str] | None = None,
         seed: int = 0,
     ) -> Calibration:
-        """Find what the student's images score, and keep that in the graph.
+        """Measure the scores of the student's images, and store them in the graph.
 
         Args:
             teacher: id of the teacher.
@@ -882,7 +881,7 @@ class Collaboration:
             The images with who drew them and why, by prompt.
 
         Raises:
-            Error: the student is not calibrated, or neither tuned nor told what to do.
+            Error: the student is not calibrated, or neither tuned nor given a percentile and steps.
 
         Example:
             >>> pair = graph.collaborate("tiny-sdxl-lcm")

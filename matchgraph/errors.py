@@ -1,4 +1,4 @@
-"""The base of every error that a user can cause or mend."""
+"""The base of every error that a user can cause or fix."""
 
 from __future__ import annotations
 

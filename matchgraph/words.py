@@ -8,7 +8,7 @@ from typing import Any
 
 SECONDS_PER_HOUR = 3600
 SIGNIFICANT_DIGITS = 6
-# A list of numbers longer than this is a vector, which nobody reads in a table.
+# A list of numbers longer than this is a vector, too long for a table.
 SHORT_LIST = 8
 
 

@@ -171,11 +171,11 @@ def round_robin(pairs: Collection[Pair], seed: int = 0) -> list[Pair]:
 
 
 def pair_hours(snapshot: Snapshot, costs: Mapping[str, Cost]) -> tuple[dict[str, float], str]:
-    """What one fine-tuning of each model costs, as far as the graph tells.
+    """Estimated time of one fine-tuning of each model.
 
-    Recorded times count first. Other models are reckoned from the median time per TFLOP, or per parameter, of
-    those that have one; where no time is recorded at all, from TFLOP or parameters alone, as if the middle
-    model took an hour. What is not known at all costs as much as the middle model.
+    Recorded times are used if there are any. Other models are estimated from the median time per TFLOP, or
+    per parameter, of those that have one; without any recorded time, from TFLOP or parameters alone, with an
+    hour for the median model. A model without facts costs as much as the median one.
 
     Args:
         snapshot: the graph.

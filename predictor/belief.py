@@ -33,7 +33,7 @@ Pair = tuple[str, str]
 # Variance of a model's general standing, of its standing on a kind of dataset, and of the noise; scores have
 # a variance of about 1. The first is used until there are enough results to choose by likelihood.
 SHARES = ((0.4, 0.3, 0.3), (0.6, 0.2, 0.2), (0.2, 0.6, 0.2), (0.3, 0.1, 0.6), (0.1, 0.3, 0.6))
-# How far datasets are alike, in medians of their distances.
+# Length scale of the similarity of datasets, in medians of their distances.
 REACHES = (1.0, 0.5, 0.25)
 # How much of models' standing their features can tell.
 FEATURE_SHARES = (0.5, 0.0, 0.9)
@@ -55,7 +55,7 @@ class Kernel:
         general: variance of a model's standing anywhere.
         special: variance of its standing on a kind of dataset.
         noise: variance of what a single measurement has to itself.
-        reach: how far datasets are alike, in medians of their distances.
+        reach: length scale of the similarity of datasets, in medians of their distances.
         feature_share: how much of a model's standing its features can tell.
     """
 
@@ -136,7 +136,7 @@ class Belief:
         column = self.covariance[:, number].copy()
         contrasts = self._centred(column)
         share = column / (column[number] + self.kernel.noise)
-        # The squares of the new contrasts, without computing those of all pairs anew.
+        # The squares of the new contrasts, without recomputing those of all pairs.
         weighed = self.weights * contrasts
         self._told += share**2 * (weighed @ contrasts) - 2 * share * (
             self.covariance @ self._centred(weighed)

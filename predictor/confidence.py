@@ -1,12 +1,11 @@
-"""How sure a prediction is, learned from the same method on the graph's other datasets.
+"""Conformal prediction sets, calibrated with the same method on the graph's other datasets.
 
-The folds are computed anew with each prediction and kept nowhere, so they cannot be out of date: they come
-from the graph of this moment, by the method that predicts, with its settings. The default recipe takes
-hundredths of a second for a fold; with the paper's, which takes seconds, one waits for as many as there are
-datasets, at most 200.
+The folds are recomputed for each prediction and not stored, so they are never out of date: they use the
+current graph and the method and settings of the prediction. A fold takes hundredths of a second with the
+default recipe and seconds with the paper's; there is one per dataset, at most 200.
 
-The dataset asked about is taken out of the graph with all its edges before the first fold, so neither its
-results nor its distances can enter.
+The dataset asked about is removed from the graph with all its edges before the first fold, so neither its
+results nor its distances can leak.
 """
 
 from __future__ import annotations
@@ -97,7 +96,7 @@ def other_folds(
         snapshot: the graph.
         dataset: id of the dataset asked about, in the graph or not.
         matcher: the method that predicts for it.
-        progress: told the number of finished folds, of all folds, and the dataset now held out.
+        progress: called with the number of finished folds, of all folds, and the current dataset.
 
     Returns:
         The folds, at most 200; none where fewer than two other datasets can be ranked.

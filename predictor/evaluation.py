@@ -1,7 +1,7 @@
-"""How well would the method have chosen? Leave out each dataset in turn, and ask the others.
+"""Leave-one-dataset-out evaluation of a method.
 
 In each fold the held-out dataset keeps its features and similarities and loses all its results; weights,
-embeddings, ranker and baselines are computed anew from what is left. All methods are compared on the same
+embeddings, ranker and baselines are recomputed from the rest. All methods are compared on the same
 folds and on the models measured there.
 """
 
@@ -198,9 +198,9 @@ def evaluate(
         matcher: the method; sees in each fold what is visible there.
         baselines: to compare with.
         seed: of baselines, bootstrap, permutations and of what is removed.
-        removed: share of the visible results that is taken away at random, in each fold anew; nothing is
-            taken from the truth.
-        progress: told the number of finished folds, of all folds, and the dataset now held out.
+        removed: share of the visible results that is removed at random, independently in each fold; the
+            held-out results stay complete.
+        progress: called with the number of finished folds, of all folds, and the current dataset.
 
     Returns:
         Figures of the method and of all baselines, each fold's details, and the datasets that could be no

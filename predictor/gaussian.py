@@ -1,19 +1,18 @@
-"""Ranking by a Gaussian process over datasets: a model does on a dataset as it did on those alike.
+"""Ranking by a Gaussian process over datasets: a model performs as it did on similar datasets.
 
 The score y of model m on dataset d, smaller is better, is
 
     y(m, d) = level(d) + standing(m) + g_m(d) + noise,
 
-where the level, in which datasets differ, tells nothing about models, the standing is how good a model is
-anywhere, and g_m is how much better it is on datasets of this kind. Of a model that was never measured, its
-features tell what standing to expect; where there are results, they tell more.
-Datasets are alike by the graph's SIMILAR edges and by their probe embeddings, mixed. Given the levels, models
-are independent of each other, so all comes out in closed form, from one small matrix for each set of datasets
-on which some models were measured. The variances and the mix are not chosen but averaged over, each choice
-weighed by how well it foretells the results of each dataset from those of the others, which is in closed form
-as well.
+where the level of a dataset carries no information about models, the standing is the quality of a model on
+all datasets, and g_m is its advantage on datasets of this kind. The standing of a model without results is
+predicted from its features.
+The kernel of datasets mixes the graph's SIMILAR edges and the probe embeddings. Given the levels, models are
+independent of each other, so the posterior has a closed form, from one small matrix for each set of datasets
+on which some models were measured. Variances and mix are averaged over, each choice weighted by how well it
+predicts the results of each dataset from those of the others, which has a closed form as well.
 
-Its order is the one of the posterior mean; the chance of being best follows from the posterior with the noise
+Models are ordered by posterior mean; the probability of being best follows from the posterior with the noise
 of a single fine-tuning. The mean is a sum over the kernels, so each part's share of it is known exactly.
 
 Source:
@@ -46,7 +45,7 @@ if TYPE_CHECKING:
 GENERAL = "general"
 
 # Variance of a model's standing anywhere and of the noise, in units of that on a kind of dataset; and how
-# much of the likeness of datasets is that of their embeddings, the rest being that of their similarities.
+# much of the kernel of datasets comes from their embeddings, the rest from their similarities.
 STANDINGS = (0.3, 1.0, 3.0)
 NOISES = (0.1, 0.3, 1.0, 3.0)
 MIXES = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -120,7 +119,7 @@ class GaussianMatcher:
 
 
 def dataset_kernels(snapshot: Snapshot, features: FeatureSet) -> dict[str, np.ndarray]:
-    """The kernels by which datasets are alike, by the part of the input that they come from.
+    """The kernels of datasets, by the part of the input that they come from.
 
     Args:
         snapshot: the graph.
@@ -291,18 +290,18 @@ class _Process:
 
 
 def feature_standings(table: FeatureTable | None, effects: np.ndarray) -> dict[str, np.ndarray]:
-    """What features make expect of the models that were never measured, by `model:<attribute>`.
+    """Standings of models without results, predicted from their features, by `model:<attribute>`.
 
-    A ridge regression of the others' standings on their features, whose strength is the one that foretells
-    left-out models best; nothing where no strength does better than the mean.
+    A ridge regression of the others' standings on their features, with the strength that predicts left-out
+    models best; empty if no strength does better than the mean.
 
     Args:
         table: features of all models, in their order; None to expect nothing.
         effects: float64, (n_models,), the models' standings; NaN where not known.
 
     Returns:
-        For each attribute its part in what is expected beside the standings' mean, (n_models,); 0 for a model
-        whose standing is known, as its results tell more.
+        For each attribute its part of the predicted deviation from the mean standing, (n_models,); 0 for a
+        model with results.
     """
     known = ~np.isnan(effects)
     if table is None or not table.columns or known.all() or known.sum() < FEWEST_STANDINGS:

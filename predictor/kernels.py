@@ -1,4 +1,4 @@
-"""How much alike models or datasets are, as distances and as kernels: what Gaussian processes are made of."""
+"""Distances and kernels between models and between datasets, for Gaussian processes."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 
 
 def similarity_kernel(snapshot: Snapshot) -> np.ndarray:
-    """How much alike datasets are by the SIMILAR edges: exp(-distance), in medians of the distances.
+    """Kernel of datasets from the SIMILAR edges: exp(-distance), in medians of the distances.
 
     Args:
-        snapshot: the graph; a pair without an edge is not alike at all.
+        snapshot: the graph; a pair without an edge has similarity 0.
 
     Returns:
         float64, (n_datasets, n_datasets), in the order of `snapshot.datasets`, positive semidefinite, with
@@ -34,18 +34,18 @@ def similarity_kernel(snapshot: Snapshot) -> np.ndarray:
 
 
 def embedding_kernel(snapshot: Snapshot) -> np.ndarray | None:
-    """How much alike datasets are by their probe embeddings, or by their attributes where none has one.
+    """Kernel of datasets from their probe embeddings, or from their attributes if none has one.
 
-    The kernel is the inner product of the embeddings about their mean: what a linear function of them can
-    tell. Their dimensions keep their own spread, attributes are normalised first. A dataset without an
-    embedding is at the mean, alike to nobody.
+    The kernel is the inner product of the centred embeddings, that of a linear function of them. Dimensions
+    keep their scale; attributes are normalised first. A dataset without an embedding is at the mean, similar
+    to no other.
 
     Args:
         snapshot: the graph.
 
     Returns:
         float64, (n_datasets, n_datasets), in the order of `snapshot.datasets`, positive semidefinite, 1 on
-        the mean of its diagonal; None where nothing tells the datasets apart.
+        the mean of its diagonal; None if the datasets do not differ.
 
     Raises:
         ExtractorMismatch: embeddings of different lengths or from different extractors.
@@ -114,6 +114,6 @@ def _euclidean(values: np.ndarray) -> np.ndarray:
 def _in_medians(distances: np.ndarray) -> np.ndarray:
     apart = distances[~np.eye(len(distances), dtype=bool)]
     if not apart.size or not apart.any():
-        # Nothing tells them apart: alike to nobody, or everything would count as one thing.
+        # All distances are 0: treat them as unrelated, or all would count as the same.
         return np.where(np.eye(len(distances), dtype=bool), 0.0, np.inf)
     return distances / (np.median(apart) or apart.mean())

@@ -56,7 +56,7 @@ LIBRARIES = ("catboost", "gensim", "graphdatascience", "neo4j", "numpy", "scikit
 
 @dataclass(frozen=True)
 class RowConfig:
-    """What goes into a row, and how finely ranks are told apart.
+    """What goes into a row, and how many classes of ranks there are.
 
     Attributes:
         features: which of the three vectors: all, only the edge embedding ("graph"), only the nodes' features
@@ -231,7 +231,7 @@ class PaperMatcher:
 
     Args:
         embedder: of the graph's nodes; not called for features="node", and may be None then.
-        ranker: is trained anew for each call.
+        ranker: is trained for each call.
         rows: what goes into the rows.
 
     Source:

@@ -33,8 +33,7 @@ class Ranker(Protocol):
         """Class probabilities, float64, (n_rows, n_classes); rows sum to 1."""
 
     def contributions(self, rows: np.ndarray) -> np.ndarray | None:
-        """How far each column lifts each row towards the top, (n_rows, n_columns), or None if it cannot be
-        told."""
+        """How far each column lifts each row towards the top, (n_rows, n_columns), or None if unknown."""
 
 
 @dataclass(frozen=True)
@@ -44,10 +43,9 @@ class CatBoostConfig:
     Attributes:
         iterations: trees (the paper's Table 7: 300).
         depth: of each symmetric tree.
-        border_count: thresholds tried for each column. A few hundred rows have few distinct values worth
-            telling apart.
+        border_count: thresholds tried for each column. A few hundred rows have few distinct values.
         columns_tried: at each split, on average (CatBoost's `rsm` times the columns). Hundreds of embedding
-            columns say nearly the same: a tenth or a thirtieth of them rank alike, in time as their number.
+            columns are nearly redundant: a tenth or a thirtieth of them rank equally well, in less time.
         seed: of the sampling of rows and columns.
         threads: fixed, as another number of threads may give other trees.
     """

@@ -120,7 +120,7 @@ class Method(Ingredients):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        # A seed is given to all methods alike, whether they draw anything or not.
+        # All methods take a seed, whether they draw anything or not.
         for name, one in settings_of(Ingredients).items():
             unused = name != "seed" and name not in RECIPES[self.recipe].takes
             if unused and getattr(self, name) != one.default:

@@ -5,7 +5,7 @@ for them. The pairs of all other datasets start hidden. Each order reveals them 
 cost is spent, the predictor learns from what is visible, and its ranking is compared with the truth. Every
 dataset is in turn one of the users'.
 
-The active order plans anew at each budget point, from what it has seen by then, as a user would. No order
+The active order plans again at each budget point, from what it has seen by then, as a user would. No order
 sees a hidden value, and none knows the users' datasets.
 """
 
@@ -201,7 +201,7 @@ def budget_curve(
         config: how the replay is made.
         orders: to compare.
         hours_from: what the hours rest on, for people.
-        progress: told the number of finished trainings, of all of them, and what is at hand.
+        progress: called with the number of finished trainings, of all of them, and the current step.
 
     Returns:
         The curves.

@@ -185,7 +185,7 @@ def similarities_of(snapshot: Snapshot, dataset: str) -> dict[str, float]:
 
 
 def similarity_direction(snapshot: Snapshot) -> bool:
-    """Whether larger similarity values mean more alike; distances, where they do not, are the rule."""
+    """Whether larger values mean more similar datasets; for distances, the usual case, they do not."""
     return snapshot.similarity is not None and snapshot.similarity.larger_is_better
 
 

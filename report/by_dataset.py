@@ -1,7 +1,7 @@
-"""Figures of one method in every held-out dataset, under every seed: what tables and tests are made of.
+"""Figures of one method in every held-out dataset under every seed, for tables and tests.
 
 Figures of several seeds are first averaged within each held-out dataset, since datasets and not seeds are the
-sample: intervals and tests are over datasets, and what the seed does is told beside them.
+sample: intervals and tests are over datasets, and the effect of the seed is reported separately.
 """
 
 from __future__ import annotations

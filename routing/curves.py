@@ -76,8 +76,8 @@ def routed(estimates: np.ndarray, truth: np.ndarray, cost: np.ndarray) -> Deferr
     """The curve of the routing rule over every lambda.
 
     Args:
-        estimates: what the rule goes by, (n, m).
-        truth: the quality that comes of it, (n, m), none NaN.
+        estimates: predicted quality, (n, m).
+        truth: the measured quality, (n, m), without NaN.
         cost: (m,).
 
     Raises:

@@ -101,7 +101,7 @@ class NearestPrompts:
 class NearestInGraph:
     """The mean quality on the most similar prompts, found by Neo4j's vector index.
 
-    A candidate scored after this was made is not among its columns; make it anew.
+    A candidate scored after this was made is not among its columns; fit it again.
 
     Args:
         graph: the prompts, with their scores.

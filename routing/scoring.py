@@ -51,7 +51,7 @@ def score_variants(
         seed: of the noise.
         variants: which; all by default.
         device: `auto` or a torch device name.
-        on_progress: told after each chunk.
+        on_progress: called after each chunk.
 
     Returns:
         How many images were drawn.

@@ -32,7 +32,7 @@ class Estimate:
     """How long something takes.
 
     Args:
-        seconds: on one device; None where nobody can tell.
+        seconds: on one device; None if unknown.
         basis: what that was estimated from, in words.
     """
 

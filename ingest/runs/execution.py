@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from matchgraph.training.pipelines.cache import EncodingCache
     from matchgraph.training.pipelines.loading import LoadedPipeline
 
-# Told images, gives a score for each metric.
+# Maps images to a score for each metric.
 Measuring = Callable[[Iterable["Image.Image"]], tuple[Score, ...]]
 
 GRID_SIDE = 4

@@ -186,7 +186,7 @@ class Owner:
         return cls(value["host"], value["pid"], value["started"])
 
     def is_dead_here(self) -> bool:
-        """Say whether this is a process of this host that no longer lives; False where nobody can tell."""
+        """Whether this is a process of this host that has ended; False if that is not known."""
         if self.host != host_id():
             return False
         try:

@@ -174,7 +174,7 @@ class _Dispatcher:
         self._refusals: dict[str, Counter[str]] = {}
         self._reasons: dict[str, str] = {}
         self._losses, self._claims = 0, -1
-        # Until then a run may seem to be at work whose worker was lost on a machine that nobody can ask.
+        # Until then a run whose worker was lost with its machine may still count as running.
         self._doubt_until = 0.0
 
     def run(self, watch: Callable[[Sequence[Run]], None], stop: threading.Event) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""What hears how runs get on: a terminal, a notebook, or nobody."""
+"""Receivers of the progress of runs: a terminal, a notebook, or none."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ if TYPE_CHECKING:
 
 
 class Reporter:
-    """Hears how runs get on and says nothing; subclasses show it.
+    """Receives the progress of runs and ignores it; subclasses show it.
 
-    A worker in this process calls `planned`, `began`, `step` and `ended`. Whoever watches workers in other
-    processes calls `standing` again and again instead.
+    A worker in this process calls `planned`, `began`, `step` and `ended`. Code that watches workers in other
+    processes calls `standing` repeatedly instead.
     """
 
     def planned(self, total: int, done: int) -> None:
@@ -23,7 +23,7 @@ class Reporter:
         """A run is worked on now."""
 
     def step(self, stage: str, done: int, of: int, loss: float | None) -> None:
-        """The run at hand has done so much of a stage; `loss` is the training loss, if there is one."""
+        """Progress of the current run within a stage; `loss` is the training loss, if there is one."""
 
     def ended(self, run: Run, outcome: str) -> None:
         """A run, as the ledger has it now, ended: "done", or why it did not get done."""

@@ -119,7 +119,7 @@ class Outcome:
 
 
 class OnStep(Protocol):
-    """Told how far a run is; raises to stop one that was taken from this worker, or at the user's wish."""
+    """Receives the progress of a run; raises to stop it when another worker took it or the user asks."""
 
     def __call__(self, stage: str, done: int, of: int, loss: float | None = None) -> None:
         """Take note.

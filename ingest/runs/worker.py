@@ -49,10 +49,10 @@ CACHE_FOLDER = "encodings"
 GIB = 2**30
 # A step is short; what takes longer is cut off. Batch systems allow half a minute between the two signals.
 GRACE_S = 10.0
-# Whoever waits for other workers to stop leaves them time to give back what they were interrupted at.
+# A process that waits for workers to stop leaves them time to return their runs to the queue.
 PATIENCE_S = GRACE_S + 20.0
 POLL_S = 30.0
-# So many different runs failing one after another by errors that should not be tell of a broken machine.
+# This many different runs failing in a row with unexpected errors point to a broken machine.
 TOO_MANY_IN_A_ROW = 5
 
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 PROTOCOL = "paper"
 # Whatever begins like this came from here, and goes when the folder's content changes.
 MEASURED = ("params", "tflop", "throughput")
-# A call on a CPU may take hours, which nobody asked for who adds a model. Below this it is measured; the
+# A call on a CPU may take hours, too long for adding a model. Below this limit it is measured; the
 # speed is what small convolutions reach on two cores, so a faster machine only waits less.
 CPU_LIMIT_SECONDS = 60
 CPU_TFLOP_PER_SECOND = 0.02

@@ -52,7 +52,7 @@ if TYPE_CHECKING:
 MODELS, DATASETS, METRICS = "models.csv", "datasets.csv", "metrics.csv"
 SIMILARITIES, RESULTS, RUNS = "similarities.csv", "results.csv", "runs.csv"
 STATISTICS = "statistics.safetensors"
-# Where something lay, which is nobody else's business, and what the machine and its load decided.
+# Local paths, which are private, and values that depend on the machine and its load.
 LOCAL = ("source", "throughput")
 SIMILARITY_COLUMNS = (
     "dataset",

@@ -1,4 +1,4 @@
-"""Recorded similarities of datasets: how far apart, or how alike, two datasets are."""
+"""Recorded distances and similarities of datasets."""
 
 from __future__ import annotations
 

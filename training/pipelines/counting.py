@@ -37,8 +37,8 @@ def counting() -> Iterator[Any]:
     attention = torch.nn.functional.scaled_dot_product_attention
 
     class FusedAttention(TorchFunctionMode):
-        """Skips fused attention, which meta tensors would take apart into products that cannot be told from
-        others, and counts it by its two products: of queries with keys, and of their weights with values.
+        """Skips fused attention, which meta tensors would split into products that look like any
+        other, and counts it by its two products: of queries with keys, and of their weights with values.
         """
 
         flop = 0

@@ -74,7 +74,7 @@ class EncodedDataset:
     Attributes:
         latents: a row `latents` per image, float32, (channels, h, w).
         conditioning: a row per different caption; row 0 is the empty one.
-        image_conditioning: a row per image of what the denoiser is told of the image itself; often nothing.
+        image_conditioning: a row per image of inputs that depend on the image itself; often nothing.
         caption_rows: the row of each image's caption.
         captioned: how many images have a caption.
         truncated: how many images' captions lose words to a text encoder's length.
@@ -195,7 +195,7 @@ def encode_prompts(loaded: LoadedPipeline, prompts: Sequence[str], use: CacheUse
 
 
 def same_text_encoding(one: LoadedPipeline, other: LoadedPipeline) -> bool:
-    """Whether two pipelines make the same of a prompt: text encoders, tokenizers and arithmetic are equal."""
+    """Whether two pipelines encode prompts equally: same text encoders, tokenizers and arithmetic."""
     return _encoding_of_text(one) == _encoding_of_text(other) and all(
         equal_weights(getattr(one.pipe, name), getattr(other.pipe, name))
         for name in _parts(one, "text_encoder")
@@ -203,7 +203,7 @@ def same_text_encoding(one: LoadedPipeline, other: LoadedPipeline) -> bool:
 
 
 def _encoding_of_text(loaded: LoadedPipeline) -> list[Any]:
-    """All that an encoding of a prompt follows from but the encoders' weights."""
+    """Everything that determines the encoding of a prompt, except the encoders' weights."""
     encoders, tokenizers = _parts(loaded, "text_encoder"), _parts(loaded, "tokenizer")
     configs = [loaded.folder / name / "config.json" for name in encoders]
     return [

@@ -33,7 +33,7 @@ INDEX = "model_index.json"
 LORA_FILE = "pytorch_lora_weights.safetensors"
 # What a name looks like; a path that begins in the root, the home or the working folder is none.
 NAME = re.compile(r"[\w][\w.-]*/[\w][\w.-]*")
-# A mistyped path of such a file is no name, and nobody is to be asked for it.
+# A mistyped path of such a file is not a name, so the hub is not asked.
 FILE_SUFFIXES = PICKLED_SUFFIXES | {".safetensors", ".csv"}
 CONFIGS = ("config.json", "scheduler_config.json", "tokenizer_config.json", "preprocessor_config.json")
 # A tokenizer has one of these; the first of a byte-level one goes with its merges.

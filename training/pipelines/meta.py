@@ -96,7 +96,7 @@ class MetaBuilder:
         config = self._config(self.folder / name / "config.json")
         with torch.device("meta"):
             if issubclass(network_class, transformers.PreTrainedModel):
-                # Where a network takes a device it would not heed the one around it.
+                # A network that takes a device would ignore the surrounding one.
                 takes_device = "device" in inspect.signature(network_class.__init__).parameters
                 options = {"device": "meta"} if takes_device else {}
                 network = network_class(network_class.config_class.from_dict(config), **options)

@@ -58,8 +58,8 @@ class PipelineProfile:
         steps: inference steps asked for.
         guidance: guidance scale asked for.
         calls: calls of the denoiser, as the scheduler asks for them (PNDM: one more than steps).
-        rows: images in each of those calls: 2 with classifier-free guidance, 1 without, or where the U-Net is
-            told the scale.
+        rows: images in each of those calls: 2 with classifier-free guidance, 1 without, or if the U-Net
+            embeds the scale.
         protocol: which products `tflop` counts, see `PipelineProfiler`.
         tflop: TFLOP of the whole call under that protocol.
         tflop_with_attention: the same with every product of attention counted.

@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 STUDENT_SCHEDULERS = ("LCMScheduler", "FlowMatchLCMScheduler")
 STUDENT_STEPS = 4
 STUDENT_GUIDANCE = 1.0
-# Of students whose U-Net is told the scale, which they were distilled with a range of: the default of
-# diffusers' LatentConsistencyModelPipeline. 1 would tell them of a scale that they never learnt.
+# For students whose U-Net embeds the scale, and which were distilled over a range of scales: the default
+# of diffusers' LatentConsistencyModelPipeline. They never learnt a scale of 1.
 EMBEDDED_GUIDANCE = 8.5
 
 
 def default_drawing(pipe: Any, steps: int, guidance: float) -> tuple[int, float]:
-    """Steps and guidance that a pipeline is drawn with where nothing else is asked for.
+    """Default steps and guidance of a pipeline.
 
     Args:
         pipe: the pipeline.
@@ -31,8 +31,8 @@ def default_drawing(pipe: Any, steps: int, guidance: float) -> tuple[int, float]
         guidance: likewise.
 
     Returns:
-        These, but for a student of few steps, which the class knows nothing of: 4 steps, and the guidance 1
-        that means none, or `EMBEDDED_GUIDANCE` where the U-Net is told the scale.
+        These, except for a few-step student, which the class does not know about: 4 steps, and guidance 1
+        for none, or `EMBEDDED_GUIDANCE` if the U-Net embeds the scale.
     """
     if type(pipe.scheduler).__name__ in STUDENT_SCHEDULERS:
         return STUDENT_STEPS, EMBEDDED_GUIDANCE if guidance_width(pipe) else STUDENT_GUIDANCE
@@ -40,10 +40,10 @@ def default_drawing(pipe: Any, steps: int, guidance: float) -> tuple[int, float]
 
 
 def guidance_width(pipe: Any) -> int | None:
-    """Width of the embedding by which a pipeline's U-Net is told the guidance scale; None if it is not.
+    """Width of the guidance embedding of a pipeline's U-Net; None if it has none.
 
-    Such a U-Net takes one forward for each step: diffusers' pipelines leave classifier-free guidance out, and
-    embed the scale less 1 (w of the source, which is 0 for no guidance).
+    Such a U-Net takes one forward pass per step: diffusers' pipelines skip classifier-free guidance, and
+    embed the scale minus 1 (w of the source, which is 0 for no guidance).
 
     Source:
         Meng et al., "On distillation of guided diffusion models" (2022); Luo et al., "Latent consistency
@@ -53,7 +53,7 @@ def guidance_width(pipe: Any) -> int | None:
 
 
 def guidance_embedding(pipe: Any, rows: torch.Tensor, guidance: float | None) -> torch.Tensor | None:
-    """What a pipeline's U-Net is told of guidance; None if nothing.
+    """The guidance embedding for a pipeline's U-Net; None if it takes none.
 
     Args:
         pipe: with a U-Net.

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from matchgraph.training.pipelines.families.base import Family
 
 DENOISER_FILE = "denoiser.safetensors"
-# The header's mark by which a file of all weights is told from an adapter.
+# The header field that distinguishes a file of all weights from an adapter.
 DENOISER_KEY = "denoiser"
 
 
@@ -55,7 +55,7 @@ def _is_denoiser(path: Path) -> bool:
         with safe_open(path, framework="numpy") as file:
             return DENOISER_KEY in (file.metadata() or {})
     except (OSError, SafetensorError):
-        # Told by the loader of adapters, in its words.
+        # The loader of adapters raises the error.
         return False
 
 

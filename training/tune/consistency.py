@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from matchgraph.training.pipelines.families.base import Family
 
 BETA_SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2")
-# What of the teacher's noise process the student's scheduler is told.
+# Settings of the teacher's noise process that the student's scheduler takes over.
 PRESERVING_FIELDS = (
     "num_train_timesteps",
     "beta_start",

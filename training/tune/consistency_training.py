@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from matchgraph.training.pipelines.families.base import Conditioning
 
-# Guidance that means none to every family's pipeline; where guidance is an input, what the student is told.
+# Guidance that means none to every family's pipeline; where guidance is an input, the student's value.
 NO_GUIDANCE = 1.0
 
 

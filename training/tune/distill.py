@@ -103,7 +103,7 @@ def distill(
         images: a folder of captioned images to learn from instead of the teacher's own.
         on_draw: called with the number of images drawn so far and of all.
         on_step: called after each step with its number, from 1, and its loss; what it raises stops the run,
-            and a checkpoint of that step is kept. Steps that a checkpoint stands for are not told again.
+            and a checkpoint of that step is kept. It is not called for steps that a checkpoint covers.
         checkpoints: where the run's state is kept and what it goes on from; none by default.
         cache: where drawn latents and encodings are kept for other runs; none by default.
 

@@ -86,7 +86,7 @@ def fine_tune(
             run
             are removed when training starts.
         on_step: called after each step with its number, from 1, and its loss; what it raises stops the run,
-            and a checkpoint of that step is kept. Steps that a checkpoint stands for are not told again.
+            and a checkpoint of that step is kept. It is not called for steps that a checkpoint covers.
         checkpoints: where the run's state is kept and what it goes on from; none by default.
         cache: where encodings of images and captions are kept for other runs; none by default.
         images: those of the folder, where they were listed before; listed now by default.

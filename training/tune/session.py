@@ -92,7 +92,7 @@ class Session:
                 try:
                     on_step(step, self.losses[-1])
                 except BaseException:
-                    # A stop that was asked for loses no step; what stopped it is told whatever comes of this.
+                    # A requested stop loses no step; its error is raised even if saving fails.
                     if self.checkpoints and saved != step:
                         with suppress(OSError, NonFiniteLoss):
                             self._save(training)

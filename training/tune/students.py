@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     import torch
 
 CONFIG_FILE = "config.json"
-# By which a U-Net is told the guidance scale; no teacher has it.
+# The weight that embeds the guidance scale in a U-Net; no teacher has it.
 GUIDANCE_WEIGHT = "time_embedding.cond_proj.weight"
 # Of the published latent consistency models, and the default of diffusers' LCMScheduler.
 SOLVER_STEPS = 50
@@ -41,7 +41,7 @@ SOLVER_STEPS = 50
 
 @dataclass(frozen=True)
 class MadeStudent:
-    """A student made of its teacher and published weights, as written to its `distillation.json`.
+    """A student made from its teacher and published weights, as written to its `distillation.json`.
 
     Attributes:
         folder: the student's pipeline.
@@ -49,8 +49,8 @@ class MadeStudent:
         weights: `name` as on the hub or of the file or folder, `kind` (lora or denoiser), and the `sha256` of
             the files used.
         scheduler: its `class`, and the `solver_steps` of the grid that it draws on.
-        guidance_told: whether the denoiser is told the guidance scale; else it is drawn with 1.
-        notes: what of the weights was left out, one sentence each.
+        guidance_told: whether the denoiser takes the guidance scale as an input; if not, it is 1.
+        notes: which weights were left out, one sentence each.
         used: versions and machine.
     """
 
@@ -79,9 +79,9 @@ def make_student(
     """Put published weights into a teacher and write the student as a pipeline folder, whole or not at all.
 
     A LoRA, in the form of diffusers or of kohya's scripts, is added to the teacher's denoiser in single
-    precision. A denoiser takes the place of the teacher's: it must have the same weights in the same shapes,
-    beside the embedding of guidance that latent consistency models have. The student is drawn with diffusers'
-    scheduler for consistency models, of the teacher's noise process, and shares all else with its teacher.
+    precision. A denoiser replaces the teacher's: it must have the same weights in the same shapes, except
+    for the guidance embedding of latent consistency models. The student uses diffusers' scheduler for
+    consistency models with the teacher's noise process, and shares everything else with its teacher.
 
     Args:
         teacher: a pipeline folder of any family, or its name on the hub.
@@ -215,7 +215,7 @@ def _from_folder(kind: type, folder: Path) -> Any:
 
 
 def _from_file(loaded: LoadedPipeline, file: Path) -> Any:
-    """Weights without a configuration: the teacher's goes for them, beside what they are told of guidance."""
+    """Weights without a configuration: the teacher's applies, plus a guidance embedding if they have one."""
     from safetensors.torch import load_file
 
     weights = load_file(file)

@@ -84,7 +84,7 @@ class ExtractorSpec:
         return f"{self.name}={self.kind}:{self.weights}"
 
     def located(self) -> ExtractorSpec:
-        """The same with a local path made absolute, for whoever loads it from another folder."""
+        """The same with a local path made absolute, to be loaded from another folder."""
         if not Path(self.weights).exists():
             return self
         return ExtractorSpec(self.name, self.kind, os.path.abspath(self.weights))

@@ -151,7 +151,7 @@ class Family(ABC):
         sizes: Sequence[tuple[int, int]],  # noqa: ARG002
         resolution_px: int,  # noqa: ARG002
     ) -> Conditioning:
-        """What the denoiser is told of each training image beside its caption; nothing in most families.
+        """Inputs of the denoiser that depend on the training image, apart from its caption; mostly none.
 
         Args:
             pipe: the loaded pipeline.
@@ -182,8 +182,8 @@ class Family(ABC):
             levels: how noisy, (n,): timesteps of a variance-preserving process, or sigmas in (0, 1] of a
                 flow (`flow_matching`).
             conditioning: n rows as `encode_prompts` gives them, and those of `image_conditioning` if any.
-            guidance: the scale that a denoiser is told into which guidance was distilled; None for the
-                family's default. Others ignore it.
+            guidance: the scale as an input of a guidance-distilled denoiser; None for the family's
+                default. Others ignore it.
 
         Returns:
             (n, channels, h, w), in the precision that the denoiser computed in.

@@ -1,4 +1,4 @@
-"""FLUX.1: a transformer on packed latents, trained by flow matching and told its guidance scale."""
+"""FLUX.1: a transformer on packed latents, trained by flow matching, with the guidance scale as an input."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Stable Diffusion XL: a U-Net that is also told the sizes its training images had."""
+"""Stable Diffusion XL: a U-Net that also takes the sizes of its training images as input."""
 
 from __future__ import annotations
 
