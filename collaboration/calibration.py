@@ -1,6 +1,6 @@
-"""The threshold below which the teacher steps in: a percentile of the student's scores on prompts of its own.
+"""The threshold below which the teacher corrects: a percentile of the student's scores on separate prompts.
 
-A threshold holds for the scorer and the way of drawing that it was calibrated with, and for no other.
+A threshold is valid only for the scorer and the drawing that it was calibrated with.
 
 Source:
     Starodubcev et al. (2024), section 3.2: the cut-off is the k-th percentile of the score on a hold-out

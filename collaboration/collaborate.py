@@ -34,7 +34,7 @@ Verdict = Literal["accepted", "refined", "regenerated", "kept"]
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
-    """An image, and how it came about.
+    """An image, with who drew it and why.
 
     Attributes:
         place: of its prompt among those asked for.
@@ -68,7 +68,7 @@ class _Draft:
 
 @dataclass(frozen=True, eq=False)
 class _Asked:
-    """What is to be drawn: as many of each."""
+    """What to draw: the fields have equal lengths."""
 
     prompts: Sequence[str]
     numbers: Sequence[int | str]
@@ -159,7 +159,7 @@ class Collaboration:
         Raises:
             InvalidPlan: prompts, numbers, pictures and control images are not as many, there are no prompts,
                 or control images without a ControlNet or the other way round.
-            TrainingError: something about the pipelines that can be put right; what was yielded stands.
+            TrainingError: a problem of the pipelines that the user can fix; images yielded before stay valid.
         """
         named = list(range(len(prompts)) if numbers is None else numbers)
         count = len(prompts)
@@ -289,7 +289,7 @@ class Collaboration:
 
 
 def share_latents(one: LoadedPipeline, other: LoadedPipeline) -> bool:
-    """Whether latents of one pipeline mean to the other what they mean to it: the same VAE, the same form."""
+    """Whether two pipelines can exchange latents: same VAE, same form."""
     from matchgraph.training.pipelines.loading import equal_weights
 
     own, its = one.pipe.vae, other.pipe.vae
@@ -303,7 +303,7 @@ def share_latents(one: LoadedPipeline, other: LoadedPipeline) -> bool:
 def scores_of(
     scorer: Scorer, prompts: Sequence[str], images: Sequence[Image.Image]
 ) -> list[tuple[float | None, str | None]]:
-    """Score images, and go on where that fails.
+    """Score images, and continue if that fails.
 
     Args:
         scorer: the oracle.

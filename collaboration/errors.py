@@ -1,4 +1,4 @@
-"""What a user can do wrong when two models work together; each message says what to do."""
+"""Errors of collaboration that a user can cause; each message says what to do."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from matchgraph.errors import Error
 
 
 class CollaborationError(Error):
-    """Anything of student and teacher that a user can put right."""
+    """Base of the errors of collaboration that a user can fix."""
 
 
 class InvalidPlan(CollaborationError, ValueError):
-    """A plan has a value that cannot be worked with."""
+    """A plan has an invalid value."""
 
 
 class NotCalibrated(CollaborationError):

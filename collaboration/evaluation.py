@@ -1,4 +1,4 @@
-"""What collaboration is worth at equal cost, and when the student wins, on prompts that nothing was tuned on.
+"""The gain of collaboration at equal cost, and when the student wins, on held-out prompts.
 
 Source:
     Starodubcev et al. (2024), sections 3.1 (student against teacher) and 4.1 (quality over average steps).
@@ -50,7 +50,7 @@ class Strategy:
 
 @dataclass(frozen=True)
 class Lead:
-    """A tuned collaboration against what costs as much on average, by the oracle's metric.
+    """A tuned collaboration against alternatives of equal average cost, by the oracle's metric.
 
     Attributes:
         strategy: the collaboration, on the test prompts.
@@ -72,7 +72,7 @@ class Lead:
 
 @dataclass(frozen=True)
 class Aspect:
-    """Something that images or prompts have more or less of, and how the student fares with it.
+    """A property of images or prompts, and its correlation with the student's wins.
 
     Attributes:
         name: of it.
@@ -310,7 +310,7 @@ def _lead(
 
 
 def at_cost(cost: np.ndarray, quality: np.ndarray, spent: float) -> float:
-    """The most quality that mixing some fixed strategies at random gives for an average cost.
+    """The best quality of random mixtures of fixed strategies for an average cost.
 
     Args:
         cost: of each, (m,).

@@ -1,4 +1,4 @@
-"""How student and teacher are to draw, and what an image of either costs."""
+"""How student and teacher draw, and the cost of an image of either."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Correction:
-    """What the teacher does to an image that was rejected.
+    """How the teacher corrects a rejected image.
 
     Attributes:
         drawing: how it draws; its steps are given.

@@ -1,4 +1,4 @@
-"""Students of one's own: distilled from a teacher, with a run that goes on where it stopped."""
+"""Distil students from a teacher, in a run that can be resumed."""
 
 from __future__ import annotations
 

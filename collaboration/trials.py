@@ -1,4 +1,4 @@
-"""What student, teacher and every correction under consideration make of the same prompts and noise.
+"""Images of student, teacher and every considered correction for the same prompts and noise.
 
 With all of them measured once, every threshold follows by counting: no image is drawn again to know what
 another percentile would have come to. Each column is kept on disk as soon as it is complete, and one that is
@@ -92,7 +92,7 @@ class Trials:
 
 @dataclass(frozen=True)
 class Grid:
-    """What is tried.
+    """The drawings to compare.
 
     Attributes:
         students: drawings of the student, of which the first is corrected and the others are compared with.

@@ -1,4 +1,4 @@
-"""Which correction, and below which percentile of the student's scores: the most quality for an average cost.
+"""The correction and percentile of the student's scores with the most quality for an average cost.
 
 Everything is exact on the trials given: for each correction and each percentile the mean cost and quality are
 sums over images that are measured already.
@@ -23,7 +23,7 @@ PERCENTILES = tuple(range(0, 101, 5))
 
 @dataclass(frozen=True)
 class Choice:
-    """A correction with a threshold, and what it comes to on the trials it was found on.
+    """A correction with a threshold, and its results on the trials it was chosen on.
 
     Attributes:
         correction: its id; None where nothing is corrected.
@@ -86,7 +86,7 @@ def choices(trials: Trials, metric: str) -> list[Choice]:
 
 
 def frontier(found: list[Choice]) -> list[Choice]:
-    """The choices that no other is as cheap and better than, by cost."""
+    """The choices that no cheaper one exceeds in quality, by cost."""
     kept: list[Choice] = []
     for choice in sorted(found, key=lambda each: (each.tflop, -each.quality)):
         if not kept or choice.quality > kept[-1].quality:

@@ -164,7 +164,7 @@ class Drawn:
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """What collaboration is worth on test prompts.
+    """The gain of collaboration on test prompts.
 
     Attributes:
         study: the figures.
@@ -213,7 +213,7 @@ def loaded_pair(
 
 
 def prompts_of(runner: Runner, split: Split, file: Path | None = None) -> list[str]:
-    """The prompts of a file, or those of a split of the graph where there is none.
+    """The prompts of a file, or without one those of a split of the graph.
 
     Raises:
         BadPromptFile: the file cannot be used.
@@ -239,7 +239,7 @@ def calibrate(
     seed: int = 0,
     on_progress: Progress = no_progress,
 ) -> Calibration:
-    """Find what a student's images score, and keep that on its edge to its teacher.
+    """Measure the scores of a student's images, and store them on its edge to its teacher.
 
     Args:
         runner: the connection.
@@ -282,7 +282,7 @@ def tune(
     seed: int = 0,
     on_progress: Progress = no_progress,
 ) -> TuneResult:
-    """Choose what the teacher does, and below which percentile, for an average cost.
+    """Choose the teacher's correction, and the percentile below which it is used, for an average cost.
 
     What is measured once is kept. The frontier goes into `collaboration/STUDENT/frontier.json`.
 
@@ -344,7 +344,7 @@ def generate(
     control_scale: float = 1.0,
     seed: int = 0,
 ) -> Iterator[Drawn]:
-    """Draw prompts with a student, and let its teacher improve what is rejected.
+    """Draw prompts with a student, and let its teacher improve rejected images.
 
     Args:
         runner: the connection.
@@ -434,7 +434,7 @@ def evaluate(
     seed: int = 0,
     on_progress: Progress = no_progress,
 ) -> Evaluation:
-    """Measure what collaboration is worth: tuned on some prompts, tested on others.
+    """Measure the gain of collaboration, tuned on some prompts and tested on others.
 
     Prompts that the student was distilled on belong in neither.
 

@@ -1,4 +1,4 @@
-"""Which fine-tunings would teach the predictor most? Active measurement under a budget of hours.
+"""Active measurement: the fine-tunings from which the predictor learns most within a budget of hours.
 
 An edge of the graph costs hours, so which are measured matters. The posterior covariance of a Gaussian
 process over all pairs (`predictor.belief`) says what a measurement would tell about every other pair before
@@ -45,7 +45,7 @@ LEAST_SHARE_NAMED = 0.02
 
 @dataclass(frozen=True)
 class ProposedPair:
-    """A measurement worth making.
+    """A proposed measurement.
 
     Attributes:
         model: its id.
@@ -71,7 +71,7 @@ class Proposal:
         hours: what they cost together.
         missing: how many pairs could have been proposed.
         uncertainty_left: share of the uncertainty that stays when all of them are measured.
-        basis: what the choice rests on, for people.
+        basis: what the choice is based on, in words.
     """
 
     pairs: tuple[ProposedPair, ...]
@@ -182,7 +182,7 @@ def pair_hours(snapshot: Snapshot, costs: Mapping[str, Cost]) -> tuple[dict[str,
         costs: by model, see `predictor.matching.Cost`.
 
     Returns:
-        Hours by model, and what they rest on, for people.
+        Hours by model, and what they are based on, in words.
     """
     models = [model.id for model in snapshot.models]
     seconds = {m: t for m in models if m in costs and (t := costs[m].train_seconds)}
@@ -207,7 +207,7 @@ def pair_hours(snapshot: Snapshot, costs: Mapping[str, Cost]) -> tuple[dict[str,
 
 
 def check_costs(hours: Mapping[str, float], budget_hours: float) -> None:
-    """Refuse what cannot be divided by or spent.
+    """Reject hours that are not positive.
 
     Raises:
         InvalidRows: a number that is not above 0.
@@ -224,7 +224,7 @@ def _greedy(
     budget_hours: float,
     seed: int,
 ) -> Iterator[tuple[Pair, float, str]]:
-    """Pairs in the order in which they are chosen, with what each takes away, until nothing is affordable."""
+    """Pairs in the order of choice, with the uncertainty each removes, until none is affordable."""
     known_models, known_datasets = set(belief.models), set(belief.datasets)
     pairs = [pair for pair in missing if pair[0] in known_models and pair[1] in known_datasets]
     numbers = np.array([belief.number(pair) for pair in pairs])

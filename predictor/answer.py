@@ -21,7 +21,7 @@ class Answer:
     Attributes:
         prediction: the ranking with its reasons.
         measured: of a dataset of the graph, what was measured on it by model; not used in the prediction.
-        confidence: the smallest set of models that holds the best one; None where none was asked for.
+        confidence: the smallest set of models that contains the best one; None if not requested.
         seconds: how long the answer took.
         notes: what limits how far the answer can be trusted, one sentence each.
     """
@@ -49,7 +49,7 @@ class Answer:
 
     @property
     def costs(self) -> dict[str, Cost]:
-        """What it takes to use each model, in the order of the ranking."""
+        """Cost of using each model, in the order of the ranking."""
         return {model.model: model.cost for model in self.ranking}
 
     @property

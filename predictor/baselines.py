@@ -1,4 +1,4 @@
-"""Rankings that need no matching graph, or less of it: what a graph has to beat.
+"""Baselines: rankings that use no matching graph, or less of it.
 
 Each baseline is a function of the *visible* graph (without the held-out dataset's results) and returns one
 predicted loss per model of the zoo: only their order matters, and NaN says that it does not rank a model.
@@ -29,7 +29,7 @@ class Baseline:
 
     Attributes:
         key: its name in JSON.
-        title: its name for people.
+        title: its readable name.
         predict: from the visible graph, the id of the dataset to predict for, the initial losses of the zoo
             on that dataset
             (NaN where not measured), and a seed, to the predicted losses (n_models,), or None where it has

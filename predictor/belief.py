@@ -1,4 +1,4 @@
-"""What is believed of every pair of model and dataset: a Gaussian process with an honest uncertainty.
+"""A Gaussian process over all pairs of model and dataset, for choosing what to measure.
 
 The score y of model m on dataset d, smaller is better, is
 
@@ -67,7 +67,7 @@ class Kernel:
 
 
 class Belief:
-    """What is known of all pairs of a zoo: a Gaussian process, see the module.
+    """Posterior over all pairs of a zoo, see the module.
 
     Pair (m, d) has the number m * n_datasets + d, models and datasets in sorted order.
 
@@ -130,7 +130,7 @@ class Belief:
         return np.stack([(best == model).mean(axis=0) for model in range(self.shape[0])])
 
     def measure(self, number: int) -> None:
-        """Take a pair as measured; the covariance does not depend on what comes out."""
+        """Treat a pair as measured; the covariance does not depend on the value."""
         from scipy.linalg.blas import dger
 
         column = self.covariance[:, number].copy()
@@ -163,7 +163,7 @@ class Belief:
         return variances.reshape(-1)
 
     def _learn(self, numbers: np.ndarray, scores: np.ndarray) -> None:
-        """Learn what many measurements found, at once."""
+        """Condition on many measurements at once."""
         columns = self.covariance[:, numbers]
         among = columns[numbers] + self.kernel.noise * np.eye(len(numbers))
         self.mean += columns @ np.linalg.solve(among, scores - self.mean[numbers])

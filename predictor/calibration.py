@@ -1,4 +1,4 @@
-"""Whether chances of being the best model come true, and sets that hold the best model.
+"""Calibration of the probabilities of being best, and sets that contain the best model.
 
 Both need folds of a leave-one-dataset-out evaluation, in each of which a method gave every model a chance of
 being best (`Fold.p_best`) and measurements say which one was. Sets are never judged by a fold that they were
@@ -31,7 +31,7 @@ ROUNDING = 1e-9
 
 @dataclass(frozen=True)
 class Bin:
-    """Chances of about the same size, and how often they came true.
+    """Probabilities of similar size, and the observed share of best models.
 
     Attributes:
         low: the least chance in it.
@@ -51,7 +51,7 @@ class Bin:
 
 @dataclass(frozen=True)
 class PredictionSet:
-    """The smallest set of models that holds the best one with a confidence.
+    """The smallest set of models that contains the best one with a confidence.
 
     Attributes:
         models: their ids, the most likely first.
@@ -72,11 +72,11 @@ class PredictionSet:
 
 @dataclass(frozen=True)
 class Coverage:
-    """How prediction sets do on datasets that they were not learned from.
+    """Coverage and size of prediction sets on held-out datasets.
 
     Attributes:
         confidence: that was asked for.
-        coverage: share of the datasets whose set holds a best model.
+        coverage: share of the datasets whose set contains a best model.
         size: models in a set.
         attainable: see `PredictionSet`, of the sets that were measured.
     """
@@ -88,7 +88,7 @@ class Coverage:
 
 
 def reliability(folds: Sequence[Fold], *, bins: int = BINS) -> tuple[Bin, ...]:
-    """The reliability curve of the chances of being best.
+    """The reliability curve of the probabilities of being best.
 
     Args:
         folds: of an evaluation.
@@ -164,7 +164,7 @@ def expected_calibration_error(folds: Sequence[Fold], *, bins: int = BINS) -> In
 
 
 def prediction_set(p_best: Mapping[str, float], folds: Sequence[Fold], confidence: float) -> PredictionSet:
-    """The smallest set of models that holds the best one with a confidence.
+    """The smallest set of models that contains the best one with a confidence.
 
     Split conformal prediction, with the chance that a method gave to the model that turned out best as the
     score: of n folds, let t be the k-th largest of these, k = ceil((n + 1) c). A model is in the set if its
@@ -215,7 +215,7 @@ def prediction_set(p_best: Mapping[str, float], folds: Sequence[Fold], confidenc
 
 
 def conformal_coverage(folds: Sequence[Fold], confidence: float) -> Coverage:
-    """How often prediction sets hold the best model, each learned from all folds but the one it is for.
+    """Share of prediction sets that contain the best model, each calibrated on all other folds.
 
     Args:
         folds: of an evaluation.
@@ -287,7 +287,7 @@ def _bin_numbers(chances: np.ndarray, kept: np.ndarray, bins: int) -> np.ndarray
 
 
 def _chance_of_best(fold: Fold) -> float:
-    """The chance of the best model; of several best ones the greatest, as a set needs to hold one."""
+    """The probability of the best model; the largest if several are best, as a set needs to contain one."""
     return max(fold.p_best[model] for model in fold.best)
 
 

@@ -40,8 +40,8 @@ class Confidence:
     """How sure a prediction is.
 
     Attributes:
-        chosen: the smallest set of models that holds the best one with the confidence asked for.
-        coverage: how such sets did on the other datasets, each learned from the rest; None without folds.
+        chosen: the smallest set of models that contains the best one with the given confidence.
+        coverage: that of such sets on the other datasets, each calibrated on the rest; None without folds.
     """
 
     chosen: PredictionSet

@@ -20,7 +20,7 @@ LARGEST_SEED = 2**31 - 1
 
 @dataclass(frozen=True)
 class Ingredients:
-    """What may be chosen of a recipe; a recipe ignores what it does not have.
+    """Choices within a recipe; a recipe ignores those it does not have.
 
     Attributes:
         embedder: node2vec in Graph Data Science ("gds"), or node2vec+ in this process.
@@ -31,7 +31,7 @@ class Ingredients:
         seed: of everything random.
 
     Raises:
-        InvalidRows: a value that is none of these.
+        InvalidRows: a value is out of range.
     """
 
     embedder: str = setting(
@@ -63,7 +63,7 @@ class ReplayConfig:
     Attributes:
         shares: budget points, as shares of the cost of all that could be measured.
         replays: how often everything is repeated with another seed.
-        folds: groups of datasets that are the users' in turn.
+        folds: groups of datasets that are treated as new in turn.
         seed: of the first replay.
 
     Raises:

@@ -10,7 +10,7 @@ class PredictorError(Error):
 
 
 class NotEnoughResults(PredictorError):
-    """The graph holds too few measured models or datasets to learn a ranking from."""
+    """The graph has too few measured models or datasets to learn a ranking from."""
 
 
 class NoSimilarity(PredictorError):
@@ -26,7 +26,7 @@ class UnknownTarget(PredictorError):
 
 
 class UnknownMetricName(PredictorError):
-    """No measured edge of the graph carries the metric asked for."""
+    """No result of the graph has the requested metric."""
 
 
 class InvalidRows(PredictorError, ValueError):

@@ -96,7 +96,7 @@ class Summary:
 
     Attributes:
         key: the method's name in JSON.
-        title: its name for people.
+        title: its readable name.
         figures: by key of the selection metric: mean and bootstrap interval over folds.
         gain: the same of the method's figure minus that of the average-rank baseline, fold by fold.
         p_value: by key of the selection metric, of this baseline being no different from the method, see

@@ -1,4 +1,4 @@
-"""How good is a predicted ranking of models: OSR, weighted Kendall tau, O2B and O2O.
+"""Quality of a predicted ranking of models: OSR, weighted Kendall tau, O2B and O2O.
 
 Kernels over NumPy arrays: they know no graph. Two conventions hold throughout.
 
@@ -32,7 +32,7 @@ class SelectionMetric:
 
     Attributes:
         key: its name in tables and JSON.
-        title: its name for people, as in the paper.
+        title: its readable name, as in the paper.
         larger_is_better: its direction.
         low: the smallest value it can take.
         high: the largest value it can take.

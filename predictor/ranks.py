@@ -1,4 +1,4 @@
-"""Ranks as classes, and what a distribution over ranks or losses says of each model's place.
+"""Ranks as classes, and expected ranks from distributions over ranks or losses.
 
 The paper predicts the rank of a model on a dataset with a classifier whose classes are the ranks. Three
 things it leaves open are decided in `RankClasses`: many models (more ranks than a classifier can learn),
@@ -126,7 +126,7 @@ class RankClasses:
 
 @dataclass(frozen=True)
 class RankPrediction:
-    """What a ranker expects of each model.
+    """Predicted rank of each model.
 
     Attributes:
         expected_rank: float64, (n_models,), within 1..n_models.
@@ -140,7 +140,7 @@ class RankPrediction:
 
 
 def no_preference(n_models: int) -> RankPrediction:
-    """What is expected of models of which nothing is known."""
+    """The prediction for models without any information."""
     return RankPrediction(
         np.full(n_models, (n_models + 1) / 2),
         np.full(n_models, np.sqrt((n_models**2 - 1) / 12)),

@@ -1,4 +1,4 @@
-"""How accuracy grows with what was spent: recorded results, hidden and revealed again in several orders.
+"""Accuracy against budget: recorded results are hidden and revealed in several orders.
 
 Some datasets stand for those that users will bring: nothing of them is measured, and the models are ranked
 for them. The pairs of all other datasets start hidden. Each order reveals them until a share of their whole
@@ -50,7 +50,7 @@ class Order:
 
     Attributes:
         key: its name in JSON.
-        title: its name for people.
+        title: its readable name.
         arrange: puts all pairs in order, given a seed; None for the order that is planned as results come in.
     """
 
@@ -108,7 +108,7 @@ class OrderCurve:
 
     Attributes:
         key: its name in JSON.
-        title: its name for people.
+        title: its readable name.
         points: by rising budget.
         lead: as of a point, but of the mean over all points.
     """
@@ -127,7 +127,7 @@ class BudgetCurve:
         curves: of the orders, the active one first.
         everything: figures with all results, the same for every order.
         hours: of all that could be measured, on average over folds.
-        hours_from: what the hours rest on, for people.
+        hours_from: what the hours are based on, in words.
         datasets: how many are the users' in turn.
         trainings: how often the method was trained.
         provenance: what it was computed from and with.
@@ -200,7 +200,7 @@ def budget_curve(
         matcher: the method; sees what is visible.
         config: how the replay is made.
         orders: to compare.
-        hours_from: what the hours rest on, for people.
+        hours_from: what the hours are based on, in words.
         progress: called with the number of finished trainings, of all of them, and the current step.
 
     Returns:
@@ -376,7 +376,7 @@ class _Replay:
 
 
 def affordable(order: Sequence[Pair], hours: Mapping[str, float], budget_hours: float) -> list[Pair]:
-    """The pairs that a budget pays for, in order; one that is too dear is passed over."""
+    """The pairs that a budget pays for, in order; too expensive ones are skipped."""
     taken, left = [], budget_hours
     for model, dataset in order:
         if hours[model] <= left + SLACK_H:

@@ -1,4 +1,4 @@
-"""How little a small sample of images says of its dataset, and what that does to a prediction.
+"""The effect of a small sample of images on a prediction.
 
 With no more images than the features have dimensions, the covariance has no full rank, and a distance
 computed from it says as much of the sample as of the dataset. The mean embedding of a sample is off by
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 def few_images_note(dataset: str, n: int, dimension: int) -> str | None:
-    """Say that a dataset has fewer images than its distances need; None where it has enough.
+    """A note that a dataset has fewer images than its distances need; None if it has enough.
 
     Args:
         dataset: its id.
@@ -71,7 +71,7 @@ def reliability(statistics: Statistics, others: Sequence[Dataset]) -> float:
 
 
 def widened(prediction: RankPrediction, share: float) -> RankPrediction:
-    """Mix a prediction with knowing nothing.
+    """Mix a prediction with the uninformed one.
 
     Args:
         prediction: of the models' ranks.

@@ -67,12 +67,12 @@ def predict(
         target: the id of one of its datasets, whose own results are not used; or a new dataset.
         method: how to predict; the default recipe by default.
         save: keep a new dataset in the graph.
-        confidence: also find the smallest set of models that holds the best one with this confidence, in
+        confidence: also find the smallest set that contains the best model with this confidence, in
             (0, 1). The method is first tried on each of the graph's other datasets.
         on_progress: called with the step, and how much of it is done.
 
     Returns:
-        The ranking, with what was measured on the dataset beside it.
+        The ranking, with the results measured on the dataset.
 
     Raises:
         UnknownTarget: the graph has no such dataset, or `save` is asked for one that it has.
@@ -135,7 +135,7 @@ def evaluate(
     removed: float = 0.0,
     on_progress: Progress = no_progress,
 ) -> Evaluation:
-    """Leave-one-dataset-out accuracy of a method on the graph, beside baselines.
+    """Leave-one-dataset-out accuracy of a method on the graph, against baselines.
 
     Args:
         graph: the graph.
@@ -232,7 +232,7 @@ def load_snapshot(
 
 
 def load_costs(graph: MatchingGraph, snapshot: Snapshot, *, without: str = "") -> dict[str, Cost]:
-    """What each model takes to use, as far as it is recorded.
+    """Cost of using each model, as far as it is recorded.
 
     Args:
         graph: the graph.

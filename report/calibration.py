@@ -34,7 +34,7 @@ class Chances:
 
     Attributes:
         recipe: its name.
-        title: its name for people.
+        title: its readable name.
         curve: reliability of the chances as they are.
         error: their expected calibration error.
         coverage: of prediction sets, by confidence.

@@ -188,7 +188,7 @@ def highest(rows: Sequence[Row], against: str) -> str:
 
     Args:
         rows: with figures.
-        against: what p-values compare with, for people.
+        against: what p-values compare with, in words.
     """
     best = max(rows, key=lambda row: row.figures[OSR.key].value)
     text = f"{best.title} has the highest OSR: {_reached(best)}"

@@ -34,7 +34,7 @@ class Row:
 
     Attributes:
         key: its name in JSON.
-        title: its name for people.
+        title: its readable name.
         figures: by key of the selection metric; what is not defined is left out.
         difference: its mean minus that of what it is compared with, over the datasets of both, by key.
         p_value: of being no different from that, by key.
@@ -62,7 +62,7 @@ class Comparison:
         folds: how many datasets were held out.
         seeds: of the methods.
         reference: key of the row that p-values compare with; "" where each has its own.
-        against: what p-values compare with, for people.
+        against: what p-values compare with, in words.
         skipped: why a dataset is not held out, by its id.
     """
 

@@ -43,7 +43,7 @@ def write_report(
 ) -> Page:
     """Compute the studies of a graph and write the page, its tables and figures as files, and `report.json`.
 
-    Folds are kept in `OUT/kept`, so that an interrupted report goes on where it stopped.
+    Folds are kept in `OUT/kept`, so that an interrupted report can be resumed.
 
     Args:
         graph: the graph.

@@ -1,4 +1,4 @@
-"""Deferral curves: the average quality that each average cost buys.
+"""Deferral curves: average quality over average cost.
 
 Costs between two points of a curve are reached by taking either at random, so a curve is read by linear
 interpolation. Past its costliest point it stays level: money need not be spent.
@@ -88,12 +88,12 @@ def routed(estimates: np.ndarray, truth: np.ndarray, cost: np.ndarray) -> Deferr
 
 
 def oracle(truth: np.ndarray, cost: np.ndarray) -> DeferralCurve:
-    """The curve of a rule that knows the quality: what no router can exceed."""
+    """The curve of a rule that knows the quality, an upper bound for every router."""
     return routed(truth, truth, cost)
 
 
 def random_mixing(truth: np.ndarray, cost: np.ndarray) -> DeferralCurve:
-    """The best that is possible without looking at the prompt: candidates drawn with fixed probabilities.
+    """The best curve that ignores the prompt: candidates chosen with fixed probabilities.
 
     Its points are the candidates on the upper concave hull of mean quality over cost.
     """
@@ -102,7 +102,7 @@ def random_mixing(truth: np.ndarray, cost: np.ndarray) -> DeferralCurve:
 
 @dataclass(frozen=True, eq=False)
 class Comparison:
-    """A router against what can be had without looking at prompts, over the same resamples of the prompts.
+    """A router against choices that ignore the prompt, over the same resamples of the prompts.
 
     Attributes:
         area: of the router's curve over all costs of candidates.

@@ -1,4 +1,4 @@
-"""What a user can do wrong when routing prompts; each message says what to do."""
+"""Errors of routing that a user can cause; each message says what to do."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from matchgraph.errors import Error
 
 
 class RoutingError(Error):
-    """Anything of routing that a user can put right."""
+    """Base of the errors of routing that a user can fix."""
 
 
 class InvalidScores(RoutingError):
@@ -22,7 +22,7 @@ class UnknownCandidate(RoutingError):
 
 
 class NotEnoughScores(RoutingError):
-    """The graph holds too few scored prompts to estimate from."""
+    """The graph has too few scored prompts to estimate from."""
 
 
 class UnusableEstimator(RoutingError):

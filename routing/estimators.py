@@ -1,4 +1,4 @@
-"""What quality to expect of each candidate for a prompt, before anything is drawn.
+"""Estimators of each candidate's quality for a prompt, before anything is drawn.
 
 Three kinds, behind one interface: the mean of the nearest known prompts, to which a new candidate is added
 by scoring it alone; a Gaussian process over prompt embeddings; and a small network on the tokens of a frozen
@@ -43,7 +43,7 @@ MOST_PROCESS_PROMPTS = 5_000
 
 @dataclass(frozen=True, eq=False)
 class Estimates:
-    """Quality to expect of each candidate for each prompt, on the metric's own scale.
+    """Expected quality of each candidate for each prompt, on the metric's scale.
 
     Attributes:
         quality: float64, (n, m); NaN where nothing is known.

@@ -1,4 +1,4 @@
-"""How much routing is worth, on prompts that nothing was learnt from.
+"""The gain of routing on held-out prompts.
 
 Estimators are fitted on the training prompts, what there is to choose of them is chosen on the validation
 prompts, and everything reported is of the test prompts. A tenth of the prompts is few to tell routers apart

@@ -25,7 +25,7 @@ def fit_router(
     neighbours: int | None = None,
     seed: int = 0,
 ) -> tuple[Fitted, TokenQuality | GaussianQuality | None]:
-    """Learn from scores what quality to expect of each candidate, and which prompts are familiar.
+    """Fit the estimator of quality to scores, and the threshold of familiar prompts.
 
     Args:
         table: scores by one metric.

@@ -1,4 +1,4 @@
-"""Which candidate to generate an image with: estimated quality less lambda times cost.
+"""The routing rule: the largest estimated quality minus lambda times cost.
 
 Everything here is of whole tables, prompts by candidates, and exact: what a router does changes only at
 finitely many values of lambda, and these are computed instead of searched for.
@@ -58,7 +58,7 @@ def choose(quality: np.ndarray, cost: np.ndarray, lam: float | np.ndarray) -> np
 
 @dataclass(frozen=True, eq=False)
 class LambdaPath:
-    """All that the rule does to a set of prompts as lambda falls from infinity to 0.
+    """All choices of the rule for a set of prompts as lambda falls from infinity to 0.
 
     Attributes:
         start: candidate of each prompt while lambda is large: the cheapest known one; int, (n,).

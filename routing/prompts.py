@@ -1,4 +1,4 @@
-"""Prompts to learn routing from: unlike each other, and split by a seed."""
+"""Selection and split of the prompts for routing."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def unlike(embeddings: np.ndarray, largest: float = LARGEST_SIMILARITY) -> np.nd
 
 
 def split(count: int, seed: int = 0) -> list[Split]:
-    """Split prompts at random: 80 % to learn from, 10 % to choose by, 10 % to report.
+    """Split prompts at random: 80 % training, 10 % validation, 10 % test.
 
     Args:
         count: how many.

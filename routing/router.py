@@ -72,7 +72,7 @@ class Decision:
 
 @dataclass(frozen=True)
 class Familiarity:
-    """What is known of all prompts together, for those that are like none of them.
+    """Averages over all prompts, used for prompts unlike any known one.
 
     Attributes:
         least_similarity: below this cosine to every known prompt, a prompt counts as unfamiliar.

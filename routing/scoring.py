@@ -1,7 +1,7 @@
 """Draw images for prompts with every candidate, score them, and keep the scores: the router's training data.
 
 What is scored is kept in the graph a chunk of prompts at a time, and what is there is not drawn again: a run
-that was cut off goes on where it stopped.
+that was interrupted resumes.
 """
 
 from __future__ import annotations

@@ -47,7 +47,7 @@ Prompt = Annotated[
 
 
 class RouteRequest(BaseModel):
-    """Prompts to decide for, and what an image is worth."""
+    """Prompts to decide for, and the budget or lambda."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -105,7 +105,7 @@ class RouteAnswer(BaseModel):
 
 
 class RouterAnswer(BaseModel):
-    """Something to route by."""
+    """A metric that can be routed by."""
 
     metric: str
     lam: Annotated[float, Field(serialization_alias="lambda")]

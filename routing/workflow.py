@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class AddedPrompts:
-    """What became of a file of prompts.
+    """How many prompts of a file were kept.
 
     Attributes:
         read: prompts in the file, each counted once.
@@ -64,7 +64,7 @@ class Calibrated:
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """What routing is worth on held-out prompts.
+    """The gain of routing on held-out prompts.
 
     Attributes:
         studies: one for each metric.
@@ -93,7 +93,7 @@ def add_prompts(
         seed: of the split into 80 % to learn from, 10 % to choose by and 10 % to report.
 
     Raises:
-        BadPromptFile: the file holds no prompt, or something that is none.
+        BadPromptFile: the file has no prompt, or an invalid one.
         MixedExtractors: another CLIP embedded the graph's prompts.
     """
     from matchgraph.training.measure.prompts import load_prompt_encoder
@@ -347,7 +347,7 @@ def evaluate(
     folds: int = FOLDS,
     seed: int = 0,
 ) -> Evaluation:
-    """Measure what routing is worth on prompts that nothing was learnt from.
+    """Measure the gain of routing on held-out prompts.
 
     Args:
         runner: the connection.

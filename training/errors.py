@@ -1,4 +1,4 @@
-"""Errors of fine-tuning, sampling and measuring that a user can cause and put right."""
+"""Errors of fine-tuning, sampling and measuring that a user can cause and fix."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ class TrainingError(Error):
 
 
 class InvalidConfig(TrainingError, ValueError):
-    """A fine-tuning or sampling configuration has a value that cannot be worked with."""
+    """A fine-tuning or sampling configuration has an invalid value."""
 
 
 class UnknownFamily(TrainingError):

@@ -1,6 +1,6 @@
 // Models by their average rank over all datasets
-// The advice of the whole graph where nothing is known of a dataset. Ties share the mean of their ranks; `wins` counts datasets on
-// which no model is better.
+// A default choice if nothing is known about a dataset. Ties share the mean of their ranks; `wins` counts datasets on which no
+// model is better.
 // :param metric metric clip_fid -- metric of the results
 MATCH (graph:MatchGraph)
 WITH CASE WHEN $metric IN graph.larger_is_better THEN -1 ELSE 1 END AS sign

@@ -1,6 +1,6 @@
-// Candidates of routing, by what they cost
-// Each model as it is served, with its mean quality over the prompts that it is scored on, and the share of the prompts scored for
-// all on which no other candidate is better.
+// Candidates of routing, by cost
+// Each candidate with its mean quality over the prompts that it is scored on, and the share of the prompts scored for all candidates
+// on which no other one is better.
 // :param quality string clip_score -- quality metric of the scores
 MATCH (:MatchGraphVariant)-[e:SCORED]->(p:MatchGraphPrompt)
 WHERE e[$quality] IS NOT NULL

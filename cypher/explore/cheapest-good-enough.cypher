@@ -1,8 +1,8 @@
 // Cheapest models that are nearly as good as the best on a dataset
 // Those whose value is worse than the best by no more than the tolerance, cheapest first; models without a known cost come last.
 // :param dataset dataset -- id of the dataset
-// :param tolerance float 0.1 -- how much worse than the best is good enough, as a share of the best value
-// :param cost string tflop -- property of the model that says what it costs, such as tflop or params
+// :param tolerance float 0.1 -- largest difference to the best, as a share of the best value
+// :param cost string tflop -- property of the model to use as its cost, such as tflop or params
 // :param metric metric clip_fid -- metric of the results
 MATCH (graph:MatchGraph)
 WITH CASE WHEN $metric IN graph.larger_is_better THEN -1 ELSE 1 END AS sign

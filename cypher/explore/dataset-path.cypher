@@ -1,6 +1,6 @@
-// Shortest way from one dataset to another over similar datasets
-// Dijkstra's shortest path by the sum of distances. A squared Frechet distance breaks the triangle inequality, so stepping stones may
-// be nearer than the direct edge. Of a metric of which larger is better, the distance is how far a value stays behind the largest.
+// Shortest path from one dataset to another over similar datasets
+// Dijkstra's shortest path by the sum of distances. A squared Frechet distance breaks the triangle inequality, so a path may be
+// shorter than the direct edge. If larger values of the metric are better, the distance is the largest value minus the value.
 // :param from dataset -- id of the dataset to start from
 // :param to dataset -- id of the dataset to reach
 // :param similarity metric clip_fid -- metric by which datasets were compared

@@ -1,5 +1,5 @@
 // One dataset at a glance
-// What is recorded of it: images, models measured with the best and the median value, its nearest dataset, feature statistics.
+// What is recorded for it: images, models measured with the best and the median value, its nearest dataset, feature statistics.
 // :param dataset dataset -- id of the dataset
 // :param metric metric clip_fid -- metric of the results
 // :param similarity metric clip_fid -- metric by which datasets were compared

@@ -1,5 +1,5 @@
 // Datasets nearest to one by mean probe embedding
-// Asks the vector index, so it needs no recorded similarity; cosine is 1 for the same direction. Datasets embedded with a
+// Uses the vector index, so it needs no recorded similarity; cosine is 1 for the same direction. Datasets embedded with a
 // probe of another dimension are not compared.
 // :param dataset dataset -- id of the dataset
 // :param limit integer 20 -- most rows to return

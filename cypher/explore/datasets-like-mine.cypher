@@ -1,5 +1,5 @@
-// Datasets most like one, by recorded similarity
-// With the best model of each, which is a first guess for the dataset in question.
+// Datasets most similar to one, by recorded similarity
+// With the best model of each, a first guess for the given dataset.
 // :param dataset dataset -- id of the dataset
 // :param similarity metric clip_fid -- metric by which datasets were compared
 // :param metric metric clip_fid -- metric of the results

@@ -1,5 +1,5 @@
-// What fine-tuning brought, for each pair measured before and after it
-// A positive gain is an improvement, whatever the metric's direction. The least gains come first: where fine-tuning hurt.
+// Gain of fine-tuning, for each pair measured before and after it
+// A positive gain is an improvement, whatever the metric's direction. The smallest gains come first: pairs that fine-tuning made worse.
 // :param metric metric clip_fid -- metric of the results
 // :param limit integer 20 -- most rows to return
 MATCH (graph:MatchGraph)

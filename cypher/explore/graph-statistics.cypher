@@ -1,4 +1,4 @@
-// What the graph holds
+// Contents of the graph
 // Nodes by label, edges by type, and values by metric; `share` is of all pairs that could have such a value.
 CALL () {
   MATCH (n:MatchGraphModel|MatchGraphDataset|MatchGraphRun|MatchGraphStatistics|MatchGraphPrompt|MatchGraphVariant)

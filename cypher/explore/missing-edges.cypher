@@ -1,6 +1,6 @@
 // Model-dataset pairs worth measuring next
-// Pairs without a result, by how the model stands on the datasets most like this one: 1 where it is the best of those measured
-// there, 0 where it is the worst, averaged over the nearest datasets on which it was measured. Pairs nothing is known about come last.
+// Pairs without a result, by the standing of the model on the most similar datasets: 1 if it is the best of those measured there,
+// 0 if it is the worst, averaged over the nearest datasets on which it was measured. Pairs without any such dataset come last.
 // :param metric metric clip_fid -- metric of the results
 // :param similarity metric clip_fid -- metric by which datasets were compared
 // :param neighbours integer 3 -- nearest datasets to average over

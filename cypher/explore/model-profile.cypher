@@ -1,4 +1,4 @@
-// How a model does on every dataset it was measured on
+// Results of a model on every dataset it was measured on
 // Best rank first; `of` is how many models were measured on the dataset.
 // :param model model -- id of the model
 // :param metric metric clip_fid -- metric of the results

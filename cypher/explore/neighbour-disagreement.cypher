@@ -3,7 +3,7 @@
 // 0 is the same order, 1 the reverse; such pairs are where similarity misleads. Pairs that agree are left out.
 // :param metric metric clip_fid -- metric of the results
 // :param similarity metric clip_fid -- metric by which datasets were compared
-// :param neighbours integer 3 -- pairs count in which one is among so many nearest of the other
+// :param neighbours integer 3 -- use pairs in which one is among this many nearest of the other
 // :param limit integer 20 -- most rows to return
 MATCH (graph:MatchGraph)
 WITH CASE WHEN $metric IN graph.larger_is_better THEN -1 ELSE 1 END AS sign,

@@ -1,5 +1,5 @@
 // Where a model's results on a dataset come from
-// One row for each recorded value: what it was measured with, and, where a run of the ledger made it, that run's settings.
+// One row for each recorded value: what it was measured with and, if a run of the ledger made it, that run's settings.
 // :param model model -- id of the model
 // :param dataset dataset -- id of the dataset
 MATCH (:MatchGraphModel {id: $model})-[e:PERFORMS]->(:MatchGraphDataset {id: $dataset})

@@ -1,5 +1,5 @@
-// Students, their teachers, and how they work together
-// Each distilled model with its teacher, how the threshold between them was calibrated, and what was tuned.
+// Students, their teachers, and their calibration
+// Each distilled model with its teacher, the calibration of the threshold between them, and the tuned settings.
 MATCH (student:MatchGraphModel)-[e:DISTILLED_FROM]->(teacher:MatchGraphModel)
 RETURN student.id AS student, teacher.id AS teacher, e.metric AS oracle, e.steps AS student_steps,
        e.samples AS calibrated_on, e.k AS percentile, e.percentiles[toInteger(e.k)] AS threshold, e.rollback AS rollback,

@@ -1,8 +1,8 @@
 // Results far worse than the model's or the dataset's median
-// A value's excess is how much worse it is than the median, as a share of the median. Those bad by both measures come first: a
+// A value's excess is how much worse it is than the median, as a share of the median. Results that are bad by both come first: a
 // model that failed where others did not, or a faulty run.
 // :param metric metric clip_fid -- metric of the results
-// :param threshold float 0.5 -- least excess over one of the two medians, 0.5 for half as bad again
+// :param threshold float 0.5 -- smallest excess over one of the two medians; 0.5 is 50 % worse
 // :param limit integer 20 -- most rows to return
 MATCH (graph:MatchGraph)
 WITH CASE WHEN $metric IN graph.larger_is_better THEN -1 ELSE 1 END AS sign

@@ -1,5 +1,5 @@
 // Prompts that gain most from a costlier candidate
-// By how much the best candidate's quality is above the cheapest one's, prompt by prompt, and what it costs more.
+// The best candidate's gain in quality over the cheapest one, and its extra cost, for each prompt.
 // :param quality string clip_score -- quality metric of the scores
 // :param limit integer 20 -- most rows to return
 MATCH (v:MatchGraphVariant)-[e:SCORED]->(p:MatchGraphPrompt)

@@ -26,11 +26,11 @@ class Selection:
         pairs: a CSV file of pairs, instead of all models with all datasets.
         probe: the CLIP model that datasets were ingested with: a folder, or MODEL/TAG.
         extractors: where other extractors are, each `NAME=WEIGHTS` or `NAME=KIND:WEIGHTS`.
-        replicate: measure again under another seed, to know the noise; the edges stay as they are.
-        also: allow these runs beside unfinished ones of the same pairs and seed with other settings.
+        replicate: measure again under another seed, to estimate the noise; the edges stay as they are.
+        also: run these even if unfinished runs of the same pairs and seed have other settings.
 
     Raises:
-        IngestError: a file of pairs beside models or datasets.
+        IngestError: a file of pairs together with models or datasets.
     """
 
     models: tuple[str, ...] = setting(
@@ -51,7 +51,7 @@ class Selection:
         "edges as they are.",
     )
     also: bool = setting(
-        False, "Allow these runs beside unfinished ones of the same pairs and seed with other settings."
+        False, "Run these even if unfinished runs of the same pairs and seed have other settings."
     )
 
     def __post_init__(self) -> None:

@@ -1,4 +1,4 @@
-"""One id, one content: what a model or dataset was measured with is never passed on to other content."""
+"""One id, one content: measurements of a model or dataset are never attributed to other content."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Identity:
         return self._content(node) not in (None, content)
 
     def is_replaced(self, node: str, content: str) -> bool:
-        """Whether what was measured under this id has to go."""
+        """Whether the measurements under this id have to be removed."""
         return self.replace and self.is_other(node, content)
 
     def problem(self, node: str, source: str, content: str, place: str) -> Problem | None:
