@@ -42,7 +42,7 @@ class AuthenticationFailed(GraphError):
 
 
 class GdsMissing(GraphError):
-    """The Neo4j at hand has no Graph Data Science library."""
+    """The Neo4j has no Graph Data Science library."""
 
 
 class QueryRefused(GraphError):

@@ -366,7 +366,7 @@ class PromptGraph:
         ]
 
     def scored(self, variant: str, metric: str, scorer: str, samples: int) -> set[str]:
-        """Ids of the prompts that a variant is scored on by a metric, with this scorer and so many images.
+        """Ids of the prompts that a variant is scored on by a metric, with this scorer and number of images.
 
         Args:
             variant: its id.
@@ -428,7 +428,7 @@ class PromptGraph:
         self._write_batches(name, [{"rows": batch} for batch in _batches(rows)])
 
     def _write_batches(self, name: str, batches: Sequence[dict[str, Any]]) -> None:
-        """Run a statement for each batch, so many in a transaction as the server's heap has room for."""
+        """Run a statement for each batch, with as many in a transaction as fit the server's heap."""
         query = queries.load(name)
         transaction = [lock()]
         held = 0

@@ -43,7 +43,7 @@ LEVEL_VARIANCE = 1.0
 SHARE_FOR_THE_BEST = 0.5
 DRAWS = 500
 FEWEST_RESULTS = 20
-# A Cholesky factor of so many results takes hundredths of a second, and there are 45 choices.
+# A Cholesky factor of this many results takes hundredths of a second, and there are 45 choices.
 MOST_RESULTS_FOR_LIKELIHOOD = 400
 
 

@@ -58,7 +58,7 @@ class PredictionSet:
         confidence: that was asked for.
         least_chance: the chance of being best from which on a model is in the set; 0 where all are.
         folds: datasets that it was learned from.
-        attainable: the highest confidence for which so many datasets give a set that is not all models.
+        attainable: the highest confidence for which this number of datasets gives a set without all models.
         reason: why the set is all models; None where it is not for want of datasets.
     """
 

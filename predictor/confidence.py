@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from matchgraph.graphdb.models import Snapshot
     from matchgraph.predictor.matching import Matcher, Prediction
 
-# Enough for a confidence of 0.995; of more datasets every so many is taken.
+# Enough for a confidence of 0.995; more datasets are thinned out evenly.
 MOST_FOLDS = 200
 
 

@@ -173,7 +173,7 @@ class ForestRanker:
         return probabilities
 
     def contributions(self, rows: np.ndarray) -> np.ndarray | None:  # noqa: ARG002
-        """None: a forest has no exact additive contributions at hand."""
+        """None: a forest offers no exact additive contributions."""
         return None
 
 

@@ -39,7 +39,7 @@ class Row:
         difference: its mean minus that of what it is compared with, over the datasets of both, by key.
         p_value: of being no different from that, by key.
         between_seeds: standard deviation over seeds of the mean over datasets, by key; empty for one seed.
-        paper: what the paper prints beside it, by key.
+        paper: the paper's figures for it, by key.
         note: why there are no figures, or what is particular.
     """
 
@@ -75,7 +75,7 @@ class Comparison:
 
     @property
     def highlighted(self) -> int:
-        """The number of the row that the others stand beside."""
+        """The number of the row that the others are compared with."""
         return next((i for i, row in enumerate(self.rows) if row.key == self.reference), 0)
 
     def row(self, key: str) -> Row | None:
@@ -84,7 +84,7 @@ class Comparison:
 
 
 def selection(outcomes: Mapping[tuple[str, int], Outcome]) -> Comparison:
-    """Table 3: the recipes beside all baselines, the random choice and the oracle.
+    """Table 3: the recipes against all baselines, the random choice and the oracle.
 
     Args:
         outcomes: by recipe and seed; the paper's recipe brings the baselines.
@@ -226,7 +226,7 @@ def rankers(outcomes: Mapping[tuple[str, int], Outcome]) -> Comparison:
 
 
 def recipe_title(recipe: str) -> str:
-    """A recipe's name for people."""
+    """A recipe's readable name."""
     return METHOD_TITLE if DEFAULT_RECIPE == PAPER else f"{METHOD_TITLE} ({_kind(recipe)})"
 
 

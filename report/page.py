@@ -39,7 +39,7 @@ class Section:
 
     Attributes:
         key: its name, unique on the page.
-        title: for people.
+        title: readable title.
         source: what of the paper it is, such as "Table 3".
         lead: what it says, in a sentence or two; for a part without data, why there is none.
         also: what else it says.

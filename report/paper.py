@@ -22,7 +22,7 @@ class Printed:
 
     Attributes:
         table: "table3"...
-        key: which of our rows it stands beside, see `report.comparisons`.
+        key: the row of ours to compare with, see `report.comparisons`.
         label: the paper's name of the row.
         figure: key of the figure: osr, tau_w, o2b, o2o or share.
         printed: the very text, such as "61.3 %".

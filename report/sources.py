@@ -31,8 +31,8 @@ class View:
 
     Attributes:
         key: its name in `Sources.snapshots`; empty where it could not be read.
-        title: for people.
-        paper: the paper's row that it stands beside; empty for none.
+        title: readable title.
+        paper: the paper's row to compare with; empty for none.
         note: why it could not be read, or what is particular about it.
     """
 

@@ -28,7 +28,7 @@ class Column:
         title: on the page; "" for a column of the CSV file only.
         value: its value of an item: a number, a text, an `Interval`, or None where there is nothing.
         kind: how values are written; "text" for values that are texts.
-        of_paper: whether it holds the paper's figures, of another matrix.
+        of_paper: whether it has the paper's figures, from another matrix.
     """
 
     name: str

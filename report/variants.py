@@ -1,7 +1,7 @@
 """The leave-one-out evaluations that the studies are made of.
 
 Each fold is computed once for its graph, variant and library versions, and kept on disk by joblib, so that a
-report that was interrupted goes on where it stopped.
+interrupted report resumes.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class Variant:
 
     @property
     def is_compared(self) -> bool:
-        """Whether it stands beside all baselines: the learned ones take as long as a fold itself."""
+        """Whether it is compared with all baselines: the learned ones take as long as a fold itself."""
         return self.view == MAIN_VIEW and not self.ranker and not self.removed and self.recipe == PAPER
 
     def build(self, runner: Runner | None, results: Results | None = None) -> Matcher:

@@ -20,7 +20,7 @@ def paired_p_value(
     Args:
         one: float64, (n,), a figure of one method on each dataset.
         other: float64, (n,), the same of the other; datasets where either is NaN are left out.
-        permutations: the most assignments of signs to look at; of more, so many are drawn, and the one seen
+        permutations: the most assignments of signs to test; of more, this many are drawn, and the one seen
             is counted among them, so that no p-value is 0.
         seed: of their draws.
 

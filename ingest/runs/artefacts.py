@@ -44,7 +44,7 @@ def carry_checkpoint(out: Path) -> Path | None:
     anything. The earlier one stays as it is: its files are linked, and only ever replaced whole.
 
     Args:
-        out: the folder of the claim at hand.
+        out: the folder of the current claim.
 
     Returns:
         The claim's checkpoint folder; None where there was nothing to bring, and the folder is empty.

@@ -29,7 +29,7 @@ LOGS_FOLDER = "logs"
 GPU_VARIABLE, THREADS_VARIABLE = "CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS"
 CORES_PER_WORKER = 4
 POLL_S = 1.0
-# After so many children that died one after another without a claim between them no better one will come.
+# Give up after this many children in a row that died without a claim.
 MOST_DEATHS_IN_VAIN = 3
 LOG_LINES = 5
 

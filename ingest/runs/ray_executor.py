@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from matchgraph.graphdb.connection import Settings
 
 POLL_S = 1.0
-# After so many tasks that were lost one after another without a claim between them no better one will come.
+# Give up after this many tasks in a row that were lost without a claim.
 MOST_LOSSES_IN_VAIN = 3
 # Cores of a worker without a GPU, where a node has as many.
 CORES_PER_WORKER = 4

@@ -201,9 +201,9 @@ def work(
 
     Raises:
         UnknownRun: the ledger has no run of one of the ids.
-        KeyboardInterrupt: the user stopped it; the run at hand was given back.
+        KeyboardInterrupt: the user stopped it; the current run was given back.
         GraphError: the graph is gone.
-        OSError: the disk is full; the run at hand was given back.
+        OSError: the disk is full; the current run was given back.
     """
     stop = stop or threading.Event()
     before = ledger.runs(ids)
@@ -338,7 +338,7 @@ def work_queue(
 
     Raises:
         UnknownRun: the ledger has no run of one of the ids.
-        KeyboardInterrupt: the user stopped it; the run at hand was given back.
+        KeyboardInterrupt: the user stopped it; the current run was given back.
         GraphError: the graph cannot be reached.
     """
     from matchgraph.graphdb.connection import connect

@@ -125,7 +125,7 @@ class GaussianAccumulator:
 
 
 def gaussian_statistics(features: np.ndarray) -> GaussianStatistics:
-    """Fit a Gaussian to features that are all at hand.
+    """Fit a Gaussian to features that are all in memory.
 
     Args:
         features: (n, d) with n >= 2.

@@ -30,7 +30,7 @@ class Checkpoints:
     Args:
         folder: gets `checkpoint.safetensors` and `checkpoint.json`; those of an earlier run are removed when
             training starts, unless `resume_from` is this very folder.
-        every_steps: a checkpoint is written after each so many steps, and after the last.
+        every_steps: steps between two checkpoints; one is also written after the last step.
         resume_from: a folder that holds a checkpoint; one without is as good as None.
 
     Raises:

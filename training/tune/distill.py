@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     import torch
 
 
-# Losses in the record are means over so many steps.
+# Losses in the record are means over this many steps.
 LOSS_WINDOW = 50
 
 
