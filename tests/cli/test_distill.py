@@ -76,7 +76,7 @@ def test_the_teacher_may_be_named_as_on_the_hub(
     assert run(["collaborate", "distill", "someone/else", *asked]) == 2
     assert "There is no folder someone/else here, and the hub's model" in capsys.readouterr().err
     assert run(["collaborate", "distill", "someone/sd-tiny", *asked]) == 0
-    assert "a student of sd-tiny," in capsys.readouterr().out
+    assert "a student of someone/sd-tiny," in capsys.readouterr().out
     load_pipeline(output, device="cpu")
 
 
@@ -128,7 +128,7 @@ def test_an_interrupted_command_continues_or_starts_over(
     [
         ((), "either --prompts FILE or --images FOLDER"),
         (("--prompts", "blank.txt"), "holds no prompt"),
-        (("--prompts", "latin.txt"), "no text in UTF-8"),
+        (("--prompts", "latin.txt"), "not text in UTF-8"),
         (("--prompts", "prompts.txt", "--ema", "1"), "'--ema': 1.0 is not in the range"),
         (("--prompts", "prompts.txt", "--images", "."), "either --prompts FILE or --images FOLDER"),
         (("--images", "."), "no images"),
