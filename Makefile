@@ -75,7 +75,7 @@ records: $(VENV)/.installed
 	$(MATCHGRAPH) route variants --steps 25 $(GUIDED) --model tiny-sdxl --cache-interval 3
 	$(MATCHGRAPH) route variants --steps 1,2,4,10,25 $(FLUX)
 	$(MATCHGRAPH) route score --metric clip_score --metric sharpness
-	$(MATCHGRAPH) export $(ZOO)/records
+	$(MATCHGRAPH) export --shareable $(ZOO)/records
 
 report: $(VENV)/.installed
 	$(MATCHGRAPH) graph start

@@ -136,6 +136,8 @@ def show_evaluation(evaluation: Evaluation) -> None:
     for dataset, reason in evaluation.skipped.items():
         console.print(f"Not held out: {dataset} ({reason}).", soft_wrap=True)
     console.print(verdict(evaluation), soft_wrap=True)
+    for note in evaluation.notes:
+        console.print(f"Note: {note}", soft_wrap=True)
 
 
 def show_curve(curve: BudgetCurve) -> None:

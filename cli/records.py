@@ -25,16 +25,22 @@ without_option = click.option(
 
 @click.command()
 @click.argument("folder", type=GivenPath())
+@click.option(
+    "--shareable",
+    is_flag=True,
+    help="Write records for another machine: without folders, throughput, unfinished runs, hosts and times.",
+)
 @json_option
-def export(folder: Path, as_json: bool) -> None:
+def export(folder: Path, shareable: bool, as_json: bool) -> None:
     """Write the whole graph to FOLDER, as tables that `ingest records` loads again.
 
-    All measurements are written with how they were made, but no weights, images or local paths.
+    Loading them gives the same graph, property by property. What no table can hold, such as lists, is in
+    rest.jsonl. Weights and images are not copied.
     """
     from matchgraph.ingest.workflow import export_records
 
     with opened_graph() as (graph, _):
-        counts = export_records(graph, folder)
+        counts = export_records(graph, folder, shareable=shareable)
     if as_json:
         click.echo(json.dumps(counts))
         return
@@ -50,7 +56,9 @@ def records(path: Path, without: Sequence[str], as_json: bool) -> None:
     """Load a folder of records that `export` wrote: models, datasets, similarities, results, runs, and scored
     prompts.
 
-    Other content of the graph stays; where both have an entry, that of the records is used.
+    Other content of the graph stays, also properties that the records do not have; where both have an
+    entry, that of the records is used. Records with other images or weights under an id of the graph are
+    refused.
     """
     from matchgraph.ingest.workflow import load_records
 

@@ -50,11 +50,24 @@ class QueryRefused(GraphError):
 
 
 class GuardFailed(GraphError):
-    """A statement that states the condition of a transaction found nothing; the transaction was undone."""
+    """A statement that states the condition of a transaction found nothing; the transaction was undone.
+
+    Args:
+        position: that of the statement, from 0.
+        statements: how many the transaction has.
+    """
+
+    def __init__(self, position: int, statements: int) -> None:
+        self.position = position
+        super().__init__(f"Statement {position + 1} of {statements} found nothing; all were rolled back.")
 
 
 class GraphChanged(GraphError):
     """What a write was computed from is no longer what the graph holds; nothing was written."""
+
+
+class ContentChanged(GraphChanged):
+    """Another writer has given an id other content since it was read; nothing was written."""
 
 
 class ConstraintViolated(GraphError):

@@ -17,7 +17,7 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
 
 import numpy as np
 
@@ -31,6 +31,7 @@ from matchgraph.graphdb.edges import (
     metrics_statement,
 )
 from matchgraph.graphdb.errors import (
+    ContentChanged,
     GraphChanged,
     GuardFailed,
     InvalidValue,
@@ -54,6 +55,19 @@ if TYPE_CHECKING:
     from matchgraph.graphdb.runner import Runner
 
 T = TypeVar("T")
+
+# A statement that gives no row where a transaction must not run, and why it must not.
+Guard: TypeAlias = tuple[Statement, type[GraphChanged]]
+
+CHANGED = {
+    GraphChanged: (
+        "Another writer has added a dataset in the meantime, which these were not compared with: run the "
+        "command again."
+    ),
+    ContentChanged: (
+        "Another writer has saved other content under the same id in the meantime: run the command again."
+    ),
+}
 
 # Nodes deleted in one transaction, which also holds their edges.
 CLEAR_NODES = 500
@@ -80,21 +94,37 @@ class MatchingGraph:
 
     # -- writes
 
-    def save_models(self, models: Sequence[Model], *, replaced: Collection[str] = ()) -> None:
+    def save_models(
+        self,
+        models: Sequence[Model],
+        *,
+        replaced: Collection[str] = (),
+        merge: bool = False,
+        read: Mapping[str, Model] | None = None,
+    ) -> None:
         """Save models; one that is there gets exactly these properties, its edges stay.
 
         Args:
             models: the models.
             replaced: ids of models whose content is another now: what was measured with them is removed.
+            merge: whether properties of the graph that these models do not have stay as well.
+            read: the models of the graph when these ones were compared with them; None not to check that
+                their content is still the same.
 
         Raises:
+            ContentChanged: another writer has given one of the ids other content since then; nothing was
+                written.
             InvalidValue: two of them have one id but differ.
         """
-        rows = [
-            {"id": m.id, "properties": {**m.properties, "id": m.id}}
-            for m in _distinct(models, lambda m: m.id, "models")
-        ]
-        self._write([*_forgotten("write/forget-model-results", replaced), *batched("write/models", rows)])
+        models = _distinct(models, lambda m: m.id, "models")
+        rows = [{"id": m.id, "properties": {**m.properties, "id": m.id}} for m in models]
+        self._write(
+            [
+                *_forgotten("write/forget-model-results", replaced),
+                *batched("write/models", rows, merge=merge),
+            ],
+            _content_guards("write/check-models", models, read),
+        )
 
     def save_datasets(
         self,
@@ -105,6 +135,8 @@ class MatchingGraph:
         changed: Collection[str] = (),
         replaced: Collection[str] = (),
         compared: Mapping[str, Collection[str]] | None = None,
+        merge: bool = False,
+        read: Mapping[str, Dataset] | None = None,
     ) -> None:
         """Save datasets with, in the same transaction, statistics of their features and their distances.
 
@@ -120,8 +152,13 @@ class MatchingGraph:
             replaced: ids of datasets of which results and runs are removed too.
             compared: for each extractor's hash the datasets that these ones were compared with; None not to
                 check.
+            merge: whether properties of the graph that these datasets do not have stay as well.
+            read: the datasets of the graph when these ones were compared with them; None not to check that
+                their content is still the same.
 
         Raises:
+            ContentChanged: another writer has given one of the ids other content since then; nothing was
+                written.
             GraphChanged: since `compared` was read, another writer has added a dataset that the extractor
                 measured; nothing was written. Read again, compare with it as well, and save again.
             NodeNotFound: statistics or a distance are of a dataset that is neither given nor in the graph.
@@ -145,13 +182,20 @@ class MatchingGraph:
         self._save_edges(
             edges,
             [
-                *batched("write/datasets", rows),
+                *batched("write/datasets", rows, merge=merge),
                 *_forgotten("write/forget-statistics", changed),
                 *_forgotten("write/forget-distances", changed),
                 *_forgotten("write/forget-dataset-results", replaced),
                 *((queries.load("write/statistics"), {"rows": [_statistics_row(s)]}) for s in described),
             ],
-            guard=(queries.load("write/check-compared"), {"known": known}) if known else None,
+            [
+                *_content_guards("write/check-datasets", datasets, read),
+                *(
+                    [((queries.load("write/check-compared"), {"known": known}), GraphChanged)]
+                    if known
+                    else []
+                ),
+            ],
         )
 
     def save_similarities(self, similar: Sequence[Similar]) -> None:
@@ -276,9 +320,9 @@ class MatchingGraph:
         rows = self._runner.read(queries.load("read/statistics-of"), dataset=dataset)
         return _statistics_from(rows[0]) if rows else None
 
-    def own_statistics(self) -> list[Statistics]:
-        """Feature statistics of each dataset by the extractor of its embedding."""
-        return [_statistics_from(row) for row in self._runner.read(queries.load("read/own-statistics"))]
+    def all_statistics(self) -> list[Statistics]:
+        """Feature statistics of each dataset by each extractor, sorted by dataset, extractor and resize."""
+        return [_statistics_from(row) for row in self._runner.read(queries.load("read/all-statistics"))]
 
     def compared(self, metric: str, extractor: str) -> set[tuple[str, str]]:
         """The pairs of datasets, ids in sorted order, that were compared by a metric of one extractor.
@@ -349,19 +393,16 @@ class MatchingGraph:
 
     # -- checks and statements
 
-    def _write(self, statements: Sequence[Statement], guard: Statement | None = None) -> None:
-        """Run statements under the lock; the guard first, which gives a row unless they must not run."""
-        if guard is None:
-            if statements:
-                self._runner.write_many([lock(), *statements])
+    def _write(self, statements: Sequence[Statement], guards: Sequence[Guard] = ()) -> None:
+        """Run statements under the lock; guards first, each of which gives a row unless they must not run."""
+        if not statements:
             return
+        first = [lock(), *(guard for guard, _ in guards)]
         try:
-            self._runner.write_many([lock(), guard, *statements], guards=[1])
+            self._runner.write_many([*first, *statements], guards=range(1, len(first)))
         except GuardFailed as error:
-            raise GraphChanged(
-                "Another writer has added a dataset in the meantime, which these were not compared with: run "
-                "the command again."
-            ) from error
+            changed = guards[error.position - 1][1]
+            raise changed(CHANGED[changed]) from error
 
     def _known_metrics(self) -> dict[str, Metric]:
         rows = self._runner.read(queries.load("read/metrics"))
@@ -413,10 +454,10 @@ class MatchingGraph:
         return Edges("SIMILAR", distinct, metrics)
 
     def _save_edges(
-        self, edges: Edges, first: Sequence[Statement] = (), guard: Statement | None = None
+        self, edges: Edges, first: Sequence[Statement] = (), guards: Sequence[Guard] = ()
     ) -> None:
         """Write edges, after some other statements: in one transaction, or where they are many in several."""
-        self._write([*first, *edges.statements(slice(TRANSACTION_EDGES))], guard)
+        self._write([*first, *edges.statements(slice(TRANSACTION_EDGES))], guards)
         for start in range(TRANSACTION_EDGES, len(edges), TRANSACTION_EDGES):
             self._write(edges.statements(slice(start, start + TRANSACTION_EDGES)))
 
@@ -463,6 +504,22 @@ def _require_metric(name: str, known: Mapping[str, Metric], where: str) -> Metri
             f"{where}{name!r} is not a known metric{near}. Define one of your own first, with its direction."
         )
     return known[name]
+
+
+def _content_guards(
+    name: str,
+    nodes: Sequence[Model] | Sequence[Dataset],
+    read: Mapping[str, Model] | Mapping[str, Dataset] | None,
+) -> list[Guard]:
+    """What gives no row once another writer has given one of the ids other content than was read."""
+    if read is None:
+        return []
+    rows = []
+    for node in nodes:
+        former = [read[node.id]] if node.id in read else []
+        contents = {own.properties.get("content_hash") for own in (node, *former)} - {None}
+        rows.append({"id": node.id, "contents": sorted(map(str, contents))})
+    return [((queries.load(name), {"nodes": rows}), ContentChanged)]
 
 
 def _forgotten(name: str, ids: Collection[str]) -> list[Statement]:

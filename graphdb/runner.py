@@ -204,9 +204,7 @@ class Runner:
             for position, (query, params) in enumerate(prepared):
                 rows = [rendered_row(record) for record in transaction.run(query, params)]
                 if position in guards and not rows:
-                    raise GuardFailed(
-                        f"Statement {position + 1} of {len(prepared)} found nothing; all were rolled back."
-                    )
+                    raise GuardFailed(position, len(prepared))
                 results.append(rows)
             return results
 

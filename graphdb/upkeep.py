@@ -52,7 +52,8 @@ class Check:
     """What is wrong with a graph, or may be.
 
     Attributes:
-        missing_pairs: datasets that one extractor has measured and that were not compared by it; its hash.
+        missing_pairs: datasets that one extractor measured and that were not compared by it, with its hash;
+            `NOT_RECORDED` for datasets compared by a metric without an extractor, but not with each other.
         orphans: kind and id of models and datasets that nothing is recorded of, and statistics of no dataset.
         mixed_extractors: metric and edge type of values that several extractors measured, with their hashes.
         moved: kind, id and former place of files that are not there on this machine.

@@ -149,25 +149,28 @@ def ingest_datasets(
     )
 
 
-def export_records(graph: MatchingGraph, folder: Path) -> dict[str, int]:
+def export_records(graph: MatchingGraph, folder: Path, *, shareable: bool = False) -> dict[str, int]:
     """Write the whole graph as tables that `load_records` reads.
 
     Args:
         graph: the graph.
         folder: gets the tables; files of records that are there are replaced.
+        shareable: leave out what is of this machine alone: where files lie, how fast models are here, and
+            of runs those that are not done, hosts and times of the day.
 
     Returns:
         File name to how many rows it got.
 
     Raises:
-        IngestError: a property would not come back from its text in a table as it was, or the folder has
+        IngestError: a prompt, variant or score would not come back from a table as it was, or the folder has
             files of another graph's prompts.
     """
-    return write_records(graph, graph.runner, folder)
+    return write_records(graph, graph.runner, folder, shareable=shareable)
 
 
 def load_records(graph: MatchingGraph, folder: Path, *, without: Collection[str] = ()) -> RecordCounts:
-    """Load a folder of records that `export_records` wrote; what the graph has beside them stays.
+    """Load a folder of records that `export_records` wrote; what the graph has beside them stays, properties
+    as well.
 
     Args:
         graph: the graph.
@@ -176,7 +179,8 @@ def load_records(graph: MatchingGraph, folder: Path, *, without: Collection[str]
 
     Raises:
         BadInput: a table is missing or has problems; nothing was written.
-        IngestError: a dataset to be left out is not among the records.
+        IngestError: a dataset to be left out is not among the records, or the graph has other content under
+            the id of a model or dataset; nothing was written.
     """
     found = read_records(folder, graph.metric).without(without)
     save_records(graph, graph.runner, found)

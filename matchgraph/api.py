@@ -290,11 +290,13 @@ class Graph:
 
         return load_minizoo(self._graph, without=without)
 
-    def export(self, folder: str | os.PathLike[str]) -> dict[str, int]:
-        """Write the whole graph as tables.
+    def export(self, folder: str | os.PathLike[str], *, shareable: bool = False) -> dict[str, int]:
+        """Write the whole graph as tables, which `ingest_records` loads again.
 
         Args:
             folder: gets the tables.
+            shareable: leave out what is of this machine alone: folders, throughput, unfinished runs, hosts
+                and times.
 
         Returns:
             File name to how many rows it got.
@@ -305,7 +307,7 @@ class Graph:
         """
         from matchgraph.ingest.workflow import export_records
 
-        return export_records(self._graph, Path(folder))
+        return export_records(self._graph, Path(folder), shareable=shareable)
 
     def ingest_records(
         self, folder: str | os.PathLike[str], *, without: Collection[str] = ()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -32,7 +32,9 @@ from matchgraph.predictor.metrics import (
     weighted_tau,
     without_nan,
 )
+from matchgraph.predictor.pairs import missing_pairs_note
 from matchgraph.predictor.ranks import RankPrediction, no_preference
+from matchgraph.predictor.samples import small_samples_note
 from matchgraph.predictor.visibility import (
     hide_results,
     initial_losses,
@@ -110,6 +112,10 @@ class Summary:
     p_value: Mapping[str, float]
 
 
+# A paired permutation test of n datasets flips n signs, so its two-sided p is 2^(1 - n) at least.
+FEW_DATASETS = 6
+
+
 @dataclass(frozen=True)
 class Evaluation:
     """The result of a leave-one-dataset-out evaluation.
@@ -120,6 +126,7 @@ class Evaluation:
         skipped: why a dataset is no fold, by its id.
         provenance: what it was computed from and with.
         seconds: how long it took.
+        notes: what limits how far it can be trusted, one sentence each.
     """
 
     summaries: tuple[Summary, ...]
@@ -127,6 +134,7 @@ class Evaluation:
     skipped: Mapping[str, str]
     provenance: Mapping[str, Any]
     seconds: float = 0.0
+    notes: tuple[str, ...] = ()
 
     def to_frame(self) -> pd.DataFrame:
         """One row per method, the one evaluated first; the index is the method's title.
@@ -177,6 +185,7 @@ class Evaluation:
                 for fold in self.folds
             ],
             "skipped": dict(self.skipped),
+            "notes": list(self.notes),
             "seconds": self.seconds,
             "provenance": dict(self.provenance),
         }
@@ -232,7 +241,20 @@ def evaluate(
         skipped,
         {**details, "seed": seed, "removed": removed},
         time.perf_counter() - started,
+        _notes(snapshot, held_out),
     )
+
+
+def _notes(snapshot: Snapshot, held_out: Collection[str]) -> tuple[str, ...]:
+    """What limits the evaluation: pairs that were not compared, small samples, few datasets."""
+    small = small_samples_note([dataset for dataset in snapshot.datasets if dataset.id in held_out])
+    few = None
+    if len(held_out) < FEW_DATASETS:
+        few = (
+            f"Only {len(held_out)} datasets could be held out: with fewer than {FEW_DATASETS}, no difference "
+            "between methods can reach p < 0.05."
+        )
+    return tuple(note for note in (missing_pairs_note(snapshot), small, few) if note)
 
 
 def evaluate_fold(

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from matchgraph.predictor.ranks import RankPrediction, no_preference
+from matchgraph.words import some
 
 if TYPE_CHECKING:
     from matchgraph.graphdb.models import Dataset, Statistics
@@ -39,6 +40,27 @@ def few_images_note(dataset: str, n: int, dimension: int) -> str | None:
     return (
         f"{dataset} has only {n} images, and distances in {dimension} dimensions need more than {dimension}: "
         "they are unreliable, and the ranking is less certain."
+    )
+
+
+def small_samples_note(datasets: Sequence[Dataset]) -> str | None:
+    """Name the datasets that have no more images than their features have dimensions; None without any.
+
+    Args:
+        datasets: those that a result is computed from.
+    """
+    few = [
+        f"{dataset.id} ({n})"
+        for dataset in datasets
+        if dataset.embedding is not None
+        and isinstance(n := dataset.properties.get("n_real"), int)
+        and n <= len(dataset.embedding)
+    ]
+    if not few:
+        return None
+    return (
+        f"{len(few)} of {len(datasets)} datasets have no more images than their features have dimensions, so "
+        f"their distances say little: {some(few)}."
     )
 
 

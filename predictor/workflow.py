@@ -19,6 +19,7 @@ from matchgraph.predictor.confidence import confidence_of, other_folds
 from matchgraph.predictor.config import ReplayConfig
 from matchgraph.predictor.errors import ExtractorMismatch, InvalidRows, UnknownMetricName, UnknownTarget
 from matchgraph.predictor.matching import Cost
+from matchgraph.predictor.pairs import missing_pairs_note
 from matchgraph.predictor.recipes import Method
 from matchgraph.progress import Progress, no_progress
 
@@ -104,7 +105,7 @@ def predict(
         new = target.measured(graph, snapshot.datasets, on_progress, save=save)
         _check_compared_with(snapshot, new)
         if save:
-            new = _saved(graph, target, new, on_progress)
+            new = _saved(graph, target, new, snapshot.datasets, on_progress)
         dataset, name, measured, statistics = new.dataset, new.dataset.id, {}, new.statistics[0]
         folder_notes = new.notes
         distances = {(set(pair.pair) - {name}).pop(): pair.value for pair in new.similar}
@@ -116,6 +117,8 @@ def predict(
         reliability = samples.reliability(statistics, snapshot.datasets)
         note = samples.few_images_note(name, statistics.n, statistics.mean.size)
         notes = notes if note is None else (*notes, note)
+    if missing := missing_pairs_note(snapshot, name, distances):
+        notes = (*notes, missing)
     prediction = matching.predict(
         snapshot, dataset, matcher, distances=distances, costs=costs, reliability=reliability
     )
@@ -273,14 +276,24 @@ def _check_known(snapshot: Snapshot, target: str) -> None:
 
 
 def _saved(
-    graph: MatchingGraph, target: NewDataset, new: MeasuredDataset, on_progress: Progress
+    graph: MatchingGraph,
+    target: NewDataset,
+    new: MeasuredDataset,
+    known: Sequence[Dataset],
+    on_progress: Progress,
 ) -> MeasuredDataset:
-    """Save a new dataset; where another writer adds one in the meantime, compare with it first."""
+    """Save a new dataset that was compared with the known ones.
+
+    Where another writer adds a dataset in the meantime, it is compared with that first; where that one has
+    its id and other images, measuring it again refuses it.
+    """
     while True:
+        read = {dataset.id: dataset for dataset in known}
         try:
-            graph.save_datasets([new.dataset], new.statistics, new.similar, compared=new.compared)
+            graph.save_datasets([new.dataset], new.statistics, new.similar, compared=new.compared, read=read)
         except GraphChanged:
-            new = target.measured(graph, graph.datasets(), on_progress, save=True)
+            known = graph.datasets()
+            new = target.measured(graph, known, on_progress, save=True)
         else:
             return new
 

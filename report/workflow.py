@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from matchgraph.predictor.errors import NotEnoughResults, PredictorError
+from matchgraph.predictor.pairs import missing_pairs_note
+from matchgraph.predictor.samples import small_samples_note
 from matchgraph.predictor.visibility import graph_hash, loss_matrix
 from matchgraph.predictor.workflow import load_snapshot
 from matchgraph.progress import Progress, no_progress
@@ -174,6 +176,8 @@ def facts(bench: Bench, outcomes: Mapping[Variant, Outcome]) -> dict[str, Any]:
         "datasets": len(main.datasets),
         "results": int(main.performs["value"].notna().sum()),
         "not held out": "; ".join(f"{d} ({why})" for d, why in skipped.items()) or "none",
+        "limits": " ".join(filter(None, (missing_pairs_note(main), small_samples_note(main.datasets))))
+        or "none",
         "graph": graph_hash(main),
         **{f"recipe {name}": json.dumps(plain(method)) for name, method in methods.items()},
         "versions": ", ".join(f"{name} {version}" for name, version in versions().items()),

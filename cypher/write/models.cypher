@@ -1,4 +1,5 @@
-// Save models: each node gets exactly these properties, its edges stay.
+// Save models: each node gets exactly these properties, or with $merge these beside those that it has; its edges stay.
 UNWIND $rows AS row
 MERGE (m:MatchGraphModel {id: row.id})
-SET m = row.properties, m:Model
+FOREACH (_ IN CASE WHEN $merge THEN [] ELSE [1] END | SET m = {id: row.id})
+SET m += row.properties, m:Model

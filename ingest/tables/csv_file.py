@@ -234,13 +234,14 @@ def write_table(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, 
                 quoting=csv.QUOTE_NONNUMERIC if quoted else csv.QUOTE_MINIMAL,
             )
             writer.writeheader()
-            writer.writerows({key: _cell(value) for key, value in row.items()} for row in rows)
+            writer.writerows({key: cell_of(value) for key, value in row.items()} for row in rows)
         publish(scratch, path)
     finally:
         scratch.unlink(missing_ok=True)
 
 
-def _cell(value: Any) -> Any:
+def cell_of(value: Any) -> Any:
+    """What is written into a cell for a value; the csv module makes text of the rest."""
     return str(value).lower() if isinstance(value, bool) else "" if value is None else value
 
 

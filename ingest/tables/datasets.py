@@ -6,13 +6,13 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from matchgraph.graphdb.errors import GraphChanged, UnknownMetric
+from matchgraph.graphdb.errors import ContentChanged, GraphChanged, UnknownMetric
 from matchgraph.graphdb.models import Dataset, Metric, Property, Similar, Statistics
 from matchgraph.ingest.errors import BadInput, Problem
 from matchgraph.ingest.tables.csv_file import (
@@ -26,7 +26,7 @@ from matchgraph.ingest.tables.csv_file import (
     read_table,
     typed_columns,
 )
-from matchgraph.ingest.tables.identity import identity_of
+from matchgraph.ingest.tables.identity import identity_of, taken_meanwhile
 from matchgraph.ingest.tables.models import fingerprint_files
 from matchgraph.progress import Progress, no_progress
 from matchgraph.training.captions import METADATA_FILES
@@ -112,7 +112,7 @@ class DatasetsReport:
 
 
 def read_dataset_table(
-    path: Path, *, text: Collection[str] = (), skip_bad: bool = False
+    path: Path, *, text: Collection[str] = (), skip_bad: bool = False, exact: bool = False
 ) -> tuple[tuple[Dataset, ...], tuple[Problem, ...]]:
     """Read datasets from a CSV file with a column `dataset` (or `id`).
 
@@ -122,6 +122,7 @@ def read_dataset_table(
         path: the file.
         text: columns to be kept as text although they look like numbers.
         skip_bad: leave rows with a problem out instead of refusing the file.
+        exact: keep ids as they stand, and add no name.
 
     Returns:
         The datasets in file order, and the problems of the rows left out.
@@ -130,7 +131,12 @@ def read_dataset_table(
         BadInput: the file has problems.
     """
     table = read_table(
-        path, required=("dataset",), aliases={"id": "dataset"}, reserved=("embedding",), wanted="dataset"
+        path,
+        required=("dataset",),
+        aliases={"id": "dataset"},
+        reserved=("embedding",),
+        verbatim=("dataset",) if exact else (),
+        wanted="dataset",
     )
     embedding = sorted((c for c in table.columns if EMBEDDING_COLUMN.fullmatch(c)), key=lambda c: int(c[1:]))
     gaps = [f"e{position}" for position in range(len(embedding)) if f"e{position}" not in embedding]
@@ -144,8 +150,9 @@ def read_dataset_table(
     vectors = {row.line: _vector(table, row, embedding) for row in table.rows}
     skipped = table.finish(skip_bad=skip_bad)
     datasets = tuple(
-        Dataset(row.cells["dataset"], {"name": row.cells["dataset"], **values[row.line]}, vectors[row.line])
+        Dataset(name, values[row.line] if exact else {"name": name, **values[row.line]}, vectors[row.line])
         for row in table.good_rows()
+        if (name := row.cells["dataset"])
     )
     return datasets, skipped
 
@@ -348,11 +355,8 @@ def ingest_dataset_table(
         BadInput: the file has problems; nothing was written.
     """
     datasets, skipped = read_dataset_table(path, text=text, skip_bad=skip_bad)
-    stored = {dataset.id: dataset for dataset in graph.datasets()}
-    merged = [_merged(stored.get(dataset.id), dataset) for dataset in datasets]
-    if merged:
-        graph.save_datasets(merged)
-    return DatasetsReport(tuple(dataset.id for dataset in merged), (), 0, skipped)
+    graph.save_datasets(datasets, merge=True)
+    return DatasetsReport(tuple(dataset.id for dataset in datasets), (), 0, skipped)
 
 
 def ingest_image_folders(
@@ -426,7 +430,7 @@ def ingest_image_folders(
             notes.append(f"{found.id}: none of its {len(found.images)} images has a caption.")
         if comparison.is_known(found.id, content):
             if (moved := comparison.moved(found)) is not None:
-                graph.save_datasets([moved])
+                graph.save_datasets([moved], read=stored)
             unchanged.append(found.id)
             continue
         replaced = [found.id] if identity.is_replaced(found.id, content) else []
@@ -435,7 +439,17 @@ def ingest_image_folders(
                 f"{found.id}: replaced; what was measured on the former images ({count}) was removed."
             )
         changed = comparison.forget_changed(found.id, content, replaced=bool(replaced))
-        saved = comparison.measure_and_save(graph, found, content, changed=changed, replaced=replaced)
+        try:
+            saved = comparison.measure_and_save(
+                graph, found, content, changed=changed, replaced=replaced, read=stored
+            )
+        except ContentChanged:
+            source, place = str(found.folder.resolve()), str(found.folder)
+            problem = taken_meanwhile(graph, "dataset", found.id, source=source, content=content, place=place)
+            if not skip_bad:
+                raise BadInput([problem]) from None
+            problems.append(problem)
+            continue
         written.append(found.id)
         measured += len(saved.similar)
         notes += saved.notes
@@ -635,6 +649,7 @@ class Comparison:
         *,
         changed: Collection[str] = (),
         replaced: Collection[str] = (),
+        read: Mapping[str, Dataset] | None = None,
     ) -> DatasetMeasurement:
         """Measure a dataset, and save it with its distances to all others of the graph.
 
@@ -646,11 +661,13 @@ class Comparison:
             content: hash of its images, see `images_hash`.
             changed: see `MatchingGraph.save_datasets`.
             replaced: likewise.
+            read: likewise.
 
         Returns:
             What was saved.
 
         Raises:
+            ContentChanged: another writer has saved other images under its id; nothing was written.
             BadDataset: a metric of captions finds too few of them.
         """
         while True:
@@ -663,7 +680,10 @@ class Comparison:
                     changed=changed,
                     replaced=replaced,
                     compared=self.compared,
+                    read=read,
                 )
+            except ContentChanged:
+                raise
             except GraphChanged:
                 self._read_new(graph)
             else:

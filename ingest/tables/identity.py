@@ -83,3 +83,30 @@ def identity_of(
 ) -> Identity:
     """Read from the graph what was measured with its models or datasets."""
     return Identity(kind, stored, graph.measured(kind), replace)
+
+
+def taken_meanwhile(
+    graph: MatchingGraph,
+    kind: Literal["model", "dataset"],
+    node: str,
+    *,
+    source: str,
+    content: str,
+    place: str,
+) -> Problem:
+    """Say why a folder cannot become a node, after another writer has given the id other content.
+
+    Args:
+        graph: the graph, which is read again.
+        kind: what the node is.
+        node: the id.
+        source: the folder, resolved.
+        content: hash of its content.
+        place: the folder as the user named it.
+    """
+    nodes = graph.models() if kind == "model" else graph.datasets()
+    stored = {own.id: own for own in nodes}
+    problem = Identity(kind, stored, {node: 1}).problem(node, source, content, place)  # type: ignore[arg-type]
+    return problem or Problem(
+        place, 0, f"{kind} {node!r} was written by another process meanwhile", "run the command again"
+    )

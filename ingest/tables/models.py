@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from matchgraph.graphdb.errors import ContentChanged
 from matchgraph.graphdb.models import INTEGER_RANGE, Model
 from matchgraph.ingest.errors import BadInput, Problem
 from matchgraph.ingest.tables.csv_file import (
@@ -30,7 +31,7 @@ from matchgraph.ingest.tables.facts import (
     profile_facts,
     throughput_facts,
 )
-from matchgraph.ingest.tables.identity import identity_of
+from matchgraph.ingest.tables.identity import identity_of, taken_meanwhile
 from matchgraph.progress import Progress, no_progress
 from matchgraph.training.contents import WEIGHTS, recognise, remedy
 from matchgraph.training.files import files_below
@@ -98,7 +99,7 @@ class _Unreadable(Exception):
 
 
 def read_model_table(
-    path: Path, *, text: Collection[str] = (), skip_bad: bool = False
+    path: Path, *, text: Collection[str] = (), skip_bad: bool = False, exact: bool = False
 ) -> tuple[tuple[Model, ...], tuple[Problem, ...]]:
     """Read models from a CSV file with a column `model` (or `id`) and any attributes.
 
@@ -106,6 +107,7 @@ def read_model_table(
         path: the file.
         text: columns to be kept as text although they look like numbers.
         skip_bad: leave rows with a problem out instead of refusing the file.
+        exact: keep ids as they stand, and add no name.
 
     Returns:
         The models in file order, and the problems of the rows left out.
@@ -113,15 +115,17 @@ def read_model_table(
     Raises:
         BadInput: the file has problems.
     """
-    table = read_table(path, required=("model",), aliases={"id": "model"}, wanted="model")
+    verbatim = ("model",) if exact else ()
+    table = read_table(path, required=("model",), aliases={"id": "model"}, verbatim=verbatim, wanted="model")
     attributes = [column for column in table.columns if column != "model"]
     check_ids(table, {"model": "model"})
     check_unique(table, "model")
     values = typed_columns(table, attributes, text=text)
     skipped = table.finish(skip_bad=skip_bad)
     models = tuple(
-        Model(row.cells["model"], {"name": row.cells["model"], **values[row.line]})
+        Model(name, values[row.line] if exact else {"name": name, **values[row.line]})
         for row in table.good_rows()
+        if (name := row.cells["model"])
     )
     return models, skipped
 
@@ -185,19 +189,18 @@ def ingest_models(
     """
     if is_hub_name(path):
         path = pipeline_folder(path)
-    stored = {model.id: model for model in graph.models()}
     if not path.is_dir():
         if model_id is not None:
             problem = Problem(str(path), 0, "is no pipeline folder", "leave the id to the table's rows")
             raise BadInput([problem], skippable=False)
         models, skipped = read_model_table(path, text=text, skip_bad=skip_bad)
-        merged = [Model(model.id, {**_properties(stored, model.id), **model.properties}) for model in models]
-        if merged:
-            graph.save_models(merged)
-        return ModelsReport(tuple(model.id for model in merged), skipped, (), {})
+        graph.save_models(models, merge=True)
+        return ModelsReport(tuple(model.id for model in models), skipped, (), {})
     if facts is not None:
         check_device(facts)
     reading = read_pipelines(path, model_id=model_id)
+    read = {model.id: model for model in graph.models()}
+    stored = dict(read)
     identity = identity_of(graph, "model", stored, replace=replace_content)
     problems = list(reading.problems)
     usable: list[Model] = []
@@ -238,7 +241,7 @@ def ingest_models(
             notes.append(f"{model.properties['source']}: the denoiser {reason}")
         merged.append(Model(model.id, properties))
     if merged:
-        graph.save_models(merged, replaced=replaced)
+        _save(graph, merged, str(path), replaced=replaced, read=read)
     for number, model in enumerate(merged):
         if facts is None:
             break
@@ -246,13 +249,38 @@ def ingest_models(
         notes.extend(remarks)
         if found:
             merged[number] = Model(model.id, {**model.properties, **found})
-            graph.save_models([merged[number]])
+            _save(graph, [merged[number]], str(path), read={model.id: model})
         on_progress("throughput measured", number + 1, len(merged))
     measured = {
         model.id: {name: model.properties[name] for name in MEASURED if name in model.properties}
         for model in merged
     }
     return ModelsReport(tuple(model.id for model in merged), tuple(problems), tuple(notes), measured)
+
+
+def _save(
+    graph: MatchingGraph,
+    models: Sequence[Model],
+    place: str,
+    *,
+    replaced: Collection[str] = (),
+    read: Mapping[str, Model],
+) -> None:
+    """Save models read from folders, unless another writer has saved other weights under one of the ids."""
+    try:
+        graph.save_models(models, replaced=replaced, read=read)
+    except ContentChanged as error:
+        now = {model.id: model.properties.get("content_hash") for model in graph.models()}
+        problems = []
+        for model in models:
+            source, content = (str(model.properties[name]) for name in ("source", "content_hash"))
+            if now.get(model.id) not in (None, content):
+                problems.append(
+                    taken_meanwhile(graph, "model", model.id, source=source, content=content, place=place)
+                )
+        if not problems:
+            raise
+        raise BadInput(problems, skippable=False) from error
 
 
 def _properties(stored: Mapping[str, Model], model_id: str) -> Mapping[str, Any]:

@@ -21,7 +21,7 @@ from matchgraph.ingest.tables.datasets import (
     list_folder,
     too_few_images,
 )
-from matchgraph.ingest.tables.identity import Identity
+from matchgraph.ingest.tables.identity import identity_of
 from matchgraph.progress import Progress, no_progress
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ class NewFolder:
                 "--probe SPEC`."
             )
         content = images_hash(found)
-        found = _under_own_id(found, content, known, save=save)
+        found = _under_own_id(graph, found, content, known, save=save)
         measured = comparison.measure(found, content, load=_loader(found.images, on_progress))
         notes = (*found.notes, *measured.notes)
         return MeasuredDataset(
@@ -113,14 +113,18 @@ class NewFolder:
         )
 
 
-def _under_own_id(found: ImageFolder, content: str, known: Sequence[Dataset], *, save: bool) -> ImageFolder:
+def _under_own_id(
+    graph: MatchingGraph, found: ImageFolder, content: str, known: Sequence[Dataset], *, save: bool
+) -> ImageFolder:
     """A folder under an id of its own, where the graph has another dataset of the same name."""
     stored = {dataset.id: dataset for dataset in known}
-    identity = Identity("dataset", stored, {})
+    identity = identity_of(graph, "dataset", stored, replace=False)
     if not identity.is_other(found.id, content):
         return found
     if save:
-        reason = f"dataset {found.id!r} is in the graph already, with other images"
+        source = str(found.folder.resolve())
+        problem = identity.problem(found.id, source, content, str(found.folder))
+        reason = problem.reason if problem else f"dataset {found.id!r} has changed since it was ingested"
         remedy = "save it with `matchgraph ingest datasets`, which takes --id and --replace"
         raise BadInput([Problem(str(found.folder), 0, reason, remedy)], skippable=False)
     number = next(n for n in itertools.count(2) if f"{found.id} ({n})" not in stored)

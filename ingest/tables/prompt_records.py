@@ -4,9 +4,6 @@
 variant. `scores.csv` lists the tables in `scores/`, usually one for each metric, with what all scores of a
 table were measured with. Such a table has a row for each prompt, and for each variant the column `<variant>`
 with the mean and `<variant>__std` with the standard deviation of its images; what is not scored is empty.
-
-Means and deviations are rounded to six significant digits, far below the spread of a few images, so that the
-tables stay small. All else comes back exactly.
 """
 
 from __future__ import annotations
@@ -16,7 +13,7 @@ import re
 import tempfile
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -53,7 +50,6 @@ VARIANT_COUNTS = ("steps", "resolution_px", "cache_interval")
 INDEX_COLUMNS = ("metric", "scorer", "samples", "file")
 TABLE_NAME = re.compile(r"[a-z][a-z0-9_]{0,40}(-\d{1,6})?\.csv", re.ASCII)
 STD = "__std"
-DIGITS = 6
 POSITIVE = range(1, INTEGER_RANGE.stop)
 
 
@@ -73,11 +69,11 @@ class PromptRecords:
 
 
 def prompt_records(graph: PromptGraph) -> PromptRecords:
-    """The prompt level of a graph, as records keep it: variants by model and cost, scores rounded."""
+    """The prompt level of a graph, as records keep it: variants by model and cost."""
     return PromptRecords(
         tuple(graph.prompts()),
         tuple(sorted(graph.variants(), key=lambda variant: (variant.model, variant.tflop, variant.id))),
-        tuple(_rounded(score) for metric in graph.metrics() for score in graph.scores(metric)),
+        tuple(score for metric in graph.metrics() for score in graph.scores(metric)),
     )
 
 
@@ -157,11 +153,6 @@ class _ScoreTable:
     about: Mapping[str, Any]
     columns: Sequence[str]
     rows: Sequence[Mapping[str, Any]]
-
-
-def _rounded(score: Score) -> Score:
-    std = None if score.std is None else float(f"{score.std:.{DIGITS}g}")
-    return replace(score, value=float(f"{score.value:.{DIGITS}g}"), std=std)
 
 
 def _score_tables(records: PromptRecords) -> list[_ScoreTable]:

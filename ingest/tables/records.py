@@ -3,19 +3,24 @@
 `models.csv`, `datasets.csv`, `metrics.csv`, `similarities.csv` and `results.csv` are in the formats that the
 single commands of `matchgraph ingest` read. `runs.csv` says how each value was measured: configuration, seed,
 hashes of model, dataset and adapter; the figures of runs that repeat a measurement under another seed are
-there alone. `statistics.safetensors` holds the mean and covariance of each dataset's features by the
-extractor of its embedding, which is all that a new folder of images is compared with. Where the graph has
-prompts, their files are there as well, see `ingest.tables.prompt_records`.
+there alone. `statistics.safetensors` holds the mean and covariance of each dataset's features, which is all
+that a new folder of images is compared with. Where the graph has prompts, their files are there as well, see
+`ingest.tables.prompt_records`; what no table can hold is in `rest.jsonl`, see `ingest.tables.rest`.
+
+So loading gives the graph that was written, property by property, but for what Neo4j Browser shows of the
+edges, which `graphdb.refresh` derives. Records to be shared leave out what is of one machine alone.
 """
 
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
+from matchgraph.graphdb.edges import lock
 from matchgraph.graphdb.errors import GraphError
 from matchgraph.graphdb.models import INITIAL, Metric, Result, Similar, Statistics
 from matchgraph.graphdb.prompts import PromptGraph
@@ -31,12 +36,23 @@ from matchgraph.ingest.tables.csv_file import (
     write_table,
 )
 from matchgraph.ingest.tables.datasets import EMBEDDING_COLUMN, read_dataset_table
+from matchgraph.ingest.tables.identity import Identity
 from matchgraph.ingest.tables.models import read_model_table
 from matchgraph.ingest.tables.prompt_records import (
     PromptRecords,
     prompt_records,
     read_prompt_records,
     write_prompt_records,
+)
+from matchgraph.ingest.tables.rest import (
+    KEYS,
+    REST,
+    Rest,
+    RestRow,
+    fits_cell,
+    is_same,
+    kept_by_table,
+    write_rest,
 )
 from matchgraph.ingest.tables.results import COUNTS, NUMBERS, STAGES, TEXTS, read_results
 from matchgraph.ingest.tables.similarities import COUNTS as SIMILAR_COUNTS
@@ -52,8 +68,11 @@ if TYPE_CHECKING:
 MODELS, DATASETS, METRICS = "models.csv", "datasets.csv", "metrics.csv"
 SIMILARITIES, RESULTS, RUNS = "similarities.csv", "results.csv", "runs.csv"
 STATISTICS = "statistics.safetensors"
-# Local paths, which are private, and values that depend on the machine and its load.
+# Local paths, which are private, and values that depend on the machine and its load: records to
+# be shared leave them out.
 LOCAL = ("source", "throughput")
+# Columns of nodes that are something else, and of a dataset e0, e1... as well.
+TAKEN = frozenset({"id", "model", "dataset", "prompt", "embedding"})
 SIMILARITY_COLUMNS = (
     "dataset",
     "other",
@@ -83,6 +102,7 @@ class Records:
         results: values on model-dataset edges.
         runs: rows of cypher/ledger/record.cypher.
         prompt_level: prompts, variants and scores.
+        students: student, teacher and properties of each pair, as rows of cypher/distillation/save.cypher.
     """
 
     models: tuple[Model, ...]
@@ -93,6 +113,7 @@ class Records:
     results: tuple[Result, ...]
     runs: tuple[Mapping[str, Any], ...]
     prompt_level: PromptRecords
+    students: tuple[Mapping[str, Any], ...] = ()
 
     def without(self, datasets: Collection[str]) -> Records:
         """The same without some datasets and all that is known of them.
@@ -116,52 +137,68 @@ class Records:
         )
 
 
-def write_records(graph: MatchingGraph, runner: Runner, folder: Path) -> dict[str, int]:
+def write_records(
+    graph: MatchingGraph, runner: Runner, folder: Path, *, shareable: bool = False
+) -> dict[str, int]:
     """Write the whole graph as a folder of records.
 
     Args:
         graph: what is written.
         runner: its connection.
         folder: gets the files; files of records that are there are replaced.
+        shareable: leave out what is of this machine alone: where files lie, how fast models are here, and
+            of runs those that are not done, hosts and times of the day.
 
     Returns:
         How many rows each file got.
 
     Raises:
-        IngestError: a property would not come back from its text in a table as it was; or
-            see `write_prompt_records`.
+        IngestError: see `write_prompt_records`.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    prompt_counts = write_prompt_records(prompt_records(PromptGraph(runner)), folder)
+    rest: list[RestRow] = []
+    level = prompt_records(PromptGraph(runner))
+    prompts = _split("prompt", {prompt.id: prompt.properties for prompt in level.prompts}, rest)
+    in_tables = tuple(replace(prompt, properties=prompts[prompt.id]) for prompt in level.prompts)
+    prompt_counts = write_prompt_records(replace(level, prompts=in_tables), folder)
     models, datasets = graph.models(), graph.datasets()
+    known = _shared if shareable else dict
+    model_rows = [
+        {"model": name, **own}
+        for name, own in _split("model", {each.id: known(each.properties) for each in models}, rest).items()
+    ]
+    plain = _split("dataset", {each.id: known(each.properties) for each in datasets}, rest)
+    dataset_rows = _dataset_rows(datasets, plain, rest)
     metrics = [Metric(**row) for row in runner.read(load("read/metrics"))]
     names = {metric.name for metric in metrics}
-    results = list(_results(runner, names))
-    similar = [
-        {"dataset": row["from"], "other": row["to"], **value}
-        for row in runner.read(load("read/edges"), type="SIMILAR")
-        for value in _values(row["properties"], names)
-    ]
-    runs = [_run_row(row, names) for row in runner.read(load("ledger/finished"))]
+    similar, results = list(_similar(runner, names)), list(_results(runner, names))
+    similar_rows = [_edge_row("similarity", row, rest) for row in similar]
+    result_rows = [_edge_row("result", row, rest) for row in results]
+    recorded = runner.read(load("ledger/recorded"), statuses=["DONE"] if shareable else None)
+    runs = [_run_row(row, names) for row in recorded]
     figures = sorted({name for row in runs for name in row} - {*RUN_COLUMNS, *RUN_FACTS, *RUN_TIMES})
-    model_rows = [{"model": model.id, **_shared(model.properties)} for model in models]
-    dataset_rows = [_dataset_row(dataset) for dataset in datasets]
-    metric_rows = [{"metric": metric.name, **asdict(metric)} for metric in metrics]
+    rest += [{"of": "student", **row} for row in runner.read(load("distillation/students"))]
     tables: dict[str, tuple[Sequence[str], Sequence[Mapping[str, Any]]]] = {
         MODELS: (_columns("model", model_rows), model_rows),
         DATASETS: (_columns("dataset", dataset_rows), dataset_rows),
-        METRICS: (("metric", "larger_is_better", "minimum", "maximum"), metric_rows),
-        SIMILARITIES: (SIMILARITY_COLUMNS, similar),
-        RESULTS: (RESULT_COLUMNS, results),
+        METRICS: (
+            ("metric", "larger_is_better", "minimum", "maximum"),
+            [{"metric": metric.name, **asdict(metric)} for metric in metrics],
+        ),
+        SIMILARITIES: (SIMILARITY_COLUMNS, similar_rows),
+        RESULTS: (RESULT_COLUMNS, result_rows),
         RUNS: ((*RUN_COLUMNS, *RUN_FACTS, *RUN_TIMES, *figures), runs),
     }
     for name, (columns, rows) in tables.items():
         write_table(folder / name, columns, rows)
     counts = {name: len(rows) for name, (_, rows) in tables.items()}
-    statistics = graph.own_statistics()
+    if not shareable and runs:
+        ids = ({model.id for model in models}, {dataset.id for dataset in datasets})
+        rest += _rest_of_runs(recorded, _read_runs(folder / RUNS, *ids))
+    statistics = graph.all_statistics()
     _write_statistics(folder / STATISTICS, statistics)
-    _check_written(folder, models, datasets)
-    return {**counts, STATISTICS: len(statistics), **prompt_counts}
+    beside = write_rest(folder / REST, rest)
+    return {**counts, STATISTICS: len(statistics), **prompt_counts, **({REST: beside} if beside else {})}
 
 
 def read_records(folder: Path, metric: Callable[[str], Metric]) -> Records:
@@ -189,8 +226,9 @@ def _read(folder: Path, metric: Callable[[str], Metric]) -> Records:
         if not (folder / name).is_file():
             reason = f"there is no {name}"
             raise BadInput([Problem(str(folder), 0, reason, "name a folder that `matchgraph export` wrote")])
-    models = read_model_table(folder / MODELS)[0] if _has_rows(folder / MODELS) else ()
-    datasets = read_dataset_table(folder / DATASETS)[0] if _has_rows(folder / DATASETS) else ()
+    rest = Rest(folder / REST)
+    models = read_model_table(folder / MODELS, exact=True)[0] if _has_rows(folder / MODELS) else ()
+    datasets = read_dataset_table(folder / DATASETS, exact=True)[0] if _has_rows(folder / DATASETS) else ()
     metrics = _read_metrics(folder / METRICS) if _has_rows(folder / METRICS) else ()
     own = {found.name: found for found in metrics}
 
@@ -200,14 +238,41 @@ def _read(folder: Path, metric: Callable[[str], Metric]) -> Records:
     dataset_ids, model_ids = {d.id for d in datasets}, {m.id for m in models}
     similar: tuple[Similar, ...] = ()
     if _has_rows(folder / SIMILARITIES):
-        similar = read_similarities(folder / SIMILARITIES, datasets=dataset_ids, metric=known).similar
+        similar = read_similarities(
+            folder / SIMILARITIES, datasets=dataset_ids, metric=known, exact=True
+        ).similar
     results: tuple[Result, ...] = ()
     if _has_rows(folder / RESULTS):
-        results = read_results(folder / RESULTS, models=model_ids, datasets=dataset_ids, metric=known).results
+        results = read_results(
+            folder / RESULTS, models=model_ids, datasets=dataset_ids, metric=known, exact=True
+        ).results
     runs = _read_runs(folder / RUNS, model_ids, dataset_ids) if _has_rows(folder / RUNS) else ()
     statistics = _read_statistics(folder / STATISTICS, dataset_ids)
-    prompt_level = read_prompt_records(folder, model_ids)
-    return Records(models, datasets, metrics, statistics, similar, results, runs, prompt_level)
+    level = read_prompt_records(folder, model_ids)
+    students = tuple(rest.all_of("student"))
+    if strangers := [row for row in students if not {row["student"], row["teacher"]} <= model_ids]:
+        reason = f"has the student {strangers[0]['student']!r} of {strangers[0]['teacher']!r}"
+        remedy = f"add both to {MODELS}, or delete the line"
+        raise BadInput([Problem(str(folder / REST), 0, reason, remedy)])
+    found = Records(
+        rest.over("model", models, lambda row: (row.id,)),
+        rest.over("dataset", datasets, lambda row: (row.id,)),
+        metrics,
+        statistics,
+        rest.over("similarity", similar, lambda row: (row.dataset, row.other, row.metric)),
+        rest.over("result", results, lambda row: (row.model, row.dataset, row.metric, row.stage)),
+        tuple(_with_rest(row, rest.take("run", row["id"])) for row in runs),
+        replace(level, prompts=rest.over("prompt", level.prompts, lambda row: (row.id,))),
+        students,
+    )
+    rest.finish()
+    return found
+
+
+def _with_rest(row: Mapping[str, Any], fields: RestRow) -> dict[str, Any]:
+    """A run with what no table holds of it; what is null there, the table says and the run has not."""
+    properties = {**row["properties"], **fields.get("properties", {})}
+    return {**row, "properties": {name: value for name, value in properties.items() if value is not None}}
 
 
 def _has_rows(path: Path) -> bool:
@@ -219,8 +284,8 @@ def _has_rows(path: Path) -> bool:
 def save_records(graph: MatchingGraph, runner: Runner, records: Records) -> None:
     """Save records in the graph, beside what is there.
 
-    Each kind of row is one transaction, but for more than 50,000; where it is cut short, saving again
-    completes it.
+    A property that the records do not have stays in the graph. Each kind of row is one transaction, but for
+    more than 50,000; where it is cut short, saving again completes it.
 
     Args:
         graph: gets them.
@@ -228,19 +293,48 @@ def save_records(graph: MatchingGraph, runner: Runner, records: Records) -> None
         records: what to save.
 
     Raises:
+        IngestError: the graph has other content under the id of a model or dataset, so that what was measured
+            with one would pass to the other; nothing is saved.
+        ContentChanged: the same, by another writer in the meantime.
         MixedExtractors: the graph has prompts that another CLIP embedded; nothing is saved.
     """
     prompts, level = PromptGraph(runner), records.prompt_level
     prompts.check_probes(level.prompts)
-    graph.save_models(records.models)
+    models, datasets = ({own.id: own for own in nodes} for nodes in (graph.models(), graph.datasets()))
+    _check_contents("model", records.models, models)
+    _check_contents("dataset", records.datasets, datasets)
+    graph.save_models(records.models, merge=True, read=models)
     for metric in records.metrics:
         graph.save_metric(metric)
-    graph.save_datasets(records.datasets, records.statistics, records.similar)
+    graph.save_datasets(records.datasets, records.statistics, records.similar, merge=True, read=datasets)
     graph.save_results(records.results)
     runner.write(load("ledger/record"), rows=list(records.runs))
+    if records.students:
+        runner.write_many([lock(), *((load("distillation/save"), dict(row)) for row in records.students)])
     prompts.save_prompts(level.prompts)
     prompts.save_variants(level.variants)
     prompts.save_scores(level.scores)
+
+
+def _check_contents(
+    kind: Literal["model", "dataset"],
+    nodes: Sequence[Model] | Sequence[Dataset],
+    stored: Mapping[str, Model] | Mapping[str, Dataset],
+) -> None:
+    identity = Identity(kind, stored, {})
+    for node in nodes:
+        content = node.properties.get("content_hash")
+        if content is not None and identity.is_other(node.id, str(content)):
+            raise IngestError(
+                f"The graph has a {kind} {node.id!r} already, of other content than that of the records: "
+                f"rename or remove it with `matchgraph graph rename {kind}` or `graph remove {kind}` first."
+            )
+
+
+def _similar(runner: Runner, names: Collection[str]) -> Iterable[dict[str, Any]]:
+    for row in runner.read(load("read/edges"), type="SIMILAR"):
+        for value in _values(row["properties"], names):
+            yield {"dataset": row["from"], "other": row["to"], **value}
 
 
 def _results(runner: Runner, names: Collection[str]) -> Iterable[dict[str, Any]]:
@@ -266,7 +360,7 @@ def _values(properties: Mapping[str, Any], names: Collection[str]) -> Iterable[d
         provenance = {
             key.removeprefix(prefix): value for key, value in properties.items() if key.startswith(prefix)
         }
-        yield {"metric": name, "value": properties[name], **provenance}
+        yield {"metric": name, "value": properties[name], "provenance": provenance}
 
 
 def _shared(properties: Mapping[str, Any]) -> dict[str, Any]:
@@ -277,9 +371,70 @@ def _shared(properties: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _dataset_row(dataset: Dataset) -> dict[str, Any]:
-    embedding = {f"e{place}": value for place, value in enumerate(dataset.embedding or ())}
-    return {"dataset": dataset.id, **_shared(dataset.properties), **embedding}
+def _split(
+    kind: Literal["model", "dataset", "prompt"], nodes: Mapping[str, Mapping[str, Any]], rest: list[RestRow]
+) -> dict[str, dict[str, Any]]:
+    """The properties of each node that a table keeps; what it would not is added to the rest."""
+    kept = kept_by_table(
+        list(nodes.values()),
+        lambda name: name in TAKEN or (kind == "dataset" and EMBEDDING_COLUMN.fullmatch(name) is not None),
+    )
+    for node, own in nodes.items():
+        if left := {name: value for name, value in own.items() if name not in kept}:
+            rest.append({"of": kind, kind: node, "properties": left})
+    return {node: {name: value for name, value in own.items() if name in kept} for node, own in nodes.items()}
+
+
+def _dataset_rows(
+    datasets: Sequence[Dataset], plain: Mapping[str, Mapping[str, Any]], rest: list[RestRow]
+) -> list[dict[str, Any]]:
+    """Rows with embeddings of the length that most have; the table has no place for others."""
+    lengths = Counter(len(dataset.embedding) for dataset in datasets if dataset.embedding)
+    usual = max(lengths, key=lambda length: (lengths[length], length), default=0)
+    rows = []
+    for dataset in datasets:
+        embedding = dataset.embedding or ()
+        if embedding and len(embedding) != usual:
+            own = next(
+                (row for row in rest if (row["of"], row.get("dataset")) == ("dataset", dataset.id)), None
+            )
+            if own is None:
+                own = {"of": "dataset", "dataset": dataset.id}
+                rest.append(own)
+            own["embedding"] = list(embedding)
+            embedding = ()
+        cells = {f"e{place}": value for place, value in enumerate(embedding)}
+        rows.append({"dataset": dataset.id, **plain[dataset.id], **cells})
+    return rows
+
+
+def _edge_row(
+    kind: Literal["similarity", "result"], row: Mapping[str, Any], rest: list[RestRow]
+) -> dict[str, Any]:
+    """The row of an edge's value; what its columns do not keep of the provenance is added to the rest."""
+    texts, counts, numbers = (
+        (TEXTS, COUNTS, NUMBERS) if kind == "result" else (SIMILAR_TEXTS, SIMILAR_COUNTS, SIMILAR_NUMBERS)
+    )
+    own = row["provenance"]
+    cells = {name: own[name] for name in texts if isinstance(own.get(name), str) and fits_cell(own[name])}
+    cells |= {name: own[name] for name in counts if type(own.get(name)) is int and own[name] > 0}
+    cells |= {name: own[name] for name in numbers if type(own.get(name)) is float}
+    keys = {name: row[name] for name in KEYS[kind]}
+    if left := {name: value for name, value in own.items() if name not in cells}:
+        rest.append({"of": kind, **keys, "provenance": left})
+    return {**keys, "value": row["value"], **cells}
+
+
+def _rest_of_runs(
+    recorded: Sequence[Mapping[str, Any]], read: Sequence[Mapping[str, Any]]
+) -> Iterable[RestRow]:
+    """What the table of runs does not say of them: null for what it says and they have not."""
+    for row, again in zip(recorded, read, strict=True):
+        own, told = row["properties"], again["properties"]
+        left = {name: value for name, value in own.items() if not is_same(value, told.get(name))}
+        left |= dict.fromkeys(told.keys() - own.keys())
+        if left:
+            yield {"of": "run", "run": own["id"], "properties": left}
 
 
 def _run_row(row: Mapping[str, Any], names: Collection[str]) -> dict[str, Any]:
@@ -306,20 +461,6 @@ def _columns(first: str, rows: Sequence[Mapping[str, Any]]) -> list[str]:
     return [first, *sorted(names - embedding), *sorted(embedding, key=lambda name: int(name[1:]))]
 
 
-def _check_written(folder: Path, models: Sequence[Model], datasets: Sequence[Dataset]) -> None:
-    """Make sure that all is read as what it was: a text of digits would come back as a number."""
-    read_models = read_model_table(folder / MODELS)[0] if models else ()
-    read_datasets = read_dataset_table(folder / DATASETS)[0] if datasets else ()
-    for kind, before, after in (("model", models, read_models), ("dataset", datasets, read_datasets)):
-        for was, now in zip(before, after, strict=True):
-            for name, value in _shared(was.properties).items():
-                if now.properties.get(name) != value:
-                    raise IngestError(
-                        f"{name} of {kind} {was.id!r} is {value!r}, which a table does not keep apart from "
-                        f"{now.properties.get(name)!r}; change or remove that property."
-                    )
-
-
 def _read_metrics(path: Path) -> tuple[Metric, ...]:
     table = read_table(path, required=("metric", "larger_is_better"), optional=("minimum", "maximum"))
     check_unique(table, "metric")
@@ -341,7 +482,7 @@ def _read_metrics(path: Path) -> tuple[Metric, ...]:
 
 
 def _read_runs(path: Path, models: Collection[str], datasets: Collection[str]) -> tuple[dict[str, Any], ...]:
-    table = read_table(path, required=RUN_COLUMNS)
+    table = read_table(path, required=RUN_COLUMNS, verbatim=("model", "dataset"))
     check_ids(table, {"model": "model", "dataset": "dataset"})
     check_unique(table, "run")
     figures = [name for name in table.columns if name not in (*RUN_COLUMNS, *RUN_FACTS)]
@@ -373,6 +514,8 @@ def _run_properties(table: Table, row: Row, figures: Sequence[str]) -> dict[str,
         "extractors": "{}",
         "replicate": row.cells["replicate"] == "true",
         "max_attempts": 1,
+        "status": "DONE",
+        "fence": 0,
         **{name: text for name in RUN_FACTS if (text := row.cells.get(name))},
     }
     properties["attempt"] = int(properties.get("attempt", 1))

@@ -64,6 +64,7 @@ def read_results(
     larger_is_better: bool | None = None,
     on_duplicate: OnDuplicate = "error",
     skip_bad: bool = False,
+    exact: bool = False,
 ) -> ResultsReading:
     """Read results from a CSV file with columns model, dataset, metric, value.
 
@@ -78,6 +79,7 @@ def read_results(
         larger_is_better: the direction of metrics that are not known; None where there should be none.
         on_duplicate: what to do where one model, dataset, metric and stage has several values.
         skip_bad: leave rows with a problem out instead of refusing the file.
+        exact: keep ids as they stand.
 
     Returns:
         The results in file order.
@@ -85,7 +87,12 @@ def read_results(
     Raises:
         BadInput: the file has problems.
     """
-    table = read_table(path, required=COLUMNS, optional=("stage", *COUNTS, *NUMBERS, *TEXTS))
+    table = read_table(
+        path,
+        required=COLUMNS,
+        optional=("stage", *COUNTS, *NUMBERS, *TEXTS),
+        verbatim=("model", "dataset") if exact else (),
+    )
     check_ids(table, {"model": "model", "dataset": "dataset"})
     check_known(table, "model", "model", models)
     check_known(table, "dataset", "dataset", datasets)

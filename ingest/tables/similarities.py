@@ -49,6 +49,7 @@ def read_similarities(
     metric: Callable[[str], Metric],
     larger_is_better: bool | None = None,
     skip_bad: bool = False,
+    exact: bool = False,
 ) -> SimilaritiesReading:
     """Read similarities from a CSV file with columns dataset, other, metric, value.
 
@@ -61,6 +62,7 @@ def read_similarities(
         metric: finds a metric by name and raises UnknownMetric, as `MatchingGraph.metric` does.
         larger_is_better: the direction of metrics that are not known; None where there should be none.
         skip_bad: leave rows with a problem out instead of refusing the file.
+        exact: keep ids as they stand.
 
     Returns:
         The similarities in file order.
@@ -68,7 +70,12 @@ def read_similarities(
     Raises:
         BadInput: the file has problems.
     """
-    table = read_table(path, required=COLUMNS, optional=(*COUNTS, *NUMBERS, *TEXTS))
+    table = read_table(
+        path,
+        required=COLUMNS,
+        optional=(*COUNTS, *NUMBERS, *TEXTS),
+        verbatim=("dataset", "other") if exact else (),
+    )
     check_ids(table, {"dataset": "dataset", "other": "dataset"})
     check_known(table, "dataset", "dataset", datasets)
     check_known(table, "other", "dataset", datasets)

@@ -248,8 +248,31 @@ class TestPredictFolder:
         before = graph.datasets()
         code, _, err = command("predict", folder, "--probe", probe, "--save", *FAST)
         assert code == 2
-        assert "'reds' is in the graph already, with other images" in err
+        assert (
+            f"'reds' is in the graph already, from {colours / 'known' / 'reds'}, and {folder} has other"
+            in err
+        )
         assert graph.datasets() == before
+
+    def test_another_writer_takes_the_id_before_a_folder_is_saved(
+        self, graph, command, colours, probe, monkeypatch
+    ):
+        from matchgraph.graphdb.repository import MatchingGraph
+
+        folder = write_images(colours / "new" / "plums", (190, 45, 35), 9)
+        theirs = Dataset("plums", {"content_hash": "of other images", "source": "/theirs"})
+        save = MatchingGraph.save_datasets
+
+        def save_after_another(own, datasets, *arguments, **options):
+            if "plums" not in {known.id for known in graph.datasets()}:
+                save(graph, [theirs])
+            save(own, datasets, *arguments, **options)
+
+        monkeypatch.setattr(MatchingGraph, "save_datasets", save_after_another)
+        code, _, err = command("predict", folder, "--probe", probe, "--save", *FAST)
+        assert code == 2
+        assert f"'plums' is in the graph already, from /theirs, and {folder} has other content" in err
+        assert [known for known in graph.datasets() if known.id == "plums"] == [theirs]
 
     def test_everything_is_read_and_decoded_once(self, command, colours, probe, monkeypatch):
         from matchgraph.graphdb.runner import Runner

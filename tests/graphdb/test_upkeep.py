@@ -69,6 +69,16 @@ def test_what_is_wrong(runner: Runner) -> None:
     )
 
 
+def test_values_of_no_recorded_extractor_have_gaps_too(graph: MatchingGraph, runner: Runner) -> None:
+    graph.save_datasets(
+        [Dataset(name) for name in "abc"],
+        similar=[Similar("a", "b", "clip_fid", 2.0), Similar("b", "c", "clip_fid", 3.0)],
+    )
+    assert check(runner).missing_pairs == (("a", "c", "not-recorded"),)
+    graph.save_similarities([Similar("a", "c", "clip_fid", 1.0)])
+    assert check(runner).missing_pairs == ()
+
+
 def test_removing_takes_along_what_belongs(zoo: MatchingGraph, runner: Runner) -> None:
     before = dump(runner)
     assert remove(runner, "model", "m", dry_run=True) == Belongings(2, 0, 0, 1, 1, 1)

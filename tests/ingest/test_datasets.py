@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -453,6 +454,29 @@ def test_results_do_not_pass_to_images_that_changed_in_their_place(
         ingest_image_folders(graph, folder, extractor)
     assert ingest_image_folders(graph, folder, extractor, replace_content=True).written == ("pets",)
     assert graph.snapshot().performs.empty
+
+
+@pytest.mark.parametrize("skip_bad", [False, True])
+def test_another_writer_takes_the_id_meanwhile(
+    graph: MatchingGraph, extractor: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, skip_bad: bool
+) -> None:
+    folder = write_images(tmp_path / "pets", 1, ["a", "b", "c"])
+    theirs = Dataset("pets", {"content_hash": "of other images", "source": "/theirs"})
+    measure = Comparison.measure
+
+    def measure_slowly(*arguments: Any, **options: Any) -> Any:
+        graph.save_datasets([theirs])
+        return measure(*arguments, **options)
+
+    monkeypatch.setattr(Comparison, "measure", measure_slowly)
+    said = f"'pets' is in the graph already, from /theirs, and {folder} has other content"
+    if skip_bad:
+        report = ingest_image_folders(graph, folder, extractor, skip_bad=True)
+        assert (report.written, said in str(report.skipped[0])) == ((), True)
+    else:
+        with pytest.raises(BadInput, match=re.escape(said)):
+            ingest_image_folders(graph, folder, extractor)
+    assert graph.datasets() == [theirs]
 
 
 def test_names_of_split_folders_and_snapshots(tmp_path: Path) -> None:

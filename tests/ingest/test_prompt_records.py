@@ -122,23 +122,6 @@ def test_the_graph_comes_back_as_it_was(
     assert not list(folder.rglob(".*"))
 
 
-def test_scores_keep_six_digits(level: PromptGraph, tmp_path: Path) -> None:
-    long = [replace(score, value=0.12345678, std=9.87654321e-7) for score in scores()[:2]]
-    level.save_scores(long)
-    write_prompt_records(prompt_records(level), tmp_path)
-    read = read_prompt_records(tmp_path, {"m", "n", HOSTILE})
-    kept = {(score.variant, score.prompt): score for score in read.scores if score.metric == "clip_score"}
-    for score in long:
-        found = kept[score.variant, score.prompt]
-        assert (found.value, found.std) == (0.123457, 9.87654e-7)
-    table = (tmp_path / "scores" / "clip_score.csv").read_text(encoding="utf-8")
-    assert max(len(cell) for line in table.splitlines()[1:] for cell in line.split(",")[1:]) <= 11
-    # What is rounded once stays as it is.
-    rounded = [*kept.values(), *(score for score in read.scores if score.metric != "clip_score")]
-    level.save_scores(rounded)
-    assert set(prompt_records(level).scores) == set(rounded)
-
-
 def test_commands_count_the_prompt_level(
     graph: MatchingGraph,
     level: PromptGraph,  # noqa: ARG001
