@@ -355,6 +355,10 @@ def serve(probe: str, metrics: tuple[str, ...], host: str, port: int) -> None:
     ):
         served = load_served(router_store(), PromptGraph(runner), probe, metrics)
         server = web_server(create_app(served, runner.verify), host, port)
+        # From here on a request waits for its answer; uvicorn does not name a socket that it was given.
+        address.listen()
+        shown = f"[{host}]" if ":" in host else host
+        click.echo(f"Serving on http://{shown}:{address.getsockname()[1]} (Ctrl-C to stop)", err=True)
         with suppress(KeyboardInterrupt):
             server.run(sockets=[address])
 

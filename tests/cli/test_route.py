@@ -96,12 +96,14 @@ def assert_it_serves(environment: Mapping[str, str], asked: dict[str, Any], vari
     own = {**os.environ, **environment, "MATCHGRAPH_PROBE": CLIP}
     with subprocess.Popen(command, env=own, stderr=subprocess.PIPE, text=True, cwd=ROOT.parent) as process:
         assert process.stderr is not None
-        listening = next(line for line in process.stderr if "running on" in line)
-        url = listening.split("running on ")[1].split()[0]
-        answer = httpx.post(f"{url}/v1/route", json=asked, timeout=30)
-        assert answer.json()["decisions"][0]["variant"] == variant
-        process.send_signal(signal.SIGINT)
-        assert process.wait(30) == 0, process.stderr.read()
+        try:
+            url = next(line.split()[2] for line in process.stderr if line.startswith("Serving on "))
+            answer = httpx.post(f"{url}/v1/route", json=asked, timeout=30)
+            assert answer.json()["decisions"][0]["variant"] == variant
+            process.send_signal(signal.SIGINT)
+            assert process.wait(30) == 0
+        finally:
+            process.kill()
 
 
 def test_what_is_missing_is_named(invoke: Callable[..., Result], settings: Any) -> None:
