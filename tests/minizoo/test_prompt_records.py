@@ -51,7 +51,7 @@ def test_prompts_are_those_of_the_file_that_are_unlike(
 
 def test_every_candidate_is_scored_on_every_prompt(records: PromptRecords) -> None:
     assert {variant.model for variant in records.variants} == set(MODELS)
-    assert {variant.steps for variant in records.variants} == {1, 2, 4, 10, 25, 50}
+    assert {variant.drawing.steps for variant in records.variants} == {1, 2, 4, 10, 25, 50}
     pairs = {(score.variant, score.prompt, score.metric) for score in records.scores}
     assert len(pairs) == len(records.scores) == len(records.variants) * 1204 * 2
     assert {score.samples for score in records.scores} == {SAMPLES}
@@ -61,7 +61,7 @@ def test_scores_come_out_again(records: PromptRecords, encoder: PromptEncoder) -
     chance = random.Random(7)
     scorers = [ClipScore(load_clip(CLIP), encoder), Sharpness()]
     known = {(score.variant, score.prompt, score.metric): score for score in records.scores}
-    cheap = [variant for variant in records.variants if variant.steps <= 2]
+    cheap = [variant for variant in records.variants if variant.drawing.steps <= 2]
     for variant in chance.sample(cheap, 3):
         chosen = chance.sample(records.prompts, 2)
         texts = [prompt.text for prompt in chosen for _ in range(SAMPLES)]

@@ -348,7 +348,7 @@ def test_latent_consistency_models_draw_as_their_own_class_does(tmp_path, monkey
         drawn = {}
         for guidance in (None, 3.0):
             asked = {} if guidance is None else {"guidance_scale": guidance}
-            generators = [image_generator(42, number) for number in range(2)]
+            generators = [image_generator(0, number) for number in range(2)]
             expected = own(prompts, height=32, width=32, generator=generators, **asked).images
             config = SampleConfig(n=2, drawing=Drawing(guidance=guidance, resolution_px=32))
             drawn[guidance] = np.stack(sample_images(loaded, None, prompts, config))

@@ -19,7 +19,7 @@ from matchgraph.training.pipelines.rollback import Start, noised, rolled_back
 from matchgraph.training.sampling.generate import sample_images, start_with, stream_batches
 
 NAMES = sorted(FAMILIES)
-CONFIG = SampleConfig(n=2, drawing=Drawing(4, 3.0, resolution_px=32), device="cpu", batch_size=2)
+CONFIG = SampleConfig(n=2, drawing=Drawing(4, 3.0, resolution_px=32), seed=42, device="cpu", batch_size=2)
 PROMPTS = ["red apple, food and drink", "cat, animal"]
 REAL = ("tiny-sdxl", "tiny-sd3", "tiny-flux", "tiny-pixart", "tiny-sana-small")
 
