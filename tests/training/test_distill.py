@@ -63,9 +63,9 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
     return load_file(file)
 
 
-def draw(model: LoadedPipeline, batch_size: int = 2, **options: Any) -> np.ndarray:
+def draw(model: LoadedPipeline, *, batch_size: int = 2, seed: int = 0, **options: Any) -> np.ndarray:
     wanted: dict[str, Any] = {"steps": 2, "guidance": 1.0, "resolution_px": 64} | options
-    config = SampleConfig(n=2, drawing=Drawing(**wanted), batch_size=batch_size)
+    config = SampleConfig(n=2, drawing=Drawing(**wanted), seed=seed, batch_size=batch_size)
     images = sample_images(model, None, PROMPTS[:2], config)
     return np.stack([np.asarray(image, dtype=np.float64) for image in images])
 
