@@ -291,7 +291,7 @@ def generate(
 @prompts_option("One prompt per line; the graph's validation prompts by default.", name="--tune-prompts")
 @prompts_option("One prompt per line; the graph's test prompts by default.", name="--test-prompts")
 @click.option("--samples", type=click.IntRange(1), default=4, show_default=True, help="Images per prompt.")
-@out_option("Folder for the report.", default="collaboration")
+@out_option("Folder for the report.", default="collaboration-report")
 @seed_option("noise and bootstrap")
 @click.pass_context
 def evaluate(context: click.Context, student: str, oracle: Oracle, out: Path, **options: Any) -> None:

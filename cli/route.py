@@ -289,7 +289,7 @@ def ask(
     multiple=True,
     help="By default every metric that prompts are scored by. Repeatable.",
 )
-@out_option("Folder for the page, its tables and routing.json.", default="routing")
+@out_option("Folder for the page, its tables and routing.json.", default="routing-report")
 @click.option(
     "--folds",
     type=click.IntRange(3),
