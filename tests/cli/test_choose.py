@@ -22,7 +22,7 @@ def test_adapters_are_named_with_their_models(tmp_path: Path) -> None:
     for wrong, message in (
         (["big"], "MODEL=FILE"),
         ([f"={file}"], "MODEL=FILE"),
-        (["big=nowhere"], "There is no nowhere"),
+        (["big=nowhere"], "nowhere, does not exist"),
         ([f"big={file}"] * 2, "two adapters"),
     ):
         with pytest.raises(BadParameter, match=message):

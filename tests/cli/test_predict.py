@@ -201,7 +201,7 @@ class TestDefaultRecipe:
         for options in (["--trees", "10"], ["--ranker", "forest"], ["--operator", "l1"]):
             code, out, err = command("predict", "d03", *options)
             assert (code, out) == (2, "")
-            assert f"{options[0]} is of --recipe paper" in err
+            assert f"{options[0]} needs --recipe paper" in err
 
 
 class TestPredictFolder:
@@ -539,7 +539,7 @@ class TestExtractors:
         )
         code, out, err = command("predict", folder, "--probe", probe, *FAST)
         assert (code, out) == (2, "")
-        assert "these with each other by aaaa" in err
+        assert "they were compared with each other by aaaa" in err
 
 
 def test_times_of_a_table_have_their_own_unit_and_may_be_unknown():

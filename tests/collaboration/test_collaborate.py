@@ -152,7 +152,7 @@ def test_editing_starts_both_from_the_picture(pipelines, scorer):
             for some in (slight, strong)
         )
         assert near < 6 < 2 * near < far
-    with pytest.raises(InvalidPlan, match="a strength and a picture"):
+    with pytest.raises(InvalidPlan, match="a strength and one picture"):
         run(pipelines, scorer, 0.0, replace(PLAN, strength=0.5))
 
 
@@ -169,11 +169,11 @@ def test_a_controlnet_steers_both_and_is_paid_for(pipelines, scorer):
         pairs = zip(edges, images, strict=True)
         return float(np.mean([edge_agreement(asked, canny(image)) for asked, image in pairs]))
 
-    with pytest.raises(InvalidPlan, match="To steer"):
+    with pytest.raises(InvalidPlan, match="one control image per prompt"):
         run(pipelines, scorer, 0.0, **options)
     canny_of_sdxl = ROOT / "controls" / "tiny-sdxl-canny"
     with controlled(both[0], canny_of_sdxl), controlled(both[1], canny_of_sdxl):
-        with pytest.raises(InvalidPlan, match="To steer"):
+        with pytest.raises(InvalidPlan, match="one control image per prompt"):
             run(pipelines, scorer, 0.0, student="tiny-juggernaut")
         # A ControlNet is half a U-Net and more.
         first, second = (price(each, TEACHER) for each in both)

@@ -90,7 +90,7 @@ def test_repeating_an_ingestion_changes_nothing(zoo: MatchingGraph, runner: Runn
             "csv:3: model 'flux' is not in the graph (and in 1 more row); add it with `matchgraph ingest",
         ),
         (["sdxl,birds,clip_fid,1"], "add it with `matchgraph ingest datasets`"),
-        (["sdxl,cats,sharpness,1"], "metric 'sharpness' is not known; say with --larger-is-better or"),
+        (["sdxl,cats,sharpness,1"], "metric 'sharpness' is not known; give its direction with --larger"),
         (["sdxl,cats,Clip FID,1"], "'Clip FID' cannot name a metric"),
         (["sdxl,cats,,1"], "cannot name a metric"),
         (

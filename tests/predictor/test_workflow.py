@@ -104,7 +104,7 @@ class TestPredict:
             for row in filled.snapshot().similar.itertuples()
         ]
         filled.save_similarities(similar)
-        with pytest.raises(ExtractorMismatch, match="by the extractor e1, these with each other by e2"):
+        with pytest.raises(ExtractorMismatch, match="but they were compared with each other by e2"):
             predict(filled, New(set()), save=True)
         assert "new" not in {dataset.id for dataset in filled.datasets()}
 
@@ -159,7 +159,7 @@ class TestMethod:
     )
     def test_refuses_an_ingredient_that_the_recipe_does_not_have(self, given):
         [name] = given
-        with pytest.raises(InvalidRows, match=f"--{name} is of --recipe paper"):
+        with pytest.raises(InvalidRows, match=f"--{name} needs --recipe paper"):
             Method(**given)
         assert getattr(Method(recipe="paper", **given), name) == given[name]
 
