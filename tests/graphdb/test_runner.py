@@ -112,7 +112,7 @@ def test_write_many_is_all_or_nothing(runner: Runner):
 
 def test_a_broken_constraint_has_a_name(runner: Runner):
     with pytest.raises(ConstraintViolated, match="already exists"):
-        runner.write("UNWIND [1, 2] AS i CREATE (:Model {id: 'same'})")
+        runner.write("UNWIND [1, 2] AS i CREATE (:MatchGraphModel {id: 'same'})")
 
 
 def test_gds_client_works_on_the_same_server(runner: Runner, graph: MatchingGraph):  # noqa: ARG001
