@@ -422,7 +422,7 @@ def test_a_result_is_not_written_on_content_that_changed_during_the_run(
     ledger.enqueue([run])
     held = claim(ledger, run.id)
     zoo.save_datasets([Dataset("d", {"content_hash": "other"})])
-    with pytest.raises(RunOutdated, match="ingested again with other content"):
+    with pytest.raises(RunOutdated, match="ingested again with different content"):
         ledger.complete(held, zoo, [result(5.0)], {"adapter": "a"})
     zoo.save_datasets([Dataset("d", {"content_hash": "df"})], replaced=["d"])
     with pytest.raises(StaleFence):

@@ -127,12 +127,17 @@ def test_better_depends_on_the_metric() -> None:
     }
 
 
-def test_a_page_is_there_whole_or_not_at_all(tmp_path: Path) -> None:
+def test_a_page_is_there_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_run_page(tmp_path, record())
     before = (tmp_path / "index.html").read_text()
-    (tmp_path / ".index.html.partial").mkdir()
-    with pytest.raises(OSError, match="partial"):
+
+    def full(scratch: Path, target: Path) -> None:
+        raise OSError(f"no room for {target.name}")
+
+    monkeypatch.setattr("matchgraph.training.files.publish", full)
+    with pytest.raises(OSError, match="no room"):
         write_run_page(tmp_path, record("another"))
+    assert [path.name for path in tmp_path.iterdir()] == ["index.html"]
     assert (tmp_path / "index.html").read_text() == before
 
 

@@ -151,7 +151,7 @@ def test_a_denoiser_told_of_guidance_is_told_and_takes_one_row(tiny_folder, told
     student = tmp_path / "student"
     made = make_student("someone/tiny", "someone/lcm-tiny", student)
     assert made.guidance_told
-    assert (made.teacher["name"], made.weights["name"]) == ("tiny", "someone/lcm-tiny")
+    assert (made.teacher["name"], made.weights["name"]) == ("someone/tiny", "someone/lcm-tiny")
     # Weights without a configuration, for a teacher whose own leaves out what older releases did not know.
     older = Path(shutil.copytree(tiny_folder("sdxl"), tmp_path / "older"))
     config = json.loads((older / "unet" / "config.json").read_text())
