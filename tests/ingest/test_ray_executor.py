@@ -273,7 +273,6 @@ def test_a_graph_that_other_machines_cannot_reach_is_no_graph_for_them(tmp_path:
         ([{"CPU": 4.0, "GPU": 8.0}], {"cpus": 2.0}, "cuda", Share(2.0, 1.0, 2, 2)),
         ([{"CPU": 8.0, "GPU": 1.0}], {}, "cpu", Share(4.0, 0.0, 2, 2)),
         ([{"CPU": 8.0}], {}, "cuda", Share(1.0, 1.0, 1, 0)),
-        ([{}, {"CPU": 4.0}], {"cpus": 0.0}, "cpu", Share(0.0, 0.0, 2, 2)),
     ],
 )
 def test_each_worker_gets_its_share(
