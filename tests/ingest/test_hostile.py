@@ -17,6 +17,8 @@ from huggingface_hub import ModelCard
 from matchgraph.cli.main import run
 from matchgraph.graphdb.repository import MatchingGraph
 from matchgraph.graphdb.runner import Runner
+from matchgraph.ingest.errors import BadInput
+from matchgraph.ingest.tables import new_dataset
 from tests.ingest.conftest import write_images
 from tests.ingest.dump import dump
 
@@ -268,6 +270,8 @@ def test_a_decompression_bomb_is_refused_when_its_dataset_is_added(
     assert (code, out) == (2, "")
     assert "1.png" in err
     assert "pixels" in err
+    with pytest.raises(BadInput, match=r"1\.png"):
+        new_dataset.target(folder, str(probe)).measured(graph, graph.datasets())
     assert [dataset.id for dataset in graph.datasets()] == ["good"]
 
 
