@@ -57,7 +57,7 @@ planning_options = with_options(
         ),
     ]
 )
-working_options = settings_options(WorkerOptions, only=("device", "checkpoint_steps", "cache_gib"))
+working_options = settings_options(WorkerOptions, without=("max_runs",))
 
 
 class WorkerCount(click.ParamType):
@@ -207,7 +207,7 @@ def run(
 
 @click.command()
 @click.argument("ids", metavar="[RUN]...", nargs=-1)
-@settings_options(WorkerOptions, only=("device", "checkpoint_steps", "cache_gib", "max_runs"))
+@settings_options(WorkerOptions)
 @click.option("--forever", is_flag=True, help="Wait for new runs when none is left.")
 @json_option
 @click.pass_context

@@ -32,6 +32,9 @@ class About:
         choices: the values of a text; empty for any, or where the field's type is a `Literal`.
         option: the command-line option where it differs from the field's name.
         metavar: what stands for the value in the help.
+        identity: whether two values make two questions: "always"; "changed", only where a value is not the
+            default, so that adding the setting left earlier questions what they were; or "never", for how
+            the work is carried out, which leaves its result as it is.
     """
 
     help: str
@@ -42,6 +45,7 @@ class About:
     choices: tuple[str, ...] = ()
     option: str | None = None
     metavar: str | None = None
+    identity: Literal["always", "changed", "never"] = "always"
 
     def holds(self, number: float) -> bool:
         """Whether a number is finite and within the bounds."""
@@ -174,6 +178,20 @@ def _resolved(one: Field[Any], hint: Any) -> Setting:
     if get_origin(hint) is Literal:
         choices, hint = get_args(hint), str
     return Setting(one.name, hint, one.default, optional, several, choices, about)
+
+
+def identity(configuration: Any) -> dict[str, Any]:
+    """The settings that decide a result, by name; see `About.identity`.
+
+    Args:
+        configuration: an instance of a dataclass.
+    """
+    found = {}
+    for name, one in settings_of(configuration.__class__).items():
+        value = getattr(configuration, name)
+        if one.about.identity == "always" or (one.about.identity == "changed" and value != one.default):
+            found[name] = value
+    return found
 
 
 def check_settings(configuration: Any, error: type[Error]) -> None:

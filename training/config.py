@@ -53,11 +53,13 @@ class FineTuneConfig:
     precision: str = setting("fp32", "Precision of frozen weights and arithmetic.", choices=tuple(PRECISIONS))
     weight_decay: float = setting(1e-2, "Weight decay of AdamW.", at_least=0)
     max_gradient_norm: float = setting(1.0, "Gradients are clipped to this norm.", above=0)
-    device: str = setting("auto", "auto (a GPU if there is one) or a torch device, such as cuda:1.")
+    device: str = setting(
+        "auto", "auto (a GPU if there is one) or a torch device, such as cuda:1.", identity="never"
+    )
     gradient_accumulation: int = setting(1, "Forward passes per step.", at_least=1)
-    gradient_checkpointing: bool = setting(False, "Recompute activations to save memory.")
+    gradient_checkpointing: bool = setting(False, "Recompute activations to save memory.", identity="never")
     method: str = setting("lora", "Train an adapter, or all weights of the denoiser.", choices=METHODS)
-    compile: bool = setting(False, "Run the denoiser through torch.compile.")
+    compile: bool = setting(False, "Run the denoiser through torch.compile.", identity="never")
 
     def __post_init__(self) -> None:
         check_settings(self, InvalidConfig)
@@ -83,7 +85,7 @@ class SampleConfig:
     n: int = setting(MISSING, "Images to draw.", at_least=1)
     drawing: Drawing = field(default_factory=Drawing)
     seed: int = same_setting(FineTuneConfig, "seed")
-    batch_size: int = same_setting(FineTuneConfig, "batch_size")
+    batch_size: int = same_setting(FineTuneConfig, "batch_size", identity="never")
     precision: str = same_setting(FineTuneConfig, "precision")
     device: str = same_setting(FineTuneConfig, "device")
 

@@ -1,10 +1,10 @@
-"""What a fine-tuning run does, as it is asked for and kept in the ledger."""
+"""What a fine-tuning run does, as the ledger keeps it, and how a machine carries it out."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,11 @@ from matchgraph.drawing import Drawing
 from matchgraph.graphdb.models import check_metric_name
 from matchgraph.ingest.errors import ConfigChanged, IngestError
 from matchgraph.ingest.tables.datasets import METRIC, MINIMUM_IMAGES
-from matchgraph.settings import check_settings, same_setting, setting
+from matchgraph.settings import check_settings, identity, same_setting, setting
 from matchgraph.training.config import FineTuneConfig, SampleConfig
+
+# Images of 512 px that are sampled together unless a number is given; of smaller ones as many pixels.
+SAMPLING_BATCH, MOST_SAMPLED_TOGETHER = 8, 128
 
 
 @dataclass(frozen=True)
@@ -61,21 +64,62 @@ class Selection:
 
 
 @dataclass(frozen=True)
+class Execution:
+    """How a machine carries runs out. It is no part of the question: a run goes on under other settings.
+
+    Args:
+        device: "auto" (a GPU where there is one) or a torch device name.
+        micro_batch: the most images in a forward pass of training; None for all images of a step. Passes are
+            equally large, so it is rounded down to a divisor of the batch.
+        gradient_checkpointing: compute activations twice instead of keeping them.
+        compile: run the denoiser through torch.compile.
+        sampling_batch: images sampled at a time; None for as many as suit their resolution.
+
+    Raises:
+        IngestError: a value out of range.
+    """
+
+    device: str = same_setting(FineTuneConfig, "device")
+    micro_batch: int | None = setting(
+        None, "Images per forward pass; by default all of a step.", at_least=1, identity="never"
+    )
+    gradient_checkpointing: bool = same_setting(FineTuneConfig, "gradient_checkpointing")
+    compile: bool = same_setting(FineTuneConfig, "compile")
+    sampling_batch: int | None = setting(
+        None,
+        f"Images sampled at a time; by default {SAMPLING_BATCH} of 512 px, and up to {MOST_SAMPLED_TOGETHER} "
+        "smaller ones.",
+        at_least=1,
+        identity="never",
+    )
+
+    def __post_init__(self) -> None:
+        check_settings(self, IngestError)
+
+    def passes(self, batch_size: int) -> int:
+        """Forward passes that make a step of this many images."""
+        largest = min(self.micro_batch or batch_size, batch_size)
+        return batch_size // next(size for size in range(largest, 0, -1) if batch_size % size == 0)
+
+    def sampled_together(self, resolution_px: int) -> int:
+        """Images of this size that are sampled at a time."""
+        fitting = SAMPLING_BATCH * 512**2 // resolution_px**2
+        return self.sampling_batch or min(max(fitting, 1), MOST_SAMPLED_TOGETHER)
+
+
+@dataclass(frozen=True)
 class RunConfig:
-    """What a fine-tuning run does; every field is part of the question that the run answers.
+    """What a fine-tuning run does: the question that it answers. How it is carried out is an `Execution`.
 
     Args:
         metrics: what is measured; the metric of the edge's weight need not be among them.
         steps: optimiser steps.
-        batch_size: images in a forward pass.
+        batch_size: images in an optimiser step.
         learning_rate: of AdamW.
         method: "lora", or "full" to train all weights of the denoiser.
         rank: LoRA rank.
         resolution_px: side of the images trained on and sampled.
         precision: of the frozen weights, see `training.config.PRECISIONS`.
-        gradient_accumulation: forward passes per step, which then sees as many times `batch_size` images.
-        gradient_checkpointing: compute activations twice instead of keeping them.
-        compile: run the denoiser through torch.compile.
         seed: of training and sampling.
         samples: images sampled for the score.
         sampling_steps: scheduler steps for an image; None for the family's default.
@@ -99,15 +143,12 @@ class RunConfig:
         metavar="NAME",
     )
     steps: int = same_setting(FineTuneConfig, "steps")
-    batch_size: int = same_setting(FineTuneConfig, "batch_size")
+    batch_size: int = same_setting(FineTuneConfig, "batch_size", help="Images per optimiser step.")
     learning_rate: float = same_setting(FineTuneConfig, "learning_rate")
     method: str = same_setting(FineTuneConfig, "method")
     rank: int = same_setting(FineTuneConfig, "rank")
     resolution_px: int = same_setting(FineTuneConfig, "resolution_px")
     precision: str = same_setting(FineTuneConfig, "precision")
-    gradient_accumulation: int = same_setting(FineTuneConfig, "gradient_accumulation")
-    gradient_checkpointing: bool = same_setting(FineTuneConfig, "gradient_checkpointing")
-    compile: bool = same_setting(FineTuneConfig, "compile")
     seed: int = same_setting(FineTuneConfig, "seed")
     samples: int = setting(10_000, "Images sampled per score.", at_least=MINIMUM_IMAGES)
     sampling_steps: int | None = setting(
@@ -125,29 +166,31 @@ class RunConfig:
         for metric in self.metrics:
             check_metric_name(metric)
 
-    def fine_tuning(self, device: str = "auto") -> FineTuneConfig:
+    def fine_tuning(self, execution: Execution) -> FineTuneConfig:
         """Return the part that fine-tunes; LoRA alpha equals the rank, so the update is not scaled."""
-        shared = {field.name for field in fields(FineTuneConfig)} & set(vars(self))
-        return FineTuneConfig(
-            **{name: getattr(self, name) for name in shared}, alpha=self.rank, device=device
-        )
+        given = vars(execution) | vars(self)
+        shared = {one.name: given[one.name] for one in fields(FineTuneConfig) if one.name in given}
+        passes = execution.passes(self.batch_size)
+        split = {"batch_size": self.batch_size // passes, "gradient_accumulation": passes}
+        return FineTuneConfig(**{**shared, **split, "alpha": self.rank})
 
-    def sampling(self, device: str = "auto") -> SampleConfig:
+    def sampling(self, execution: Execution) -> SampleConfig:
         """Return the part that samples."""
         return SampleConfig(
             n=self.samples,
             drawing=Drawing(self.sampling_steps, self.guidance, resolution_px=self.resolution_px),
             seed=self.seed,
-            batch_size=self.batch_size,
+            batch_size=execution.sampled_together(self.resolution_px),
             precision=self.precision,
-            device=device,
+            device=execution.device,
         )
 
     def asked(self) -> dict[str, Any]:
         """Return everything that the answer depends on, defaults of the training package included."""
         # The order in which metrics are named does not make another question.
-        whole = {**self.fine_tuning().to_dict(), **asdict(self), "metrics": sorted(self.metrics)}
-        del whole["device"]
+        whole = identity(self.fine_tuning(Execution())) | identity(self) | {"metrics": sorted(self.metrics)}
+        # Of a step all images count, and not in how many passes they come.
+        del whole["gradient_accumulation"]
         return whole
 
     @classmethod

@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-import json
-import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from matchgraph.ingest.errors import ExtractorMismatch
+from matchgraph.ingest.runs.config import Execution
 from matchgraph.ingest.runs.estimates import AFTER, BEFORE, TRAINING
-from matchgraph.ingest.runs.pages import GRID_BEFORE_FILE, GRID_FILE
+from matchgraph.ingest.runs.pages import GRID_FILE
+from matchgraph.ingest.runs.pretrained import pretrained_scores
 from matchgraph.ingest.runs.run import Job, OnStep, Outcome
-from matchgraph.training.files import write_json
 from matchgraph.training.measure.extractors import load_extractor, parse_extractors, require_images
 from matchgraph.training.measure.frechet import GaussianStatistics
 from matchgraph.training.measure.scoring import Score, Scorer
+from matchgraph.training.sampling.captions import draw_captions
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -32,8 +32,6 @@ if TYPE_CHECKING:
 Measuring = Callable[[Iterable["Image.Image"]], tuple[Score, ...]]
 
 GRID_SIDE = 4
-# Scores of the pretrained model, kept beside the checkpoint: a run that is taken up again need not sample it.
-INITIAL_FILE = "initial.json"
 CHECKPOINT_STEPS = 500
 
 
@@ -42,18 +40,20 @@ class LoraExecutor:
     """Fine-tunes and scores by every metric asked for; keeps one model loaded, as runs come grouped by model.
 
     Args:
-        device: "auto" or a torch device name.
+        execution: device, batches, and how memory is saved.
         checkpoint_steps: training steps between two checkpoints.
         cache: where encodings of images and captions are kept for other runs; None for nowhere.
         extractors: by hash, those that are loaded already; others are loaded from where the run says.
         features: where features of datasets are kept for other runs; None for nowhere.
+        pretrained: where scores of pretrained models are kept for other runs; None for beside the checkpoint.
     """
 
-    device: str = "auto"
+    execution: Execution = field(default_factory=Execution)
     checkpoint_steps: int = CHECKPOINT_STEPS
     cache: EncodingCache | None = None
     extractors: dict[str, Extractor] = field(default_factory=dict)
     features: Path | None = None
+    pretrained: Path | None = None
     _loaded: LoadedPipeline | None = field(default=None, init=False, repr=False)
 
     def execute(self, job: Job, on_step: OnStep) -> Outcome:
@@ -72,46 +72,40 @@ class LoraExecutor:
         score = partial(scorer.score, reference=reference)
         pipeline = self._pipeline(job.model_folder, job.config.precision)
         # A dataset without captions is one of images without prompts.
-        prompts = [image.caption or "" for image in job.images]
-        initial = self._initial(job, pipeline, score, prompts, on_step) if job.config.initial else ()
+        captions = [image.caption or "" for image in job.images]
+        prompts = [captions[at] for at in draw_captions(captions, job.config.samples, job.config.seed)]
+
+        def measure(adapter: Path | None, step: str, picture: Path) -> tuple[tuple[Score, ...], float]:
+            scores, shown, drawing = self._measure(job, pipeline, score, adapter, prompts, step, on_step)
+            save_grid(shown, picture)
+            return scores, drawing
+
+        initial: tuple[Score, ...] = ()
+        if job.config.initial:
+            folder = self.pretrained or job.checkpoint
+            initial = pretrained_scores(job, folder, lambda picture: measure(None, BEFORE, picture)[0])
         # An estimate of the time left takes what an earlier claim did for done.
         known_steps = checkpoint_step(job.resume_from) if job.resume_from else None
         on_step(TRAINING, known_steps or 0, job.config.steps)
         record = fine_tune(
             pipeline,
             job.dataset_folder,
-            job.config.fine_tuning(self.device),
+            job.config.fine_tuning(self.execution),
             job.out,
             on_step=lambda step, loss: on_step(TRAINING, step, job.config.steps, loss),
             checkpoints=Checkpoints(job.checkpoint, self.checkpoint_steps, job.resume_from),
             cache=self.cache,
             images=job.images,
         )
-        finetuned, shown, drawing = self._measure(
-            job, pipeline, score, record.adapter, prompts, AFTER, on_step
-        )
-        save_grid(shown, job.out / GRID_FILE)
+        finetuned, drawing = measure(record.adapter, AFTER, job.out / GRID_FILE)
         per_image = drawing / job.config.samples
         details = {
             "happened": record.happened,
             "used": record.used,
-            "prompts": [prompts[i % len(prompts)] for i in range(len(shown))],
+            "execution": {one.name: getattr(self.execution, one.name) for one in fields(Execution)},
+            "prompts": prompts[: GRID_SIDE**2],
         }
         return Outcome(finetuned, initial, record.adapter, record.seconds, per_image, details)
-
-    def _initial(
-        self, job: Job, pipeline: LoadedPipeline, score: Measuring, prompts: list[str], on_step: OnStep
-    ) -> tuple[Score, ...]:
-        """Score the pretrained model, or find its scores beside an earlier claim's checkpoint."""
-        kept, grid = job.checkpoint / INITIAL_FILE, job.checkpoint / GRID_BEFORE_FILE
-        scores = read_scores(kept)
-        if scores is None:
-            scores, shown, _ = self._measure(job, pipeline, score, None, prompts, BEFORE, on_step)
-            save_grid(shown, grid)
-            write_json(kept, {"scores": [score.to_dict() for score in scores]})
-        if grid.exists():
-            shutil.copyfile(grid, job.out / GRID_BEFORE_FILE)
-        return scores
 
     def close(self) -> None:
         """Free the model that is loaded."""
@@ -125,7 +119,7 @@ class LoraExecutor:
         loaded = self._loaded
         if loaded is None or loaded.folder != folder or loaded.precision != precision:
             self.close()
-            loaded = self._loaded = LoadedPipeline(folder, device=self.device, precision=precision)
+            loaded = self._loaded = LoadedPipeline(folder, device=self.execution.device, precision=precision)
         return loaded
 
     def _extractors(self, job: Job) -> dict[str, Extractor]:
@@ -140,7 +134,7 @@ class LoraExecutor:
                     "with `matchgraph ingest run`."
                 )
             spec = parse_extractors([f"{name}={weights}"])[name]
-            found = load_extractor(spec, device=self.device)
+            found = load_extractor(spec, device=self.execution.device)
             if found.hash != wanted:
                 raise ExtractorMismatch(
                     f"The extractor at {spec.weights} is {found.hash}, and run {job.run} was planned with "
@@ -177,19 +171,10 @@ class LoraExecutor:
 
         on_step(step, 0, job.config.samples)
         # Closed also where a run is given up half-way: the next one must find the model without an adapter.
-        sampling = job.config.sampling(self.device)
+        sampling = job.config.sampling(self.execution)
         with closing(stream_images(pipeline, adapter, prompts, sampling, cache=self.cache)) as images:
             scores = score(watched(images))
         return scores, shown, drawing
-
-
-def read_scores(file: Path) -> tuple[Score, ...] | None:
-    """Return the scores kept in a file; None where there is none that can be read."""
-    try:
-        rows = json.loads(file.read_text(encoding="utf-8"))["scores"]
-        return tuple(Score(**row) for row in rows)
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
 
 
 def save_grid(images: list[Image.Image], file: Path) -> None:

@@ -68,6 +68,7 @@ class Job:
         run: the run's id.
         model: the model's id.
         model_folder: its pipeline folder.
+        model_hash: hash of its files.
         dataset: the dataset's id.
         dataset_folder: its image folder.
         dataset_hash: hash of the dataset's images and captions.
@@ -84,6 +85,7 @@ class Job:
     run: str
     model: str
     model_folder: Path
+    model_hash: str
     dataset: str
     dataset_folder: Path | DatasetFolder
     dataset_hash: str
@@ -367,6 +369,7 @@ def make_job(
         run=run.id,
         model=run.model,
         model_folder=model_folder,
+        model_hash=run.properties["model_fingerprint"],
         dataset=run.dataset,
         dataset_folder=dataset_folder,
         dataset_hash=run.properties["dataset_fingerprint"],

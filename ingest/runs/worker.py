@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from matchgraph.graphdb.models import Statistics
-from matchgraph.ingest.errors import ExtractorMismatch, IngestError, RunOutdated
+from matchgraph.ingest.errors import ExtractorMismatch, RunOutdated
 from matchgraph.ingest.instruments import FEATURES_FOLDER
 from matchgraph.ingest.runs.artefacts import sweep
+from matchgraph.ingest.runs.config import Execution
 from matchgraph.ingest.runs.execution import CHECKPOINT_STEPS, LoraExecutor
 from matchgraph.ingest.runs.ledger import (
     CANCELLED,
@@ -36,8 +37,7 @@ from matchgraph.ingest.runs.reporter import Reporter
 from matchgraph.ingest.runs.run import DONE_OUTCOME, Executor, Job, NotHere, Unforeseen, carry_out, make_job
 from matchgraph.ingest.runs.sources import Sources
 from matchgraph.ingest.tables.datasets import define_metric, source_of
-from matchgraph.settings import check_settings, same_setting, setting
-from matchgraph.training.config import FineTuneConfig
+from matchgraph.settings import setting
 from matchgraph.training.measure.scoring import PROBE, parse_metric
 
 if TYPE_CHECKING:
@@ -46,6 +46,8 @@ if TYPE_CHECKING:
     from matchgraph.training.measure.extractors import Extractor
 
 CACHE_FOLDER = "encodings"
+# In the data folder: scores of pretrained models, for all runs that differ only in how they are trained.
+PRETRAINED_FOLDER = "pretrained"
 GIB = 2**30
 # A step is short; what takes longer is cut off. Batch systems allow half a minute between the two signals.
 GRACE_S = 10.0
@@ -57,11 +59,10 @@ TOO_MANY_IN_A_ROW = 5
 
 
 @dataclass(frozen=True)
-class WorkerOptions:
-    """How a worker works; none of it changes what comes out.
+class WorkerOptions(Execution):
+    """How a worker works; none of it changes what comes out. Its first settings are those of `Execution`.
 
     Args:
-        device: "auto" (a GPU where there is one) or a torch device name.
         checkpoint_steps: training steps between two checkpoints.
         cache_gib: the most that cached encodings may take on disk, in GiB.
         max_runs: how many runs to take; None for no limit.
@@ -70,7 +71,6 @@ class WorkerOptions:
         heartbeat_s: seconds between two heartbeats.
     """
 
-    device: str = same_setting(FineTuneConfig, "device")
     checkpoint_steps: int = setting(
         CHECKPOINT_STEPS,
         "Training steps between two checkpoints; Ctrl-C loses no step.",
@@ -83,9 +83,6 @@ class WorkerOptions:
     poll_s: float | None = None
     lease_ms: int = LEASE_MS
     heartbeat_s: float = HEARTBEAT_S
-
-    def __post_init__(self) -> None:
-        check_settings(self, IngestError)
 
 
 @dataclass(frozen=True)
@@ -303,11 +300,12 @@ def local_executor(
     from matchgraph.training.pipelines.cache import EncodingCache
 
     return LoraExecutor(
-        options.device,
+        options,
         options.checkpoint_steps,
         EncodingCache(home / CACHE_FOLDER, int(options.cache_gib * GIB)),
         {extractor.hash: extractor for extractor in (instruments or {}).values()},
         home / FEATURES_FOLDER,
+        home / PRETRAINED_FOLDER,
     )
 
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import pytest
 
 from matchgraph.errors import Error
 from matchgraph.ingest.errors import ConfigChanged, IngestError
-from matchgraph.ingest.runs.config import RunConfig
+from matchgraph.ingest.runs.config import Execution, RunConfig
+from matchgraph.settings import identity, setting, settings_of
+from matchgraph.training.config import FineTuneConfig
 from tests.ingest.stub import CONFIG
 
 
@@ -39,9 +41,41 @@ def test_metrics_are_named_once(metrics: tuple[str, ...]) -> None:
 
 
 def test_it_comes_back_from_the_ledger_as_it_was() -> None:
-    config = replace(CONFIG, metrics=("clip_fid", "kid"), guidance=2.5, gradient_accumulation=2)
+    config = replace(CONFIG, metrics=("clip_fid", "kid"), guidance=2.5, batch_size=12)
     stored = json.loads(json.dumps({**config.asked(), "extractor": "abc"}))
     assert RunConfig.from_asked(stored) == config
+
+
+def test_how_a_run_is_carried_out_is_no_part_of_the_question() -> None:
+    """Also a setting of training that is added later, unless it is marked as one of the question."""
+    settings = {**settings_of(Execution), **settings_of(FineTuneConfig)}
+    known = {name: one.about.identity for name, one in settings.items()}
+    asked = RunConfig().asked()
+    assert set(settings_of(Execution)) == {name for name, part in known.items() if part == "never"}
+    assert not asked.keys() & set(settings_of(Execution))
+    assert {name for name in known if name not in asked} == {*settings_of(Execution), "gradient_accumulation"}
+    carried_out = Execution(micro_batch=5, gradient_checkpointing=True, sampling_batch=3)
+    trained = RunConfig(batch_size=12).fine_tuning(carried_out)
+    # Equal passes, of at most as many images as were asked for.
+    assert (trained.batch_size, trained.gradient_accumulation) == (4, 3)
+    assert trained.gradient_checkpointing
+    assert RunConfig().sampling(carried_out).batch_size == 3
+
+
+@pytest.mark.parametrize(("side", "batch"), [(32, 128), (256, 32), (512, 8), (1024, 2), (4096, 1)])
+def test_small_images_are_sampled_many_at_a_time(side: int, batch: int) -> None:
+    assert Execution().sampled_together(side) == batch
+
+
+@dataclass(frozen=True)
+class Extended:
+    steps: int = setting(3, "As ever.")
+    schedule: str = setting("constant", "Added later.", identity="changed")
+
+
+def test_a_setting_added_later_leaves_questions_at_its_default_what_they_were() -> None:
+    assert identity(Extended()) == {"steps": 3}
+    assert identity(Extended(schedule="cosine")) == {"steps": 3, "schedule": "cosine"}
 
 
 @pytest.mark.parametrize("change", [{"weight_decay": 0.5}, {"caption_dropout": None}])

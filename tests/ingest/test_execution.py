@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,12 @@ import pytest
 from matchgraph.graphdb.repository import MatchingGraph
 from matchgraph.graphdb.runner import Runner
 from matchgraph.ingest.errors import ExtractorMismatch
+from matchgraph.ingest.runs.config import Execution
 from matchgraph.ingest.runs.estimates import TRAINING
 from matchgraph.ingest.runs.execution import LoraExecutor
 from matchgraph.ingest.runs.ledger import DONE, Ledger
 from matchgraph.ingest.runs.reporter import Reporter
-from matchgraph.ingest.runs.worker import work
+from matchgraph.ingest.runs.worker import PRETRAINED_FOLDER, work
 from matchgraph.ingest.tables.datasets import ingest_image_folders
 from matchgraph.ingest.tables.models import ingest_models
 from tests.ingest.conftest import Invoke, answer
@@ -87,6 +89,44 @@ def test_a_run_measures_every_metric_and_a_worker_needs_only_the_ledger(
     assert again["already_done"] == 1
 
 
+def test_a_pretrained_model_is_scored_once_for_all_ways_to_train_it(
+    zoo: MatchingGraph,  # noqa: ARG001
+    runner: Runner,
+    invoke: Invoke,
+    asked: list[Any],
+    settings: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from matchgraph.training.pipelines.families.base import Family
+
+    shutil.rmtree(settings.home / PRETRAINED_FOLDER, ignore_errors=True)
+    drawn: list[int] = []
+    own = Family.sample
+    monkeypatch.setattr(
+        Family,
+        "sample",
+        lambda *given, **named: drawn.append(len(named["generators"])) or own(*given, **named),
+    )
+
+    def images(*options: Any) -> tuple[int, dict[str, Any]]:
+        drawn.clear()
+        assert answer(invoke("run", *asked, *options, "--json"))["done"] == 1
+        return sum(drawn), edge(runner)
+
+    count, first = images("--rank", 2)
+    assert count == 8
+    count, second = images("--rank", 3)
+    assert count == 4
+    for metric in METRICS:
+        assert second[f"initial_{metric}"] == first[f"initial_{metric}"]
+        assert second[metric] != first[metric]
+    # Another seed gives other images.
+    assert images("--seed", 5)[0] == 8
+    # How it is carried out is no other question.
+    done = answer(invoke("run", *asked, "--seed", 5, "--micro-batch", 1, "--sampling-batch", 1, "--json"))
+    assert done["already_done"] == 1
+
+
 def test_a_run_that_goes_on_tells_from_where(
     zoo: MatchingGraph, runner: Runner, invoke: Invoke, asked: list[Any], tmp_path: Path
 ) -> None:
@@ -102,10 +142,10 @@ def test_a_run_that_goes_on_tells_from_where(
                     stop.set()
 
     with pytest.raises(KeyboardInterrupt):
-        work(zoo, Ledger(runner), LoraExecutor("cpu"), tmp_path, Watching(), stop=stop)
+        work(zoo, Ledger(runner), LoraExecutor(Execution("cpu")), tmp_path, Watching(), stop=stop)
     assert told == [0, 1]
     told.clear()
-    work(zoo, Ledger(runner), LoraExecutor("cpu"), tmp_path, Watching())
+    work(zoo, Ledger(runner), LoraExecutor(Execution("cpu")), tmp_path, Watching())
     assert told == [2]
 
 
@@ -122,7 +162,7 @@ def test_an_extractor_that_is_another_now_is_refused(
     other = tiny.save_vision(tmp_path / "other", seed=1)
     answer(invoke("run", *asked, "--queue", "--json"))
     (queued,) = Ledger(runner).runs()
-    executor = LoraExecutor("cpu")
+    executor = LoraExecutor(Execution("cpu"))
     for extractors, message in (
         ({**queued.extractors, "mine": f"dinov2:{other}"}, "was planned with"),
         ({"clip": queued.extractors["clip"]}, "does not say where its extractor 'mine'"),

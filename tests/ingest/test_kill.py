@@ -12,7 +12,7 @@ import pytest
 
 from matchgraph.graphdb.repository import MatchingGraph
 from matchgraph.graphdb.runner import Runner
-from matchgraph.ingest.runs.config import RunConfig, Selection
+from matchgraph.ingest.runs.config import Execution, RunConfig, Selection
 from matchgraph.ingest.runs.ledger import DONE, RUNNING, Ledger
 from matchgraph.ingest.runs.plan import make_plan, queue_plan
 from matchgraph.ingest.runs.worker import work
@@ -151,7 +151,7 @@ def test_killed_among_runs(
     def finish(home: Path) -> list[str]:
         plan = make_plan(graph, config, {"clip": extractor}, Selection())
         queue_plan(ledger, plan, home)
-        executor = LoraExecutor("cpu", extractors={extractor.hash: extractor})
+        executor = LoraExecutor(Execution("cpu"), extractors={extractor.hash: extractor})
         work(graph, ledger, executor, home, Silent(), list(plan.requests))
         assert [run.status for run in ledger.runs()] == [DONE] * 6
         return dump(runner, without=RUN_TIMES)

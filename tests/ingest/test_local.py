@@ -21,7 +21,7 @@ from matchgraph.graphdb.repository import MatchingGraph
 from matchgraph.graphdb.runner import Runner
 from matchgraph.ingest.errors import WorkerFailed
 from matchgraph.ingest.runs import local
-from matchgraph.ingest.runs.config import RunConfig, Selection
+from matchgraph.ingest.runs.config import Execution, RunConfig, Selection
 from matchgraph.ingest.runs.execution import LoraExecutor
 from matchgraph.ingest.runs.ledger import DONE, QUEUED, RUNNING, Ledger, Run
 from matchgraph.ingest.runs.plan import Plan, make_plan, queue_plan
@@ -143,7 +143,7 @@ def test_stopped_and_with_a_child_killed_it_ends_as_if_nothing_had_been(
     runner.write("MATCH (r:Run) DETACH DELETE r")
     runner.write("MATCH ()-[e:PERFORMS]->() DELETE e")
     queue_plan(ledger, planned, settings.home)
-    assert work(graph, ledger, LoraExecutor("cpu"), settings.home, Silent(), ids).done == 2
+    assert work(graph, ledger, LoraExecutor(Execution("cpu")), settings.home, Silent(), ids).done == 2
     assert dump(runner, without=RUN_TIMES) == disturbed
 
 

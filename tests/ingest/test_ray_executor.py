@@ -22,7 +22,7 @@ from matchgraph.graphdb.connection import Settings
 from matchgraph.graphdb.repository import MatchingGraph
 from matchgraph.graphdb.runner import Runner
 from matchgraph.ingest.errors import ClusterUnusable, RayMissing, WorkerFailed
-from matchgraph.ingest.runs.config import RunConfig, Selection
+from matchgraph.ingest.runs.config import Execution, RunConfig, Selection
 from matchgraph.ingest.runs.estimates import TRAINING
 from matchgraph.ingest.runs.execution import LoraExecutor
 from matchgraph.ingest.runs.ledger import CANCELLED, DONE, QUEUED, RUNNING, Ledger, Owner, Run
@@ -205,7 +205,7 @@ def test_a_node_killed_in_mid_run_changes_nothing(
 ) -> None:
     asked = config(steps=40, seed=6)
     ids = fill(tmp_path, asked)
-    work(graph, Ledger(runner), LoraExecutor("cpu"), tmp_path, Silent(), ids)
+    work(graph, Ledger(runner), LoraExecutor(Execution("cpu")), tmp_path, Silent(), ids)
     clean = dump(runner, without=RUN_TIMES)
 
     assert fill(settings.home, asked) == ids

@@ -252,7 +252,7 @@ def test_times_add_up_over_the_parts(pixart, dataset, pull, tmp_path):
     [
         ("learning_rate", {"learning_rate": 1e-3}),
         ("steps", {"steps": STEPS + 1}),
-        ("gradient_accumulation", {"gradient_accumulation": 1}),
+        ("batch_size", {"gradient_accumulation": 1}),
         ("seed", {"seed": 7}),
     ],
 )

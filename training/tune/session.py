@@ -9,6 +9,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from matchgraph.settings import settings_of
+from matchgraph.training.config import FineTuneConfig
 from matchgraph.training.errors import NonFiniteLoss
 from matchgraph.training.pipelines.loading import LoadedPipeline
 from matchgraph.training.tune.checkpoint import (
@@ -157,11 +159,13 @@ def identity_of(loaded: LoadedPipeline, data: str, config: Any) -> dict[str, Any
     Args:
         loaded: the pipeline; all of its files count.
         data: hash of what is trained on.
-        config: with `to_dict`; all of it counts but the device.
+        config: with `to_dict`; all of it counts but how it is carried out.
     """
-    whole = config.to_dict()
-    # Where a run is worked on is no part of what it is.
-    del whole["device"]
+    carrying_out = {
+        name for name, one in settings_of(FineTuneConfig).items() if one.about.identity == "never"
+    }
+    whole = {name: value for name, value in config.to_dict().items() if name not in carrying_out}
+    whole["batch_size"] *= whole.pop("gradient_accumulation")
     return whole | {"model": loaded.weights_hash(), "dataset": data}
 
 
