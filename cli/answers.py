@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from matchgraph.report.verdicts import p_text
 from matchgraph.words import SECONDS_PER_HOUR, duration
@@ -16,6 +16,16 @@ if TYPE_CHECKING:
     from matchgraph.stats.intervals import Interval
 
 PERCENT = 100
+# Of the default recipe's parts.
+METHODS = {
+    "average_rank": "average rank",
+    "average_value": "average value",
+    "similar": "similar datasets",
+    "wider": "all datasets by similarity",
+    "process": "process on values",
+    "process_of_ranks": "process on ranks",
+    "paper": "the paper's recipe",
+}
 
 
 def show_answer(answer: Answer) -> None:
@@ -58,6 +68,8 @@ def sentences(answer: Answer) -> str:
         f"{len(answer.ranking)}, the best one with a probability of {first.p_best * PERCENT:.0f} % "
         f"(answered in {answer.seconds:.1f} s)."
     ]
+    if mixture := answer.provenance.get("mixture"):
+        lines.append(mixture_text(mixture))
     if first.why:
         reasons = ", ".join(f"{readable(reason.part)} {reason.lift:+.2f}" for reason in first.why[:4])
         lines.append(f"Moved up (+) or down (-) by: {reasons}.")
@@ -97,9 +109,30 @@ def confidence_text(sure: Confidence) -> str:
     return "\n".join(lines)
 
 
+def mixture_text(mixture: Mapping[str, Any]) -> str:
+    """Which methods the default answer is a mixture of, by their weights on this graph."""
+    weights = mixture["weights"]
+    if mixture["fell_back"]:
+        name = METHODS[max(weights, key=weights.get)]
+        return (
+            f"On the other datasets of this graph no mixture of methods clearly beats the {name}: used alone."
+        )
+    shares = [
+        f"{METHODS[name]} {weight * PERCENT:.0f} %"
+        for name, weight in sorted(weights.items(), key=lambda one: -one[1])
+        if round(weight * PERCENT)
+    ]
+    return f"Weights, learned from the other datasets: {', '.join(shares)}."
+
+
 def readable(part: str) -> str:
     """A readable name of a part of the input."""
-    names = {"dataset": "the dataset's embedding", "graph": "the graph", "general": "results anywhere"}
+    names = {
+        "dataset": "the dataset's embedding",
+        "graph": "similar datasets",
+        "general": "results anywhere",
+        "recipe": "the paper's recipe",
+    }
     return names.get(part, part.removeprefix("model:"))
 
 

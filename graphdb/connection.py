@@ -100,7 +100,7 @@ def settings_from_environment() -> Settings:
 def connect(
     settings: Settings | None = None, *, on_progress: Progress | None = None, apply_schema: bool = True
 ) -> Runner:
-    """A runner on a database that answers, has GDS, and has this project's schema.
+    """A runner on a database that answers and has this project's schema.
 
     Starts the managed server, or repairs it after a crash, if the settings name no other.
 
@@ -118,7 +118,6 @@ def connect(
     settings = settings or settings_from_environment()
     runner = _managed_runner(settings, on_progress) if settings.managed else external_runner(settings)
     try:
-        runner.gds_version()
         if apply_schema:
             from matchgraph.graphdb import schema
 

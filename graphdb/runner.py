@@ -243,8 +243,8 @@ class Runner:
         except QueryRefused as error:
             raise GdsMissing(
                 f"Neo4j at {self.uri} has no Graph Data Science library. Install its plugin there (the "
-                "docker-compose.yml of this project does), or unset MATCHGRAPH_NEO4J_URI to use the managed "
-                "server."
+                "docker-compose.yml of this project does), unset MATCHGRAPH_NEO4J_URI to use the managed "
+                "server, or embed with --embedder node2vec+."
             ) from error
 
     def gds(self) -> GraphDataScience:

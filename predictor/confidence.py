@@ -1,8 +1,8 @@
 """Conformal prediction sets, calibrated with the same method on the graph's other datasets.
 
 The folds are recomputed for each prediction and not stored, so they are never out of date: they use the
-current graph and the method and settings of the prediction. A fold takes hundredths of a second with the
-default recipe and seconds with the paper's; there is one per dataset, at most 200.
+current graph and the method and settings of the prediction. The default recipe makes them on its way; with
+another one, each of the graph's datasets is left out, at most 200.
 
 The dataset asked about is removed from the graph with all its edges before the first fold, so neither its
 results nor its distances can leak.

@@ -36,7 +36,7 @@ class Ingredients:
 
     embedder: str = setting(
         "gds",
-        "With --recipe paper: node2vec in Graph Data Science, or node2vec+ in this process.",
+        "Embedding of the graph: node2vec in Graph Data Science, or node2vec+ in this process.",
         choices=EMBEDDERS,
     )
     ranker: str = setting("catboost", "With --recipe paper: the classifier of ranks.", choices=RANKERS)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 import zlib
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -293,10 +293,9 @@ def evaluate_fold(
         if losses is not None:
             predicted[baseline.key] = losses
     matrix = loss_matrix(snapshot)
-    truth = matrix.losses[:, matrix.datasets.index(dataset)]
-    measured = ~np.isnan(truth)
-    models = np.array(matrix.models)[measured]
-    truth = truth[measured]
+    column = matrix.losses[:, matrix.datasets.index(dataset)]
+    measured = ~np.isnan(column)
+    models, truth = np.array(matrix.models)[measured], column[measured]
     average = average_loss(loss_matrix(visible))[measured]
     scores = {}
     for key, losses in predicted.items():
@@ -310,14 +309,41 @@ def evaluate_fold(
             O2O.key: outscore_to_optimal(own, truth),
         }
         scores[key] = Score(tuple(models[selected(own)].tolist()), figures)
+    return _fold(dataset, matrix.models, column, prediction, scores)
+
+
+def rehearsed_folds(snapshot: Snapshot, rehearsed: Mapping[str, RankPrediction]) -> tuple[Fold, ...]:
+    """Folds from what a method predicted on its way for other datasets, see `Ranked.rehearsed`; no figures.
+
+    Args:
+        snapshot: the graph, with the truth.
+        rehearsed: predictions by dataset.
+    """
+    matrix = loss_matrix(snapshot)
+    folds = []
+    for dataset, prediction in rehearsed.items():
+        truth = matrix.losses[:, matrix.datasets.index(dataset)]
+        folds.append(_fold(dataset, matrix.models, truth, prediction, {}))
+    return tuple(folds)
+
+
+def _fold(
+    dataset: str,
+    models: Sequence[str],
+    truth: np.ndarray,
+    prediction: RankPrediction,
+    scores: Mapping[str, Score],
+) -> Fold:
+    measured = {model: float(loss) for model, loss in zip(models, truth, strict=True) if not np.isnan(loss)}
+    best = min(measured.values())
     return Fold(
         dataset,
-        len(models),
-        tuple(models[truth == truth.min()].tolist()),
+        len(measured),
+        tuple(model for model, loss in measured.items() if loss == best),
         scores,
-        losses=dict(zip(models.tolist(), truth.tolist(), strict=True)),
-        p_best=dict(zip(matrix.models, prediction.p_best.tolist(), strict=True)),
-        expected_rank=dict(zip(matrix.models, prediction.expected_rank.tolist(), strict=True)),
+        losses=measured,
+        p_best=dict(zip(models, prediction.p_best.tolist(), strict=True)),
+        expected_rank=dict(zip(models, prediction.expected_rank.tolist(), strict=True)),
     )
 
 

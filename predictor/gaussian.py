@@ -27,7 +27,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 import numpy as np
 
@@ -43,10 +43,13 @@ if TYPE_CHECKING:
     from matchgraph.graphdb.models import Metric, Snapshot
 
 GENERAL = "general"
+Scale: TypeAlias = Literal["value", "rank"]
+SCALES: tuple[str, ...] = get_args(Scale)
 
 # Variance of a model's standing anywhere and of the noise, in units of that on a kind of dataset; and how
-# much of the kernel of datasets comes from their embeddings, the rest from their similarities.
-STANDINGS = (0.3, 1.0, 3.0)
+# much of the kernel of datasets comes from their embeddings, the rest from their similarities. With the
+# largest standing, kinds of datasets count for nothing.
+STANDINGS = (0.3, 1.0, 3.0, 10.0, 100.0)
 NOISES = (0.1, 0.3, 1.0, 3.0)
 MIXES = (0.0, 0.25, 0.5, 0.75, 1.0)
 # Ridges on the models' features, whose squared length is about the number of features.
@@ -71,29 +74,45 @@ class GaussianMatcher:
     Args:
         features: what it sees: all, only the graph's edges ("graph"), or only what is known of the nodes
             ("node").
+        scale: of the scores: "value", one for all datasets, or "rank", normal scores of the ranks within each
+            dataset.
 
     Raises:
-        InvalidRows: unknown features.
+        InvalidRows: unknown features or scale.
     """
 
     name = "gaussian"
     needs_similarities = False
+    notes = ()
 
-    def __init__(self, features: FeatureSet = "all") -> None:
+    def __init__(self, features: FeatureSet = "all", scale: Scale = "value") -> None:
         if features not in FEATURE_SETS:
             raise InvalidRows(f"unknown features {features!r}: choose one of {', '.join(FEATURE_SETS)}")
+        if scale not in SCALES:
+            raise InvalidRows(f"unknown scale {scale!r}: choose one of {', '.join(SCALES)}")
         self.features: FeatureSet = features
+        self.scale: Scale = scale
+
+    def learn(self, visible: Snapshot) -> Process:
+        """The process, having learned from a graph.
+
+        Raises:
+            NotEnoughResults: no dataset has two measured models.
+        """
+        check_enough(visible)
+        matrix = comparable(loss_matrix(visible))
+        values = scores(matrix, visible.metric) if self.scale == "value" else rank_scores(matrix)
+        place = {dataset.id: index for index, dataset in enumerate(visible.datasets)}
+        known = np.array([place[dataset] for dataset in matrix.datasets])
+        table = None if self.features == "graph" else model_features(visible.models)
+        return Process(values, known, dataset_kernels(visible, self.features), table)
 
     def rank(self, visible: Snapshot, datasets: Sequence[str], *, explain: bool = False) -> dict[str, Ranked]:
         """See `predictor.matching.Matcher.rank`."""
         visible = without_results(visible, datasets)
-        check_enough(visible)
-        matrix = comparable(loss_matrix(visible))
-        kernels = dataset_kernels(visible, self.features)
-        table = None if self.features == "graph" else model_features(visible.models)
+        process = self.learn(visible)
+        models = tuple(model.id for model in visible.models)
         place = {dataset.id: index for index, dataset in enumerate(visible.datasets)}
-        known = np.array([place[dataset] for dataset in matrix.datasets])
-        process = _Process(scores(matrix, visible.metric), known, kernels, table)
         ranked = {}
         for dataset in datasets:
             mean, std, parts = process.predict(place[dataset])
@@ -102,7 +121,7 @@ class GaussianMatcher:
             if lifts is not None:
                 lifts -= lifts.mean(axis=0)
             prediction = summarise_normal(mean, std)
-            ranked[dataset] = Ranked(matrix.models, prediction, tuple(parts), lifts)
+            ranked[dataset] = Ranked(models, prediction, tuple(parts), lifts)
         return ranked
 
     def describe(self) -> dict[str, Any]:
@@ -110,6 +129,7 @@ class GaussianMatcher:
         return {
             "process": {
                 "features": self.features,
+                "scale": self.scale,
                 "standings": STANDINGS,
                 "noises": NOISES,
                 "mixes": MIXES,
@@ -168,6 +188,16 @@ def scores(matrix: LossMatrix, metric: Metric) -> np.ndarray:
     return np.clip(values, -farthest, farthest) / usual
 
 
+def rank_scores(matrix: LossMatrix) -> np.ndarray:
+    """Normal scores of the ranks within each dataset, (n_models, n_datasets), NaN where not measured.
+
+    However far the values of a dataset lie apart, all datasets count the same.
+    """
+    from scipy.special import ndtri
+
+    return ndtri(matrix.scaled_ranks())
+
+
 def without_levels(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Values without what is common to their column, and the rows' effects.
 
@@ -199,8 +229,15 @@ class _Choice:
     mix: Mapping[str, float]
 
 
-class _Process:
-    """The process, having learned from scores on one scale."""
+class Process:
+    """The process, having learned from scores on one scale.
+
+    Args:
+        values: float64, (n_models, n_known), scores, smaller is better; NaN where not measured.
+        known: the numbers of their datasets among those of the kernels.
+        kernels: see `dataset_kernels`.
+        table: features of the models; None to use none.
+    """
 
     def __init__(
         self,
@@ -214,6 +251,7 @@ class _Process:
         self._residuals = residuals - np.nanmean(effects)
         self._expected = feature_standings(table, effects)
         self._patterns = _patterns(~np.isnan(values))
+        self._step = max(1, len(self._patterns) // MOST_PATTERNS)
         # Each level was fitted to the results, so that they lie nearer to it than they should.
         results, levels = int((~np.isnan(values)).sum()), values.shape[1]
         self._freedom = (results - levels) / results
@@ -238,14 +276,13 @@ class _Process:
 
     def _likely(self) -> list[tuple[_Choice, float, float]]:
         """The likelier choices with their weights and the variance of g."""
-        step = max(1, len(self._patterns) // MOST_PATTERNS)
         outcomes = []
         for choice in self._choices():
             squares = logarithms = count = 0.0
-            for rows, columns in self._patterns[::step]:
+            for rows, columns in self._patterns[:: self._step]:
                 inverse = self._inverse(choice, columns)
                 precision = np.diag(inverse)
-                # Each dataset's score as foretold from the others, against what it was.
+                # Each dataset's score as predicted from the others, against what it was.
                 errors = self._residuals[np.ix_(rows, columns)] @ inverse / precision
                 squares += (errors**2 * precision).sum()
                 logarithms -= len(rows) * np.log(precision).sum()
@@ -260,6 +297,23 @@ class _Process:
         likely = likely[: max(1, MOST_INVERSES // len(self._patterns))]
         total = sum(weight for _, weight, _ in likely)
         return [(choice, weight / total, variance) for choice, weight, variance in likely]
+
+    def left_out(self) -> np.ndarray:
+        """Each result's mean given the results of the model on all other datasets.
+
+        Returns:
+            float64, (n_models, n_known), in closed form; NaN where not measured, and for models of the
+            patterns that choices are not judged by.
+        """
+        means = np.full(self._residuals.shape, np.nan)
+        for rows, columns in self._patterns[:: self._step]:
+            own = self._residuals[np.ix_(rows, columns)]
+            total = np.zeros(own.shape)
+            for choice, weight, _ in self._weighed:
+                inverse = self._inverse(choice, columns)
+                total += weight * (own - own @ inverse / np.diag(inverse))
+            means[np.ix_(rows, columns)] = total
+        return means
 
     def predict(self, target: int) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
         """Mean and deviation of all models' scores on a dataset, and what the mean is the sum of."""

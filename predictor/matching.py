@@ -160,12 +160,14 @@ class Prediction:
         ranking: all models, best expected rank first.
         neighbours: the most similar datasets, most similar first.
         provenance: what it was computed from and with.
+        rehearsed: see `Ranked.rehearsed`.
     """
 
     dataset: str
     ranking: tuple[RankedModel, ...]
     neighbours: tuple[Neighbour, ...]
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    rehearsed: Mapping[str, RankPrediction] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -179,12 +181,17 @@ class Ranked:
             "general" for how a model does anywhere.
         contributions: float64, (n_models, n_parts), how far each lifts a model towards the top; None where
             they were not asked for, or the method cannot tell.
+        rehearsed: predictions of the same method for other datasets, each made without its results; empty
+            where the method makes none on its way.
+        details: what the method found out about the graph, ready for JSON.
     """
 
     models: tuple[str, ...]
     prediction: RankPrediction
     parts: tuple[str, ...] = ()
     contributions: np.ndarray | None = None
+    rehearsed: Mapping[str, RankPrediction] = field(default_factory=dict)
+    details: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Matcher(Protocol):
@@ -197,10 +204,12 @@ class Matcher(Protocol):
     Attributes:
         name: of the recipe.
         needs_similarities: whether it cannot rank for a dataset without a SIMILAR edge.
+        notes: what a user should know of how it was put together, one sentence each.
     """
 
     name: str
     needs_similarities: bool
+    notes: tuple[str, ...]
 
     def rank(self, visible: Snapshot, datasets: Sequence[str], *, explain: bool = False) -> dict[str, Ranked]:
         """Rank the zoo for some datasets, of none of which a result is used.
@@ -239,6 +248,7 @@ class PaperMatcher:
     """
 
     name = "paper"
+    notes = ()
 
     def __init__(self, embedder: Embedder | None, ranker: Ranker, rows: RowConfig | None = None) -> None:
         self.embedder, self.ranker, self.rows = embedder, ranker, rows or RowConfig()
@@ -356,7 +366,8 @@ def predict(
         )
         for row in order
     )
-    return Prediction(target, ranking, evidence(visible, target), provenance(visible, target, matcher))
+    source = {**provenance(visible, target, matcher), **ranked.details}
+    return Prediction(target, ranking, evidence(visible, target), source, ranked.rehearsed)
 
 
 def explain(contributions: np.ndarray | None, parts: Sequence[str]) -> list[tuple[Reason, ...]]:

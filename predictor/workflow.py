@@ -18,6 +18,7 @@ from matchgraph.predictor.answer import Answer
 from matchgraph.predictor.confidence import confidence_of, other_folds
 from matchgraph.predictor.config import ReplayConfig
 from matchgraph.predictor.errors import ExtractorMismatch, InvalidRows, UnknownMetricName, UnknownTarget
+from matchgraph.predictor.evaluation import rehearsed_folds
 from matchgraph.predictor.matching import Cost
 from matchgraph.predictor.pairs import missing_pairs_note
 from matchgraph.predictor.recipes import Method
@@ -112,7 +113,7 @@ def predict(
     matcher = method.build(graph.runner)
     costs = load_costs(graph, snapshot, without=name)
     on_progress("ranking models", 0, 0)
-    reliability, notes = 1.0, folder_notes
+    reliability, notes = 1.0, (*matcher.notes, *folder_notes)
     if statistics is not None:
         reliability = samples.reliability(statistics, snapshot.datasets)
         note = samples.few_images_note(name, statistics.n, statistics.mean.size)
@@ -124,7 +125,7 @@ def predict(
     )
     sure = None
     if confidence is not None:
-        folds = other_folds(
+        folds = rehearsed_folds(snapshot, prediction.rehearsed) or other_folds(
             snapshot, name, matcher, lambda done, of, held_out: on_progress(f"trying {held_out}", done, of)
         )
         sure = confidence_of(prediction, folds, confidence)

@@ -165,10 +165,12 @@ class TestDefaultRecipe:
         code, out, err = command("predict", "d03", "--json")
         assert (code, err) == (0, "")
         answer = json.loads(out)
-        assert answer["provenance"]["recipe"] == "gaussian"
+        assert answer["provenance"]["recipe"] == "stack"
         assert sum(model["p_best"] for model in answer["ranking"]) == pytest.approx(1)
-        assert {reason["part"] for reason in answer["ranking"][0]["why"]} == {"general", "graph", "dataset"}
-        assert command("evaluate", "--json")[0] == 0
+        known = {"general", "graph", "dataset", "recipe"}
+        assert {reason["part"] for reason in answer["ranking"][0]["why"]} <= known
+        assert sum(answer["provenance"]["mixture"]["weights"].values()) == pytest.approx(1)
+        assert command("evaluate", "--json", "--recipe", "gaussian")[0] == 0
 
     def test_confidence(self, graph, command, zoo, save):
         save(graph, zoo(noise=2.0))

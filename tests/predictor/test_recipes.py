@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from matchgraph.graphdb.errors import GdsMissing
 from matchgraph.graphdb.node2vecplus import Node2VecPlus
 from matchgraph.predictor.errors import InvalidRows
 from matchgraph.predictor.ranker import CatBoostRanker, ForestRanker
@@ -33,3 +34,19 @@ def test_the_default_is_known():
 def test_refuses_what_it_does_not_know(wrong):
     with pytest.raises(InvalidRows, match=r"soup|none|needs a database"):
         build_recipe(**{"name": "paper", **wrong})
+
+
+class WithoutGds:
+    """A server that has no Graph Data Science library."""
+
+    def gds_version(self):
+        raise GdsMissing("none")
+
+
+def test_a_server_without_gds_gets_node2vec_plus_and_says_so():
+    matcher = build_recipe("stack", WithoutGds())
+    assert isinstance(matcher.paper.embedder, Node2VecPlus)
+    assert "node2vec+" in matcher.notes[0]
+    assert build_recipe("stack", embedder="node2vec+").notes == ()
+    with pytest.raises(GdsMissing):
+        build_recipe("paper", WithoutGds())
