@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from matchgraph.stats.intervals import Interval
 
 PERCENT = 100
+# Orders whose first models are measured.
+SHORTLISTED = ("method", "average_rank", "average_value", "random")
 # Of the default recipe's parts.
 METHODS = {
     "average_rank": "average rank",
@@ -150,7 +152,8 @@ def show_evaluation(evaluation: Evaluation) -> None:
 
     console = stdout_console()
     metric = evaluation.provenance["metric"]
-    table = new_table(f"Leave-one-dataset-out over {len(evaluation.folds)} datasets by {metric}")
+    kind = evaluation.provenance["hold_out"]
+    table = new_table(f"Leave-one-{kind}-out over {len(evaluation.folds)} datasets by {metric}")
     table.add_column("method", overflow="fold")
     for figure in SELECTION_METRICS:
         table.add_column(
@@ -168,9 +171,41 @@ def show_evaluation(evaluation: Evaluation) -> None:
     console.print(table)
     for dataset, reason in evaluation.skipped.items():
         console.print(f"Not held out: {dataset} ({reason}).", soft_wrap=True)
+    if evaluation.shortlists:
+        console.print(shortlist_text(evaluation), soft_wrap=True)
     console.print(verdict(evaluation), soft_wrap=True)
+    console.print(tau_text(evaluation), soft_wrap=True)
     for note in evaluation.notes:
         console.print(f"Note: {note}", soft_wrap=True)
+
+
+def shortlist_text(evaluation: Evaluation) -> str:
+    """What measuring the first models gives, in a sentence for each order that is compared."""
+    metric = evaluation.provenance["metric"]
+    lines = []
+    for own in evaluation.shortlists:
+        if own.key not in SHORTLISTED or not own.osr.count:
+            continue
+        osr, regret = own.osr, own.regret
+        lines.append(
+            f"{own.title}: the best of the first {own.measured} measured is the best of all on "
+            f"{osr.value * PERCENT:.0f} % [{osr.low * PERCENT:.0f}, {osr.high * PERCENT:.0f}] of the "
+            f"datasets, and on average behind that by {regret.value:.3g} [{regret.low:.3g}, "
+            f"{regret.high:.3g}] {metric}."
+        )
+    return "\n".join(lines)
+
+
+def tau_text(evaluation: Evaluation) -> str:
+    """Weighted tau by SciPy's default weights, which other papers report."""
+    method, average = (
+        next(own for own in evaluation.summaries if own.key == key) for key in ("method", "average_rank")
+    )
+    return (
+        "τ_w weighs by the true ranks; by SciPy's default, the mean of that and of the predicted ranks, it "
+        f"is {method.figures['tau_scipy'].value:.3g} for {method.title} and "
+        f"{average.figures['tau_scipy'].value:.3g} for the average rank."
+    )
 
 
 def show_curve(curve: BudgetCurve) -> None:

@@ -16,6 +16,7 @@ from matchgraph.cli.options import (
     settings_options,
 )
 from matchgraph.predictor.config import ReplayConfig
+from matchgraph.predictor.groups import KINDS
 from matchgraph.predictor.recipes import Method
 from matchgraph.progress import progress_bar
 
@@ -118,18 +119,37 @@ def predict(
     show_default=True,
     help="Share of the visible results that is removed at random in each fold.",
 )
+@click.option(
+    "--hold-out",
+    type=click.Choice(KINDS),
+    help="Hold out all datasets of a style, a category (a property of the datasets, or the part of the id "
+    "before or after the last hyphen) or a cluster of similar ones together.",
+)
+@click.option(
+    "--measure",
+    type=click.IntRange(min=1),
+    metavar="K",
+    help="Also show what measuring the first K models and taking the best of them gives.",
+)
 @method_options
 @json_option
 def evaluate(
-    curve: bool, shares: tuple[float, ...], replays: int, removed: float, as_json: bool, **options: Any
+    curve: bool,
+    shares: tuple[float, ...],
+    replays: int,
+    removed: float,
+    hold_out: str | None,
+    measure: int | None,
+    as_json: bool,
+    **options: Any,
 ) -> None:
     """Leave-one-dataset-out accuracy of the prediction, against baselines.
 
     The results of each dataset are hidden in turn, and the models are ranked for it from the rest. OSR: how
     often the best model was selected. tau_w: agreement of the whole order; errors among the best models weigh
     more. O2B: how much worse the selected model is than the one that is best on average (negative: better).
-    O2O: how much worse than the best one. Brackets are 95 % bootstrap intervals over datasets; p is from a
-    paired permutation test of the method against each baseline.
+    O2O: how much worse than the best one; both in the metric's own unit. Brackets are 95 % bootstrap
+    intervals over datasets; p is from a paired permutation test of the method against each baseline.
 
     With --budget-curve, a quarter of the datasets at a time is treated as new and ranked from the results of
     the others, which are revealed step by step. The method is trained 68 times for each replay with four
@@ -144,7 +164,14 @@ def evaluate(
         if curve:
             found = workflow.evaluate_by_budget(graph, method=method, config=config, on_progress=progress)
         else:
-            found = workflow.evaluate(graph, method=method, removed=removed, on_progress=progress)
+            found = workflow.evaluate(
+                graph,
+                method=method,
+                removed=removed,
+                hold_out=hold_out,
+                measure=measure or 0,
+                on_progress=progress,
+            )
     if as_json:
         click.echo(json.dumps(found.to_dict(), allow_nan=False))
     elif curve:

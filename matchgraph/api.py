@@ -374,12 +374,22 @@ class Graph:
                 on_progress=on_progress,
             )
 
-    def evaluate(self, *, method: Method | None = None, removed: float = 0.0) -> Evaluation:
+    def evaluate(
+        self,
+        *,
+        method: Method | None = None,
+        removed: float = 0.0,
+        hold_out: str | None = None,
+        measure: int = 0,
+    ) -> Evaluation:
         """Leave-one-dataset-out accuracy of the prediction on this graph, against baselines.
 
         Args:
             method: how to predict; the default recipe by default.
             removed: share of the visible results that is removed at random in each fold.
+            hold_out: kind of datasets that are held out together: "style", "category" or "cluster"; None for
+                one dataset at a time.
+            measure: also what measuring that many models in each order, and taking the best, gives.
 
         Returns:
             Figures of the method and of all baselines: `.to_frame()`.
@@ -394,7 +404,14 @@ class Graph:
         from matchgraph.predictor.workflow import evaluate
 
         with self._following() as on_progress:
-            return evaluate(self._graph, method=method, removed=removed, on_progress=on_progress)
+            return evaluate(
+                self._graph,
+                method=method,
+                removed=removed,
+                hold_out=hold_out,
+                measure=measure,
+                on_progress=on_progress,
+            )
 
     def query(self, name: str, **parameters: Any) -> pd.DataFrame:
         """Answer a named question; `matchgraph query` lists them.

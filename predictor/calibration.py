@@ -21,7 +21,7 @@ from matchgraph.predictor.errors import InvalidRows, NotEnoughResults
 from matchgraph.stats.intervals import Interval, bootstrap, mean_interval
 
 if TYPE_CHECKING:
-    from matchgraph.predictor.evaluation import Fold
+    from matchgraph.predictor.folds import Fold
 
 BINS = 10
 RESAMPLES = 2000

@@ -23,7 +23,7 @@ from matchgraph.predictor.calibration import (
     prediction_set,
 )
 from matchgraph.predictor.errors import InvalidRows, NoSimilarity, NotEnoughResults
-from matchgraph.predictor.evaluation import Fold, evaluate_fold, held_out_datasets
+from matchgraph.predictor.folds import Fold, evaluate_fold, held_out_datasets
 from matchgraph.predictor.metrics import interval_as_dict
 from matchgraph.predictor.visibility import without_dataset
 

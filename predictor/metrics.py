@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import comb
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -50,6 +51,7 @@ TAU = SelectionMetric("tau_w", "Kendall τ_w", True, -1.0, 1.0)
 O2B = SelectionMetric("o2b", "O2B", False, -np.inf, np.inf)
 O2O = SelectionMetric("o2o", "O2O", False, 0.0, np.inf)
 SELECTION_METRICS = (OSR, TAU, O2B, O2O)
+TAU_SCIPY = SelectionMetric("tau_scipy", "Kendall τ, SciPy's weights", True, -1.0, 1.0)
 
 
 def losses(values: np.ndarray, larger_is_better: bool) -> np.ndarray:
@@ -149,6 +151,63 @@ def weighted_tau(predicted: np.ndarray, truth: np.ndarray) -> float:
         -_dense(scores), -_dense(measured), rank=np.arange(len(weights)), weigher=lambda index: weights[index]
     )
     return float(np.clip(result.statistic, -1.0, 1.0))
+
+
+def scipy_tau(predicted: np.ndarray, truth: np.ndarray) -> float:
+    """Weighted Kendall tau as `scipy.stats.weightedtau` has it by default, which other papers report.
+
+    It is the mean of two, weighted by the true and by the predicted ranks, where `weighted_tau` weighs by the
+    true ones alone. Otherwise see there.
+
+    Args:
+        predicted: float64, (n_models,), predicted losses.
+        truth: float64, (n_models,), measured losses, finite.
+
+    Returns:
+        A number in [-1, 1]; 0 for a prediction that ties all models, NaN where it is not defined.
+
+    Raises:
+        InvalidRows: for unequal lengths, no model, or a truth that is not finite.
+    """
+    from scipy.stats import weightedtau
+
+    scores, measured = _pair(predicted, truth)
+    if len(measured) < 2 or np.all(measured == measured[0]):
+        return float("nan")
+    scores = _unranked_last(scores)
+    if np.all(scores == scores[0]):
+        return 0.0
+    return float(weightedtau(-_dense(scores), -_dense(measured)).statistic)
+
+
+def after_measuring(predicted: np.ndarray, truth: np.ndarray, count: int) -> tuple[float, float]:
+    """What comes of measuring the first models and taking the best of them.
+
+    Args:
+        predicted: float64, (n_models,), predicted losses; of models tied at the end of the list, each choice
+            is equally likely.
+        truth: float64, (n_models,), measured losses, finite.
+        count: how many are measured, at least 1; more than there are count as all.
+
+    Returns:
+        The chance that a best model is among them, and the expected loss of the best of them minus the
+        smallest loss, in the metric's own unit.
+
+    Raises:
+        InvalidRows: for unequal lengths, no model, a truth that is not finite, or a count below 1.
+    """
+    scores, measured = _pair(predicted, truth)
+    if count < 1:
+        raise InvalidRows(f"at least 1 model has to be measured, got {count}")
+    scores = _unranked_last(scores)
+    count = min(count, len(scores))
+    last = np.sort(scores)[count - 1]
+    sure, tied = measured[scores < last], np.sort(measured[scores == last])
+    left = count - len(sure)
+    # The smallest of a random choice is the i-th of those tied if the rest come from after it.
+    chances = np.array([comb(len(tied) - i - 1, left - 1) for i in range(len(tied))]) / comb(len(tied), left)
+    best = np.minimum(tied, sure.min(initial=np.inf))
+    return float(chances @ (best == measured.min())), float(chances @ best - measured.min())
 
 
 def outscore_to_best(predicted: np.ndarray, truth: np.ndarray, average: np.ndarray) -> float:

@@ -23,7 +23,7 @@ from matchgraph.predictor.baselines import average_rank
 from matchgraph.predictor.belief import Pair
 from matchgraph.predictor.config import ReplayConfig
 from matchgraph.predictor.errors import InvalidRows, NotEnoughResults, NothingToPropose
-from matchgraph.predictor.evaluation import held_out_datasets
+from matchgraph.predictor.folds import held_out_datasets
 from matchgraph.predictor.matching import provenance
 from matchgraph.predictor.metrics import (
     OSR,

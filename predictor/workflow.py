@@ -18,7 +18,7 @@ from matchgraph.predictor.answer import Answer
 from matchgraph.predictor.confidence import confidence_of, other_folds
 from matchgraph.predictor.config import ReplayConfig
 from matchgraph.predictor.errors import ExtractorMismatch, InvalidRows, UnknownMetricName, UnknownTarget
-from matchgraph.predictor.evaluation import rehearsed_folds
+from matchgraph.predictor.folds import rehearsed_folds
 from matchgraph.predictor.matching import Cost
 from matchgraph.predictor.pairs import missing_pairs_note
 from matchgraph.predictor.recipes import Method
@@ -137,6 +137,8 @@ def evaluate(
     *,
     method: Method | None = None,
     removed: float = 0.0,
+    hold_out: str | None = None,
+    measure: int = 0,
     on_progress: Progress = no_progress,
 ) -> Evaluation:
     """Leave-one-dataset-out accuracy of a method on the graph, against baselines.
@@ -145,6 +147,9 @@ def evaluate(
         graph: the graph.
         method: how to predict; the default recipe by default.
         removed: share of the visible results that is taken away at random in each fold.
+        hold_out: kind of datasets that are held out together, "style", "category" or "cluster", see
+            `predictor.groups`; None for one dataset at a time.
+        measure: also what comes of measuring that many models in each order and taking the best.
         on_progress: called with the step, and how much of it is done.
 
     Returns:
@@ -154,7 +159,7 @@ def evaluate(
         UnknownMetricName: no result is in the metric.
         NotEnoughResults: fewer than two datasets have two measured models.
         NoSimilarity: the method needs similarities, and no dataset has any.
-        InvalidRows: a share to remove outside [0, 1).
+        InvalidRows: a share to remove outside [0, 1), or datasets that make no groups of that kind.
     """
     method = method or Method()
     snapshot = load_snapshot(graph, method.metric, method.similarity, method.measured_with)
@@ -163,6 +168,8 @@ def evaluate(
         method.build(graph.runner),
         seed=method.seed,
         removed=removed,
+        hold_out=hold_out,
+        measure=measure,
         progress=lambda done, of, dataset: on_progress(f"without {dataset}", done, of),
     )
 

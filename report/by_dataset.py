@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from matchgraph.predictor.evaluation import METHOD
+from matchgraph.predictor.folds import METHOD
 from matchgraph.predictor.metrics import O2B, O2O, OSR, TAU
 from matchgraph.report.verdicts import Verdict, verdict
 from matchgraph.stats.intervals import Interval, mean_interval
 from matchgraph.stats.permutation import paired_p_value
 
 if TYPE_CHECKING:
-    from matchgraph.predictor.evaluation import Fold
+    from matchgraph.predictor.folds import Fold
     from matchgraph.report.variants import Outcome
 
 AVERAGE_VALUE = "average_value"

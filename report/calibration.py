@@ -22,7 +22,7 @@ from matchgraph.report.verdicts import percent
 from matchgraph.svg import COLOURS, INK, LINES, MARKERS, drawing
 
 if TYPE_CHECKING:
-    from matchgraph.predictor.evaluation import Fold
+    from matchgraph.predictor.folds import Fold
     from matchgraph.stats.intervals import Interval
 
 CONFIDENCES = (0.8, 0.9)

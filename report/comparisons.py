@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from matchgraph.predictor.baselines import BASELINES
-from matchgraph.predictor.evaluation import METHOD, METHOD_TITLE
+from matchgraph.predictor.evaluation import METHOD_TITLE
+from matchgraph.predictor.folds import METHOD
 from matchgraph.predictor.metrics import SELECTION_METRICS
 from matchgraph.predictor.recipes import DEFAULT_RECIPE, PAPER
 from matchgraph.report.by_dataset import FoldFigures, fold_figures, of_method, of_oracle
@@ -19,7 +20,7 @@ from matchgraph.stats.intervals import Interval
 
 if TYPE_CHECKING:
     from matchgraph.graphdb.models import Snapshot
-    from matchgraph.predictor.evaluation import Fold
+    from matchgraph.predictor.folds import Fold
     from matchgraph.report.sources import View
     from matchgraph.report.variants import Outcome
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from matchgraph.predictor.baselines import BASELINES
-from matchgraph.predictor.evaluation import METHOD
+from matchgraph.predictor.folds import METHOD
 from matchgraph.predictor.metrics import OSR, TAU
 from matchgraph.report.by_dataset import fold_figures
 from matchgraph.report.comparisons import AVERAGE_RANK, RANDOM, most_folds, recipe_title

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from matchgraph.graphdb.errors import EmbeddingFailed
 from matchgraph.predictor.baselines import BASELINES
 from matchgraph.predictor.errors import PredictorError, ProcessEnded
-from matchgraph.predictor.evaluation import Fold, evaluate_fold, held_out_datasets
+from matchgraph.predictor.folds import Fold, evaluate_fold, held_out_datasets
 from matchgraph.predictor.recipes import PAPER, build_recipe
 from matchgraph.predictor.visibility import graph_hash
 

@@ -14,7 +14,7 @@ from matchgraph.predictor.calibration import (
     reliability,
 )
 from matchgraph.predictor.errors import InvalidRows, NotEnoughResults
-from matchgraph.predictor.evaluation import Fold
+from matchgraph.predictor.folds import Fold
 
 MODELS = tuple("abcdefgh")
 

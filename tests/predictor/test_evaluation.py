@@ -12,7 +12,8 @@ from matchgraph.graphdb.embedding import GdsNode2Vec, Node2VecConfig
 from matchgraph.graphdb.models import Metric
 from matchgraph.predictor.baselines import BASELINES
 from matchgraph.predictor.errors import NoSimilarity, NotEnoughResults
-from matchgraph.predictor.evaluation import METHOD, evaluate, evaluate_fold
+from matchgraph.predictor.evaluation import evaluate
+from matchgraph.predictor.folds import METHOD, evaluate_fold
 from matchgraph.predictor.matching import PaperMatcher, RowConfig
 from matchgraph.predictor.ranker import CatBoostConfig, CatBoostRanker, ForestRanker
 from matchgraph.stats.permutation import paired_p_value

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import itertools
+import math
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import weightedtau
 
 from matchgraph.predictor.errors import InvalidRows
 from matchgraph.predictor.metrics import (
@@ -15,10 +17,12 @@ from matchgraph.predictor.metrics import (
     OSR,
     SELECTION_METRICS,
     TAU,
+    after_measuring,
     losses,
     optimal_selection,
     outscore_to_best,
     outscore_to_optimal,
+    scipy_tau,
     selected,
     weighted_tau,
 )
@@ -139,3 +143,35 @@ class TestSelection:
         for metric in (optimal_selection, outscore_to_optimal, weighted_tau):
             with pytest.raises(InvalidRows, match=message):
                 metric(predicted, truth)
+
+
+class TestAfterMeasuring:
+    truth = np.array([3.0, 1.0, 2.0, 5.0])
+
+    def test_the_best_of_the_first(self):
+        predicted = np.array([1.0, 3.0, 2.0, 4.0])
+        assert after_measuring(predicted, self.truth, 1) == (0, 2)
+        assert after_measuring(predicted, self.truth, 2) == (0, 1)
+        assert after_measuring(predicted, self.truth, 3) == (1, 0)
+        assert after_measuring(predicted, self.truth, 9) == (1, 0)
+
+    @pytest.mark.parametrize("count", [1, 2, 3])
+    def test_ties_are_settled_by_expectation(self, count):
+        """Against all choices of the tied models, one of which comes first for sure in the second case."""
+        for predicted, sure in ((np.zeros(4), ()), (np.array([0.0, 1, 1, 1]), (0,))):
+            rest = [i for i in range(4) if i not in sure]
+            chosen = [[*sure, *own] for own in itertools.combinations(rest, count - len(sure))]
+            best = np.array([self.truth[own].min() for own in chosen])
+            expected = ((best == 1).mean(), best.mean() - 1)
+            assert after_measuring(predicted, self.truth, count) == pytest.approx(expected)
+
+    def test_at_least_one(self):
+        with pytest.raises(InvalidRows, match="at least 1"):
+            after_measuring(np.zeros(4), self.truth, 0)
+
+
+def test_scipys_tau_is_that_of_scipy():
+    predicted, truth = np.array([2.0, 1.0, 3.0, 4.0]), np.array([1.0, 2.0, 4.0, 3.0])
+    assert scipy_tau(predicted, truth) == pytest.approx(weightedtau(-predicted, -truth).statistic)
+    assert scipy_tau(np.zeros(4), truth) == 0
+    assert math.isnan(scipy_tau(predicted, np.zeros(4)))

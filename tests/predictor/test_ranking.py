@@ -14,7 +14,8 @@ from matchgraph.graphdb.models import Dataset, Metric, Model, Snapshot
 from matchgraph.predictor.baselines import BASELINES
 from matchgraph.predictor.calibration import conformal_coverage, expected_calibration_error, prediction_set
 from matchgraph.predictor.errors import NoSimilarity, NotEnoughResults
-from matchgraph.predictor.evaluation import METHOD, Fold, evaluate, evaluate_fold, held_out_datasets
+from matchgraph.predictor.evaluation import evaluate
+from matchgraph.predictor.folds import METHOD, Fold, evaluate_fold, held_out_datasets
 from matchgraph.predictor.gaussian import GaussianMatcher
 from matchgraph.predictor.matching import Ranked, evidence, explain, predict
 from matchgraph.predictor.metrics import interval_as_dict, without_nan

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 
 import pytest
 
-from matchgraph.predictor.evaluation import Fold, Score
+from matchgraph.predictor.folds import Fold, Score
 from matchgraph.report.tables import Table
 from matchgraph.report.variants import Outcome
 from tests.predictor.conftest import save, zoo

@@ -1,0 +1,129 @@
+"""The default recipe, the paper's and the baselines on every matrix of results in some folders of records.
+
+    python -m bench.selection RECORDS... --out docs/selection.md
+
+Each metric of a folder is a matrix of its own. Each dataset is held out in turn, as in `matchgraph evaluate`,
+with node2vec+ in place of Graph Data Science, so that no database is needed. What is computed stays in
+`results/selection.json` by graph and recipe, and is not computed again.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+import numpy as np
+
+from bench.provenance import provenance
+from matchgraph.ingest.tables.matrices import snapshots
+from matchgraph.predictor.baselines import BASELINES
+from matchgraph.predictor.evaluation import evaluate
+from matchgraph.predictor.folds import METHOD
+from matchgraph.predictor.recipes import RECIPES, build_recipe
+from matchgraph.predictor.visibility import graph_hash
+from matchgraph.stats.intervals import Interval, mean_interval
+
+if TYPE_CHECKING:
+    from matchgraph.graphdb.models import Snapshot
+
+RESULTS = Path(__file__).parent / "results" / "selection.json"
+PACKAGES = ("matchgraph", "catboost", "gensim", "numpy", "scipy")
+SIMPLE = ("average_rank", "average_value")
+COMPARED = (*SIMPLE, "neighbours")
+TITLES = {
+    "stack": "default",
+    "gaussian": "process",
+    "paper": "paper's recipe",
+    **{baseline.key: baseline.title for baseline in BASELINES},
+}
+FIGURES = {"tau_w": "weighted tau", "osr": "best model named (OSR)"}
+
+
+def judged(snapshot: Snapshot, recipe: str, seed: int) -> dict[str, Any]:
+    """Figures of a recipe, and of the baselines, for each held-out dataset."""
+    baselines = tuple(one for one in BASELINES if one.key in COMPARED)
+    matcher = build_recipe(recipe, embedder="node2vec+", seed=seed)
+    found = evaluate(snapshot, matcher, baselines=baselines, seed=seed)
+    return {
+        name: {
+            key: [fold.scores[METHOD if name == recipe else name].figures[key] for fold in found.folds]
+            for key in FIGURES
+        }
+        for name in (recipe, *COMPARED)
+        if all((METHOD if name == recipe else name) in fold.scores for fold in found.folds)
+    }
+
+
+def page(matrices: Mapping[str, Mapping[str, Any]], command: str) -> str:
+    """The tables in Markdown.
+
+    Args:
+        matrices: by name, shape and figures by method and dataset.
+        command: what made it.
+    """
+    lines = [
+        "# Selection on records",
+        "",
+        f"`{command}` makes this page.",
+        "",
+        "Each dataset is held out in turn; means over datasets with 95 % bootstrap intervals. `default` is",
+        "compared, dataset by dataset, with the better of average rank and average value by hindsight.",
+        "Weighted tau weighs pairs by the true ranks. The graph is embedded by node2vec+.",
+    ]
+    for key, title in FIGURES.items():
+        methods = [name for name in TITLES if any(name in own["figures"] for own in matrices.values())]
+        lines += ["", f"## {title[0].upper()}{title[1:]}", ""]
+        lines.append("| records | " + " | ".join(TITLES[name] for name in methods) + " | default against |")
+        lines.append("|---" * (len(methods) + 2) + "|")
+        for name, own in matrices.items():
+            figures = own["figures"]
+            cells = [
+                _cell(mean_interval(np.array(figures[method][key]))) if method in figures else ""
+                for method in methods
+            ]
+            best = max(SIMPLE, key=lambda simple: np.nanmean(figures[simple][key]))
+            lead = mean_interval(np.array(figures["stack"][key]) - np.array(figures[best][key]))
+            shape = f"{own['models']} x {own['datasets']}"
+            lines.append(f"| {name}, {shape} | " + " | ".join(cells) + f" | {_cell(lead, sign='+')} |")
+    return "\n".join(lines) + "\n"
+
+
+def _cell(interval: Interval, sign: str = "") -> str:
+    return f"{interval.value:{sign}.3f} [{interval.low:{sign}.3f}, {interval.high:{sign}.3f}]"
+
+
+@click.command()
+@click.argument("records", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
+@click.option("--recipes", default=",".join(RECIPES), show_default=True, help="Recipes, with commas.")
+@click.option("--seed", default=0, show_default=True)
+@click.option("--out", type=click.Path(path_type=Path), help="Also write the page there.")
+@click.option("--note", default="", help="What else the machine was busy with.")
+def main(records: tuple[Path, ...], recipes: str, seed: int, out: Path | None, note: str) -> None:
+    """See the module."""
+    known = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {"kept": {}}
+    kept, matrices = known["kept"], {}
+    for folder in records:
+        for metric, snapshot in snapshots(folder).items():
+            figures: dict[str, Any] = {}
+            for recipe in recipes.split(","):
+                key = f"{graph_hash(snapshot)}-{recipe}-{seed}"
+                if key not in kept:
+                    kept[key] = judged(snapshot, recipe, seed)
+                    RESULTS.write_text(json.dumps({"kept": kept, **provenance(PACKAGES, note)}))
+                figures |= kept[key]
+                click.echo(f"{folder.name}, {metric}: {recipe}", err=True)
+            count = len(next(iter(figures.values()))["tau_w"])
+            name = f"{folder.name} ({metric})"
+            matrices[name] = {"models": len(snapshot.models), "datasets": count, "figures": figures}
+    names = " ".join(folder.name for folder in records)
+    text = page(matrices, f"python -m bench.selection {names}")
+    click.echo(text)
+    if out:
+        out.write_text(text)
+
+
+if __name__ == "__main__":
+    main()
