@@ -46,7 +46,7 @@ def as_csv(columns: Sequence[str], rows: Sequence[Row]) -> str:
 
 
 def as_table(columns: Sequence[str], rows: Sequence[Row]) -> Table:
-    """The rows as a table for a terminal; numbers to 6 digits, vectors by their length."""
+    """The rows as a table for a terminal; numbers to 4 digits, vectors by their length."""
     from rich.text import Text
 
     table = new_table()

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 SECONDS_PER_HOUR = 3600
-SIGNIFICANT_DIGITS = 6
+SIGNIFICANT_DIGITS = 4
 # A list of numbers longer than this is a vector, too long for a table.
 SHORT_LIST = 8
 
@@ -51,7 +52,8 @@ def in_words(value: Any) -> str:
         case bool():
             return "true" if value else "false"
         case float():
-            return f"{value:.{SIGNIFICANT_DIGITS}g}"
+            whole = abs(value) >= 10**SIGNIFICANT_DIGITS
+            return f"{value:,.0f}" if whole and math.isfinite(value) else f"{value:.{SIGNIFICANT_DIGITS}g}"
         case bytes() | bytearray():
             return f"<{len(value)} bytes>"
         case {"labels": list(labels), "properties": dict(properties), **rest} if not rest:

@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 EXTRAS = PROJECT["optional-dependencies"]
 # For those who work on matchgraph.
-TOOLS = {"test", "dev", "minizoo"}
+TOOLS = {"test", "dev", "docs", "minizoo"}
 # Not installed: tests, and measurements that lean on them.
 LEFT_OUT = {"tests", "bench"}
 LINKED = {path.name for path in ROOT.iterdir() if (path / "__init__.py").exists()} - LEFT_OUT - {"matchgraph"}

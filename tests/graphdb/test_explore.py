@@ -286,6 +286,44 @@ def test_average_rank(ask: Ask, metric: str) -> None:
     ]
 
 
+def test_repeated_runs_are_those_that_differ_in_nothing_but_the_seed(
+    zoo: MatchingGraph, runner: Runner, ask: Ask
+):
+    assert zoo  # the models and datasets
+    save_runs(runner)
+    assert ask("repeated-runs", dataset="birds") == [
+        ("beta", 1, 2, None, 2, 2),
+        ("alpha", 2, 4, 1.4142, 3, 5),
+        ("beta", 1, 9, None, 9, 9),
+    ]
+
+
+def save_runs(runner: Runner) -> None:
+    """Runs of alpha on birds under two seeds, of beta under two settings, and one that is not done."""
+    rows = [
+        {
+            "model": model,
+            "status": status,
+            "clip_fid": value,
+            "config": f'{{"rank": 4, "seed": {seed}, "steps": {steps}}}',
+        }
+        for model, status, value, seed, steps in (
+            ("alpha", "DONE", 3, 1, 10),
+            ("alpha", "DONE", 5, 22, 10),
+            ("beta", "DONE", 2, 1, 10),
+            ("beta", "DONE", 9, 1, 20),
+            ("alpha", "FAILED", 99, 3, 10),
+        )
+    ]
+    runner.write(
+        "UNWIND range(0, size($rows) - 1) AS i MATCH (m:MatchGraphModel {id: $rows[i].model}), "
+        "(d:MatchGraphDataset {id: 'birds'}) "
+        "CREATE (m)<-[:OF]-(run:Run:MatchGraphRun {id: 'run' + i})-[:ON]->(d) "
+        "SET run.status = $rows[i].status, run.clip_fid = $rows[i].clip_fid, run.config = $rows[i].config",
+        rows=rows,
+    )
+
+
 def test_average_rank_shares_ties(zoo: MatchingGraph, ask: Ask) -> None:
     zoo.save_results([Result("beta", "cats", "clip_fid", 4), Result("gamma", "cats", "clip_fid", 4)])
     # All three are 1st to 3rd on cats, so 2 each, and each wins there.
@@ -335,6 +373,7 @@ def test_every_query_reads_only_and_runs_with_its_defaults(ask: Ask, runner: Run
         [Score(f"alpha@{steps}", prompt.id, "clip_score", steps / 10, 4, 0.1, "clip") for steps in (1, 9)]
     )
     DistillationGraph(runner).save(Distilled("alpha", "beta"))
+    save_runs(runner)
     named = {"dataset": "birds", "model": "alpha", "from": "birds", "to": "cats", "other": "beta"}
     for info in queries.catalogue():
         given = {p.name: named[p.name] for p in info.parameters if p.required}

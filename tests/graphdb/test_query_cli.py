@@ -82,7 +82,7 @@ def test_rows_as_table_json_and_csv(command: Command) -> None:
     assert [line.split() for line in table.splitlines() if "m" in line][:3] == [
         ["rank", "model", "value", "initial"],
         ["1", "[red]m,1", "5"],
-        ["2", "m2", "7.12346"],
+        ["2", "m2", "7.123"],
     ]
     expected = [
         {"rank": 1, "model": "[red]m,1", "value": 5.0, "initial": None},
@@ -104,7 +104,7 @@ def test_any_reading_statement_with_parameters(command: Command) -> None:
         {"n": 4, "s": "a=b", "t": "3", "l": [1, 2]}
     ]
     out = command("--cypher", "MATCH p = (:Model {id: 'm2'})-->(d) RETURN p, d.embedding AS e")[1]
-    assert "(:Model m2)-[:PERFORMS 7.12346]-(:Dataset d1)" in out
+    assert "(:Model m2)-[:PERFORMS 7.123]-(:Dataset d1)" in out
     assert "[0, 1, ... 20 numbers]" in out
 
 

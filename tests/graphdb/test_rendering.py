@@ -17,7 +17,13 @@ def test_values_in_words() -> None:
         in_words({"nodes": [node, node], "relationships": [edge]}) == "(:Model a)-[:PERFORMS 0.5]-(:Model a)"
     )
     assert in_words({"labels": [], "properties": {}}) == "()"
-    assert in_words({"a": [1, None, True], "b": 1 / 3}) == "a: [1, , true], b: 0.333333"
+    assert in_words({"a": [1, None, True], "b": 1 / 3}) == "a: [1, , true], b: 0.3333"
+    assert [in_words(x) for x in (20.07339, 12345.6, 5e-7, float("inf"))] == [
+        "20.07",
+        "12,346",
+        "5e-07",
+        "inf",
+    ]
     assert in_words("a\x1b[31m\nb") == "a\\x1b[31m\\nb"
     assert in_words(b"1234") == "<4 bytes>"
 
