@@ -7,15 +7,20 @@ MATCHGRAPH := $(BIN)/matchgraph
 NEW    := noto-food
 ZOO    := minizoo
 # How the records were measured: small enough for two cores; the defaults of `ingest run` are the paper's.
-SMALL  := --steps 150 --batch-size 16 --learning-rate 5e-4 --resolution 32 --samples 128 --sampling-steps 10 --seed 42
+SMALL  := --steps 150 --batch-size 16 --learning-rate 5e-4 --resolution 32 --samples 1024 --sampling-steps 10 --seed 42
 GUIDED := --guidance 2
 # Its guidance is distilled into the weights, at the family's own scale.
 FLUX   := --model tiny-flux --guidance 3.5
 OTHERS := $(foreach model,$(filter-out tiny-flux,$(notdir $(wildcard $(ZOO)/models/*))),--model $(model)) $(GUIDED)
 PROBES := --probe $(ZOO)/probes/clip --extractor dinov2=$(ZOO)/probes/dinov2 --extractor siglip=$(ZOO)/probes/siglip
 FIGURES := --metric clip_fid --metric cmmd --metric dinov2_fid --metric dinov2_kid --metric siglip_fid
-# Measured under three seeds, to know the noise.
-REPEATED := noto-food twemoji-animals openmoji-objects fluent-3d-smileys
+# Measured one after the other, so that what there is at any time is whole for some datasets.
+CATEGORIES := animals food objects smileys symbols travel people
+IN_CATEGORY = $(foreach name,$(notdir $(wildcard $(ZOO)/datasets/*-$(1))),--dataset $(name))
+# The models close to the best of a dataset are measured under further seeds: pairs of models other than tiny-flux, and of it.
+FURTHER_SEEDS := 43 44
+CONTENDERS := python -m matchgraph.minizoo.build.contenders .records/so-far
+MEASURE = $(MATCHGRAPH) ingest run $(SMALL) $(PROBES) $(FIGURES) $(WORKERS)
 # Candidates of routing at 25 steps.
 LONG   := tiny-sd15 tiny-vega tiny-pixart tiny-sana-small tiny-sd3
 # Models this small gain little from a second thread each, and figures then do not depend on the number of cores.
@@ -59,15 +64,19 @@ demo-live: $(VENV)/.installed
 		| xargs -L 1 $(MATCHGRAPH) ingest run $(SMALL) --dataset $(NEW)
 	$(MATCHGRAPH) predict $(NEW)
 
-# Measures the whole matrix again: hours on two cores. Stop it at any time; another call resumes it.
+# Measures the whole matrix again: a day on two cores. Stop it at any time; another call resumes it. What is measured so far is
+# in .records/so-far, a folder for `matchgraph ingest records`.
 records: $(VENV)/.installed
 	$(MATCHGRAPH) graph start
 	$(MATCHGRAPH) ingest models $(ZOO)/models --no-throughput
 	$(MATCHGRAPH) ingest datasets $(ZOO)/datasets $(PROBES) $(FIGURES)
-	$(MATCHGRAPH) ingest run $(SMALL) $(PROBES) $(FIGURES) $(WORKERS) $(OTHERS)
-	$(MATCHGRAPH) ingest run $(SMALL) $(PROBES) $(FIGURES) $(WORKERS) $(FLUX)
-	$(foreach seed,43 44,$(foreach of,OTHERS FLUX,$(MATCHGRAPH) ingest run $(SMALL) $(PROBES) $(FIGURES) \
-		$(WORKERS) $($(of)) --replicate --seed $(seed) $(foreach name,$(REPEATED),--dataset $(name)) &&)) true
+	$(foreach category,$(CATEGORIES),$(MEASURE) $(OTHERS) $(call IN_CATEGORY,$(category)) && \
+		$(MEASURE) $(FLUX) $(call IN_CATEGORY,$(category)) && $(MATCHGRAPH) export --shareable .records/so-far &&) true
+	$(BIN)/$(CONTENDERS) $(filter-out --guidance $(word 2,$(GUIDED)),$(OTHERS)) --out .records/contenders.csv
+	$(BIN)/$(CONTENDERS) --model tiny-flux --out .records/contenders-flux.csv
+	$(foreach seed,$(FURTHER_SEEDS),$(MEASURE) $(GUIDED) --replicate --seed $(seed) --pairs .records/contenders.csv && \
+		$(MEASURE) --guidance 3.5 --replicate --seed $(seed) --pairs .records/contenders-flux.csv && \
+		$(MATCHGRAPH) export --shareable .records/so-far &&) true
 	$(MATCHGRAPH) route prompts $(ZOO)/prompts.txt
 	$(MATCHGRAPH) route variants --steps 1,2,4,10 $(OTHERS)
 	$(MATCHGRAPH) route variants --steps 25 $(GUIDED) $(foreach model,$(LONG),--model $(model))

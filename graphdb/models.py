@@ -38,11 +38,13 @@ FORBIDDEN_CATEGORIES = frozenset({"Cc", "Cs", "Zl", "Zp"})
 RESERVED_EDGE_NAMES = frozenset(
     {
         *("key", "metric", "value", "weight", "band", "run", "n_real", "n_gen", "extractor", "resize"),
-        *("std", "version", "extractor_name"),
+        *("std", "standard_error", "bias", "seeds", "version", "extractor_name"),
         *("stage", "repeats", "training_seconds", "seconds_per_image"),
     }
 )
 INITIAL = "initial_"
+# After a metric's name, that of its standard error.
+STANDARD_ERROR = "__standard_error"
 
 
 def check_id(identifier: str, kind: str) -> str:
@@ -364,8 +366,9 @@ class Snapshot:
         metric: the metric of `performs`.
         models: all models, sorted by id.
         datasets: all datasets, sorted by id.
-        performs: columns model, dataset, value, initial, sorted by model and dataset; `value` is after
-            fine-tuning, `initial` before it; either may be NaN, never both.
+        performs: columns model, dataset, value, initial, standard_error and initial_standard_error, sorted by
+            model and dataset; `value` is after fine-tuning, `initial` before it; either may be NaN, never
+            both. Standard errors are NaN where none is recorded.
         similar: columns dataset, other, value with dataset < other, sorted.
         similarity: the metric of `similar`; None when no two datasets were compared.
         measured_with: hash of the extractor of all values of `performs`, "not-recorded" where none is known.

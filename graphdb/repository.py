@@ -42,6 +42,7 @@ from matchgraph.graphdb.metrics import DEFAULT_METRIC, KNOWN_METRICS
 from matchgraph.graphdb.models import INITIAL, Dataset, Metric, Model, Result, Similar, Snapshot, Statistics
 from matchgraph.graphdb.queries import did_you_mean
 from matchgraph.graphdb.snapshot import (
+    ERRORS,
     PERFORMS_COLUMNS,
     SIMILAR_COLUMNS,
     VALUES_BY,
@@ -365,7 +366,7 @@ class MatchingGraph:
             self._runner,
             "performs",
             metric,
-            ["model", "value", "initial"],
+            ["model", "value", "initial", *ERRORS.values()],
             ["extractor", "initial_extractor"],
         )
         similar = edges_by(
@@ -377,7 +378,8 @@ class MatchingGraph:
         )
         measured_with, compared_with = one_extractor(metric, performs, compared_by, similar, set(extractors))
         for value, by in VALUES_BY.items():
-            performs[value] = performs[value].where(performs[by] == measured_with)
+            for column in (value, ERRORS[value]):
+                performs[column] = performs[column].where(performs[by] == measured_with)
         performs = performs[performs[["value", "initial"]].notna().any(axis=1)]
         similar = similar[similar["extractor"] == compared_with]
         return Snapshot(

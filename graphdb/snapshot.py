@@ -17,10 +17,12 @@ if TYPE_CHECKING:
 
 # The extractor of values of which none is recorded, as of most tables.
 NOT_RECORDED = "not-recorded"
-PERFORMS_COLUMNS = ["model", "dataset", "value", "initial"]
+PERFORMS_COLUMNS = ["model", "dataset", "value", "initial", "standard_error", "initial_standard_error"]
 SIMILAR_COLUMNS = ["dataset", "other", "value"]
 # The column of the extractor that a value was measured with.
 VALUES_BY = {"value": "extractor", "initial": "initial_extractor"}
+# The column of a value's standard error.
+ERRORS = {"value": "standard_error", "initial": "initial_standard_error"}
 
 
 def edges_by(
@@ -35,7 +37,7 @@ def edges_by(
         columns=["dataset", *columns, *extractors],
         dtype=object,
     )
-    numbers = [column for column in columns if column in VALUES_BY]
+    numbers = [column for column in columns if column in VALUES_BY or column in ERRORS.values()]
     frame[numbers] = frame[numbers].astype("float64")
     frame[list(extractors)] = frame[list(extractors)].fillna(NOT_RECORDED)
     return frame

@@ -69,11 +69,12 @@ class LoraExecutor:
             images=job.images,
             known=known and {known.extractor: GaussianStatistics(known.n, known.mean, known.covariance)},
         )
-        score = partial(scorer.score, reference=reference)
         pipeline = self._pipeline(job.model_folder, job.config.precision)
         # A dataset without captions is one of images without prompts.
         captions = [image.caption or "" for image in job.images]
-        prompts = [captions[at] for at in draw_captions(captions, job.config.samples, job.config.seed)]
+        places = draw_captions(captions, job.config.samples, job.config.seed)
+        prompts = [captions[place] for place in places]
+        score = partial(scorer.score, reference=reference, groups=places)
 
         def measure(adapter: Path | None, step: str, picture: Path) -> tuple[tuple[Score, ...], float]:
             scores, shown, drawing = self._measure(job, pipeline, score, adapter, prompts, step, on_step)

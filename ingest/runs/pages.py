@@ -217,7 +217,7 @@ def _happened(record: Mapping[str, Any], happened: Mapping[str, Any]) -> dict[st
 
 
 def _with_deviation(score: Mapping[str, Any]) -> str:
-    value, deviation = score["value"], score.get("std")
+    value, deviation = score["value"], score.get("standard_error")
     if not deviation:
         return in_words(value)
     digits = max(0, 1 - math.floor(math.log10(deviation)))

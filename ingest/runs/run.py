@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from matchgraph.errors import Error
 from matchgraph.graphdb.errors import AuthenticationFailed, DatabaseFailed, GraphError, ServerUnreachable
-from matchgraph.graphdb.models import INITIAL, Result, Statistics
+from matchgraph.graphdb.models import INITIAL, STANDARD_ERROR, Result, Statistics
 from matchgraph.ingest.errors import ConfigChanged, ExtractorMismatch, SourceChanged, StaleFence
 from matchgraph.ingest.runs.artefacts import (
     CHECKPOINT_FOLDER,
@@ -413,11 +413,19 @@ def _record(graph: MatchingGraph, ledger: Ledger, held: Run, job: Job, outcome: 
         "note": note,
         "training_seconds": outcome.training_seconds,
         "seconds_per_image": outcome.seconds_per_image,
-        **{score.metric: score.value for score in outcome.finetuned},
-        **{f"{INITIAL}{score.metric}": score.value for score in outcome.initial},
+        **_figures(outcome.finetuned, ""),
+        **_figures(outcome.initial, INITIAL),
     }
     results = [] if held.replicate else results_of(job, outcome)
     return _patiently(lambda: ledger.complete(held, graph, results, values))
+
+
+def _figures(scores: Sequence[Score], prefix: str) -> dict[str, Any]:
+    """Values and standard errors as a run keeps them."""
+    return {
+        **{f"{prefix}{score.metric}": score.value for score in scores},
+        **{f"{prefix}{score.metric}{STANDARD_ERROR}": score.standard_error for score in scores},
+    }
 
 
 def _patiently(write: Callable[[], Run]) -> Run:
@@ -473,5 +481,10 @@ def _provenance(job: Job, score: Score) -> dict[str, Any]:
         "extractor_name": score.extractor_name,
         "resize": score.resize,
         "version": score.version,
-        **({} if score.std is None else {"std": score.std}),
+        "seeds": [job.config.seed],
+        **{
+            name: value
+            for name in ("std", "standard_error", "bias")
+            if (value := getattr(score, name)) is not None
+        },
     }

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from matchgraph.graphdb.edges import lock
 from matchgraph.graphdb.errors import GraphError
-from matchgraph.graphdb.models import INITIAL, Metric, Result, Similar, Statistics
+from matchgraph.graphdb.models import INITIAL, STANDARD_ERROR, Metric, Result, Similar, Statistics
 from matchgraph.graphdb.prompts import PromptGraph
 from matchgraph.graphdb.queries import load
 from matchgraph.ingest.errors import BadInput, IngestError, Problem
@@ -54,7 +54,7 @@ from matchgraph.ingest.tables.rest import (
     kept_by_table,
     write_rest,
 )
-from matchgraph.ingest.tables.results import COUNTS, NUMBERS, STAGES, TEXTS, read_results
+from matchgraph.ingest.tables.results import COUNTS, LISTS, NUMBERS, STAGES, TEXTS, read_results
 from matchgraph.ingest.tables.similarities import COUNTS as SIMILAR_COUNTS
 from matchgraph.ingest.tables.similarities import NUMBERS as SIMILAR_NUMBERS
 from matchgraph.ingest.tables.similarities import TEXTS as SIMILAR_TEXTS
@@ -82,7 +82,7 @@ SIMILARITY_COLUMNS = (
     *SIMILAR_NUMBERS,
     *SIMILAR_TEXTS,
 )
-RESULT_COLUMNS = ("model", "dataset", "metric", "stage", "value", *COUNTS, *NUMBERS, *TEXTS)
+RESULT_COLUMNS = ("model", "dataset", "metric", "stage", "value", *COUNTS, *NUMBERS, *LISTS, *TEXTS)
 # Of a run, beside its configuration and its figures.
 RUN_COLUMNS = ("run", "model", "dataset", "replicate", "config", "metrics")
 RUN_FACTS = ("model_fingerprint", "dataset_fingerprint", "adapter_sha256", "attempt")
@@ -419,10 +419,17 @@ def _edge_row(
     cells = {name: own[name] for name in texts if isinstance(own.get(name), str) and fits_cell(own[name])}
     cells |= {name: own[name] for name in counts if type(own.get(name)) is int and own[name] > 0}
     cells |= {name: own[name] for name in numbers if type(own.get(name)) is float}
+    if kind == "result":
+        cells |= {name: " ".join(map(str, own[name])) for name in LISTS if _is_list_of_counts(own.get(name))}
     keys = {name: row[name] for name in KEYS[kind]}
     if left := {name: value for name, value in own.items() if name not in cells}:
         rest.append({"of": kind, **keys, "provenance": left})
     return {**keys, "value": row["value"], **cells}
+
+
+def _is_list_of_counts(value: object) -> bool:
+    """Whether a cell of numbers with spaces between them holds a value; an empty list would be no cell."""
+    return isinstance(value, list) and bool(value) and all(type(one) is int and one >= 0 for one in value)
 
 
 def _rest_of_runs(
@@ -441,7 +448,9 @@ def _run_row(row: Mapping[str, Any], names: Collection[str]) -> dict[str, Any]:
     run = row["properties"]
     config = json.loads(run["config"])
     kept = {name: run[name] for name in (*RUN_FACTS, *RUN_TIMES) if name in run}
-    figures = {name: run[name] for name in run if name.removeprefix(INITIAL) in names}
+    figures = {
+        name: run[name] for name in run if name.removeprefix(INITIAL).removesuffix(STANDARD_ERROR) in names
+    }
     return {
         "run": run["id"],
         "model": row["model"],

@@ -29,8 +29,10 @@ OnDuplicate = Literal["error", "mean", "first", "last", "best"]
 
 COLUMNS = ("model", "dataset", "metric", "value")
 COUNTS = ("n_real", "n_gen")
-# What a value cost, and its standard deviation where the metric has one.
-NUMBERS = ("std", "training_seconds", "seconds_per_image")
+# How sure a value is, what it cost, and the standard deviation over subsets where the metric has one.
+NUMBERS = ("standard_error", "bias", "std", "training_seconds", "seconds_per_image")
+# Whole numbers with spaces between them: the seeds whose samples a value is of.
+LISTS = ("seeds",)
 TEXTS = ("run", "extractor", "extractor_name", "resize", "version")
 STAGES = ("initial", "finetuned")
 # Among ten thousand known names, looking for what an unknown one may have meant takes some hundredths of a
@@ -68,8 +70,9 @@ def read_results(
 ) -> ResultsReading:
     """Read results from a CSV file with columns model, dataset, metric, value.
 
-    Optional columns: stage ("finetuned", the default, or "initial"), n_real, n_gen, run, extractor,
-    extractor_name, resize, version, std, training_seconds, seconds_per_image.
+    Optional columns: stage ("finetuned", the default, or "initial"), n_real, n_gen, standard_error (of the
+    value over repeated draws), bias (from the number of images), seeds (of the samples), run, extractor,
+    extractor_name, resize, version, std (over KID's subsets), training_seconds, seconds_per_image.
 
     Args:
         path: the file.
@@ -90,7 +93,7 @@ def read_results(
     table = read_table(
         path,
         required=COLUMNS,
-        optional=("stage", *COUNTS, *NUMBERS, *TEXTS),
+        optional=("stage", *COUNTS, *NUMBERS, *LISTS, *TEXTS),
         verbatim=("model", "dataset") if exact else (),
     )
     check_ids(table, {"model": "model", "dataset": "dataset"})
@@ -266,6 +269,13 @@ def _parse(table: Table, row: Row, metrics: Mapping[str, Metric]) -> Result | No
     if stage not in STAGES:
         table.problem(row.line, f"stage is {stage[:40]!r}", f"write {' or '.join(STAGES)}")
     provenance = parse_provenance(table, row, COUNTS, TEXTS, NUMBERS)
+    for column in LISTS:
+        if text := row.cells.get(column):
+            if all(INTEGER.fullmatch(word) and abs(int(word)) < 2**63 for word in text.split()):
+                provenance[column] = [int(word) for word in text.split()]
+            else:
+                reason = f"{column} is {text[:40]!r}"
+                table.problem(row.line, reason, "write whole numbers with spaces between, or leave it empty")
     if value is None or row.line in table.bad_lines:
         return None
     try:

@@ -435,7 +435,7 @@ def test_a_snapshot_is_in_order_whatever_was_written_first(graph: MatchingGraph)
         [
             Result("y", "a", "fid", 3),
             Result("X", "b", "fid", 2, "initial"),
-            Result("X", "Z", "fid", 1),
+            Result("X", "Z", "fid", 1, provenance={"standard_error": 0.5}),
             Result("X", "Z", "fid", 4, "initial"),
             Result("X", "a", "kid", 9),
         ]
@@ -444,8 +444,12 @@ def test_a_snapshot_is_in_order_whatever_was_written_first(graph: MatchingGraph)
     assert [m.id for m in snapshot.models] == ["X", "y"]
     assert [d.id for d in snapshot.datasets] == ["Z", "a", "b"]
     expected = pd.DataFrame(
-        [("X", "Z", 1.0, 4.0), ("X", "b", np.nan, 2.0), ("y", "a", 3.0, np.nan)],
-        columns=["model", "dataset", "value", "initial"],
+        [
+            ("X", "Z", 1.0, 4.0, 0.5, np.nan),
+            ("X", "b", np.nan, 2.0, np.nan, np.nan),
+            ("y", "a", 3.0, np.nan, np.nan, np.nan),
+        ],
+        columns=["model", "dataset", "value", "initial", "standard_error", "initial_standard_error"],
     )
     pd.testing.assert_frame_equal(snapshot.performs, expected, check_dtype=False)
     assert snapshot.performs["value"].dtype == snapshot.performs["initial"].dtype == np.float64

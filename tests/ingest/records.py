@@ -40,7 +40,10 @@ def record(model: str = "tiny", dataset: str = "cats", **happened: Any) -> dict[
             "guidance": None,
         },
         "measured": {
-            "finetuned": [score(value=12.5), score("kid", 0.012, std=0.0021, extractor_name="inception")],
+            "finetuned": [
+                score(value=12.5),
+                score("kid", 0.012, standard_error=0.0021, extractor_name="inception"),
+            ],
             "initial": [score(value=25.0)],
             "training_seconds": 7.5,
             "seconds_per_image": 0.5,

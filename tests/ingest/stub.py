@@ -30,7 +30,7 @@ ADAPTER = "pytorch_lora_weights.safetensors"
 
 def score(metric: str, value: float) -> Score:
     std = 0.25 if metric == "kid" else None
-    return Score(metric, value, std, 4, 4, "abc", "probe", "clean", "1")
+    return Score(metric, value, std, 4, 4, "abc", "probe", "clean", "1", standard_error=0.5, bias=0.25)
 
 
 class StubExecutor:

@@ -80,6 +80,10 @@ def test_a_run_measures_every_metric_and_a_worker_needs_only_the_ledger(
             assert (found[f"{name}__n_real"], found[f"{name}__n_gen"]) == (4, 4)
             assert (found[f"{name}__version"], found[f"{name}__resize"]) == ("1", "clean-bicubic")
             assert (f"{name}__std" in found) == (metric == "mine_kid")
+            assert found[f"{name}__seeds"] == [0]
+            assert found[f"{name}__standard_error"] > 0
+            assert found[f"{name}__standard_error"] == run.properties[f"{name}__standard_error"]
+            assert (f"{name}__bias" in found) == metric.endswith("fid")
         assert run.properties[metric] == found[metric]
     # The graph did not know these two before.
     assert zoo.metric("mine_fid").minimum == 0

@@ -53,7 +53,10 @@ names = st.one_of(
 )
 properties = st.dictionaries(names.filter(lambda name: name.strip()), values, max_size=5)
 facts = st.sampled_from(
-    ["n_real", "n_gen", "extractor", "std", "run", "note", "training_seconds", "repeats", "version"]
+    [
+        *("n_real", "n_gen", "extractor", "std", "run", "note", "training_seconds", "repeats", "version"),
+        *("seeds", "standard_error", "bias"),
+    ]
 )
 provenance = st.dictionaries(facts, values, max_size=4)
 finite = st.floats(allow_nan=False, allow_infinity=False)

@@ -67,19 +67,14 @@ def kid(
         subset_size = KID_SUBSET_SIZE if smaller >= KID_SUBSET_SIZE else max(2, smaller // 2)
     if not 2 <= subset_size <= smaller:
         raise TooFewSamples(f"KID takes subsets of {subset_size} features (2 or more), got {smaller}.")
-    dimension = one.shape[1]
-
-    def cubic(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-        return (x @ y.T / dimension + 1) ** 3
-
     # NumPy's older generator, whose choices are the same in all versions and in the references.
     rng = np.random.RandomState(seed)
     values = np.empty(subsets)
     # Overflow shows as a result that is not finite, which is refused below.
     with np.errstate(over="ignore", invalid="ignore"):
         for number in range(subsets):
-            x = _rows(one, rng.choice(len(one), subset_size, replace=False))
-            y = _rows(two, rng.choice(len(two), subset_size, replace=False))
+            x = float_rows(one, rng.choice(len(one), subset_size, replace=False))
+            y = float_rows(two, rng.choice(len(two), subset_size, replace=False))
             values[number] = _within(x, cubic) + _within(y, cubic) - 2 * cubic(x, y).mean()
         return Distance(_finite(values.mean()), _finite(values.std()))
 
@@ -114,10 +109,10 @@ def cmmd(
     """
     _check(one, two)
     between = 0.0
-    for start in range(0, len(one), BLOCK_ROWS):
-        x = _unit_rows(one, start)
-        for other in range(0, len(two), BLOCK_ROWS):
-            between += _gaussian(x, _unit_rows(two, other)).sum()
+    for place in blocks(len(one)):
+        x = unit_rows(one, place)
+        for other in blocks(len(two)):
+            between += gaussian(x, unit_rows(two, other)).sum()
     between /= len(one) * len(two)
     within_one = mean_similarity(one) if within_one is None else within_one
     within_two = mean_similarity(two) if within_two is None else within_two
@@ -136,12 +131,12 @@ def mean_similarity(features: np.ndarray) -> float:
     """
     _check(features, features)
     total = 0.0
-    for start in range(0, len(features), BLOCK_ROWS):
-        x = _unit_rows(features, start)
-        block = _gaussian(x, x)
+    for place in blocks(len(features)):
+        x = unit_rows(features, place)
+        block = gaussian(x, x)
         total += block.sum() - np.trace(block)
-        for other in range(start + BLOCK_ROWS, len(features), BLOCK_ROWS):
-            total += 2 * _gaussian(x, _unit_rows(features, other)).sum()
+        for other in blocks(len(features), place.start + BLOCK_ROWS):
+            total += 2 * gaussian(x, unit_rows(features, other)).sum()
     return float(total / (len(features) * (len(features) - 1)))
 
 
@@ -150,20 +145,49 @@ def _within(rows: np.ndarray, kernel: Kernel) -> float:
     return float((values.sum() - np.trace(values)) / (len(rows) * (len(rows) - 1)))
 
 
-def _gaussian(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+def blocks(n: int, start: int = 0) -> list[slice]:
+    """The rows from `start` on of n, in parts that are computed with at once."""
+    return [slice(first, first + BLOCK_ROWS) for first in range(start, n, BLOCK_ROWS)]
+
+
+def cubic(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """KID's kernel of every row with every other."""
+    return (x @ y.T / x.shape[1] + 1) ** 3
+
+
+def gaussian(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """CMMD's kernel of every row with every other, of rows of length 1."""
     # Of rows of length 1, |x - y|^2 = 2 - 2 x.y
     return np.exp((x @ y.T - 1) / CMMD_SIGMA**2)
 
 
-def _unit_rows(features: np.ndarray, start: int) -> np.ndarray:
-    rows = _rows(features, slice(start, start + BLOCK_ROWS))
+def unit_rows(features: np.ndarray, which: np.ndarray | slice) -> np.ndarray:
+    """Rows of length 1, float64.
+
+    Args:
+        features: (n, d).
+        which: rows to read.
+
+    Raises:
+        NonFiniteDistance: features that are not finite, or all zero.
+    """
+    rows = float_rows(features, which)
     lengths = np.linalg.norm(rows, axis=1, keepdims=True)
     if not lengths.all():
         raise NonFiniteDistance("A feature vector is all zeros, which has no direction.")
     return rows / lengths
 
 
-def _rows(features: np.ndarray, which: np.ndarray | slice) -> np.ndarray:
+def float_rows(features: np.ndarray, which: np.ndarray | slice) -> np.ndarray:
+    """Rows as they are, float64.
+
+    Args:
+        features: (n, d).
+        which: rows to read.
+
+    Raises:
+        NonFiniteDistance: features that are not finite.
+    """
     rows = np.asarray(features[which], dtype=np.float64)
     if not np.isfinite(rows).all():
         raise NonFiniteDistance("Features hold infinite values or NaN.")

@@ -18,13 +18,13 @@ from matchgraph.training.images import CaptionedImage, list_captioned_images, lo
 from matchgraph.training.measure.extractors.base import BATCH, CaptionExtractor
 from matchgraph.training.measure.features import Features, FeatureWriter, read_features, writing
 from matchgraph.training.measure.frechet import (
-    GaussianAccumulator,
     GaussianStatistics,
     Root,
     distances_between,
     frechet_between,
 )
-from matchgraph.training.measure.kernels import Distance, cmmd, kid
+from matchgraph.training.measure.kernels import KID_SUBSETS, Distance, cmmd, kid
+from matchgraph.training.measure.uncertainty import Uncertainty, frechet_uncertainty, kernel_uncertainty
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -100,13 +100,15 @@ class Score:
     Attributes:
         metric: what was measured; smaller is better.
         value: the figure.
-        std: standard deviation of `value` where the metric is an average over subsets, else None.
+        std: standard deviation over subsets where the metric is an average over these, else None.
         n_real: images of the dataset behind the reference.
         n_gen: generated images.
         extractor: hash of the feature extractor.
         extractor_name: what the extractor is called.
         resize: how images came to the extractor's size.
         version: of the metric's definition; values of different versions are not comparable.
+        standard_error: of `value` over repeated draws of as many images; None where these are too few.
+        bias: how far `value` is expected to lie above that of endlessly many images; None where unbiased.
     """
 
     metric: str
@@ -118,6 +120,8 @@ class Score:
     extractor_name: str
     resize: str
     version: str
+    standard_error: float | None = None
+    bias: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """All fields by name, ready for JSON."""
@@ -191,6 +195,26 @@ class Sample:
             within_one=self.features.mean_similarity,
             within_two=other.features.mean_similarity,
         )
+
+    def uncertainty(
+        self, real: Sample, found: Distance, distance: str, groups: Sequence[int] | None
+    ) -> Uncertainty:
+        """Say how sure a distance of these generated images to a dataset is.
+
+        Args:
+            real: the dataset, `other` of the distance.
+            found: the distance.
+            distance: which.
+            groups: see `training.measure.uncertainty.frechet_uncertainty`.
+        """
+        if self.features is None:
+            return Uncertainty(None)
+        if distance == "fid":
+            return frechet_uncertainty(self.features.rows, self.statistics, real.root, groups)
+        if real.features is None:
+            raise ValueError(f"{distance} is of features, and one sample has none")
+        further = 0.0 if found.std is None else found.std**2 / KID_SUBSETS
+        return kernel_uncertainty(self.features.rows, real.features.rows, distance, groups, further=further)
 
 
 @dataclass(frozen=True, eq=False)
@@ -282,7 +306,12 @@ class Scorer:
         return Reference(content_hash, {name: samples[name] for name in self.extractors})
 
     def score(
-        self, images: Iterable[Image.Image], reference: Reference, *, batch_size: int = BATCH
+        self,
+        images: Iterable[Image.Image],
+        reference: Reference,
+        *,
+        batch_size: int = BATCH,
+        groups: Sequence[int] | None = None,
     ) -> tuple[Score, ...]:
         """Measure generated images against a dataset by every metric, in one pass over the images.
 
@@ -290,6 +319,8 @@ class Scorer:
             images: at least two, of mode RGB; no more than a batch of them is held at once.
             reference: the dataset, from this scorer.
             batch_size: images in one forward pass.
+            groups: which caption each image is drawn for, see
+                `training.measure.uncertainty.frechet_uncertainty`; None for images drawn independently.
 
         Returns:
             One score for each metric, in their order.
@@ -311,6 +342,7 @@ class Scorer:
             extractor, real = self.extractors[measure.extractor], reference.samples[measure.extractor]
             sample = made[measure.extractor]
             found = sample.distance(real, measure.distance)
+            sure = sample.uncertainty(real, found, measure.distance, groups)
             scores.append(
                 Score(
                     metric=measure.metric,
@@ -322,23 +354,21 @@ class Scorer:
                     extractor_name=extractor.name,
                     resize=extractor.resize,
                     version=measure.version,
+                    standard_error=sure.standard_error,
+                    bias=sure.bias,
                 )
             )
         return tuple(scores)
 
     def _stream(self, images: Iterable[Image.Image], batch_size: int) -> dict[str, Sample]:
         pending = iter(images)
-        sums = {name: GaussianAccumulator() for name in self.extractors if name not in self._of_features}
         with ExitStack() as stack:
-            spools = {
-                name: stack.enter_context(writing(self.cache_dir)) for name in sorted(self._of_features)
-            }
+            spools = {name: stack.enter_context(writing(self.cache_dir)) for name in self.extractors}
             while batch := list(islice(pending, batch_size)):
                 for name, extractor in self.extractors.items():
-                    (spools.get(name) or sums[name]).add(extractor.features(batch, batch_size))
+                    spools[name].add(extractor.features(batch, batch_size))
                 del batch
-            samples = {name: Sample(gathered.statistics()) for name, gathered in sums.items()}
-            return samples | {name: Sample(features=spool.finish()) for name, spool in spools.items()}
+            return {name: Sample(features=spool.finish()) for name, spool in spools.items()}
 
     def _measure(
         self,
