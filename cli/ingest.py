@@ -178,8 +178,8 @@ def datasets(sources: Sequence[Path], as_json: bool, **options: Any) -> None:
 def results(path: Path, as_json: bool, **options: Any) -> None:
     """Add recorded results: columns model, dataset, metric, value.
 
-    Optional columns: stage (initial or finetuned), n_real, n_gen, standard_error, bias, seeds, run, extractor,
-    extractor_name, resize, version, std, training_seconds, seconds_per_image.
+    Optional columns: stage (initial or finetuned), n_real, n_gen, standard_error, bias, seeds, run,
+    extractor, extractor_name, resize, version, std, training_seconds, seconds_per_image.
     """
     from matchgraph.ingest.workflow import ingest_results
 
