@@ -99,7 +99,8 @@ class Scene:
     def fill(self) -> None:
         from matchgraph.training.measure.extractors import load_clip
 
-        shutil.rmtree(self.home / "runs", ignore_errors=True)
+        for name in ("runs", "pretrained"):
+            shutil.rmtree(self.home / name, ignore_errors=True)
         self.graph.clear()
         ingest_models(self.graph, self.folder / "models")
         ingest_image_folders(self.graph, self.images, load_clip(str(self.folder / "probe"), device="cpu"))
