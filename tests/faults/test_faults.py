@@ -36,7 +36,7 @@ PATIENCE_S = 180
 STEPS, SAMPLES, BATCH = 4, 4, 2
 RUN = (
     f"ingest run --device cpu --steps {STEPS} --batch-size {BATCH} --rank 2 --resolution 32"
-    f" --samples {SAMPLES} --sampling-steps 2"
+    f" --samples {SAMPLES} --sampling-steps 2 --sampling-batch {BATCH}"
 ).split()
 
 
