@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from matchgraph.ingest.runs.run import Job
 
 # Raised where the same settings give other images, so that kept scores are of these.
-VERSION = 1
+VERSION = 2
 
 
 def drawing_hash(job: Job) -> str:
