@@ -1,8 +1,8 @@
 """The jars of Neo4j and of Graph Data Science: pinned by a lock file, fetched once, verified before each use.
 
-`artifacts.lock` names every jar by Maven coordinate, SHA-256 and size. Installing needs no dependency
-resolution, only that list. `python -m matchgraph.graphdb.server.artifacts --relock`, for maintainers,
-resolves the roots below and writes it.
+A lock file for each release of Neo4j names every jar by Maven coordinate, SHA-256 and size. Installing needs
+no dependency resolution, only that list. `python -m matchgraph.graphdb.server.artifacts --relock`, for
+maintainers, resolves the roots below and writes all lock files.
 """
 
 from __future__ import annotations
@@ -29,13 +29,8 @@ from matchgraph.progress import Progress
 if TYPE_CHECKING:
     from jgo.maven import MavenContext
 
-LOCK_FILE = Path(__file__).with_name("artifacts.lock")
-NEO4J_ROOTS = ("org.neo4j:neo4j:5.26.30", "org.neo4j.client:neo4j-browser:5.24.0")
-GDS_ROOTS = (
-    "org.neo4j.gds:proc:2.13.9",
-    "org.neo4j.gds:opengds-extension:2.13.9",
-    "org.neo4j.gds:open-write-services:2.13.9",
-)
+VERSION_VARIABLE = "MATCHGRAPH_NEO4J_VERSION"
+BROWSER = "org.neo4j.client:neo4j-browser:5.24.0"
 GDS_GROUP = "org.neo4j.gds"
 PARTS = ("neo4j", "gds")
 PARALLEL_DOWNLOADS = 8
@@ -45,6 +40,49 @@ LOCK_HEADER = """\
 # The jars of the managed Neo4j: part, Maven coordinate (group:artifact:version[:classifier]), SHA-256, bytes.
 # Written by `python -m matchgraph.graphdb.server.artifacts --relock`; not edited by hand.
 """
+
+
+@dataclass(frozen=True)
+class Release:
+    """A release of Neo4j that a managed server can run, with the GDS that is made for it.
+
+    Attributes:
+        name: how users choose it.
+        main_class: what starts a server.
+        neo4j: Maven coordinates that its jars are resolved from.
+        gds: those of Graph Data Science.
+    """
+
+    name: str
+    main_class: str
+    neo4j: tuple[str, ...]
+    gds: tuple[str, ...]
+
+    @property
+    def lock_file(self) -> Path:
+        """The jars of the release."""
+        return Path(__file__).with_name(f"neo4j-{self.name}.lock")
+
+
+# The first is the default. Of the calendar releases, the newest whose GDS is on Maven Central.
+RELEASES = (
+    Release(
+        "5.26",
+        "org.neo4j.server.CommunityEntryPoint",
+        ("org.neo4j:neo4j:5.26.30", BROWSER),
+        (
+            "org.neo4j.gds:proc:2.13.9",
+            "org.neo4j.gds:opengds-extension:2.13.9",
+            "org.neo4j.gds:open-write-services:2.13.9",
+        ),
+    ),
+    Release(
+        "2026.01",
+        "org.neo4j.server.Neo4jCommunity",
+        ("org.neo4j:neo4j:2026.01.4", BROWSER),
+        ("org.neo4j.gds:proc:2.26.0", "org.neo4j.gds:opengds-extension:2.26.0"),
+    ),
+)
 
 
 @dataclass(frozen=True)
@@ -79,7 +117,28 @@ class Jars:
     gds: tuple[Path, ...]
 
 
-def read_lock(path: Path = LOCK_FILE) -> tuple[PinnedJar, ...]:
+def release_named(name: str) -> Release | None:
+    """The release of that name, if there is one."""
+    return next((release for release in RELEASES if release.name == name), None)
+
+
+def chosen_release() -> Release:
+    """The release that `MATCHGRAPH_NEO4J_VERSION` names, else the default.
+
+    Raises:
+        SettingsInvalid: there is no such release.
+    """
+    name = os.environ.get(VERSION_VARIABLE)
+    if not name:
+        return RELEASES[0]
+    release = release_named(name)
+    if release is None:
+        names = ", ".join(known.name for known in RELEASES)
+        raise SettingsInvalid(f"{VERSION_VARIABLE} is {name!r}, but the managed Neo4j is one of {names}.")
+    return release
+
+
+def read_lock(path: Path = RELEASES[0].lock_file) -> tuple[PinnedJar, ...]:
     """Read a lock file.
 
     Args:
@@ -129,7 +188,7 @@ def provide(
 
     Args:
         cache: folder of the jars; None for `cache_folder()`.
-        pinned: the jars; None for those of the committed lock file.
+        pinned: the jars; None for those of the chosen release.
         on_progress: called with the bytes fetched, from several threads; None for a bar on stderr.
 
     Returns:
@@ -141,7 +200,7 @@ def provide(
         SettingsInvalid: the cache folder cannot be written.
     """
     cache = cache or cache_folder()
-    pinned = read_lock() if pinned is None else pinned
+    pinned = read_lock(chosen_release().lock_file) if pinned is None else pinned
     jars = cache / "jars"
     try:
         jars.mkdir(parents=True, exist_ok=True)
@@ -317,13 +376,14 @@ def _maven(repository: Path, report: Callable[[int], None] | None = None) -> Mav
     return context
 
 
-def resolve_roots(repository: Path) -> tuple[PinnedJar, ...]:
-    """Resolve the roots with jgo, fetch every jar and pin it.
+def resolve_roots(release: Release, repository: Path) -> tuple[PinnedJar, ...]:
+    """Resolve the roots of a release with jgo, fetch every jar and pin it.
 
     Of the tree of GDS, third-party jars that Neo4j brings itself are left out: two versions of one class on
     the class path break the server. Neo4j and GDS are resolved apart, or one would move the other's versions.
 
     Args:
+        release: the release.
         repository: folder for the poms and jars.
 
     Returns:
@@ -333,15 +393,14 @@ def resolve_roots(repository: Path) -> tuple[PinnedJar, ...]:
 
     def resolve(roots: Sequence[str]) -> list[Any]:
         inputs, transitive = context.resolver.resolve([context.create_dependency(root) for root in roots])
-        return [
-            dependency.artifact
-            for dependency in [*inputs, *(d for d in transitive if d.scope in ("compile", "runtime"))]
-        ]
+        used = [*inputs, *(d for d in transitive if d.scope in ("compile", "runtime"))]
+        # A list of versions is resolved like a jar, and is none.
+        return [each.artifact for each in used if each.artifact.packaging == "jar"]
 
-    neo4j = [artifact for root in NEO4J_ROOTS for artifact in resolve([root])]
+    neo4j = [artifact for root in release.neo4j for artifact in resolve([root])]
     provided = {(artifact.groupId, artifact.artifactId) for artifact in neo4j}
     gds = [
-        a for a in resolve(GDS_ROOTS) if a.groupId == GDS_GROUP or (a.groupId, a.artifactId) not in provided
+        a for a in resolve(release.gds) if a.groupId == GDS_GROUP or (a.groupId, a.artifactId) not in provided
     ]
 
     def pin(part: str, artifact: Any) -> PinnedJar:
@@ -364,16 +423,16 @@ def lock_text(pinned: Sequence[PinnedJar]) -> str:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Maintainer's entry: `--relock` rewrites the lock file, no argument checks the cache against it."""
+    """Maintainer's entry: `--relock` rewrites the lock files, no argument checks the cache against it."""
     if list(arguments) not in ([], ["--relock"]):
         print("usage: python -m matchgraph.graphdb.server.artifacts [--relock]", file=sys.stderr)
         return 2
-    if arguments:
+    for release in RELEASES if arguments else ():
         with tempfile.TemporaryDirectory() as repository:
-            pinned = resolve_roots(Path(repository))
-        LOCK_FILE.write_text(lock_text(pinned), encoding="utf-8")
+            pinned = resolve_roots(release, Path(repository))
+        release.lock_file.write_text(lock_text(pinned), encoding="utf-8")
         print(
-            f"{LOCK_FILE.name}: {len(pinned)} jars, {sum(jar.size_bytes for jar in pinned)} bytes",
+            f"{release.lock_file.name}: {len(pinned)} jars, {sum(jar.size_bytes for jar in pinned)} bytes",
             file=sys.stderr,
         )
     jars = provide()

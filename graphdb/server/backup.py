@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 from matchgraph.graphdb.errors import BackupFailed
-from matchgraph.graphdb.server.artifacts import provide
+from matchgraph.graphdb.server.artifacts import Release, chosen_release, provide, read_lock
 from matchgraph.graphdb.server.managed import USER_DATABASE, java_command
 
 if TYPE_CHECKING:
@@ -37,7 +37,8 @@ def backup(server: ManagedServer, file: Path) -> int:
         BackupFailed: there is no database, the file is there already or cannot be written, or Neo4j could not
             dump the database.
     """
-    if not server.has_database():
+    release = server.written_by()
+    if release is None:
         raise BackupFailed(f"There is no database in {server.folder} to back up.")
     if file.exists():
         raise BackupFailed(f"{file} is there already: name another file, or move that one away.")
@@ -45,7 +46,7 @@ def backup(server: ManagedServer, file: Path) -> int:
     try:
         with partial.open("wb") as target:
             with server.stopped():
-                _admin(server.folder, "dump", "--to-stdout", output=target)
+                _admin(release, server.folder, "dump", "--to-stdout", output=target)
             target.flush()
             os.fsync(target.fileno())
         partial.rename(file)
@@ -76,7 +77,7 @@ def restore(server: ManagedServer, file: Path) -> None:
         with file.open("rb") as source:
             (scratch / "conf").mkdir(parents=True)
             (scratch / "conf" / "neo4j.conf").touch()
-            _admin(scratch, "load", "--from-stdin", input_=source)
+            _admin(chosen_release(), scratch, "load", "--from-stdin", input_=source)
         with server.stopped():
             server.exchange_data(scratch / "data")
     except OSError as error:
@@ -86,7 +87,13 @@ def restore(server: ManagedServer, file: Path) -> None:
 
 
 def _admin(
-    home: Path, action: str, option: str, *, input_: IO[bytes] | None = None, output: IO[bytes] | None = None
+    release: Release,
+    home: Path,
+    action: str,
+    option: str,
+    *,
+    input_: IO[bytes] | None = None,
+    output: IO[bytes] | None = None,
 ) -> None:
     """Run `neo4j-admin database ACTION` on a stopped server's folder.
 
@@ -94,8 +101,9 @@ def _admin(
         BackupFailed: it failed; the message has the end of what it said.
     """
     places = {"NEO4J_HOME": str(home), "NEO4J_CONF": str(home / "conf"), "LC_ALL": "C.UTF-8"}
+    jars = provide(pinned=read_lock(release.lock_file))
     done = subprocess.run(
-        [*java_command(provide().neo4j), MAIN_CLASS, "database", action, option, USER_DATABASE],
+        [*java_command(jars.neo4j), MAIN_CLASS, "database", action, option, USER_DATABASE],
         stdin=input_ or subprocess.DEVNULL,
         stdout=output or subprocess.DEVNULL,
         stderr=subprocess.PIPE,

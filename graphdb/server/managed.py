@@ -2,8 +2,8 @@
 repaired after a crash.
 
 Below `<home>/neo4j`: `data` (the database), `plugins` (Graph Data Science), `conf`, `logs`, `password`
-(readable by its owner only), `server.json` (the process and its ports) and `lock` (held while a server is
-started or stopped).
+(readable by its owner only), `server.json` (the process and its ports), `release` (the Neo4j that wrote the
+database) and `lock` (held while a server is started or stopped).
 """
 
 from __future__ import annotations
@@ -35,13 +35,22 @@ from matchgraph.graphdb.errors import (
     SettingsInvalid,
 )
 from matchgraph.graphdb.runner import Runner
-from matchgraph.graphdb.server.artifacts import Jars, link_plugins, provide
+from matchgraph.graphdb.server.artifacts import (
+    RELEASES,
+    VERSION_VARIABLE,
+    Jars,
+    Release,
+    chosen_release,
+    link_plugins,
+    provide,
+    read_lock,
+    release_named,
+)
 from matchgraph.progress import Progress
 
 HOST = "127.0.0.1"
 USER = "neo4j"
 USER_DATABASE = "neo4j"
-MAIN_CLASS = "org.neo4j.server.CommunityEntryPoint"
 DEFAULT_HEAP = "1g"
 HEAP_VARIABLE = "MATCHGRAPH_HEAP"
 START_TIMEOUT_S = 300
@@ -104,6 +113,7 @@ class ManagedServer:
         self.configuration = self.folder / "conf" / "neo4j.conf"
         self.password_file = self.folder / "password"
         self.state_file = self.folder / "server.json"
+        self.release_file = self.folder / "release"
         self.console_log = self.logs / "console.log"
         self.neo4j_log = self.logs / "neo4j.log"
 
@@ -175,6 +185,7 @@ class ManagedServer:
                     shutil.rmtree(folder, ignore_errors=True)
                 self.password_file.unlink(missing_ok=True)
                 self.state_file.unlink(missing_ok=True)
+                self.release_file.unlink(missing_ok=True)
 
     @contextmanager
     def stopped(self) -> Iterator[None]:
@@ -253,20 +264,45 @@ class ManagedServer:
                 self._terminate(state)
         elif state:
             self._terminate(state)
-        jars = provide(on_progress=on_progress)
+        release = self._release()
+        jars = provide(pinned=read_lock(release.lock_file), on_progress=on_progress)
         link_plugins(jars.gds, self.plugins)
         if password is None:
             self._forget_users()
             password = self._write_password()
         if not (self.data / "databases" / "system").exists():
             self._write_initial_credentials(password)
-        return self._started(jars, password)
+        _replace_file(self.release_file, f"{release.name}\n")
+        return self._started(release, jars, password)
 
-    def _started(self, jars: Jars, password: str) -> Runner:
+    def written_by(self) -> Release | None:
+        """The release that wrote the database; None where there is no database."""
+        if not self.has_database():
+            return None
+        if not self.release_file.exists():
+            return RELEASES[0]
+        return release_named(self.release_file.read_text(encoding="utf-8").strip()) or RELEASES[0]
+
+    def _release(self) -> Release:
+        """The release to start.
+
+        Raises:
+            SettingsInvalid: there is none of the name asked for, or a later one wrote the database.
+        """
+        release, former = chosen_release(), self.written_by()
+        if former is not None and RELEASES.index(former) > RELEASES.index(release):
+            raise SettingsInvalid(
+                f"The database in {self.folder} was written by Neo4j {former.name}, which Neo4j "
+                f"{release.name} cannot read. Set {VERSION_VARIABLE}={former.name}; to go back, `matchgraph "
+                "export` the graph and load its records into another MATCHGRAPH_HOME."
+            )
+        return release
+
+    def _started(self, release: Release, jars: Jars, password: str) -> Runner:
         remembered = self._read_state()
         for attempt in range(PORT_TRIES):
             state = self._with_free_ports(remembered if attempt == 0 else None)
-            state = self._launched(state, jars)
+            state = self._launched(state, release, jars)
             try:
                 return self._when_ready(state, password)
             except ServerDidNotStart:
@@ -278,11 +314,11 @@ class ManagedServer:
                 raise
         raise AssertionError("unreachable")
 
-    def _launched(self, state: ServerState, jars: Jars) -> ServerState:
+    def _launched(self, state: ServerState, release: Release, jars: Jars) -> ServerState:
         for folder in (self.data, self.logs, self.configuration.parent):
             folder.mkdir(parents=True, exist_ok=True)
         self.configuration.write_text(self._configuration_text(state), encoding="utf-8")
-        command = self._command(jars)
+        command = self._command(release, jars)
         # What an error message shows must be of this start.
         self.neo4j_log.unlink(missing_ok=True)
         with self.console_log.open("wb") as log:
@@ -307,12 +343,12 @@ class ManagedServer:
             raise
         return started
 
-    def _command(self, jars: Jars) -> list[str]:
+    def _command(self, release: Release, jars: Jars) -> list[str]:
         # Procedures are found by scanning the plugins folder, extensions on the class path: GDS has both.
         # The latter come from the cache: a class path cannot hold every path that a home may have.
         return [
             *java_command((*jars.neo4j, *jars.gds)),
-            MAIN_CLASS,
+            release.main_class,
             self._home_argument,
             f"--config-dir={self.configuration.parent.name}",
         ]
@@ -415,10 +451,8 @@ class ManagedServer:
         if state:
             return state
         for process in psutil.process_iter(["cmdline", "create_time"]):
-            if (
-                self._home_argument in (process.info["cmdline"] or [])
-                and MAIN_CLASS in process.info["cmdline"]
-            ):
+            command = process.info["cmdline"] or []
+            if self._home_argument in command and any(each.main_class in command for each in RELEASES):
                 found = replace(
                     self._configured_ports(), pid=process.pid, created=process.info["create_time"]
                 )

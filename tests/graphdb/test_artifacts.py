@@ -190,15 +190,26 @@ def test_plugins_are_copied_where_linking_fails_and_mended_when_damaged(
     assert copy.read_bytes() == b"whole"
 
 
-def test_the_committed_lock_is_complete_and_names_no_host():
-    pinned = read_lock()
+@pytest.mark.parametrize("release", artifacts.RELEASES, ids=lambda release: release.name)
+def test_the_committed_locks_are_complete_and_name_no_host(release: artifacts.Release):
+    pinned = read_lock(release.lock_file)
     coordinates = {jar.coordinate for jar in pinned}
-    assert coordinates.issuperset((*artifacts.NEO4J_ROOTS, *artifacts.GDS_ROOTS))
+    assert coordinates.issuperset((*release.neo4j, *release.gds))
     assert len({jar.file_name for jar in pinned}) == len(pinned)
     assert len({(jar.part, jar.group, jar.artifact, jar.classifier) for jar in pinned}) == len(pinned)
-    text = artifacts.LOCK_FILE.read_text()
+    text = release.lock_file.read_text()
     assert "//" not in text
     assert lock_text(pinned) == text
+
+
+def test_the_release_is_chosen_by_name(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.delenv(artifacts.VERSION_VARIABLE, raising=False)
+    assert artifacts.chosen_release().name == "5.26"
+    monkeypatch.setenv(artifacts.VERSION_VARIABLE, "2026.01")
+    assert artifacts.chosen_release() == artifacts.release_named("2026.01")
+    monkeypatch.setenv(artifacts.VERSION_VARIABLE, "4.4")
+    with pytest.raises(SettingsInvalid, match=r"is '4.4', but the managed Neo4j is one of 5.26, 2026.01"):
+        artifacts.chosen_release()
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ import psutil
 import pytest
 
 from matchgraph.graphdb.errors import AuthenticationFailed, ServerDidNotStart, SettingsInvalid
+from matchgraph.graphdb.server.artifacts import VERSION_VARIABLE, release_named
 from matchgraph.graphdb.server.managed import HEAP_VARIABLE, USER, ManagedServer, ServerState
 
 # A test run in a shell's background ignores SIGINT, and its children would too.
@@ -213,6 +214,19 @@ def test_a_heap_that_is_no_size_is_refused(heap: str, tmp_path: Path, monkeypatc
     monkeypatch.setenv(HEAP_VARIABLE, heap)
     with pytest.raises(SettingsInvalid, match=HEAP_VARIABLE):
         ManagedServer(tmp_path).runner()
+
+
+def test_a_database_of_a_later_release_is_not_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    managed = ManagedServer(tmp_path)
+    assert managed.written_by() is None
+    (managed.data / "databases" / "neo4j").mkdir(parents=True)
+    assert managed.written_by() == release_named("5.26")
+    managed.release_file.write_text("2026.01\n")
+    with pytest.raises(SettingsInvalid, match=f"written by Neo4j 2026.01.*{VERSION_VARIABLE}=2026.01"):
+        managed.runner()
+    monkeypatch.setenv(VERSION_VARIABLE, "no such")
+    with pytest.raises(SettingsInvalid, match=VERSION_VARIABLE):
+        managed.runner()
 
 
 def test_a_home_that_cannot_be_made_is_refused(tmp_path: Path):
