@@ -37,6 +37,28 @@ class Identity:
         """Whether the measurements under this id have to be removed."""
         return self.replace and self.is_other(node, content)
 
+    def likely_same(self, node: str, content: str) -> str | None:
+        """Say that a new node may be one that the graph has under another id; None where it is not new, or
+        nothing is like it.
+
+        Args:
+            node: the id.
+            content: hash of its content.
+        """
+        if node in self.stored:
+            return None
+        copies = [other for other in sorted(self.stored) if self._content(other) == content]
+        if copies:
+            return f"{node} has the content of {copies[0]}, which is in the graph as another {self.kind}."
+        # Tables often name a model of the hub without its owner.
+        bare = node.rpartition("/")[2]
+        if bare != node and bare in self.stored and self._content(bare) is None:
+            return (
+                f"the graph also has a {self.kind} {bare} ({self.measured.get(bare, 0)} measurements). If "
+                f"that is {node}, add the folder to it with --id {bare}, or rename it."
+            )
+        return None
+
     def problem(self, node: str, source: str, content: str, place: str) -> Problem | None:
         """Say why a folder cannot become a node.
 

@@ -222,6 +222,9 @@ def ingest_models(
             notes.append(
                 f"{name}: replaced; what was measured with the former weights ({count}) was removed."
             )
+    for model in usable:
+        if note := identity.likely_same(model.id, str(model.properties["content_hash"])):
+            notes.append(note)
     merged = []
     known = {model.id: known_facts(model, stored.get(model.id)) for model in usable}
     for number, model in enumerate(usable):
