@@ -11,11 +11,13 @@ import click
 
 from matchgraph.cli.options import (
     GivenPath,
+    caption_column_option,
     configuration,
     direction_option,
     extractor_option,
     json_option,
     metric_option,
+    neighbours_option,
     opened_graph,
     path_argument,
     probe_option,
@@ -118,11 +120,8 @@ def figures_line(entry: tuple[str, Mapping[str, float]]) -> str:
     help="Extractor whose mean features become the datasets' embedding.",
 )
 @click.option("--id", "dataset_id", metavar="ID", help="Id of a single image folder, instead of its name.")
-@click.option(
-    "--caption-column",
-    metavar="NAME",
-    help="Column or field of the captions; by default text, caption or prompt.",
-)
+@caption_column_option
+@neighbours_option
 @replace_option("dataset")
 @text_option
 @skip_bad_option
@@ -134,8 +133,8 @@ def datasets(sources: Sequence[Path], as_json: bool, **options: Any) -> None:
     image folder contains images, with captions in metadata.jsonl or metadata.csv (file_name and text, caption
     or prompt), or in a .txt, .caption or .json file next to each. Subfolders train, validation and test are
     the splits of one dataset, and models are fine-tuned on train only; other subfolders are datasets of their
-    own. Images need --probe. Datasets are compared with each other by every --metric. Paths are processed in
-    order; the first with problems ends the command.
+    own. Images need --probe. Each dataset is compared with its nearest ones by every --metric. Paths are
+    processed in order; the first with problems ends the command.
     """
     from matchgraph.graphdb.connection import settings_from_environment
     from matchgraph.ingest.workflow import ingest_datasets

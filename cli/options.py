@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from matchgraph.graphdb.metrics import NEIGHBOURS
 from matchgraph.settings import LARGEST_SEED, Setting, settings_of
 
 if TYPE_CHECKING:
@@ -100,6 +101,18 @@ direction_option = click.option(
     "larger_is_better",
     default=None,
     help="Direction of a metric that is new to the graph; it is stored there.",
+)
+caption_column_option = click.option(
+    "--caption-column",
+    metavar="NAME",
+    help="Column or field of the captions; by default text, caption or prompt.",
+)
+neighbours_option = click.option(
+    "--neighbours",
+    type=click.IntRange(0),
+    default=NEIGHBOURS,
+    show_default=True,
+    help="Of how many nearest datasets to keep the distances; 0 for all.",
 )
 aesthetic_option = click.option(
     "--aesthetic-weights",

@@ -215,6 +215,7 @@ class Statistics:
         n: how many images they were computed from, at least 2.
         mean: float64, (d,).
         covariance: float64, (d, d), symmetric; the last bits of an asymmetry are averaged away.
+        searched: metrics by which the dataset was compared with the nearest ones of all that were there.
     """
 
     dataset: str
@@ -223,6 +224,7 @@ class Statistics:
     n: int
     mean: np.ndarray
     covariance: np.ndarray
+    searched: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         check_id(self.dataset, "dataset")
@@ -263,14 +265,21 @@ class Statistics:
 
     @classmethod
     def from_triangle(
-        cls, dataset: str, extractor: str, resize: str, n: int, mean: np.ndarray, triangle: np.ndarray
+        cls,
+        dataset: str,
+        extractor: str,
+        resize: str,
+        n: int,
+        mean: np.ndarray,
+        triangle: np.ndarray,
+        searched: Sequence[str] = (),
     ) -> Statistics:
         """Statistics from their mean and `triangle`, the other arguments being those of the class."""
         covariance = np.zeros((len(mean), len(mean)))
         lower = np.tril_indices(len(mean))
         covariance[lower] = triangle
         covariance.T[lower] = covariance[lower]
-        return cls(dataset, extractor, resize, n, mean, covariance)
+        return cls(dataset, extractor, resize, n, mean, covariance, tuple(searched))
 
 
 @dataclass(frozen=True)
@@ -373,6 +382,8 @@ class Snapshot:
         similarity: the metric of `similar`; None when no two datasets were compared.
         measured_with: hash of the extractor of all values of `performs`, "not-recorded" where none is known.
         compared_with: the same of `similar`.
+        searched: datasets that were compared with the nearest ones alone: of two of these, one without an
+            edge to the other is not among its nearest.
     """
 
     metric: Metric
@@ -383,6 +394,7 @@ class Snapshot:
     similarity: Metric | None = None
     measured_with: str | None = None
     compared_with: str | None = None
+    searched: frozenset[str] = frozenset()
 
 
 def _forbidden_character(text: str) -> str | None:

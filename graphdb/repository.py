@@ -41,6 +41,7 @@ from matchgraph.graphdb.errors import (
 from matchgraph.graphdb.metrics import DEFAULT_METRIC, KNOWN_METRICS
 from matchgraph.graphdb.models import INITIAL, Dataset, Metric, Model, Result, Similar, Snapshot, Statistics
 from matchgraph.graphdb.queries import did_you_mean
+from matchgraph.graphdb.sketches import KnownSketches, read_sketches, sketched
 from matchgraph.graphdb.snapshot import (
     ERRORS,
     PERFORMS_COLUMNS,
@@ -179,6 +180,7 @@ class MatchingGraph:
             {"extractor": extractor, "datasets": sorted({*ids, *given})}
             for extractor, ids in (compared or {}).items()
         ]
+        new_directions, sketches = sketched(self._runner, described)
         # Covariances are megabytes: one statement each keeps messages small.
         self._save_edges(
             edges,
@@ -187,7 +189,11 @@ class MatchingGraph:
                 *_forgotten("write/forget-statistics", changed),
                 *_forgotten("write/forget-distances", changed),
                 *_forgotten("write/forget-dataset-results", replaced),
-                *((queries.load("write/statistics"), {"rows": [_statistics_row(s)]}) for s in described),
+                *new_directions,
+                *(
+                    (queries.load("write/statistics"), {"rows": [_statistics_row(*pair)]})
+                    for pair in zip(described, sketches, strict=True)
+                ),
             ],
             [
                 *_content_guards("write/check-datasets", datasets, read),
@@ -307,14 +313,24 @@ class MatchingGraph:
         found = (Dataset(row.pop("id"), embedding=row.pop("embedding", None), properties=row) for row in rows)
         return sorted(found, key=lambda dataset: dataset.id)
 
-    def statistics(self, extractor: str) -> list[Statistics]:
+    def statistics(self, extractor: str, datasets: Collection[str] | None = None) -> list[Statistics]:
         """The statistics by one extractor, sorted by dataset and resize.
 
         Args:
             extractor: the extractor's hash.
+            datasets: ids to keep to; None for all.
         """
-        rows = self._runner.read(queries.load("read/statistics"), extractor=extractor)
+        only = None if datasets is None else sorted(datasets)
+        rows = self._runner.read(queries.load("read/statistics"), extractor=extractor, datasets=only)
         return sorted((_statistics_from(row) for row in rows), key=lambda s: (s.dataset, s.resize))
+
+    def sketches(self, extractor: str) -> KnownSketches:
+        """All statistics by one extractor in brief.
+
+        Args:
+            extractor: the extractor's hash.
+        """
+        return read_sketches(self._runner, extractor)
 
     def statistics_of(self, dataset: str) -> Statistics | None:
         """Feature statistics of one dataset by the extractor of its embedding; None where there are none."""
@@ -325,8 +341,9 @@ class MatchingGraph:
         """Feature statistics of each dataset by each extractor, sorted by dataset, extractor and resize."""
         return [_statistics_from(row) for row in self._runner.read(queries.load("read/all-statistics"))]
 
-    def compared(self, metric: str, extractor: str) -> set[tuple[str, str]]:
-        """The pairs of datasets, ids in sorted order, that were compared by a metric of one extractor.
+    def compared(self, metric: str, extractor: str) -> dict[tuple[str, str], float]:
+        """The distances of the pairs of datasets, ids in sorted order, that were compared by a metric of one
+        extractor.
 
         Args:
             metric: its name.
@@ -334,7 +351,8 @@ class MatchingGraph:
         """
         similar = edges_by(self._runner, "similar", metric, ["other", "value"], ["extractor"])
         measured = similar[similar["extractor"] == extractor]
-        return {(min(pair), max(pair)) for pair in zip(measured["dataset"], measured["other"], strict=True)}
+        ends = zip(measured["dataset"], measured["other"], measured["value"], strict=True)
+        return {(min(one, other), max(one, other)): value for one, other, value in ends}
 
     def snapshot(
         self,
@@ -391,7 +409,14 @@ class MatchingGraph:
             similarity=compared_by,
             measured_with=measured_with,
             compared_with=compared_with,
+            searched=self._searched(compared_by, compared_with),
         )
+
+    def _searched(self, metric: Metric | None, extractor: str | None) -> frozenset[str]:
+        if metric is None:
+            return frozenset()
+        rows = self._runner.read(queries.load("read/searched"), metric=metric.name, extractor=extractor)
+        return frozenset(row["dataset"] for row in rows)
 
     # -- checks and statements
 
@@ -542,7 +567,7 @@ def _statistics_key(statistics: Statistics) -> str:
     return statistics_key(statistics.dataset, statistics.extractor, statistics.resize)
 
 
-def _statistics_row(statistics: Statistics) -> dict[str, Any]:
+def _statistics_row(statistics: Statistics, sketch: Mapping[str, Any]) -> dict[str, Any]:
     key = _statistics_key(statistics)
     return {
         "dataset": statistics.dataset,
@@ -555,6 +580,8 @@ def _statistics_row(statistics: Statistics) -> dict[str, Any]:
             "dim": statistics.dimension,
             "mean": statistics.mean.astype("<f8").tobytes(),
             "covariance": statistics.triangle.astype("<f8").tobytes(),
+            **({"searched": list(statistics.searched)} if statistics.searched else {}),
+            **sketch,
         },
     }
 
@@ -562,4 +589,4 @@ def _statistics_row(statistics: Statistics) -> dict[str, Any]:
 def _statistics_from(row: Mapping[str, Any]) -> Statistics:
     mean, triangle = (np.frombuffer(row[name], dtype="<f8") for name in ("mean", "covariance"))
     own = (row["dataset"], row["extractor"], row["resize"], row["n"])
-    return Statistics.from_triangle(*own, mean, triangle)
+    return Statistics.from_triangle(*own, mean, triangle, row["searched"] or ())

@@ -411,6 +411,7 @@ def rendered(value: Any) -> Any:
         case dict():
             return {key: rendered(item) for key, item in value.items()}
         case list():
-            return [rendered(item) for item in value]
+            # Lists of numbers are long: an embedding has hundreds.
+            return value if {*map(type, value)} <= {float, int} else [rendered(item) for item in value]
         case _:
             return value

@@ -12,6 +12,7 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from matchgraph.graphdb.metrics import NEIGHBOURS
 from matchgraph.ingest.errors import IngestError
 from matchgraph.ingest.instruments import FEATURES_FOLDER, extractor_specs, load_instruments
 from matchgraph.ingest.tables.datasets import (
@@ -82,6 +83,7 @@ def ingest_datasets(
     embedding: str = PROBE,
     dataset_id: str | None = None,
     caption_column: str | None = None,
+    neighbours: int = NEIGHBOURS,
     replace_content: bool = False,
     text: Collection[str] = (),
     skip_bad: bool = False,
@@ -99,6 +101,7 @@ def ingest_datasets(
         embedding: the extractor whose mean features become the datasets' embedding.
         dataset_id: id of the dataset in the one folder that is given; its name by default.
         caption_column: the column of the images' metadata that holds the captions.
+        neighbours: of how many nearest datasets each one's distances are kept; 0 for all.
         replace_content: whether a dataset of the graph may be replaced by one with other images; its results
             and runs are removed then.
         text: columns of tables to be kept as text although they look like numbers.
@@ -131,6 +134,7 @@ def ingest_datasets(
                     scorer=scorer,
                     dataset_id=dataset_id,
                     caption_column=caption_column,
+                    neighbours=neighbours or None,
                     replace_content=replace_content,
                     skip_bad=skip_bad,
                     on_progress=on_progress,

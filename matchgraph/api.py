@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 from matchgraph.drawing import Drawing
 from matchgraph.graphdb import connection
 from matchgraph.graphdb.explore import explore
+from matchgraph.graphdb.metrics import NEIGHBOURS
 from matchgraph.graphdb.repository import MatchingGraph
 from matchgraph.progress import Progress, no_progress, progress_bar
 
@@ -191,6 +192,7 @@ class Graph:
         metrics: Sequence[str] = ("clip_fid",),
         extractors: Sequence[str] = (),
         caption_column: str | None = None,
+        neighbours: int = NEIGHBOURS,
         replace_content: bool = False,
         text: Collection[str] = (),
         skip_bad: bool = False,
@@ -205,6 +207,7 @@ class Graph:
             metrics: what datasets are compared with each other by.
             extractors: where other extractors are, each `NAME=WEIGHTS` or `NAME=KIND:WEIGHTS`.
             caption_column: the column of the images' metadata that holds the captions.
+            neighbours: of how many nearest datasets each one's distances are kept; 0 for all.
             replace_content: whether a dataset of the graph may be replaced by one with other images.
             text: columns of tables to be kept as text although they look like numbers.
             skip_bad: leave bad rows, folders and images out instead of refusing all.
@@ -231,6 +234,7 @@ class Graph:
                 metrics=metrics,
                 dataset_id=dataset_id,
                 caption_column=caption_column,
+                neighbours=neighbours,
                 replace_content=replace_content,
                 text=text,
                 skip_bad=skip_bad,
@@ -336,6 +340,7 @@ class Graph:
         target: str | os.PathLike[str],
         *,
         probe: str | os.PathLike[str] | None = None,
+        caption_column: str | None = None,
         method: Method | None = None,
         save: bool = False,
         confidence: float | None = None,
@@ -345,6 +350,7 @@ class Graph:
         Args:
             target: a folder of images, or the id of a dataset of the graph, whose own results are not used.
             probe: the CLIP that the graph's datasets were ingested with; the connection's by default.
+            caption_column: the column of a folder's metadata that holds the captions.
             method: how to predict; the default recipe by default.
             save: keep a folder's images in the graph as a dataset.
             confidence: in (0, 1); also find the smallest set of models that contains the best one with it.
@@ -367,7 +373,7 @@ class Graph:
         with self._following() as on_progress:
             return predict(
                 self._graph,
-                target_of(os.fspath(target), chosen),
+                target_of(os.fspath(target), chosen, caption_column),
                 method=method,
                 save=save,
                 confidence=confidence,

@@ -18,7 +18,8 @@ def missing_pairs_note(
 ) -> str | None:
     """Say which datasets have no similarity by the metric in use; None where none is missing.
 
-    Only datasets count that have results or a similarity: a graph may hold others as well.
+    Only datasets count that have results or a similarity: a graph may hold others as well. Of two datasets
+    that were compared with their nearest ones, no pair is missing.
 
     Args:
         snapshot: the graph by the metrics in use.
@@ -36,11 +37,17 @@ def missing_pairs_note(
     used = sorted({*compared, *measured} - {target})
     if target is not None:
         used.insert(0, target)
+    searched = snapshot.searched & {*used}
     possible = len(used) * (len(used) - 1) // 2
-    count = possible - sum(map(len, compared.values())) // 2
+    left_out = sum(len(searched - compared[one]) - 1 for one in searched) // 2
+    count = possible - sum(map(len, compared.values())) // 2 - left_out
     if not count:
         return None
-    missing = (f"{one} and {other}" for one, other in combinations(used, 2) if other not in compared[one])
+    missing = (
+        f"{one} and {other}"
+        for one, other in combinations(used, 2)
+        if other not in compared[one] and not (one in searched and other in searched)
+    )
     shown = ", ".join(islice(missing, SHOWN))
     more = f" and {count - SHOWN} more" if count > SHOWN else ""
     return (

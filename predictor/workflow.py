@@ -20,6 +20,7 @@ from matchgraph.predictor.config import ReplayConfig
 from matchgraph.predictor.errors import ExtractorMismatch, InvalidRows, UnknownMetricName, UnknownTarget
 from matchgraph.predictor.folds import rehearsed_folds
 from matchgraph.predictor.matching import Cost
+from matchgraph.predictor.nearby import nearby
 from matchgraph.predictor.pairs import missing_pairs_note
 from matchgraph.predictor.recipes import Method
 from matchgraph.progress import Progress, no_progress
@@ -94,7 +95,7 @@ def predict(
         snapshot = load_snapshot(graph, method.metric, method.similarity, method.measured_with)
         _check_known(snapshot, target)
         dataset: str | Dataset = target
-        name, distances = target, {}
+        name, distances, compared = target, {}, set()
         statistics = _few_of_graph(graph, snapshot, target)
         folder_notes: tuple[str, ...] = ()
         own = snapshot.performs[(snapshot.performs["dataset"] == name) & snapshot.performs["value"].notna()]
@@ -110,15 +111,20 @@ def predict(
         dataset, name, measured, statistics = new.dataset, new.dataset.id, {}, new.statistics[0]
         folder_notes = new.notes
         distances = {(set(pair.pair) - {name}).pop(): pair.value for pair in new.similar}
+        # Those that are too far to count were compared as well.
+        compared = distances.keys() | (new.compared or {}).get(statistics.extractor, ())
     matcher = method.build(graph.runner)
     costs = load_costs(graph, snapshot, without=name)
     on_progress("ranking models", 0, 0)
-    reliability, notes = 1.0, (*matcher.notes, *folder_notes)
+    snapshot, part = nearby(snapshot, dataset, distances)
+    left = {known.id for known in snapshot.datasets}
+    distances = {other: value for other, value in distances.items() if other in left}
+    reliability, notes = 1.0, (*matcher.notes, *folder_notes, *([part] if part else []))
     if statistics is not None:
         reliability = samples.reliability(statistics, snapshot.datasets)
         note = samples.few_images_note(name, statistics.n, statistics.mean.size)
         notes = notes if note is None else (*notes, note)
-    if missing := missing_pairs_note(snapshot, name, distances):
+    if missing := missing_pairs_note(snapshot, name, compared - {name}):
         notes = (*notes, missing)
     prediction = matching.predict(
         snapshot, dataset, matcher, distances=distances, costs=costs, reliability=reliability

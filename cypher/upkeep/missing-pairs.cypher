@@ -1,9 +1,11 @@
-// Pairs of datasets that one extractor has measured and that were not compared by it; of values without a recorded extractor, pairs
+// Pairs of datasets that one extractor has measured and that were not compared by it, unless both were compared with their nearest
+// ones; of values without a recorded extractor, pairs
 // of datasets that were both compared by a metric, but not with each other.
 CALL () {
   MATCH (a:MatchGraphDataset)-[:DESCRIBED_BY]->(s:MatchGraphStatistics)
-  MATCH (b:MatchGraphDataset)-[:DESCRIBED_BY]->(:MatchGraphStatistics {extractor: s.extractor})
+  MATCH (b:MatchGraphDataset)-[:DESCRIBED_BY]->(t:MatchGraphStatistics {extractor: s.extractor})
   WHERE a.id < b.id
+    AND none(metric IN coalesce(s.searched, []) WHERE metric IN coalesce(t.searched, []))
     AND NOT EXISTS { (a)-[e:SIMILAR]-(b) WHERE any(key IN keys(e) WHERE key ENDS WITH '__extractor' AND e[key] = s.extractor) }
   RETURN DISTINCT a.id AS dataset, b.id AS other, s.extractor AS extractor
   UNION

@@ -243,7 +243,8 @@ def _chosen(kind: str, ids: Sequence[str], known: Mapping[str, Model] | Mapping[
 
 
 def _check_measured_by(graph: MatchingGraph, extractor: Extractor, datasets: Sequence[Dataset]) -> None:
-    found = {statistics.dataset for statistics in graph.statistics(extractor.hash)}
+    known = graph.sketches(extractor.hash)
+    found = {*known.datasets, *known.others}
     for dataset in datasets:
         if dataset.id not in found:
             known = dataset.properties.get("probe", "none")

@@ -151,9 +151,8 @@ class Preparation:
         if extractor is None:
             return None
         if (extractor, run.dataset) not in self._references:
-            self._references.update(
-                {(extractor, found.dataset): found for found in self._graph.statistics(extractor)}
-            )
+            own = self._graph.statistics(extractor, [run.dataset])
+            self._references.update({(extractor, found.dataset): found for found in own})
         if (extractor, run.dataset) not in self._references:
             raise ExtractorMismatch(
                 f"The graph has no statistics of {run.dataset!r} by the extractor {extractor}; ingest the "

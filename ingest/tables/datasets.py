@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from matchgraph.graphdb.errors import ContentChanged, GraphChanged, UnknownMetric
+from matchgraph.graphdb.metrics import NEIGHBOURS
 from matchgraph.graphdb.models import Dataset, Metric, Property, Similar, Statistics
 from matchgraph.ingest.errors import BadInput, Problem
 from matchgraph.ingest.tables.csv_file import (
@@ -28,12 +29,14 @@ from matchgraph.ingest.tables.csv_file import (
 )
 from matchgraph.ingest.tables.identity import identity_of, taken_meanwhile
 from matchgraph.ingest.tables.models import fingerprint_files
+from matchgraph.ingest.tables.nearest import KnownSamples
 from matchgraph.progress import Progress, no_progress
 from matchgraph.training.captions import METADATA_FILES
 from matchgraph.training.contents import packed_dataset, recognise, remedy
 from matchgraph.training.dataset_files import OTHER_SUFFIXES, SUFFIXES, holds_images, is_junk, is_split
 from matchgraph.training.files import files_below
-from matchgraph.training.measure.frechet import GaussianStatistics
+from matchgraph.training.measure.kernels import Distance
+from matchgraph.training.measure.scoring import OF_FEATURES, PROBE, Scorer
 from matchgraph.training.pipelines.hub import folder_name
 from matchgraph.words import some
 
@@ -43,7 +46,7 @@ if TYPE_CHECKING:
     from matchgraph.graphdb.repository import MatchingGraph
     from matchgraph.training.images import CaptionedImage, DatasetFolder
     from matchgraph.training.measure.extractors import CaptionExtractor, Extractor
-    from matchgraph.training.measure.scoring import Measure, Reference, Sample, Scorer
+    from matchgraph.training.measure.scoring import Measure, Reference, Sample
 
 EMBEDDING_COLUMN = re.compile(r"e(0|[1-9]\d*)", re.ASCII)
 METRIC = "clip_fid"
@@ -367,6 +370,7 @@ def ingest_image_folders(
     scorer: Scorer | None = None,
     dataset_id: str | None = None,
     caption_column: str | None = None,
+    neighbours: int | None = NEIGHBOURS,
     replace_content: bool = False,
     skip_bad: bool = False,
     on_progress: Progress = no_progress,
@@ -374,8 +378,8 @@ def ingest_image_folders(
     """Bring image folders into the graph: attributes, mean embedding, feature statistics, distances.
 
     All images are decoded before anything is written. Each dataset is then written in one transaction, with
-    its distances to all datasets in the graph that the same extractors looked at, so an interrupted ingestion
-    is completed by running it again. A dataset that is there already, unchanged, is left alone.
+    its distances to the nearest datasets that the same extractors looked at, so an interrupted ingestion is
+    completed by running it again. A dataset that is there already, unchanged, is left alone.
 
     Args:
         graph: the graph.
@@ -385,6 +389,7 @@ def ingest_image_folders(
             default CLIP-FID of the probe.
         dataset_id: id of the dataset, where there is one; None for `dataset_name`.
         caption_column: the column of the metadata that holds the captions; None for the usual ones.
+        neighbours: of how many nearest datasets each one's distances are kept; None for all.
         replace_content: whether a dataset of the graph may be replaced by one with other images; its results
             and runs are removed then.
         skip_bad: leave bad images and folders out instead of refusing all.
@@ -417,7 +422,7 @@ def ingest_image_folders(
             problems.append(problem)
     if problems and not skip_bad:
         raise BadInput(problems)
-    comparison = Comparison(graph, extractor, scorer)
+    comparison = Comparison(graph, extractor, scorer, neighbours=neighbours)
     written: list[str] = []
     unchanged: list[str] = []
     notes: list[str] = []
@@ -433,6 +438,8 @@ def ingest_image_folders(
                 graph.save_datasets([moved], read=stored)
             unchanged.append(found.id)
             continue
+        if note := identity.likely_same(found.id, content):
+            notes.append(note)
         replaced = [found.id] if identity.is_replaced(found.id, content) else []
         if replaced and (count := identity.measured.get(found.id)):
             notes.append(
@@ -499,6 +506,7 @@ class Comparison:
         extractor: the probe model.
         scorer: the metrics, with their extractors, the probe among them; by default CLIP-FID of the probe.
         datasets: those of the graph, where they have been read already.
+        neighbours: how many nearest datasets each one is compared with; None for all.
     """
 
     def __init__(
@@ -508,27 +516,23 @@ class Comparison:
         scorer: Scorer | None = None,
         *,
         datasets: Sequence[Dataset] | None = None,
+        neighbours: int | None = NEIGHBOURS,
     ) -> None:
-        from matchgraph.training.measure.scoring import PROBE, Sample, Scorer
-
         self._probe = extractor
         self._scorer = scorer or Scorer((METRIC,), {PROBE: extractor})
         self._graph = graph
         known = graph.datasets() if datasets is None else datasets
         self._stored = {dataset.id: dataset for dataset in known}
-        self._samples: dict[str, dict[str, Sample]] = {
-            name: {
-                known.dataset: Sample(GaussianStatistics(known.n, known.mean, known.covariance))
-                for known in graph.statistics(instrument.hash)
-            }
-            for name, instrument in self._scorer.extractors.items()
+        self._neighbours = neighbours
+        self._samples = {
+            name: KnownSamples(graph, instrument.hash) for name, instrument in self._scorer.extractors.items()
         }
         for measure in self._scorer.measures:
             define_metric(graph, measure)
 
     @cached_property
-    def _pairs(self) -> dict[str, set[tuple[str, str]]]:
-        """Which datasets were compared, by metric."""
+    def _pairs(self) -> dict[str, dict[tuple[str, str], float]]:
+        """Distances of the datasets that were compared, by metric."""
         hashes = {name: instrument.hash for name, instrument in self._scorer.extractors.items()}
         return {
             measure.metric: self._graph.compared(measure.metric, hashes[measure.extractor])
@@ -538,7 +542,7 @@ class Comparison:
     @property
     def has_statistics(self) -> bool:
         """Whether there is any dataset to compare another one with."""
-        return any(self._samples.values())
+        return any(map(len, self._samples.values()))
 
     def is_known(self, dataset: str, content: str) -> bool:
         """Say whether the graph holds all there is to measure of a dataset with these images."""
@@ -548,7 +552,8 @@ class Comparison:
         for measure in self._scorer.measures:
             known = self._samples[measure.extractor]
             pairs = self._pairs[measure.metric]
-            if any(tuple(sorted((dataset, other))) not in pairs for other in known if other != dataset):
+            apart = (other for other in known if other != dataset and _pair(dataset, other) not in pairs)
+            if any(not self._were_searched(measure, dataset, other) for other in apart):
                 return False
         return all(dataset in known for known in self._samples.values())
 
@@ -575,19 +580,26 @@ class Comparison:
         if replaced:
             del self._stored[dataset]
         for known in self._samples.values():
-            known.pop(dataset, None)
-        for pairs in self._pairs.values():
-            pairs -= {pair for pair in pairs if dataset in pair}
+            known.forget(dataset)
+        for metric, pairs in self._pairs.items():
+            self._pairs[metric] = {pair: value for pair, value in pairs.items() if dataset not in pair}
         return [dataset]
 
     def measure(
-        self, found: ImageFolder, content: str, *, load: Callable[[Path], Image.Image] | None = None
+        self,
+        found: ImageFolder,
+        content: str,
+        *,
+        save: bool = False,
+        load: Callable[[Path], Image.Image] | None = None,
     ) -> DatasetMeasurement:
-        """Measure a dataset and its distances to the known datasets; nothing is written.
+        """Measure a dataset and its distances to the known datasets nearest to it; nothing is written.
 
         Args:
             found: the dataset.
             content: hash of its images, see `images_hash`.
+            save: whether it is going to be saved: it is then also compared with datasets that it is one of
+                the nearest of, and with those of which it is not known that they were compared with others.
             load: how an image is decoded, see `Scorer.reference`.
 
         Raises:
@@ -599,19 +611,20 @@ class Comparison:
         for measure in self._scorer.measures:
             instrument = self._scorer.extractors[measure.extractor]
             own = reference.samples[measure.extractor]
-            others = {
-                other: self._sample(other, measure)
-                for other in sorted(self._samples[measure.extractor])
-                if other != found.id
-            }
-            notes += [
-                f"{measure.metric} of {found.id!r} and {other!r} was not measured: the images of {other!r} "
-                "are not here as they were ingested."
-                for other, sample in others.items()
-                if sample is None
-            ]
-            there = {other: sample for other, sample in others.items() if sample is not None}
-            distances = own.distances(list(there.values()), measure.distance)
+            near = self._nearest(found.id, own, measure, save=save)
+            if measure.distance not in OF_FEATURES:
+                there = self._samples[measure.extractor].samples(near)
+                distances = [Distance(value) for value in near.values()]
+            else:
+                others = {other: self._sample(other, measure) for other in near}
+                notes += [
+                    f"{measure.metric} of {found.id!r} and {other!r} was not measured: the images of "
+                    f"{other!r} are not here as they were ingested."
+                    for other, sample in others.items()
+                    if sample is None
+                ]
+                there = {other: sample for other, sample in others.items() if sample is not None}
+                distances = own.distances(list(there.values()), measure.distance)
             for (other, sample), distance in zip(there.items(), distances, strict=True):
                 provenance: dict[str, Property] = {
                     "extractor": instrument.hash,
@@ -632,6 +645,7 @@ class Comparison:
                 reference.samples[name].n,
                 reference.samples[name].statistics.mean,
                 reference.samples[name].statistics.covariance,
+                self._searched_by(found.id, name),
             )
             for name, instrument in self._scorer.extractors.items()
         }
@@ -671,7 +685,7 @@ class Comparison:
             BadDataset: a metric of captions finds too few of them.
         """
         while True:
-            measured = self.measure(found, content)
+            measured = self.measure(found, content, save=True)
             try:
                 graph.save_datasets(
                     [measured.dataset],
@@ -699,33 +713,59 @@ class Comparison:
 
     def _read_new(self, graph: MatchingGraph) -> None:
         """Add datasets that others have added to the graph to the known ones."""
-        from matchgraph.training.measure.scoring import Sample
-
         self._stored |= {
             dataset.id: dataset for dataset in graph.datasets() if dataset.id not in self._stored
         }
-        for name, instrument in self._scorer.extractors.items():
-            for known in graph.statistics(instrument.hash):
-                if known.dataset not in self._samples[name]:
-                    self._samples[name][known.dataset] = Sample(
-                        GaussianStatistics(known.n, known.mean, known.covariance)
-                    )
+        for known in self._samples.values():
+            known.read()
 
     def add(self, measured: DatasetMeasurement) -> None:
         """Take a dataset among the known ones."""
         self._stored[measured.dataset.id] = measured.dataset
         for name, sample in measured.reference.samples.items():
-            self._samples[name][measured.dataset.id] = sample
+            searched = self._searched_by(measured.dataset.id, name)
+            self._samples[name].add(measured.dataset.id, sample, searched)
         for similar in measured.similar:
-            self._pairs[similar.metric].add(similar.pair)
+            self._pairs[similar.metric][similar.pair] = similar.value
+
+    def _nearest(self, dataset: str, own: Sample, measure: Measure, *, save: bool) -> dict[str, float]:
+        """The datasets to compare one with by a metric, and their Frechet distances, sorted by id."""
+        known = self._samples[measure.extractor]
+        always: list[str] = []
+        radii: dict[str, float] = {}
+        if save and self._neighbours is not None and len(known) > self._neighbours:
+            always = [other for other in known if measure.metric not in known.searched(other)]
+            if measure.distance not in OF_FEATURES:
+                radii = self._radii(measure.metric)
+        found = known.nearest(own, self._neighbours, without=dataset, always=always, radii=radii)
+        return dict(sorted(found.items()))
+
+    def _radii(self, metric: str) -> dict[str, float]:
+        """How far the last of each dataset's nearest ones is, as far as there are that many."""
+        distances: dict[str, list[float]] = {}
+        for pair, value in self._pairs[metric].items():
+            for dataset in pair:
+                distances.setdefault(dataset, []).append(value)
+        count = self._neighbours or 0
+        return {name: sorted(own)[count - 1] for name, own in distances.items() if len(own) >= count > 0}
+
+    def _searched_by(self, dataset: str, extractor: str) -> tuple[str, ...]:
+        """Metrics of an extractor that a dataset is compared with its nearest ones by, once it is saved."""
+        now = {measure.metric for measure in self._scorer.measures if measure.extractor == extractor}
+        return tuple(sorted(now | self._samples[extractor].searched(dataset)))
+
+    def _were_searched(self, measure: Measure, *datasets: str) -> bool:
+        known = self._samples[measure.extractor]
+        return self._neighbours is not None and all(
+            measure.metric in known.searched(dataset) for dataset in datasets
+        )
 
     def _sample(self, dataset: str, measure: Measure) -> Sample | None:
         """A known dataset as a metric needs it; None where its images would have to be here and are not."""
         from matchgraph.training.errors import TrainingError
-        from matchgraph.training.measure.scoring import OF_FEATURES
 
-        sample = self._samples[measure.extractor][dataset]
-        if measure.distance not in OF_FEATURES or sample.features is not None:
+        sample = self._samples[measure.extractor].samples([dataset]).get(dataset)
+        if sample is None or sample.features is not None:
             return sample
         properties = self._stored[dataset].properties
         folder = source_of(self._stored[dataset])
@@ -739,7 +779,7 @@ class Comparison:
         for name, known in seen.samples.items():
             # Of the others the graph has no statistics yet.
             if dataset in self._samples[name]:
-                self._samples[name][dataset] = known
+                self._samples[name].add(dataset, known)
         return seen.samples[measure.extractor]
 
 
@@ -750,6 +790,10 @@ def define_metric(graph: MatchingGraph, measure: Measure) -> None:
     except UnknownMetric:
         # Kernel distances are unbiased estimates, which may fall a little below zero.
         graph.save_metric(Metric(measure.metric, minimum=0 if measure.distance == "fid" else None))
+
+
+def _pair(one: str, other: str) -> tuple[str, str]:
+    return (one, other) if one < other else (other, one)
 
 
 def images_hash(found: ImageFolder) -> str:

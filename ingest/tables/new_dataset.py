@@ -34,15 +34,16 @@ if TYPE_CHECKING:
 PROBE_HINT = "give it with --probe SPEC or in MATCHGRAPH_PROBE"
 
 
-def target(name: str | Path, probe: str | None = None) -> str | NewFolder:
+def target(name: str | Path, probe: str | None = None, caption_column: str | None = None) -> str | NewFolder:
     """What a user asks about: a folder of images, or the id of a dataset of the graph.
 
     Args:
         name: a folder that is there, or an id.
         probe: the CLIP model that looks at a folder: a folder in open_clip's layout, or MODEL/TAG.
+        caption_column: the column of a folder's metadata that holds the captions; None for the usual ones.
     """
     is_folder = bool(str(name)) and Path(name).is_dir()
-    return NewFolder(Path(name), probe) if is_folder else str(name)
+    return NewFolder(Path(name), probe, caption_column) if is_folder else str(name)
 
 
 @dataclass(frozen=True)
@@ -52,10 +53,12 @@ class NewFolder:
     Args:
         folder: the images of one dataset.
         probe: the CLIP model that the graph's datasets were embedded with.
+        caption_column: the column of its metadata that holds the captions; None for the usual ones.
     """
 
     folder: Path
     probe: str | None = None
+    caption_column: str | None = None
     metric: str = METRIC
 
     def measured(
@@ -92,7 +95,7 @@ class NewFolder:
             raise BadInput([problem], skippable=False)
         if self.probe is None:
             raise ExtractorMismatch(_which_probe(known))
-        found = list_folder(folders[0])
+        found = list_folder(folders[0], caption_column=self.caption_column)
         if few := too_few_images(found):
             raise BadInput([few], skippable=False)
         extractor = load_clip(self.probe)
@@ -106,7 +109,7 @@ class NewFolder:
             )
         content = images_hash(found)
         found = _under_own_id(graph, found, content, known, save=save)
-        measured = comparison.measure(found, content, load=_loader(found.images, on_progress))
+        measured = comparison.measure(found, content, save=save, load=_loader(found.images, on_progress))
         notes = (*found.notes, *measured.notes)
         return MeasuredDataset(
             measured.dataset, measured.statistics, measured.similar, comparison.compared, notes

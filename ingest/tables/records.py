@@ -545,7 +545,8 @@ def _write_statistics(path: Path, statistics: Sequence[Statistics]) -> None:
     for number, own in enumerate(statistics):
         tensors[f"{number}.mean"] = np.ascontiguousarray(own.mean)
         tensors[f"{number}.covariance"] = own.triangle
-        about.append([own.dataset, own.extractor, own.resize, own.n])
+        searched = [list(own.searched)] if own.searched else []
+        about.append([own.dataset, own.extractor, own.resize, own.n, *searched])
     partial = path.with_suffix(".partial")
     save_file(tensors, partial, metadata={"statistics": json.dumps(about)})
     # The library makes files that their owner alone may read.
@@ -560,10 +561,11 @@ def _read_statistics(path: Path, datasets: Collection[str]) -> tuple[Statistics,
         with safe_open(path, framework="numpy") as stored:
             about = json.loads(stored.metadata()["statistics"])
             found = []
-            for number, (dataset, extractor, resize, n) in enumerate(about):
+            for number, (dataset, extractor, resize, n, *searched) in enumerate(about):
                 mean = stored.get_tensor(f"{number}.mean")
                 triangle = stored.get_tensor(f"{number}.covariance")
-                found.append(Statistics.from_triangle(dataset, extractor, resize, n, mean, triangle))
+                own = (dataset, extractor, resize, n, mean, triangle, *searched)
+                found.append(Statistics.from_triangle(*own))
     except (SafetensorError, KeyError, TypeError, ValueError, IndexError, GraphError) as error:
         reason = f"holds no usable statistics: {error}".splitlines()[0]
         raise BadInput([Problem(str(path), 0, reason, "export the records again")]) from None

@@ -549,7 +549,7 @@ def test_similarities_of_different_extractors_are_refused_too(graph: MatchingGra
             Similar("a", "c", "clip_fid", 2.0, {"extractor": "bbbb"}),
         ]
     )
-    assert graph.compared("clip_fid", "bbbb") == {("a", "c")}
+    assert graph.compared("clip_fid", "bbbb") == {("a", "c"): 2.0}
     with pytest.raises(MixedExtractors, match=r"Similarities by clip_fid.*aaaa \(1 values\), bbbb"):
         graph.snapshot()
     kept = graph.snapshot(extractors=["bbbb"])

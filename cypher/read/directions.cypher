@@ -1,0 +1,3 @@
+// The directions that statistics by one extractor are sketched in; null where there are none yet.
+MATCH (graph:MatchGraph)
+RETURN graph['directions__' + $extractor] AS directions
