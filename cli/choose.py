@@ -12,6 +12,7 @@ from typing import Any
 import click
 
 from matchgraph.cli.options import (
+    caption_column_option,
     device_option,
     json_option,
     opened_graph,
@@ -30,6 +31,7 @@ from matchgraph.cli.route import budget_option, router_store
     type=click.Path(exists=True, file_okay=False, path_type=Path),
     help="Folder of images to choose the model for.",
 )
+@caption_column_option
 @prompts_option("Prompts to draw, one per line.", required=True)
 @budget_option("Average cost of an image.", required=True)
 @probe_option(required=True)
@@ -56,6 +58,7 @@ from matchgraph.cli.route import budget_option, router_store
 @json_option
 def choose(
     images: Path,
+    caption_column: str | None,
     prompts_file: Path,
     budget_tflop: float,
     probe: str,
@@ -73,17 +76,22 @@ def choose(
     from matchgraph.levels import choose as choose_levels
     from matchgraph.levels import models_for
     from matchgraph.progress import progress_bar
+    from matchgraph.training.images import DatasetFolder
+
+    folder = DatasetFolder(images, caption_column)
 
     def show_failure(prompt: str, failure: str) -> None:
         click.echo(f"{prompt!r}: {failure}", err=True)
 
     with opened_graph() as (graph, runner):
         with progress_bar() as progress:
-            models = models_for(graph, images, probe, count, on_progress=progress)
+            models, notes = models_for(graph, folder, probe, count, on_progress=progress)
+        for note in notes:
+            click.echo(f"Note: {note}", err=True)
         levels = choose_levels(
             runner,
             router_store(),
-            images,
+            folder,
             prompts_file,
             models,
             budget_tflop,
@@ -93,7 +101,11 @@ def choose(
             **options,
         )
     if as_json:
-        click.echo(json.dumps({"models": models, "levels": [asdict(level) for level in levels]}))
+        click.echo(
+            json.dumps(
+                {"models": models, "notes": list(notes), "levels": [asdict(level) for level in levels]}
+            )
+        )
         return
     click.echo(f"For {images}: {', '.join(models)}.")
     for level in levels:

@@ -14,6 +14,7 @@ from matchgraph.cli.control import control_image
 from matchgraph.cli.distill import distill, student
 from matchgraph.cli.options import (
     aesthetic_option,
+    caption_column_option,
     configuration,
     device_option,
     json_option,
@@ -288,23 +289,39 @@ def generate(
     type=click.Path(exists=True, file_okay=False, path_type=Path),
     help="Folder of real images for the Frechet distance.",
 )
+@caption_column_option
 @prompts_option("One prompt per line; the graph's validation prompts by default.", name="--tune-prompts")
 @prompts_option("One prompt per line; the graph's test prompts by default.", name="--test-prompts")
 @click.option("--samples", type=click.IntRange(1), default=4, show_default=True, help="Images per prompt.")
 @out_option("Folder for the report.", default="collaboration-report")
 @seed_option("noise and bootstrap")
 @click.pass_context
-def evaluate(context: click.Context, student: str, oracle: Oracle, out: Path, **options: Any) -> None:
+def evaluate(
+    context: click.Context,
+    student: str,
+    oracle: Oracle,
+    out: Path,
+    reference: Path | None,
+    caption_column: str | None,
+    **options: Any,
+) -> None:
     """Report the gain of collaboration, tuned on some prompts and measured on others.
 
     Neither should contain prompts that the student was distilled on.
     """
     from matchgraph.collaboration.workflow import evaluate as evaluate_pair
     from matchgraph.report.collaboration import write_report
+    from matchgraph.training.images import DatasetFolder
 
     with opened_graph() as (_, runner):
         found = evaluate_pair(
-            runner, data_folder(), student, oracle, on_progress=shown_progress("columns"), **options
+            runner,
+            data_folder(),
+            student,
+            oracle,
+            reference=None if reference is None else DatasetFolder(reference, caption_column),
+            on_progress=shown_progress("columns"),
+            **options,
         )
     page, summary = write_report(found.study, out, command_given(context), found.facts)
     for sentence in summary:

@@ -10,6 +10,7 @@ import click
 
 from matchgraph.cli.options import (
     GivenPath,
+    caption_column_option,
     configuration,
     json_option,
     out_option,
@@ -30,6 +31,7 @@ SHOWN_EVERY_STEPS = 20
     type=click.Path(exists=True, file_okay=False, path_type=Path),
     help="Captioned images to learn from instead.",
 )
+@caption_column_option
 @out_option("The student's folder.", required=True)
 @settings_options(
     DistillConfig,
@@ -54,6 +56,7 @@ def distill(
     teacher: Path,
     prompts_file: Path | None,
     images: Path | None,
+    caption_column: str | None,
     out: Path,
     checkpoint_steps: int,
     resume: bool,
@@ -70,6 +73,13 @@ def distill(
     from matchgraph.collaboration.students import distill_student
 
     config = configuration(DistillConfig, options, alpha=options["rank"])
+    folder = None
+    if images is not None:
+        from matchgraph.training.images import DatasetFolder, read_image_folder
+
+        folder = DatasetFolder(images, caption_column)
+        for note in read_image_folder(folder).all_notes():
+            click.echo(f"Note: {images}: {note}", err=True)
 
     def show_drawn(drawn: int, count: int) -> None:
         click.echo(f"The teacher has drawn {drawn} of {count} images.", err=True)
@@ -83,7 +93,7 @@ def distill(
         out,
         config,
         prompts_file=prompts_file,
-        images=images,
+        images=folder,
         checkpoint_steps=checkpoint_steps,
         resume=resume,
         on_draw=show_drawn,

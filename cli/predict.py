@@ -9,6 +9,7 @@ import click
 
 from matchgraph.cli.options import (
     FiniteRange,
+    caption_column_option,
     configuration,
     json_option,
     opened_graph,
@@ -53,6 +54,7 @@ class Shares(click.ParamType):
 @click.command()
 @click.argument("target", metavar="FOLDER_OR_DATASET_ID")
 @probe_option(note="For a folder of images: the model that the graph's datasets were ingested with.")
+@caption_column_option
 @click.option(
     "--save", is_flag=True, help="Add the folder to the graph as a dataset, as `ingest datasets` does."
 )
@@ -65,7 +67,13 @@ class Shares(click.ParamType):
 @method_options
 @json_option
 def predict(
-    target: str, probe: str | None, save: bool, confidence: float | None, as_json: bool, **options: Any
+    target: str,
+    probe: str | None,
+    caption_column: str | None,
+    save: bool,
+    confidence: float | None,
+    as_json: bool,
+    **options: Any,
 ) -> None:
     """Rank the models for a dataset, without fine-tuning any.
 
@@ -84,7 +92,7 @@ def predict(
     with progress_bar() as progress, opened_graph() as (graph, _):
         answer = workflow.predict(
             graph,
-            new_dataset.target(target, probe),
+            new_dataset.target(target, probe, caption_column),
             method=method,
             save=save,
             confidence=confidence,

@@ -12,6 +12,7 @@ from matchgraph.training.prompt_files import read_prompts
 
 if TYPE_CHECKING:
     from matchgraph.training.config import DistillConfig
+    from matchgraph.training.images import DatasetFolder
     from matchgraph.training.tune.distill import Distillation
 
 # Beside the student's folder while it is not finished: checkpoints, and what the teacher drew.
@@ -25,7 +26,7 @@ def distill_student(
     config: DistillConfig,
     *,
     prompts_file: Path | None = None,
-    images: Path | None = None,
+    images: DatasetFolder | None = None,
     checkpoint_steps: int = 100,
     resume: bool = True,
     on_draw: Callable[[int, int], None] = lambda *_: None,

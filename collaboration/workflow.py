@@ -28,6 +28,7 @@ from matchgraph.training.prompt_files import read_prompts
 if TYPE_CHECKING:
     from matchgraph.graphdb.prompts import Split
     from matchgraph.graphdb.runner import Runner
+    from matchgraph.training.images import DatasetFolder
     from matchgraph.training.measure.quality import Scorer
     from matchgraph.training.pipelines.loading import LoadedPipeline
 
@@ -427,7 +428,7 @@ def evaluate(
     *,
     corrections: Corrections = Corrections(),
     student_steps: Sequence[int] = (),
-    reference: Path | None = None,
+    reference: DatasetFolder | None = None,
     tune_prompts_file: Path | None = None,
     test_prompts_file: Path | None = None,
     samples: int = 4,

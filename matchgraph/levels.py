@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from matchgraph.graphdb.runner import Runner
     from matchgraph.routing.router import Router
     from matchgraph.routing.store import RouterStore
+    from matchgraph.training.images import DatasetFolder
     from matchgraph.training.measure.prompts import PromptEncoder
     from matchgraph.training.measure.quality import Scorer
 
@@ -109,7 +110,7 @@ class Level:
 def choose(
     runner: Runner,
     store: RouterStore,
-    images: Path,
+    images: DatasetFolder,
     prompts_file: Path,
     models: Sequence[str],
     budget_tflop: float,
@@ -200,9 +201,15 @@ def choose(
 
 
 def models_for(
-    graph: MatchingGraph, images: Path, probe: str, count: int = 1, *, on_progress: Progress = no_progress
-) -> list[str]:
-    """The models that are predicted to be best for a folder of images, by the default method.
+    graph: MatchingGraph,
+    images: DatasetFolder,
+    probe: str,
+    count: int = 1,
+    *,
+    on_progress: Progress = no_progress,
+) -> tuple[list[str], tuple[str, ...]]:
+    """The models that are predicted to be best for a folder of images, by the default method, and the notes
+    of the prediction.
 
     Args:
         graph: models, datasets and results.
@@ -211,8 +218,9 @@ def models_for(
         count: how many models.
         on_progress: see `predictor.workflow.predict`.
     """
-    answer = predict(graph, NewFolder(images, probe), on_progress=on_progress)
-    return [ranked.model for ranked in answer.ranking[:count]]
+    target = NewFolder(images.folder, probe, images.caption_column)
+    answer = predict(graph, target, on_progress=on_progress)
+    return [ranked.model for ranked in answer.ranking[:count]], answer.notes
 
 
 def students_of(runner: Runner, variants: Sequence[Variant]) -> dict[str, Distilled]:
@@ -416,7 +424,7 @@ def over(quality: np.ndarray, first: np.ndarray, seed: int) -> tuple[float, floa
     return interval.value, interval.low, interval.high
 
 
-def distance(extractor: Any, drawn: Sequence[Image.Image], folder: Path) -> float:
+def distance(extractor: Any, drawn: Sequence[Image.Image], folder: DatasetFolder) -> float:
     """Frechet distance of images to those of a folder."""
     from matchgraph.training.images import list_captioned_images, load_rgb
     from matchgraph.training.measure.frechet import frechet_distance

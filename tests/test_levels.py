@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
+from matchgraph import levels
 from matchgraph.drawing import Drawing
 from matchgraph.graphdb.distillation import Calibration, Distilled, Tuned
 from matchgraph.graphdb.prompts import Variant
 from matchgraph.levels import Candidate, NotChosen, plans, with_teacher
 from matchgraph.routing.errors import BudgetTooSmall
+from matchgraph.training.images import DatasetFolder
 
 VARIANTS = (
     Variant("student@1", "student", Drawing(1, 1.0, resolution_px=32), 1.0),
@@ -132,3 +135,13 @@ def test_what_was_fine_tuned_is_drawn_so_where_it_was_chosen_for_the_images() ->
 def test_a_budget_below_all_is_said() -> None:
     with pytest.raises(BudgetTooSmall, match="below 1, what the cheapest candidate of big"):
         planned(0.5, {"student": STUDENT})
+
+
+def test_the_notes_of_the_prediction_come_with_the_models(monkeypatch: pytest.MonkeyPatch):
+    def predicted(_graph: Any, target: Any, **_: Any) -> Any:
+        assert (target.folder, target.probe, target.caption_column) == (Path("my"), "clip", "title")
+        return SimpleNamespace(ranking=[SimpleNamespace(model=m) for m in "ab"], notes=("only 2 images",))
+
+    monkeypatch.setattr(levels, "predict", predicted)
+    images: Any = DatasetFolder(Path("my"), "title")
+    assert levels.models_for(None, images, "clip", 1) == (["a"], ("only 2 images",))

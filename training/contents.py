@@ -110,7 +110,7 @@ CONVERT_CHECKPOINT = (
 )
 EXPECTED = {"table": "a CSV file", "dataset": "a folder of images", "model": "a pipeline folder"}
 REMEDIES = {
-    "excel": "export the sheet as CSV (UTF-8) and give that file",
+    "excel": "export the sheet as CSV and give that file",
     "parquet": "write it as CSV, for example with pandas.read_parquet(FILE).to_csv(...)",
     "arrow": "write it as CSV, for example with pandas.read_feather(FILE).to_csv(...)",
     "json": "write it as CSV with a header",

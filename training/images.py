@@ -54,6 +54,12 @@ class ImageListing:
     images: tuple[CaptionedImage, ...]
     notes: tuple[str, ...]
 
+    def all_notes(self) -> tuple[str, ...]:
+        """The notes, and that no image has a caption, if so."""
+        if any(image.caption for image in self.images):
+            return self.notes
+        return (*self.notes, f"none of its {len(self.images)} images has a caption.")
+
 
 @dataclass(frozen=True)
 class DatasetFolder(os.PathLike[str]):

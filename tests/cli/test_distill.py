@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from matchgraph.cli.main import run
 from matchgraph.training.pipelines.loading import load_pipeline
@@ -150,3 +151,18 @@ def test_bad_input_is_one_line_and_exit_code_2(
     assert message in shown
     assert "Traceback" not in shown
     assert not Path("student").exists()
+
+
+def test_images_are_read_by_the_column_named_and_what_they_lack_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    (tmp_path / "metadata.jsonl").write_text('{"file_name": "a.png", "title": "a cat", "other": ""}')
+    asked = ["collaborate", "distill", str(tmp_path / "no-teacher"), "--images", str(tmp_path)]
+    asked += ["--out", str(tmp_path / "out")]
+    for column, note in ((None, "none of its 1 images has a caption"), ("title", "column 'other' not read")):
+        assert run([*asked, *(["--caption-column", column] if column else [])]) == 2
+        said = capsys.readouterr().err
+        assert note in said
+        assert ("none of its" in said) == (column is None)
+        assert "no-teacher" in said
