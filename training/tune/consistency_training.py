@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from matchgraph.training.config import DistillConfig
@@ -80,6 +80,10 @@ class ConsistencyTraining(Training):
         for name, tensor in self._target.items():
             tensor.copy_(tensors[f"target/{name}"])
 
+    def _losses(self, noise: torch.Generator) -> Iterator[torch.Tensor]:
+        for _ in range(self._config.gradient_accumulation):
+            yield self._loss(noise)
+
     def _loss(self, noise: torch.Generator) -> torch.Tensor:
         import torch
 
@@ -87,8 +91,7 @@ class ConsistencyTraining(Training):
         latents, conditioning = self._dataset.batch(self._order.take(count), [True] * count, self._device)
         places = torch.randint(1, len(path) + 1, (count,), generator=noise).to(self._device)
         noisy = path.noised(latents, training_noise(latents, noise), places)
-        narrow = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(config.precision)
-        with torch.autocast(self._device.type, dtype=narrow, enabled=narrow is not None):
+        with self._narrowed():
             with torch.no_grad():
                 output = self._teach(noisy, path.levels[places], conditioning)
                 below = path.step(noisy, output, places)

@@ -112,8 +112,7 @@ class Training:
 
         config = self._config
         losses = []
-        for _ in range(config.gradient_accumulation):
-            loss = self._loss(self._noise)
+        for loss in self._losses(self._noise):
             self._scaler.scale(loss / config.gradient_accumulation).backward()
             losses.append(loss.detach())
         self._scaler.unscale_(self._optimiser)
@@ -164,7 +163,7 @@ class Training:
         position = self._order.position
         try:
             self._denoiser = torch.compile(plain, backend=COMPILE_BACKEND, dynamic=False)
-            self._loss(purpose_generator(self._config.seed, "trial")).backward()
+            next(self._losses(purpose_generator(self._config.seed, "trial"))).backward()
         except Exception as error:
             # Whatever a backend raises: the plain denoiser trains as well, or has the telling error.
             self._denoiser = plain
@@ -237,16 +236,31 @@ class Training:
     def _can_scale_down(self) -> bool:
         return self._scaler.is_enabled() and self._scaler.get_scale() > SMALLEST_SCALE
 
-    def _loss(self, noise: torch.Generator) -> torch.Tensor:
+    def _losses(self, noise: torch.Generator) -> Iterator[torch.Tensor]:
+        """The losses of a step's passes, one after another.
+
+        What is random is drawn for all images of the step, so it does not depend on how they are divided.
+        """
         import torch
 
         config, loaded = self._config, self._loaded
-        picked = self._order.take(config.batch_size)
-        kept = torch.rand(config.batch_size, generator=self._dropout) >= config.caption_dropout
+        count = config.batch_size * config.gradient_accumulation
+        picked = self._order.take(count)
+        kept = torch.rand(count, generator=self._dropout) >= config.caption_dropout
         latents, conditioning = self._dataset.batch(picked, kept.tolist(), self._device)
-        narrow = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(config.precision)
-        with torch.autocast(self._device.type, dtype=narrow, enabled=narrow is not None):
-            return loaded.family.loss(loaded.pipe, self._denoiser, latents, conditioning, noise)
+        before = noise.get_state()
+        for first in range(0, count, config.batch_size):
+            noise.set_state(before)
+            rows = slice(first, first + config.batch_size)
+            with self._narrowed():
+                loss = loaded.family.loss(loaded.pipe, self._denoiser, latents, conditioning, noise, rows)
+            yield loss
+
+    def _narrowed(self) -> torch.autocast:
+        import torch
+
+        narrow = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self._config.precision)
+        return torch.autocast(self._device.type, dtype=narrow, enabled=narrow is not None)
 
 
 @contextmanager

@@ -196,6 +196,7 @@ class Family(ABC):
         latents: torch.Tensor,
         conditioning: Conditioning,
         generator: torch.Generator,
+        rows: slice = slice(None),
     ) -> torch.Tensor:
         """The family's training objective: the mean squared error of `predict`.
 
@@ -207,7 +208,8 @@ class Family(ABC):
             denoiser: what predicts; usually `self.denoiser(pipe)`.
             latents: clean latents as `encode_images` gives them, float32, (n, channels, h, w).
             conditioning: n rows as `encode_prompts` gives them, and those of `image_conditioning` if any.
-            generator: CPU generator; timesteps are drawn before noise.
+            generator: CPU generator; timesteps are drawn before noise, both for all n rows.
+            rows: of which the loss is taken, all by default: a batch too large for one pass comes in several.
 
         Returns:
             A float32 scalar that gradients flow from.
@@ -218,8 +220,9 @@ class Family(ABC):
             noisy, levels, target = rectified_flow(pipe.scheduler, latents, generator, self.density)
         else:
             noisy, levels, target = diffuse(pipe.scheduler, latents, generator)
-        predicted = self.predict(pipe, denoiser, noisy, levels, conditioning)
-        return torch.nn.functional.mse_loss(predicted.float(), target)
+        shown = {name: values[rows] for name, values in conditioning.items()}
+        predicted = self.predict(pipe, denoiser, noisy[rows], levels[rows], shown)
+        return torch.nn.functional.mse_loss(predicted.float(), target[rows])
 
     def sample(
         self,
