@@ -27,7 +27,8 @@ from matchgraph.training.pipelines.loading import (
     opened,
     quiet_libraries,
 )
-from matchgraph.training.pipelines.memory import PeakMemory, encoders_parked
+from matchgraph.training.pipelines.memory import PeakMemory
+from matchgraph.training.pipelines.placement import placed
 from matchgraph.training.sampling.controls import HIGH, KINDS, LOW, Segmenter, canny, check_thresholds
 from matchgraph.training.tune.checkpoint import Checkpoints
 from matchgraph.training.tune.loop import Training, attached
@@ -241,7 +242,10 @@ def train_controlnet(
         out.mkdir(parents=True, exist_ok=True)
         for name in (RECORD_FILE, CONFIG_FILE, WEIGHTS_FILE):
             (out / name).unlink(missing_ok=True)
-        with encoders_parked(loaded), attached(loaded, method, loop) as parameters:
+        with (
+            attached(loaded, method, loop) as parameters,
+            placed(loaded, "denoiser", training=True),
+        ):
             denoiser = ControlledDenoiser(loaded.family.denoiser(loaded.pipe), method.controlnet)
             shown = _ShownDataset(dataset, controls, denoiser)
             session.train(Training(loaded, parameters, shown, loop, denoiser), on_step)

@@ -7,6 +7,7 @@ import os
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,7 @@ from matchgraph.training.pipelines.loading import (
     quiet_libraries,
     read_model_index,
 )
+from matchgraph.training.pipelines.placement import placed
 from matchgraph.training.seeds import seeded_generator
 
 if TYPE_CHECKING:
@@ -181,12 +183,16 @@ def encode_prompts(loaded: LoadedPipeline, prompts: Sequence[str], use: CacheUse
     # Only asked for where it is needed: it reads all of the text encoders' weights.
     facts = _facts(loaded, "prompts", _text_folders(loaded)) if use.active else {}
     shards = []
+    encoding = False
     # The libraries warn of each batch with long captions; the record has their number instead.
-    with quiet_libraries():
+    with quiet_libraries(), ExitStack() as there:
         for start in range(0, len(prompts), PROMPT_BATCH):
             batch = list(prompts[start : start + PROMPT_BATCH])
             shard = use.fetch(facts | {"prompts": batch})
             if shard is None:
+                if not encoding:
+                    there.enter_context(placed(loaded, "text"))
+                    encoding = True
                 encoded = loaded.family.encode_prompts(loaded.pipe, batch)
                 shard = {key: value.cpu().contiguous() for key, value in encoded.items()}
                 shard = use.store(facts | {"prompts": batch}, shard)
@@ -257,23 +263,25 @@ def _encode_images(
     shards = [use.fetch(facts | {"images": names}) for names in hashes]
     missing = [number for number, shard in enumerate(shards) if shard is None]
     paths = [[image.path for image in batches[number]] for number in missing]
-    for number, decoded in zip(missing, _decoded_ahead(paths, resolution_px), strict=True):
-        pixels = torch.from_numpy(np.stack([square for square, _ in decoded]))
-        latents = loaded.family.encode_images(
-            loaded.pipe,
-            pixels.permute(0, 3, 1, 2).float() / 127.5 - 1,
-            [seeded_generator("posterior", seed, name) for name in hashes[number]],
-        )
-        if not torch.isfinite(latents).all():
-            raise NonFiniteEncoding(
-                f"The VAE of {loaded.folder} gives infinite values in {loaded.precision}; "
-                "train in bf16 or fp32."
+    there = placed(loaded, "vae") if missing else nullcontext()
+    with there:
+        for number, decoded in zip(missing, _decoded_ahead(paths, resolution_px), strict=True):
+            pixels = torch.from_numpy(np.stack([square for square, _ in decoded]))
+            latents = loaded.family.encode_images(
+                loaded.pipe,
+                pixels.permute(0, 3, 1, 2).float() / 127.5 - 1,
+                [seeded_generator("posterior", seed, name) for name in hashes[number]],
             )
-        shard = {
-            "latents": latents.cpu().contiguous(),
-            "sizes": torch.tensor([size for _, size in decoded], dtype=torch.int32),
-        }
-        shards[number] = use.store(facts | {"images": hashes[number]}, shard)
+            if not torch.isfinite(latents).all():
+                raise NonFiniteEncoding(
+                    f"The VAE of {loaded.folder} gives infinite values in {loaded.precision}; "
+                    "train in bf16 or fp32."
+                )
+            shard = {
+                "latents": latents.cpu().contiguous(),
+                "sizes": torch.tensor([size for _, size in decoded], dtype=torch.int32),
+            }
+            shards[number] = use.store(facts | {"images": hashes[number]}, shard)
     complete = [shard for shard in shards if shard is not None]
     sizes = [(int(width), int(height)) for shard in complete for width, height in shard["sizes"].tolist()]
     return Rows([{"latents": shard["latents"]} for shard in complete]), sizes

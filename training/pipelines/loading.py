@@ -15,6 +15,7 @@ from matchgraph.training.config import PRECISIONS
 from matchgraph.training.errors import BadPipeline, InvalidConfig, MissingLibrary, UnsafeWeights, first_line
 from matchgraph.training.files import folders_hash
 from matchgraph.training.pipelines.families import family_of
+from matchgraph.training.pipelines.placement import Placement, arrange
 from matchgraph.training.pipelines.weight_files import check_weight_files, weight_variant
 
 if TYPE_CHECKING:
@@ -182,7 +183,12 @@ class LoadedPipeline:
     """
 
     def __init__(
-        self, folder: str | os.PathLike[str], *, device: str = "auto", precision: str = "fp32"
+        self,
+        folder: str | os.PathLike[str],
+        *,
+        device: str = "auto",
+        precision: str = "fp32",
+        placement: Placement | None = None,
     ) -> None:
         """Load the pipeline.
 
@@ -190,6 +196,7 @@ class LoadedPipeline:
             folder: see `load_pipeline`.
             device: `auto` or a torch device name.
             precision: a key of `PRECISIONS`, of all weights.
+            placement: where its parts are while they are not needed; all on the device by default.
 
         Raises:
             InvalidConfig: unknown precision or device.
@@ -202,9 +209,13 @@ class LoadedPipeline:
         self.folder = Path(folder)
         self.precision = precision
         self.device = choose_device(device)
+        self.placement = placement or Placement()
         self.pipe, self.family = load_pipeline(
-            folder, device=device, dtype=getattr(torch, PRECISIONS[precision])
+            folder,
+            device="cpu" if self.placement.moves else device,
+            dtype=getattr(torch, PRECISIONS[precision]),
         )
+        arrange(self.pipe, self.placement, self.device)
 
     def weights_hash(self) -> str:
         """SHA-256 of all files of the folder's components: equal hashes draw equal images."""

@@ -1,17 +1,14 @@
-"""The most memory that a stretch of work took, and room for it on a GPU."""
+"""The most memory that a stretch of work took."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import torch
-
-    from matchgraph.training.pipelines.loading import LoadedPipeline
 
 PROCESS_STATUS = Path("/proc/self/status")
 PROCESS_PEAK_RESET = Path("/proc/self/clear_refs")
@@ -54,37 +51,3 @@ class PeakMemory:
 
         facts = psutil.Process().memory_info()
         return getattr(facts, "peak_wset", facts.rss)
-
-
-@contextmanager
-def encoders_parked(loaded: LoadedPipeline) -> Iterator[None]:
-    """Keep all of a pipeline but its denoiser in the CPU's memory inside; as it was after.
-
-    Nothing moves where the pipeline is in the CPU's memory anyway.
-    """
-    import torch
-
-    denoiser = loaded.family.denoiser(loaded.pipe)
-    others = [
-        component
-        for component in loaded.pipe.components.values()
-        if isinstance(component, torch.nn.Module) and component is not denoiser
-    ]
-    if loaded.device.type == "cpu":
-        yield
-        return
-    for component in others:
-        component.to("cpu")
-    _release(loaded.device)
-    try:
-        yield
-    finally:
-        for component in others:
-            component.to(loaded.device)
-
-
-def _release(device: torch.device) -> None:
-    import torch
-
-    if device.type == "cuda":
-        torch.cuda.empty_cache()

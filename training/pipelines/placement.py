@@ -41,6 +41,11 @@ class Placement:
     vae_slicing: bool = False
     vae_tiling: bool = False
 
+    @property
+    def moves(self) -> bool:
+        """Whether parts come to the device only when they are needed."""
+        return self.parked or self.encoder_offload or self.training_offload or self.sampling_offload
+
 
 def blocks_of(network: torch.nn.Module) -> list[torch.nn.Module]:
     """The repeated blocks of a network, which need not be on a GPU all at once; none inside another."""
@@ -58,6 +63,25 @@ def blocks_of(network: torch.nn.Module) -> list[torch.nn.Module]:
     return found
 
 
+def arrange(pipe: Any, placement: Placement, device: torch.device) -> None:
+    """Prepare a loaded pipeline for a placement.
+
+    Args:
+        pipe: the pipeline, in the computer's memory where parts of it are to move.
+        placement: where its parts are to be.
+        device: where they compute.
+    """
+    if placement.moves:
+        # Pipelines ask their first component, which may be the one that waits.
+        plain, here = type(pipe), property(lambda _: device)
+        overridden = {"device": here, "_execution_device": here, "__module__": plain.__module__}
+        pipe.__class__ = type(plain.__name__, (plain,), overridden)
+    if placement.vae_slicing:
+        pipe.vae.enable_slicing()
+    if placement.vae_tiling:
+        pipe.vae.enable_tiling()
+
+
 @contextmanager
 def placed(loaded: LoadedPipeline, *needed: str, training: bool = False) -> Iterator[None]:
     """Have the parts of a pipeline that a stage needs on its device inside.
@@ -72,16 +96,9 @@ def placed(loaded: LoadedPipeline, *needed: str, training: bool = False) -> Iter
     where, pipe = loaded.placement, loaded.pipe
     denoiser = loaded.family.denoiser(pipe)
     networks = {name: part for name, part in pipe.components.items() if isinstance(part, torch.nn.Module)}
-    wanted = {
-        name: part
-        for name, part in networks.items()
-        if part is denoiser
-        and "denoiser" in needed
-        or name == "vae"
-        and "vae" in needed
-        or name.startswith("text_encoder")
-        and "text" in needed
-    }
+    kinds = {name: name if name == "vae" else name.startswith("text_encoder") and "text" for name in networks}
+    kinds[loaded.family.denoiser_attribute] = "denoiser"
+    wanted = {name: part for name, part in networks.items() if kinds[name] in needed}
     others = [part for name, part in networks.items() if name not in wanted]
     leaving = others if where.parked or training else []
     by_blocks = [
@@ -97,7 +114,7 @@ def placed(loaded: LoadedPipeline, *needed: str, training: bool = False) -> Iter
                 around.callback(_move, others, loaded.device)
         for part in by_blocks:
             around.enter_context(in_turn(part, loaded.device))
-        if where.parked and loaded.device.type != "cpu":
+        if loaded.device.type != "cpu":
             _move([part for part in wanted.values() if part not in by_blocks], loaded.device)
         yield
 
@@ -236,4 +253,4 @@ def recomputing(blocks: dict[int, Block]) -> Callable[..., Any]:
 
 def _pinned(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
     held = tensor.data.cpu()
-    return held.pin_memory() if device.type == "cuda" else held.clone()
+    return held.pin_memory() if device.type == "cuda" else held

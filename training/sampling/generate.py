@@ -15,6 +15,7 @@ from matchgraph.training.images import square
 from matchgraph.training.pipelines.cache import CacheUse, EncodingCache
 from matchgraph.training.pipelines.encoding import PromptRows
 from matchgraph.training.pipelines.loading import LoadedPipeline, opened
+from matchgraph.training.pipelines.placement import placed
 from matchgraph.training.pipelines.rollback import Start
 from matchgraph.training.pipelines.samplers import caching, default_drawing, drawing_with
 from matchgraph.training.pipelines.weights import load_weights
@@ -178,29 +179,30 @@ def stream_batches(
         unload = None if adapter is None else load_weights(pipe, family, adapter)
         try:
             family.denoiser(pipe).eval()
-            for first in range(0, config.n, config.batch_size):
-                places = range(first, min(first + config.batch_size, config.n))
-                further = {}
-                if controls is not None:
-                    shown = [controls[i % len(prompts)].convert("RGB") for i in places]
-                    further = {
-                        "image": [square(image, drawing.resolution_px) for image in shown],
-                        "controlnet_conditioning_scale": float(control_scale),
-                    }
-                trajectory.clear()
-                images = family.sample(
-                    pipe,
-                    encoded.pick([wanted[i] for i in places], loaded.device),
-                    negative,
-                    steps=drawing.steps or steps,
-                    guidance=guidance if drawing.guidance is None else drawing.guidance,
-                    generators=[image_generator(config.seed, named[i]) for i in places],
-                    resolution_px=drawing.resolution_px,
-                    start=None if start is None else start.rows(places),
-                    start_generators=[seeded_generator("start", config.seed, named[i]) for i in places],
-                    further=further,
-                )
-                yield Batch(images, trajectory.last, curvature(trajectory.points) if follow else None)
+            with placed(loaded, "denoiser", "vae"):
+                for first in range(0, config.n, config.batch_size):
+                    places = range(first, min(first + config.batch_size, config.n))
+                    further = {}
+                    if controls is not None:
+                        shown = [controls[i % len(prompts)].convert("RGB") for i in places]
+                        further = {
+                            "image": [square(image, drawing.resolution_px) for image in shown],
+                            "controlnet_conditioning_scale": float(control_scale),
+                        }
+                    trajectory.clear()
+                    images = family.sample(
+                        pipe,
+                        encoded.pick([wanted[i] for i in places], loaded.device),
+                        negative,
+                        steps=drawing.steps or steps,
+                        guidance=guidance if drawing.guidance is None else drawing.guidance,
+                        generators=[image_generator(config.seed, named[i]) for i in places],
+                        resolution_px=drawing.resolution_px,
+                        start=None if start is None else start.rows(places),
+                        start_generators=[seeded_generator("start", config.seed, named[i]) for i in places],
+                        further=further,
+                    )
+                    yield Batch(images, trajectory.last, curvature(trajectory.points) if follow else None)
         finally:
             if unload is not None:
                 unload()

@@ -31,7 +31,8 @@ from matchgraph.training.pipelines.loading import (
     LoadedPipeline,
     quiet_libraries,
 )
-from matchgraph.training.pipelines.memory import PeakMemory, encoders_parked
+from matchgraph.training.pipelines.memory import PeakMemory
+from matchgraph.training.pipelines.placement import placed
 from matchgraph.training.pipelines.samplers import guidance_width
 from matchgraph.training.seeds import seeded_generator
 from matchgraph.training.tune.checkpoint import Checkpoints
@@ -153,7 +154,10 @@ def distill(
         negative = encode_prompts(loaded, [""]).pick([0], loaded.device)
         session = Session(config.steps, checkpoints, identity, began, memory)
         method: Method = Lora(config.rank, config.alpha) if config.method == "lora" else Full()
-        with encoders_parked(loaded), attached(loaded, method, config) as parameters:
+        with (
+            attached(loaded, method, config) as parameters,
+            placed(loaded, "denoiser", training=True),
+        ):
             side = dataset.latents.pick([0])["latents"].shape[-1]
             path = teacher_path(
                 scheduler,

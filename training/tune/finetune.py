@@ -15,7 +15,8 @@ from matchgraph.training.images import CaptionedImage, list_captioned_images
 from matchgraph.training.pipelines.cache import CacheUse, EncodingCache
 from matchgraph.training.pipelines.encoding import dataset_hash, encode_dataset
 from matchgraph.training.pipelines.loading import LoadedPipeline, opened
-from matchgraph.training.pipelines.memory import PeakMemory, encoders_parked
+from matchgraph.training.pipelines.memory import PeakMemory
+from matchgraph.training.pipelines.placement import placed
 from matchgraph.training.tune.checkpoint import Checkpoints
 from matchgraph.training.tune.loop import Training, attached
 from matchgraph.training.tune.methods import WEIGHT_FILES, Full, Lora, Method
@@ -121,7 +122,10 @@ def fine_tune(
         for name in (RECORD_FILE, *WEIGHT_FILES):
             (out / name).unlink(missing_ok=True)
         method = _method(config)
-        with encoders_parked(loaded), attached(loaded, method, config) as parameters:
+        with (
+            attached(loaded, method, config) as parameters,
+            placed(loaded, "denoiser", training=True),
+        ):
             trainable = sum(parameter.numel() for parameter in parameters.values())
             session.train(Training(loaded, parameters, dataset, config), on_step)
             adapter = method.save(loaded, out)
