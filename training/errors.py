@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from matchgraph.errors import Error
 
 
@@ -53,6 +57,18 @@ class NonFiniteEncoding(TrainingError, ArithmeticError):
     """A VAE or text encoder gave an infinite value or none at all; nothing was trained."""
 
 
+class OutOfMemory(TrainingError, MemoryError):
+    """A stage needs more memory than there is.
+
+    Attributes:
+        stage: which, as `training.memory.plan.STAGES` calls it.
+    """
+
+    def __init__(self, stage: str, message: str) -> None:
+        super().__init__(message)
+        self.stage = stage
+
+
 class CheckpointMismatch(TrainingError):
     """A checkpoint belongs to another configuration, model or dataset; the message names the field."""
 
@@ -99,6 +115,44 @@ class NonFiniteDistance(DistanceError):
 
 class TooFewSamples(DistanceError):
     """Fewer than two samples, of which no covariance can be taken."""
+
+
+# How CUDA, its libraries and the CPU's allocator word a lack of memory, where it is no error of its own.
+LACK = re.compile(
+    r"out of memory|not enough memory|can't allocate memory|ALLOC_FAILED|bad_alloc", re.IGNORECASE
+)
+
+
+def is_out_of_memory(error: BaseException | None) -> bool:
+    """Whether an error is a lack of memory, or was caused by one: it comes as `torch.OutOfMemoryError`, as
+    `AcceleratorError`, and as `RuntimeError` in loading.
+    """
+    while error is not None:
+        # By name, since this module loads no torch.
+        if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+            return True
+        if isinstance(error, RuntimeError) and LACK.search(str(error)):
+            return True
+        error = error.__cause__
+    return False
+
+
+@contextmanager
+def memory_of(stage: str) -> Iterator[None]:
+    """Raise a lack of memory inside as `OutOfMemory`, which holds none of the tensors of what failed.
+
+    Args:
+        stage: what is done inside.
+    """
+    try:
+        yield
+        return
+    except Exception as error:
+        if isinstance(error, OutOfMemory) or not is_out_of_memory(error):
+            raise
+        reason = first_line(error)
+    # After the clause, where neither the error nor its traceback, with all its frames, is held any more.
+    raise OutOfMemory(stage, f"Out of memory in {stage}: {reason}")
 
 
 def first_line(error: BaseException) -> str:

@@ -95,7 +95,8 @@ class MemoryPlan:
         Returns:
             None where nothing takes less.
         """
-        stages = STAGES if stage is None else (stage,)
+        # One call draws and decodes.
+        stages = STAGES if stage is None else ("sampling", "decoding") if stage == "sampling" else (stage,)
         budget = {**self.budget, **{name: int(self.peaks[name] * SMALLER) for name in stages}}
         found = _fitted(self.footprint, self.work, budget)
         shrunk = any(found.peaks[name] < self.peaks[name] for name in stages)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from matchgraph.training.errors import NonFiniteEncoding
+from matchgraph.training.errors import NonFiniteEncoding, memory_of
 from matchgraph.training.files import file_hash, folders_hash, json_hash
 from matchgraph.training.images import CaptionedImage, list_captioned_images, load_rgb, square
 from matchgraph.training.pipelines.cache import CacheUse
@@ -185,7 +185,7 @@ def encode_prompts(loaded: LoadedPipeline, prompts: Sequence[str], use: CacheUse
     shards = []
     encoding = False
     # The libraries warn of each batch with long captions; the record has their number instead.
-    with quiet_libraries(), ExitStack() as there:
+    with quiet_libraries(), ExitStack() as there, memory_of("encoding text"):
         for start in range(0, len(prompts), PROMPT_BATCH):
             batch = list(prompts[start : start + PROMPT_BATCH])
             shard = use.fetch(facts | {"prompts": batch})
@@ -264,7 +264,7 @@ def _encode_images(
     missing = [number for number, shard in enumerate(shards) if shard is None]
     paths = [[image.path for image in batches[number]] for number in missing]
     there = placed(loaded, "vae") if missing else nullcontext()
-    with there:
+    with there, memory_of("encoding images"):
         for number, decoded in zip(missing, _decoded_ahead(paths, resolution_px), strict=True):
             pixels = torch.from_numpy(np.stack([square for square, _ in decoded]))
             latents = loaded.family.encode_images(

@@ -12,7 +12,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from matchgraph.training.config import PRECISIONS
-from matchgraph.training.errors import BadPipeline, InvalidConfig, MissingLibrary, UnsafeWeights, first_line
+from matchgraph.training.errors import (
+    BadPipeline,
+    InvalidConfig,
+    MissingLibrary,
+    UnsafeWeights,
+    first_line,
+    is_out_of_memory,
+    memory_of,
+)
 from matchgraph.training.files import folders_hash
 from matchgraph.training.pipelines.families import family_of
 from matchgraph.training.pipelines.placement import Placement, arrange
@@ -137,6 +145,8 @@ def load_pipeline(
             # In here as well, because half precision on a CPU is warned of.
             pipe = pipe.to(target)
     except (OSError, ValueError, LookupError, TypeError, RuntimeError, AttributeError) as error:
+        if is_out_of_memory(error):
+            raise
         problem = first_line(error)
         raise BadPipeline(f"{root} cannot be loaded as a {family.pipeline_class}: {problem}") from error
     except ImportError as error:
@@ -210,11 +220,12 @@ class LoadedPipeline:
         self.precision = precision
         self.device = choose_device(device)
         self.placement = placement or Placement()
-        self.pipe, self.family = load_pipeline(
-            folder,
-            device="cpu" if self.placement.moves else device,
-            dtype=getattr(torch, PRECISIONS[precision]),
-        )
+        with memory_of("loading"):
+            self.pipe, self.family = load_pipeline(
+                folder,
+                device="cpu" if self.placement.moves else device,
+                dtype=getattr(torch, PRECISIONS[precision]),
+            )
         arrange(self.pipe, self.placement, self.device)
 
     def weights_hash(self) -> str:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from matchgraph.training.config import SampleConfig
-from matchgraph.training.errors import InvalidConfig
+from matchgraph.training.errors import InvalidConfig, memory_of
 from matchgraph.training.images import square
 from matchgraph.training.pipelines.cache import CacheUse, EncodingCache
 from matchgraph.training.pipelines.encoding import PromptRows
@@ -190,18 +190,21 @@ def stream_batches(
                             "controlnet_conditioning_scale": float(control_scale),
                         }
                     trajectory.clear()
-                    images = family.sample(
-                        pipe,
-                        encoded.pick([wanted[i] for i in places], loaded.device),
-                        negative,
-                        steps=drawing.steps or steps,
-                        guidance=guidance if drawing.guidance is None else drawing.guidance,
-                        generators=[image_generator(config.seed, named[i]) for i in places],
-                        resolution_px=drawing.resolution_px,
-                        start=None if start is None else start.rows(places),
-                        start_generators=[seeded_generator("start", config.seed, named[i]) for i in places],
-                        further=further,
-                    )
+                    with memory_of("sampling"):
+                        images = family.sample(
+                            pipe,
+                            encoded.pick([wanted[i] for i in places], loaded.device),
+                            negative,
+                            steps=drawing.steps or steps,
+                            guidance=guidance if drawing.guidance is None else drawing.guidance,
+                            generators=[image_generator(config.seed, named[i]) for i in places],
+                            resolution_px=drawing.resolution_px,
+                            start=None if start is None else start.rows(places),
+                            start_generators=[
+                                seeded_generator("start", config.seed, named[i]) for i in places
+                            ],
+                            further=further,
+                        )
                     yield Batch(images, trajectory.last, curvature(trajectory.points) if follow else None)
         finally:
             if unload is not None:

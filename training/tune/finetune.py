@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from matchgraph.training.config import FineTuneConfig
+from matchgraph.training.errors import memory_of
 from matchgraph.training.files import file_hash, write_json
 from matchgraph.training.images import CaptionedImage, list_captioned_images
 from matchgraph.training.pipelines.cache import CacheUse, EncodingCache
@@ -127,7 +128,8 @@ def fine_tune(
             placed(loaded, "denoiser", training=True),
         ):
             trainable = sum(parameter.numel() for parameter in parameters.values())
-            session.train(Training(loaded, parameters, dataset, config), on_step)
+            with memory_of("training"):
+                session.train(Training(loaded, parameters, dataset, config), on_step)
             adapter = method.save(loaded, out)
         images_per_step = config.batch_size * config.gradient_accumulation
         record = FineTuneRecord(

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from matchgraph.training.errors import memory_of
 from matchgraph.training.measure.frechet import GaussianAccumulator, GaussianStatistics
 
 if TYPE_CHECKING:
@@ -124,8 +125,8 @@ class Extractor(Instrument):
     def _embed(self, batch: list[Image.Image]) -> np.ndarray:
         import torch
 
-        pixels = torch.from_numpy(self._pixels(batch)).to(self.device)
-        with torch.no_grad():
+        with torch.no_grad(), memory_of("scoring"):
+            pixels = torch.from_numpy(self._pixels(batch)).to(self.device)
             return self.encode(pixels).double().cpu().numpy()
 
     def _pixels(self, images: Sequence[Image.Image]) -> np.ndarray:
