@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Literal
 
 from matchgraph.collaboration.errors import InvalidPlan
 from matchgraph.collaboration.plan import Plan, price
-from matchgraph.training.errors import TrainingError, first_line
+from matchgraph.training.errors import OutOfMemory, TrainingError, first_line
 
 if TYPE_CHECKING:
     import torch
@@ -209,19 +209,22 @@ class Collaboration:
     def _corrected(self, drafts: Sequence[_Draft], asked: _Asked) -> Iterator[Outcome]:
         """Let the teacher improve rejected images; those that it cannot are the student's."""
         correction, plan = self.plan.correction, self.plan
+        failure = None
         try:
             images = self._by_teacher(drafts, asked)
-        except TrainingError:
-            raise
         except Exception as error:
+            if isinstance(error, TrainingError) and not isinstance(error, OutOfMemory):
+                raise
             # Whatever a device or library raises, out of memory above all: the images are there already.
-            if len(drafts) > 1:
-                half = len(drafts) // 2
-                for part in (drafts[:half], drafts[half:]):
-                    yield from self._corrected(part, asked)
-                return
-            [draft] = drafts
             failure = f"the teacher failed: {first_line(error)}"
+        # Here the error, which may hold what filled the memory, is gone.
+        if failure is not None and len(drafts) > 1:
+            half = len(drafts) // 2
+            for part in (drafts[:half], drafts[half:]):
+                yield from self._corrected(part, asked)
+            return
+        if failure is not None:
+            [draft] = drafts
             yield Outcome(
                 draft.place, draft.image, draft.score, "kept", plan.student.steps, self.student_tflop, failure
             )

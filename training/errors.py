@@ -69,6 +69,10 @@ class OutOfMemory(TrainingError, MemoryError):
         self.stage = stage
 
 
+class InsufficientMemory(TrainingError):
+    """A model that does not fit this machine's device; another one may hold it."""
+
+
 class CheckpointMismatch(TrainingError):
     """A checkpoint belongs to another configuration, model or dataset; the message names the field."""
 

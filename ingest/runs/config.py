@@ -74,6 +74,10 @@ class Execution:
         gradient_checkpointing: compute activations twice instead of keeping them.
         compile: run the denoiser through torch.compile.
         sampling_batch: images sampled at a time; None for as many as suit their resolution.
+        gpu_memory: GiB of the GPU's memory to stay within; None for what is free. What of the settings above
+            is not given is chosen so that each stage fits.
+        offload: what waits in the computer's memory while it is not needed: `none`, `parts` (text encoders,
+            VAE, denoiser), `blocks` of the denoiser and text encoders as well, or `auto`: as much as must.
 
     Raises:
         IngestError: a value out of range.
@@ -90,6 +94,21 @@ class Execution:
         f"Images sampled at a time; by default {SAMPLING_BATCH} of 512 px, and up to {MOST_SAMPLED_TOGETHER} "
         "smaller ones.",
         at_least=1,
+        identity="never",
+    )
+    gpu_memory: float | None = setting(
+        None,
+        "GPU memory to stay within, in GiB; by default what is free. Smaller passes, recomputed activations "
+        "and parts that wait in the computer's memory are chosen as needed.",
+        above=0,
+        identity="never",
+        metavar="GIB",
+    )
+    offload: str = setting(
+        "auto",
+        "What waits in the computer's memory while not needed: nothing, whole parts, or single blocks too; "
+        "auto moves what must.",
+        choices=("auto", "none", "parts", "blocks"),
         identity="never",
     )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING
 from matchgraph.ingest.errors import ExtractorMismatch
 from matchgraph.ingest.runs.config import Execution
 from matchgraph.ingest.runs.estimates import AFTER, BEFORE, TRAINING
+from matchgraph.ingest.runs.memory import WHAT_HELPS, MemoryPlans, carried_out, check_fits, in_words
 from matchgraph.ingest.runs.pages import GRID_FILE
 from matchgraph.ingest.runs.pretrained import pretrained_scores
 from matchgraph.ingest.runs.run import Job, OnStep, Outcome
+from matchgraph.training.errors import OutOfMemory
 from matchgraph.training.measure.extractors import load_extractor, parse_extractors, require_images
 from matchgraph.training.measure.frechet import GaussianStatistics
 from matchgraph.training.measure.scoring import Score, Scorer
@@ -24,9 +26,12 @@ from matchgraph.training.sampling.captions import draw_captions
 if TYPE_CHECKING:
     from PIL import Image
 
+    from matchgraph.training.config import SampleConfig
     from matchgraph.training.measure.extractors import Extractor
+    from matchgraph.training.memory.plan import MemoryPlan
     from matchgraph.training.pipelines.cache import EncodingCache
     from matchgraph.training.pipelines.loading import LoadedPipeline
+    from matchgraph.training.pipelines.placement import Placement
 
 # Maps images to a score for each metric.
 Measuring = Callable[[Iterable["Image.Image"]], tuple[Score, ...]]
@@ -46,6 +51,8 @@ class LoraExecutor:
         extractors: by hash, those that are loaded already; others are loaded from where the run says.
         features: where features of datasets are kept for other runs; None for nowhere.
         pretrained: where scores of pretrained models are kept for other runs; None for beside the checkpoint.
+        footprints: where estimates of models' memory are kept; None for nowhere.
+        notice: told of what a user should know, such as how a model is made to fit.
     """
 
     execution: Execution = field(default_factory=Execution)
@@ -54,10 +61,46 @@ class LoraExecutor:
     extractors: dict[str, Extractor] = field(default_factory=dict)
     features: Path | None = None
     pretrained: Path | None = None
+    footprints: Path | None = None
+    notice: Callable[[str], None] = lambda _: None
     _loaded: LoadedPipeline | None = field(default=None, init=False, repr=False)
+    _plans: MemoryPlans = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self._plans = MemoryPlans(self.execution, self.footprints)
 
     def execute(self, job: Job, on_step: OnStep) -> Outcome:
-        """Score the pretrained model, fine-tune it, and score it again; see `ingest.runs.run.Executor`."""
+        """Score the pretrained model, fine-tune it, and score it again; see `ingest.runs.run.Executor`.
+
+        Where a stage runs out of memory, the run goes on by the next smaller plan.
+
+        Raises:
+            InsufficientMemory: the model does not fit the device.
+            OutOfMemory: it should, and no smaller plan is left.
+        """
+        # Loaded first, so that what they take is known.
+        self._extractors(job)
+        plan = self._plans.of(job.model_folder, job.config)
+        lacks: list[str] = []
+        while True:
+            if plan is not None:
+                check_fits(job.model, plan)
+                if plan.choices():
+                    self.notice(f"{job.model}: {in_words(plan)}.")
+            try:
+                return self._carried_out(job, plan, lacks, on_step)
+            except OutOfMemory as error:
+                stage, reason = error.stage, str(error)
+            # Here nothing holds the tensors of what failed any more.
+            self.close()
+            plan = self._plans.after(job.model_folder, job.config, stage)
+            if plan is None:
+                raise OutOfMemory(stage, f"{reason}. No smaller plan is left. {WHAT_HELPS}.")
+            lacks.append(reason)
+            self.notice(f"{job.model}: {reason}; going on with a smaller plan.")
+            job = replace(job, resume_from=job.checkpoint)
+
+    def _carried_out(self, job: Job, plan: MemoryPlan | None, lacks: list[str], on_step: OnStep) -> Outcome:
         from matchgraph.training.tune.checkpoint import Checkpoints, checkpoint_step
         from matchgraph.training.tune.finetune import fine_tune
 
@@ -69,7 +112,8 @@ class LoraExecutor:
             images=job.images,
             known=known and {known.extractor: GaussianStatistics(known.n, known.mean, known.covariance)},
         )
-        pipeline = self._pipeline(job.model_folder, job.config.precision)
+        execution, placement = carried_out(self.execution, plan)
+        pipeline = self._pipeline(job.model_folder, job.config.precision, placement)
         # A dataset without captions is one of images without prompts.
         captions = [image.caption or "" for image in job.images]
         places = draw_captions(captions, job.config.samples, job.config.seed)
@@ -77,7 +121,10 @@ class LoraExecutor:
         score = partial(scorer.score, reference=reference, groups=places)
 
         def measure(adapter: Path | None, step: str, picture: Path) -> tuple[tuple[Score, ...], float]:
-            scores, shown, drawing = self._measure(job, pipeline, score, adapter, prompts, step, on_step)
+            sampling = job.config.sampling(execution)
+            scores, shown, drawing = self._measure(
+                pipeline, score, adapter, prompts, sampling, partial(on_step, step)
+            )
             save_grid(shown, picture)
             return scores, drawing
 
@@ -91,7 +138,7 @@ class LoraExecutor:
         record = fine_tune(
             pipeline,
             job.dataset_folder,
-            job.config.fine_tuning(self.execution),
+            job.config.fine_tuning(execution),
             job.out,
             on_step=lambda step, loss: on_step(TRAINING, step, job.config.steps, loss),
             checkpoints=Checkpoints(job.checkpoint, self.checkpoint_steps, job.resume_from),
@@ -103,7 +150,8 @@ class LoraExecutor:
         details = {
             "happened": record.happened,
             "used": record.used,
-            "execution": {one.name: getattr(self.execution, one.name) for one in fields(Execution)},
+            "execution": {one.name: getattr(execution, one.name) for one in fields(Execution)},
+            "memory": None if plan is None else plan.to_dict() | {"ran_out": lacks},
             "prompts": prompts[: GRID_SIDE**2],
         }
         return Outcome(finetuned, initial, record.adapter, record.seconds, per_image, details)
@@ -114,13 +162,17 @@ class LoraExecutor:
             self._loaded.close()
             self._loaded = None
 
-    def _pipeline(self, folder: Path, precision: str) -> LoadedPipeline:
+    def _pipeline(self, folder: Path, precision: str, placement: Placement | None) -> LoadedPipeline:
         from matchgraph.training.pipelines.loading import LoadedPipeline
+        from matchgraph.training.pipelines.placement import Placement
 
+        wanted = folder, precision, placement or Placement()
         loaded = self._loaded
-        if loaded is None or loaded.folder != folder or loaded.precision != precision:
+        if loaded is None or (loaded.folder, loaded.precision, loaded.placement) != wanted:
             self.close()
-            loaded = self._loaded = LoadedPipeline(folder, device=self.execution.device, precision=precision)
+            loaded = self._loaded = LoadedPipeline(
+                folder, device=self.execution.device, precision=precision, placement=placement
+            )
         return loaded
 
     def _extractors(self, job: Job) -> dict[str, Extractor]:
@@ -146,13 +198,12 @@ class LoraExecutor:
 
     def _measure(
         self,
-        job: Job,
         pipeline: LoadedPipeline,
         score: Measuring,
         adapter: Path | None,
         prompts: list[str],
-        step: str,
-        on_step: OnStep,
+        sampling: SampleConfig,
+        on_image: Callable[[int, int], None],
     ) -> tuple[tuple[Score, ...], list[Image.Image], float]:
         from matchgraph.training.sampling.generate import stream_images
 
@@ -166,13 +217,12 @@ class LoraExecutor:
                 drawing += time.perf_counter() - started
                 if len(shown) < GRID_SIDE**2:
                     shown.append(image)
-                on_step(step, number, job.config.samples)
+                on_image(number, sampling.n)
                 yield image
                 started = time.perf_counter()
 
-        on_step(step, 0, job.config.samples)
+        on_image(0, sampling.n)
         # Closed also where a run is given up half-way: the next one must find the model without an adapter.
-        sampling = job.config.sampling(self.execution)
         with closing(stream_images(pipeline, adapter, prompts, sampling, cache=self.cache)) as images:
             scores = score(watched(images))
         return scores, shown, drawing

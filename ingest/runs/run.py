@@ -37,7 +37,14 @@ from matchgraph.ingest.runs.config import RunConfig
 from matchgraph.ingest.runs.ledger import CANCELLED, DONE, Ledger, Run, RunProgress, machine_id
 from matchgraph.ingest.runs.pages import write_run_page
 from matchgraph.ingest.runs.reporter import Reporter
-from matchgraph.training.errors import BadAdapter, ExtractorUnavailable
+from matchgraph.training.errors import (
+    BadAdapter,
+    ExtractorUnavailable,
+    InsufficientMemory,
+    OutOfMemory,
+    first_line,
+    is_out_of_memory,
+)
 from matchgraph.training.files import file_hash, write_json
 
 if TYPE_CHECKING:
@@ -52,9 +59,9 @@ LOST, GIVEN_UP = "taken by another worker", "cancelled"
 PATIENCE_S = 600.0
 RETRY_S = 2.0
 # What is wrong with this machine or this program, and not with the run.
-LOCAL_FAULTS = (SourceChanged, ExtractorMismatch, ExtractorUnavailable, ConfigChanged)
+LOCAL_FAULTS = (SourceChanged, ExtractorMismatch, ExtractorUnavailable, ConfigChanged, InsufficientMemory)
 # What another attempt may well get past, although it has a message for the user.
-PASSING_FAULTS = (BadAdapter,)
+PASSING_FAULTS = (BadAdapter, OutOfMemory)
 # The database is gone; the last write may have been committed or not.
 DATABASE_FAULTS = (ServerUnreachable, DatabaseFailed, AuthenticationFailed)
 FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -312,25 +319,22 @@ def _end_attempt(ledger: Ledger, held: Run, error: BaseException, out: Path, hom
         keep_checkpoint(out)
         ledger.release(held, str(error))
         raise NotHere(str(error)) from error
-    if isinstance(error, Error) and not isinstance(error, PASSING_FAULTS):
+    lacking = is_out_of_memory(error)
+    if isinstance(error, Error) and not isinstance(error, PASSING_FAULTS) and not lacking:
         # The seed is part of the question, so another attempt would fail in the same way.
         remove_run(home, held.id)
         ledger.fail(held, str(error), final=True)
         return str(error)
     keep_checkpoint(out)
-    if isinstance(error, PASSING_FAULTS) or _is_out_of_memory(error):
-        why = (f"out of memory: {error}" if _is_out_of_memory(error) else str(error)).splitlines()[0]
+    if isinstance(error, PASSING_FAULTS) or lacking:
+        known = isinstance(error, PASSING_FAULTS)
+        why = first_line(error) if known else f"out of memory: {first_line(error)}"
         ledger.fail(held, why)
         return why
     ledger.fail(
         held, f"{type(error).__name__}: {error}", traceback="".join(traceback.format_exception(error))
     )
     raise Unforeseen(str(error)) from error
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    # torch's error is looked up by name: this module does not load torch.
-    return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
 
 
 def _is_full(error: BaseException | None) -> bool:

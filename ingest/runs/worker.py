@@ -33,6 +33,7 @@ from matchgraph.ingest.runs.ledger import (
     Run,
     select_runs,
 )
+from matchgraph.ingest.runs.memory import FOOTPRINTS_FOLDER
 from matchgraph.ingest.runs.reporter import Reporter
 from matchgraph.ingest.runs.run import DONE_OUTCOME, Executor, Job, NotHere, Unforeseen, carry_out, make_job
 from matchgraph.ingest.runs.sources import Sources
@@ -287,7 +288,10 @@ def summarise(
 
 
 def local_executor(
-    home: Path, options: WorkerOptions, instruments: Mapping[str, Extractor] | None = None
+    home: Path,
+    options: WorkerOptions,
+    instruments: Mapping[str, Extractor] | None = None,
+    notice: Callable[[str], None] = lambda _: None,
 ) -> LoraExecutor:
     """Return an executor that keeps encodings and features in the data folder.
 
@@ -295,6 +299,7 @@ def local_executor(
         home: the data folder.
         options: how to work.
         instruments: extractors that are loaded already, by name.
+        notice: told of what a user should know.
     """
     from matchgraph.training.pipelines.cache import EncodingCache
 
@@ -305,6 +310,8 @@ def local_executor(
         {extractor.hash: extractor for extractor in (instruments or {}).values()},
         home / FEATURES_FOLDER,
         home / PRETRAINED_FOLDER,
+        home / FOOTPRINTS_FOLDER,
+        notice,
     )
 
 
@@ -346,7 +353,7 @@ def work_queue(
         return work(
             MatchingGraph(runner),
             Ledger(runner, lease_ms=options.lease_ms),
-            local_executor(settings.home, options),
+            local_executor(settings.home, options, notice=(reporter or Reporter()).notice),
             settings.home,
             reporter or Reporter(),
             ids,

@@ -283,7 +283,7 @@ def run_pairs(
         reporter.notice(note)
     ledger, ids = Ledger(graph.runner), list(queued.plan.requests)
     if alone:
-        executor = local_executor(settings.home, options, queued.instruments)
+        executor = local_executor(settings.home, options, queued.instruments, reporter.notice)
         return work(
             graph, ledger, executor, settings.home, reporter, ids, sources=queued.plan.sources, stop=stop
         )

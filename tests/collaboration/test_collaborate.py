@@ -244,7 +244,9 @@ def test_a_teacher_out_of_memory_leaves_the_students_images(pipelines, scorer, m
     if fits:
         assert {outcome.decision for outcome in made} == {"regenerated"}
         return
-    assert {outcome.failure for outcome in made} == {"the teacher failed: CUDA out of memory."}
+    assert {outcome.failure for outcome in made} == {
+        "the teacher failed: Out of memory in sampling: CUDA out of memory."
+    }
     assert {(outcome.decision, outcome.steps) for outcome in made} == {("kept", 2)}
     assert all(same(made, alone(pipelines["tiny-vega"], STUDENT)))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import threading
 from pathlib import Path
@@ -220,3 +221,49 @@ def test_datasets_by_several_metrics_from_the_command_line(
     described = answer(invoke(*arguments, *metrics, "--embedding", "mine"))
     assert described["datasets"] == ["cats", "dogs", "trees"]
     assert {dataset.properties["probe"] for dataset in graph.datasets()} == {"dinov2"}
+
+
+@pytest.mark.parametrize("lasting", [False, True])
+def test_a_lack_of_memory_is_followed_by_a_smaller_plan(
+    zoo: MatchingGraph,  # noqa: ARG001
+    runner: Runner,
+    invoke: Invoke,
+    asked: list[Any],
+    settings: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    lasting: bool,
+) -> None:
+    import torch
+
+    from matchgraph.training.pipelines.families.base import Family
+
+    tried: list[tuple[int, bool]] = []
+    own = Family.loss
+
+    def loss(
+        family: Family, pipe: Any, denoiser: Any, latents: Any, rows: Any, noise: Any, some: slice
+    ) -> Any:
+        passed = some.stop - some.start, denoiser.is_gradient_checkpointing
+        tried.append(passed)
+        if lasting or passed == (2, False):
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return own(family, pipe, denoiser, latents, rows, noise, some)
+
+    monkeypatch.setattr(Family, "loss", loss)
+    result = invoke("run", *asked, "--gpu-memory", 24, "--json")
+    (run,) = Ledger(runner).runs()
+    assert tried[:2] == [(2, False), (1, False)]
+    if not lasting:
+        assert answer(result)["done"] == 1
+        assert tried[1:] == [(1, False)] * 4
+        (written,) = (settings.home / "runs" / run.id).rglob("record.json")
+        record = json.loads(written.read_text())
+        assert record["with"]["memory"]["micro_batch"] == 1
+        assert len(record["with"]["memory"]["ran_out"]) == 1
+        assert record["with"]["happened"]["images_per_step"] == 2
+        return
+    assert (1, True) in tried
+    (message,) = answer(result)["failed"].values()
+    assert message.startswith("Out of memory in training: CUDA out of memory.")
+    assert "--precision bf16" in message
+    assert "\n" not in message

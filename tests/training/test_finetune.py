@@ -128,9 +128,9 @@ def test_every_image_is_seen_once_an_epoch_and_captions_stay_with_their_images(
     seen = []
     own_loss = type(one.family).loss
 
-    def watched(self, pipe, denoiser, latents, conditioning, generator):
+    def watched(self, pipe, denoiser, latents, conditioning, generator, rows):
         seen.extend(zip(latents, conditioning["prompt_embeds"], strict=True))
-        return own_loss(self, pipe, denoiser, latents, conditioning, generator)
+        return own_loss(self, pipe, denoiser, latents, conditioning, generator, rows)
 
     monkeypatch.setattr(type(one.family), "loss", watched)
     fine_tune(one, dataset, config(steps=2, batch_size=5, caption_dropout=0.0), tmp_path / "kept")

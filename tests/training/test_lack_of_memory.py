@@ -32,7 +32,7 @@ def test_every_form_of_it_is_known(error):
     wrapped = BadPipeline("cannot be loaded")
     wrapped.__cause__ = error
     assert is_out_of_memory(wrapped)
-    with pytest.raises(OutOfMemory, match="^Out of memory in training: ") as raised, memory_of("training"):
+    with pytest.raises(OutOfMemory, match=r"^Out of memory in training: ") as raised, memory_of("training"):
         raise error
     assert raised.value.stage == "training"
     assert "\n" not in str(raised.value)

@@ -63,6 +63,7 @@ class MemoryPlan:
         placement: where the pipeline's parts are.
         peaks: estimated bytes of each stage, margins included.
         budget: bytes that each stage may take.
+        aims: what each stage was to take, which is less where it proved to take more than estimated.
         footprint: what the peaks were taken from.
         work: what was asked for.
     """
@@ -72,7 +73,8 @@ class MemoryPlan:
     sampling_batch: int
     placement: Placement
     peaks: Mapping[str, int]
-    budget: Mapping[str, int]
+    budget: int
+    aims: Mapping[str, int]
     footprint: Footprint = field(repr=False)
     work: Work = field(repr=False)
 
@@ -84,7 +86,7 @@ class MemoryPlan:
     @property
     def too_large(self) -> list[str]:
         """Stages that do not fit, however they are carried out."""
-        return [stage for stage in STAGES if self.peaks[stage] > self.budget[stage]]
+        return [stage for stage in STAGES if self.peaks[stage] > self.budget]
 
     def smaller(self, stage: str | None = None) -> MemoryPlan | None:
         """The next plan after this one proved too large.
@@ -97,10 +99,14 @@ class MemoryPlan:
         """
         # One call draws and decodes.
         stages = STAGES if stage is None else ("sampling", "decoding") if stage == "sampling" else (stage,)
-        budget = {**self.budget, **{name: int(self.peaks[name] * SMALLER) for name in stages}}
-        found = _fitted(self.footprint, self.work, budget)
-        shrunk = any(found.peaks[name] < self.peaks[name] for name in stages)
-        return found if shrunk else None
+        found = self
+        # Clearly less if there is such a way, and else anything less.
+        for less in (SMALLER, 1.0):
+            aims = {name: int(self.peaks[name] * less) - 1 for name in stages}
+            found = _fitted(self.footprint, self.work, self.budget, {**self.aims, **aims})
+            if all(found.peaks[name] <= aims[name] for name in stages):
+                return found
+        return found if any(found.peaks[name] < self.peaks[name] for name in stages) else None
 
     def choices(self) -> list[str]:
         """What differs from the fastest way, in words."""
@@ -142,19 +148,28 @@ def plan_memory(footprint: Footprint, budget_bytes: int, work: Work) -> MemoryPl
     Returns:
         The plan; where nothing fits, the smallest, with `too_large` saying so.
     """
-    return _fitted(footprint, work, dict.fromkeys(STAGES, budget_bytes))
+    return _fitted(footprint, work, budget_bytes, dict.fromkeys(STAGES, budget_bytes))
 
 
-def _fitted(footprint: Footprint, work: Work, budget: Mapping[str, int]) -> MemoryPlan:
+def _fitted(footprint: Footprint, work: Work, budget: int, aims: Mapping[str, int]) -> MemoryPlan:
     choices = _options(work.placement.get("parked"), (False, True))
-    plans = [_chosen(footprint, work, budget, parked) for parked in choices]
+    plans = [_chosen(footprint, work, budget, aims, parked) for parked in choices]
     *_, parked = plans
     # Moving parts takes seconds, and everything else is slower for the whole run.
     given_up = set(parked.choices())
-    return next((plan for plan in plans if not plan.too_large and set(plan.choices()) <= given_up), parked)
+    return next(
+        (
+            plan
+            for plan in plans
+            if set(plan.choices()) <= given_up and all(plan.peaks[name] <= aims[name] for name in STAGES)
+        ),
+        parked,
+    )
 
 
-def _chosen(footprint: Footprint, work: Work, budget: Mapping[str, int], parked: bool) -> MemoryPlan:
+def _chosen(
+    footprint: Footprint, work: Work, budget: int, aims: Mapping[str, int], parked: bool
+) -> MemoryPlan:
     plan = MemoryPlan(
         work.micro_batch or work.batch_size,
         bool(work.gradient_checkpointing),
@@ -162,6 +177,7 @@ def _chosen(footprint: Footprint, work: Work, budget: Mapping[str, int], parked:
         Placement(**{**work.placement, "parked": parked}),
         dict.fromkeys(STAGES, 0),
         budget,
+        aims,
         footprint,
         work,
     )
@@ -175,7 +191,7 @@ def _chosen(footprint: Footprint, work: Work, budget: Mapping[str, int], parked:
     }
     for stage, options in ways.items():
         candidates = [_with(plan, way) for way in options]
-        fitting = (candidate for candidate in candidates if _peak(candidate, stage) <= budget[stage])
+        fitting = (candidate for candidate in candidates if _peak(candidate, stage) <= aims[stage])
         plan = next(fitting, None) or min(candidates, key=lambda candidate: _peak(candidate, stage))
     return replace(plan, peaks={stage: _peak(plan, stage) for stage in STAGES})
 

@@ -246,6 +246,11 @@ class PromptRows:
         return self._rows.pick([self._row_of[prompt] for prompt in prompts], device)
 
 
+def images_together(resolution_px: int) -> int:
+    """How many images of this side the VAE encodes together."""
+    return max(1, min(LARGEST_IMAGE_BATCH, ENCODED_PIXELS // resolution_px**2))
+
+
 def _encode_images(
     loaded: LoadedPipeline, images: Sequence[CaptionedImage], resolution_px: int, seed: int, use: CacheUse
 ) -> tuple[Rows, list[tuple[int, int]]]:
@@ -255,7 +260,7 @@ def _encode_images(
 
     facts = _facts(loaded, "images", ["vae"]) if use.active else {}
     facts |= {"resolution_px": resolution_px, "seed": seed}
-    size = max(1, min(LARGEST_IMAGE_BATCH, ENCODED_PIXELS // resolution_px**2))
+    size = images_together(resolution_px)
     batches = [images[start : start + size] for start in range(0, len(images), size)]
     hashes = [[file_hash(image.path) for image in batch] for batch in batches]
     # A batch is one entry: encoders round by the shape of their batch, so an image by itself would not have

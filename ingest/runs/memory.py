@@ -1,0 +1,184 @@
+"""Memory of runs: a plan for a device, carried out, and followed by a smaller one where it proved wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from matchgraph.ingest.runs.config import Execution, RunConfig
+from matchgraph.training.errors import CannotProfile, InsufficientMemory
+
+if TYPE_CHECKING:
+    from matchgraph.training.memory.plan import MemoryPlan, Work
+    from matchgraph.training.pipelines.placement import Placement
+
+GIB = 2**30
+# In the data folder: what models take, which is traced once.
+FOOTPRINTS_FOLDER = "footprints"
+# Weights of the usual extractors, ViT-L/14 and Inception; on a GPU that has them already they are counted.
+INSTRUMENT_BYTES = int(1.5 * GIB)
+# What `--offload` decides.
+PLACEMENTS: Mapping[str, Mapping[str, bool]] = {
+    "auto": {},
+    "none": dict.fromkeys(("parked", "encoder_offload", "training_offload", "sampling_offload"), False),
+    "parts": {
+        "parked": True,
+        **dict.fromkeys(("encoder_offload", "training_offload", "sampling_offload"), False),
+    },
+    "blocks": dict.fromkeys(("parked", "encoder_offload", "training_offload", "sampling_offload"), True),
+}
+WHAT_HELPS = (
+    "Leave --micro-batch, --sampling-batch and --offload to be chosen, give --precision bf16 or a smaller "
+    "--resolution (which change the result), or use a GPU with more memory"
+)
+
+
+@dataclass
+class MemoryPlans:
+    """Plans of a device's runs, by model and settings.
+
+    Args:
+        execution: what the user decided.
+        kept: where footprints are kept; None for nowhere.
+    """
+
+    execution: Execution
+    kept: Path | None = None
+    _plans: dict[object, MemoryPlan] = field(default_factory=dict, init=False, repr=False)
+
+    def of(self, folder: Path, config: RunConfig) -> MemoryPlan | None:
+        """The plan of a model's runs; None where memory is not planned: on a CPU, unless the user says how
+        much there is, or for a model whose configs say too little.
+        """
+        key = _key(folder, config)
+        if key not in self._plans:
+            budget, held = device_memory(self.execution)
+            if budget is None:
+                return None
+            plan = plan_of(folder, config, self.execution, budget, held, self.kept)
+            if plan is None:
+                return None
+            self._plans[key] = plan
+        return self._plans[key]
+
+    def after(self, folder: Path, config: RunConfig, stage: str) -> MemoryPlan | None:
+        """The plan that follows one whose stage ran out of memory; None where none takes less."""
+        key = _key(folder, config)
+        plan = self._plans[key].smaller(stage) if key in self._plans else None
+        if plan is not None:
+            self._plans[key] = plan
+        return plan
+
+
+def device_memory(execution: Execution) -> tuple[int | None, int | None]:
+    """Bytes that runs may take of the device, None if nobody knows; and what of it is taken by this process's
+    tensors already, None where there is no GPU.
+    """
+    import torch
+
+    from matchgraph.training.pipelines.loading import choose_device
+
+    device = choose_device(execution.device)
+    given = None if execution.gpu_memory is None else int(execution.gpu_memory * GIB)
+    if device.type != "cuda":
+        decided = execution.offload != "auto"
+        return (2**62 if given is None and decided else given), None
+    free, _ = torch.cuda.mem_get_info(device)
+    free += torch.cuda.memory_reserved(device)
+    return (free if given is None else min(given, free)), torch.cuda.memory_allocated(device)
+
+
+def plan_of(
+    folder: Path,
+    config: RunConfig,
+    execution: Execution,
+    budget: int,
+    held: int | None = None,
+    kept: Path | None = None,
+) -> MemoryPlan | None:
+    """Plan a model's runs.
+
+    Args:
+        folder: the model's.
+        config: what they do.
+        execution: what the user decided of how.
+        budget: bytes of the device.
+        held: bytes that the extractors take there; the usual ones by default.
+        kept: where footprints are kept.
+
+    Returns:
+        None where the model's configs say too little.
+    """
+    from matchgraph.training.memory.kept import kept_footprint
+    from matchgraph.training.memory.plan import plan_memory
+
+    try:
+        footprint = kept_footprint(
+            folder,
+            kept,
+            precision=config.precision,
+            resolution_px=config.resolution_px,
+            method=config.method,
+            rank=config.rank,
+        )
+    except CannotProfile:
+        return None
+    return plan_memory(
+        footprint, budget, _work(config, execution, INSTRUMENT_BYTES if held is None else held)
+    )
+
+
+def _work(config: RunConfig, execution: Execution, held: int) -> Work:
+    from matchgraph.training.memory.plan import Work
+    from matchgraph.training.pipelines.encoding import PROMPT_BATCH, images_together
+
+    size = config.batch_size
+    return Work(
+        batch_size=size,
+        sampling_batch=execution.sampled_together(config.resolution_px),
+        prompt_batch=PROMPT_BATCH,
+        image_batch=images_together(config.resolution_px),
+        instrument_bytes=held,
+        micro_batch=size // execution.passes(size) if execution.micro_batch else None,
+        gradient_checkpointing=execution.gradient_checkpointing or None,
+        placement=PLACEMENTS[execution.offload],
+    )
+
+
+def carried_out(execution: Execution, plan: MemoryPlan | None) -> tuple[Execution, Placement | None]:
+    """The settings of a plan, and where it has a pipeline's parts."""
+    if plan is None:
+        return execution, None
+    settings: dict[str, Any] = {
+        "micro_batch": plan.micro_batch,
+        "gradient_checkpointing": plan.gradient_checkpointing,
+        "sampling_batch": plan.sampling_batch,
+    }
+    return replace(execution, **settings), plan.placement
+
+
+def check_fits(model: str, plan: MemoryPlan) -> None:
+    """Refuse a plan that is too large for its device.
+
+    Raises:
+        InsufficientMemory: a stage does not fit, however it is carried out.
+    """
+    if plan.too_large:
+        stage = max(plan.too_large, key=lambda name: plan.peaks[name])
+        raise InsufficientMemory(
+            f"{model} needs about {plan.peaks[stage] / GIB:.1f} GiB for {stage}, and there are "
+            f"{plan.budget / GIB:.1f}. {WHAT_HELPS}."
+        )
+
+
+def in_words(plan: MemoryPlan) -> str:
+    """A plan in one line."""
+    stage = max(plan.peaks, key=lambda name: plan.peaks[name])
+    choices = ", ".join(plan.choices()) or "nothing given up"
+    return f"about {plan.peak / GIB:.1f} GiB of GPU memory, most in {stage}: {choices}"
+
+
+def _key(folder: Path, config: RunConfig) -> object:
+    return folder, config.precision, config.resolution_px, config.method, config.rank, config.batch_size
