@@ -31,6 +31,10 @@ def show_plan(found: PlanSummary, price_per_hour: float | None, as_json: bool) -
         click.echo(json.dumps({**found.to_dict(), "cost": cost}, ensure_ascii=False))
         return
     show_plan_table(found.runs)
+    for model, memory in found.memory.items():
+        choices = f": {', '.join(memory.choices)}" if memory.choices else ""
+        verdict = "" if memory.fits else ", which does not fit"
+        click.echo(f"{model}: {memory.peak_gib:.1f} GiB of GPU memory in {memory.stage}{verdict}{choices}.")
     states = sorted(Counter(run.state.lower() for run in found.runs).items())
     words = ", ".join(f"{number} {state}" for state, number in states)
     click.echo(f"{count(len(found.runs), 'run')}: {words}.")

@@ -36,7 +36,7 @@ from matchgraph.cli.run_output import (
     show_queued,
     show_summary,
 )
-from matchgraph.ingest.runs.config import RunConfig, Selection
+from matchgraph.ingest.runs.config import Execution, RunConfig, Selection
 from matchgraph.ingest.runs.ray_executor import ClusterOptions
 from matchgraph.ingest.runs.worker import GRACE_S, PATIENCE_S, POLL_S, WorkerOptions
 
@@ -76,6 +76,9 @@ class WorkerCount(click.ParamType):
 
 @click.command()
 @planning_options
+@settings_options(
+    Execution, only=("gpu_memory", "offload", "micro_batch", "sampling_batch", "gradient_checkpointing")
+)
 @click.option(
     "--budget-hours",
     type=FiniteRange(0, min_open=True),
@@ -91,6 +94,7 @@ def plan(
 ) -> None:
     """Show which runs `ingest run` would do, which are done, and how long the rest takes.
 
+    With a GPU, or --gpu-memory, it also shows what each model takes of its memory, and what will not fit.
     Nothing is written. Times are estimated from finished runs, of the same model if possible, otherwise from
     the model's TFLOP.
 
@@ -104,16 +108,20 @@ def plan(
     if budget_hours is None and out is not None:
         raise click.UsageError("--out writes what --budget-hours proposes: give --budget-hours as well.")
     config, selection = configuration(RunConfig, options), configuration(Selection, options)
+    execution = configuration(Execution, options)
     with opened_graph() as (graph, _):
         if budget_hours is None:
             home = settings_from_environment().home
-            show_plan(plan_runs(graph, config, selection, home=home), price_per_hour, as_json)
+            found = plan_runs(graph, config, selection, home=home, execution=execution)
+            show_plan(found, price_per_hour, as_json)
             return
-        found = missing_runs(graph, config, selection)
+        missing = missing_runs(graph, config, selection)
     from matchgraph.ingest.runs.plan import write_pairs
     from matchgraph.predictor.active import propose
 
-    proposal = propose(found.snapshot, found.hours, budget_hours, candidates=found.pairs, seed=config.seed)
+    proposal = propose(
+        missing.snapshot, missing.hours, budget_hours, candidates=missing.pairs, seed=config.seed
+    )
     if out is not None:
         write_pairs(out, [asdict(pair) for pair in proposal.pairs], ("hours", "why"))
     show_proposal(proposal, budget_hours, price_per_hour, out, as_json)
@@ -187,7 +195,8 @@ def run(
     queueing = {"retry_failed": retry_failed, "max_attempts": max_attempts}
     with opened_graph() as (graph, _):
         if dry_run:
-            show_plan(plan_runs(graph, config, selection, home=settings.home), price_per_hour, as_json)
+            found = plan_runs(graph, config, selection, home=settings.home, execution=working)
+            show_plan(found, price_per_hour, as_json)
             return
         if queue:
             show_queued(queue_runs(graph, config, selection, home=settings.home, **queueing), as_json)

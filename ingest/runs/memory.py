@@ -11,6 +11,8 @@ from matchgraph.ingest.runs.config import Execution, RunConfig
 from matchgraph.training.errors import CannotProfile, InsufficientMemory
 
 if TYPE_CHECKING:
+    from matchgraph.graphdb.models import Model
+    from matchgraph.ingest.runs.sources import Sources
     from matchgraph.training.memory.plan import MemoryPlan, Work
     from matchgraph.training.pipelines.placement import Placement
 
@@ -130,6 +132,47 @@ def plan_of(
     )
 
 
+@dataclass(frozen=True)
+class ModelMemory:
+    """What a model's runs take of a GPU.
+
+    Args:
+        peak_gib: at most, in any stage.
+        stage: which stage that is.
+        fits: whether every stage does.
+        choices: what is given up to fit.
+    """
+
+    peak_gib: float
+    stage: str
+    fits: bool
+    choices: tuple[str, ...]
+
+
+def memory_of_models(
+    sources: Sources, models: Mapping[str, Model], config: RunConfig, execution: Execution, home: Path
+) -> dict[str, ModelMemory]:
+    """Plan each model's runs; nothing where nobody knows how much memory the device has.
+
+    Args:
+        sources: checks the models' folders.
+        models: by id.
+        config: what the runs do.
+        execution: what the user decided of how.
+        home: the data folder.
+    """
+    budget, held = device_memory(execution)
+    found = {}
+    for name, model in models.items() if budget is not None else ():
+        plan = plan_of(sources.model(model), config, execution, budget, held, home / FOOTPRINTS_FOLDER)
+        if plan is not None:
+            stage = plan.heaviest
+            found[name] = ModelMemory(
+                plan.peaks[stage] / GIB, stage, not plan.too_large, tuple(plan.choices())
+            )
+    return found
+
+
 def _work(config: RunConfig, execution: Execution, held: int) -> Work:
     from matchgraph.training.memory.plan import Work
     from matchgraph.training.pipelines.encoding import PROMPT_BATCH, images_together
@@ -166,7 +209,7 @@ def check_fits(model: str, plan: MemoryPlan) -> None:
         InsufficientMemory: a stage does not fit, however it is carried out.
     """
     if plan.too_large:
-        stage = max(plan.too_large, key=lambda name: plan.peaks[name])
+        stage = plan.heaviest
         raise InsufficientMemory(
             f"{model} needs about {plan.peaks[stage] / GIB:.1f} GiB for {stage}, and there are "
             f"{plan.budget / GIB:.1f}. {WHAT_HELPS}."
@@ -175,9 +218,10 @@ def check_fits(model: str, plan: MemoryPlan) -> None:
 
 def in_words(plan: MemoryPlan) -> str:
     """A plan in one line."""
-    stage = max(plan.peaks, key=lambda name: plan.peaks[name])
     choices = ", ".join(plan.choices()) or "nothing given up"
-    return f"about {plan.peak / GIB:.1f} GiB of GPU memory, most in {stage}: {choices}"
+    return (
+        f"about {plan.peaks[plan.heaviest] / GIB:.1f} GiB of GPU memory, most in {plan.heaviest}: {choices}"
+    )
 
 
 def _key(folder: Path, config: RunConfig) -> object:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from matchgraph.ingest.instruments import extractor_specs, load_instruments
 from matchgraph.ingest.runs import local
 from matchgraph.ingest.runs.artefacts import remove_run
-from matchgraph.ingest.runs.config import RunConfig, Selection
+from matchgraph.ingest.runs.config import Execution, RunConfig, Selection
 from matchgraph.ingest.runs.estimates import Estimator
 from matchgraph.ingest.runs.ledger import (
     CANCELLED,
@@ -29,6 +29,7 @@ from matchgraph.ingest.runs.ledger import (
     Run,
     select_runs,
 )
+from matchgraph.ingest.runs.memory import ModelMemory, memory_of_models
 from matchgraph.ingest.runs.plan import (
     Plan,
     PlannedRun,
@@ -65,12 +66,14 @@ class PlanSummary:
         device_hours: how long those that are not done take on one device, as far as that is known.
         not_estimated: how many of them no time is known of.
         notes: what a user should know before the work begins.
+        memory: by model, what its runs take of the GPU; empty where nobody knows how much that has.
     """
 
     runs: tuple[PlannedRun, ...]
     device_hours: float
     not_estimated: int
     notes: tuple[str, ...] = ()
+    memory: Mapping[str, ModelMemory] = field(default_factory=dict)
 
     @property
     def to_do(self) -> int:
@@ -130,7 +133,14 @@ class Candidates:
     hours: Mapping[str, float]
 
 
-def plan_runs(graph: MatchingGraph, config: RunConfig, selection: Selection, *, home: Path) -> PlanSummary:
+def plan_runs(
+    graph: MatchingGraph,
+    config: RunConfig,
+    selection: Selection,
+    *,
+    home: Path,
+    execution: Execution | None = None,
+) -> PlanSummary:
     """Say which runs there are to do and how long they take; writes nothing.
 
     Args:
@@ -138,6 +148,8 @@ def plan_runs(graph: MatchingGraph, config: RunConfig, selection: Selection, *, 
         config: what each run does.
         selection: which pairs, and what they are measured with.
         home: the data folder, in which weights of earlier runs lie.
+        execution: how they would be carried out. Where the GPU's memory is known or given, the summary says
+            what each model takes of it.
 
     Raises:
         NothingToDo: no pair is left, or a replicate would repeat a measurement under the same seed.
@@ -157,7 +169,9 @@ def plan_runs(graph: MatchingGraph, config: RunConfig, selection: Selection, *, 
     seconds = [run.estimate.seconds for run in runs if run.state != DONE]
     known = [value for value in seconds if value is not None]
     hours = sum(known) / SECONDS_PER_HOUR
-    return PlanSummary(tuple(runs), hours, len(seconds) - len(known), plan.notes)
+    models = {run.model: plan.models[run.model] for run in runs if run.state != DONE}
+    memory = memory_of_models(plan.sources, models, config, execution or Execution(), home)
+    return PlanSummary(tuple(runs), hours, len(seconds) - len(known), plan.notes, memory)
 
 
 def missing_runs(graph: MatchingGraph, config: RunConfig, selection: Selection) -> Candidates:

@@ -79,9 +79,9 @@ class MemoryPlan:
     work: Work = field(repr=False)
 
     @property
-    def peak(self) -> int:
-        """The highest of all stages."""
-        return max(self.peaks.values())
+    def heaviest(self) -> str:
+        """The stage that takes most."""
+        return max(self.peaks, key=lambda stage: self.peaks[stage])
 
     @property
     def too_large(self) -> list[str]:
