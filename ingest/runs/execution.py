@@ -38,6 +38,8 @@ Measuring = Callable[[Iterable["Image.Image"]], tuple[Score, ...]]
 
 GRID_SIDE = 4
 CHECKPOINT_STEPS = 500
+# Runs of no more steps and samples than this come to every stage soon enough.
+SHORT = 100
 
 
 @dataclass
@@ -65,6 +67,7 @@ class LoraExecutor:
     notice: Callable[[str], None] = lambda _: None
     _loaded: LoadedPipeline | None = field(default=None, init=False, repr=False)
     _plans: MemoryPlans = field(init=False, repr=False)
+    _rehearsed: set[object] = field(default_factory=set, init=False, repr=False)
 
     def __post_init__(self) -> None:
         self._plans = MemoryPlans(self.execution, self.footprints)
@@ -80,7 +83,7 @@ class LoraExecutor:
         """
         # Loaded first, so that what they take is known.
         self._extractors(job)
-        plan = self._plans.of(job.model_folder, job.config)
+        plan = self._plans.of(job.model_folder, job.config, self.close)
         lacks: list[str] = []
         while True:
             if plan is not None:
@@ -114,6 +117,7 @@ class LoraExecutor:
         )
         execution, placement = carried_out(self.execution, plan)
         pipeline = self._pipeline(job.model_folder, job.config.precision, placement)
+        self._rehearse(job, pipeline, execution, on_step)
         # A dataset without captions is one of images without prompts.
         captions = [image.caption or "" for image in job.images]
         places = draw_captions(captions, job.config.samples, job.config.seed)
@@ -155,6 +159,25 @@ class LoraExecutor:
             "prompts": prompts[: GRID_SIDE**2],
         }
         return Outcome(finetuned, initial, record.adapter, record.seconds, per_image, details)
+
+    def _rehearse(self, job: Job, pipeline: LoadedPipeline, execution: Execution, on_step: OnStep) -> None:
+        """Go through all stages once for each model and way to run it; a short run needs no rehearsal."""
+        from matchgraph.training.tune.rehearsal import rehearse
+
+        config = job.config
+        key = job.model_hash, config, execution, pipeline.placement
+        if max(config.steps, config.samples) <= SHORT or key in self._rehearsed:
+            return
+        on_step("rehearsal", 0, 1)
+        rehearse(
+            pipeline,
+            job.dataset_folder,
+            job.images,
+            config.fine_tuning(execution),
+            config.sampling(execution),
+            self._extractors(job).values(),
+        )
+        self._rehearsed.add(key)
 
     def close(self) -> None:
         """Free the model that is loaded."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -50,20 +50,27 @@ class MemoryPlans:
     kept: Path | None = None
     _plans: dict[object, MemoryPlan] = field(default_factory=dict, init=False, repr=False)
 
-    def of(self, folder: Path, config: RunConfig) -> MemoryPlan | None:
-        """The plan of a model's runs; None where memory is not planned: on a CPU, unless the user says how
-        much there is, or for a model whose configs say too little.
+    def of(self, folder: Path, config: RunConfig, free: Callable[[], None]) -> MemoryPlan | None:
+        """The plan of a model's runs.
+
+        Args:
+            folder: the model's.
+            config: what they do.
+            free: frees whatever is not to be counted as taken, before a new plan is made.
+
+        Returns:
+            None where memory is not planned: on a CPU, unless the user says how much there is, or for a model
+            whose configs say too little.
         """
         key = _key(folder, config)
-        if key not in self._plans:
+        if key not in self._plans and device_memory(self.execution)[0] is not None:
+            free()
             budget, held = device_memory(self.execution)
-            if budget is None:
-                return None
+            assert budget is not None
             plan = plan_of(folder, config, self.execution, budget, held, self.kept)
-            if plan is None:
-                return None
-            self._plans[key] = plan
-        return self._plans[key]
+            if plan is not None:
+                self._plans[key] = plan
+        return self._plans.get(key)
 
     def after(self, folder: Path, config: RunConfig, stage: str) -> MemoryPlan | None:
         """The plan that follows one whose stage ran out of memory; None where none takes less."""
@@ -161,10 +168,10 @@ def memory_of_models(
         execution: what the user decided of how.
         home: the data folder.
     """
-    budget, held = device_memory(execution)
+    budget, _ = device_memory(execution)
     found = {}
     for name, model in models.items() if budget is not None else ():
-        plan = plan_of(sources.model(model), config, execution, budget, held, home / FOOTPRINTS_FOLDER)
+        plan = plan_of(sources.model(model), config, execution, budget, kept=home / FOOTPRINTS_FOLDER)
         if plan is not None:
             stage = plan.heaviest
             found[name] = ModelMemory(

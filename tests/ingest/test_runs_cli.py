@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -148,6 +149,17 @@ def test_a_plan_says_what_there_is_and_what_the_rest_costs(
     table = invoke("plan", *zoo, "--price-per-hour", 3).stdout
     assert "4 runs: 1 done, 2 queued, 1 running." in table
     assert "at 3.00 an hour" in table
+
+
+def test_a_plan_says_what_fits_a_gpu(invoke: Invoke, zoo: list[object]) -> None:
+    asked = ["plan", *zoo, "--model", "sd-1.5", "--precision", "bf16", "--resolution", 512, "--batch-size", 8]
+    for gib, fits in ((12, True), (1, False)):
+        memory = answer(invoke(*asked, "--gpu-memory", gib, "--json"))["memory"]["sd-1.5"]
+        assert memory["fits"] == fits
+        assert (memory["peak_gib"] <= gib) == fits
+        assert "micro-batch 4 of 8" in memory["choices"] or not fits
+    shown = invoke(*asked, "--gpu-memory", 1).stdout
+    assert re.search(r"sd-1.5: \d\.\d GiB of GPU memory in [a-z ]+, which does not fit: ", shown)
 
 
 def result(model: str, dataset: str) -> Measured:

@@ -227,7 +227,9 @@ def _training_ways(footprint: Footprint, work: Work) -> Iterator[dict[str, Any]]
     that less than moving weights, which in turn takes the larger batch the better.
     """
     can_save = footprint.checkpointed is not None
-    offloads = _options(work.placement.get("training_offload"), (False, True) if can_save else (False,))
+    # What is trained stays on the GPU.
+    can_move = can_save and footprint.trained < footprint.parts[footprint.denoiser].values
+    offloads = _options(work.placement.get("training_offload"), (False, True) if can_move else (False,))
     savings = _options(work.gradient_checkpointing, (False, True) if can_save else (False,))
     for offload in offloads:
         for saving in savings:
@@ -262,7 +264,17 @@ def _vae_ways(work: Work) -> Iterator[dict[str, Any]]:
 
 
 def _peak(plan: MemoryPlan, stage: str) -> int:
-    """Estimated bytes of a stage."""
+    """Estimated bytes of a stage, with the margins."""
+    return int(stage_bytes(plan, stage) * (1 + LOSS_SHARE)) + CONTEXT_BYTES
+
+
+def stage_bytes(plan: MemoryPlan, stage: str) -> int:
+    """Estimated bytes of the tensors that a stage has on the GPU at once.
+
+    Args:
+        plan: how the run is carried out.
+        stage: one of `STAGES`.
+    """
     footprint, work, placed = plan.footprint, plan.work, plan.placement
     denoiser, encoders = footprint.denoiser, footprint.encoders
     pixels = plan.sampling_batch * footprint.resolution_px**2 * BYTES_PER_PIXEL
@@ -299,4 +311,4 @@ def _peak(plan: MemoryPlan, stage: str) -> int:
         )
     else:
         own = weights([denoiser, "vae"]) + pixels + SCORING_BYTES
-    return int((own + work.instrument_bytes) * (1 + LOSS_SHARE)) + CONTEXT_BYTES
+    return own + work.instrument_bytes

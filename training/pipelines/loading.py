@@ -192,6 +192,8 @@ class LoadedPipeline:
     Fine-tuning and sampling take their adapters off again, so one run leaves no trace in the next.
     """
 
+    placement = Placement()
+
     def __init__(
         self,
         folder: str | os.PathLike[str],

@@ -122,7 +122,7 @@ def fine_tune(
         out.mkdir(parents=True, exist_ok=True)
         for name in (RECORD_FILE, *WEIGHT_FILES):
             (out / name).unlink(missing_ok=True)
-        method = _method(config)
+        method = method_of(config)
         with (
             attached(loaded, method, config) as parameters,
             placed(loaded, "denoiser", training=True),
@@ -163,5 +163,6 @@ def fine_tune(
     return record
 
 
-def _method(config: FineTuneConfig) -> Method:
+def method_of(config: FineTuneConfig) -> Method:
+    """What of the denoiser a configuration trains."""
     return Lora(config.rank, config.alpha) if config.method == "lora" else Full()

@@ -1,0 +1,406 @@
+"""A check of one GPU in minutes: memory against its estimate, speed, precision, resuming, out of memory.
+
+    python -m bench.gpu --device cuda
+
+Needs torch, diffusers, transformers, peft and safetensors; no graph, no network. Pipelines have the shape of
+the published ones (FLUX.1 with a few of its blocks) and random weights. Prints one table and writes JSON.
+
+On a CPU, memory is that of the tensors; `--tiny` takes pipelines of the smallest size.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from bench import plain_loop
+from bench.provenance import provenance
+from bench.shapes import random_pipeline, tiny
+from matchgraph.drawing import Drawing
+from matchgraph.training.config import FineTuneConfig, SampleConfig
+from matchgraph.training.errors import OutOfMemory, memory_of
+from matchgraph.training.memory.footprint import footprint
+from matchgraph.training.memory.plan import GIB, MemoryPlan, Work, plan_memory, stage_bytes
+from matchgraph.training.memory.tracing import TRACED_ROWS, Tracer
+from matchgraph.training.pipelines.encoding import PROMPT_BATCH, encode_dataset, images_together
+from matchgraph.training.pipelines.loading import LoadedPipeline
+from matchgraph.training.pipelines.placement import placed
+from matchgraph.training.sampling.generate import image_generator, sample_images
+from matchgraph.training.tune.checkpoint import Checkpoints
+from matchgraph.training.tune.finetune import fine_tune, method_of
+from matchgraph.training.tune.loop import Training, attached
+
+ZOO = Path(__file__).parents[1] / "zoo"
+RESULTS = Path(__file__).parent / "results" / "gpu.json"
+SHAPES = ("sd-1.5", "sdxl-base", "flux-1-dev")
+# What is left of a transformer too large for most cards.
+CUT = {"transformer": {"num_layers": 2, "num_single_layers": 4}, "text_encoder_2": {"num_layers": 2}}
+PACKAGES = ("torch", "diffusers", "transformers", "peft", "safetensors")
+STEPS, SAMPLING_STEPS = 4, 4
+EVERYTHING = 2**62
+
+
+@dataclass(frozen=True)
+class Setting:
+    """How the pipelines are run.
+
+    Args:
+        device: a torch device.
+        precision: of the weights.
+        side: of the images, in pixels.
+        batch: images in a step, and drawn together.
+    """
+
+    device: torch.device
+    precision: str
+    side: int
+    batch: int
+
+    def training(self, **changes: Any) -> FineTuneConfig:
+        """A run's configuration."""
+        return FineTuneConfig(
+            **{
+                "steps": STEPS,
+                "batch_size": self.batch,
+                "resolution_px": self.side,
+                "precision": self.precision,
+                "device": str(self.device),
+                **changes,
+            }
+        )
+
+
+def measured(loaded: LoadedPipeline, device: torch.device, work: Callable[[], Any]) -> int:
+    """Peak bytes on the device while some work is done; on a CPU, of its tensors and the weights."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        work()
+        torch.cuda.synchronize(device)
+        return torch.cuda.max_memory_allocated(device)
+    networks = [part for part in loaded.pipe.components.values() if isinstance(part, torch.nn.Module)]
+    weights = [value for part in networks for value in (*part.parameters(), *part.buffers())]
+    tracer = Tracer()
+    tracer.know(weights)
+    with tracer.watching():
+        work()
+    return tracer.hull().at(TRACED_ROWS) + sum(value.numel() * value.element_size() for value in weights)
+
+
+def memory_rows(
+    loaded: LoadedPipeline, dataset: Path, plan: MemoryPlan, setting: Setting
+) -> list[dict[str, Any]]:
+    """Estimated and measured peak of each stage."""
+    family, pipe, device = loaded.family, loaded.pipe, setting.device
+    data = encode_dataset(loaded, dataset, resolution_px=setting.side, seed=0)
+    config = setting.training(gradient_checkpointing=plan.gradient_checkpointing)
+    rows: list[dict[str, Any]] = []
+
+    def row(stage: str, work: Callable[[], Any]) -> None:
+        peak = measured(loaded, device, work)
+        estimated = stage_bytes(plan, stage)
+        rows.append({"stage": stage, "estimated": estimated, "measured": peak, "ratio": estimated / peak})
+
+    row("encoding text", lambda: family.encode_prompts(pipe, ["a cat"] * PROMPT_BATCH))
+    pixels = torch.zeros(images_together(setting.side), 3, setting.side, setting.side)
+    row("encoding images", lambda: family.encode_images(pipe, pixels))
+    with attached(loaded, method_of(config), config) as parameters, placed(loaded, "denoiser", training=True):
+        training = Training(loaded, parameters, data, config)
+        # The optimiser's state is made by the first step.
+        training.step(1)
+        row("training", lambda: training.step(2))
+    prompts = data.conditioning.pick([0] * setting.batch, device)
+    negative = data.conditioning.pick([0], device)
+    drawn: list[torch.Tensor] = []
+
+    def sample() -> None:
+        drawn.append(
+            family.sample_latents(
+                pipe,
+                prompts,
+                negative,
+                steps=SAMPLING_STEPS,
+                guidance=family.default_guidance,
+                generators=[image_generator(0, number) for number in range(setting.batch)],
+                resolution_px=setting.side,
+            )
+        )
+
+    row("sampling", sample)
+
+    def decode() -> None:
+        with torch.no_grad():
+            pipe.vae.decode(drawn[0].to(device, pipe.vae.dtype), return_dict=False)
+
+    row("decoding", decode)
+    return rows
+
+
+def timed(device: torch.device, work: Callable[[], Any]) -> float:
+    """Seconds of some work."""
+    began = time.perf_counter()
+    work()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - began
+
+
+def speeds(loaded: LoadedPipeline, dataset: Path, setting: Setting, out: Path) -> dict[str, float]:
+    """Steps and images per second, and those of diffusers' own loop and call."""
+    config, device = setting.training(), setting.device
+    sampling = SampleConfig(
+        n=setting.batch,
+        drawing=Drawing(SAMPLING_STEPS, resolution_px=setting.side),
+        batch_size=setting.batch,
+        precision=setting.precision,
+        device=str(device),
+    )
+    generators = [image_generator(0, number) for number in range(setting.batch)]
+    prompts = ["a cat"] * setting.batch
+    call = {
+        "batch_size": setting.batch,
+        "steps": SAMPLING_STEPS,
+        "guidance": loaded.family.default_guidance,
+        "resolution_px": setting.side,
+    }
+    works: dict[str, tuple[int, Callable[[], Any]]] = {
+        "steps_per_s": (STEPS, lambda: fine_tune(loaded, dataset, config, out / "ours")),
+        "diffusers_steps_per_s": (STEPS, lambda: plain_loop.train(loaded, dataset, config, out / "plain")),
+        "images_per_s": (setting.batch, lambda: sample_images(loaded, None, prompts, sampling)),
+        "diffusers_images_per_s": (
+            setting.batch,
+            lambda: plain_loop.sample(loaded, prompts, generators, **call),
+        ),
+    }
+    found = {}
+    for name, (amount, work) in works.items():
+        # Kernels are chosen in the first turn.
+        timed(device, work)
+        found[name] = amount / timed(device, work)
+    return found
+
+
+def resumed(loaded: LoadedPipeline, dataset: Path, setting: Setting, out: Path) -> dict[str, Any]:
+    """A run that is stopped half-way and taken up again, beside one that is not."""
+    config = setting.training()
+    whole = fine_tune(loaded, dataset, config, out / "whole").losses
+
+    def stop(step: int, _: float) -> None:
+        if step == STEPS // 2:
+            raise KeyboardInterrupt
+
+    checkpoints = Checkpoints(out / "kept", 1, out / "kept")
+    with suppress(KeyboardInterrupt):
+        fine_tune(loaded, dataset, config, out / "parts", stop, checkpoints=checkpoints)
+    parts = fine_tune(loaded, dataset, config, out / "parts", checkpoints=checkpoints)
+    largest = max(abs(one - other) / abs(one) for one, other in zip(whole, parts.losses, strict=True))
+    return {"resumed_at": parts.happened["resumed_at"], "largest_relative_difference": largest}
+
+
+def lacking(loaded: LoadedPipeline, dataset: Path, setting: Setting) -> dict[str, Any]:
+    """A step that finds no memory, and the step after it."""
+    config = setting.training()
+    data = encode_dataset(loaded, dataset, resolution_px=setting.side, seed=0)
+    error = "none"
+    with attached(loaded, method_of(config), config) as parameters, placed(loaded, "denoiser", training=True):
+        training = Training(loaded, parameters, data, config)
+        before = torch.cuda.memory_allocated(setting.device) if setting.device.type == "cuda" else 0
+        try:
+            with _no_memory(loaded, setting.device), memory_of("training"):
+                training.step(1)
+        except OutOfMemory as raised:
+            error = str(raised)
+        gc.collect()
+        after = torch.cuda.memory_allocated(setting.device) if setting.device.type == "cuda" else 0
+        for parameter in parameters.values():
+            parameter.grad = None
+        loss = training.step(1)
+    return {"error": error, "held_bytes": after - before, "loss_after": loss}
+
+
+@contextmanager
+def _no_memory(loaded: LoadedPipeline, device: torch.device) -> Iterator[None]:
+    """No more memory than is in use inside."""
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        total = torch.cuda.get_device_properties(device).total_memory
+        torch.cuda.set_per_process_memory_fraction(torch.cuda.memory_reserved(device) / total, device)
+        try:
+            yield
+        finally:
+            torch.cuda.set_per_process_memory_fraction(1.0, device)
+        return
+    denoiser: Any = loaded.family.denoiser(loaded.pipe)
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    denoiser.forward, own = fail, denoiser.forward
+    try:
+        yield
+    finally:
+        denoiser.forward = own
+
+
+def narrowed(build: Callable[[str], LoadedPipeline], dataset: Path, setting: Setting, out: Path) -> float:
+    """The largest relative difference of bf16 losses from those of fp32."""
+    losses = {}
+    for precision in ("fp32", "bf16"):
+        with build(precision) as loaded:
+            config = replace(setting, precision=precision).training()
+            losses[precision] = fine_tune(loaded, dataset, config, out / precision).losses
+    pairs = zip(losses["fp32"], losses["bf16"], strict=True)
+    return max(abs(one - other) / abs(one) for one, other in pairs)
+
+
+def check(
+    folder: Path, build: Callable[[str], LoadedPipeline], dataset: Path, setting: Setting, out: Path
+) -> dict[str, Any]:
+    """Everything about one model.
+
+    Args:
+        folder: its configs.
+        build: makes the pipeline in a precision.
+        dataset: captioned images.
+        setting: how it is run.
+        out: for what the runs write.
+    """
+    device = setting.device
+    found = footprint(folder, precision=setting.precision, resolution_px=setting.side)
+    work = Work(setting.batch, setting.batch, PROMPT_BATCH, images_together(setting.side))
+    budget = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else EVERYTHING
+    plan = plan_memory(found, budget, replace(work, placement={"parked": False}))
+    with build(setting.precision) as loaded:
+        result: dict[str, Any] = {
+            "plan": plan.to_dict(),
+            "memory": memory_rows(loaded, dataset, plan, setting),
+            "speed": speeds(loaded, dataset, setting, out),
+            "resume": resumed(loaded, dataset, setting, out),
+            "out_of_memory": lacking(loaded, dataset, setting),
+        }
+    return result
+
+
+def write_dataset(folder: Path, side: int, count: int) -> Path:
+    """Write captioned noise."""
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    rows = []
+    for number in range(count):
+        pixels = rng.integers(0, 256, (side, side, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{number}.png")
+        rows.append(json.dumps({"file_name": f"{number}.png", "text": f"a cat {'ab'[number % 2]}"}))
+    (folder / "metadata.jsonl").write_text("\n".join(rows))
+    return folder
+
+
+def cut(folder: Path, target: Path) -> Path:
+    """A copy of a model's configs with the depths of `CUT`."""
+    shutil.copytree(folder, target)
+    for part, changes in CUT.items():
+        path = target / part / "config.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    return target
+
+
+def run(device: str, *, smallest: bool = False, shapes: Sequence[str] = SHAPES) -> dict[str, Any]:
+    """Check a device with several models.
+
+    Args:
+        device: a torch device name.
+        smallest: take pipelines of the smallest size, in float32.
+        shapes: names of folders in the zoo, or of tiny pipelines.
+    """
+    target = torch.device(device)
+    side, batch = (tiny.RESOLUTION_PX, 2) if smallest else (512, 8)
+    setting = Setting(target, "fp32" if smallest else "bf16", side, batch)
+    models = {}
+    began = time.perf_counter()
+    with tempfile.TemporaryDirectory() as scratch:
+        root = Path(scratch)
+        dataset = write_dataset(root / "dataset", side, batch)
+        for name in shapes:
+            out = root / name
+            if smallest:
+                folder = tiny.save(name, root / f"{name}-model")
+            else:
+                folder = cut(ZOO / name, root / f"{name}-cut") if name.startswith("flux") else ZOO / name
+
+            def build(precision: str, folder: Path = folder) -> LoadedPipeline:
+                if smallest:
+                    return LoadedPipeline(folder, device=device, precision=precision)
+                return random_pipeline(folder, device=device, precision=precision)
+
+            models[name] = check(folder, build, dataset, setting, out)
+            if name == shapes[0]:
+                models[name]["bf16_to_fp32"] = narrowed(build, dataset, setting, out)
+    name = torch.cuda.get_device_name(target) if target.type == "cuda" else device
+    return {
+        "device": name,
+        "seconds": time.perf_counter() - began,
+        "precision": setting.precision,
+        "side_px": side,
+        "batch": batch,
+        "models": models,
+        **provenance(PACKAGES),
+    }
+
+
+def table(result: dict[str, Any]) -> str:
+    """The result for people."""
+    lines = [
+        f"{result['device']}, {result['precision']}, {result['side_px']} px, batch {result['batch']}",
+        "",
+    ]
+    for name, model in result["models"].items():
+        lines.append(f"{name:12} {'stage':16} {'estimated GiB':>14} {'measured GiB':>13} {'ratio':>6}")
+        lines += [
+            f"{'':12} {row['stage']:16} {row['estimated'] / GIB:14.3f} {row['measured'] / GIB:13.3f} "
+            f"{row['ratio']:6.2f}"
+            for row in model["memory"]
+        ]
+        speed = model["speed"]
+        lines += [
+            f"{'':12} {speed['steps_per_s']:.2f} steps/s (diffusers {speed['diffusers_steps_per_s']:.2f}), "
+            f"{speed['images_per_s']:.2f} images/s of {SAMPLING_STEPS} steps "
+            f"(diffusers {speed['diffusers_images_per_s']:.2f})",
+            f"{'':12} resumed: losses differ by {model['resume']['largest_relative_difference']:.1e}; "
+            f"out of memory: {model['out_of_memory']['error']}, "
+            f"{model['out_of_memory']['held_bytes'] / GIB:.3f} GiB held after it",
+        ]
+        if "bf16_to_fp32" in model:
+            lines.append(f"{'':12} bf16 losses differ from fp32 by {model['bf16_to_fp32']:.1e}")
+        lines.append("")
+    return "\n".join([*lines, f"{result['seconds']:.0f} s"])
+
+
+def main() -> None:
+    """Check, print and write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--tiny", action="store_true", help="pipelines of the smallest size")
+    parser.add_argument("--shape", action="append", help="one of the models; all by default")
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    asked = parser.parse_args()
+    shapes = asked.shape or (("sd", "sdxl", "flux") if asked.tiny else SHAPES)
+    result = run(asked.device, smallest=asked.tiny, shapes=shapes)
+    print(table(result))
+    asked.out.write_text(json.dumps(result, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
