@@ -10,12 +10,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     import torch
 
-    from matchgraph.training.pipelines.loading import LoadedPipeline
+    from matchgraph.training.pipelines.families.base import Family
 
 # Lists of repeated blocks, as the networks of diffusers and transformers call them.
 BLOCK_LISTS = ("transformer_blocks", "single_transformer_blocks", "resnets", "layers", "block")
@@ -63,6 +63,15 @@ def blocks_of(network: torch.nn.Module) -> list[torch.nn.Module]:
     return found
 
 
+class Loaded(Protocol):
+    """A pipeline kept in memory, see `training.pipelines.loading.LoadedPipeline`."""
+
+    pipe: Any
+    family: Family
+    device: torch.device
+    placement: Placement
+
+
 def arrange(pipe: Any, placement: Placement, device: torch.device) -> None:
     """Prepare a loaded pipeline for a placement.
 
@@ -83,7 +92,7 @@ def arrange(pipe: Any, placement: Placement, device: torch.device) -> None:
 
 
 @contextmanager
-def placed(loaded: LoadedPipeline, *needed: str, training: bool = False) -> Iterator[None]:
+def placed(loaded: Loaded, *needed: str, training: bool = False) -> Iterator[None]:
     """Have the parts of a pipeline that a stage needs on its device inside.
 
     Args:
