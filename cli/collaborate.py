@@ -12,6 +12,7 @@ from click.core import ParameterSource
 
 from matchgraph.cli.control import control_image
 from matchgraph.cli.distill import distill, student
+from matchgraph.cli.groups import SuggestingGroup
 from matchgraph.cli.options import (
     aesthetic_option,
     caption_column_option,
@@ -96,7 +97,7 @@ def shown_progress(unit: str) -> Progress:
     return show
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=SuggestingGroup)
 def collaborate() -> None:
     """Let a distilled student draw, and its teacher improve what an oracle rejects.
 

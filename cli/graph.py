@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from matchgraph.cli.groups import SuggestingGroup
 from matchgraph.cli.options import json_option
 from matchgraph.graphdb import upkeep
 from matchgraph.graphdb.connection import connect, settings_from_environment
@@ -31,7 +32,7 @@ DECLINED_EXIT = 1
 FOUND_EXIT = 1
 
 
-@click.group()
+@click.group(cls=SuggestingGroup)
 def graph() -> None:
     """Start, stop and inspect the managed Neo4j and its graph.
 

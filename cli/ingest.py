@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from matchgraph.cli.groups import SuggestingGroup
 from matchgraph.cli.options import (
     GivenPath,
     caption_column_option,
@@ -34,7 +35,7 @@ from matchgraph.progress import progress_bar
 from matchgraph.words import count
 
 
-@click.group()
+@click.group(cls=SuggestingGroup)
 def ingest() -> None:
     """Add models, datasets, results and fine-tuning runs to the graph.
 

@@ -16,10 +16,12 @@ from typing import Any, NoReturn
 
 import click
 
+from matchgraph.cli.groups import SuggestingGroup
 from matchgraph.errors import Error
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "graph": ("matchgraph.cli.graph:graph", "Start, stop and inspect the managed Neo4j and its graph."),
+    "doctor": ("matchgraph.cli.doctor:doctor", "Check this machine, and say what to do."),
     "query": (
         "matchgraph.cli.query:query",
         "Explore the graph with named Cypher queries or your own.",
@@ -67,7 +69,7 @@ FORBIDDEN_ADVICE = (
 )
 
 
-class LazyGroup(click.Group):
+class LazyGroup(SuggestingGroup):
     """A click group whose commands are imported only when one of them is called."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002

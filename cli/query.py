@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from matchgraph.graphdb import queries
 from matchgraph.graphdb.errors import ParameterInvalid, QueryNotFound
+from matchgraph.words import some
 
 if TYPE_CHECKING:
     from matchgraph.graphdb.runner import Runner
@@ -106,7 +107,8 @@ def _command(info: queries.QueryInfo) -> click.Command:
         from matchgraph.graphdb.explore import explore
 
         with _connect() as runner:
-            _print(*explore(runner, info.name, given), as_json, as_csv)
+            columns, rows = explore(runner, info.name, given)
+            _print(columns, rows, as_json, as_csv, "" if rows else _why_empty(runner, info, given))
 
     command = click.Command(info.name, params=list(options), callback=callback)
     command.help = f"{info.title}.\n\n{info.description}"
@@ -158,7 +160,27 @@ def _check_output(as_json: bool, as_csv: bool) -> None:
         raise click.UsageError("Choose one of --json and --csv.")
 
 
-def _print(columns: Sequence[str], rows: Sequence[dict[str, Any]], as_json: bool, as_csv: bool) -> None:
+def _why_empty(runner: Runner, info: queries.QueryInfo, given: Mapping[str, Any]) -> str:
+    """Why a named query may have found nothing, and what to do; empty where that is not known."""
+    from matchgraph.graphdb.upkeep import listed
+
+    values = {row["metric"]: row for row in listed(runner, "metrics")}
+    if not any(row["results"] or row["similarities"] for row in values.values()):
+        return " The graph has no results: `matchgraph ingest minizoo` loads the small zoo's."
+    for parameter in info.parameters:
+        if parameter.type == "metric":
+            kind = "similarities" if parameter.name == "similarity" else "results"
+            asked = given[parameter.name]
+            others = [name for name, row in values.items() if row[kind] and name != asked]
+            if not (asked in values and values[asked][kind]):
+                has = f"but by {some(others)}: give --{parameter.name}" if others else "nor by another metric"
+                return f" The graph has no {kind} by {asked}, {has}."
+    return ""
+
+
+def _print(
+    columns: Sequence[str], rows: Sequence[dict[str, Any]], as_json: bool, as_csv: bool, why_empty: str = ""
+) -> None:
     from matchgraph.cli import rendering
 
     if as_json:
@@ -166,6 +188,6 @@ def _print(columns: Sequence[str], rows: Sequence[dict[str, Any]], as_json: bool
     elif as_csv:
         click.echo(rendering.as_csv(columns, rows), nl=False)
     elif rows:
-        rendering.stdout_console().print(rendering.as_table(columns, rows))
+        rendering.stdout_console().print(rendering.for_reading(columns, rows))
     else:
-        click.echo("No rows.", err=True)
+        click.echo(f"No rows.{why_empty}", err=True)

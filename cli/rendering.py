@@ -15,6 +15,7 @@ from matchgraph.words import in_words, is_number, visible
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
 Row: TypeAlias = Mapping[str, Any]
 
@@ -43,6 +44,41 @@ def as_csv(columns: Sequence[str], rows: Sequence[Row]) -> str:
     writer.writerow(columns)
     writer.writerows([_csv_cell(row[column]) for column in columns] for row in rows)
     return text.getvalue()
+
+
+def for_reading(columns: Sequence[str], rows: Sequence[Row]) -> Table | Text:
+    """The rows as a table; where one holds a map, such as a run's settings, one below the other."""
+    deep = any(_is_map(row[name]) for row in rows for name in columns)
+    return as_records(columns, rows) if deep else as_table(columns, rows)
+
+
+def as_records(columns: Sequence[str], rows: Sequence[Row]) -> Text:
+    """The rows one below the other, a line for each value; a map that the row before has is not repeated."""
+    from rich.text import Text
+
+    width = max(map(len, columns))
+    lines: list[str] = []
+    before: dict[str, Any] = {}
+    for number, row in enumerate(rows, start=1):
+        lines.append(f"{number} of {len(rows)}")
+        for name in columns:
+            value = row[name]
+            if _is_map(value) and before.get(name) == value:
+                lines.append(f"  {visible(name):<{width}}  as above")
+            elif _is_map(value):
+                before[name] = value
+                lines.append(f"  {visible(name)}")
+                lines += [f"    {visible(str(key))}: {in_words(item)}" for key, item in sorted(value.items())]
+            elif value is not None and value != []:
+                lines.append(f"  {visible(name):<{width}}  {in_words(value)}")
+        lines.append("")
+    return Text("\n".join(lines))
+
+
+def _is_map(value: Any) -> bool:
+    """Whether a value is a map, and no node, relationship or path, which have short forms."""
+    short = ({"labels", "properties"}, {"type", "properties"}, {"nodes", "relationships"})
+    return isinstance(value, Mapping) and {*value} not in short
 
 
 def as_table(columns: Sequence[str], rows: Sequence[Row]) -> Table:

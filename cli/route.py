@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
+from matchgraph.cli.groups import SuggestingGroup
 from matchgraph.cli.options import (
     FiniteRange,
     aesthetic_option,
@@ -93,7 +94,7 @@ def router_store() -> RouterStore:
     return RouterStore(settings_from_environment().home)
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=SuggestingGroup)
 def route() -> None:
     """Route each prompt to the model and number of steps that are worth their cost.
 

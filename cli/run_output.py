@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING
 
 import click
 
-from matchgraph.cli.display import progress_words
+from matchgraph.cli.display import counts_line, progress_words, status_line
 from matchgraph.words import SECONDS_PER_HOUR, count, duration
 
 if TYPE_CHECKING:
     from matchgraph.ingest.runs.ledger import Run
     from matchgraph.ingest.runs.plan import PlannedRun
+    from matchgraph.ingest.runs.status import RunsStatus
     from matchgraph.ingest.runs.worker import WorkSummary
     from matchgraph.ingest.runs.workflow import ChangedRuns, PlanSummary, QueuedRuns
     from matchgraph.predictor.active import Proposal
@@ -129,11 +130,41 @@ def show_changed(what: str, found: ChangedRuns, otherwise: str, as_json: bool) -
         click.echo(f"{count(len(found.changed), 'run')} {what}.")
 
 
+def show_status(found: RunsStatus, limit: int, *, details: bool) -> None:
+    """Print how many runs there are of each status, and the first of them.
+
+    Args:
+        found: the runs.
+        limit: how many to list.
+        details: whether to print all that is known of each.
+    """
+    click.echo(counts_line(found))
+    runs = found.newest_first()
+    for run in runs[:limit]:
+        click.echo(status_line(run, found.seconds_left.get(run.id)))
+        if details:
+            show_details(run)
+    if len(runs) > limit:
+        click.echo(
+            f"and {count(len(runs) - limit, 'more run')}: see --limit, --running, --model and --dataset, or "
+            "--json for all.",
+            err=True,
+        )
+    if not runs:
+        click.echo("No runs: `matchgraph ingest run` makes them.", err=True)
+
+
 def show_details(run: Run) -> None:
     """Print the details that `status_line` leaves out."""
+    from matchgraph.graphdb.connection import settings_from_environment
+
     if run.status != "RUNNING" and (words := progress_words(run)):
         click.echo(f"  last at: {words}")
-    for name in ("adapter", "machine", "note", "host"):
+    if "adapter" in run.properties:
+        # Relative to the data folder of whoever carried it out.
+        folder = (settings_from_environment().home / run.properties["adapter"]).parent
+        click.echo(f"  folder: {folder}" if folder.is_dir() else f"  adapter: {run.properties['adapter']}")
+    for name in ("machine", "note", "host"):
         if name in run.properties:
             click.echo(f"  {name}: {run.properties[name]}")
     click.echo(f"  asked: {json.dumps(dict(run.config), sort_keys=True, ensure_ascii=False)}")

@@ -12,10 +12,8 @@ from typing import Any
 import click
 
 from matchgraph.cli.display import (
-    counts_line,
     joint_display,
     run_bar,
-    status_line,
 )
 from matchgraph.cli.options import (
     FiniteRange,
@@ -30,10 +28,10 @@ from matchgraph.cli.options import (
 )
 from matchgraph.cli.run_output import (
     show_changed,
-    show_details,
     show_plan,
     show_proposal,
     show_queued,
+    show_status,
     show_summary,
 )
 from matchgraph.ingest.runs.config import Execution, RunConfig, Selection
@@ -250,10 +248,25 @@ def worker(ctx: click.Context, ids: Sequence[str], forever: bool, as_json: bool,
 
 @click.command()
 @click.argument("ids", metavar="[RUN]...", nargs=-1)
+@click.option("--running", is_flag=True, help="Only runs that a worker is carrying out.")
+@click.option("--model", "models", multiple=True, metavar="ID", help="Only runs of this model. Repeatable.")
+@click.option(
+    "--dataset", "datasets", multiple=True, metavar="ID", help="Only runs on this dataset. Repeatable."
+)
+@click.option(
+    "--limit",
+    type=click.IntRange(1),
+    default=20,
+    show_default=True,
+    help="List at most this many runs, the newest of each status first.",
+)
 @click.option("--watch", is_flag=True, help="Follow the runs until none is left to do.")
 @json_option
-def status(ids: Sequence[str], watch: bool, as_json: bool) -> None:
-    """List fine-tuning runs by status; with ids, show those runs in detail."""
+def status(ids: Sequence[str], limit: int, watch: bool, as_json: bool, **kept: Any) -> None:
+    """List fine-tuning runs by status, the newest first; with ids, show those runs in detail.
+
+    --json has all runs that were asked for, whatever the limit.
+    """
     from matchgraph.ingest.runs.workflow import runs_status, watch_runs
 
     if watch and as_json:
@@ -262,17 +275,11 @@ def status(ids: Sequence[str], watch: bool, as_json: bool) -> None:
         if watch:
             with suppress(KeyboardInterrupt), joint_display() as display:
                 watch_runs(graph, ids, reporter=display)
-        found = runs_status(graph, ids)
+        found = runs_status(graph, ids, **kept)
     if as_json:
         click.echo(json.dumps(found.to_dict(), ensure_ascii=False))
-        return
-    click.echo(counts_line(found))
-    for name in found.counts:
-        for run in found.runs:
-            if run.status == name:
-                click.echo(status_line(run, found.seconds_left.get(run.id)))
-                if ids:
-                    show_details(run)
+    else:
+        show_status(found, len(ids) or limit, details=bool(ids))
 
 
 @click.command()

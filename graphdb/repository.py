@@ -528,7 +528,8 @@ def _require_metric(name: str, known: Mapping[str, Metric], where: str) -> Metri
     if name not in known:
         near = did_you_mean(name, known)
         raise UnknownMetric(
-            f"{where}{name!r} is not a known metric{near}. Define one of your own first, with its direction."
+            f"{where}{name!r} is not a known metric{near}. For a metric of your own, give its direction "
+            "once: `matchgraph ingest results FILE.csv --larger-is-better`, or --smaller-is-better."
         )
     return known[name]
 

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from matchgraph.ingest.runs.estimates import Estimator
-from matchgraph.ingest.runs.ledger import RUNNING, STATUSES, Run
+from matchgraph.ingest.runs.ledger import CANCELLED, DONE, FAILED, QUEUED, RUNNING, STATUSES, Run
 
 if TYPE_CHECKING:
     from matchgraph.graphdb.models import Model
@@ -56,6 +56,11 @@ class RunsStatus:
         found = Counter(run.status for run in self.runs)
         return {name: found[name] for name in STATUSES}
 
+    def newest_first(self) -> list[Run]:
+        """Running runs, then queued, failed, cancelled and done ones, those that last changed first."""
+        order = (RUNNING, QUEUED, FAILED, CANCELLED, DONE)
+        return sorted(self.runs, key=lambda run: (order.index(run.status), -_changed_at(run)))
+
     def to_dict(self) -> dict[str, Any]:
         """The counts and all runs, ready for JSON."""
         return {"counts": self.counts, "runs": [self._run(run) for run in self.runs]}
@@ -80,3 +85,8 @@ class RunsStatus:
                 if name not in NOT_LISTED and name not in run.config
             },
         }
+
+
+def _changed_at(run: Run) -> int:
+    """When a run last changed, in milliseconds; 0 where its records do not say."""
+    return max(run.properties.get(name) or 0 for name in ("queued_at", "stage_at", "ended_at"))

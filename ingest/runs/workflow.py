@@ -316,18 +316,39 @@ def run_pairs(
     return summarise(runs, already_done=already, done=done - already, not_here=not_here)
 
 
-def runs_status(graph: MatchingGraph, ids: Sequence[str] = ()) -> RunsStatus:
+def runs_status(
+    graph: MatchingGraph,
+    ids: Sequence[str] = (),
+    *,
+    running: bool = False,
+    models: Sequence[str] = (),
+    datasets: Sequence[str] = (),
+) -> RunsStatus:
     """Say how runs stand.
 
     Args:
         graph: the graph.
         ids: the runs; all by default.
+        running: keep only those that are running.
+        models: keep only those of these models; empty for all.
+        datasets: keep only those on these datasets; empty for all.
 
     Raises:
         UnknownRun: the ledger has no such run.
+        NodeNotFound: a model or dataset is not in the graph.
     """
+    for model in models:
+        graph.require("model", model)
+    for dataset in datasets:
+        graph.require("dataset", dataset)
     everything = Ledger(graph.runner).runs()
-    chosen = select_runs(everything, ids) if ids else everything
+    chosen = [
+        run
+        for run in (select_runs(everything, ids) if ids else everything)
+        if (run.status == RUNNING or not running)
+        and (run.model in models or not models)
+        and (run.dataset in datasets or not datasets)
+    ]
     return RunsStatus.of(chosen, {model.id: model for model in graph.models()}, measured=everything)
 
 

@@ -77,7 +77,7 @@ def test_every_command_and_option_says_what_it_does(path: tuple[str, ...], comma
 
 def test_unknown_command_is_a_usage_error(capsys: pytest.CaptureFixture[str]):
     assert cli_main.run(["fly"]) == 2
-    assert "No such command 'fly'" in capsys.readouterr().err
+    assert "There is no command 'fly'" in capsys.readouterr().err
 
 
 def test_user_error_is_one_line_and_exit_code_two(

@@ -160,6 +160,21 @@ def test_no_rows_are_said_to_be_none(command: Command) -> None:
     assert command("--cypher", "MATCH (n:Nothing) RETURN n", "--csv")[1] == "n\n"
 
 
+@pytest.mark.usefixtures("environment")
+def test_an_empty_answer_says_why_and_what_to_do(
+    command: Command, graph: MatchingGraph, zoo: MatchingGraph
+) -> None:
+    assert zoo
+    assert command("average-rank", "--metric", "kid")[2] == (
+        "No rows. The graph has no results by kid, but by clip_fid: give --metric.\n"
+    )
+    assert command("datasets-like-mine", "--dataset", "d1")[2] == (
+        "No rows. The graph has no similarities by clip_fid, nor by another metric.\n"
+    )
+    graph.clear()
+    assert "`matchgraph ingest minizoo`" in command("average-rank")[2]
+
+
 def test_help_loads_neither_the_driver_nor_anything_heavy() -> None:
     code = (
         "import sys; from matchgraph.cli.main import run; run(['query', 'best-models', '--help']);"

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from matchgraph.cli.rendering import as_csv, as_json, as_table, stdout_console
+from matchgraph.cli.rendering import as_csv, as_json, as_table, for_reading, stdout_console
 from matchgraph.words import in_words
 
 
@@ -45,3 +45,14 @@ def test_a_pipe_is_as_wide_as_its_cells(
     monkeypatch.setenv("COLUMNS", "20")
     stdout_console().print(as_table(["name"], [{"name": "[red]" + "long " * 30}]))
     assert "[red]" + "long " * 29 in capsys.readouterr().out
+
+
+def test_rows_with_maps_are_read_from_top_to_bottom() -> None:
+    run = {"id": "r1", "steps": 3}
+    rows = [{"metric": "fid", "n": None, "run": run}, {"metric": "kid", "n": 7, "run": run}]
+    assert str(for_reading(["metric", "n", "run"], rows)).splitlines() == [
+        *("1 of 2", "  metric  fid", "  run", "    id: r1", "    steps: 3", ""),
+        *("2 of 2", "  metric  kid", "  n       7", "  run     as above"),
+    ]
+    node = {"labels": ["A"], "properties": {"id": "a"}}
+    assert not isinstance(for_reading(["node"], [{"node": node}]), type(for_reading(["run"], rows)))

@@ -12,6 +12,7 @@ import pytest
 from click.testing import CliRunner
 
 from matchgraph.cli.main import matchgraph
+from matchgraph.graphdb.errors import NodeNotFound
 from matchgraph.graphdb.models import Result as Measured
 from matchgraph.graphdb.repository import MatchingGraph
 from matchgraph.graphdb.runner import Runner
@@ -235,6 +236,29 @@ def test_status_tells_how_far_a_run_is(invoke: Invoke, runner: Runner, zoo: list
     assert " left" in line
     runner.write("MATCH (run:Run {id: $id}) SET run.lease_until = 0", id=run)
     assert "its worker is gone" in invoke("status").stdout
+
+
+def test_status_lists_the_newest_and_keeps_to_what_was_asked_for(
+    invoke: Invoke, runner: Runner, zoo: list[object]
+) -> None:
+    ledger = Ledger(runner)
+    assert invoke("run", *zoo, "--queue").exit_code == 0
+    runs = ledger.runs()
+    ended, running = runs[0], runs[1]
+    for run in (ended, running):
+        assert ledger.claim(run.id, Owner.here()) is not None
+    runner.write("MATCH (run:Run {id: $id}) SET run.status = 'FAILED', run.error = 'broken'", id=ended.id)
+    newest = runs[3]
+    runner.write("MATCH (run:Run {id: $id}) SET run.queued_at = run.queued_at + 1", id=newest.id)
+    shown = invoke("status", "--limit", "2")
+    counted, *lines = shown.stdout.splitlines()
+    assert counted == "2 queued, 1 running, 0 done, 1 failed, 0 cancelled"
+    assert [line.split()[:2] for line in lines] == [["RUNNING", running.id], ["QUEUED", newest.id]]
+    assert shown.stderr.startswith("and 2 more runs: see --limit")
+    assert [line.split()[1] for line in invoke("status", "--running").stdout.splitlines()[1:]] == [running.id]
+    of_one = answer(invoke("status", "--dataset", ended.dataset, "--model", ended.model, "--json"))
+    assert [run["id"] for run in of_one["runs"]] == [ended.id]
+    assert isinstance(invoke("status", "--dataset", "nowhere").exception, NodeNotFound)
 
 
 def test_several_workers_without_anything_to_do(invoke: Invoke, zoo: list[object]) -> None:
