@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 from matchgraph.report.verdicts import p_text
@@ -30,8 +31,8 @@ METHODS = {
 }
 
 
-def show_answer(answer: Answer) -> None:
-    """Print the ranking as a table and the answer in sentences."""
+def show_answer(answer: Answer, *, measure: str) -> None:
+    """Print the ranking as a table and the answer in sentences, and last the command that would measure."""
     from matchgraph.cli.rendering import new_table, stdout_console
 
     console = stdout_console()
@@ -60,6 +61,7 @@ def show_answer(answer: Answer) -> None:
     console.print(sentences(answer), soft_wrap=True)
     if answer.confidence is not None:
         console.print(confidence_text(answer.confidence), soft_wrap=True)
+    console.print(f"To be sure, measure the likeliest: {measure}", soft_wrap=True)
 
 
 def sentences(answer: Answer) -> str:
@@ -70,11 +72,13 @@ def sentences(answer: Answer) -> str:
         f"{len(answer.ranking)}, the best one with a probability of {first.p_best * PERCENT:.0f} % "
         f"(answered in {answer.seconds:.1f} s)."
     ]
+    lines += verdict_lines(answer)
     if mixture := answer.provenance.get("mixture"):
         lines.append(mixture_text(mixture))
     if first.why:
         reasons = ", ".join(f"{readable(reason.part)} {reason.lift:+.2f}" for reason in first.why[:4])
-        lines.append(f"Moved up (+) or down (-) by: {reasons}.")
+        unit = "log-odds" if answer.provenance["recipe"] == "paper" else "standard deviations"
+        lines.append(f"Moved up (+) or down (-) by, in {unit}: {reasons}.")
     if answer.neighbours:
         near = "; ".join(
             f"{neighbour.dataset} ({neighbour.similarity:.4g}"
@@ -89,6 +93,35 @@ def sentences(answer: Answer) -> str:
         lines.append(f"Measured (and not used): {best} was best, ranked {place} here.")
     lines += [f"Note: {note}" for note in answer.notes]
     return "\n".join(lines)
+
+
+def verdict_lines(answer: Answer) -> list[str]:
+    """What the chance was measured on, what a wrong choice costs, and a warning off the zoo."""
+    verdict, metric = answer.verdict, answer.provenance["metric"]
+    lines = []
+    if verdict.judged_on:
+        lines.append(
+            f"That chance is calibrated on {verdict.judged_on} other datasets, each ranked as if it had no "
+            "results."
+        )
+    if verdict.expected_loss is not None:
+        lines.append(f"Expected loss against the best model: {verdict.expected_loss:.3g} {metric}.")
+    if (familiar := verdict.familiarity) and familiar.off_zoo:
+        times = f", {familiar.times:.1f} times as far" if familiar.times else ""
+        lines.append(
+            f"Warning: {answer.dataset} is unlike all that was measured. The nearest dataset is "
+            f"{familiar.nearest} ({familiar.value:.4g}{times}), where known ones are at most "
+            f"{familiar.farthest:.4g} from their nearest. The chances are widened; measure before you rely "
+            "on the ranking."
+        )
+    return lines
+
+
+def measuring_command(target: str, answer: Answer, *, saved: bool) -> str:
+    """The command that measures the likeliest models on the dataset."""
+    models = " ".join(f"--model {quote(model)}" for model in answer.verdict.measure)
+    run = f"matchgraph ingest run --dataset {quote(answer.dataset)} {models}"
+    return run if saved else f"matchgraph predict {quote(target)} --save && {run}"
 
 
 def confidence_text(sure: Confidence) -> str:
@@ -106,6 +139,13 @@ def confidence_text(sure: Confidence) -> str:
         lines.append(
             f"On the other {share.count} datasets such sets, each calibrated on the rest, had "
             f"{size.value:.1f} models on average and contained the best one in {share.value * PERCENT:.0f} % "
+            f"[{share.low * PERCENT:.0f}, {share.high * PERCENT:.0f}]."
+        )
+    if sure.shifted is not None:
+        share, size = sure.shifted.coverage, sure.shifted.size
+        lines.append(
+            "With whole clusters of datasets held out, sets calibrated on the other clusters had "
+            f"{size.value:.1f} models and contained it in {share.value * PERCENT:.0f} % "
             f"[{share.low * PERCENT:.0f}, {share.high * PERCENT:.0f}]."
         )
     return "\n".join(lines)

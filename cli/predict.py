@@ -84,15 +84,15 @@ def predict(
     With --confidence the method is first run on each of the graph's other datasets, as in `evaluate`, to
     calibrate the set (conformal prediction).
     """
-    from matchgraph.cli.answers import show_answer
+    from matchgraph.cli.answers import measuring_command, show_answer
     from matchgraph.ingest.tables import new_dataset
     from matchgraph.predictor import workflow
 
-    method = configuration(Method, options)
+    method, asked = configuration(Method, options), new_dataset.target(target, probe, caption_column)
     with progress_bar() as progress, opened_graph() as (graph, _):
         answer = workflow.predict(
             graph,
-            new_dataset.target(target, probe, caption_column),
+            asked,
             method=method,
             save=save,
             confidence=confidence,
@@ -101,7 +101,8 @@ def predict(
     if as_json:
         click.echo(json.dumps(answer.to_dict(), allow_nan=False))
     else:
-        show_answer(answer)
+        saved = save or isinstance(asked, str)
+        show_answer(answer, measure=measuring_command(target, answer, saved=saved))
 
 
 @click.command()

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
     from matchgraph.predictor.confidence import Confidence
     from matchgraph.predictor.matching import Cost, Neighbour, Prediction, RankedModel
+    from matchgraph.predictor.verdict import Verdict
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,7 @@ class Answer:
 
     Attributes:
         prediction: the ranking with its reasons.
+        verdict: which model to take, its chance, what a wrong choice costs, and whether to trust it.
         measured: of a dataset of the graph, what was measured on it by model; not used in the prediction.
         confidence: the smallest set of models that contains the best one; None if not requested.
         seconds: how long the answer took.
@@ -27,6 +29,7 @@ class Answer:
     """
 
     prediction: Prediction
+    verdict: Verdict
     measured: Mapping[str, float] = field(default_factory=dict)
     confidence: Confidence | None = None
     seconds: float = 0.0
@@ -88,6 +91,7 @@ class Answer:
             "ranking": ranking,
             "neighbours": [asdict(neighbour) for neighbour in self.neighbours],
             "confidence": None if self.confidence is None else self.confidence.to_dict(),
+            "verdict": self.verdict.to_dict(),
             "notes": list(self.notes),
             "seconds": self.seconds,
             "provenance": dict(self.provenance),

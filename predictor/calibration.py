@@ -163,7 +163,9 @@ def expected_calibration_error(folds: Sequence[Fold], *, bins: int = BINS) -> In
     return replace(error, low=min(error.low, error.value))
 
 
-def prediction_set(p_best: Mapping[str, float], folds: Sequence[Fold], confidence: float) -> PredictionSet:
+def prediction_set(
+    p_best: Mapping[str, float], folds: Sequence[Fold], confidence: float, shifted: Sequence[Fold] = ()
+) -> PredictionSet:
     """The smallest set of models that contains the best one with a confidence.
 
     Split conformal prediction, with the chance that a method gave to the model that turned out best as the
@@ -180,6 +182,8 @@ def prediction_set(p_best: Mapping[str, float], folds: Sequence[Fold], confidenc
         p_best: the chance of each model of the zoo for the dataset asked about.
         folds: of an evaluation by the same method; the dataset asked about must not be among them.
         confidence: c, in (0, 1).
+        shifted: folds of the same datasets with all of their kind held out together. Where t is smaller by
+            these, that counts, so that the promise also holds for a dataset of a new kind.
 
     Returns:
         The set, never empty: the most likely model is always in it.
@@ -208,18 +212,26 @@ def prediction_set(p_best: Mapping[str, float], folds: Sequence[Fold], confidenc
         )
     else:
         least = float(scores[place - 1])
+    if shifted and place <= len(shifted):
+        least = min(least, float(np.sort([_chance_of_best(fold) for fold in shifted])[::-1][place - 1]))
     least = min(least, max(p_best.values()))
     ranked = sorted(p_best, key=lambda model: (-p_best[model], model))
     chosen = tuple(model for model in ranked if p_best[model] >= least)
     return PredictionSet(chosen, confidence, least, len(scores), attainable, reason)
 
 
-def conformal_coverage(folds: Sequence[Fold], confidence: float) -> Coverage:
+def conformal_coverage(
+    folds: Sequence[Fold], confidence: float, groups: Mapping[str, str] | None = None
+) -> Coverage:
     """Share of prediction sets that contain the best model, each calibrated on all other folds.
+
+    Over all datasets that is near the confidence by counting, as each is one of those that the others' sets
+    are made from. With groups it is not: a set is calibrated on other groups alone.
 
     Args:
         folds: of an evaluation.
         confidence: of the sets, in (0, 1).
+        groups: the group of each dataset, of which the folds are without results; None for each its own.
 
     Returns:
         Coverage and size, with 95 % intervals over datasets.
@@ -230,9 +242,14 @@ def conformal_coverage(folds: Sequence[Fold], confidence: float) -> Coverage:
     """
     if not folds:
         raise NotEnoughResults("There is no fold to measure coverage on: hold out at least one dataset.")
+    group = {fold.dataset: fold.dataset for fold in folds} | dict(groups or {})
     sets = [
-        prediction_set(fold.p_best, [*folds[:number], *folds[number + 1 :]], confidence)
-        for number, fold in enumerate(folds)
+        prediction_set(
+            fold.p_best,
+            [other for other in folds if group[other.dataset] != group[fold.dataset]],
+            confidence,
+        )
+        for fold in folds
     ]
     held = [bool(set(own.models) & set(fold.best)) for own, fold in zip(sets, folds, strict=True)]
     sizes = [len(own.models) for own in sets]

@@ -10,7 +10,7 @@ results nor its distances can leak.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +23,8 @@ from matchgraph.predictor.calibration import (
     prediction_set,
 )
 from matchgraph.predictor.errors import InvalidRows, NoSimilarity, NotEnoughResults
-from matchgraph.predictor.folds import Fold, evaluate_fold, held_out_datasets
+from matchgraph.predictor.folds import Fold, evaluate_fold, held_out_datasets, hold_out_together
+from matchgraph.predictor.groups import groups_of
 from matchgraph.predictor.metrics import interval_as_dict
 from matchgraph.predictor.visibility import without_dataset
 
@@ -42,10 +43,13 @@ class Confidence:
     Attributes:
         chosen: the smallest set of models that contains the best one with the given confidence.
         coverage: that of such sets on the other datasets, each calibrated on the rest; None without folds.
+        shifted: that with whole clusters of datasets held out, calibrated on the other clusters; None where
+            they make no clusters.
     """
 
     chosen: PredictionSet
     coverage: Coverage | None
+    shifted: Coverage | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Everything, ready for JSON."""
@@ -59,16 +63,23 @@ class Confidence:
             "reason": chosen.reason,
             "coverage": None if coverage is None else interval_as_dict(coverage.coverage),
             "size": None if coverage is None else interval_as_dict(coverage.size),
+            "coverage_of_clusters": None if self.shifted is None else interval_as_dict(self.shifted.coverage),
         }
 
 
-def confidence_of(prediction: Prediction, folds: Sequence[Fold], confidence: float) -> Confidence:
+def confidence_of(
+    prediction: Prediction,
+    folds: Sequence[Fold],
+    confidence: float,
+    shifted: tuple[Sequence[Fold], Mapping[str, str]] = ((), {}),
+) -> Confidence:
     """How sure a prediction is.
 
     Args:
         prediction: the prediction.
         folds: of the same method on other datasets, see `other_folds`.
         confidence: that the set should have, in (0, 1).
+        shifted: folds of whole clusters, and the cluster of each dataset, see `cluster_folds`.
 
     Returns:
         The set and its measured coverage.
@@ -79,9 +90,42 @@ def confidence_of(prediction: Prediction, folds: Sequence[Fold], confidence: flo
     if any(fold.dataset == prediction.dataset for fold in folds):
         raise InvalidRows(f"dataset {prediction.dataset!r} cannot calibrate its own prediction")
     p_best = {model.model: model.p_best for model in prediction.ranking}
+    of_clusters, clusters = shifted
     return Confidence(
-        prediction_set(p_best, folds, confidence), conformal_coverage(folds, confidence) if folds else None
+        prediction_set(p_best, folds, confidence, of_clusters),
+        conformal_coverage(folds, confidence) if folds else None,
+        conformal_coverage(of_clusters, confidence, clusters) if of_clusters else None,
     )
+
+
+def cluster_folds(
+    snapshot: Snapshot, dataset: str, matcher: Matcher
+) -> tuple[tuple[Fold, ...], Mapping[str, str]]:
+    """Leave out each cluster of the graph's other datasets, see `predictor.groups`.
+
+    Args:
+        snapshot: the graph.
+        dataset: id of the dataset asked about, in the graph or not.
+        matcher: the method that predicts for it; see `Matcher.quick`.
+
+    Returns:
+        The folds, and the cluster of each dataset; none where datasets make no clusters, or too few results
+        are left.
+    """
+    others = without_dataset(snapshot, dataset)
+    quick = matcher.quick()
+    try:
+        held_out, _ = held_out_datasets(others, quick.needs_similarities)
+        clusters = groups_of(others, "cluster")
+        folds: list[Fold] = []
+        for cluster in sorted(set(clusters.values())):
+            hidden = [own for own in clusters if clusters[own] == cluster]
+            asked = [own for own in hidden if own in held_out]
+            if asked:
+                folds += hold_out_together(others, asked, hidden, quick, (), 0, 0.0, 0)
+    except (NotEnoughResults, NoSimilarity, InvalidRows):
+        return (), {}
+    return tuple(folds), clusters
 
 
 def other_folds(

@@ -124,6 +124,10 @@ class GaussianMatcher:
             ranked[dataset] = Ranked(models, prediction, tuple(parts), lifts)
         return ranked
 
+    def quick(self) -> GaussianMatcher:
+        """See `predictor.matching.Matcher.quick`."""
+        return self
+
     def describe(self) -> dict[str, Any]:
         """See `predictor.matching.Matcher.describe`."""
         return {

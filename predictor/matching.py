@@ -30,6 +30,7 @@ from matchgraph.predictor.ranks import (
     summarise,
 )
 from matchgraph.predictor.samples import widened
+from matchgraph.predictor.verdict import Familiarity, familiarity
 from matchgraph.predictor.visibility import (
     add_dataset,
     check_enough,
@@ -161,6 +162,7 @@ class Prediction:
         neighbours: the most similar datasets, most similar first.
         provenance: what it was computed from and with.
         rehearsed: see `Ranked.rehearsed`.
+        familiarity: how far the dataset is from those with results; off the zoo, the chances are widened.
     """
 
     dataset: str
@@ -168,6 +170,7 @@ class Prediction:
     neighbours: tuple[Neighbour, ...]
     provenance: Mapping[str, Any] = field(default_factory=dict)
     rehearsed: Mapping[str, RankPrediction] = field(default_factory=dict)
+    familiarity: Familiarity | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -228,6 +231,10 @@ class Matcher(Protocol):
             NoSimilarity: a dataset has no SIMILAR edge, and the method needs one.
             UnknownTarget: the graph has no such dataset.
         """
+        ...
+
+    def quick(self) -> Matcher:
+        """The method, or where it takes seconds a faster one that ranks nearly as it does."""
         ...
 
     def describe(self) -> dict[str, Any]:
@@ -296,6 +303,10 @@ class PaperMatcher:
             ranked[dataset] = Ranked(matrix.models, prediction, table.parts, contributions)
         return ranked
 
+    def quick(self) -> PaperMatcher:
+        """See `Matcher.quick`."""
+        return self
+
     def describe(self) -> dict[str, Any]:
         """See `Matcher.describe`."""
         return {
@@ -353,6 +364,8 @@ def predict(
         target, visible = dataset.id, add_dataset(snapshot, dataset, distances or {})
     ranked = matcher.rank(visible, [target], explain=True)[target]
     order = np.lexsort((ranked.models, -ranked.prediction.p_best, ranked.prediction.expected_rank))
+    familiar = familiarity(visible, target)
+    reliability = min(reliability, familiar.reliability if familiar else 1.0)
     expected = widened(ranked.prediction, reliability) if reliability < 1 else ranked.prediction
     reasons = explain(ranked.contributions, ranked.parts)
     ranking = tuple(
@@ -367,7 +380,7 @@ def predict(
         for row in order
     )
     source = {**provenance(visible, target, matcher), **ranked.details}
-    return Prediction(target, ranking, evidence(visible, target), source, ranked.rehearsed)
+    return Prediction(target, ranking, evidence(visible, target), source, ranked.rehearsed, familiar)
 
 
 def explain(contributions: np.ndarray | None, parts: Sequence[str]) -> list[tuple[Reason, ...]]:

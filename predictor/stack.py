@@ -32,7 +32,7 @@ class StackMatcher:
     """Ranks by a mixture of rankings, see the module.
 
     Args:
-        paper: the paper's recipe, which takes part.
+        paper: the paper's recipe, which takes part; None for the closed forms alone.
         features: what the rankings see: all, only the graph's edges ("graph"), or only what is known of the
             nodes ("node").
         seed: of the groups in which the paper's recipe leaves out datasets.
@@ -43,7 +43,11 @@ class StackMatcher:
     needs_similarities = False
 
     def __init__(
-        self, paper: PaperMatcher, features: FeatureSet = "all", seed: int = 0, notes: tuple[str, ...] = ()
+        self,
+        paper: PaperMatcher | None,
+        features: FeatureSet = "all",
+        seed: int = 0,
+        notes: tuple[str, ...] = (),
     ) -> None:
         self.paper, self.features, self.seed, self.notes = paper, features, seed, notes
         self._values = GaussianMatcher(features)
@@ -84,17 +88,24 @@ class StackMatcher:
             )
         return ranked
 
+    def quick(self) -> StackMatcher:
+        """See `predictor.matching.Matcher.quick`: the closed forms alone."""
+        return StackMatcher(None, self.features, self.seed)
+
     def describe(self) -> dict[str, Any]:
         """See `predictor.matching.Matcher.describe`."""
-        return {"stack": {"features": self.features, "seed": self.seed, "paper": self.paper.describe()}}
+        paper = None if self.paper is None else self.paper.describe()
+        return {"stack": {"features": self.features, "seed": self.seed, "paper": paper}}
 
     def _scored(self, visible: Snapshot, matrix: LossMatrix, datasets: Sequence[str]) -> dict[str, Scored]:
         scored = parts.averages(visible, matrix, datasets)
         scored |= parts.neighbours(visible, matrix, datasets)
         scored["process"] = parts.process(visible, datasets, self._values)
         scored["process_of_ranks"] = parts.process(visible, datasets, self._ranks)
-        paper = parts.papers(visible, matrix, datasets, self.paper, self.seed)
-        return scored if paper is None else scored | {parts.PAPER: paper}
+        if self.paper is not None:
+            paper = parts.papers(visible, matrix, datasets, self.paper, self.seed)
+            scored |= {} if paper is None else {parts.PAPER: paper}
+        return scored
 
 
 def _lifts(scored: dict[str, Scored], weights: np.ndarray, dataset: str) -> dict[str, np.ndarray]:

@@ -15,7 +15,7 @@ from matchgraph.graphdb.snapshot import NOT_RECORDED
 from matchgraph.predictor import evaluation, matching, replay, samples
 from matchgraph.predictor.active import pair_hours
 from matchgraph.predictor.answer import Answer
-from matchgraph.predictor.confidence import confidence_of, other_folds
+from matchgraph.predictor.confidence import cluster_folds, confidence_of, other_folds
 from matchgraph.predictor.config import ReplayConfig
 from matchgraph.predictor.errors import ExtractorMismatch, InvalidRows, UnknownMetricName, UnknownTarget
 from matchgraph.predictor.folds import rehearsed_folds
@@ -23,6 +23,7 @@ from matchgraph.predictor.matching import Cost
 from matchgraph.predictor.nearby import nearby
 from matchgraph.predictor.pairs import missing_pairs_note
 from matchgraph.predictor.recipes import Method
+from matchgraph.predictor.verdict import verdict
 from matchgraph.progress import Progress, no_progress
 
 if TYPE_CHECKING:
@@ -129,13 +130,15 @@ def predict(
     prediction = matching.predict(
         snapshot, dataset, matcher, distances=distances, costs=costs, reliability=reliability
     )
-    sure = None
+    sure, folds = None, rehearsed_folds(snapshot, prediction.rehearsed)
     if confidence is not None:
-        folds = rehearsed_folds(snapshot, prediction.rehearsed) or other_folds(
+        folds = folds or other_folds(
             snapshot, name, matcher, lambda done, of, held_out: on_progress(f"trying {held_out}", done, of)
         )
-        sure = confidence_of(prediction, folds, confidence)
-    return Answer(prediction, measured, sure, time.perf_counter() - started, notes)
+        on_progress("trying whole clusters", 0, 0)
+        sure = confidence_of(prediction, folds, confidence, cluster_folds(snapshot, name, matcher))
+    judged = verdict(prediction.ranking, folds, prediction.familiarity)
+    return Answer(prediction, judged, measured, sure, time.perf_counter() - started, notes)
 
 
 def evaluate(

@@ -187,6 +187,12 @@ class TestDefaultRecipe:
         out = command("predict", "d03", "--confidence", "0.8")[1]
         assert "With a confidence of 0.8 the best model is" in out
         assert "On the other 17 datasets such sets" in out
+        assert "calibrated on 17 other datasets" in out
+        assert (
+            f"Expected loss against the best model: {answer['verdict']['expected_loss']:.3g} clip_fid" in out
+        )
+        measured = " ".join(f"--model {model}" for model in answer["verdict"]["measure"])
+        assert out.rstrip().endswith(f"matchgraph ingest run --dataset d03 {measured}")
         assert json.loads(command("predict", "d03", "--json")[1])["confidence"] is None
         for impossible in ("0", "1", "nan", "x"):
             assert command("predict", "d03", "--confidence", impossible)[0] == 2
