@@ -16,6 +16,7 @@ import numpy as np
 
 from matchgraph.predictor.config import FEATURE_SETS, OPERATORS, FeatureSet, Operator
 from matchgraph.predictor.errors import InvalidRows, NoSimilarity
+from matchgraph.predictor.familiarity import Familiarity, familiarity
 from matchgraph.predictor.features import (
     assemble,
     dataset_features,
@@ -30,7 +31,6 @@ from matchgraph.predictor.ranks import (
     summarise,
 )
 from matchgraph.predictor.samples import widened
-from matchgraph.predictor.verdict import Familiarity, familiarity
 from matchgraph.predictor.visibility import (
     add_dataset,
     check_enough,

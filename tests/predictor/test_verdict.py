@@ -8,10 +8,11 @@ import pytest
 
 from matchgraph.predictor.calibration import conformal_coverage, prediction_set
 from matchgraph.predictor.confidence import cluster_folds, confidence_of
+from matchgraph.predictor.familiarity import familiarity
 from matchgraph.predictor.folds import Fold
 from matchgraph.predictor.gaussian import GaussianMatcher
 from matchgraph.predictor.matching import Cost, RankedModel, predict
-from matchgraph.predictor.verdict import familiarity, verdict
+from matchgraph.predictor.verdict import verdict
 from matchgraph.predictor.visibility import hide_results
 from tests.predictor.zoos import measured_zoo
 
