@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from matchgraph.drawing import Drawing
 from matchgraph.training.config import SampleConfig
-from matchgraph.training.errors import BadAdapter, InvalidConfig
+from matchgraph.training.errors import BadAdapter, InvalidConfig, OutOfMemory
 from matchgraph.training.pipelines.adapters import (
     ADAPTER_FILE,
     attach_adapter,
@@ -165,3 +166,23 @@ def test_impossible_requests_are_refused(loaded):
     for fault in ({"n": 0}, {"n": 1, "seed": -2}, {"n": 1, "precision": "fp8"}):
         with pytest.raises(InvalidConfig, match=list(fault)[-1]):
             SampleConfig(**fault)
+
+
+def test_fewer_images_at_a_time_are_drawn_where_memory_runs_out(loaded, monkeypatch):
+    plain = sample_images(loaded["sd"], None, ["a"], replace(SAMPLING, n=5, batch_size=4))
+    own, tried = type(loaded["sd"].family).sample, []
+
+    def sample(*given, **named):
+        tried.append(len(named["generators"]))
+        if tried[-1] > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return own(*given, **named)
+
+    monkeypatch.setattr(type(loaded["sd"].family), "sample", sample)
+    fewer = sample_images(loaded["sd"], None, ["a"], replace(SAMPLING, n=5, batch_size=4))
+    assert tried == [4, 2, 1, 1, 1, 1, 1]
+    for one, other in zip(plain, fewer, strict=True):
+        assert abs(np.asarray(one, int) - np.asarray(other, int)).max() <= 1
+    monkeypatch.setattr(type(loaded["sd"].family), "sample", lambda *_, **__: sample(generators=[0, 0]))
+    with pytest.raises(OutOfMemory, match="sampling"):
+        sample_images(loaded["sd"], None, ["a"], replace(SAMPLING, n=1))

@@ -135,6 +135,14 @@ def _move(parts: Sequence[torch.nn.Module], device: torch.device) -> None:
         # The module's own method, as diffusers' would warn of half precision on a CPU.
         torch.nn.Module.to(part, device)
     if parts and device.type == "cpu" and torch.cuda.is_available():
+        release(torch.device("cuda"))
+
+
+def release(device: torch.device) -> None:
+    """Give back the memory of a GPU that no tensor is in any more."""
+    import torch
+
+    if device.type == "cuda":
         torch.cuda.empty_cache()
 
 

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Generator, Sequence
-from contextlib import closing
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from matchgraph.training.config import SampleConfig
-from matchgraph.training.errors import InvalidConfig, memory_of
+from matchgraph.training.errors import InvalidConfig, OutOfMemory, memory_of
 from matchgraph.training.images import square
 from matchgraph.training.pipelines.cache import CacheUse, EncodingCache
 from matchgraph.training.pipelines.encoding import PromptRows
 from matchgraph.training.pipelines.loading import LoadedPipeline, opened
-from matchgraph.training.pipelines.placement import placed
+from matchgraph.training.pipelines.placement import placed, release
 from matchgraph.training.pipelines.rollback import Start
 from matchgraph.training.pipelines.samplers import caching, default_drawing, drawing_with
 from matchgraph.training.pipelines.weights import load_weights
@@ -25,6 +26,11 @@ from matchgraph.training.seeds import seeded_generator
 if TYPE_CHECKING:
     import torch
     from PIL import Image
+
+    from matchgraph.training.pipelines.families.base import Conditioning
+
+# Decoding takes about 0.4 GiB for each image of 512 px in half precision.
+DECODED_PIXELS = 8 * 512 * 512
 
 
 def sample_images(
@@ -152,7 +158,7 @@ def stream_batches(
         follow: say how curved the images' ways through the steps were; keeps the latents of every step.
 
     Yields:
-        Batches of `config.batch_size`, the last of what is left.
+        Batches of `config.batch_size`, or of fewer from where that many run out of memory.
 
     Raises:
         TrainingError: as `stream_images`; InvalidConfig also for a sampler that cannot begin in the middle.
@@ -171,7 +177,6 @@ def stream_batches(
     ):
         loaded.check_resolution(drawing.resolution_px)
         family, pipe = loaded.family, loaded.pipe
-        steps, guidance = default_drawing(pipe, family.default_steps, family.default_guidance)
         _check_controls(pipe, prompts, controls, control_scale, config)
         wanted = [prompts[i % len(prompts)] for i in range(config.n)]
         encoded = encoded or PromptRows(loaded, wanted, CacheUse(cache))
@@ -179,9 +184,11 @@ def stream_batches(
         unload = None if adapter is None else load_weights(pipe, family, adapter)
         try:
             family.denoiser(pipe).eval()
-            with placed(loaded, "denoiser", "vae"):
-                for first in range(0, config.n, config.batch_size):
-                    places = range(first, min(first + config.batch_size, config.n))
+            draw = partial(_draw, loaded, config, named, encoded, negative, wanted, start)
+            first, size = 0, config.batch_size
+            with placed(loaded, "denoiser", "vae"), _sliced(pipe, loaded.device, config):
+                while first < config.n:
+                    places = range(first, min(first + size, config.n))
                     further = {}
                     if controls is not None:
                         shown = [controls[i % len(prompts)].convert("RGB") for i in places]
@@ -190,25 +197,66 @@ def stream_batches(
                             "controlnet_conditioning_scale": float(control_scale),
                         }
                     trajectory.clear()
-                    with memory_of("sampling"):
-                        images = family.sample(
-                            pipe,
-                            encoded.pick([wanted[i] for i in places], loaded.device),
-                            negative,
-                            steps=drawing.steps or steps,
-                            guidance=guidance if drawing.guidance is None else drawing.guidance,
-                            generators=[image_generator(config.seed, named[i]) for i in places],
-                            resolution_px=drawing.resolution_px,
-                            start=None if start is None else start.rows(places),
-                            start_generators=[
-                                seeded_generator("start", config.seed, named[i]) for i in places
-                            ],
-                            further=further,
-                        )
+                    images = None
+                    try:
+                        images = draw(places, further)
+                    except OutOfMemory:
+                        if len(places) == 1:
+                            raise
+                    if images is None:
+                        # Images do not depend on those beside them, so fewer at a time are the same ones.
+                        size = len(places) // 2
+                        trajectory.clear()
+                        release(loaded.device)
+                        continue
                     yield Batch(images, trajectory.last, curvature(trajectory.points) if follow else None)
+                    first = places.stop
         finally:
             if unload is not None:
                 unload()
+
+
+def _draw(
+    loaded: LoadedPipeline,
+    config: SampleConfig,
+    named: Sequence[int | str],
+    encoded: PromptRows,
+    negative: Conditioning,
+    wanted: Sequence[str],
+    start: Start | None,
+    places: range,
+    further: Mapping[str, Any],
+) -> list[Image.Image]:
+    """Draw the images at some places."""
+    drawing, family = config.drawing, loaded.family
+    steps, guidance = default_drawing(loaded.pipe, family.default_steps, family.default_guidance)
+    with memory_of("sampling"):
+        return family.sample(
+            loaded.pipe,
+            encoded.pick([wanted[i] for i in places], loaded.device),
+            negative,
+            steps=drawing.steps or steps,
+            guidance=guidance if drawing.guidance is None else drawing.guidance,
+            generators=[image_generator(config.seed, named[i]) for i in places],
+            resolution_px=drawing.resolution_px,
+            start=None if start is None else start.rows(places),
+            start_generators=[seeded_generator("start", config.seed, named[i]) for i in places],
+            further=further,
+        )
+
+
+@contextmanager
+def _sliced(pipe: Any, device: torch.device, config: SampleConfig) -> Iterator[None]:
+    """Let the VAE of a GPU take one image at a time inside where all of a batch would fill its memory."""
+    pixels = config.batch_size * config.drawing.resolution_px**2
+    if device.type != "cuda" or pixels <= DECODED_PIXELS or getattr(pipe.vae, "use_slicing", True):
+        yield
+        return
+    pipe.vae.enable_slicing()
+    try:
+        yield
+    finally:
+        pipe.vae.disable_slicing()
 
 
 def _check_controls(
