@@ -5,9 +5,11 @@ A figure for planning, good to a factor of two or so where no run of the same mo
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -17,8 +19,11 @@ from matchgraph.ingest.runs.ledger import DONE, Run
 BEFORE, TRAINING, AFTER = "sampling before", "fine-tuning", "sampling after"
 # Backward costs about two forwards, so a training step is three: Kaplan et al. (2020), section 2.1.
 FORWARDS_PER_STEP = 3
-# The side at which `tflop` is counted, see `training.pipelines.profile`.
+# The side at which `tflop` is counted where nothing else is known, see `training.pipelines.profile`.
 PROFILED_PX = 512
+# Pixels a latent for each side, of families whose own call, which is what is counted, draws at the side they
+# were made for whatever is asked. Runs draw at the side that is asked.
+BINNED = {"pixart": 8, "sana": 32}
 # A token of a denoiser stands for 16 pixels a side: latents of 1/8, patches of 2.
 TOKEN_PX = 16
 # For a model of no known family: what most pipelines default to.
@@ -127,7 +132,7 @@ class Estimator:
         steps, guided = self._steps(model, {}), self._guided(model, config)
         if whole := self._property(model, "tflop"):
             default = self._guided(model, {})
-            forward = whole / (steps * default) * (config["resolution_px"] / PROFILED_PX) ** 2
+            forward = whole / (steps * default) * (config["resolution_px"] / self._counted_px(model)) ** 2
         elif params := self._property(model, "params"):
             forward = 2 * params * (config["resolution_px"] / TOKEN_PX) ** 2 / 1e12
         else:
@@ -135,6 +140,19 @@ class Estimator:
         if kind == TRAINING:
             return forward * FORWARDS_PER_STEP * config["steps"] * config["batch_size"]
         return forward * self._steps(model, config) * guided * config["samples"]
+
+    def _counted_px(self, model: str) -> float:
+        """The side of the image that `tflop` is of."""
+        counted = self._property(model, "tflop_resolution_px") or PROFILED_PX
+        unit = BINNED.get(self._family(model))
+        if unit is None:
+            return counted
+        try:
+            folder = Path(self._models[model].properties["source"])
+            config = json.loads((folder / "transformer" / "config.json").read_text(encoding="utf-8"))
+            return config["sample_size"] * unit
+        except (OSError, ValueError, KeyError, TypeError):
+            return counted
 
     def _property(self, model: str, name: str) -> float | None:
         value = self._models[model].properties.get(name) if model in self._models else None

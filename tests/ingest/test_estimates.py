@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from matchgraph.graphdb.models import Model
-from matchgraph.ingest.runs.estimates import ASSUMED_TFLOP_PER_S, Estimator
+from matchgraph.ingest.runs.estimates import ASSUMED_TFLOP_PER_S, TRAINING, Estimator
 from matchgraph.ingest.runs.ledger import Pace, Run, RunProgress
 
 CONFIG = {
@@ -108,3 +109,26 @@ def test_a_running_run_is_judged_by_its_own_pace() -> None:
     )
     assert estimator.left(last).seconds == 0
     assert estimator.left(run(status="RUNNING", progress=RunProgress("writing"))).basis == "nearly done"
+
+
+def test_costs_are_scaled_from_the_size_that_was_counted() -> None:
+    """SANA-1.5 draws 1024 px when its own call, which is what is counted, is asked for 512."""
+    zoo = Path(__file__).parents[2] / "zoo"
+    models = {
+        "small": Model("small", {"family": "sd", "tflop": 100.0, "tflop_resolution_px": 32}),
+        "sana": Model("sana", {"family": "sana", "tflop": 40.0, "source": str(zoo / "sana-1.5-4.8b")}),
+        "sana at 512": Model(
+            "sana at 512", {"family": "sana", "tflop": 40.0, "source": str(zoo / "sana-1.6b")}
+        ),
+        "unknown": Model("unknown", {"family": "sana", "tflop": 40.0, "source": "/nowhere"}),
+    }
+    seconds = {
+        name: estimate.seconds
+        for name in models
+        if (estimate := Estimator([], models).stage(TRAINING, name, CONFIG)).seconds
+    }
+    forward = 1.0 * 3 * CONFIG["steps"] * CONFIG["batch_size"] / ASSUMED_TFLOP_PER_S
+    assert seconds["small"] == pytest.approx(forward * (512 / 32) ** 2)
+    assert seconds["sana"] == pytest.approx(forward / 4)
+    assert seconds["sana at 512"] == pytest.approx(forward)
+    assert seconds["unknown"] == pytest.approx(forward)

@@ -81,6 +81,21 @@ def test_a_run_does_not_push_out_what_it_uses_itself(tmp_path):
     assert use.fetch({"older": 1}) is None
 
 
+def test_what_finds_no_room_and_is_too_much_for_memory_is_mapped_from_a_file_without_a_name(
+    tmp_path, monkeypatch
+):
+    mapped = []
+    own = module._mapped
+    monkeypatch.setattr(module, "_mapped", lambda path: mapped.append(path.name) or own(path))
+    monkeypatch.setattr(module, "HELD_BYTES", room_for(1))
+    use = CacheUse(EncodingCache(tmp_path, 1))
+    kept = [use.store({"number": number}, entry(number)) for number in range(3)]
+    assert use.unstored == 3
+    assert all(torch.equal(tensors["x"], entry(number)["x"]) for number, tensors in enumerate(kept))
+    assert [name.startswith(".scratch-") for name in mapped] == [True, True]
+    assert not list(tmp_path.glob("*scratch*"))
+
+
 def test_an_entry_above_the_limit_costs_no_other_its_place(tmp_path):
     cache = EncodingCache(tmp_path, room_for(1))
     CacheUse(cache).store({"small": 1}, entry())

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import time
+import uuid
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -24,6 +25,9 @@ SUFFIX = ".safetensors"
 LOCK_FILE = ".lock"
 # Writing an entry takes a second or so; a lock held for longer than this belongs to a stuck file system.
 LOCK_TIMEOUT_S = 60.0
+# What of a run's encodings may lie in memory where the cache has no room; 10,000 captions are 78 GiB for
+# FLUX.1.
+HELD_BYTES = 2 * 2**30
 # What a safetensors header takes for a tensor's name, type, shape and place, generously.
 HEADER_BYTES_PER_TENSOR = 1024
 
@@ -74,7 +78,8 @@ class CacheUse:
     """One run's use of a cache, with counts of what it found there.
 
     Entries that were used since the run began are not removed for its sake: a run whose encodings exceed the
-    limit keeps the rest in memory instead of pushing out what it will read again.
+    limit keeps the rest to itself instead of pushing out what it will read again: `HELD_BYTES` of it in
+    memory, and what is more in files without a name, which are gone when the run is.
 
     Args:
         cache: the cache; None for none, where nothing is found and nothing kept.
@@ -85,6 +90,7 @@ class CacheUse:
         self.misses = 0
         self.unstored = 0
         self._cache = cache
+        self._held = 0
         self._began_ns = time.time_ns()
 
     @property
@@ -146,7 +152,20 @@ class CacheUse:
         except (OSError, Timeout):
             pass
         self.unstored += 1
-        return dict(tensors)
+        self._held += needed
+        return (self._unnamed(tensors) if self._held > HELD_BYTES else None) or dict(tensors)
+
+    def _unnamed(self, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor] | None:
+        """Map tensors from a file that has no name any more; None where it cannot be written."""
+        assert self._cache is not None
+        path = self._cache.folder / f"{SCRATCH_PREFIX}{uuid.uuid4().hex}{SUFFIX}"
+        try:
+            write_tensors(path, tensors, {})
+            return _mapped(path)
+        except OSError:
+            return None
+        finally:
+            path.unlink(missing_ok=True)
 
     def _path(self, facts: Mapping[str, Any]) -> Path:
         assert self._cache is not None
