@@ -263,7 +263,8 @@ def test_a_lack_of_memory_is_followed_by_a_smaller_plan(
         assert record["with"]["happened"]["images_per_step"] == 2
         return
     assert (1, True) in tried
-    (message,) = answer(result)["failed"].values()
+    assert result.exit_code == 1
+    (message,) = json.loads(result.stdout)["failed"].values()
     assert message.startswith("Out of memory in training: CUDA out of memory.")
     assert "--precision bf16" in message
     assert "\n" not in message
