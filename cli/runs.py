@@ -34,18 +34,46 @@ from matchgraph.cli.run_output import (
     show_status,
     show_summary,
 )
-from matchgraph.ingest.runs.config import Execution, RunConfig, Selection
+from matchgraph.ingest.runs.config import AUTO_TOLERANCE, MOST_SAMPLES, Execution, RunConfig, Selection
 from matchgraph.ingest.runs.ray_executor import ClusterOptions
 from matchgraph.ingest.runs.worker import GRACE_S, PATIENCE_S, POLL_S, WorkerOptions
+from matchgraph.ingest.tables.datasets import MINIMUM_IMAGES
 
 FAILED_EXIT = 1
+
+
+class SampleCount(click.ParamType):
+    """A number of images, or auto."""
+
+    name = "N|auto"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | str:
+        """See `click.ParamType`."""
+        return value if value == "auto" else click.IntRange(MINIMUM_IMAGES).convert(value, param, ctx)
+
+
+def run_config(options: dict[str, Any]) -> RunConfig:
+    """The configuration that a command's options state, and take them out of `options`."""
+    if options["samples"] == "auto":
+        tolerance = options["tolerance"]
+        options |= {"samples": MOST_SAMPLES, "tolerance": AUTO_TOLERANCE if tolerance is None else tolerance}
+    return configuration(RunConfig, options)
+
 
 planning_options = with_options(
     [
         settings_options(Selection, only=("models", "datasets", "pairs")),
         probe_option(),
         extractor_option,
-        settings_options(RunConfig),
+        settings_options(
+            RunConfig,
+            samples={
+                "type": SampleCount(),
+                "metavar": "N|auto",
+                "help": f"Images sampled per score; auto: --tolerance {AUTO_TOLERANCE:g} and "
+                f"at most {MOST_SAMPLES}.",
+            },
+        ),
         settings_options(Selection, only=("replicate", "also")),
         click.option(
             "--price-per-hour",
@@ -105,7 +133,7 @@ def plan(
 
     if budget_hours is None and out is not None:
         raise click.UsageError("--out writes what --budget-hours proposes: give --budget-hours as well.")
-    config, selection = configuration(RunConfig, options), configuration(Selection, options)
+    config, selection = run_config(options), configuration(Selection, options)
     execution = configuration(Execution, options)
     with opened_graph() as (graph, _):
         if budget_hours is None:
@@ -182,7 +210,7 @@ def run(
     from matchgraph.ingest.runs.workflow import plan_runs, queue_runs, run_pairs
 
     settings = settings_from_environment()
-    config, selection = configuration(RunConfig, options), configuration(Selection, options)
+    config, selection = run_config(options), configuration(Selection, options)
     working = configuration(WorkerOptions, options)
     cluster = configuration(ClusterOptions, options, workers=workers)
     here = executor == "local"

@@ -73,6 +73,14 @@ class InsufficientMemory(TrainingError):
     """A model that does not fit this machine's device; another one may hold it."""
 
 
+class NonFiniteImages(TrainingError, ArithmeticError):
+    """Sampling gave latents or pixels that are infinite or not a number; nothing was measured."""
+
+
+class EmptyImages(TrainingError):
+    """All sampled images are of one colour, or the same; nothing was measured."""
+
+
 class CheckpointMismatch(TrainingError):
     """A checkpoint belongs to another configuration, model or dataset; the message names the field."""
 

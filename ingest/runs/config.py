@@ -17,6 +17,8 @@ from matchgraph.training.config import FineTuneConfig, SampleConfig
 
 # Images of 512 px that are sampled together unless a number is given; of smaller ones as many pixels.
 SAMPLING_BATCH, MOST_SAMPLED_TOGETHER = 8, 128
+# Of `--samples auto`: the share of its value that a standard error may have, and the most images for it.
+AUTO_TOLERANCE, MOST_SAMPLES = 0.05, 10_000
 
 
 @dataclass(frozen=True)
@@ -140,7 +142,9 @@ class RunConfig:
         resolution_px: side of the images trained on and sampled.
         precision: of the frozen weights, see `training.config.PRECISIONS`.
         seed: of training and sampling.
-        samples: images sampled for the score.
+        samples: images sampled for the score, or the most of them where `tolerance` is given.
+        tolerance: sampling stops once the standard error of every Frechet distance (of every metric where
+            there is none) is at most this share of its value; None to sample all.
         sampling_steps: scheduler steps for an image; None for the family's default.
         guidance: classifier-free guidance scale; None for the family's default.
         initial: whether the pretrained model is scored too.
@@ -169,7 +173,14 @@ class RunConfig:
     resolution_px: int = same_setting(FineTuneConfig, "resolution_px")
     precision: str = same_setting(FineTuneConfig, "precision")
     seed: int = same_setting(FineTuneConfig, "seed")
-    samples: int = setting(10_000, "Images sampled per score.", at_least=MINIMUM_IMAGES)
+    samples: int = setting(MOST_SAMPLES, "Images sampled per score.", at_least=MINIMUM_IMAGES)
+    tolerance: float | None = setting(
+        None,
+        "Stop sampling once the standard error of every Frechet distance, or else of every metric, is at "
+        "most this share of its value; --samples is then the most.",
+        above=0,
+        identity="changed",
+    )
     sampling_steps: int | None = setting(
         None, "Denoising steps per image; by default the model family's.", at_least=1
     )
@@ -193,10 +204,10 @@ class RunConfig:
         split = {"batch_size": self.batch_size // passes, "gradient_accumulation": passes}
         return FineTuneConfig(**{**shared, **split, "alpha": self.rank})
 
-    def sampling(self, execution: Execution) -> SampleConfig:
-        """Return the part that samples."""
+    def sampling(self, execution: Execution, n: int | None = None) -> SampleConfig:
+        """Return the part that samples n images; by default as many as are asked for at most."""
         return SampleConfig(
-            n=self.samples,
+            n=self.samples if n is None else n,
             drawing=Drawing(self.sampling_steps, self.guidance, resolution_px=self.resolution_px),
             seed=self.seed,
             batch_size=execution.sampled_together(self.resolution_px),

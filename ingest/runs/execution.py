@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing
+from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,29 +11,22 @@ from matchgraph.ingest.errors import ExtractorMismatch
 from matchgraph.ingest.runs.config import Execution
 from matchgraph.ingest.runs.estimates import AFTER, BEFORE, TRAINING
 from matchgraph.ingest.runs.memory import WHAT_HELPS, MemoryPlans, carried_out, check_fits, in_words
-from matchgraph.ingest.runs.pages import GRID_FILE
-from matchgraph.ingest.runs.pretrained import pretrained_scores
+from matchgraph.ingest.runs.pages import GRID_BEFORE_FILE, GRID_FILE
 from matchgraph.ingest.runs.run import Job, OnStep, Outcome
+from matchgraph.ingest.runs.sampling import GRID_SIDE, Sampling, drawing_hash
 from matchgraph.training.errors import OutOfMemory
+from matchgraph.training.measure.drawn import DrawnRows
 from matchgraph.training.measure.extractors import load_extractor, parse_extractors, require_images
 from matchgraph.training.measure.frechet import GaussianStatistics
-from matchgraph.training.measure.scoring import Score, Scorer
-from matchgraph.training.sampling.captions import draw_captions
+from matchgraph.training.measure.scoring import Scorer
 
 if TYPE_CHECKING:
-    from PIL import Image
-
-    from matchgraph.training.config import SampleConfig
     from matchgraph.training.measure.extractors import Extractor
     from matchgraph.training.memory.plan import MemoryPlan
     from matchgraph.training.pipelines.cache import EncodingCache
     from matchgraph.training.pipelines.loading import LoadedPipeline
     from matchgraph.training.pipelines.placement import Placement
 
-# Maps images to a score for each metric.
-Measuring = Callable[[Iterable["Image.Image"]], tuple[Score, ...]]
-
-GRID_SIDE = 4
 CHECKPOINT_STEPS = 500
 # Runs of no more steps and samples than this come to every stage soon enough.
 SHORT = 100
@@ -52,7 +42,7 @@ class LoraExecutor:
         cache: where encodings of images and captions are kept for other runs; None for nowhere.
         extractors: by hash, those that are loaded already; others are loaded from where the run says.
         features: where features of datasets are kept for other runs; None for nowhere.
-        pretrained: where scores of pretrained models are kept for other runs; None for beside the checkpoint.
+        pretrained: where samples of pretrained models are kept for other runs; None for nowhere else.
         footprints: where estimates of models' memory are kept; None for nowhere.
         notice: told of what a user should know, such as how a model is made to fit.
     """
@@ -118,24 +108,13 @@ class LoraExecutor:
         execution, placement = carried_out(self.execution, plan)
         pipeline = self._pipeline(job.model_folder, job.config.precision, placement)
         self._rehearse(job, pipeline, execution, on_step)
-        # A dataset without captions is one of images without prompts.
-        captions = [image.caption or "" for image in job.images]
-        places = draw_captions(captions, job.config.samples, job.config.seed)
-        prompts = [captions[place] for place in places]
-        score = partial(scorer.score, reference=reference, groups=places)
-
-        def measure(adapter: Path | None, step: str, picture: Path) -> tuple[tuple[Score, ...], float]:
-            sampling = job.config.sampling(execution)
-            scores, shown, drawing = self._measure(
-                pipeline, score, adapter, prompts, sampling, partial(on_step, step)
-            )
-            save_grid(shown, picture)
-            return scores, drawing
-
-        initial: tuple[Score, ...] = ()
+        sampling = Sampling(job, pipeline, scorer, reference, execution, self.cache, on_step)
+        before = None
         if job.config.initial:
-            folder = self.pretrained or job.checkpoint
-            initial = pretrained_scores(job, folder, lambda picture: measure(None, BEFORE, picture)[0])
+            of = drawing_hash(job, None)
+            folder = job.checkpoint if self.pretrained is None else self.pretrained / of
+            rows = DrawnRows(folder, {"of": of}, "before")
+            before = sampling.measure(rows, None, BEFORE, job.out / GRID_BEFORE_FILE)
         # An estimate of the time left takes what an earlier claim did for done.
         known_steps = checkpoint_step(job.resume_from) if job.resume_from else None
         on_step(TRAINING, known_steps or 0, job.config.steps)
@@ -149,16 +128,24 @@ class LoraExecutor:
             cache=self.cache,
             images=job.images,
         )
-        finetuned, drawing = measure(record.adapter, AFTER, job.out / GRID_FILE)
-        per_image = drawing / job.config.samples
+        rows = DrawnRows(job.checkpoint, {"of": drawing_hash(job, record.sha256)}, "after")
+        after = sampling.measure(rows, record.adapter, AFTER, job.out / GRID_FILE)
         details = {
             "happened": record.happened,
             "used": record.used,
             "execution": {one.name: getattr(execution, one.name) for one in fields(Execution)},
             "memory": None if plan is None else plan.to_dict() | {"ran_out": lacks},
-            "prompts": prompts[: GRID_SIDE**2],
+            "images_of_one_colour": [one.plain for one in (before, after) if one is not None],
+            "prompts": sampling.prompts[: GRID_SIDE**2],
         }
-        return Outcome(finetuned, initial, record.adapter, record.seconds, per_image, details)
+        return Outcome(
+            after.scores,
+            () if before is None else before.scores,
+            record.adapter,
+            record.seconds,
+            after.seconds_per_image,
+            details,
+        )
 
     def _rehearse(self, job: Job, pipeline: LoadedPipeline, execution: Execution, on_step: OnStep) -> None:
         """Go through all stages once for each model and way to run it; a short run needs no rehearsal."""
@@ -218,47 +205,3 @@ class LoraExecutor:
                 )
             self.extractors[wanted] = require_images(found, name)
         return {name: self.extractors[wanted] for name, wanted in job.asked["extractors"].items()}
-
-    def _measure(
-        self,
-        pipeline: LoadedPipeline,
-        score: Measuring,
-        adapter: Path | None,
-        prompts: list[str],
-        sampling: SampleConfig,
-        on_image: Callable[[int, int], None],
-    ) -> tuple[tuple[Score, ...], list[Image.Image], float]:
-        from matchgraph.training.sampling.generate import stream_images
-
-        shown: list[Image.Image] = []
-        drawing = 0.0
-
-        def watched(images: Iterable[Image.Image]) -> Iterator[Image.Image]:
-            nonlocal drawing
-            started = time.perf_counter()
-            for number, image in enumerate(images, start=1):
-                drawing += time.perf_counter() - started
-                if len(shown) < GRID_SIDE**2:
-                    shown.append(image)
-                on_image(number, sampling.n)
-                yield image
-                started = time.perf_counter()
-
-        on_image(0, sampling.n)
-        # Closed also where a run is given up half-way: the next one must find the model without an adapter.
-        with closing(stream_images(pipeline, adapter, prompts, sampling, cache=self.cache)) as images:
-            scores = score(watched(images))
-        return scores, shown, drawing
-
-
-def save_grid(images: list[Image.Image], file: Path) -> None:
-    """Save images of one size as a square picture, so that a run's samples can be looked at."""
-    from PIL import Image
-
-    side = images[0].width
-    columns = min(GRID_SIDE, len(images))
-    rows = -(-len(images) // columns)
-    grid = Image.new("RGB", (columns * side, rows * side), "white")
-    for position, image in enumerate(images):
-        grid.paste(image, (position % columns * side, position // columns * side))
-    grid.save(file)

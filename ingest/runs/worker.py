@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from matchgraph.training.measure.extractors import Extractor
 
 CACHE_FOLDER = "encodings"
-# In the data folder: scores of pretrained models, for all runs that differ only in how they are trained.
+# In the data folder: features of pretrained models' samples, for all runs that differ only in training.
 PRETRAINED_FOLDER = "pretrained"
 GIB = 2**30
 # A step is short; what takes longer is cut off. Batch systems allow half a minute between the two signals.

@@ -185,7 +185,8 @@ MOMENTS = {
     "training": "torch.nn.utils:clip_grad_norm_:3:kill",
     "saving": "diffusers:StableDiffusionPipeline.save_lora_weights:1:killed",
     "sampling": "matchgraph.training.pipelines.families.base:Family.sample:4:kill",
-    "scoring": "matchgraph.training.measure.scoring:Scorer.score:2:killed",
+    "keeping a batch of samples": "matchgraph.training.measure.drawn:DrawnRows.add:2:kill",
+    "scoring": "matchgraph.training.measure.scoring:Scorer.scores:2:killed",
     "showing": "matchgraph.ingest.runs.run:present:1:kill",
     "recording": "matchgraph.ingest.runs.ledger:Ledger.complete:1:kill",
     "committing": COMMIT + "kill",
@@ -259,6 +260,18 @@ def test_a_loss_that_is_not_a_number(scene: Scene, clean: list[str]) -> None:
     assert status == 1, said
     status, said = scene.run("ingest", "retry", "--all")
     assert status == 0, said
+    status, said = scene.run()
+    assert status == 0, said
+    assert scene.finished() == clean
+
+
+def test_pixels_that_are_not_numbers(scene: Scene, clean: list[str]) -> None:
+    # Of the pretrained model's second batch.
+    status, said = scene.run(trap="diffusers.models.autoencoders.vae:Decoder.forward:2:nan")
+    assert (status, said.count("Traceback")) == (1, 0), said
+    assert "2 of 2 images have pixels that are infinite or NaN" in said
+    assert (scene.status(), scene.edges()) == (FAILED, 0)
+    assert scene.run("ingest", "retry", "--all")[0] == 0
     status, said = scene.run()
     assert status == 0, said
     assert scene.finished() == clean

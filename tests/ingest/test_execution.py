@@ -14,7 +14,7 @@ from matchgraph.graphdb.repository import MatchingGraph
 from matchgraph.graphdb.runner import Runner
 from matchgraph.ingest.errors import ExtractorMismatch
 from matchgraph.ingest.runs.config import Execution
-from matchgraph.ingest.runs.estimates import TRAINING
+from matchgraph.ingest.runs.estimates import AFTER, TRAINING
 from matchgraph.ingest.runs.execution import LoraExecutor
 from matchgraph.ingest.runs.ledger import DONE, Ledger
 from matchgraph.ingest.runs.reporter import Reporter
@@ -152,6 +152,43 @@ def test_a_run_that_goes_on_tells_from_where(
     told.clear()
     work(zoo, Ledger(runner), LoraExecutor(Execution("cpu")), tmp_path, Watching())
     assert told == [2]
+
+
+def test_a_sample_goes_on_after_its_last_whole_batch(
+    zoo: MatchingGraph,
+    runner: Runner,
+    invoke: Invoke,
+    asked: list[Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from matchgraph.training.pipelines.families.base import Family
+
+    answer(invoke("run", *asked, "--queue", "--json"))
+    stop = threading.Event()
+    drawn: list[int] = []
+    own = Family.sample
+    monkeypatch.setattr(
+        Family,
+        "sample",
+        lambda *given, **named: drawn.append(len(named["generators"])) or own(*given, **named),
+    )
+
+    class Watching(Reporter):
+        def step(self, stage: str, done: int, of: int, loss: float | None) -> None:  # noqa: ARG002
+            if (stage, done) == (AFTER, 2):
+                stop.set()
+
+    one_by_one = Execution("cpu", sampling_batch=1)
+    with pytest.raises(KeyboardInterrupt):
+        work(zoo, Ledger(runner), LoraExecutor(one_by_one), tmp_path, Watching(), stop=stop)
+    assert sum(drawn) == 4 + 3
+    drawn.clear()
+    assert work(zoo, Ledger(runner), LoraExecutor(Execution("cpu")), tmp_path, Reporter()).done == 1
+    # Neither the pretrained model's images nor those that were kept.
+    assert drawn == [1]
+    found = edge(runner)
+    assert found["clip_fid__n_gen"] == found["initial_clip_fid__n_gen"] == 4
 
 
 def test_an_extractor_that_is_another_now_is_refused(

@@ -27,6 +27,7 @@ from matchgraph.training.measure.kernels import KID_SUBSETS, Distance, cmmd, kid
 from matchgraph.training.measure.uncertainty import Uncertainty, frechet_uncertainty, kernel_uncertainty
 
 if TYPE_CHECKING:
+    import numpy as np
     from PIL import Image
 
     from matchgraph.training.measure.extractors import Extractor
@@ -330,13 +331,50 @@ class Scorer:
             UnknownMeasure: a metric is of captions, which generated images do not have.
             DistanceError: a distance is not finite.
         """
+        pending = iter(images)
+        with ExitStack() as stack:
+            spools = {name: stack.enter_context(writing(self.cache_dir)) for name in self.extractors}
+            while batch := list(islice(pending, batch_size)):
+                for name, features in self.see(batch).items():
+                    spools[name].add(features)
+                del batch
+            made = {name: Sample(features=spool.finish()) for name, spool in spools.items()}
+        return self.scores(made, reference, groups)
+
+    def see(self, images: Sequence[Image.Image]) -> dict[str, np.ndarray]:
+        """Features of generated images by each extractor, (n, d), by the extractor's name.
+
+        Args:
+            images: of mode RGB.
+
+        Raises:
+            UnknownMeasure: a metric is of captions, which generated images do not have.
+        """
         for measure in self.measures:
             if isinstance(self.extractors[measure.extractor], CaptionExtractor):
                 raise UnknownMeasure(
                     f"{measure.metric} compares captions, which generated images do not have; it is a metric "
                     "between datasets only."
                 )
-        made = self._stream(images, batch_size)
+        return {name: extractor.features(images) for name, extractor in self.extractors.items()}
+
+    def scores(
+        self, made: Mapping[str, Sample], reference: Reference, groups: Sequence[int] | None = None
+    ) -> tuple[Score, ...]:
+        """Measure generated images whose features are known against a dataset by every metric.
+
+        Args:
+            made: the images, by the extractor's name.
+            reference: the dataset, from this scorer.
+            groups: which caption each image was drawn for; None for images drawn independently.
+
+        Returns:
+            One score for each metric, in their order.
+
+        Raises:
+            TooFewSamples: fewer than two images.
+            DistanceError: a distance is not finite.
+        """
         scores = []
         for measure in self.measures:
             extractor, real = self.extractors[measure.extractor], reference.samples[measure.extractor]
@@ -359,16 +397,6 @@ class Scorer:
                 )
             )
         return tuple(scores)
-
-    def _stream(self, images: Iterable[Image.Image], batch_size: int) -> dict[str, Sample]:
-        pending = iter(images)
-        with ExitStack() as stack:
-            spools = {name: stack.enter_context(writing(self.cache_dir)) for name in self.extractors}
-            while batch := list(islice(pending, batch_size)):
-                for name, extractor in self.extractors.items():
-                    spools[name].add(extractor.features(batch, batch_size))
-                del batch
-            return {name: Sample(features=spool.finish()) for name, spool in spools.items()}
 
     def _measure(
         self,

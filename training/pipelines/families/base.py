@@ -9,6 +9,7 @@ from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from matchgraph.training.pipelines.decoding import checked_decoding, normalised, single_precision
 from matchgraph.training.pipelines.families.objectives import Density, diffuse, rectified_flow
 from matchgraph.training.pipelines.rollback import noised, rolled_back
 
@@ -42,6 +43,7 @@ class Family(ABC):
         density: of a flow's noise levels in training, see `objectives.draw_sigmas`.
         call_options: further arguments of the pipeline's call when sampling.
         load_options: further arguments of the pipeline class's loader.
+        denormalises: the pipeline's call undoes its VAE's `latents_mean` and `latents_std`.
         own_components: (library, class) pairs that the folder's index may name beside classes of diffusers
             and transformers; diffusers keeps these classes in the module of the pipeline itself.
     """
@@ -57,6 +59,7 @@ class Family(ABC):
     density: ClassVar[Density] = "uniform"
     call_options: ClassVar[Mapping[str, Any]] = {}
     load_options: ClassVar[Mapping[str, Any]] = {}
+    denormalises: ClassVar[bool] = False
     own_components: ClassVar[frozenset[tuple[str, str]]] = frozenset()
 
     def prepare(self, pipe: Any) -> None:  # noqa: B027
@@ -126,24 +129,14 @@ class Family(ABC):
         import torch
 
         vae = pipe.vae
-        half = vae.dtype == torch.float16
-        # In half precision SDXL's VAE overflows; its weights come back from single precision unchanged.
-        # The module's own method, because diffusers' would warn of what is meant here.
-        if half:
-            torch.nn.Module.to(vae, torch.float32)
-        try:
-            with torch.no_grad():
-                encoded = vae.encode(pixels.to(vae.device, vae.dtype))
-        finally:
-            if half:
-                torch.nn.Module.to(vae, torch.float16)
+        with single_precision(vae), torch.no_grad():
+            encoded = vae.encode(pixels.to(vae.device, vae.dtype))
         if "latent" in encoded:  # an autoencoder without a posterior, such as Sana's
             latents = encoded.latent
         else:
             posterior = encoded.latent_dist
             latents = posterior.mode() if generator is None else posterior.sample(generator)
-        shift = getattr(vae.config, "shift_factor", None) or 0.0
-        return (latents.float() - shift) * vae.config.scaling_factor
+        return normalised(vae, latents.float())
 
     def image_conditioning(
         self,
@@ -316,6 +309,7 @@ class Family(ABC):
     ) -> Any:
         unconditional = repeat_row(negative, len(generators)) if self.classifier_free else {}
         with ExitStack() as around:
+            around.enter_context(checked_decoding(pipe, denormalises=self.denormalises))
             asked = steps
             if start is not None:
                 asked = around.enter_context(rolled_back(pipe.scheduler, steps, start.strength))

@@ -24,6 +24,7 @@ class Kolors(StableDiffusionXL):
 
     name = "kolors"
     pipeline_class = "KolorsPipeline"
+    denormalises = False
     load_options: ClassVar[Mapping[str, Any]] = {}
     own_components = frozenset({("kolors", "ChatGLMModel"), ("kolors", "ChatGLMTokenizer")})
 

@@ -31,6 +31,7 @@ class StableDiffusionXL(Family):
     default_guidance = 5.0
     # A watermark, drawn into each picture where its package is installed, would be measured as the model's.
     load_options: ClassVar[Mapping[str, Any]] = {"add_watermarker": False}
+    denormalises = True
 
     def encode_prompts(self, pipe: Any, prompts: Sequence[str]) -> Conditioning:
         import torch

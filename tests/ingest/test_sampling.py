@@ -1,0 +1,48 @@
+"""How many images are enough, and what decides them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from matchgraph.ingest.runs.sampling import FIRST_LOOK, next_look
+from tests.ingest.stub import score
+
+
+def scored(value: float, error: float | None) -> tuple:
+    return (
+        replace(score("clip_fid", value), standard_error=error),
+        replace(score("kid", 1.0), standard_error=None),
+    )
+
+
+@pytest.mark.parametrize(
+    ("error", "tolerance", "expected"),
+    [
+        (9.0, None, 256),
+        (0.4, 0.05, 256),
+        # Twice the error takes four times the images.
+        (1.0, 0.05, 1024),
+        (0.75, 0.05, 576),
+        # Not again for a handful.
+        (0.51, 0.05, FIRST_LOOK + FIRST_LOOK // 2),
+        (9.0, 0.01, 1024),
+        (None, 0.05, 256),
+    ],
+)
+def test_the_next_look_follows_from_the_error(
+    error: float | None, tolerance: float | None, expected: int
+) -> None:
+    assert next_look(scored(10.0, error), 256, 5000, tolerance) == expected
+
+
+def test_frechet_distances_decide_where_there_are_any() -> None:
+    kid = replace(score("kid", 0.001), standard_error=0.5, bias=None)
+    assert next_look((*scored(10.0, 0.4), kid), 256, 1024, 0.05) == 256
+    assert next_look((kid,), 256, 1024, 0.05) == 1024
+
+
+def test_no_more_than_the_most_are_drawn() -> None:
+    assert next_look(scored(10.0, 5.0), 256, 300, 0.01) == 300
+    assert next_look(scored(10.0, 5.0), 300, 300, 0.01) == 300
