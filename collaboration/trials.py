@@ -1,8 +1,9 @@
 """Images of student, teacher and every considered correction for the same prompts and noise.
 
 With all of them measured once, every threshold follows by counting: no image is drawn again to know what
-another percentile would have come to. Each column is kept on disk as soon as it is complete, and one that is
-there is not drawn again.
+another percentile would have come to. What is known of images is kept on disk batch by batch, and each column
+as one file once it is complete: a process that goes on draws at most one batch again, and no more than a
+batch of images is held in memory.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,6 +24,7 @@ from matchgraph.collaboration.errors import InvalidPlan, NoTrials
 from matchgraph.collaboration.plan import Correction, check_drawings, price
 from matchgraph.drawing import Drawing
 from matchgraph.progress import Progress
+from matchgraph.training.measure.drawn import DrawnRows
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -218,8 +221,10 @@ class _Bench:
         path = self._folder / f"{digest}.safetensors"
         tensors = _read(path)
         if tensors is None:
-            tensors = self._drawn(loaded, drawing, rollback)
+            rows = DrawnRows(self._folder / digest, facts)
+            tensors = self._drawn(rows, loaded, drawing, rollback)
             self._write(path, tensors, {"trial": json.dumps({"id": name, **facts})})
+            shutil.rmtree(rows.folder)
         scores = {scorer.metric: tensors[f"score/{scorer.metric}"] for scorer in self._scorers}
         tflop = price(loaded, drawing)
         return Column(
@@ -233,20 +238,23 @@ class _Bench:
         )
 
     def _drawn(
-        self, loaded: LoadedPipeline, drawing: Drawing, rollback: float | None
+        self, rows: DrawnRows, loaded: LoadedPipeline, drawing: Drawing, rollback: float | None
     ) -> dict[str, np.ndarray]:
-        images: list[Image.Image] = []
-        curvatures: list[np.ndarray] = []
-        for first in range(0, len(self._texts), BATCH):
+        scored = {f"score/{scorer.metric}": scorer for scorer in self._scorers}
+        names = [*scored, "features", "complexity"]
+        if rollback is None and loaded is not self._student:
+            names.append("curvature")
+        for first in range(rows.count(names), len(self._texts), BATCH):
             places = range(first, min(first + BATCH, len(self._texts)))
             batch = self._batch(loaded, drawing, rollback, places)
-            images += batch.images
+            texts, images = [self._texts[place] for place in places], batch.images
+            found = {name: np.asarray(scorer.score(texts, images)) for name, scorer in scored.items()}
+            found["features"] = self._extractor.features(images).astype(np.float32)
+            found["complexity"] = np.array([float(_png(image)) for image in images])
             if batch.curvature is not None:
-                curvatures.append(batch.curvature.numpy())
-        found = {f"score/{s.metric}": np.asarray(s.score(self._texts, images)) for s in self._scorers}
-        features = self._extractor.features(images).astype(np.float32)
-        found |= {"features": features, "complexity": np.array([float(_png(i)) for i in images])}
-        return found | ({"curvature": np.concatenate(curvatures)} if curvatures else {})
+                found["curvature"] = batch.curvature.numpy()
+            rows.add(first, found)
+        return {name: rows.rows(name) for name in names}
 
     def _batch(
         self, loaded: LoadedPipeline, drawing: Drawing, rollback: float | None, places: range

@@ -1,7 +1,7 @@
 """Draw images for prompts with every candidate, score them, and keep the scores: the router's training data.
 
-What is scored is kept in the graph a chunk of prompts at a time, and what is there is not drawn again: a run
-that was interrupted resumes.
+What is scored is kept in the graph batch by batch, and what is there is not drawn again: a run that was
+interrupted draws at most one batch again.
 """
 
 from __future__ import annotations
@@ -22,8 +22,7 @@ if TYPE_CHECKING:
 
 # CATImage, section 5.2.
 SAMPLES = 4
-CHUNK = 64
-# Images drawn at a time.
+# Images drawn at a time, at least those of one prompt.
 BATCH = 32
 
 
@@ -51,7 +50,7 @@ def score_variants(
         seed: of the noise.
         variants: which; all by default.
         device: `auto` or a torch device name.
-        on_progress: called after each chunk.
+        on_progress: called after each batch.
 
     Returns:
         How many images were drawn.
@@ -74,8 +73,9 @@ def score_variants(
         with opened(folders[model], device=device, precision="fp32") as loaded:
             for variant in own:
                 wanted = lacking[variant.id]
-                for start in range(0, len(wanted), CHUNK):
-                    chunk = wanted[start : start + CHUNK]
+                together = max(1, BATCH // samples)
+                for start in range(0, len(wanted), together):
+                    chunk = wanted[start : start + together]
                     texts = [prompt.text for prompt in chunk for _ in range(samples)]
                     config = SampleConfig(len(texts), variant.drawing, seed, BATCH)
                     numbers = [image_number(prompt, place) for prompt in chunk for place in range(samples)]

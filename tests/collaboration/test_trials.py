@@ -64,6 +64,33 @@ def test_what_is_there_is_not_drawn_again(pipelines, scorer, extractor, kept, tr
         measure(*both, scorers, extractor, [], GRID, kept)
 
 
+def test_an_interrupted_column_goes_on_after_its_last_whole_batch(
+    pipelines, scorer, extractor, trials, tmp_path, monkeypatch
+):
+    both = pipelines["tiny-vega"], pipelines["tiny-sdxl"]
+    family = type(both[0].family)
+    own, calls = family.sample, []
+
+    def sample(*given, **named):
+        calls.append(len(named["generators"]))
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return own(*given, **named)
+
+    monkeypatch.setattr("matchgraph.collaboration.trials.BATCH", 2)
+    monkeypatch.setattr(family, "sample", sample)
+    grid = replace(GRID, students=STUDENTS[:1], rollbacks=())
+    with pytest.raises(KeyboardInterrupt):
+        measure(*both, [scorer], extractor, PROMPTS, grid, tmp_path)
+    found = measure(*both, [scorer], extractor, PROMPTS, grid, tmp_path)
+    # Six images a column: two batches, one that broke off, and the rest of both columns.
+    assert calls == [2, 2, 2, 2, 2, 2, 2]
+    for one, whole in ((found.student, trials.student), (found.teachers[0], trials.teachers[0])):
+        np.testing.assert_allclose(one.features, whole.features, rtol=1e-3, atol=1e-3)
+        np.testing.assert_allclose(one.scores["clip_score"], whole.scores["clip_score"], atol=1e-3)
+    assert [path.suffix for path in tmp_path.iterdir()] == [".safetensors"] * 2
+
+
 @pytest.mark.parametrize("correction", ["regenerate@3-g3", "refine-0.5@2-g3"])
 def test_a_choice_comes_true(pipelines, scorer, trials, correction):
     """Drawn for real, a choice has the quality and the cost that the trials say."""

@@ -48,7 +48,8 @@ def test_a_score_is_the_mean_over_a_prompts_images() -> None:
 
 
 def test_what_is_scored_is_not_drawn_again(pipelines: Pipelines, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scoring, "CHUNK", 4)
+    # Four prompts with two images each.
+    monkeypatch.setattr(scoring, "BATCH", 8)
     graph, seen = circle.Graph(circle.table(10)), []
 
     def stop(variant: str, done: int, total: int) -> None:
