@@ -6,6 +6,8 @@ from dataclasses import replace
 
 import pytest
 
+from matchgraph.cli.runs import run_config
+from matchgraph.ingest.runs.config import RunConfig
 from matchgraph.ingest.runs.sampling import FIRST_LOOK, next_look
 from tests.ingest.stub import score
 
@@ -46,3 +48,12 @@ def test_frechet_distances_decide_where_there_are_any() -> None:
 def test_no_more_than_the_most_are_drawn() -> None:
     assert next_look(scored(10.0, 5.0), 256, 300, 0.01) == 300
     assert next_look(scored(10.0, 5.0), 300, 300, 0.01) == 300
+
+
+def test_auto_is_a_tolerance_and_a_most() -> None:
+    assert run_config({"samples": "auto", "tolerance": None}) == RunConfig(samples=10_000, tolerance=0.05)
+    assert run_config({"samples": "auto", "tolerance": 0.01}).tolerance == 0.01
+    assert run_config({"samples": 7, "tolerance": None}) == RunConfig(samples=7)
+    # Runs without it are what they were before there was one.
+    assert "tolerance" not in RunConfig().asked()
+    assert RunConfig(tolerance=0.1).asked()["tolerance"] == 0.1
