@@ -254,7 +254,7 @@ def restore(ctx: click.Context, file: Path, yes: bool, as_json: bool) -> None:
     server = managed_server("restore")
     if server.has_database() and not yes:
         if not at_terminal():
-            raise click.UsageError("This replaces the whole graph; say --yes where nobody can be asked.")
+            raise click.UsageError("This replaces the whole graph. Pass --yes to confirm without a terminal.")
         if not click.confirm(f"Replace the whole graph in {server.folder.parent}?", err=True):
             click.echo("Nothing was replaced.", err=True)
             ctx.exit(DECLINED_EXIT)

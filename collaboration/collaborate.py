@@ -119,7 +119,7 @@ class Collaboration:
         if math.isnan(threshold):
             raise InvalidPlan("The threshold is NaN: a number is needed.")
         if student is teacher:
-            raise InvalidPlan("Student and teacher are one pipeline: load it twice.")
+            raise InvalidPlan("Student and teacher are the same pipeline: load it twice.")
         for loaded in (student, teacher):
             loaded.check_resolution(plan.resolution_px)
         self.student, self.teacher, self.scorer = student, teacher, scorer

@@ -107,5 +107,5 @@ def best_for(found: list[Choice], budget: float) -> Choice:
     affordable = [choice for choice in found if choice.tflop <= budget * (1 + 1e-9)]
     if not affordable:
         least = min(choice.tflop for choice in found)
-        raise InvalidPlan(f"A budget of {budget:g} TFLOP is below {least:g}, what the student alone costs.")
+        raise InvalidPlan(f"A budget of {budget:g} TFLOP is below {least:g}, the cost of the student alone.")
     return max(affordable, key=lambda choice: (choice.quality, -choice.tflop))

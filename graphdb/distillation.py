@@ -133,7 +133,7 @@ class Distilled:
         if self.student == self.teacher:
             raise InvalidValue(f"{self.student!r} cannot be distilled from itself.")
         if self.tuned is not None and self.calibration is None:
-            raise InvalidValue(f"{self.student!r} is tuned and not calibrated.")
+            raise InvalidValue(f"{self.student!r} is tuned but not calibrated.")
         if self.tuned is not None and self.calibration is not None:
             sides = self.tuned.teacher.resolution_px, self.calibration.drawing.resolution_px
             if sides[0] != sides[1]:

@@ -34,7 +34,7 @@ METRIC_NAME = re.compile(r"[a-z][a-z0-9_]{0,40}")
 PROVENANCE_NAME = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)*")
 # Control characters, lone surrogates (no UTF-8 for them) and the two line-breaking separators.
 FORBIDDEN_CATEGORIES = frozenset({"Cc", "Cs", "Zl", "Zp"})
-# Names that an edge already uses for something that is no metric.
+# Names that an edge already uses for something that is not a metric.
 RESERVED_EDGE_NAMES = frozenset(
     {
         *("key", "metric", "value", "weight", "band", "run", "n_real", "n_gen", "extractor", "resize"),
@@ -55,7 +55,7 @@ def check_id(identifier: str, kind: str) -> str:
         kind: what it names, for the message ("model", "dataset").
 
     Raises:
-        InvalidId: it is no string, blank, longer than 200 characters, or has a control character or line
+        InvalidId: it is not a string, blank, longer than 200 characters, or has a control character or line
             break in it.
     """
     if not isinstance(identifier, str):
@@ -97,7 +97,7 @@ def check_number(value: float, what: str) -> float:
     """Return `value` as a float if it is a finite number.
 
     Raises:
-        InvalidValue: it is no number, NaN or infinite; the message begins with `what`.
+        InvalidValue: it is not a number, NaN or infinite; the message begins with `what`.
     """
     if isinstance(value, bool | np.bool_) or not isinstance(value, Real):
         raise InvalidValue(f"{what} is {value!r}: a number is needed.")

@@ -48,8 +48,8 @@ def check_prompt(text: object) -> str:
     """Return `text` if it can be a prompt, by itself and without a change.
 
     Raises:
-        InvalidValue: it is no string, blank, longer than 4,000 characters, or holds control characters other
-            than tabs and line breaks, or half of a surrogate pair.
+        InvalidValue: it is not a string, blank, longer than 4,000 characters, or has control characters
+            other than tabs and line breaks, or half of a surrogate pair.
     """
     if not isinstance(text, str):
         raise InvalidValue(f"A prompt is of type {type(text).__name__}: give a string.")
@@ -92,7 +92,7 @@ class Prompt:
             raise InvalidValue(f"{what}: its split is {self.split!r}: one of {', '.join(SPLITS)} is needed.")
         embedding = np.array(self.embedding, dtype=np.float32)
         if embedding.ndim != 1 or not embedding.size or not np.isfinite(embedding).all():
-            raise InvalidValue(f"{what}: its embedding is no vector of finite numbers.")
+            raise InvalidValue(f"{what}: its embedding is not a vector of finite numbers.")
         if abs(float(np.linalg.norm(embedding.astype(np.float64))) - 1) > 1e-3:
             raise InvalidValue(f"{what}: its embedding is not of length 1.")
         embedding.flags.writeable = False

@@ -461,7 +461,7 @@ class MatchingGraph:
         where = f"{wanted[missing]}: there" if wanted[missing] else "There"
         more = f" (and {len(rows) - 1} more)" if len(rows) > 1 else ""
         known = [row["id"] for row in self._runner.read(queries.load(f"read/{kind}-ids"))]
-        advice = did_you_mean(missing, known) or f". Save {kind}s before what refers to them"
+        advice = did_you_mean(missing, known) or f". List them with `matchgraph graph list {kind}s`"
         raise NodeNotFound(f"{where} is no {kind} {missing!r} in the graph{more}{advice}.")
 
     def _checked_results(self, results: Sequence[Result]) -> Edges:
@@ -498,7 +498,8 @@ class MatchingGraph:
             return known[metric]
         if len(present) > 1:
             raise InvalidValue(
-                f"Datasets are compared by {', '.join(present)}, not by {metric}: name a similarity."
+                f"Datasets are compared by {', '.join(present)}, not by {metric}: "
+                "choose one with --similarity."
             )
         return known[present[0]] if present else None
 

@@ -280,8 +280,8 @@ def plans(
         if not len(affordable):
             least = cost[allowed & scored].min() if (allowed & scored).any() else float("nan")
             raise BudgetTooSmall(
-                f"A budget of {budget:g} TFLOP is below {least:g}, what the cheapest candidate of "
-                f"{', '.join(sorted(chosen))} costs: raise it, or add a cheaper one by `route variants`."
+                f"A budget of {budget:g} TFLOP is below {least:g}, the cost of the cheapest candidate of "
+                f"{', '.join(sorted(chosen))}: raise it, or add a cheaper one by `route variants`."
             )
         best = affordable[known[:, affordable].mean(axis=0).argmax()]
         return [candidates[best]] * len(prompts), float(asked[:, best].mean())

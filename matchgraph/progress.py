@@ -15,7 +15,7 @@ def no_progress(step: str, done: int, total: int) -> None:
 
 @contextmanager
 def progress_bar() -> Iterator[Progress]:
-    """A bar on stderr or in a notebook, gone when the work is done; nothing where stderr is no terminal."""
+    """A bar in a terminal or notebook, gone when the work is done; nothing where stderr is neither."""
     from rich.console import Console
     from rich.markup import escape
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn

@@ -106,7 +106,7 @@ def about_field(one: Field[Any]) -> About:
         TypeError: the field was not made by `setting`.
     """
     if KEY not in one.metadata:
-        raise TypeError(f"The field {one.name!r} is no setting: make it with `setting`.")
+        raise TypeError(f"The field {one.name!r} is not a setting: make it with `setting`.")
     about: About = one.metadata[KEY]
     return about
 

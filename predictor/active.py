@@ -108,7 +108,7 @@ def propose(
     check_costs(hours, budget_hours)
     missing = missing_pairs(snapshot, candidates)
     if not missing:
-        raise NothingToPropose("Every pair of model and dataset has a result already: nothing is missing.")
+        raise NothingToPropose("Every pair of model and dataset has a result: nothing is missing.")
     cheapest = min(hours[model] for model, _ in missing)
     if cheapest > budget_hours:
         raise NothingToPropose(

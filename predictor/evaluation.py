@@ -87,7 +87,7 @@ class Evaluation:
     Attributes:
         summaries: the method first, then the baselines.
         folds: the details.
-        skipped: why a dataset is no fold, by its id.
+        skipped: why a dataset is not a fold, by its id.
         provenance: what it was computed from and with.
         seconds: how long it took.
         notes: what limits how far it can be trusted, one sentence each.

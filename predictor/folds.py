@@ -242,6 +242,6 @@ def held_out_datasets(snapshot: Snapshot, needs_similarities: bool) -> tuple[lis
     if not held_out:
         raise NoSimilarity(
             "No dataset with measured models has a similarity to another dataset, so the graph cannot be "
-            "evaluated. Record some with `matchgraph ingest similarities FILE.csv`, or use --features node."
+            "evaluated. Add some with `matchgraph ingest similarities FILE.csv`, or use --features node."
         )
     return held_out, skipped

@@ -326,7 +326,7 @@ def check_similarities(visible: Snapshot, datasets: Sequence[str]) -> None:
         if not similarities_of(visible, dataset):
             raise NoSimilarity(
                 f"Dataset {dataset!r} has no similarity to any other dataset, so the graph cannot predict "
-                "for it. Record some with `matchgraph ingest similarities FILE.csv`, ingest the datasets' "
+                "for it. Add some with `matchgraph ingest similarities FILE.csv`, ingest the datasets' "
                 "images with one probe, or use --features node."
             )
 

@@ -245,7 +245,7 @@ def check_enough(snapshot: Snapshot) -> None:
         raise NotEnoughResults(
             f"The graph has {len(snapshot.models)} models, and no other dataset with at least 2 of them "
             f"measured by {snapshot.metric.name} after fine-tuning: there is no ranking to learn from. "
-            "Record results with `matchgraph ingest results FILE.csv` or `matchgraph ingest run`."
+            "Add results with `matchgraph ingest results FILE.csv` or `matchgraph ingest run`."
         )
 
 

@@ -92,7 +92,9 @@ def predict(
         raise InvalidRows(f"a confidence must be above 0 and below 1, got {confidence}")
     if isinstance(target, str):
         if save:
-            raise UnknownTarget(f"--save keeps a new folder of images in the graph; {target!r} is none.")
+            raise UnknownTarget(
+                f"--save adds a folder of images to the graph, and {target!r} is a dataset of it already."
+            )
         snapshot = load_snapshot(graph, method.metric, method.similarity, method.measured_with)
         _check_known(snapshot, target)
         dataset: str | Dataset = target

@@ -105,7 +105,7 @@ class Outcome:
 
     Attributes:
         folds: one for each held-out dataset; none where it failed.
-        skipped: why a dataset is no fold, by its id.
+        skipped: why a dataset is not a fold, by its id.
         method: what the variant was made of and with.
         failure: why there are no folds; empty where there are.
     """

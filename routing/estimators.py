@@ -518,7 +518,7 @@ def _saved(path: Path, form: str) -> tuple[dict[str, Any], dict[str, torch.Tenso
 
 def _unusable(path: Path, problem: Exception) -> UnusableEstimator:
     return UnusableEstimator(
-        f"{path} is no saved estimator: {problem}. Fit it again with `matchgraph route fit`."
+        f"{path} is not a saved estimator: {problem}. Fit it again with `matchgraph route fit`."
     )
 
 

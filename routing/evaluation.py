@@ -109,7 +109,7 @@ def complete(table: ScoreTable) -> ScoreTable:
                 "score`."
             )
     if not np.ptp(kept.cost):
-        raise NotEnoughScores("All candidates that are scored cost the same: score one of another cost.")
+        raise NotEnoughScores("All scored candidates cost the same: score one with another cost.")
     return kept
 
 

@@ -133,7 +133,7 @@ class RouterStore:
         """
         if encoder.hash != fitted.probe:
             raise UnusableEstimator(
-                f"The router for {fitted.metric} reads prompts with the CLIP {fitted.probe}, not "
+                f"The router for {fitted.metric} was fitted with the CLIP {fitted.probe}, not "
                 f"{encoder.hash}: give that one, or fit the router again."
             )
         average = dict(zip(fitted.variants, fitted.average, strict=True))

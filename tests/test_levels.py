@@ -101,7 +101,7 @@ def test_a_teacher_behind_the_student_costs_and_gains_what_was_tuned() -> None:
         2.0,
         pytest.approx(0.6),
     )
-    # A student that nobody says is one is no candidate of its teacher.
+    # A student that nobody says is one is not a candidate of its teacher.
     assert planned(4.0, {})["model + prompt"][0] == ["big@4"] * 8
 
 
@@ -133,7 +133,7 @@ def test_what_was_fine_tuned_is_drawn_so_where_it_was_chosen_for_the_images() ->
 
 
 def test_a_budget_below_all_is_said() -> None:
-    with pytest.raises(BudgetTooSmall, match="below 1, what the cheapest candidate of big"):
+    with pytest.raises(BudgetTooSmall, match="below 1, the cost of the cheapest candidate of big"):
         planned(0.5, {"student": STUDENT})
 
 

@@ -49,7 +49,7 @@ OPTIONAL = names_of([line for extra, lines in EXTRAS.items() if extra not in TOO
 
 
 def data_files() -> set[str]:
-    """Paths within the wheel of all that is read at run time and is no module."""
+    """Paths within the wheel of all that is read at run time and is not a module."""
     minizoo = [ROOT / "minizoo" / part for part in ("records", "probes/clip")]
     files = [
         *(ROOT / "cypher").rglob("*.cypher"),

@@ -26,7 +26,7 @@ class UnsupportedScheduler(TrainingError):
 
 
 class BadPipeline(TrainingError):
-    """A model folder that is no diffusers pipeline, or whose files cannot be read."""
+    """A model folder that is not a diffusers pipeline, or whose files cannot be read."""
 
 
 class UnsafeWeights(BadPipeline):
@@ -129,7 +129,7 @@ class TooFewSamples(DistanceError):
     """Fewer than two samples, of which no covariance can be taken."""
 
 
-# How CUDA, its libraries and the CPU's allocator word a lack of memory, where it is no error of its own.
+# How CUDA, its libraries and the CPU's allocator word a lack of memory, where it is not an error of its own.
 LACK = re.compile(
     r"out of memory|not enough memory|can't allocate memory|ALLOC_FAILED|bad_alloc", re.IGNORECASE
 )

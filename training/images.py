@@ -199,7 +199,7 @@ def load_rgb(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) -> I
         raise
     except Image.UnidentifiedImageError:
         raise BadImage(
-            f"{source} is no image in one of the formats {', '.join(FORMATS)}, or its header is damaged."
+            f"{source} is not an image in one of the formats {', '.join(FORMATS)}, or its header is damaged."
         ) from None
     except Image.DecompressionBombError:
         raise BadImage(
@@ -240,7 +240,7 @@ def _decoded(source: Path, stream: Path | BinaryIO, max_pixels: int) -> Image.Im
 
 
 def _without_png_metadata(source: Path) -> BinaryIO | None:
-    """A PNG without its text and colour profile; None of a file that is no whole PNG."""
+    """A PNG without its text and colour profile; None of a file that is not a whole PNG."""
     kept = io.BytesIO()
     with source.open("rb") as file:
         signature = file.read(len(PNG_SIGNATURE))

@@ -46,7 +46,7 @@ def read_prompt_file(path: Path) -> PromptFile:
             table with a header (`.csv`, `.tsv`), with the prompt in the field `prompt`, `text` or `caption`.
 
     Returns:
-        The prompts in file order; an empty line or field is no prompt.
+        The prompts in file order; an empty line or field is not a prompt.
 
     Raises:
         BadPromptFile: the file is something else, has no such field, or a faulty line (the message has its

@@ -321,7 +321,7 @@ def _fetch(jar: PinnedJar, jars: Path, context: MavenContext, report: Callable[[
             artifact.resolve()
         except requests.exceptions.SSLError as error:
             raise ArtifactUnavailable(
-                f"Could not fetch {jar.coordinate}: the connection is not trusted ({_innermost(error)}). If "
+                f"Could not fetch {jar.coordinate}: the certificate is not trusted ({_innermost(error)}). If "
                 "a proxy of your network replaces certificates, add its certificate to those that the system "
                 "trusts, or name its file in SSL_CERT_FILE, and run the command again."
             ) from error

@@ -68,7 +68,7 @@ def restore(server: ManagedServer, file: Path) -> None:
         file: as `backup` wrote it.
 
     Raises:
-        BackupFailed: the file cannot be read or is no backup; the database is as it was.
+        BackupFailed: the file cannot be read or is not a backup; the database is as it was.
         ServerDidNotStart: the server does not start on it; the database is as it was.
     """
     scratch = server.folder / "restore"

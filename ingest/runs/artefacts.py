@@ -25,10 +25,10 @@ def run_folder(home: Path, run: str) -> Path:
     """Return the folder of a run.
 
     Raises:
-        UnknownRun: this is no run's id; a path must not be made of it.
+        UnknownRun: this is not a run's id; a path must not be made of it.
     """
     if not RUN_ID.fullmatch(run):
-        raise UnknownRun(f"{run!r} is no run's id, which has 16 hexadecimal digits.")
+        raise UnknownRun(f"{run!r} is not a run's id, which has 16 hexadecimal digits.")
     return home / RUNS_FOLDER / run
 
 

@@ -168,7 +168,7 @@ def work_locally(
                 deaths, claims = (deaths + 1 if so_far == claims else 1), so_far
                 if deaths >= MOST_DEATHS_IN_VAIN:
                     raise WorkerFailed(
-                        f"Worker processes die before they start a run; the end of {child.log}: "
+                        f"Worker processes die before they start a run. The end of {child.log}: "
                         f"{last_words(child.log)}"
                     )
     finally:

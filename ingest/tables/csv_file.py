@@ -79,7 +79,7 @@ class Table:
 
 
 def check_table(path: Path, data: bytes, wanted: str = "table") -> None:
-    """Refuse a file that is no table, and say what it is.
+    """Refuse a file that is not a table, and say what it is.
 
     Args:
         path: the file.

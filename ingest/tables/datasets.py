@@ -161,7 +161,7 @@ def read_dataset_table(
 
 
 def _vector(table: Table, row: Row, columns: Sequence[str]) -> tuple[float, ...] | None:
-    """Return the row's embedding, or None where all its cells are empty; note a cell that is no number."""
+    """Return the row's embedding, or None where all its cells are empty; note a cell that is not a number."""
     cells = [row.cells[column] for column in columns]
     if not any(cells):
         return None
@@ -299,7 +299,7 @@ def list_folder(
         caption_column: the column of the metadata that holds the captions; None for the usual ones.
 
     Raises:
-        BadInput: the folder's name is no id, or it cannot be listed.
+        BadInput: the folder's name is not an id, or it cannot be listed.
     """
     from matchgraph.training.errors import TrainingError
     from matchgraph.training.images import DatasetFolder, read_image_folder

@@ -191,7 +191,7 @@ def ingest_models(
         path = pipeline_folder(path)
     if not path.is_dir():
         if model_id is not None:
-            problem = Problem(str(path), 0, "is no pipeline folder", "leave the id to the table's rows")
+            problem = Problem(str(path), 0, "is not a pipeline folder", "leave the id to the table's rows")
             raise BadInput([problem], skippable=False)
         models, skipped = read_model_table(path, text=text, skip_bad=skip_bad)
         graph.save_models(models, merge=True)
@@ -305,7 +305,7 @@ def pipeline_folders(folder: Path) -> list[Path]:
     """Return the pipeline folders meant by `folder`: itself, or its visible subfolders in name order.
 
     Raises:
-        BadInput: `folder` is no folder, or has neither a model_index.json nor a subfolder.
+        BadInput: `folder` is not a folder, or has neither a model_index.json nor a subfolder.
     """
     if not folder.is_dir():
         problem = Problem(str(folder), 0, "is not a folder", "name a pipeline folder or a folder of them")
@@ -494,7 +494,7 @@ def _load_json(file: Path) -> dict[str, Any]:
     try:
         if file.stat().st_size > JSON_LIMIT_BYTES:
             raise refuse(
-                f"is larger than {JSON_LIMIT_BYTES} bytes", "this is no config file; copy the right one"
+                f"is larger than {JSON_LIMIT_BYTES} bytes", "this is not a config file; copy the right one"
             )
         value = json.loads(file.read_bytes().decode("utf-8-sig"))
     except FileNotFoundError as error:
@@ -506,7 +506,9 @@ def _load_json(file: Path) -> dict[str, Any]:
     except json.JSONDecodeError as error:
         raise refuse(f"is not JSON ({error.msg})", "download or copy the file again", error.lineno) from error
     except (RecursionError, ValueError) as error:
-        raise refuse(f"is no config file ({str(error)[:60]})", "download or copy the file again") from error
+        raise refuse(
+            f"is not a config file ({str(error)[:60]})", "download or copy the file again"
+        ) from error
     if not isinstance(value, dict):
         raise refuse("is not a JSON object", "download or copy the file again", 1)
     return value

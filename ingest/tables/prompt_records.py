@@ -224,7 +224,7 @@ def _check_written(folder: Path, records: PromptRecords) -> None:
     except BadInput as error:
         problem = error.problems[0]
         raise IngestError(
-            f"The graph cannot be written as {Path(problem.file).name}: {problem.reason}, {advice}."
+            f"The graph cannot be exported as {Path(problem.file).name}: {problem.reason}, {advice}."
         ) from None
     for was, now in zip(records.prompts, read.prompts, strict=True):
         if _facts(was) != _facts(now):
@@ -434,7 +434,7 @@ def _read_score_table(
     deviations = {name + STD for name in columns}.intersection(columns)
     for name in columns:
         if name not in variants and name not in deviations:
-            reason = f"column {name[:80]!r} is no variant of {VARIANTS}"
+            reason = f"column {name[:80]!r} is not a variant of {VARIANTS}"
             table.problem(1, reason, "add the variant there, or delete the column")
     check_unique(table, "prompt")
     samples = int(about["samples"])

@@ -515,7 +515,7 @@ def _run_properties(table: Table, row: Row, figures: Sequence[str]) -> dict[str,
     except ValueError:
         known = False
     if not known:
-        table.problem(row.line, "config is no JSON object", "write the run's configuration")
+        table.problem(row.line, "config is not a JSON object", "write the run's configuration")
         return {}
     properties: dict[str, Any] = {
         "id": row.cells["run"],

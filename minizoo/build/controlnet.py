@@ -402,12 +402,12 @@ def embedding_widths(factor: int) -> tuple[int, ...]:
         factor: how many pixels of an image's side one latent stands for; each layer but the first halves.
 
     Raises:
-        BadControlNet: the factor is no power of two.
+        BadControlNet: the factor is not a power of two.
     """
     halvings = int(math.log2(factor)) if factor > 0 else 0
     if 2**halvings != factor:
         raise BadControlNet(
-            f"ControlNets halve an image some times over; the VAE's factor {factor} is no power of two."
+            f"ControlNets halve an image some times over; the VAE's factor {factor} is not a power of two."
         )
     return (WIDTHS + WIDTHS[-1:] * halvings)[: halvings + 1]
 

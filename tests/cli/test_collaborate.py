@@ -73,7 +73,7 @@ def test_from_two_models_to_a_report(invoke: Callable[..., Result], runner: Runn
     assert known.calibration is not None
     assert known.tuned.quality == tuned["tuned"]["quality"]
     least = message(invoke("collaborate", "tune", STUDENT, "--budget-tflop", "1e-9", *SMALL, code=2))
-    assert "student alone costs" in least
+    assert "the cost of the student alone" in least
 
     images = json.loads(invoke(*drawn, "--percentile", "50", "--regenerate", "--json").stdout)["images"]
     assert len(list(out.glob("*.png"))) == 2

@@ -248,7 +248,7 @@ def test_other_applications_nodes_stay_as_they_are(
         assert left["foreign_nodes"] == 10_000
         assert graph.models() == []
         assert others(runner) == before
-        # The managed server is no different while others use it.
+        # The managed server is not a different while others use it.
         invoke(writing[0], environment)
         assert "10,000 nodes" in invoke(["graph", "reset", "--yes"], environment)
         assert others(runner) == before

@@ -71,10 +71,10 @@ def test_paths_are_described_in_a_line(
 @pytest.mark.parametrize(
     ("teacher", "weights", "message"),
     [
-        ("nowhere", "lora", "nowhere is no folder here"),
+        ("nowhere", "lora", "nowhere is neither a folder here"),
         ("lora", "lora", "no model_index.json"),
-        ("teacher", "nowhere", "nowhere is no file or folder here"),
-        ("teacher", "lora/readme.txt", "no .safetensors file"),
+        ("teacher", "nowhere", "nowhere is neither a file or folder here"),
+        ("teacher", "lora/readme.txt", "not a .safetensors file"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(

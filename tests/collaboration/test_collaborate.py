@@ -254,7 +254,7 @@ def test_a_teacher_out_of_memory_leaves_the_students_images(pipelines, scorer, m
 def test_what_a_user_can_put_right_is_said(pipelines, scorer):
     with pytest.raises(InvalidPlan, match="NaN"):
         run(pipelines, scorer, float("nan"))
-    with pytest.raises(InvalidPlan, match="one pipeline"):
+    with pytest.raises(InvalidPlan, match="the same pipeline"):
         run(pipelines, scorer, 0.0, teacher="tiny-vega")
     with pytest.raises(InvalidPlan, match="5 prompts and 1 numbers"):
         run(pipelines, scorer, 0.0, numbers=[1])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-# Everything that could break out of HTML, Markdown, YAML, Python or a path, and is no control character.
+# Everything that could break out of HTML, Markdown, YAML, Python or a path, and is not a control character.
 HOSTILE = (
     "<script>alert(1)</script>\"'```` | {{ 7*7 }} {% x %} --- [a](javascript:b) //../&amp; \\ $x$ __é\u200b"
 )

@@ -220,7 +220,7 @@ def spoil(folder: Path, how: str) -> None:
     [
         ("truncated", "dogs/1.png: "),
         ("empty", "dogs/1.png: is empty"),
-        ("no image", "dogs/1.png: is no image"),
+        ("no image", "dogs/1.png: is not an image"),
         ("animated", "dogs/1.png: is animated"),
         ("missing", "dogs: "),
         ("metadata", "line 2"),

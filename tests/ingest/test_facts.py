@@ -151,7 +151,7 @@ def test_an_id_for_a_table_and_an_unknown_device_are_refused(
     graph: MatchingGraph, folder: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "facts.csv").write_text("model\ntiny\n")
-    with pytest.raises(BadInput, match="is no pipeline folder"):
+    with pytest.raises(BadInput, match="is not a pipeline folder"):
         ingest_models(graph, tmp_path / "facts.csv", model_id="x")
     with pytest.raises(InvalidConfig, match="warp"):
         ingest_models(graph, folder, facts=FactsConfig(device="warp"))

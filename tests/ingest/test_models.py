@@ -192,7 +192,7 @@ def test_fingerprint_follows_a_component_that_is_a_link(pipeline: Path, tmp_path
         ("unet/config.json", b"\xff\xfe", "unet/config.json: is not UTF-8"),
         ("unet/config.json", f'{{"a": {10**400}}}', "unet_a is 1000"),
         ("unet/config.json", '{"a": [1], "a_0": 2}', "two values fall on the attribute 'unet_a_0'"),
-        ("unet/config.json", '{"a": ' + "[" * 100_000, "unet/config.json: is no config file"),
+        ("unet/config.json", '{"a": ' + "[" * 100_000, "unet/config.json: is not a config file"),
         ("unet/config.json", '{"a": ' + "[" * 900 + "]" * 900 + "}", None),
     ],
 )

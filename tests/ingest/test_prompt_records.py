@@ -246,7 +246,12 @@ FOX = prompt_id(TEXTS[0])
         ("scores.csv", "taste.csv", "../prompts.csv", r"scores.csv:2: file is '../prompts.csv'"),
         ("scores.csv", "taste.csv", "test.csv", r"scores.csv:2: there is no scores/test.csv"),
         ("scores/taste.csv", FOX, "fox", r"taste.csv:\d: prompt 'fox' is not in prompts.csv"),
-        ("scores/taste.csv", "m@1,m@1_", "m@7,m@7_", r"taste.csv:1: column 'm@7' is no variant of variants"),
+        (
+            "scores/taste.csv",
+            "m@1,m@1_",
+            "m@7,m@7_",
+            r"taste.csv:1: column 'm@7' is not a variant of variants",
+        ),
         ("scores/taste.csv", "0.25,", "good,", r"taste.csv:2: column 'm@1': 'good' is not a number"),
         ("scores/taste.csv", "0.25,", "inf,", r"taste.csv:2: column 'm@1': value 'inf' is not finite"),
         ("scores/taste.csv", ",0.125", ",-0.125", r"taste.csv:2: .*std is -0.125: it cannot be negative"),

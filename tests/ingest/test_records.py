@@ -128,7 +128,7 @@ def test_a_dataset_left_out_leaves_nothing_behind(measured, runner, tmp_path, in
 @pytest.mark.parametrize(
     ("file", "old", "new", "message"),
     [
-        (records.RUNS, '"{""', '"[{""', "config is no JSON"),
+        (records.RUNS, '"{""', '"[{""', "config is not JSON"),
         (records.METRICS, "taste,true", "taste,up", "larger_is_better is 'up'"),
         (records.RESULTS, "kolors,cats", "colours,cats", "'colours' is not in the graph"),
         (records.RUNS, "kolors,cats", "colours,cats", "its model or dataset is not among the records"),

@@ -34,7 +34,7 @@ def test_what_is_missing_is_counted_and_named(whole: Snapshot) -> None:
     )
     every = [(one, other) for one in range(3) for other in range(one + 1, 5)]
     assert " and 4 more. " in str(missing_pairs_note(without(whole, *every)))
-    # A graph without any similarity is no graph with gaps.
+    # A graph without any similarity is not a graph with gaps.
     assert missing_pairs_note(replace(whole, similarity=None, similar=whole.similar[:0])) is None
     # Nor is a dataset that has neither results nor similarities.
     assert missing_pairs_note(replace(whole, datasets=(*whole.datasets, Dataset("unused")))) is None

@@ -184,7 +184,7 @@ def test_a_saved_network_is_the_same(scored, tmp_path: Path) -> None:
 def test_what_is_no_estimator_is_named(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "broken.safetensors"
     path.write_bytes(content)
-    with pytest.raises(UnusableEstimator, match=r"broken\.safetensors is no saved estimator"):
+    with pytest.raises(UnusableEstimator, match=r"broken\.safetensors is not a saved estimator"):
         TokenQuality.load(path)
 
 

@@ -185,9 +185,9 @@ def test_a_student_keeps_its_teachers_noise_process() -> None:
     [
         (LCMScheduler(), "sd", "student already"),
         (FlowMatchLCMScheduler(), "sd3", "student already"),
-        (EulerDiscreteScheduler(), "sd3", "no flow-matching scheduler"),
+        (EulerDiscreteScheduler(), "sd3", "not a flow-matching scheduler"),
         (EulerDiscreteScheduler(prediction_type="sample"), "sd", "prediction_type 'sample'"),
-        (FlowMatchEulerDiscreteScheduler(), "sd", "no noise process"),
+        (FlowMatchEulerDiscreteScheduler(), "sd", "is not supported by LCMScheduler"),
     ],
 )
 def test_teachers_of_other_processes_are_refused(teacher: object, name: str, told: str) -> None:

@@ -190,7 +190,7 @@ def test_controls_must_suit_prompts_and_pipeline(loaded, controlnets, controls):
         with pytest.raises(InvalidConfig, match="DeepCache"):
             draw(one, controls=controls, cache_interval=2)
         with (
-            pytest.raises(BadControlNet, match="already steers"),
+            pytest.raises(BadControlNet, match="already has a ControlNet"),
             controlled(one, controlnets["sd", "trained"]),
         ):
             pass
@@ -444,7 +444,7 @@ def damaged(folder, tmp_path, name: str, content: bytes | None):
         (CONFIG_FILE, b"{", "cannot be read as JSON"),
         (CONFIG_FILE, b'{"_class_name": "FluxControlNetModel"}', "holds a FluxControlNetModel"),
         (WEIGHTS_FILE, None, "has no weights"),
-        (WEIGHTS_FILE, b"half", "no intact safetensors"),
+        (WEIGHTS_FILE, b"half", "not an intact safetensors"),
     ],
 )
 def test_a_damaged_folder_is_refused(loaded, controlnets, tmp_path, name, content, message):

@@ -84,8 +84,8 @@ def test_hash_follows_weights_and_preprocessing_and_nothing_else(folder, tmp_pat
     [
         (lambda f: (f / "open_clip_model.safetensors").unlink(), "has no open_clip_model.safetensors"),
         (lambda f: (f / "open_clip_config.json").unlink(), "has no open_clip_config.json"),
-        (lambda f: (f / "open_clip_config.json").write_text("{}"), "is no open_clip configuration"),
-        (lambda f: (f / "open_clip_config.json").write_text("{"), "is no open_clip configuration"),
+        (lambda f: (f / "open_clip_config.json").write_text("{}"), "is not an open_clip configuration"),
+        (lambda f: (f / "open_clip_config.json").write_text("{"), "is not an open_clip configuration"),
         (
             lambda f: (f / "open_clip_model.safetensors").write_bytes(
                 (f / "open_clip_model.safetensors").read_bytes()[:-100]

@@ -46,7 +46,7 @@ HOSTILE = {
     "a header of exabytes": safetensors({}, length=2**62),
     "a header of gigabytes": safetensors({}, length=3 * GIB),
     "a header longer than the file": safetensors({}, length=4096),
-    "a header that is no JSON": safetensors(b"{]"),
+    "a header that is not JSON": safetensors(b"{]"),
     "a header that is a list": safetensors([]),
     "a header of nested lists": safetensors(b'{"a":' + b"[" * 100_000),
     "no header": b"\x07",

@@ -108,7 +108,7 @@ def test_variants_that_do_not_go_together_do_not_count(cache, tiny_folder):
 @pytest.mark.parametrize("find", [pipeline_folder, student_weights])
 def test_what_is_no_name_is_said_to_be_none(find, spec, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ModelUnavailable, match=r"no .*folder here, and no name on the hub") as refused:
+    with pytest.raises(ModelUnavailable, match=r"neither a .*folder here nor a name on the hub") as refused:
         find(spec)
     assert "\n" not in str(refused.value)
 
@@ -170,7 +170,7 @@ def test_one_variant_is_fetched_where_a_component_has_no_plain_weights(cache, re
     [
         ("diffusion_pytorch_model.bin", "no safetensors of its unet; its pickled weights"),
         ("model.onnx", r"no safetensors of its unet\."),
-        ("diffusion_pytorch_model.bf16.safetensors", "do not go together"),
+        ("diffusion_pytorch_model.bf16.safetensors", "incompatible variants"),
     ],
 )
 def test_what_has_no_fitting_weights_is_refused_before_it_is_fetched(

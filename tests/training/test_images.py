@@ -434,8 +434,8 @@ def test_corrupt_foreign_and_missing_files_are_refused_by_name(tmp_path):
     (tmp_path / "text.png").write_text("<svg/>")
     for name, reason in [
         ("a.png", "cannot be decoded"),
-        ("ico.png", "no image in one of the formats"),
-        ("text.png", "no image in one of the formats"),
+        ("ico.png", "not an image in one of the formats"),
+        ("text.png", "not an image in one of the formats"),
         ("gone.png", "No such file"),
     ]:
         with pytest.raises(BadImage, match=rf"{name} .*{reason}"):

@@ -157,7 +157,7 @@ def test_lists_of_shards_lead_nowhere_else(tiny_folder, tmp_path):
         assert "\n" not in str(refused.value)
     for content in ("[]", "{", '{"weight_map": []}', '{"weight_map": {"a": {}}}', '{"a": ' + "[" * 100_000):
         index.write_text(content)
-        with pytest.raises(BadPipeline, match=r"index\.json is no list of shards"):
+        with pytest.raises(BadPipeline, match=r"index\.json is not a list of shards"):
             load_pipeline(folder)
     index.write_text(json.dumps(good))
     load_pipeline(folder, device="cpu")
@@ -237,7 +237,7 @@ def test_missing_parts_are_refused(folder, tmp_path):
     (folder / "model_index.json").unlink()
     with pytest.raises(BadPipeline, match=r"has no model_index\.json"):
         load_pipeline(folder)
-    with pytest.raises(BadPipeline, match="is no folder"):
+    with pytest.raises(BadPipeline, match="is not a folder"):
         load_pipeline(tmp_path / "gone")
 
 
@@ -266,7 +266,7 @@ def test_unknown_classes_and_code_in_the_folder_are_refused(folder):
     with pytest.raises(UnknownFamily, match="'MyPipeline'"):
         load_pipeline(folder)
     change_index(folder, _class_name="StableDiffusionPipeline", unet=["diffusers"])
-    with pytest.raises(BadPipeline, match=r"no \[library, class\] pair"):
+    with pytest.raises(BadPipeline, match=r"not a \[library, class\] pair"):
         load_pipeline(folder)
 
 

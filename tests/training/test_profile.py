@@ -123,7 +123,7 @@ def test_sana_instruction_counts_where_the_tokenizer_is_there(tmp_path):
         ("model_index.json", {"_class_name": "logging"}, "has no pipeline 'logging'"),
         ("model_index.json", {"unet": ["os", "system"]}, "unet is os.system"),
         ("model_index.json", {"unet": ["transformers", "set_seed"]}, "unet is transformers.set_seed"),
-        ("model_index.json", {"unet": ["diffusers"]}, "unet is no [library, class] pair"),
+        ("model_index.json", {"unet": ["diffusers"]}, "unet is not a [library, class] pair"),
         ("model_index.json", {"unet": ["diffusers", "ConfigMixin"]}, "cannot be profiled"),
         ("unet/config.json", {"cross_attention_dim": 7}, "cannot be profiled"),
         ("unet/config.json", {"block_out_channels": "wide"}, "cannot be profiled"),

@@ -123,11 +123,11 @@ def test_aesthetic_weights_are_found_by_their_name_on_the_hub(
 
 
 def test_aesthetic_weights_that_are_not_there_are_named(tmp_path: Path) -> None:
-    with pytest.raises(ScorerUnavailable, match=r"none\.safetensors is no safetensors file"):
+    with pytest.raises(ScorerUnavailable, match=r"none\.safetensors is not a safetensors file"):
         AestheticScore(load_clip(CLIP), tmp_path / "none.safetensors")
-    # A path within the working folder is no name on the hub.
-    with pytest.raises(ScorerUnavailable, match=r"weights/none\.safetensors is no safetensors file"):
+    # A path within the working folder is not a name on the hub.
+    with pytest.raises(ScorerUnavailable, match=r"weights/none\.safetensors is not a safetensors file"):
         AestheticScore(load_clip(CLIP), Path("weights/none.safetensors"))
     (tmp_path / "pickled.pth").write_bytes(b"\x80\x04pickle")
-    with pytest.raises(ScorerUnavailable, match=r"pickled\.pth is no safetensors file"):
+    with pytest.raises(ScorerUnavailable, match=r"pickled\.pth is not a safetensors file"):
         AestheticScore(load_clip(CLIP), tmp_path / "pickled.pth")

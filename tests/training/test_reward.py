@@ -55,7 +55,7 @@ def test_other_weights_have_another_hash(folder: Path) -> None:
         (WEIGHTS, None, "cannot be read as safetensors"),
         (WEIGHTS, b"\x80\x04pickled", "cannot be read as safetensors"),
         (TEXT_CONFIG, None, "med_config.json cannot be read"),
-        (TEXT_CONFIG, b"[]", "no JSON object"),
+        (TEXT_CONFIG, b"[]", "not a JSON object"),
         (TEXT_CONFIG, b"{}", "does not hold ImageReward's network"),
         (VOCABULARY, None, "vocab.txt is missing"),
     ],

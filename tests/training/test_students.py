@@ -209,14 +209,14 @@ def first_of(tensors: dict[str, torch.Tensor], end: str) -> str:
         (UNET_FILE, lambda t: t.pop("conv_in.weight"), "conv_in.weight is missing"),
         (UNET_FILE, lambda t: t.update(extra=torch.zeros(1)), "extra is missing, unknown"),
         (UNET_FILE, widen, "conv_in.weight is missing, unknown or of another shape"),
-        (UNET_FILE, lambda t: t["conv_in.bias"].fill_(torch.nan), "conv_in.bias is infinite or no number"),
+        (UNET_FILE, lambda t: t["conv_in.bias"].fill_(torch.nan), "conv_in.bias is not a finite number"),
         ("lora.safetensors", lambda t: t.update({"lora_unet_x.dora_scale": torch.zeros(1)}), "is a DoRA"),
         ("lora.safetensors", lambda t: t.update({"lora_unet_x.hada_w1_a": torch.zeros(1)}), "is a LoHa"),
         ("lora.safetensors", lambda t: t.update({"lycoris_x.lokr_w2": torch.zeros(1)}), "is a LoKr"),
         (
             "lora.safetensors",
             lambda t: [t.update({name.replace("unet", "te1"): t.pop(name)}) for name in list(t)],
-            "changes text encoders alone",
+            "changes only text encoders",
         ),
         (
             "lora.safetensors",
@@ -262,12 +262,12 @@ def edit_config(folder: Path, **entries: object) -> None:
     ("spoil", "error", "message"),
     [
         (lambda f: edit_config(f, _class_name="FluxTransformer2DModel"), BadAdapter, "holds a Flux"),
-        (lambda f: edit_config(f, time_cond_proj_dim=None), BadAdapter, "not of its config.json"),
+        (lambda f: edit_config(f, time_cond_proj_dim=None), BadAdapter, "do not match its config.json"),
         (lambda f: edit_config(f, block_out_channels=[16, 64]), BadAdapter, "cannot be loaded as a UNet2D"),
         (lambda f: (f / "config.json").write_text("{"), BadAdapter, "cannot be loaded as a UNet2D"),
         (lambda f: (f / UNET_FILE).rename(f / "diffusion_pytorch_model.bin"), UnsafeWeights, "pickled"),
         (lambda f: (f / UNET_FILE).unlink(), BadPipeline, "has no weights"),
-        (lambda f: (f / "model_index.json").write_text("{}"), BadAdapter, "is a whole pipeline"),
+        (lambda f: (f / "model_index.json").write_text("{}"), BadAdapter, "is a complete pipeline"),
     ],
 )
 def test_folders_that_are_no_denoiser_are_refused_in_one_line(
@@ -288,7 +288,7 @@ def test_other_files_are_refused(tiny_folder, told, tmp_path):
     (tmp_path / "broken.safetensors").write_bytes(b"x")
     for name, message in (
         ("lora.bin", "pickled"),
-        ("lora.gguf", "no .safetensors"),
+        ("lora.gguf", "not a .safetensors"),
         ("broken", "cannot be read"),
     ):
         file = next(tmp_path.glob(f"{name}*"))

@@ -12,7 +12,7 @@ import numpy as np
 from matchgraph.training.errors import DistanceError, NonFiniteDistance, ShapeMismatch, TooFewSamples
 
 # How far below zero an eigenvalue of a covariance may lie, relative to the largest, before it is no rounding:
-# float32 statistics of fewer images than dimensions stay inside, a matrix that is no covariance does not.
+# float32 statistics of fewer images than dimensions stay inside, a matrix that is not a covariance does not.
 EIGENVALUE_TOLERANCE = 1e-5
 # How far, relative to the distance, the cheaper way to compute one may be off before the other is taken.
 FAST_TOLERANCE = 1e-6
@@ -111,7 +111,7 @@ class GaussianAccumulator:
             TooFewSamples: fewer than two rows were added.
         """
         if self.n < 2 or self._scatter is None:
-            raise TooFewSamples(f"A covariance takes at least 2 images, got {self.n}.")
+            raise TooFewSamples(f"A covariance needs at least 2 images, got {self.n}.")
         covariance = self._scatter / (self.n - 1)
         return (covariance + covariance.T) / 2
 
@@ -160,7 +160,7 @@ def frechet_distance(
     Raises:
         ShapeMismatch: dimensions do not agree.
         NonFiniteDistance: an input or the result is not finite.
-        DistanceError: a matrix is no covariance.
+        DistanceError: a matrix is not a covariance.
 
     Source:
         Match & Choose, Eq. 2; Dowson and Landau, "The Frechet distance between multivariate normal
@@ -204,7 +204,7 @@ class Root:
         gaussian: the Gaussian.
 
     Raises:
-        DistanceError: its matrix is no covariance.
+        DistanceError: its matrix is not a covariance.
     """
 
     def __init__(self, gaussian: GaussianStatistics) -> None:
@@ -220,7 +220,7 @@ class Root:
 
 def _pivoted_factor(covariance: np.ndarray) -> np.ndarray | None:
     """A factor by Cholesky with pivots, a fraction of the eigenvectors' cost; None where it leaves a rest, as
-    of a matrix that is no covariance.
+    of a matrix that is not a covariance.
     """
     from scipy.linalg.lapack import dpstrf
 
@@ -270,7 +270,7 @@ def frechet_between(one: Root, two: Root) -> float:
         if not 2 * uncertainty <= FAST_TOLERANCE * value:
             value = alone - 2 * _exact_cross(one, two)
     if not np.isfinite(value):
-        raise NonFiniteDistance(f"The Frechet distance came out as {value}.")
+        raise NonFiniteDistance(f"The Frechet distance is not a valid number: {value}.")
     return max(0.0, float(value))
 
 

@@ -199,11 +199,11 @@ def _check(one: np.ndarray, two: np.ndarray) -> None:
         raise ShapeMismatch(f"Features of shapes {one.shape} and {two.shape} cannot be compared.")
     if min(len(one), len(two)) < 2:
         raise TooFewSamples(
-            f"A kernel distance takes at least 2 images of each set, got {len(one)} and {len(two)}."
+            f"A kernel distance needs at least 2 images of each set, got {len(one)} and {len(two)}."
         )
 
 
 def _finite(value: float) -> float:
     if not np.isfinite(value):
-        raise NonFiniteDistance(f"The kernel distance came out as {value}.")
+        raise NonFiniteDistance(f"The kernel distance is not a valid number: {value}.")
     return float(value)

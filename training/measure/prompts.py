@@ -70,8 +70,8 @@ class PromptEncoder:
         )
         if last is None:
             raise ExtractorUnavailable(
-                f"The text encoder of {clip.name} is no transformer of open_clip's own: its tokens cannot be "
-                "had. Use another CLIP."
+                f"The text encoder of {clip.name} is not one of open_clip's transformers, so its tokens "
+                "cannot be read. Use another CLIP."
             )
         self.width = int(last.normalized_shape[0])
         last.register_forward_hook(self._keep)

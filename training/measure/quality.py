@@ -103,7 +103,9 @@ class ClipScore:
 
     def __init__(self, extractor: Extractor, encoder: PromptEncoder) -> None:
         if extractor.hash != encoder.hash:
-            raise ScorerUnavailable("CLIPScore takes both sides of one CLIP; these are of two.")
+            raise ScorerUnavailable(
+                "CLIPScore needs the image and text encoders of one CLIP; these are of two."
+            )
         self.hash = extractor.hash
         self._extractor, self._encoder = extractor, encoder
 
@@ -148,7 +150,7 @@ class AestheticScore:
             tensors = load_file(path)
         except (OSError, SafetensorError) as error:
             raise ScorerUnavailable(
-                f"{path} is no safetensors file of an aesthetic predictor: {error}. Save the published "
+                f"{path} is not a safetensors file of an aesthetic predictor: {error}. Save the published "
                 "weights as one."
             ) from None
         names = sorted({int(name.split(".")[1]) for name in tensors if name.startswith("layers.")})

@@ -138,7 +138,7 @@ class ImageReward:
         except (OSError, ValueError) as error:
             raise ScorerUnavailable(f"{path} cannot be read ({error}): it comes with ImageReward.") from None
         if not isinstance(values, dict):
-            raise ScorerUnavailable(f"{path} is no JSON object.")
+            raise ScorerUnavailable(f"{path} is not a JSON object.")
         return values
 
     def _read_tokenizer(self) -> Any:

@@ -62,6 +62,6 @@ def load_scorers(
     wanted = list(dict.fromkeys(metrics))
     if unknown := [metric for metric in wanted if metric not in made]:
         raise ScorerUnavailable(
-            f"There is no scorer for {unknown[0]!r}: use one of {', '.join(SCORE_METRICS)}."
+            f"There is no scorer called {unknown[0]!r}: use one of {', '.join(SCORE_METRICS)}."
         )
     return [made[metric]() for metric in wanted]

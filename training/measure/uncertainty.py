@@ -49,7 +49,7 @@ def frechet_uncertainty(
         made: their mean and covariance.
         real: the dataset's Gaussian, factored.
         groups: which caption each image was drawn for; the captions are then taken as they are, and what
-            varies between them is no error. None for images that are drawn independently.
+            varies between them is not an error. None for images that are drawn independently.
 
     Source:
         Hampel, "The influence curve and its role in robust estimation" (1974), for the first; Chong and

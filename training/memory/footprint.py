@@ -122,7 +122,7 @@ def footprint(
         rank: of the adapter.
 
     Raises:
-        BadPipeline: the folder is no pipeline, or a config in it is missing or cannot be read.
+        BadPipeline: the folder is not a pipeline, or a config in it is missing or cannot be read.
         UnknownFamily: no family knows its pipeline class.
         CannotProfile: its classes are not in this diffusers or transformers, or do not go together.
     """

@@ -158,7 +158,7 @@ def load_adapter(pipe: Any, family: Family, adapter: str | os.PathLike[str]) -> 
         return []
     names = [name for name in names if name not in set(of_text)]
     if not names:
-        raise BadAdapter(f"{path} changes text encoders alone, which stay as they are; give another LoRA.")
+        raise BadAdapter(f"{path} changes only text encoders, which are not fine-tuned; give another LoRA.")
     with tempfile.TemporaryDirectory(prefix="adapter-") as folder:
         denoiser_part = Path(folder, ADAPTER_FILE)
         _copy_tensors(path, names, denoiser_part)
@@ -173,12 +173,12 @@ def adapter_tensors(path: Path) -> list[str]:
     """Names of a LoRA file's tensors.
 
     Raises:
-        BadAdapter: it is no safetensors file, damaged, or an adapter of another kind.
+        BadAdapter: it is not a safetensors file, damaged, or an adapter of another kind.
     """
     from safetensors import SafetensorError, safe_open
 
     if path.suffix != ".safetensors":
-        raise BadAdapter(f"{path} is no .safetensors file; only safetensors adapters are loaded.")
+        raise BadAdapter(f"{path} is not a .safetensors file; only safetensors adapters are loaded.")
     try:
         with safe_open(path, framework="numpy") as weights:
             names = list(weights.keys())

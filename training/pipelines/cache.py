@@ -41,7 +41,7 @@ class EncodingCache:
         limit_bytes: the most that its files take together.
 
     Raises:
-        InvalidConfig: the limit is no whole number above 0.
+        InvalidConfig: the limit is not a whole number above 0.
     """
 
     folder: Path

@@ -103,7 +103,7 @@ def check_controllable(loaded: LoadedPipeline) -> None:
             f"{' and '.join(CONTROLLED)}."
         )
     if "controlnet" in loaded.pipe.components:
-        raise BadControlNet(f"A ControlNet already steers {loaded.folder.name}; leave that one first.")
+        raise BadControlNet(f"{loaded.folder.name} already has a ControlNet; remove that one first.")
 
 
 def load_controlnet(loaded: LoadedPipeline, folder: str | os.PathLike[str]) -> Any:
@@ -150,7 +150,7 @@ def load_controlnet(loaded: LoadedPipeline, folder: str | os.PathLike[str]) -> A
     except (OSError, ValueError, LookupError, TypeError, RuntimeError, AttributeError) as error:
         raise BadControlNet(f"{root} cannot be loaded as a ControlNet: {first_line(error)}") from error
     if lost := [*found["missing_keys"], *found["unexpected_keys"]]:
-        raise BadControlNet(f"{root}: its weights are not of its {CONFIG_FILE}, {lost[0]} for one.")
+        raise BadControlNet(f"{root}: its weights do not match its {CONFIG_FILE}, such as {lost[0]}.")
     _check_fit(loaded, controlnet, root)
     return controlnet.to(loaded.device).eval().requires_grad_(False)
 

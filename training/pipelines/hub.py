@@ -79,7 +79,7 @@ def hub_folder(
 
 
 def is_hub_name(spec: str | os.PathLike[str]) -> bool:
-    """Whether a model is named as on the hub, OWNER/NAME, and is no file here and not named as one."""
+    """Whether a model is named as on the hub, OWNER/NAME, and is not a file here and not named as one."""
     text = os.fspath(spec)
     is_file = PurePosixPath(text).suffix.lower() in FILE_SUFFIXES
     return NAME.fullmatch(text) is not None and not is_file and not os.path.lexists(text)
@@ -123,8 +123,8 @@ def pipeline_folder(spec: str | os.PathLike[str]) -> Path:
         files = _listed(name)
         if INDEX not in files:
             raise ModelUnavailable(
-                f"{name} on the hub has no {INDEX}: it is no diffusers pipeline. If it is a LoRA or a "
-                f"denoiser alone, `matchgraph collaborate student TEACHER {name}` makes one of it."
+                f"{name} on the hub has no {INDEX}: it is not a diffusers pipeline. If it is a LoRA or a "
+                f"denoiser alone, `matchgraph collaborate student TEACHER {name}` makes a pipeline of it."
             )
         folder = _fetched_pipeline(name, files)
     if lacking := missing_components(folder):
@@ -176,9 +176,7 @@ def _local(spec: str | os.PathLike[str], kind: str) -> Path | None:
         return Path(spec)
     if is_hub_name(spec):
         return None
-    raise ModelUnavailable(
-        f"{os.fspath(spec)} is no {kind} here, and no name on the hub (OWNER/NAME) either; give one of them."
-    )
+    raise ModelUnavailable(f"{os.fspath(spec)} is neither a {kind} here nor a name on the hub (OWNER/NAME).")
 
 
 def named_components(index: Mapping[str, Any]) -> list[str]:

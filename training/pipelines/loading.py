@@ -46,11 +46,11 @@ def read_model_index(folder: str | os.PathLike[str]) -> dict[str, Any]:
         folder: a pipeline folder as diffusers' `save_pretrained` writes it.
 
     Raises:
-        BadPipeline: no such folder, no index in it, or an index that is no JSON object.
+        BadPipeline: no such folder, no index in it, or an index that is not a JSON object.
     """
     path = Path(folder) / "model_index.json"
     if not path.parent.is_dir():
-        raise BadPipeline(f"{path.parent} is no folder; give a diffusers pipeline folder.")
+        raise BadPipeline(f"{path.parent} is not a folder; give a diffusers pipeline folder.")
     try:
         index = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -60,7 +60,7 @@ def read_model_index(folder: str | os.PathLike[str]) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise BadPipeline(f"{path} cannot be read as JSON: {error}.") from None
     if not isinstance(index, dict):
-        raise BadPipeline(f"{path} is no JSON object.")
+        raise BadPipeline(f"{path} is not a JSON object.")
     return index
 
 
@@ -93,7 +93,7 @@ def load_pipeline(
         The diffusers pipeline on the device, without progress bars, and its family.
 
     Raises:
-        BadPipeline: the folder is no pipeline, or a file in it cannot be read or does not fit.
+        BadPipeline: the folder is not a pipeline, or a file in it cannot be read or does not fit.
         UnsafeWeights: a component has pickled weights only, or code of its own.
         UnknownFamily: no family knows its pipeline class.
         MissingLibrary: a tokenizer needs a library that is not installed.
@@ -110,7 +110,9 @@ def load_pipeline(
             absent[name] = None
             continue
         if len(entry) != 2 or not all(part is None or isinstance(part, str) for part in entry):
-            raise BadPipeline(f"{root / 'model_index.json'}: component {name!r} is no [library, class] pair.")
+            raise BadPipeline(
+                f"{root / 'model_index.json'}: component {name!r} is not a [library, class] pair."
+            )
         if entry == [None, None]:
             absent[name] = None
         elif entry[0] not in TRUSTED_LIBRARIES and tuple(entry) not in family.own_components:
@@ -239,7 +241,7 @@ class LoadedPipeline:
         """Refuse image sizes that do not divide into whole latents and patches.
 
         Raises:
-            InvalidConfig: `resolution_px` is no multiple of the pipeline's unit.
+            InvalidConfig: `resolution_px` is not a multiple of the pipeline's unit.
         """
         unit = self.family.size_unit_px(self.pipe)
         if resolution_px % unit:

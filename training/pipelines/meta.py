@@ -104,7 +104,7 @@ class MetaBuilder:
                 network = network_class.from_config(config)
             else:
                 raise CannotProfile(
-                    f"{self.folder}: {name} is a {network_class.__name__}, which is no network."
+                    f"{self.folder}: {name} is a {network_class.__name__}, which is not a network."
                 )
         # Some configs state the precision of their weights, and mixed ones do not multiply.
         return network.to(torch.float32).eval().requires_grad_(False)
@@ -126,7 +126,7 @@ class MetaBuilder:
         import transformers
 
         if not (isinstance(entry, list) and len(entry) == 2 and all(isinstance(part, str) for part in entry)):
-            raise BadPipeline(f"{self.folder / 'model_index.json'}: {name} is no [library, class] pair.")
+            raise BadPipeline(f"{self.folder / 'model_index.json'}: {name} is not a [library, class] pair.")
         library, class_name = entry
         modules = {"diffusers": diffusers, "transformers": transformers}
         # Classes that diffusers keeps beside a pipeline of its own, such as Kolors' ChatGLM.
@@ -149,7 +149,7 @@ class MetaBuilder:
         except (OSError, ValueError, RecursionError) as error:
             raise BadPipeline(f"{path} cannot be read as JSON: {error}.") from None
         if not isinstance(config, dict):
-            raise BadPipeline(f"{path} is no JSON object.")
+            raise BadPipeline(f"{path} is not a JSON object.")
         return config
 
     def _tokenizer(self, name: str, entry: object, encoder: Any) -> _TokenLengths:

@@ -133,7 +133,7 @@ class PipelineProfiler:
             controlnet: config of a ControlNet that steers it; none by default.
 
         Raises:
-            BadPipeline: the folder is no pipeline, or a config in it is missing or cannot be read.
+            BadPipeline: the folder is not a pipeline, or a config in it is missing or cannot be read.
             CannotProfile: its classes are not in this diffusers or transformers, or do not go together.
         """
         self.folder = Path(folder)
@@ -303,7 +303,7 @@ def call_arguments(
         for name, parameter in inspect.signature(type(pipe).__call__).parameters.items()
     }
     if not {"prompt", "num_inference_steps", "guidance_scale", "height", "width"} <= set(defaults):
-        raise CannotProfile(f"{type(pipe).__name__} is no text-to-image pipeline with steps and guidance.")
+        raise CannotProfile(f"{type(pipe).__name__} is not a text-to-image pipeline with steps and guidance.")
     own_steps, own_guidance = default_drawing(
         pipe, defaults["num_inference_steps"], defaults["guidance_scale"]
     )

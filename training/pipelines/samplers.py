@@ -92,7 +92,7 @@ def drawing_with(pipe: Any, name: str | None) -> Iterator[None]:
         fitting, changes = _flow_solvers(own)
     if name not in fitting:
         raise InvalidConfig(
-            f"{name!r} is no sampler for {type(own).__name__}: use one of {', '.join(sorted(fitting))}."
+            f"{name!r} is not a sampler for {type(own).__name__}: use one of {', '.join(sorted(fitting))}."
         )
     pipe.scheduler = fitting[name].from_config(own.config, **changes)
     try:
@@ -122,7 +122,7 @@ def caching(pipe: Any, interval: int) -> Iterator[Callable[[], bool]]:
         What says whether the step under way is a whole pass.
 
     Raises:
-        InvalidConfig: the denoiser is no U-Net, or the package is not installed.
+        InvalidConfig: the denoiser is not a U-Net, or the package is not installed.
 
     Source:
         Ma et al., "DeepCache: Accelerating Diffusion Models for Free" (CVPR 2024), by its authors' package,
@@ -134,9 +134,7 @@ def caching(pipe: Any, interval: int) -> Iterator[Callable[[], bool]]:
     from diffusers import UNet2DConditionModel
 
     if not isinstance(getattr(pipe, "unet", None), UNet2DConditionModel):
-        raise InvalidConfig(
-            f"{type(pipe).__name__} has no U-Net, and DeepCache skips layers of U-Nets: leave it out."
-        )
+        raise InvalidConfig(f"{type(pipe).__name__} has no U-Net, and DeepCache needs one: leave it out.")
     try:
         from DeepCache import DeepCacheSDHelper
     except ModuleNotFoundError:

@@ -73,7 +73,7 @@ def shared_variant(files: Mapping[str, Iterable[str]]) -> str | None:
     shared = set.intersection(*needed.values())
     if not shared:
         found = ", ".join(f"{component}: {'/'.join(sorted(names))}" for component, names in needed.items())
-        raise BadPipeline(f"its weights are in variants that do not go together ({found}).")
+        raise BadPipeline(f"its weights are in incompatible variants ({found}).")
     return sorted(shared)[0]
 
 
@@ -103,8 +103,8 @@ def check_weight_files(folder: str | os.PathLike[str], variant: str | None = Non
         variant: see `opened_weights`.
 
     Raises:
-        UnsafeWeights: all weights are pickled, or a list of shards names a file that is no safetensors beside
-            it.
+        UnsafeWeights: all weights are pickled, or a list of shards names a file beside it that is not
+            safetensors.
         BadPipeline: there are no weights, a shard is missing, or a file is truncated or corrupt.
     """
     from safetensors import SafetensorError, safe_open
@@ -127,14 +127,15 @@ def check_weight_files(folder: str | os.PathLike[str], variant: str | None = Non
     if not weights:
         raise BadPipeline(f"{root} has no weights (*.safetensors). Fetch the whole model.")
     if any(map(SHARD.fullmatch, weights)) and not any(name.endswith(".json") for name in opened):
-        raise BadPipeline(f"{root} has shards of its weights and no list of them. Fetch the whole model.")
+        raise BadPipeline(f"{root} has shards of its weights but no index of them. Fetch the whole model.")
     for name in weights:
         try:
             with safe_open(root / name, framework="numpy"):
                 pass
         except (SafetensorError, OSError) as error:
             raise BadPipeline(
-                f"{root / name} is no intact safetensors file: {first_line(error)}. Fetch or save it again."
+                f"{root / name} is not an intact safetensors file: {first_line(error)}. Fetch or save it "
+                "again."
             ) from None
 
 
@@ -148,9 +149,9 @@ def _check_shards(index: Path) -> None:
     try:
         shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        raise BadPipeline(f"{index} is no list of shards; fetch or save the model again.") from None
+        raise BadPipeline(f"{index} is not an index of shards; fetch or save the model again.") from None
     for shard in sorted(map(str, shards)):
         if Path(shard).name != shard or not shard.endswith(".safetensors"):
-            raise UnsafeWeights(f"{index} names {shard!r}, which is no safetensors file beside it.")
+            raise UnsafeWeights(f"{index} names {shard!r}, which is not a safetensors file beside it.")
         if not (index.parent / shard).is_file():
             raise BadPipeline(f"{index} names {shard!r}, which is missing. Fetch the model again.")

@@ -269,7 +269,7 @@ def _check_controls(
     takes = getattr(pipe, "controlnet", None) is not None
     if controls is None:
         if takes:
-            raise InvalidConfig("A ControlNet steers this pipeline: give `controls`, one for each prompt.")
+            raise InvalidConfig("This pipeline has a ControlNet: give `controls`, one for each prompt.")
         return
     if not takes:
         raise InvalidConfig(
@@ -281,7 +281,7 @@ def _check_controls(
         raise InvalidConfig(f"control_scale must be at least 0, got {scale!r}.")
     if config.drawing.cache_interval != 1:
         # It would repeat layers that have another step's residuals in them.
-        raise InvalidConfig("A ControlNet speaks to layers that DeepCache leaves out: draw without it.")
+        raise InvalidConfig("A ControlNet needs layers that DeepCache skips: leave one of the two out.")
 
 
 def start_with(

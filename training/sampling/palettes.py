@@ -53,7 +53,9 @@ def palette(labels: int) -> np.ndarray:
     if labels == ADE20K_LABELS:
         return np.frombuffer(bytes.fromhex(ADE20K), dtype=np.uint8).reshape(labels, 3)
     if not 1 <= labels <= LEVELS**3:
-        raise ScorerUnavailable(f"A map can show 1 to {LEVELS**3} labels, the model has {labels}.")
+        raise ScorerUnavailable(
+            f"A segmentation map can show 1 to {LEVELS**3} labels, the model has {labels}."
+        )
     places = torch.randperm(LEVELS**3, generator=seeded_generator("palette"))[:labels].numpy()
     levels = np.stack([places // LEVELS**2, places // LEVELS % LEVELS, places % LEVELS], axis=1)
     return (levels * (255 // (LEVELS - 1))).astype(np.uint8)

@@ -34,7 +34,7 @@ class Checkpoints:
         resume_from: a folder that holds a checkpoint; one without is as good as None.
 
     Raises:
-        InvalidConfig: `every_steps` is no whole number above 0.
+        InvalidConfig: `every_steps` is not a whole number above 0.
     """
 
     folder: Path
@@ -57,7 +57,7 @@ class Checkpoints:
 
 @dataclass(frozen=True)
 class RunState:
-    """What of a run's state is no tensor.
+    """What of a run's state is not a tensor.
 
     Attributes:
         step: steps done.
@@ -175,7 +175,7 @@ def _check_identity(path: Path, written: Mapping[str, Any], asked: Mapping[str, 
         others = f" {', '.join(differing[1:])} differ as well." if differing[1:] else ""
         raise CheckpointMismatch(
             f"{path} is of another run: its {name} is {written.get(name)!r}, this one's {asked.get(name)!r}."
-            f"{others} Go on with what it was made with, or start without it."
+            f"{others} Continue with the settings it was made with, or start over."
         )
 
 

@@ -213,8 +213,8 @@ def student_scheduler(teacher: Any, family: Family, solver_steps: int) -> Any:
     if family.flow_matching:
         if not ("shift" in config or config.get("use_flow_sigmas")):
             raise UnsupportedScheduler(
-                f"{name} is no flow-matching scheduler, as {family.pipeline_class} takes; give the teacher a "
-                "FlowMatchEulerDiscreteScheduler."
+                f"{name} is not a flow-matching scheduler, as {family.pipeline_class} needs; give the "
+                "teacher a FlowMatchEulerDiscreteScheduler."
             )
         kept = {field: config[field] for field in FLOW_FIELDS if config.get(field) is not None}
         kept.setdefault("shift", config.get("flow_shift") or 1.0)
@@ -226,7 +226,7 @@ def student_scheduler(teacher: Any, family: Family, solver_steps: int) -> Any:
     ):
         raise UnsupportedScheduler(
             f"{name} with prediction_type {config.get('prediction_type')!r} and beta_schedule "
-            f"{config.get('beta_schedule')!r} is no noise process that LCMScheduler draws; give the teacher "
+            f"{config.get('beta_schedule')!r} is not supported by LCMScheduler; give the teacher "
             "a scheduler with epsilon or v_prediction."
         )
     kept = {field: config[field] for field in PRESERVING_FIELDS if config.get(field) is not None}

@@ -46,7 +46,7 @@ def rehearse(
 
     Raises:
         TrainingError: the run could not be carried out, and why: out of memory (`OutOfMemory`), a scheduler
-            that states no objective, a loss, image or feature that is no number.
+            that states no objective, a loss, image or feature that is not a number.
     """
     import numpy as np
     import torch

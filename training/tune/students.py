@@ -146,10 +146,12 @@ def _weight_files(place: Path) -> list[Path]:
         if place.suffix.lower() in PICKLED_SUFFIXES:
             raise _pickled(place)
         if place.suffix != ".safetensors":
-            raise BadAdapter(f"{place} is no .safetensors file; only safetensors are loaded.")
+            raise BadAdapter(f"{place} is not a .safetensors file; only safetensors are loaded.")
         return [place]
     if (place / "model_index.json").exists():
-        raise BadAdapter(f"{place} is a whole pipeline, a student as it is: `matchgraph ingest models` it.")
+        raise BadAdapter(
+            f"{place} is a complete pipeline and a student already: add it with `matchgraph ingest models`."
+        )
     for known in (ADAPTER_FILE, DENOISER_FILE):
         if (place / known).is_file():
             return [place / known]
@@ -188,7 +190,7 @@ def _denoiser(loaded: LoadedPipeline, place: Path) -> Any:
     state = denoiser.state_dict()
     _check_fit(state, teachers.state_dict(), place, loaded)
     if broken := [name for name, tensor in state.items() if not tensor.isfinite().all()]:
-        raise BadAdapter(f"{place}: {broken[0]} is infinite or no number. Fetch the weights again.")
+        raise BadAdapter(f"{place}: {broken[0]} is not a finite number. Fetch the weights again.")
     return denoiser.eval().requires_grad_(False)
 
 
@@ -210,7 +212,7 @@ def _from_folder(kind: type, folder: Path) -> Any:
             output_loading_info=True,
         )
     if lost := sorted([*found["missing_keys"], *found["unexpected_keys"]]):
-        raise BadAdapter(f"{folder}: its weights are not of its {CONFIG_FILE}, {lost[0]} for one.")
+        raise BadAdapter(f"{folder}: its weights do not match its {CONFIG_FILE}, such as {lost[0]}.")
     return denoiser
 
 

@@ -103,7 +103,7 @@ def _from_folder(folder: Path, name: str, device: str) -> OpenedClip:
         text_config = model_config["text_cfg"]
         vision_config = model_config["vision_cfg"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ExtractorUnavailable(f"{config_path} is no open_clip configuration: {error!r}.") from None
+        raise ExtractorUnavailable(f"{config_path} is not an open_clip configuration: {error!r}.") from None
     if not isinstance(text_config, dict) or not isinstance(vision_config, dict):
         raise ExtractorUnavailable(f"{config_path}: text_cfg and vision_cfg must be objects.")
 

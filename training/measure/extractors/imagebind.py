@@ -72,7 +72,7 @@ def load(weights: str, device: str) -> Extractor:
             hub_folder(weights, [WEIGHTS_FILE], [WEIGHTS_FILE], ADVICE, ExtractorUnavailable) / WEIGHTS_FILE
         )
     if not path.is_file() or path.suffix != ".safetensors":
-        raise ExtractorUnavailable(f"{path} is no safetensors file. {ADVICE}")
+        raise ExtractorUnavailable(f"{path} is not a safetensors file. {ADVICE}")
     try:
         tower = _tower(_vision_tensors(path))
         dimension = tower.head.out_features
@@ -80,7 +80,7 @@ def load(weights: str, device: str) -> Extractor:
         seen = {"kind": "imagebind", "px": image_px, "resize": CLEAN_RESIZE}
         digest = instrument_hash([path], seen, part=PART)
     except loading_errors() as error:
-        raise ExtractorUnavailable(f"{path} is no ImageBind: {first_line(error)}. {ADVICE}") from error
+        raise ExtractorUnavailable(f"{path} is not an ImageBind: {first_line(error)}. {ADVICE}") from error
     target = choose_device(device)
     tower.to(target).eval().requires_grad_(False)
     name = path.parent.name if path.name == WEIGHTS_FILE else path.stem
@@ -103,7 +103,7 @@ def _tower(tensors: dict[str, torch.Tensor]) -> Any:
     positions = tensors["modality_preprocessors.pos_embedding_helper.pos_embed"]
     width = len(patches)
     if width % HEAD_WIDTH:
-        raise ValueError(f"its width {width} is no multiple of {HEAD_WIDTH}")
+        raise ValueError(f"its width {width} is not a multiple of {HEAD_WIDTH}")
     layers = 1 + max(int(name.split(".")[2]) for name in tensors if ".blocks." in name)
 
     class Tower(nn.Module):

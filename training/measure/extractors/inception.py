@@ -59,7 +59,9 @@ def load(weights: str, device: str) -> Extractor:
     if path.is_dir():
         path = path / WEIGHTS_FILE
     if not path.is_file() or path.suffix != ".safetensors":
-        raise ExtractorUnavailable(f"{path} is no safetensors file with the weights of Inception. {ADVICE}")
+        raise ExtractorUnavailable(
+            f"{path} is not a safetensors file with the weights of Inception. {ADVICE}"
+        )
     try:
         network = build()
         network.load_state_dict(load_file(path))

@@ -47,8 +47,8 @@ def diffuse(
     alphas = getattr(scheduler, "alphas_cumprod", None)
     if alphas is None or prediction not in ("epsilon", "v_prediction"):
         raise UnsupportedScheduler(
-            f"{type(scheduler).__name__} with prediction_type {prediction!r} is no noise process that this "
-            "family trains; give the pipeline a scheduler with epsilon or v_prediction."
+            f"{type(scheduler).__name__} with prediction_type {prediction!r} cannot be trained by this "
+            "family; give the pipeline a scheduler with epsilon or v_prediction."
         )
     timesteps = torch.randint(0, len(alphas), (len(latents),), generator=generator)
     noise = training_noise(latents, generator)
@@ -75,7 +75,7 @@ def draw_sigmas(scheduler: Any, count: int, generator: torch.Generator, density:
         of the sampler; neither shapes the training grid.
 
     Raises:
-        UnsupportedScheduler: the scheduler is no flow-matching one.
+        UnsupportedScheduler: the scheduler is not a flow-matching one.
 
     Source:
         diffusers' `compute_density_for_timestep_sampling` and the grid of `FlowMatchEulerDiscreteScheduler`,
@@ -87,7 +87,7 @@ def draw_sigmas(scheduler: Any, count: int, generator: torch.Generator, density:
     config = scheduler.config
     if "num_train_timesteps" not in config or not ("shift" in config or config.get("use_flow_sigmas")):
         raise UnsupportedScheduler(
-            f"{type(scheduler).__name__} is no flow-matching scheduler; give the pipeline a "
+            f"{type(scheduler).__name__} is not a flow-matching scheduler; give the pipeline a "
             "FlowMatchEulerDiscreteScheduler."
         )
     grid = config.num_train_timesteps
