@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -163,8 +164,18 @@ def memory_of(stage: str) -> Iterator[None]:
         if isinstance(error, OutOfMemory) or not is_out_of_memory(error):
             raise
         reason = first_line(error)
-    # After the clause, where neither the error nor its traceback, with all its frames, is held any more.
+        # Python keeps this error as the context of the next one, and with it all that its frames hold.
+        _empty(error)
     raise OutOfMemory(stage, f"Out of memory in {stage}: {reason}")
+
+
+def _empty(error: BaseException) -> None:
+    """Let go of all that an error, and those behind it, hold by their tracebacks."""
+    behind: BaseException | None = error
+    while behind is not None:
+        traceback.clear_frames(behind.__traceback__)
+        behind.__traceback__ = None
+        behind = behind.__cause__ or behind.__context__
 
 
 def first_line(error: BaseException) -> str:

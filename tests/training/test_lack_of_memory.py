@@ -53,10 +53,16 @@ def test_no_tensor_of_what_failed_is_held():
         held.append(weakref.ref(activation))
         raise torch.OutOfMemoryError("CUDA out of memory")
 
+    def moves_encoders_back() -> None:
+        with memory_of("training"):
+            step()
+
     gc.disable()
     try:
-        with pytest.raises(OutOfMemory), memory_of("training"):
-            step()
+        with pytest.raises(OutOfMemory) as raised:
+            moves_encoders_back()
+        # While the error is on its way.
+        assert raised.value.stage == "training"
         assert held[0]() is None
     finally:
         gc.enable()
