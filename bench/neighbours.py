@@ -21,12 +21,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 import numpy as np
+import psutil
 
 from bench.provenance import provenance
 from matchgraph.graphdb.connection import Settings, connect
 from matchgraph.graphdb.metrics import NEIGHBOURS
 from matchgraph.graphdb.models import Dataset, MeasuredDataset, Model, Result, Similar, Statistics
 from matchgraph.graphdb.repository import MatchingGraph
+from matchgraph.graphdb.server.managed import ManagedServer
 from matchgraph.ingest.tables.nearest import KnownSamples
 from matchgraph.ingest.workflow import load_minizoo
 from matchgraph.predictor.evaluation import METHOD, evaluate
@@ -203,6 +205,11 @@ def fill(graph: MatchingGraph, zoo: Zoo, count: int) -> None:
     )
 
 
+def processor_seconds(processes: Sequence[psutil.Process]) -> list[float]:
+    """Processor time of each process so far."""
+    return [own.user + own.system for own in (process.cpu_times() for process in processes)]
+
+
 @click.group()
 @click.option("--home", type=click.Path(path_type=Path), required=True, help="Its graph is lost.")
 @click.option("--seed", default=0, show_default=True)
@@ -241,13 +248,18 @@ def speed(given: dict[str, Any], total: int, dimension: int, queries: int, keep:
         graph = MatchingGraph(runner)
         if not keep:
             fill(graph, zoo, total)
+        state = ManagedServer(given["home"].resolve()).running()
+        assert state is not None
+        processes = psutil.Process(), psutil.Process(state.pid)
         for features in asked:
             new = NewFeatures(features)
-            began, processor = time.perf_counter(), time.process_time()
+            began, before = time.perf_counter(), processor_seconds(processes)
             predict(graph, new)
+            taken = np.subtract(processor_seconds(processes), before)
             row = {
                 "seconds": time.perf_counter() - began,
-                "processor_seconds": time.process_time() - processor,
+                "processor_seconds": float(taken[0]),
+                "server_processor_seconds": float(taken[1]),
                 "search_seconds": new.seconds,
                 "distances": new.computed,
             }

@@ -16,7 +16,7 @@ from matchgraph.predictor.visibility import similarities_of, similarity_directio
 if TYPE_CHECKING:
     from matchgraph.graphdb.models import Dataset, Snapshot
 
-MOST_DATASETS = 200
+MOST_DATASETS = 100
 
 
 def nearby(

@@ -21,6 +21,7 @@ from matchgraph.graphdb.connection import (
 from matchgraph.graphdb.errors import ServerNotManaged
 from matchgraph.graphdb.repository import MatchingGraph
 from matchgraph.graphdb.runner import Runner
+from matchgraph.graphdb.server.artifacts import chosen_release
 from matchgraph.graphdb.server.managed import ManagedServer
 
 
@@ -66,6 +67,7 @@ def test_status_tells_versions_addresses_and_counts(
     )
     state = ManagedServer(settings.home).running()
     assert state is not None
+    release = chosen_release()
     assert output(["status"], environment) == {
         "running": True,
         "managed": True,
@@ -75,8 +77,8 @@ def test_status_tells_versions_addresses_and_counts(
         "pid": state.pid,
         "uri": runner.uri,
         "browser": state.browser,
-        "neo4j": "5.26.30",
-        "gds": "2.13.9",
+        "neo4j": release.neo4j[0].rpartition(":")[2],
+        "gds": release.gds[0].rpartition(":")[2],
         "nodes": {"Dataset": 1, "Model": 1},
         "relationships": {"PERFORMS": 1},
     }
