@@ -76,7 +76,11 @@ def page(matrices: Mapping[str, Mapping[str, Any]], command: str) -> str:
     for key, title in FIGURES.items():
         methods = [name for name in TITLES if any(name in own["figures"] for own in matrices.values())]
         lines += ["", f"## {title[0].upper()}{title[1:]}", ""]
-        lines.append("| records | " + " | ".join(TITLES[name] for name in methods) + " | default against |")
+        lines.append(
+            "| records | "
+            + " | ".join(TITLES[name] for name in methods)
+            + " | default minus the better average |"
+        )
         lines.append("|---" * (len(methods) + 2) + "|")
         for name, own in matrices.items():
             figures = own["figures"]
@@ -89,6 +93,11 @@ def page(matrices: Mapping[str, Mapping[str, Any]], command: str) -> str:
             shape = f"{own['models']} x {own['datasets']}"
             lines.append(f"| {name}, {shape} | " + " | ".join(cells) + f" | {_cell(lead, sign='+')} |")
     return "\n".join(lines) + "\n"
+
+
+def name_of(folder: Path) -> str:
+    """The name of a folder of records, or of what it belongs to if it is just called that."""
+    return folder.resolve().parent.name if folder.name == "records" else folder.name
 
 
 def _cell(interval: Interval, sign: str = "") -> str:
@@ -116,9 +125,9 @@ def main(records: tuple[Path, ...], recipes: str, seed: int, out: Path | None, n
                 figures |= kept[key]
                 click.echo(f"{folder.name}, {metric}: {recipe}", err=True)
             count = len(next(iter(figures.values()))["tau_w"])
-            name = f"{folder.name} ({metric})"
+            name = f"{name_of(folder)} ({metric})"
             matrices[name] = {"models": len(snapshot.models), "datasets": count, "figures": figures}
-    names = " ".join(folder.name for folder in records)
+    names = " ".join(map(name_of, records))
     text = page(matrices, f"python -m bench.selection {names}")
     click.echo(text)
     if out:
