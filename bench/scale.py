@@ -158,7 +158,7 @@ class Recorder:
         """End the stage before and begin this one."""
         self.end()
         for process in self._processes.values():
-            # The kernel then starts the process's peak anew at what it holds now.
+            # The kernel then starts the process's peak again at what it holds now.
             Path(f"/proc/{process.pid}/clear_refs").write_text("5")
         self._began = (stage, time.perf_counter(), self._processor_times())
 

@@ -214,7 +214,7 @@ def build_datasets(root: Path = DATASETS) -> dict[str, str]:
 
 
 def check_datasets(root: Path, recorded: Mapping[str, str]) -> None:
-    """Draw the datasets anew and compare them with a record.
+    """Draw the datasets again and compare them with a record.
 
     Args:
         root: an empty folder to draw into.

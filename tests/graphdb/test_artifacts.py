@@ -173,7 +173,7 @@ def test_plugins_are_links_and_only_ours(tmp_path: Path):
     assert (plugins / "gds.jar").samefile(jar)
 
 
-def test_plugins_are_copied_where_linking_fails_and_mended_when_damaged(
+def test_plugins_are_copied_where_linking_fails_and_repaired_when_damaged(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     def refuse(*_: object) -> None:

@@ -1,6 +1,6 @@
 """The managed server's life: shared starts, crashes, interrupts and lost files, with real processes.
 
-Starting takes long, so the tests of one server follow each other on it and start it anew only where they
+Starting takes long, so the tests of one server follow each other on it and start it again only where they
 must.
 """
 
@@ -127,7 +127,7 @@ def test_a_wrong_password_file_is_told_and_leaves_the_server_alone(server: Manag
     assert state_of(server) == state
 
 
-def test_a_killed_server_is_mended_and_keeps_data_and_addresses(server: ManagedServer):
+def test_a_killed_server_is_repaired_and_keeps_data_and_addresses(server: ManagedServer):
     with server.runner() as runner:
         runner.write("MERGE (:Probe {id: 'before the kill'})")
     killed = state_of(server)
@@ -137,9 +137,9 @@ def test_a_killed_server_is_mended_and_keeps_data_and_addresses(server: ManagedS
     assert server.running() is None
     with server.runner() as runner:
         assert runner.read("MATCH (p:Probe) RETURN p.id AS id") == [{"id": "before the kill"}]
-    mended = state_of(server)
-    assert mended.pid != killed.pid
-    assert (mended.uri, mended.browser) == (killed.uri, killed.browser)
+    repaired = state_of(server)
+    assert repaired.pid != killed.pid
+    assert (repaired.uri, repaired.browser) == (killed.uri, killed.browser)
 
 
 def test_interrupt_lost_password_and_taken_port_at_a_start(server: ManagedServer):

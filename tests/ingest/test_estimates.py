@@ -76,7 +76,7 @@ def test_another_model_s_runs_tell_the_machine_s_speed() -> None:
     assert estimate.basis == "runs of other models"
 
 
-def test_without_any_run_the_work_is_reckoned() -> None:
+def test_without_any_run_the_work_is_estimated() -> None:
     estimate = Estimator([], MODELS).stage("fine-tuning", "m", CONFIG)
     assert estimate.seconds == pytest.approx(3 * 100 * 2 / ASSUMED_TFLOP_PER_S)
     assert "assumed" in estimate.basis

@@ -299,7 +299,7 @@ def test_a_heartbeat_tells_how_far_the_run_is(ledger: Ledger, runner: Runner) ->
     assert third.progress == RunProgress("sampling after", 1, 5, None)
     assert third.pace is not None
     assert third.pace.first == 1
-    # A new claim begins anew; what is done has no progress.
+    # A new claim begins at zero; what is done has no progress.
     ledger.release(held)
     again = claim(ledger, run)
     assert ledger.run(run).progress == RunProgress("claimed")

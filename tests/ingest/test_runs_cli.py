@@ -239,7 +239,7 @@ def test_status_tells_how_far_a_run_is(invoke: Invoke, runner: Runner, zoo: list
 
 
 def test_status_lists_the_newest_and_keeps_to_what_was_asked_for(
-    invoke: Invoke, runner: Runner, zoo: list[object]
+    invoke: Invoke, runner: Runner, environment: Mapping[str, str], zoo: list[object]
 ) -> None:
     ledger = Ledger(runner)
     assert invoke("run", *zoo, "--queue").exit_code == 0
@@ -259,6 +259,11 @@ def test_status_lists_the_newest_and_keeps_to_what_was_asked_for(
     of_one = answer(invoke("status", "--dataset", ended.dataset, "--model", ended.model, "--json"))
     assert [run["id"] for run in of_one["runs"]] == [ended.id]
     assert isinstance(invoke("status", "--dataset", "nowhere").exception, NodeNotFound)
+    folder = Path(environment["MATCHGRAPH_HOME"], "runs", ended.id, "claim-1")
+    folder.mkdir(parents=True)
+    adapter = f"runs/{ended.id}/claim-1/adapter.safetensors"
+    runner.write("MATCH (run:Run {id: $id}) SET run.adapter = $adapter", id=ended.id, adapter=adapter)
+    assert f"  folder: {folder}\n" in invoke("status", ended.id).stdout
 
 
 def test_several_workers_without_anything_to_do(invoke: Invoke, zoo: list[object]) -> None:

@@ -177,7 +177,7 @@ def test_what_is_not_here_is_left_to_others(
 
 
 @pytest.mark.parametrize("kind", ["model", "dataset"])
-def test_what_was_ingested_anew_is_asked_about_anew(
+def test_what_was_ingested_again_is_asked_about_again(
     zoo: MatchingGraph, ledger: Ledger, home: Path, kind: str
 ) -> None:
     queue_plan(ledger, plan(zoo, models=["kolors"], datasets=["cats"]), home)

@@ -1,4 +1,4 @@
-"""The shipped scores of prompts: of the shipped zoo and its CLIP, and what comes out when drawn anew."""
+"""The shipped scores of prompts: of the shipped zoo and its CLIP, and what comes out when drawn again."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The shipped records: whole, of the shipped zoo, and what comes out when they are measured anew."""
+"""The shipped records: whole, of the shipped zoo, and what comes out when they are measured again."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Deferral curves: hand-reckoned ones, their limits, and the comparison's intervals."""
+"""Deferral curves: ones computed by hand, their limits, and the comparison's intervals."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_estimates_that_say_nothing_give_random_mixing() -> None:
     assert ours.quality.tolist() == pytest.approx(mixing.quality.tolist())
     compared = compare(blind, truth, COST, resamples=50)
     assert compared.over_mixing.value == pytest.approx(0, abs=1e-12)
-    # The mixing is chosen anew for each resample, the blind router's lambdas are not.
+    # The mixing is chosen again for each resample, the blind router's lambdas are not.
     assert compared.over_mixing.high <= 1e-12
 
 

@@ -74,7 +74,7 @@ def weights_of(folder: Path, **options: object) -> dict[str, torch.Tensor]:
 
 
 def save_as(source: Path, target: Path, dtype: torch.dtype = torch.float32, **options: object) -> Path:
-    """Write the pipeline anew, with all its weights from `source`."""
+    """Write the pipeline again, with all its weights from `source`."""
     pipe, _ = load_pipeline(source, device="cpu", dtype=dtype)
     with quiet_libraries():
         pipe.save_pretrained(target, safe_serialization=True, **options)

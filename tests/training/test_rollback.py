@@ -55,7 +55,7 @@ def test_the_latents_are_those_that_the_images_were_decoded_from(tiny_folder, na
 
 @pytest.mark.parametrize("sampler", [None, "DPMSolverMultistepScheduler", "UniPCMultistepScheduler"])
 @pytest.mark.parametrize("name", REAL)
-def test_the_farther_it_is_rolled_back_the_more_is_drawn_anew(real, name, sampler):
+def test_the_farther_it_is_rolled_back_the_more_is_drawn_again(real, name, sampler):
     loaded = real[name]
     config = drawing_as(CONFIG, sampler=sampler)
     first = next(stream_batches(loaded, None, PROMPTS, drawing_as(config, steps=8)))
