@@ -71,7 +71,8 @@ def page(matrices: Mapping[str, Mapping[str, Any]], command: str) -> str:
         "",
         "Each dataset is held out in turn; means over datasets with 95 % bootstrap intervals. `default` is",
         "compared, dataset by dataset, with the better of average rank and average value by hindsight.",
-        "Weighted tau weighs pairs by the true ranks. The graph is embedded by node2vec+.",
+        "Weighted tau weighs pairs by the true ranks. The graph is embedded by node2vec+. A cell is",
+        "empty where a method was not run, or ranks nothing on some dataset.",
     ]
     for key, title in FIGURES.items():
         methods = [name for name in TITLES if any(name in own["figures"] for own in matrices.values())]
