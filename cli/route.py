@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import json
+from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -23,12 +26,15 @@ from matchgraph.cli.options import (
     settings_options,
 )
 from matchgraph.drawing import Drawing
+from matchgraph.graphdb.prompts import SPLITS, UNITS
 from matchgraph.routing.store import Kind
 from matchgraph.training.measure.scorers import SCORE_METRICS
 
 if TYPE_CHECKING:
+    from matchgraph.graphdb.prompts import Unit
     from matchgraph.routing.router import Decision
     from matchgraph.routing.store import RouterStore
+    from matchgraph.routing.workflow import Budget
 
 # A serving stack prefers an error at once to waiting until the driver gives up.
 SERVING_PATIENCE_S = 1.0
@@ -40,24 +46,55 @@ lambda_option = click.option(
     "--lambda",
     "lam",
     type=FiniteRange(0),
-    help="Quality that a TFLOP is worth; by default the calibrated value.",
+    help="Quality that a unit of cost is worth; by default the calibrated value.",
 )
 
 
-def budget_option(help: str, *, required: bool = False) -> Any:
-    """`--budget-tflop`.
+BUDGETS: Mapping[Unit, str] = {"TFLOP": "budget_tflop", "s": "budget_seconds", "USD": "budget_usd"}
+
+
+def budget_option(help: str, unit: Unit = "TFLOP", *, required: bool = False) -> Any:
+    """`--budget-tflop`, or that of another unit.
 
     Args:
         help: what the budget is for.
+        unit: of the budget.
         required: whether it must be given.
     """
     return click.option(
-        "--budget-tflop",
+        f"--{BUDGETS[unit].replace('_', '-')}",
         type=FiniteRange(0, min_open=True),
-        metavar="TFLOP",
+        metavar=unit.upper(),
         required=required,
         help=help,
     )
+
+
+def budget_options(help: str, *, required: bool = False) -> Any:
+    """A budget in the unit of the candidates' costs; the command gets it as `budget`.
+
+    Args:
+        help: what the budget is for.
+        required: whether one must be given.
+    """
+
+    def decorated(command: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(command)
+        def called(*args: Any, **options: Any) -> Any:
+            from matchgraph.routing.workflow import Budget
+
+            given = {unit: cost for unit, name in BUDGETS.items() if (cost := options.pop(name)) is not None}
+            if len(given) > 1 or (required and not given):
+                names = ", ".join(f"--{name.replace('_', '-')}" for name in BUDGETS.values())
+                raise click.UsageError(f"Give one of {names}.")
+            budget = next((Budget(cost, unit) for unit, cost in given.items()), None)
+            return command(*args, budget=budget, **options)
+
+        for unit in reversed(BUDGETS):
+            called = budget_option(f"{help} For candidates that cost {unit}.", unit)(called)
+        return called
+
+    return decorated
 
 
 class Numbers(click.ParamType):
@@ -98,8 +135,9 @@ def router_store() -> RouterStore:
 def route() -> None:
     """Route each prompt to the model and number of steps that are worth their cost.
 
-    `prompts` and `variants` add prompts and candidates, `score` draws and scores images, `fit` learns from
-    the scores, and `calibrate` turns a budget into lambda. Then `ask` decides for a prompt.
+    `prompts` and `variants` add prompts and candidates, `score` draws and scores images; `scores` adds scores
+    of your own instead. `fit` learns from the scores, and `calibrate` turns a budget into lambda. Then `ask`
+    decides for a prompt.
     """
 
 
@@ -135,6 +173,55 @@ def prompts(path: Path, probe: str, largest_similarity: float, seed: int, as_jso
 
 
 @route.command()
+@click.argument("path", metavar="FILE", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@probe_option(required=True)
+@click.option(
+    "--metric",
+    help="Name of the metric, where no column has it; larger is better. By default the name of the column.",
+)
+@click.option(
+    "--cost",
+    "costs",
+    multiple=True,
+    metavar="CANDIDATE=COST",
+    help="What an image of a candidate costs, where the file does not say. Repeatable.",
+)
+@click.option("--unit", type=click.Choice(UNITS), help="Unit of the costs, where the file does not say.")
+@seed_option("the split of new prompts")
+@json_option
+def scores(path: Path, costs: tuple[str, ...], as_json: bool, **options: Any) -> None:
+    """Add scores of your own: ratings by people, or any metric, of any candidates.
+
+    FILE is CSV, JSON Lines, JSON or Parquet. Long: columns prompt, candidate (or model), value (or score,
+    rating), and if need be metric and cost (or tflop, seconds, usd). Wide: prompt, and a column for each
+    candidate. Several values of one candidate on one prompt are averaged. Candidates need no pipeline here.
+    """
+    from matchgraph.routing.workflow import add_scores
+
+    with opened_graph() as (_, runner):
+        added = add_scores(runner, path, costs=dict(map(cost_of, costs)), **options)
+    for note in added.notes:
+        click.echo(f"Note: {note}", err=True)
+    if as_json:
+        click.echo(json.dumps(asdict(added)))
+        return
+    values = ", ".join(f"{count} values of {name}" for name, count in added.values.items())
+    new = ", ".join(f"{added.splits[name]} for {name}" for name in SPLITS if added.splits.get(name))
+    click.echo(
+        f"{values} for {len(added.candidates)} candidates on {added.prompts} prompts; {added.new_prompts} of "
+        f"these are new{': ' + new if new else ''}."
+    )
+
+
+def cost_of(text: str) -> tuple[str, float]:
+    """CANDIDATE=COST as a pair."""
+    name, equals, cost = text.rpartition("=")
+    if not (name and equals):
+        raise click.BadParameter(f"{text!r} is not CANDIDATE=COST.", param_hint="--cost")
+    return name, FiniteRange(0, min_open=True).convert(cost, None, None)
+
+
+@route.command()
 @click.option(
     "--model", "models", multiple=True, metavar="ID", help="Model to route to; all by default. Repeatable."
 )
@@ -157,7 +244,7 @@ def variants(as_json: bool, **options: Any) -> None:
         click.echo(json.dumps([variant.flat() for variant in made]))
         return
     for variant in made:
-        click.echo(f"{variant.id}: {variant.tflop:.4g} TFLOP per image")
+        click.echo(f"{variant.id}: {variant.cost:.4g} {variant.unit} per image")
 
 
 @route.command()
@@ -231,24 +318,29 @@ def fit(metric: str, probe: str, **options: Any) -> None:
 @route.command()
 @probe_option(required=True)
 @metric_option
-@budget_option("Average cost of an image.", required=True)
+@budget_options("Average cost of an image.", required=True)
 @json_option
-def calibrate(probe: str, metric: str, budget_tflop: float, as_json: bool) -> None:
+def calibrate(probe: str, metric: str, budget: Budget, as_json: bool) -> None:
     """Find the lambda that keeps the average cost on the validation prompts within a budget."""
     from matchgraph.routing.workflow import calibrate as calibrate_router
 
     with opened_graph() as (_, runner):
-        found = calibrate_router(runner, router_store(), metric, probe, budget_tflop)
+        found = calibrate_router(runner, router_store(), metric, probe, budget)
     if as_json:
         click.echo(
             json.dumps(
-                {"lambda": found.lam, "budget": budget_tflop, "validation_tflop": found.validation_tflop}
+                {
+                    "lambda": found.lam,
+                    "budget": budget.cost,
+                    "unit": budget.unit,
+                    "validation_cost": found.validation_cost,
+                }
             )
         )
         return
     click.echo(
-        f"lambda {found.lam:.6g} spends {found.validation_tflop:.4g} of {budget_tflop:.4g} TFLOP per image "
-        "on the validation prompts."
+        f"lambda {found.lam:.6g} spends {found.validation_cost:.4g} of {budget.cost:.4g} {budget.unit} per "
+        "image on the validation prompts."
     )
 
 
@@ -256,26 +348,24 @@ def calibrate(probe: str, metric: str, budget_tflop: float, as_json: bool) -> No
 @click.argument("prompt")
 @probe_option(required=True)
 @metric_option
-@budget_option("Average cost of an image; by default the budget that the router was calibrated for.")
+@budget_options("Average cost of an image; by default the budget that the router was calibrated for.")
 @lambda_option
 @json_option
 def ask(
     prompt: str,
     probe: str,
     metric: str,
-    budget_tflop: float | None,
+    budget: Budget | None,
     lam: float | None,
     as_json: bool,
 ) -> None:
     """Show which candidate is worth its cost for a prompt."""
-    if budget_tflop is not None and lam is not None:
-        raise click.UsageError("Give --budget-tflop or --lambda, not both.")
+    if budget is not None and lam is not None:
+        raise click.UsageError("Give a budget or --lambda, not both.")
     from matchgraph.routing.workflow import decide
 
     with opened_graph() as (_, runner):
-        [decision] = decide(
-            runner, router_store(), [prompt], metric, probe, budget_tflop=budget_tflop, lam=lam
-        )
+        [decision] = decide(runner, router_store(), [prompt], metric, probe, budget=budget, lam=lam)
     if as_json:
         click.echo(json.dumps(decision.to_dict()))
         return
@@ -328,7 +418,7 @@ def generate(prompts: tuple[str, ...], metric: str, probe: str, out: Path, **opt
 
     with opened_graph() as (_, runner):
         for drawn in generate_images(runner, router_store(), prompts, metric, probe, out, **options):
-            click.echo(f"{drawn.path}: {drawn.prompt!r} by {drawn.variant}, {drawn.tflop:.4g} TFLOP")
+            click.echo(f"{drawn.path}: {drawn.prompt!r} by {drawn.variant}, {drawn.cost:.4g} {drawn.unit}")
 
 
 @route.command()
@@ -370,12 +460,12 @@ def show_decision(decision: Decision, metric: str) -> None:
 
     console = stdout_console()
     table = new_table("")
-    for title in ("candidate", metric, "TFLOP"):
+    for title in ("candidate", metric, decision.unit):
         table.add_column(title, justify="left" if title == "candidate" else "right")
     for option in decision.options:
         quality = "?" if option.quality is None else f"{option.quality:.4f}"
         quality += "" if option.std is None else f" ± {option.std:.4f}"
-        table.add_row(option.variant, quality, f"{option.tflop:.4g}")
+        table.add_row(option.variant, quality, f"{option.cost:.4g}")
     console.print(table)
     why = (
         "the most similar known prompt has a cosine of"
@@ -384,6 +474,6 @@ def show_decision(decision: Decision, metric: str) -> None:
     )
     console.print(
         f"Draw it with {decision.variant}: expected {metric} {decision.quality:.4f} for "
-        f"{decision.tflop:.4g} TFLOP ({why} {decision.similarity:.2f}).",
+        f"{decision.cost:.4g} {decision.unit} ({why} {decision.similarity:.2f}).",
         soft_wrap=True,
     )

@@ -28,8 +28,10 @@ if TYPE_CHECKING:
     from matchgraph.graphdb.runner import Runner
 
 Split: TypeAlias = Literal["train", "validation", "test"]
+Unit: TypeAlias = Literal["TFLOP", "s", "USD"]
 
 SPLITS: tuple[Split, ...] = get_args(Split)
+UNITS: tuple[Unit, ...] = get_args(Unit)
 MAX_PROMPT_CHARACTERS = 4000
 BATCH_ROWS = 1000
 # A transaction is held in the heap of the server until it ends.
@@ -113,28 +115,34 @@ class Variant:
     Attributes:
         id: its name, unique in the graph.
         model: the model's id.
-        drawing: how it draws; its steps are known.
-        tflop: what one image costs, above 0.
+        drawing: how it draws, with its number of steps; None of one that is only known by its scores, such as
+            a closed service.
+        cost: of one image, above 0.
+        unit: of the cost: TFLOP, seconds or US dollars.
     """
 
     id: str
     model: str
-    drawing: Drawing
-    tflop: float
+    drawing: Drawing | None
+    cost: float
+    unit: Unit = "TFLOP"
 
     def __post_init__(self) -> None:
         check_id(self.id, "variant")
         check_id(self.model, "model")
         what = f"Variant {self.id!r}"
-        if self.drawing.steps is None:
+        if self.drawing is not None and self.drawing.steps is None:
             raise InvalidValue(f"{what}: its number of steps is missing.")
-        object.__setattr__(self, "tflop", check_number(self.tflop, f"{what}: tflop"))
-        if self.tflop <= 0:
-            raise InvalidValue(f"{what}: tflop is {self.tflop:g}: it must be above 0.")
+        object.__setattr__(self, "cost", check_number(self.cost, f"{what}: cost"))
+        if self.cost <= 0:
+            raise InvalidValue(f"{what}: cost is {self.cost:g}: it must be above 0.")
+        if self.unit not in UNITS:
+            raise InvalidValue(f"{what}: unit is {self.unit!r}: one of {', '.join(UNITS)} is needed.")
 
     def flat(self) -> dict[str, Any]:
         """All values by name, those of the drawing beside the others, for a node or a row."""
-        return {"id": self.id, "model": self.model, **asdict(self.drawing), "tflop": self.tflop}
+        drawing = {} if self.drawing is None else asdict(self.drawing)
+        return {"id": self.id, "model": self.model, **drawing, "cost": self.cost, "unit": self.unit}
 
     @classmethod
     def from_flat(cls, values: Mapping[str, Any]) -> Variant:
@@ -144,8 +152,9 @@ class Variant:
             InvalidValue: the id, the model, the cost or the number of steps cannot be used.
             InvalidDrawing: another value of the drawing cannot be used.
         """
-        drawing = {name: values[name] for name in Drawing.__dataclass_fields__ if name in values}
-        return cls(values["id"], values["model"], Drawing(**drawing), values["tflop"])
+        named = {name: values[name] for name in Drawing.__dataclass_fields__ if name in values}
+        drawing = Drawing(**named) if named else None
+        return cls(values["id"], values["model"], drawing, values["cost"], values.get("unit", "TFLOP"))
 
 
 @dataclass(frozen=True)
@@ -209,8 +218,8 @@ class ScoreTable:
 
     @property
     def cost(self) -> np.ndarray:
-        """TFLOP of one image of each variant, float64, (m,)."""
-        return np.array([variant.tflop for variant in self.variants])
+        """Of one image of each variant, float64, (m,)."""
+        return np.array([variant.cost for variant in self.variants])
 
     @property
     def embeddings(self) -> np.ndarray:
@@ -351,7 +360,7 @@ class PromptGraph:
         """All variants, by cost and id."""
         rows = self._runner.read(queries.load("prompts/variants"))
         found = [Variant.from_flat({**row["properties"], "model": row["model"]}) for row in rows]
-        return sorted(found, key=lambda variant: (variant.tflop, variant.id))
+        return sorted(found, key=lambda variant: (variant.cost, variant.id))
 
     def metrics(self) -> dict[str, int]:
         """Metrics of the scores, and how many scores there are by each."""

@@ -22,6 +22,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from matchgraph.drawing import Drawing
+from matchgraph.errors import Error
 from matchgraph.graphdb import connection
 from matchgraph.graphdb.explore import explore
 from matchgraph.graphdb.metrics import NEIGHBOURS
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 
     from matchgraph.collaboration import workflow as collaboration_workflow
     from matchgraph.graphdb.distillation import Calibration
+    from matchgraph.graphdb.prompts import Unit
     from matchgraph.ingest.runs.config import RunConfig
     from matchgraph.ingest.runs.reporter import Reporter
     from matchgraph.ingest.runs.status import RunsStatus
@@ -50,7 +52,7 @@ if TYPE_CHECKING:
     from matchgraph.predictor.recipes import Method
     from matchgraph.routing.generate import Drawn
     from matchgraph.routing.router import Decision
-    from matchgraph.routing.workflow import Calibrated
+    from matchgraph.routing.workflow import Budget, Calibrated
 
 PROBE_VARIABLE = "MATCHGRAPH_PROBE"
 
@@ -729,32 +731,51 @@ class Router:
             self._runner, self._store, self.metric, self.probe, kind=kind, neighbours=neighbours, seed=seed
         )[0]
 
-    def calibrate(self, budget_tflop: float) -> Calibrated:
+    def calibrate(
+        self,
+        budget_tflop: float | None = None,
+        *,
+        budget_seconds: float | None = None,
+        budget_usd: float | None = None,
+    ) -> Calibrated:
         """Find the lambda that keeps the average cost within a budget, and store it with the router.
 
         Args:
-            budget_tflop: what an image may cost on average.
+            budget_tflop: what an image may cost on average, where candidates cost TFLOP.
+            budget_seconds: likewise in seconds.
+            budget_usd: likewise in US dollars.
 
         Raises:
-            Error: the router is not fitted, or the cheapest candidates cost more.
+            Error: not one budget is given, the router is not fitted, or the cheapest candidates cost more.
 
         Example:
-            >>> graph.router("clip_score").calibrate(0.001).validation_tflop <= 0.001
+            >>> graph.router("clip_score").calibrate(0.001).validation_cost <= 0.001
             True
         """
         from matchgraph.routing import workflow
 
-        return workflow.calibrate(self._runner, self._store, self.metric, self.probe, budget_tflop)
+        budget = _budget(budget_tflop, budget_seconds, budget_usd)
+        if budget is None:
+            raise Error("Give a budget: budget_tflop, budget_seconds or budget_usd.")
+        return workflow.calibrate(self._runner, self._store, self.metric, self.probe, budget)
 
     def decide(
-        self, prompts: Sequence[str], *, budget_tflop: float | None = None, lam: float | None = None
+        self,
+        prompts: Sequence[str],
+        *,
+        budget_tflop: float | None = None,
+        budget_seconds: float | None = None,
+        budget_usd: float | None = None,
+        lam: float | None = None,
     ) -> list[Decision]:
         """Decide which candidate is worth its cost for each prompt.
 
         Args:
             prompts: at least one.
-            budget_tflop: what an image may cost on average.
-            lam: quality that a TFLOP is worth, instead of a budget; what `calibrate` found by default.
+            budget_tflop: what an image may cost on average, where candidates cost TFLOP.
+            budget_seconds: likewise in seconds.
+            budget_usd: likewise in US dollars.
+            lam: quality that a unit of cost is worth, instead of a budget; what `calibrate` found by default.
 
         Returns:
             One decision per prompt.
@@ -774,7 +795,7 @@ class Router:
             prompts,
             self.metric,
             self.probe,
-            budget_tflop=budget_tflop,
+            budget=_budget(budget_tflop, budget_seconds, budget_usd),
             lam=lam,
         )
 
@@ -927,6 +948,16 @@ class Collaboration:
             seed=seed,
         )
         return sorted(drawn, key=lambda image: image.outcome.place)
+
+
+def _budget(tflop: float | None, seconds: float | None, usd: float | None) -> Budget | None:
+    from matchgraph.routing.workflow import Budget
+
+    units: dict[Unit, float | None] = {"TFLOP": tflop, "s": seconds, "USD": usd}
+    given = [Budget(cost, unit) for unit, cost in units.items() if cost is not None]
+    if len(given) > 1:
+        raise Error(f"Give one budget, not {len(given)}.")
+    return given[0] if given else None
 
 
 def _frame(answer: tuple[list[str], list[dict[str, Any]]]) -> pd.DataFrame:

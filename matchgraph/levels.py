@@ -26,7 +26,7 @@ from matchgraph.graphdb.repository import MatchingGraph
 from matchgraph.ingest.tables.new_dataset import NewFolder
 from matchgraph.predictor.workflow import predict
 from matchgraph.progress import Progress, no_progress
-from matchgraph.routing.errors import BudgetTooSmall
+from matchgraph.routing.errors import BudgetTooSmall, UnknownCandidate
 from matchgraph.routing.policy import choose as choose_candidates
 from matchgraph.routing.policy import lambda_for_budget
 from matchgraph.stats.intervals import bootstrap
@@ -159,6 +159,8 @@ def choose(
     [scorer] = load_scorers([metric], probe, device=device)
     graph = PromptGraph(runner)
     router = store.router(store.load(metric), graph, encoder, exact=True)
+    if outside := [variant.id for variant in router.variants if variant.drawing is None]:
+        raise UnknownCandidate(f"{outside[0]} is not drawn by a pipeline here: choose by another metric.")
     planned = plans(
         router,
         encoder,
@@ -262,7 +264,7 @@ def plans(
             f"{strange[0]} was not chosen for the images ({', '.join(sorted(chosen))} was): leave its "
             "adapter out, or raise --models."
         )
-    alone = [Candidate(variant, variant.tflop) for variant in router.variants]
+    alone = [Candidate(variant, variant.cost) for variant in router.variants]
     tuned = [replace(candidate, adapter=adapters.get(candidate.variant.model)) for candidate in alone]
 
     def with_backed(candidates: Sequence[Candidate]) -> list[tuple[int, Candidate]]:
@@ -383,7 +385,7 @@ class PromptDrawer:
         with opened(self._folders[variant.model], device=self._device, precision="fp32") as loaded:
             images = stream_images(loaded, candidate.adapter, texts, config, numbers=numbers)
             return {
-                row: DrawnImage(image, variant.tflop, False) for row, image in zip(rows, images, strict=True)
+                row: DrawnImage(image, variant.cost, False) for row, image in zip(rows, images, strict=True)
             }
 
     def _together(self, distilled: Distilled, rows: Sequence[int]) -> dict[int, DrawnImage]:

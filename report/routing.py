@@ -130,7 +130,7 @@ def deferral(study: Study) -> str:
             label="fixed candidates",
         )
         logarithmic(axes)
-        axes.set_xlabel("TFLOP per image, on average")
+        axes.set_xlabel(f"{study.unit} per image, on average")
         axes.set_ylabel(f"{study.metric}, on average")
         axes.legend(frameon=False, loc="lower right")
         return finish()
@@ -157,7 +157,7 @@ def shares(study: Study, estimator: str) -> str:
             axes.plot(own @ study.cost, edge, color=INK, linewidth=0.5)
         logarithmic(axes)
         axes.set_ylim(0, 1)
-        axes.set_xlabel("TFLOP per image, on average")
+        axes.set_xlabel(f"{study.unit} per image, on average")
         axes.set_ylabel("share of the prompts")
         axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
         return finish()
@@ -177,7 +177,7 @@ def goes_where(study: Study, estimator: str) -> str:
         + (f" (prompts with {', '.join(typical[name][:5])})" if typical[name] else "")
         for count, name in counts
     )
-    return f"At {budget:.3g} TFLOP per image: {parts}."
+    return f"At {budget:.3g} {study.unit} per image: {parts}."
 
 
 def areas_table(study: Study) -> Table:
@@ -208,14 +208,14 @@ def equal_table(study: Study) -> Table:
     fixed = study.truth.mean(axis=0)
 
     def quality(name: str, number: int) -> float:
-        return float(study.curves[name].quality_at(study.variants[number].tflop))
+        return float(study.curves[name].quality_at(study.variants[number].cost))
 
     def cost(name: str, number: int) -> float:
-        return study.curves[name].cost_of(float(fixed[number])) / study.variants[number].tflop
+        return study.curves[name].cost_of(float(fixed[number])) / study.variants[number].cost
 
     columns = [
         Column("candidate", "Candidate", lambda number: study.variants[number].id),
-        Column("tflop", "TFLOP", lambda number: study.variants[number].tflop, "number"),
+        Column("cost", study.unit, lambda number: study.variants[number].cost, "number"),
         Column("fixed", "Alone", lambda number: float(fixed[number]), "score"),
     ]
     for name in ESTIMATORS:
@@ -235,7 +235,11 @@ def figures_of(study: Study) -> dict[str, Any]:
         "neighbours": list(study.neighbours),
         "processes": [list(process) for process in study.processes],
         "candidates": {
-            variant.id: {"tflop": variant.tflop, "quality": float(study.truth[:, number].mean())}
+            variant.id: {
+                "cost": variant.cost,
+                "unit": variant.unit,
+                "quality": float(study.truth[:, number].mean()),
+            }
             for number, variant in enumerate(study.variants)
         },
         "routers": {

@@ -29,6 +29,10 @@ class UnusableEstimator(RoutingError):
     """A saved estimator cannot be read, or is of other prompts, metrics or weights."""
 
 
+class BadScoreFile(RoutingError):
+    """A file of scores cannot be used."""
+
+
 class NotFitted(RoutingError):
     """There is no router for a metric yet."""
 

@@ -22,10 +22,10 @@ from matchgraph.graphdb.prompts import ScoreTable, Variant
 from matchgraph.routing.curves import Comparison, DeferralCurve, compare, oracle, random_mixing, routed
 from matchgraph.routing.errors import NotEnoughScores
 from matchgraph.routing.estimators import GaussianQuality, NearestPrompts, TokenQuality
-from matchgraph.routing.policy import choose
+from matchgraph.routing.policy import choose, one_unit
 
 if TYPE_CHECKING:
-    from matchgraph.graphdb.prompts import Split
+    from matchgraph.graphdb.prompts import Split, Unit
     from matchgraph.routing.estimators import QualityEstimator
     from matchgraph.training.measure.prompts import EncodedPrompts
 
@@ -74,8 +74,13 @@ class Study:
 
     @property
     def cost(self) -> np.ndarray:
-        """TFLOP of an image of each candidate, (m,)."""
-        return np.array([variant.tflop for variant in self.variants])
+        """Of an image of each candidate, (m,)."""
+        return np.array([variant.cost for variant in self.variants])
+
+    @property
+    def unit(self) -> Unit:
+        """Of all costs."""
+        return self.variants[0].unit
 
     def shares(self, estimator: str, lams: Sequence[float]) -> np.ndarray:
         """How many of the prompts each candidate gets; float64, (number of lambdas, m)."""
@@ -91,6 +96,7 @@ def complete(table: ScoreTable) -> ScoreTable:
 
     Raises:
         NotEnoughScores: a split has no such prompt, or all candidates that are left cost the same.
+        InvalidScores: their costs are of different units.
     """
     columns = np.flatnonzero(~np.isnan(table.mean).all(axis=0)) if len(table.prompts) else np.array([], int)
     rows = np.flatnonzero(~np.isnan(table.mean[:, columns]).any(axis=1)) if len(columns) else columns
@@ -108,6 +114,7 @@ def complete(table: ScoreTable) -> ScoreTable:
                 f"No {name} prompt is scored by {table.metric} for every candidate: run `matchgraph route "
                 "score`."
             )
+    one_unit(kept.variants)
     if not np.ptp(kept.cost):
         raise NotEnoughScores("All scored candidates cost the same: score one with another cost.")
     return kept

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from matchgraph.graphdb.prompts import prompt_id
+from matchgraph.routing.errors import UnknownCandidate
 
 if TYPE_CHECKING:
-    from matchgraph.graphdb.prompts import Variant
+    from matchgraph.graphdb.prompts import Unit, Variant
     from matchgraph.routing.router import Decision
 
 # Images drawn at a time.
@@ -25,13 +26,15 @@ class Drawn:
         path: of the PNG.
         prompt: of it.
         variant: id of the candidate that drew it.
-        tflop: what it cost.
+        cost: of the image.
+        unit: of the cost.
     """
 
     path: Path
     prompt: str
     variant: str
-    tflop: float
+    cost: float
+    unit: Unit
 
 
 def draw(
@@ -56,6 +59,9 @@ def draw(
             beside it.
         device: `auto` or a torch device name.
 
+    Raises:
+        UnknownCandidate: a candidate is not drawn by a pipeline of the graph.
+
     Yields:
         What was drawn, as soon as it is there; by model, not in the order of the prompts.
     """
@@ -65,6 +71,10 @@ def draw(
 
     by_id = {variant.id: variant for variant in variants}
     chosen = [by_id[decision.variant] for decision in decisions]
+    if outside := [variant.id for variant in chosen if variant.drawing is None]:
+        raise UnknownCandidate(
+            f"{outside[0]} is not drawn by a pipeline of the graph: ask that service itself."
+        )
     out.mkdir(parents=True, exist_ok=True)
     for model in dict.fromkeys(variant.model for variant in chosen):
         with opened(folders[model], device=device, precision="fp32") as loaded:
@@ -77,4 +87,4 @@ def draw(
                 for row, image in zip(rows, images, strict=True):
                     path = out / f"{row:04d}-{prompt_id(prompts[row])}.png"
                     image.save(path)
-                    yield Drawn(path, prompts[row], variant.id, variant.tflop)
+                    yield Drawn(path, prompts[row], variant.id, variant.cost, variant.unit)

@@ -19,10 +19,27 @@ import numpy as np
 from matchgraph.routing.errors import BudgetTooSmall, InvalidScores
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import ArrayLike
+
+    from matchgraph.graphdb.prompts import Unit, Variant
 
 # Changes of choice that are nearer to each other than this, relatively, are one.
 ROUNDING = 1e-9
+
+
+def one_unit(variants: Sequence[Variant]) -> Unit:
+    """The unit of some candidates' costs.
+
+    Raises:
+        InvalidScores: they have several, so that costs cannot be compared.
+    """
+    by_unit = {variant.unit: variant.id for variant in variants}
+    if len(by_unit) > 1:
+        named = " and ".join(f"{name} in {unit}" for unit, name in sorted(by_unit.items()))
+        raise InvalidScores(f"Costs of different units cannot be compared ({named}): price all in one.")
+    return next(iter(by_unit))
 
 
 def choose(quality: np.ndarray, cost: np.ndarray, lam: float | np.ndarray) -> np.ndarray:
@@ -33,7 +50,7 @@ def choose(quality: np.ndarray, cost: np.ndarray, lam: float | np.ndarray) -> np
 
     Args:
         quality: estimated quality, (n, m).
-        cost: of one image, in TFLOP or whatever unit, (m,).
+        cost: of one image, in one unit, (m,).
         lam: quality that a unit of cost is worth, at least 0; one for all prompts, or (n,).
 
     Returns:

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from matchgraph.graphdb.prompts import ScoreTable, Variant, check_prompt
+from matchgraph.graphdb.prompts import ScoreTable, Unit, Variant, check_prompt
 from matchgraph.routing.errors import UnusableEstimator
 from matchgraph.routing.estimators import Estimates, columns, known_mean, scored_rows
-from matchgraph.routing.policy import choose, lambda_for_budget
+from matchgraph.routing.policy import choose, lambda_for_budget, one_unit
 
 if TYPE_CHECKING:
     from matchgraph.routing.estimators import QualityEstimator
@@ -29,13 +29,13 @@ class Option:
         variant: its id.
         quality: to expect, on the metric's scale; None where nothing is known.
         std: standard error of that; None where unknown.
-        tflop: what an image costs.
+        cost: of an image, in the decision's unit.
     """
 
     variant: str
     quality: float | None
     std: float | None
-    tflop: float
+    cost: float
 
 
 @dataclass(frozen=True)
@@ -45,9 +45,10 @@ class Decision:
     Attributes:
         variant: the candidate's id.
         model: its model's id.
-        steps: its denoising steps.
+        steps: its denoising steps; None of a candidate that is not drawn here.
         quality: to expect of it.
-        tflop: what it costs.
+        cost: of an image.
+        unit: of all costs.
         lam: the lambda decided by.
         basis: `prompt` where estimates for this prompt decided; `average` where it is unlike all known ones,
             and the candidates' average qualities did.
@@ -57,9 +58,10 @@ class Decision:
 
     variant: str
     model: str
-    steps: int
+    steps: int | None
     quality: float
-    tflop: float
+    cost: float
+    unit: Unit
     lam: float
     basis: Literal["prompt", "average"]
     similarity: float
@@ -105,10 +107,11 @@ class Router:
         estimator: expects qualities.
         variants: the candidates, by cost.
         familiarity: of prompts.
-        lam: what a TFLOP is worth in quality, unless a request says otherwise.
+        lam: what a unit of cost is worth in quality, unless a request says otherwise.
 
     Raises:
         UnusableEstimator: the estimator knows none of the candidates.
+        InvalidScores: the candidates' costs are of different units.
     """
 
     def __init__(
@@ -124,9 +127,10 @@ class Router:
                 "The estimator knows no candidate: fit the router again with `matchgraph route fit`."
             )
         self.variants, self.lam = tuple(variants), lam
+        self.unit = one_unit(variants)
         self.metric = estimator.metric
         self._encoder, self.estimator, self._familiarity = encoder, estimator, familiarity
-        self.cost = np.array([variant.tflop for variant in variants])
+        self.cost = np.array([variant.cost for variant in variants])
 
     def decide(self, prompts: Sequence[str], lam: float | Sequence[float] | None = None) -> list[Decision]:
         """Route prompts.
@@ -174,7 +178,7 @@ class Router:
 
         Args:
             prompts: that stand for those to come: the validation split.
-            budget: TFLOP of an image, on average.
+            budget: cost of an image, on average.
 
         Raises:
             BudgetTooSmall: the cheapest candidates cost more.
@@ -205,14 +209,15 @@ class Router:
         return Decision(
             variant.id,
             variant.model,
-            variant.drawing.steps,
+            None if variant.drawing is None else variant.drawing.steps,
             float(quality[chosen]),
-            variant.tflop,
+            variant.cost,
+            variant.unit,
             lam,
             "prompt" if familiar else "average",
             similarity,
             tuple(
-                Option(each.id, _number(quality[number]), _number(std[number]), each.tflop)
+                Option(each.id, _number(quality[number]), _number(std[number]), each.cost)
                 for number, each in enumerate(self.variants)
             ),
         )

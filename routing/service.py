@@ -19,7 +19,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from matchgraph.graphdb.errors import DatabaseFailed, GraphError, ServerUnreachable
-from matchgraph.graphdb.prompts import MAX_PROMPT_CHARACTERS
+from matchgraph.graphdb.prompts import MAX_PROMPT_CHARACTERS, Unit
 from matchgraph.routing.errors import BudgetTooSmall
 from matchgraph.routing.policy import lambda_for_budget
 
@@ -57,7 +57,12 @@ class RouteRequest(BaseModel):
     ] = None
     budget: Annotated[
         float | None,
-        Field(gt=0, le=1e12, allow_inf_nan=False, description="Average cost of an image in TFLOP."),
+        Field(
+            gt=0,
+            le=1e12,
+            allow_inf_nan=False,
+            description="Average cost of an image, in the unit of the candidates.",
+        ),
     ] = None
     lam: Annotated[
         float | None,
@@ -66,7 +71,7 @@ class RouteRequest(BaseModel):
             ge=0,
             le=1e12,
             allow_inf_nan=False,
-            description="Quality that a TFLOP is worth, in place of a budget.",
+            description="Quality that a unit of cost is worth, in place of a budget.",
         ),
     ] = None
 
@@ -77,7 +82,7 @@ class OptionAnswer(BaseModel):
     variant: str
     quality: float | None
     std: float | None
-    tflop: float
+    cost: float
 
 
 class DecisionAnswer(BaseModel):
@@ -85,9 +90,10 @@ class DecisionAnswer(BaseModel):
 
     variant: str
     model: str
-    steps: int
+    steps: int | None
     quality: float
-    tflop: float
+    cost: float
+    unit: Unit
     lam: Annotated[float, Field(serialization_alias="lambda")]
     basis: Annotated[
         Literal["prompt", "average"],
@@ -173,7 +179,7 @@ def create_app(served: Mapping[str, Served], check_graph: Callable[[], None]) ->
     decisions = Counter(
         "matchgraph_decisions", "Prompts by candidate", ("metric", "variant"), registry=registry
     )
-    tflop = Counter("matchgraph_tflop", "TFLOP of the candidates chosen", ("metric",), registry=registry)
+    cost = Counter("matchgraph_cost", "Cost of the candidates chosen", ("metric", "unit"), registry=registry)
     unfamiliar = Counter(
         "matchgraph_unfamiliar_prompts", "Prompts unlike all known ones", ("metric",), registry=registry
     )
@@ -205,7 +211,7 @@ def create_app(served: Mapping[str, Served], check_graph: Callable[[], None]) ->
         latency.observe(time.perf_counter() - began)
         for decision in made:
             decisions.labels(metric, decision.variant).inc()
-            tflop.labels(metric).inc(decision.tflop)
+            cost.labels(metric, decision.unit).inc(decision.cost)
             if decision.basis == "average":
                 unfamiliar.labels(metric).inc()
         return RouteAnswer(

@@ -41,7 +41,7 @@ class Fitted:
         least_similarity: see `routing.router.Familiarity`.
         neighbours: K of `knn`.
         lam: lambda; 0 until it is calibrated.
-        budget: TFLOP that lambda was calibrated for, None where it was not.
+        budget: cost that lambda was calibrated for, None where it was not.
     """
 
     metric: str
@@ -137,7 +137,10 @@ class RouterStore:
                 f"{encoder.hash}: give that one, or fit the router again."
             )
         average = dict(zip(fitted.variants, fitted.average, strict=True))
-        variants = graph.variants()
+        there = graph.variants()
+        # Candidates whose cost is of another unit than that of all scored ones cannot be compared with these.
+        units = {variant.unit for variant in there if average.get(variant.id) is not None}
+        variants = [variant for variant in there if variant.unit in units]
         known = np.array(
             [np.nan if average.get(v.id) is None else average[v.id] for v in variants], dtype=np.float64
         )

@@ -8,10 +8,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from matchgraph.graphdb.prompts import Prompt, PromptGraph, check_prompt
+from matchgraph.graphdb.errors import GraphError
+from matchgraph.graphdb.models import Model
+from matchgraph.graphdb.prompts import Prompt, PromptGraph, Score, Variant, check_prompt, prompt_id
 from matchgraph.graphdb.repository import MatchingGraph
 from matchgraph.progress import Progress, no_progress
-from matchgraph.routing.errors import NoPrompts, NotEnoughScores, UnknownCandidate
+from matchgraph.routing.errors import (
+    BadScoreFile,
+    InvalidScores,
+    NoPrompts,
+    NotEnoughScores,
+    UnknownCandidate,
+)
 from matchgraph.routing.evaluation import FOLDS, Study, complete
 from matchgraph.routing.evaluation import evaluate as evaluate_table
 from matchgraph.routing.fitting import fit_router
@@ -22,12 +30,16 @@ from matchgraph.routing.variants import variants_of
 from matchgraph.training.prompt_files import read_prompts
 
 if TYPE_CHECKING:
-    from matchgraph.graphdb.prompts import Variant
+    from matchgraph.graphdb.prompts import Unit
     from matchgraph.graphdb.runner import Runner
     from matchgraph.routing.router import Decision, Router
+    from matchgraph.routing.score_files import ScoreFile
     from matchgraph.routing.store import Kind, RouterStore
     from matchgraph.training.measure.prompts import PromptEncoder
     from matchgraph.training.measure.quality import Scorer
+
+# The scorer of scores that were made elsewhere.
+GIVEN = "given"
 
 
 @dataclass(frozen=True)
@@ -48,18 +60,52 @@ class AddedPrompts:
 
 
 @dataclass(frozen=True)
+class AddedScores:
+    """What a file of scores added.
+
+    Attributes:
+        prompts: in the file.
+        new_prompts: those that the graph did not have.
+        splits: how many of the new ones each split got.
+        candidates: in file order.
+        values: number of values by metric, each rater's and image's counted.
+        notes: columns that are not read.
+    """
+
+    prompts: int
+    new_prompts: int
+    splits: Mapping[str, int]
+    candidates: tuple[str, ...]
+    values: Mapping[str, int]
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What an image may cost on average.
+
+    Attributes:
+        cost: above 0.
+        unit: of the cost; that of the candidates.
+    """
+
+    cost: float
+    unit: Unit = "TFLOP"
+
+
+@dataclass(frozen=True)
 class Calibrated:
     """A budget as lambda.
 
     Attributes:
-        lam: quality that a TFLOP is worth.
-        budget_tflop: what an image may cost on average.
-        validation_tflop: what one costs on average on the validation prompts.
+        lam: quality that a unit of cost is worth.
+        budget: what an image may cost on average.
+        validation_cost: what one costs on average on the validation prompts, in the budget's unit.
     """
 
     lam: float
-    budget_tflop: float
-    validation_tflop: float
+    budget: Budget
+    validation_cost: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,6 +157,105 @@ def add_prompts(
         ]
     )
     return AddedPrompts(len(texts), len(kept), Counter(names), found.notes)
+
+
+def add_scores(
+    runner: Runner,
+    file: Path,
+    probe: str,
+    *,
+    metric: str | None = None,
+    costs: Mapping[str, float] | None = None,
+    unit: Unit | None = None,
+    seed: int = 0,
+) -> AddedScores:
+    """Add scores that were made elsewhere, with their prompts and candidates.
+
+    A candidate that the graph does not have is added with its cost, as a model that is not drawn here. A
+    prompt that the graph has keeps its split. A score that is there is replaced.
+
+    Args:
+        runner: the connection.
+        file: see `routing.score_files.read_score_file`.
+        probe: the CLIP that embeds the prompts.
+        metric: name of the metric, where the file has no column of it; larger is better.
+        costs: of an image of each candidate, beside those of the file.
+        unit: of the costs; by default as the file's column says.
+        seed: of the split of new prompts into 80 % to learn from, 10 % to choose by and 10 % to report.
+
+    Raises:
+        BadScoreFile: the file cannot be used, or a candidate has no cost or another one than in the graph;
+            nothing was written.
+        MixedExtractors: another CLIP embedded the graph's prompts.
+    """
+    from matchgraph.routing.score_files import read_score_file
+    from matchgraph.training.measure.prompts import load_prompt_encoder
+
+    found = read_score_file(file, metric)
+    graph = PromptGraph(runner)
+    candidates = _candidates(file, found, dict(costs or {}), unit, graph.variants())
+    known = {prompt.text: prompt for prompt in graph.prompts()}
+    new = [text for text in found.prompts if text not in known]
+    prompts = []
+    if new:
+        encoder = load_prompt_encoder(probe)
+        embeddings = encoder.encode(new).embeddings
+        prompts = [
+            Prompt(text, name, encoder.hash, embedding)
+            for text, name, embedding in zip(new, split(len(new), seed), embeddings, strict=True)
+        ]
+        graph.check_probes(prompts)
+    models = MatchingGraph(runner)
+    there = {model.id for model in models.models()}
+    models.save_models([Model(variant.model) for variant in candidates if variant.model not in there])
+    graph.save_variants(candidates)
+    graph.save_prompts(prompts)
+    graph.save_scores(
+        Score(candidate, prompt_id(text), name, own.mean, len(own.values), own.std, GIVEN)
+        for name, scores in found.scores.items()
+        for (candidate, text), own in scores.items()
+    )
+    counts = {name: sum(len(own.values) for own in scores.values()) for name, scores in found.scores.items()}
+    return AddedScores(
+        len(found.prompts),
+        len(new),
+        dict(Counter(prompt.split for prompt in prompts)),
+        found.candidates,
+        counts,
+        found.notes,
+    )
+
+
+def _candidates(
+    file: Path, found: ScoreFile, costs: Mapping[str, float], unit: Unit | None, known: Sequence[Variant]
+) -> list[Variant]:
+    """The file's candidates that are not in the graph."""
+    there = {variant.id: variant for variant in known}
+    if strange := sorted(costs.keys() - set(found.candidates)):
+        raise BadScoreFile(f"{file} has no candidate {strange[0]!r}: it has {', '.join(found.candidates)}.")
+    unit = unit or found.unit
+    new = []
+    for name in found.candidates:
+        cost = costs.get(name, found.costs.get(name))
+        old = there.get(name)
+        if old is not None and (cost is None or (cost, unit) == (old.cost, old.unit)):
+            continue
+        if old is not None:
+            raise BadScoreFile(
+                f"{name} costs {old.cost:g} {old.unit} in the graph and {cost:g} {unit or ''} here: give the "
+                "same cost, or name the candidate otherwise."
+            )
+        if cost is None:
+            raise BadScoreFile(
+                f"{file}: the cost of {name} is missing: add a column cost (tflop, seconds, usd), or give it."
+            )
+        if unit is None:
+            raise BadScoreFile(f"{file}: the costs' unit is missing: TFLOP, s or USD.")
+        try:
+            new.append(Variant(name, name, None, cost, unit))
+        except GraphError as error:
+            raise BadScoreFile(f"{file}: {error}") from None
+    return new
 
 
 def add_variants(
@@ -187,13 +332,18 @@ def score(
     known = graph.variants()
     if unknown := sorted(set(variants) - {variant.id for variant in known}):
         raise UnknownCandidate(f"There is no candidate {unknown[0]!r}: add it with `route variants`.")
+    drawn_here = {variant.id for variant in known if variant.drawing is not None}
+    if outside := sorted(set(variants) - drawn_here):
+        raise UnknownCandidate(
+            f"{outside[0]} is not drawn by a pipeline of the graph: add its scores with `route scores`."
+        )
     return score_variants(
         graph,
         MatchingGraph(runner).model_folders(),
         scorers,
         samples=samples,
         seed=seed,
-        variants=[variant for variant in known if not variants or variant.id in variants],
+        variants=[variant for variant in known if variant.id in (variants or drawn_here)],
         device=device,
         on_progress=on_progress,
     )
@@ -232,7 +382,7 @@ def fit(
 
 
 def lambda_for(
-    runner: Runner, store: RouterStore, metric: str, encoder: PromptEncoder, budget_tflop: float
+    runner: Runner, store: RouterStore, metric: str, encoder: PromptEncoder, budget: Budget
 ) -> tuple[float, Router, list[str]]:
     """The lambda for a budget, by the validation prompts.
 
@@ -243,16 +393,21 @@ def lambda_for(
         NotFitted: the metric has no router.
         NoPrompts: there are no validation prompts.
         BudgetTooSmall: the cheapest candidates cost more.
+        InvalidScores: the budget is of another unit than the candidates' costs.
     """
     graph = PromptGraph(runner)
     router = store.router(store.load(metric), graph, encoder, exact=True)
+    if router.unit != budget.unit:
+        raise InvalidScores(
+            f"The budget is in {budget.unit}, but the candidates for {metric} cost {router.unit}."
+        )
     texts = graph.texts("validation")
     if not texts:
         raise NoPrompts("There are no validation prompts: add prompts with `matchgraph route prompts`.")
-    return router.lambda_for(encoder.encode(texts), budget_tflop), router, texts
+    return router.lambda_for(encoder.encode(texts), budget.cost), router, texts
 
 
-def calibrate(runner: Runner, store: RouterStore, metric: str, probe: str, budget_tflop: float) -> Calibrated:
+def calibrate(runner: Runner, store: RouterStore, metric: str, probe: str, budget: Budget) -> Calibrated:
     """Find the lambda that keeps the average cost within a budget, and keep it with the router.
 
     Args:
@@ -260,17 +415,17 @@ def calibrate(runner: Runner, store: RouterStore, metric: str, probe: str, budge
         store: has the router.
         metric: it routes by.
         probe: the CLIP that reads prompts.
-        budget_tflop: what an image may cost on average.
+        budget: what an image may cost on average.
 
     Raises:
         RoutingError: as `lambda_for`.
     """
     from matchgraph.training.measure.prompts import load_prompt_encoder
 
-    lam, router, texts = lambda_for(runner, store, metric, load_prompt_encoder(probe), budget_tflop)
+    lam, router, texts = lambda_for(runner, store, metric, load_prompt_encoder(probe), budget)
     decisions = router.decide(texts, lam)
-    store.save(replace(store.load(metric), lam=lam, budget=budget_tflop))
-    return Calibrated(lam, budget_tflop, sum(each.tflop for each in decisions) / len(decisions))
+    store.save(replace(store.load(metric), lam=lam, budget=budget.cost))
+    return Calibrated(lam, budget, sum(each.cost for each in decisions) / len(decisions))
 
 
 def decide(
@@ -280,7 +435,7 @@ def decide(
     metric: str,
     probe: str,
     *,
-    budget_tflop: float | None = None,
+    budget: Budget | None = None,
     lam: float | None = None,
 ) -> list[Decision]:
     """Decide which candidate is worth its cost for each prompt.
@@ -291,8 +446,8 @@ def decide(
         prompts: at least one.
         metric: to route by.
         probe: the CLIP that reads prompts; loaded once.
-        budget_tflop: what an image may cost on average.
-        lam: quality that a TFLOP is worth, instead of a budget. Without either the router's own decides.
+        budget: what an image may cost on average.
+        lam: quality that a unit of cost is worth, instead of a budget; the router's own by default.
 
     Raises:
         RoutingError: there is no router, or no candidate is within the budget.
@@ -300,8 +455,8 @@ def decide(
     from matchgraph.training.measure.prompts import load_prompt_encoder
 
     encoder = load_prompt_encoder(probe)
-    if budget_tflop is not None:
-        lam, _, _ = lambda_for(runner, store, metric, encoder, budget_tflop)
+    if budget is not None:
+        lam, _, _ = lambda_for(runner, store, metric, encoder, budget)
     router = store.router(store.load(metric), PromptGraph(runner), encoder)
     return router.decide(prompts, lam)
 
@@ -327,7 +482,7 @@ def generate(
         metric: to route by.
         probe: the CLIP that reads prompts.
         out: folder for the images.
-        lam: quality that a TFLOP is worth; the router's own by default.
+        lam: quality that a unit of cost is worth; the router's own by default.
         seed: of the noise.
         device: `auto` or a torch device name.
 

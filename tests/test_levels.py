@@ -41,7 +41,7 @@ class Known:
     """A router that knows the qualities."""
 
     variants = VARIANTS
-    cost = np.array([variant.tflop for variant in VARIANTS])
+    cost = np.array([variant.cost for variant in VARIANTS])
 
     def compared(self, prompts: Any) -> np.ndarray:
         return QUALITY[: len(prompts)]

@@ -17,6 +17,6 @@ MATCH (v:MatchGraphVariant)-[:OF]->(m:MatchGraphModel)
 OPTIONAL MATCH (v)-[e:SCORED]->(:MatchGraphPrompt)
 WHERE e[$quality] IS NOT NULL
 WITH v, m, avg(e[$quality]) AS mean, count(e) AS prompts, winners, size(shared) AS shared
-RETURN v.id AS candidate, m.id AS model, v.steps AS steps, v.tflop AS tflop, mean, prompts,
+RETURN v.id AS candidate, m.id AS model, v.steps AS steps, v.cost AS cost, v.unit AS unit, mean, prompts,
        CASE WHEN shared > 0 THEN toFloat(size([w IN winners WHERE w = v.id])) / shared END AS best_share
-ORDER BY tflop, candidate
+ORDER BY unit, cost, candidate

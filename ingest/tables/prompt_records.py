@@ -45,7 +45,19 @@ if TYPE_CHECKING:
 PROMPTS, EMBEDDINGS, VARIANTS, SCORES = "prompts.csv", "prompts.safetensors", "variants.csv", "scores.csv"
 TABLES = "scores"
 PROMPT_COLUMNS = ("id", "text", "split", "probe")
-VARIANT_COLUMNS = ("variant", "model", "steps", "tflop", "sampler", "guidance", "resolution_px")
+VARIANT_COLUMNS = (
+    "variant",
+    "model",
+    "steps",
+    "cost",
+    "unit",
+    "sampler",
+    "guidance",
+    "resolution_px",
+    "cache_interval",
+)
+# Up to version 0.1 all costs were TFLOP.
+EARLIER_COST = "tflop"
 VARIANT_COUNTS = ("steps", "resolution_px", "cache_interval")
 INDEX_COLUMNS = ("metric", "scorer", "samples", "file")
 TABLE_NAME = re.compile(r"[a-z][a-z0-9_]{0,40}(-\d{1,6})?\.csv", re.ASCII)
@@ -72,7 +84,7 @@ def prompt_records(graph: PromptGraph) -> PromptRecords:
     """The prompt level of a graph, as records keep it: variants by model and cost."""
     return PromptRecords(
         tuple(graph.prompts()),
-        tuple(sorted(graph.variants(), key=lambda variant: (variant.model, variant.tflop, variant.id))),
+        tuple(sorted(graph.variants(), key=lambda variant: (variant.model, variant.cost, variant.id))),
         tuple(score for metric in graph.metrics() for score in graph.scores(metric)),
     )
 
@@ -213,7 +225,7 @@ def _write_prompts(folder: Path, prompts: Sequence[Prompt]) -> None:
 
 def _write_variants(path: Path, variants: Sequence[Variant]) -> None:
     rows = [{**variant.flat(), "variant": variant.id} for variant in variants]
-    write_table(path, (*VARIANT_COLUMNS, "cache_interval"), rows)
+    write_table(path, VARIANT_COLUMNS, rows)
 
 
 def _check_written(folder: Path, records: PromptRecords) -> None:
@@ -326,7 +338,9 @@ def _read_embeddings(path: Path) -> dict[str, np.ndarray]:
 
 
 def _read_variants(path: Path, models: Collection[str]) -> tuple[Variant, ...]:
-    table = read_table(path, required=VARIANT_COLUMNS, optional=("cache_interval",))
+    table = read_table(path, required=("variant", "model"), optional=(*VARIANT_COLUMNS[2:], EARLIER_COST))
+    if not {"cost", EARLIER_COST} & set(table.columns):
+        table.problem(1, "there is no column 'cost'", "add what an image of each variant costs")
     check_ids(table, {"variant": "variant", "model": "model"})
     check_unique(table, "variant")
     check_known(table, "model", "model", models)
@@ -336,8 +350,12 @@ def _read_variants(path: Path, models: Collection[str]) -> tuple[Variant, ...]:
         if row.cells["variant"] in taken:
             reason = f"{row.cells['variant']!r} is the name of another column in tables of scores"
             table.problem(row.line, reason, "rename the variant")
-        numbers = {name: _number(table, row, name) for name in ("tflop", "guidance", *VARIANT_COUNTS)}
+        numbers = {
+            name: _number(table, row, name) for name in ("cost", EARLIER_COST, "guidance", *VARIANT_COUNTS)
+        }
         given = {name: number for name, number in numbers.items() if number is not None}
+        cost = given.pop(EARLIER_COST, 0.0)
+        texts = {name: text for name in ("sampler", "unit") if (text := row.cells.get(name))}
         if row.line in table.bad_lines:
             continue
         try:
@@ -346,9 +364,8 @@ def _read_variants(path: Path, models: Collection[str]) -> tuple[Variant, ...]:
                     {
                         "id": row.cells["variant"],
                         "model": row.cells["model"],
-                        "sampler": row.cells["sampler"] or None,
-                        "steps": 0,
-                        "tflop": 0.0,
+                        "cost": cost,
+                        **texts,
                         **given,
                     }
                 )

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import pandas as pd
 import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
@@ -52,7 +53,7 @@ def test_from_prompts_to_an_image(
     }
     variants = json.loads(invoke("route", "variants", "--steps", "1,3", "--json").stdout)
     assert [variant["id"] for variant in variants] == [f"{MODEL}@1", f"{MODEL}@3"]
-    assert variants[1]["tflop"] == pytest.approx(3 * variants[0]["tflop"])
+    assert variants[1]["cost"] == pytest.approx(3 * variants[0]["cost"])
 
     scored = ("route", "score", "--metric", "clip_score", "--samples", "1")
     assert "24 images" in invoke(*scored).output
@@ -60,10 +61,10 @@ def test_from_prompts_to_an_image(
     assert "0 images" in invoke(*scored).output
 
     invoke("route", "fit")
-    cheap, dear = (variant["tflop"] for variant in variants)
+    cheap, dear = (variant["cost"] for variant in variants)
     budget = (cheap + dear) / 2
     found = json.loads(invoke("route", "calibrate", "--budget-tflop", str(budget), "--json").stdout)
-    assert found["validation_tflop"] <= budget
+    assert found["validation_cost"] <= budget
     lavish = json.loads(invoke("route", "ask", "a red cat", "--lambda", "0", "--json").stdout)
     thrifty = json.loads(invoke("route", "ask", "a red cat", "--budget-tflop", str(cheap), "--json").stdout)
     assert (lavish["lam"], thrifty["steps"]) == (0, 1)
@@ -119,4 +120,41 @@ def test_what_is_missing_is_named(invoke: Callable[..., Result], settings: Any) 
     assert (
         "not both"
         in invoke("route", "ask", "a cat", "--budget-tflop", "1", "--lambda", "1", fails=True).output
+    )
+
+
+def test_scores_of_ones_own_lead_to_a_decision_in_their_unit(
+    invoke: Callable[..., Result], tmp_path: Path
+) -> None:
+    """Ratings by two people of two closed services, of which the dear one is better."""
+    rows = [
+        [f"a cat, {text}", model, quality + rater, usd]
+        for text in texts()[:40]
+        for model, quality, usd in (("cheap", 3, 0.01), ("dear", 4, 0.04))
+        for rater in (-0.1, 0.1)
+    ]
+    file = tmp_path / "ratings.csv"
+    pd.DataFrame(rows, columns=["prompt", "model", "rating", "usd"]).to_csv(file, index=False)
+    added = json.loads(invoke("route", "scores", str(file), "--json").stdout)
+    assert (added["candidates"], added["values"], added["new_prompts"]) == (
+        ["cheap", "dear"],
+        {"rating": 160},
+        40,
+    )
+    invoke("route", "fit", "--metric", "rating")
+    found = json.loads(
+        invoke("route", "calibrate", "--metric", "rating", "--budget-usd", "0.03", "--json").stdout
+    )
+    assert (found["unit"], found["validation_cost"] <= 0.03) == ("USD", True)
+    for lam, variant, cost in (("0", "dear", 0.04), ("100", "cheap", 0.01)):
+        asked = ("route", "ask", "a cat", "--metric", "rating", "--lambda", lam, "--json")
+        decision = json.loads(invoke(*asked).stdout)
+        assert (decision["variant"], decision["cost"], decision["steps"]) == (variant, cost, None)
+    wrong = invoke("route", "calibrate", "--metric", "rating", "--budget-tflop", "1", fails=True)
+    assert "the candidates for rating cost USD" in str(wrong.exception)
+    undrawn = invoke("route", "generate", "a cat", "--metric", "rating", "--out", str(tmp_path), fails=True)
+    assert "not drawn by a pipeline" in str(undrawn.exception)
+    file.write_text(file.read_text().replace(",0.04", ",0.05"), encoding="utf-8")
+    assert "dear costs 0.04 USD in the graph and 0.05 USD here" in str(
+        invoke("route", "scores", str(file), fails=True).exception
     )

@@ -169,13 +169,14 @@ def test_any_other_text_is_a_prompt() -> None:
     ("change", "message"),
     [
         ({"drawing": Drawing()}, "number of steps"),
-        ({"tflop": 0.0}, "must be above 0"),
-        ({"tflop": float("nan")}, "tflop"),
+        ({"cost": 0.0}, "must be above 0"),
+        ({"cost": float("nan")}, "cost"),
+        ({"unit": "EUR"}, "one of TFLOP, s, USD"),
     ],
 )
 def test_variants_have_sound_numbers(change: dict, message: str) -> None:
     with pytest.raises(InvalidValue, match=message):
-        Variant(**{"id": "v", "model": "m", "drawing": Drawing(1), "tflop": 1.0, **change})
+        Variant(**{"id": "v", "model": "m", "drawing": Drawing(1), "cost": 1.0, **change})
 
 
 @pytest.mark.parametrize("embedding", [[], [[1.0]], [0.5, 0.5], [float("nan"), 1.0]])

@@ -7,10 +7,11 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
+from matchgraph.drawing import Drawing
 from matchgraph.graphdb import queries, schema
 from matchgraph.graphdb.errors import ConstraintViolated, MigrationFailed
 from matchgraph.graphdb.models import Metric
-from matchgraph.graphdb.prompts import PromptGraph
+from matchgraph.graphdb.prompts import PromptGraph, Variant
 from matchgraph.graphdb.repository import MatchingGraph
 from matchgraph.graphdb.runner import Runner
 
@@ -150,7 +151,8 @@ def test_an_earlier_graph_is_adopted_and_nothing_else(graph: MatchingGraph, runn
         assert graph.snapshot("fid").similar["value"].tolist() == [2.0]
         assert len(graph.statistics("e")) == 1
         level = PromptGraph(runner)
-        assert ([v.id for v in level.variants()], [p.text for p in level.prompts()]) == (["v"], ["a cat"])
+        assert level.variants() == [Variant("v", "m", Drawing(4), 1.0, "TFLOP")]
+        assert [p.text for p in level.prompts()] == ["a cat"]
         assert [n.text for n in level.nearest(np.array([1.0, 0.0]), 1, "clip_score")] == ["a cat"]
         assert len(runner.read(queries.load("upkeep/runs"))) == 1
         assert runner.read("MATCH ()-[e]->() WHERE e.key IS NOT NULL RETURN e") == []

@@ -52,6 +52,7 @@ VARIANTS = (
     Variant('m@20-DDIM-g7.5, "old"', "m", Drawing(20, 7.5, "DDIMScheduler", 256), 10.0),
     Variant(f"{HOSTILE}@50-cache3", HOSTILE, Drawing(50, resolution_px=1024, cache_interval=3), 1e-7),
     Variant("n@1", "n", Drawing(1), 0.25),
+    Variant("n-api", "n", None, 0.5, "USD"),
 )
 CLIP, OTHER = "78f51468e0451540", "0000000000000017"
 
@@ -101,7 +102,7 @@ def test_the_graph_comes_back_as_it_was(
     assert {name: rows for name, rows in counts.items() if rows and name != "models.csv"} == {
         "prompts.csv": 12,
         "prompts.safetensors": 12,
-        "variants.csv": 4,
+        "variants.csv": 5,
         "scores.csv": 4,
         "scores/clip_score.csv": 11,
         "scores/clip_score-2.csv": 1,
@@ -135,8 +136,8 @@ def test_commands_count_the_prompt_level(
     assert answer(invoke("export", folder, "--json"))["prompts.csv"] == 12
     graph.clear()
     counts = answer(invoke("ingest", "records", folder, "--json"))
-    assert (counts["prompts"], counts["variants"], counts["scores"]) == (12, 4, 42)
-    assert "12 prompts, 4 variants, 42 scores." in invoke("ingest", "records", folder).output
+    assert (counts["prompts"], counts["variants"], counts["scores"]) == (12, 5, 42)
+    assert "12 prompts, 5 variants, 42 scores." in invoke("ingest", "records", folder).output
     (tmp_path / "records" / "scores" / "sharpness.csv").write_text("prompt,m@1\n", encoding="utf-8")
     refused = invoke("ingest", "records", folder)
     assert "sharpness.csv" in str(refused.exception)
@@ -235,10 +236,10 @@ FOX = prompt_id(TEXTS[0])
         ("prompts.csv", CLIP, "", r"prompts.csv:2: no probe"),
         ("variants.csv", "m@1,m", "m@1,k", r"variants.csv:2: model 'k' is not in the graph"),
         ("variants.csv", "m@1,m,1", "m@1,m,x", r"variants.csv:2: steps is 'x'"),
-        ("variants.csv", "m@1,m,1", "m@1,m,", r"variants.csv:2: steps must be a whole number"),
+        ("variants.csv", "m@1,m,1", "m@1,m,", r"variants.csv:2: .*its number of steps is missing"),
         ("variants.csv", "m@1,m,1", f"m@1,m,{2**63}", r"variants.csv:2: steps is '92"),
-        ("variants.csv", "0.30000000000000004", "-1", r"variants.csv:2: .*tflop is -1: it must be above 0"),
-        ("variants.csv", "0.30000000000000004", "cheap", r"variants.csv:2: tflop: 'cheap' is not a number"),
+        ("variants.csv", "0.30000000000000004", "-1", r"variants.csv:2: .*cost is -1: it must be above 0"),
+        ("variants.csv", "0.30000000000000004", "cheap", r"variants.csv:2: cost: 'cheap' is not a number"),
         ("variants.csv", "7.5,256", "nan,256", r"variants.csv:3: guidance: value 'nan' is not finite"),
         ("scores.csv", "taste,", "Taste,", r"scores.csv:2: 'Taste' cannot name a metric"),
         ("scores.csv", ",4,", ",0,", r"scores.csv:2: samples is '0'"),

@@ -27,7 +27,7 @@ def test_each_image_has_its_prompt_and_candidate(tmp_path: Path, monkeypatch: py
     out = tmp_path / "new" / "folder"
     found = list(draw(prompts, decisions, VARIANTS, folders, out, seed=3))
     assert pipelines.opened == [Path("B"), Path("A")]
-    assert {(each.prompt, each.variant, each.tflop) for each in found} == {
+    assert {(each.prompt, each.variant, each.cost) for each in found} == {
         ("zero", "b@9", 9.0),
         ("one", "a@4", 4.0),
         ("two", "a@1", 1.0),

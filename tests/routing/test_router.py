@@ -41,9 +41,9 @@ def test_each_candidate_has_its_own_quality_error_and_cost() -> None:
     assert [option.variant for option in decision.options] == ["m-1", "m-4", "m-20"]
     assert [option.quality for option in decision.options] == [0.1, 0.7, 0.4]
     assert [option.std for option in decision.options] == [0.01, 0.02, 0.03]
-    assert [option.tflop for option in decision.options] == [1, 4, 20]
+    assert [option.cost for option in decision.options] == [1, 4, 20]
     assert (decision.variant, decision.model, decision.steps) == ("m-4", "m", 4)
-    assert (decision.quality, decision.tflop, decision.basis) == (0.7, 4.0, "prompt")
+    assert (decision.quality, decision.cost, decision.basis) == (0.7, 4.0, "prompt")
     assert decision.similarity == pytest.approx(0.95)
 
 

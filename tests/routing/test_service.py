@@ -109,7 +109,7 @@ def test_it_decides_as_the_router_does(client: TestClient, served: dict[str, Ser
             assert (given["variant"], given["basis"]) == (decision.variant, decision.basis)
             assert given["lambda"] == 0.02
             assert given["quality"] == pytest.approx(decision.quality)
-            assert [option["tflop"] for option in given["options"]] == [1, 4, 20]
+            assert [option["cost"] for option in given["options"]] == [1, 4, 20]
 
 
 def test_a_budget_becomes_the_lambda_of_the_validation_prompts(
@@ -177,11 +177,11 @@ def test_metrics_count_what_was_decided(client: TestClient) -> None:
         lines = client.get("/metrics").text.splitlines()
         return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(name + "{"))
 
-    before = {name: value(name) for name in ("matchgraph_decisions_total", "matchgraph_tflop_total")}
+    before = {name: value(name) for name in ("matchgraph_decisions_total", "matchgraph_cost_total")}
     answer = client.post("/v1/route", json={"prompts": texts()[:7]}).json()
-    spent = sum(decision["tflop"] for decision in answer["decisions"])
+    spent = sum(decision["cost"] for decision in answer["decisions"])
     assert value("matchgraph_decisions_total") == before["matchgraph_decisions_total"] + 7
-    assert value("matchgraph_tflop_total") == pytest.approx(before["matchgraph_tflop_total"] + spent)
+    assert value("matchgraph_cost_total") == pytest.approx(before["matchgraph_cost_total"] + spent)
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from matchgraph.routing import serving, workflow
-from matchgraph.routing.errors import BudgetTooSmall, NoPrompts, NotFitted
+from matchgraph.routing.errors import BudgetTooSmall, InvalidScores, NoPrompts, NotFitted
 from matchgraph.routing.store import RouterStore
 from tests.routing import circle
 
@@ -50,21 +50,23 @@ def store(tmp_path: Path, graph: circle.Graph, loader: Loader) -> RouterStore:
 def test_asking_with_a_budget_loads_the_clip_once(
     graph: circle.Graph, store: RouterStore, loader: Loader
 ) -> None:
-    [within] = workflow.decide(graph, store, ["3.0"], "clip_score", "clip", budget_tflop=1.0)
+    [within] = workflow.decide(graph, store, ["3.0"], "clip_score", "clip", budget=workflow.Budget(1.0))
     assert loader.loaded == ["clip"]
-    assert (within.steps, within.tflop) == (1, 1.0)
+    assert (within.steps, within.cost, within.unit) == (1, 1.0, "TFLOP")
     [best] = workflow.decide(graph, store, ["3.0"], "clip_score", "clip", lam=0.0)
     assert best.steps == 20
     with pytest.raises(BudgetTooSmall):
-        workflow.decide(graph, store, ["3.0"], "clip_score", "clip", budget_tflop=0.5)
+        workflow.decide(graph, store, ["3.0"], "clip_score", "clip", budget=workflow.Budget(0.5))
+    with pytest.raises(InvalidScores, match="in USD, but the candidates for clip_score cost TFLOP"):
+        workflow.decide(graph, store, ["3.0"], "clip_score", "clip", budget=workflow.Budget(1.0, "USD"))
 
 
 def test_a_calibrated_router_keeps_its_budget(
     graph: circle.Graph, store: RouterStore, loader: Loader
 ) -> None:
-    found = workflow.calibrate(graph, store, "clip_score", "clip", 5.0)
+    found = workflow.calibrate(graph, store, "clip_score", "clip", workflow.Budget(5.0))
     assert loader.loaded == ["clip"]
-    assert found.validation_tflop <= 5.0
+    assert found.validation_cost <= 5.0
     kept = store.load("clip_score")
     assert (kept.lam, kept.budget) == (found.lam, 5.0)
     [decision] = workflow.decide(graph, store, ["3.0"], "clip_score", "clip")
@@ -92,4 +94,4 @@ def test_what_is_missing_is_named(graph: circle.Graph, store: RouterStore, tmp_p
     with pytest.raises(NoPrompts):
         serving.load_served(store, graph, "clip")
     with pytest.raises(NoPrompts):
-        workflow.calibrate(graph, store, "clip_score", "clip", 5.0)
+        workflow.calibrate(graph, store, "clip_score", "clip", workflow.Budget(5.0))
