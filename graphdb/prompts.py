@@ -139,6 +139,16 @@ class Variant:
         if self.unit not in UNITS:
             raise InvalidValue(f"{what}: unit is {self.unit!r}: one of {', '.join(UNITS)} is needed.")
 
+    def require_drawing(self) -> Drawing:
+        """How it draws.
+
+        Raises:
+            InvalidValue: it is not drawn by a pipeline of the graph.
+        """
+        if self.drawing is None:
+            raise InvalidValue(f"{self.id} is not drawn by a pipeline of the graph: its scores were given.")
+        return self.drawing
+
     def flat(self) -> dict[str, Any]:
         """All values by name, those of the drawing beside the others, for a node or a row."""
         drawing = {} if self.drawing is None else asdict(self.drawing)

@@ -101,13 +101,13 @@ def sketched(runner: Runner, described: Sequence[Statistics]) -> tuple[list[Stat
         directions[extractor] = stored
     properties = []
     for own in described:
-        trace = {"trace": float(np.trace(own.covariance))}
+        described_by: dict[str, Any] = {"trace": float(np.trace(own.covariance))}
         basis = directions[own.extractor]
         if len(basis) == own.dimension:
             factor = projected_factor(own.covariance, basis)
             triangle = factor[np.tril_indices(len(factor))].astype("<f4").tobytes()
-            trace |= {"sketch": triangle, "directions": _hash(basis)}
-        properties.append(trace)
+            described_by |= {"sketch": triangle, "directions": _hash(basis)}
+        properties.append(described_by)
     return statements, properties
 
 

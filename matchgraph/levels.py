@@ -380,7 +380,7 @@ class PromptDrawer:
         from matchgraph.training.sampling.generate import stream_images
 
         variant = candidate.variant
-        config = SampleConfig(len(rows), variant.drawing, self._seed, BATCH)
+        config = SampleConfig(len(rows), variant.require_drawing(), self._seed, BATCH)
         texts, numbers = self._of(rows)
         with opened(self._folders[variant.model], device=self._device, precision="fp32") as loaded:
             images = stream_images(loaded, candidate.adapter, texts, config, numbers=numbers)

@@ -81,7 +81,7 @@ def draw(
             for variant in dict.fromkeys(variant for variant in chosen if variant.model == model):
                 rows = [row for row, own in enumerate(chosen) if own == variant]
                 texts = [prompts[row] for row in rows]
-                config = SampleConfig(len(texts), variant.drawing, seed, BATCH)
+                config = SampleConfig(len(texts), variant.require_drawing(), seed, BATCH)
                 numbers = [f"{prompt_id(text)}-0" for text in texts]
                 images = stream_images(loaded, None, texts, config, numbers=numbers)
                 for row, image in zip(rows, images, strict=True):

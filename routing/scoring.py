@@ -77,7 +77,7 @@ def score_variants(
                 for start in range(0, len(wanted), together):
                     chunk = wanted[start : start + together]
                     texts = [prompt.text for prompt in chunk for _ in range(samples)]
-                    config = SampleConfig(len(texts), variant.drawing, seed, BATCH)
+                    config = SampleConfig(len(texts), variant.require_drawing(), seed, BATCH)
                     numbers = [image_number(prompt, place) for prompt in chunk for place in range(samples)]
                     images = list(stream_images(loaded, None, texts, config, numbers=numbers))
                     graph.save_scores(scores_of(variant, chunk, texts, images, scorers))

@@ -58,7 +58,7 @@ def projected_factor(covariance: np.ndarray, directions: np.ndarray) -> np.ndarr
     inner = basis.T @ covariance @ basis
     eigenvalues, vectors = np.linalg.eigh((inner + inner.T) / 2)
     root = vectors * np.sqrt(eigenvalues.clip(min=0))
-    return np.linalg.qr(root.T, mode="r").T.astype(np.float32)
+    return np.asarray(np.linalg.qr(root.T, mode="r")).T.astype(np.float32)
 
 
 @dataclass(frozen=True, eq=False)

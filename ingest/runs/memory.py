@@ -169,8 +169,10 @@ def memory_of_models(
         home: the data folder.
     """
     budget, _ = device_memory(execution)
+    if budget is None:
+        return {}
     found = {}
-    for name, model in models.items() if budget is not None else ():
+    for name, model in models.items():
         plan = plan_of(sources.model(model), config, execution, budget, kept=home / FOOTPRINTS_FOLDER)
         if plan is not None:
             stage = plan.heaviest

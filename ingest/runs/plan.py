@@ -247,9 +247,9 @@ def _check_measured_by(graph: MatchingGraph, extractor: Extractor, datasets: Seq
     found = {*known.datasets, *known.others}
     for dataset in datasets:
         if dataset.id not in found:
-            known = dataset.properties.get("probe", "none")
+            probe = dataset.properties.get("probe", "none")
             raise ExtractorMismatch(
-                f"The dataset {dataset.id!r} was measured with the probe {known!r}, not with "
+                f"The dataset {dataset.id!r} was measured with the probe {probe!r}, not with "
                 f"{extractor.name!r} ({extractor.hash}): use that probe, or ingest the dataset with this one."
             )
 

@@ -177,7 +177,7 @@ def standing_in(tracer: Tracer, blocks: Sequence[torch.nn.Module]) -> Iterator[N
         return forward
 
     for block in blocks:
-        block.forward = replaced(block)  # type: ignore[method-assign]
+        block.forward = replaced(block)
     try:
         yield
     finally:

@@ -200,12 +200,12 @@ def in_turn(network: torch.nn.Module, device: torch.device) -> Iterator[None]:
     enable = getattr(network, "enable_gradient_checkpointing", None)
     recomputes = bool(getattr(network, "is_gradient_checkpointing", False)) and enable is not None
     if recomputes:
-        network.enable_gradient_checkpointing(recomputing(blocks))  # type: ignore[operator]
+        network.enable_gradient_checkpointing(recomputing(blocks))
     try:
         yield
     finally:
         if recomputes:
-            network.enable_gradient_checkpointing()  # type: ignore[operator]
+            network.enable_gradient_checkpointing()
         for handle in handles:
             handle.remove()
         for block in blocks.values():

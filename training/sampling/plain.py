@@ -27,8 +27,10 @@ def looks(images: Sequence[Image.Image]) -> dict[str, np.ndarray]:
     colours, contents = [], []
     for image in images:
         extremes = image.getextrema()
-        plain = all(low == high for low, high in extremes)
-        red, green, blue = (low for low, _ in extremes)
+        # One pair a channel.
+        lows, highs = np.array(extremes).T
+        plain = bool((lows == highs).all())
+        red, green, blue = map(int, lows)
         colours.append((red << 16) + (green << 8) + blue if plain else -1)
         contents.append(int.from_bytes(hashlib.sha256(image.tobytes()).digest()[:7], "big"))
     return {"colour": np.array(colours, dtype=np.int64), "content": np.array(contents, dtype=np.int64)}
