@@ -25,7 +25,7 @@ import psutil
 
 from bench.provenance import provenance
 from matchgraph.graphdb.connection import Settings, connect
-from matchgraph.graphdb.metrics import NEIGHBOURS
+from matchgraph.graphdb.defaults import NEIGHBOURS
 from matchgraph.graphdb.models import Dataset, MeasuredDataset, Model, Result, Similar, Statistics
 from matchgraph.graphdb.repository import MatchingGraph
 from matchgraph.graphdb.server.managed import ManagedServer

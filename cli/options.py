@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from matchgraph.graphdb.metrics import NEIGHBOURS
+from matchgraph.graphdb.defaults import NEIGHBOURS
 from matchgraph.settings import LARGEST_SEED, Setting, settings_of
 
 if TYPE_CHECKING:

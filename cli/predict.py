@@ -16,8 +16,7 @@ from matchgraph.cli.options import (
     probe_option,
     settings_options,
 )
-from matchgraph.predictor.config import ReplayConfig
-from matchgraph.predictor.groups import KINDS
+from matchgraph.predictor.config import GROUP_KINDS, ReplayConfig
 from matchgraph.predictor.recipes import Method
 from matchgraph.progress import progress_bar
 
@@ -130,7 +129,7 @@ def predict(
 )
 @click.option(
     "--hold-out",
-    type=click.Choice(KINDS),
+    type=click.Choice(GROUP_KINDS),
     help="Hold out all datasets of a style, a category (a property of the datasets, or the part of the id "
     "before or after the last hyphen) or a cluster of similar ones together.",
 )

@@ -9,8 +9,6 @@ from __future__ import annotations
 from matchgraph.graphdb.models import Metric
 
 DEFAULT_METRIC = "clip_fid"
-# Of how many nearest datasets a graph keeps the distances.
-NEIGHBOURS = 64
 
 # KID and CMMD are unbiased estimates of a squared distance, so they may fall a little below zero.
 KNOWN_METRICS: dict[str, Metric] = {

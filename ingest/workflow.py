@@ -12,7 +12,7 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from matchgraph.graphdb.metrics import NEIGHBOURS
+from matchgraph.graphdb.defaults import NEIGHBOURS
 from matchgraph.ingest.errors import IngestError
 from matchgraph.ingest.instruments import FEATURES_FOLDER, extractor_specs, load_instruments
 from matchgraph.ingest.tables.datasets import (

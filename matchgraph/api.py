@@ -24,8 +24,8 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 from matchgraph.drawing import Drawing
 from matchgraph.errors import Error
 from matchgraph.graphdb import connection
+from matchgraph.graphdb.defaults import NEIGHBOURS
 from matchgraph.graphdb.explore import explore
-from matchgraph.graphdb.metrics import NEIGHBOURS
 from matchgraph.graphdb.repository import MatchingGraph
 from matchgraph.progress import Progress, no_progress, progress_bar
 
@@ -406,7 +406,7 @@ class Graph:
             Error: too few results, or the method does not suit the graph.
 
         Example:
-            >>> "tau_w" in graph.evaluate().to_frame().columns
+            >>> "tau_w" in graph.evaluate(method=matchgraph.Method(recipe="gaussian")).to_frame().columns
             True
         """
         from matchgraph.predictor.workflow import evaluate

@@ -14,6 +14,7 @@ FEATURE_SETS: tuple[str, ...] = get_args(FeatureSet)
 OPERATORS: tuple[str, ...] = get_args(Operator)
 EMBEDDERS = ("gds", "node2vec+")
 RANKERS = ("catboost", "forest")
+GROUP_KINDS = ("style", "category", "cluster")
 # CatBoost takes no larger one.
 LARGEST_SEED = 2**31 - 1
 

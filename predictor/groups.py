@@ -12,14 +12,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from matchgraph.predictor.config import GROUP_KINDS
 from matchgraph.predictor.errors import InvalidRows
 from matchgraph.predictor.kernels import dataset_distances
 from matchgraph.predictor.visibility import loss_matrix
 
 if TYPE_CHECKING:
     from matchgraph.graphdb.models import Snapshot
-
-KINDS = ("style", "category", "cluster")
 
 
 def groups_of(snapshot: Snapshot, kind: str) -> Mapping[str, str]:
@@ -37,8 +36,8 @@ def groups_of(snapshot: Snapshot, kind: str) -> Mapping[str, str]:
     Raises:
         InvalidRows: an unknown kind, or it makes no group of two datasets, or one of all.
     """
-    if kind not in KINDS:
-        raise InvalidRows(f"unknown kind of group {kind!r}: choose one of {', '.join(KINDS)}")
+    if kind not in GROUP_KINDS:
+        raise InvalidRows(f"unknown kind of group {kind!r}: choose one of {', '.join(GROUP_KINDS)}")
     datasets = loss_matrix(snapshot).datasets
     groups = _clusters(snapshot, datasets) if kind == "cluster" else _named(snapshot, datasets, kind)
     sizes = Counter(groups.values())

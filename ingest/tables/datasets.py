@@ -12,8 +12,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from matchgraph.graphdb.defaults import NEIGHBOURS
 from matchgraph.graphdb.errors import ContentChanged, GraphChanged, UnknownMetric
-from matchgraph.graphdb.metrics import NEIGHBOURS
 from matchgraph.graphdb.models import Dataset, Metric, Property, Similar, Statistics
 from matchgraph.ingest.errors import BadInput, Problem
 from matchgraph.ingest.tables.csv_file import (

@@ -103,6 +103,7 @@ class TestPredictDataset:
             "notes",
             "seconds",
             "provenance",
+            "verdict",
         }
         assert answer["dataset"] == "d03"
         assert sum(model["p_best"] for model in answer["ranking"]) == pytest.approx(1)
@@ -441,7 +442,7 @@ class TestEvaluate:
             "random",
         ]
         assert answer["methods"][keys.index("initial")]["figures"]["osr"]["mean"] is None
-        assert set(answer["methods"][0]["figures"]) == {"osr", "tau_w", "o2b", "o2o"}
+        assert set(answer["methods"][0]["figures"]) == {"osr", "tau_w", "tau_scipy", "o2b", "o2o"}
         assert answer["methods"][0]["p_value"] == {}
         assert 0 < answer["methods"][1]["p_value"]["tau_w"] <= 1
         assert sum(answer["folds"][0]["p_best"].values()) == pytest.approx(1)

@@ -294,7 +294,7 @@ BAD_WRITES: dict[str, tuple[type[Exception], str, Write]] = {
     ),
     "unknown dataset": (
         NodeNotFound,
-        r"results\[1\]: there is no dataset 'nowhere' in the graph\. Save datasets",
+        r"results\[1\]: there is no dataset 'nowhere' in the graph\. List them with",
         lambda g: g.save_results([GOOD, Result("m1", "nowhere", "fid", 1)]),
     ),
     "unknown metric": (

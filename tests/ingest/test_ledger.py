@@ -192,7 +192,7 @@ def test_complete_writes_edge_and_status_at_once(ledger: Ledger, zoo: MatchingGr
     assert (done.status, done.owner, done.properties["adapter"]) == (DONE, None, "a")
     assert ledger.measured([ledger.run(run)]) == {run}
     edge = zoo.snapshot().performs
-    assert edge.to_dict("records") == [{"model": "m", "dataset": "d", "value": 5.0, "initial": 9.0}]
+    assert edge[["model", "dataset", "value", "initial"]].values.tolist() == [["m", "d", 5.0, 9.0]]
     # The same edge as ordinary results leave.
     edges = "MATCH ()-[e:PERFORMS]->() RETURN properties(e) AS properties"
     completed = runner.read(edges)

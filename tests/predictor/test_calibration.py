@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -149,6 +150,7 @@ class TestCoverage:
         folds = [fold({"a": 0.9, "b": 0.09, "c": 0.01}, ("a",))] * 18 + [
             fold({"a": 0.9, "b": 0.09, "c": 0.01}, ("c",))
         ]
+        folds = [replace(own, dataset=f"d{number}") for number, own in enumerate(folds)]
         measured = conformal_coverage(folds, 0.9)
         assert measured.coverage.value == pytest.approx(18 / 19)
         assert measured.coverage.count == 19

@@ -385,7 +385,7 @@ def test_bad_input_is_told_in_one_line_and_leaves_nothing(
     (tmp_path / "there").mkdir()
     assert "exists already" in told(teacher, tmp_path / "there", PROMPTS)
     assert "1 different prompts are fewer than one batch of 2" in told(teacher, new, ["a cat", "a cat"])
-    assert "not a folder" in told(tmp_path / "none", new, PROMPTS)
+    assert "neither a folder here nor a name on the hub" in told(tmp_path / "none", new, PROMPTS)
     assert "multiple" in told(teacher, new, PROMPTS, resolution_px=65)
     assert "1000 timesteps" in told(teacher, new, PROMPTS, solver_steps=1001)
     assert "takes no guidance" in told(tiny_folder("flux", guidance_embeds=False), new, PROMPTS)
