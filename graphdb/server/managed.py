@@ -12,6 +12,7 @@ import errno
 import hashlib
 import json
 import os
+import random
 import secrets
 import shutil
 import signal
@@ -20,7 +21,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -59,6 +60,10 @@ POLL_S = 0.25
 ANNOUNCE_WAIT_S = 1
 LOG_LINES_SHOWN = 3
 PORT_TRIES = 3
+# Below those that systems give to outgoing connections: while a killed server starts again, none of these
+# takes its port, at which others wait for it.
+PORTS = range(20_000, 32_000)
+PORTS_TRIED = 20
 # How far a process's recorded and read-back start may differ: the clock may be set while it runs.
 SAME_START_S = 5
 # Measured to the first answer on two cores: 20 s of CPU time instead of 25, and node2vec as fast as before.
@@ -656,12 +661,15 @@ def _listens(process: psutil.Process, port: int) -> bool:
 
 @contextmanager
 def _bound(port: int) -> Iterator[socket.socket]:
-    """A socket on the port, or on any free one if it is 0 or taken."""
+    """A socket on the port, or on a free one if it is 0 or taken."""
+    tried = random.sample(PORTS, PORTS_TRIED)
     with socket.socket() as bound:
         # As Java does: a port that a stopped server has just left is free again.
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            bound.bind((HOST, port))
-        except OSError:
+        for wanted in [port, *tried] if port else tried:
+            with suppress(OSError):
+                bound.bind((HOST, wanted))
+                break
+        else:
             bound.bind((HOST, 0))
         yield bound
