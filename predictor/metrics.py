@@ -138,12 +138,9 @@ def weighted_tau(predicted: np.ndarray, truth: np.ndarray) -> float:
     """
     from scipy.stats import rankdata, weightedtau
 
-    scores, measured = _pair(predicted, truth)
-    if len(measured) < 2 or np.all(measured == measured[0]):
-        return float("nan")
-    scores = _unranked_last(scores)
-    if np.all(scores == scores[0]):
-        return 0.0
+    scores, measured, undecided = _comparable(predicted, truth)
+    if undecided is not None:
+        return undecided
     weights = 1.0 / rankdata(measured)
     # SciPy wants integer ranks, but ties share fractional ones. So each model gets its index as rank, and the
     # weigher looks the weight up.
@@ -171,12 +168,9 @@ def scipy_tau(predicted: np.ndarray, truth: np.ndarray) -> float:
     """
     from scipy.stats import weightedtau
 
-    scores, measured = _pair(predicted, truth)
-    if len(measured) < 2 or np.all(measured == measured[0]):
-        return float("nan")
-    scores = _unranked_last(scores)
-    if np.all(scores == scores[0]):
-        return 0.0
+    scores, measured, undecided = _comparable(predicted, truth)
+    if undecided is not None:
+        return undecided
     return float(weightedtau(-_dense(scores), -_dense(measured)).statistic)
 
 
@@ -280,6 +274,15 @@ def _vector(values: np.ndarray, what: str) -> np.ndarray:
     if array.ndim != 1 or not len(array):
         raise InvalidRows(f"{what} must be a non-empty vector, got shape {array.shape}")
     return array
+
+
+def _comparable(predicted: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray, float | None]:
+    """Two rankings as a tau compares them, and the tau where one of them ties all models."""
+    scores, measured = _pair(predicted, truth)
+    if len(measured) < 2 or np.all(measured == measured[0]):
+        return scores, measured, float("nan")
+    scores = _unranked_last(scores)
+    return scores, measured, 0.0 if np.all(scores == scores[0]) else None
 
 
 def _pair(predicted: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

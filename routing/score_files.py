@@ -20,6 +20,7 @@ from matchgraph.errors import Error
 from matchgraph.graphdb.models import check_id, check_metric_name
 from matchgraph.graphdb.prompts import Unit, check_prompt
 from matchgraph.routing.errors import BadScoreFile
+from matchgraph.training.prompt_files import PROMPT_FIELDS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -28,7 +29,7 @@ T = TypeVar("T")
 
 # Names of a column, in any case, in the order in which they count.
 NAMES = {
-    "prompt": ("prompt", "text", "caption"),
+    "prompt": PROMPT_FIELDS,
     "candidate": ("candidate", "variant", "model"),
     "metric": ("metric",),
     "value": ("value", "score", "rating", "quality"),

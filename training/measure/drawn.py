@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -34,7 +35,7 @@ class DrawnRows:
 
     def count(self, names: Collection[str]) -> int:
         """How many images, from the first on without a gap, have rows under all of these names."""
-        return sum(len(next(iter(shard.values()))) for shard in self._shards(names))
+        return sum(n for n, _ in self._shards(names))
 
     def add(self, first: int, rows: Mapping[str, np.ndarray]) -> None:
         """Keep a batch.
@@ -57,18 +58,20 @@ class DrawnRows:
     def batches(self, name: str, n: int | None = None) -> Iterator[np.ndarray]:
         """Rows under a name, shard by shard; the first n of them."""
         left = n
-        for shard in self._shards([name]):
-            rows = shard[name] if left is None else shard[name][:left]
+        for _, shard in self._shards([name]):
+            if left == 0:
+                return
+            rows = shard.get_tensor(name)[:left]
             if left is not None:
                 left -= len(rows)
-            if len(rows):
-                yield rows
+            yield rows
 
     def rows(self, name: str, n: int | None = None) -> np.ndarray:
         """All rows under a name, or the first n."""
         return np.concatenate(list(self.batches(name, n)))
 
-    def _shards(self, names: Collection[str]) -> Iterator[dict[str, np.ndarray]]:
+    def _shards(self, names: Collection[str]) -> Iterator[tuple[int, Any]]:
+        """How many images each whole shard has, and the open file; rows are read by who needs them."""
         from safetensors import SafetensorError, safe_open
 
         reached = 0
@@ -80,7 +83,7 @@ class DrawnRows:
                     there = set(file.keys())
                     if (file.metadata() or {}).get("of") != self._facts or not there.issuperset(names):
                         continue
-                    yield {name: file.get_tensor(name) for name in names}
+                    yield last - first, file
             except (OSError, SafetensorError):
                 # A damaged shard is drawn again.
                 continue
