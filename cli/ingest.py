@@ -109,7 +109,7 @@ def figures_line(entry: tuple[str, Mapping[str, float]]) -> str:
 
 
 @ingest.command()
-@click.argument("sources", metavar="FILE.csv|FOLDER...", nargs=-1, required=True, type=GivenPath())
+@click.argument("sources", metavar="FILE.csv|FOLDER|OWNER/NAME...", nargs=-1, required=True, type=GivenPath())
 @probe_option()
 @extractor_option
 @metric_option
@@ -133,9 +133,11 @@ def datasets(sources: Sequence[Path], as_json: bool, **options: Any) -> None:
     A table has a column `dataset` (or `id`), the mean embedding in columns e0..eN, and any attributes. An
     image folder contains images, with captions in metadata.jsonl or metadata.csv (file_name and text, caption
     or prompt), or in a .txt, .caption or .json file next to each. Subfolders train, validation and test are
-    the splits of one dataset, and models are fine-tuned on train only; other subfolders are datasets of their
-    own. Images need --probe. Each dataset is compared with its nearest ones by every --metric. Paths are
-    processed in order; the first with problems ends the command.
+    the splits of one dataset, and models are fine-tuned on train only; subfolders such as `10_sks dog` are
+    concepts of one dataset, as for kohya's scripts; other subfolders are datasets of their own. Parquet,
+    Arrow (save_to_disk) and WebDataset files are unpacked once into the data folder; OWNER/NAME is a dataset
+    in the hub's local cache. Images need --probe. Each dataset is compared with its nearest ones by every
+    --metric. Paths are processed in order; the first with problems ends the command.
     """
     from matchgraph.graphdb.connection import settings_from_environment
     from matchgraph.ingest.workflow import ingest_datasets

@@ -22,11 +22,13 @@ from matchgraph.ingest.tables.datasets import (
     ingest_image_folders,
 )
 from matchgraph.ingest.tables.models import ingest_models
+from matchgraph.ingest.tables.packed import packed_files
 from matchgraph.ingest.tables.records import read_records, save_records, write_records
 from matchgraph.ingest.tables.results import ingest_results
 from matchgraph.ingest.tables.similarities import ingest_similarities
 from matchgraph.progress import Progress, no_progress
 from matchgraph.training.measure.scoring import PROBE, Scorer, needed_extractors
+from matchgraph.training.pipelines.hub import cached_dataset, is_hub_name
 
 if TYPE_CHECKING:
     from matchgraph.graphdb.repository import MatchingGraph
@@ -93,8 +95,9 @@ def ingest_datasets(
 
     Args:
         graph: the graph.
-        sources: tables, folders of images, and folders of such folders; taken one after another.
-        home: the data folder, where features of images are kept.
+        sources: tables, folders of images (also packed as Parquet, Arrow or WebDataset), folders of such
+            folders, and names in the hub's cache of datasets (OWNER/NAME); taken one after another.
+        home: the data folder, where features of images are kept, and images are unpacked.
         probe: the CLIP model for folders of images: a folder, or MODEL/TAG.
         extractors: where other extractors are, each `NAME=WEIGHTS` or `NAME=KIND:WEIGHTS`.
         metrics: what datasets are compared with each other by.
@@ -118,14 +121,16 @@ def ingest_datasets(
     if dataset_id is not None and len(sources) > 1:
         raise IngestError("--id names one dataset: give one folder with it.")
     extractor = scorer = None
-    if any(source.is_dir() for source in sources):
+    sources = [cached_dataset(source) if is_hub_name(source) else source for source in sources]
+    of_images = {source for source in sources if source.is_dir() or packed_files(source)}
+    if of_images:
         specs = extractor_specs(probe, extractors)
         instruments = load_instruments(specs, [embedding, *needed_extractors(metrics)])
         extractor = instruments[embedding]
         scorer = Scorer(metrics, instruments, home / FEATURES_FOLDER, also=[embedding])
     reports: list[DatasetsReport] = []
     for source in sources:
-        if extractor is not None and source.is_dir():
+        if extractor is not None and source in of_images:
             reports.append(
                 ingest_image_folders(
                     graph,
@@ -137,6 +142,7 @@ def ingest_datasets(
                     neighbours=neighbours or None,
                     replace_content=replace_content,
                     skip_bad=skip_bad,
+                    home=home,
                     on_progress=on_progress,
                 )
             )

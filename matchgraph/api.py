@@ -375,7 +375,7 @@ class Graph:
         with self._following() as on_progress:
             return predict(
                 self._graph,
-                target_of(os.fspath(target), chosen, caption_column),
+                target_of(os.fspath(target), chosen, caption_column, self.settings.home),
                 method=method,
                 save=save,
                 confidence=confidence,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import stat
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -34,6 +35,16 @@ SPLITS = {
     "eval": False,
     "evaluation": False,
 }
+
+
+# A folder of kohya's scripts: how often its images are repeated in an epoch, and what they show.
+CONCEPT = re.compile(r"[1-9]\d{0,2}_(.*\S.*)")
+
+
+def concept_of(folder: str) -> str | None:
+    """What the images of a folder named as for kohya's scripts show (`10_sks dog`); None of another name."""
+    found = CONCEPT.fullmatch(folder)
+    return found and found[1]
 
 
 @dataclass

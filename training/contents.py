@@ -97,11 +97,10 @@ NAMES = {
     "binary": "a binary file",
 }
 WEIGHTS = ("safetensors", "pickle", "binary")
-# Hugging Face datasets' function that reads such files.
-LOADERS = {"parquet": "load_dataset", "arrow": "load_from_disk"}
-WRITE_IMAGES = (
-    "load it with datasets.{loader}(FOLDER), save each image into a folder, list file_name and text in "
-    "metadata.jsonl there, and give that folder"
+# Of datasets, whose images `ingest.tables.packed` unpacks.
+UNPACKED = ("parquet", "arrow", "tar")
+UNPACK_IMAGES = (
+    "add it with `matchgraph ingest datasets`, and give the folder that it unpacks the images into"
 )
 CONVERT_CHECKPOINT = (
     "convert a whole checkpoint with diffusers (StableDiffusionPipeline.from_single_file(FILE)"
@@ -202,13 +201,13 @@ def remedy(content: Content, wanted: str) -> str:
         content: what the file is.
         wanted: "table", "dataset" or "model".
     """
+    if wanted == "dataset" and content.kind in UNPACKED:
+        return UNPACK_IMAGES
     if content.kind in ("archive", "tar", "compressed"):
         inside = {"table": "the CSV file in it", "dataset": "the folder of images", "model": "the folder"}
         return f"unpack it and give {inside[wanted]}"
     if wanted == "model" and content.kind in WEIGHTS:
         return CONVERT_CHECKPOINT
-    if wanted == "dataset" and content.kind in LOADERS:
-        return WRITE_IMAGES.format(loader=LOADERS[content.kind])
     return REMEDIES.get(content.kind, f"give {EXPECTED[wanted]}")
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
-from matchgraph.training.captions import SPLITS, CaptionReader
+from matchgraph.training.captions import SPLITS, CaptionReader, concept_of
 from matchgraph.training.dataset_files import FORMATS, files_in
 from matchgraph.training.errors import BadDataset, BadImage
 
@@ -91,8 +91,9 @@ def read_image_folder(folder: str | os.PathLike[str]) -> ImageListing:
     Captions come from `metadata.jsonl` or `metadata.csv` (Hugging Face imagefolder: one object or row for
     each image with `file_name`, relative to the metadata file, and the caption in `text`, `caption` or
     `prompt`). Images that no metadata file covers take their caption from a file of the same stem: `.txt`,
-    `.caption` or `.json`. A `split` other than "train", or a subfolder named after such a split, holds images
-    out.
+    `.caption` or `.json`, and else from their folder's name, where all subfolders are named as for kohya's
+    scripts (`10_sks dog`). A `split` other than "train", or a subfolder named after such a split, holds
+    images out.
 
     Args:
         folder: the dataset, a `DatasetFolder` to name the column of the captions. Images may be in
@@ -128,6 +129,13 @@ def read_image_folder(folder: str | os.PathLike[str]) -> ImageListing:
             listed[path] = image, place
     covering = {metadata.parent: metadata for metadata in found.metadata}
     images = [image for image, _ in listed.values()]
+    concepts = {path: _concept(path.relative_to(root)) for path in found.images}
+    named = bool(concepts) and all(concepts.values())
+    notes: list[str] = []
+    if named:
+        notes.append(
+            "its subfolders' names begin with repeats, which are not applied: each image counts once"
+        )
     used: set[Path] = set()
     forgotten: dict[Path, list[Path]] = {}
     for path in found.images:
@@ -139,6 +147,8 @@ def read_image_folder(folder: str | os.PathLike[str]) -> ImageListing:
             continue
         caption, files = reader.from_files(found.caption_files(path))
         used.update(files)
+        if caption is None and named:
+            caption = concepts[path]
         images.append(CaptionedImage(path, caption, _in_held_out_folder(root, path)))
     for metadata, paths in forgotten.items():
         raise BadDataset(
@@ -151,8 +161,12 @@ def read_image_folder(folder: str | os.PathLike[str]) -> ImageListing:
     if all(image.held_out for image in images):
         raise BadDataset(f'{root} holds every image out of training; give some the split "train".')
     return ImageListing(
-        tuple(images), (*reader.notes(), *found.unread(used.union(image.path for image in images)))
+        tuple(images), (*notes, *reader.notes(), *found.unread(used.union(image.path for image in images)))
     )
+
+
+def _concept(inside: Path) -> str | None:
+    return concept_of(inside.parts[0]) if len(inside.parts) > 1 else None
 
 
 def _plain(path: Path) -> Path:

@@ -12,6 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from matchgraph.graphdb.connection import settings_from_environment
 from matchgraph.graphdb.defaults import NEIGHBOURS
 from matchgraph.graphdb.errors import ContentChanged, GraphChanged, UnknownMetric
 from matchgraph.graphdb.models import Dataset, Metric, Property, Similar, Statistics
@@ -30,11 +31,11 @@ from matchgraph.ingest.tables.csv_file import (
 from matchgraph.ingest.tables.identity import identity_of, taken_meanwhile
 from matchgraph.ingest.tables.models import fingerprint_files
 from matchgraph.ingest.tables.nearest import KnownSamples
+from matchgraph.ingest.tables.packed import packed_files, unpack
 from matchgraph.progress import Progress, no_progress
-from matchgraph.training.captions import METADATA_FILES
-from matchgraph.training.contents import packed_dataset, recognise, remedy
+from matchgraph.training.captions import METADATA_FILES, concept_of
+from matchgraph.training.contents import recognise, remedy
 from matchgraph.training.dataset_files import OTHER_SUFFIXES, SUFFIXES, holds_images, is_junk, is_split
-from matchgraph.training.files import files_below
 from matchgraph.training.measure.kernels import Distance
 from matchgraph.training.measure.scoring import OF_FEATURES, PROBE, Scorer
 from matchgraph.training.pipelines.hub import folder_name
@@ -181,13 +182,16 @@ def _vector(table: Table, row: Row, columns: Sequence[str]) -> tuple[float, ...]
 def dataset_folders(folder: Path) -> list[Path]:
     """Return the dataset folders meant by `folder`.
 
-    That is `folder` itself where it holds images, metadata or a folder for each split (train, validation,
-    test), else its subfolders.
+    That is `folder` itself where it holds images, metadata, a folder for each split (train, validation, test)
+    or files that images are packed in, or where its subfolders are named as for kohya's scripts; else its
+    subfolders. Also a single file of packed images.
 
     Raises:
         BadInput: `folder` is not a folder, holds neither images nor folders, or has folders of images beside
             those of its splits.
     """
+    if folder.is_file() and packed_files(folder):
+        return [folder]
     if not folder.is_dir():
         content = recognise(folder)
         reason = "is not a folder" if content is None else f"is {content.name}, not a folder of images"
@@ -200,10 +204,13 @@ def dataset_folders(folder: Path) -> list[Path]:
     if any(entry.is_file() and _looks_like_data(entry) for entry in entries):
         return [folder]
     inside = [entry for entry in entries if entry.is_dir()]
-    if not inside:
-        packed = packed_dataset(files_below(folder)) or ("holds no images", FOLDER_HINT)
-        raise BadInput([Problem(str(folder), 0, *packed)], skippable=False)
     with_images = [entry for entry in inside if holds_images(entry)]
+    if not with_images and packed_files(folder):
+        return [folder]
+    if not inside:
+        raise BadInput([Problem(str(folder), 0, "holds no images", FOLDER_HINT)], skippable=False)
+    if with_images and all(concept_of(entry.name) for entry in with_images):
+        return [folder]
     splits = [entry.name for entry in with_images if is_split(entry.name)]
     if splits:
         others = [entry.name for entry in with_images if not is_split(entry.name)]
@@ -223,9 +230,12 @@ def dataset_name(folder: Path) -> str:
     """What a dataset's folder is called.
 
     That is the folder's own name; for the folder of a split (train, validation, test) the name of its
-    parent; in the cache of the Hugging Face hub the repository's, with its owner.
+    parent; in the cache of the Hugging Face hub the repository's, with its owner; of a file its name without
+    the suffix.
     """
     path = Path(os.path.abspath(folder))
+    if path.is_file():
+        return path.stem
     if is_split(path.name) and path.parent.name:
         path = path.parent
     return folder_name(path)
@@ -236,6 +246,7 @@ def read_folders(
     *,
     dataset_id: str | None = None,
     caption_column: str | None = None,
+    home: Path | None = None,
     on_image: Callable[[int, int], None] | None = None,
 ) -> FoldersReading:
     """Find the image datasets in a folder and decode every image once, so that bad ones are known at once.
@@ -244,6 +255,7 @@ def read_folders(
         folder: a folder of images, or a folder of such folders.
         dataset_id: id of the dataset, where there is one; None for `dataset_name`.
         caption_column: the column of the metadata that holds the captions; None for the usual ones.
+        home: see `list_folder`.
         on_image: called after each image with the number done and the number found so far.
 
     Returns:
@@ -263,7 +275,7 @@ def read_folders(
         raise BadInput([problem], skippable=False)
     for place in places:
         try:
-            listed.append(list_folder(place, dataset_id=dataset_id, caption_column=caption_column))
+            listed.append(list_folder(place, dataset_id=dataset_id, caption_column=caption_column, home=home))
         except BadInput as error:
             problems += error.problems
     total = sum(len(each.images) for each in listed)
@@ -289,14 +301,19 @@ def read_folders(
 
 
 def list_folder(
-    place: Path, *, dataset_id: str | None = None, caption_column: str | None = None
+    place: Path,
+    *,
+    dataset_id: str | None = None,
+    caption_column: str | None = None,
+    home: Path | None = None,
 ) -> ImageFolder:
     """The images of one dataset, as they are listed; none is decoded.
 
     Args:
-        place: the folder.
+        place: the folder. Packed images are unpacked first, once, see `packed.unpack`.
         dataset_id: id of the dataset; None for `dataset_name`.
         caption_column: the column of the metadata that holds the captions; None for the usual ones.
+        home: the data folder, for what is unpacked; None for the one of the environment.
 
     Raises:
         BadInput: the folder's name is not an id, or it cannot be listed.
@@ -308,12 +325,19 @@ def list_folder(
     if fault := id_fault(name, "dataset"):
         problem = Problem(repr(str(place))[1:-1], 0, fault[0], "rename the folder")
         raise BadInput([problem], skippable=False)
+    notes: list[str] = []
+    folder = place
     try:
-        listing = read_image_folder(DatasetFolder(place, caption_column))
+        if packed_files(place) and not holds_images(place):
+            folder = unpack(place, name, home or settings_from_environment().home)
+            notes.append(f"its images were unpacked into {folder}; keep that folder for fine-tuning")
+        listing = read_image_folder(DatasetFolder(folder, caption_column))
     except TrainingError as error:
         raise BadInput([_folder_problem(place, error)], skippable=False) from error
-    notes = tuple(f"{name}: {note}" for note in listing.notes)
-    return ImageFolder(name, place, tuple(listing.images), caption_column, notes)
+    notes += listing.notes
+    return ImageFolder(
+        name, folder, tuple(listing.images), caption_column, tuple(f"{name}: {note}" for note in notes)
+    )
 
 
 def too_few_images(found: ImageFolder) -> Problem | None:
@@ -373,6 +397,7 @@ def ingest_image_folders(
     neighbours: int | None = NEIGHBOURS,
     replace_content: bool = False,
     skip_bad: bool = False,
+    home: Path | None = None,
     on_progress: Progress = no_progress,
 ) -> DatasetsReport:
     """Bring image folders into the graph: attributes, mean embedding, feature statistics, distances.
@@ -393,6 +418,7 @@ def ingest_image_folders(
         replace_content: whether a dataset of the graph may be replaced by one with other images; its results
             and runs are removed then.
         skip_bad: leave bad images and folders out instead of refusing all.
+        home: see `list_folder`.
         on_progress: called with the step, and how much of it is done.
 
     Returns:
@@ -407,6 +433,7 @@ def ingest_image_folders(
         folder,
         dataset_id=dataset_id,
         caption_column=caption_column,
+        home=home,
         on_image=lambda done, of: on_progress("checking images", done, of),
     )
     stored = {dataset.id: dataset for dataset in graph.datasets()}

@@ -22,6 +22,7 @@ from matchgraph.ingest.tables.datasets import (
     too_few_images,
 )
 from matchgraph.ingest.tables.identity import identity_of
+from matchgraph.ingest.tables.packed import packed_files
 from matchgraph.progress import Progress, no_progress
 
 if TYPE_CHECKING:
@@ -34,16 +35,22 @@ if TYPE_CHECKING:
 PROBE_HINT = "give it with --probe SPEC or in MATCHGRAPH_PROBE"
 
 
-def target(name: str | Path, probe: str | None = None, caption_column: str | None = None) -> str | NewFolder:
+def target(
+    name: str | Path,
+    probe: str | None = None,
+    caption_column: str | None = None,
+    home: Path | None = None,
+) -> str | NewFolder:
     """What a user asks about: a folder of images, or the id of a dataset of the graph.
 
     Args:
-        name: a folder that is there, or an id.
+        name: a folder that is there, or a file of packed images, or an id.
         probe: the CLIP model that looks at a folder: a folder in open_clip's layout, or MODEL/TAG.
         caption_column: the column of a folder's metadata that holds the captions; None for the usual ones.
+        home: the data folder, for what is unpacked; None for the one of the environment.
     """
-    is_folder = bool(str(name)) and Path(name).is_dir()
-    return NewFolder(Path(name), probe, caption_column) if is_folder else str(name)
+    is_folder = bool(str(name)) and (Path(name).is_dir() or bool(packed_files(Path(name))))
+    return NewFolder(Path(name), probe, caption_column, home=home) if is_folder else str(name)
 
 
 @dataclass(frozen=True)
@@ -54,12 +61,14 @@ class NewFolder:
         folder: the images of one dataset.
         probe: the CLIP model that the graph's datasets were embedded with.
         caption_column: the column of its metadata that holds the captions; None for the usual ones.
+        home: the data folder, for what is unpacked; None for the one of the environment.
     """
 
     folder: Path
     probe: str | None = None
     caption_column: str | None = None
     metric: str = METRIC
+    home: Path | None = None
 
     def measured(
         self,
@@ -95,7 +104,7 @@ class NewFolder:
             raise BadInput([problem], skippable=False)
         if self.probe is None:
             raise ExtractorMismatch(_which_probe(known))
-        found = list_folder(folders[0], caption_column=self.caption_column)
+        found = list_folder(folders[0], caption_column=self.caption_column, home=self.home)
         if few := too_few_images(found):
             raise BadInput([few], skippable=False)
         extractor = load_clip(self.probe)

@@ -533,7 +533,7 @@ def test_captions_are_counted_and_other_files_named(graph: MatchingGraph, extrac
         ("t.xlsx", b"PK\x03\x04", "is a spreadsheet, not a CSV file"),
         ("t.csv", b"PK\x03\x04..", "is an archive, not a CSV file or a folder of images; unpack it"),
         ("t.csv", b"\x89PNG\r\n\x1a\n", "is an image, .* give the folder that the image is in"),
-        ("t.parquet", b"PAR1", "is a Parquet file, .* datasets.load_dataset"),
+        ("t.parquet", b"PAR1", "is a Parquet file, .* `matchgraph ingest datasets`"),
         ("t.safetensors", b"\x08\0\0\0\0\0\0\0{}      ", "is safetensors weights, not a CSV file"),
         ("t.jsonl", b'{"dataset": "d"}', "is a JSON Lines file, not a CSV file"),
         ("t.csv", b"<!DOCTYPE html><html>", "is a web page"),
@@ -548,15 +548,7 @@ def test_files_that_are_no_tables_are_named_for_what_they_are(
         read_dataset_table(tmp_path / name)
 
 
-def test_folders_of_packed_images_and_of_pipelines_are_named(tmp_path: Path) -> None:
-    (tmp_path / "hub" / "data").mkdir(parents=True)
-    (tmp_path / "hub" / "data" / "train-0.parquet").write_bytes(b"PAR1")
-    (problem,) = read_folders(tmp_path / "hub").problems
-    assert "its data are in 1 .parquet file" in str(problem)
-    (tmp_path / "wds").mkdir()
-    (tmp_path / "wds" / "0.tar").write_bytes(b"")
-    with pytest.raises(BadInput, match=r"1 \.tar file \(a WebDataset\); unpack it"):
-        read_folders(tmp_path / "wds")
+def test_pipelines_are_named_where_images_are_expected(tmp_path: Path) -> None:
     (tmp_path / "model_index.json").write_text("{}")
     with pytest.raises(BadInput, match="is a pipeline, not images"):
         read_folders(tmp_path)

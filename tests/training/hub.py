@@ -33,13 +33,13 @@ def use_cache(patch: pytest.MonkeyPatch, cache: Path, endpoint: str = "http://12
     )
 
 
-def put_into_cache(cache: Path, name: str, source: Path) -> Path:
+def put_into_cache(cache: Path, name: str, source: Path, kind: str = "models") -> Path:
     """Put a folder's files into a cache as the hub's client does: blobs, and links to them in a snapshot.
 
     Returns:
         The snapshot.
     """
-    repository = cache / f"models--{name.replace('/', '--')}"
+    repository = cache / f"{kind}--{name.replace('/', '--')}"
     snapshot = repository / "snapshots" / COMMIT
     (repository / "blobs").mkdir(parents=True, exist_ok=True)
     (repository / "refs").mkdir(exist_ok=True)

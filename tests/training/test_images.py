@@ -284,9 +284,9 @@ def test_split_folders_are_one_dataset_with_the_others_held_out(tmp_path):
 @pytest.mark.parametrize(
     ("name", "head", "said"),
     [
-        ("train-00000.parquet", b"PAR1", r"1 \.parquet file; .*load_dataset"),
-        ("data-00000.arrow", b"ARROW1", r"1 \.arrow file; .*load_from_disk"),
-        ("00000.tar", b"", r"1 \.tar file \(a WebDataset\); unpack"),
+        ("train-00000.parquet", b"PAR1", r"1 \.parquet file; add it with `matchgraph ingest datasets`"),
+        ("data-00000.arrow", b"ARROW1", r"1 \.arrow file; add it with"),
+        ("00000.tar", b"", r"1 \.tar file \(a WebDataset\); add it with"),
         ("images.zip", b"PK", r"1 \.zip file; unpack"),
     ],
 )

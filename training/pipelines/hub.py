@@ -17,7 +17,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from matchgraph.certificates import system_certificates
-from matchgraph.training.errors import BadPipeline, ModelUnavailable, TrainingError, first_line
+from matchgraph.training.errors import BadDataset, BadPipeline, ModelUnavailable, TrainingError, first_line
 from matchgraph.training.pipelines.loading import UNUSED_COMPONENTS, quiet_libraries, read_model_index
 from matchgraph.training.pipelines.weight_files import (
     PICKLED_SUFFIXES,
@@ -34,7 +34,7 @@ LORA_FILE = "pytorch_lora_weights.safetensors"
 # What a name looks like; a path that begins in the root, the home or the working folder is none.
 NAME = re.compile(r"[\w][\w.-]*/[\w][\w.-]*")
 # A mistyped path of such a file is not a name, so the hub is not asked.
-FILE_SUFFIXES = PICKLED_SUFFIXES | {".safetensors", ".csv"}
+FILE_SUFFIXES = PICKLED_SUFFIXES | {".safetensors", ".csv", ".parquet", ".arrow", ".tar"}
 CONFIGS = ("config.json", "scheduler_config.json", "tokenizer_config.json", "preprocessor_config.json")
 # A tokenizer has one of these; the first of a byte-level one goes with its merges.
 VOCABULARIES = (
@@ -168,6 +168,27 @@ def student_weights(spec: str | os.PathLike[str]) -> Path:
         f"{name} on the hub has neither {LORA_FILE} nor a denoiser's config.json and safetensors at its root"
         f"{_and_pickles(files)}. Fetch the file that you mean and give its path."
     )
+
+
+def cached_dataset(name: str | os.PathLike[str]) -> Path:
+    """Find a dataset of the hub in the hub's cache on this machine; nothing is fetched.
+
+    Args:
+        name: OWNER/NAME.
+
+    Raises:
+        BadDataset: it is not in the cache.
+    """
+    import huggingface_hub
+
+    repository = os.fspath(name)
+    try:
+        return Path(huggingface_hub.snapshot_download(repository, repo_type="dataset", local_files_only=True))
+    except (OSError, ValueError):
+        raise BadDataset(
+            f"There is no folder {repository} here, and the hub's cache has no dataset of that name. Fetch "
+            f"it with `hf download --repo-type dataset {repository}`, or give the path of a folder."
+        ) from None
 
 
 def _local(spec: str | os.PathLike[str], kind: str) -> Path | None:
