@@ -49,8 +49,14 @@ for command in (*RUN_COMMANDS, *RECORD_COMMANDS):
 
 
 @ingest.command()
-@path_argument("FILE.csv|FOLDER|OWNER/NAME")
+@path_argument("FILE.csv|FOLDER|FILE.safetensors|OWNER/NAME")
 @click.option("--id", "model_id", metavar="ID", help="Id of a single pipeline, instead of its name.")
+@click.option(
+    "--config",
+    metavar="FOLDER|MODEL",
+    help="For a checkpoint in a single file: a pipeline folder, model of the graph or OWNER/NAME of the same "
+    "architecture, which gives configurations, tokenizers and parts that the file lacks.",
+)
 @replace_option("model")
 @settings_options(FactsConfig)
 @text_option
@@ -59,6 +65,7 @@ for command in (*RUN_COMMANDS, *RECORD_COMMANDS):
 def models(
     path: Path,
     model_id: str | None,
+    config: str | None,
     replace_content: bool,
     text: Sequence[str],
     skip_bad: bool,
@@ -69,9 +76,11 @@ def models(
 
     The table has a column `model` (or `id`); every other column is an attribute. A folder is one pipeline
     (model_index.json and its components' configs) or contains several. OWNER/NAME is a pipeline on the
-    Hugging Face hub, taken from the hub's local cache or fetched into it. The configs alone give `params`
-    (parameters of the denoiser) and `tflop` of the pipeline's default call for one image of 512 pixels, as in
-    the paper; if the weights are there, `throughput` is measured. Unchanged folders are not measured again.
+    Hugging Face hub, taken from the hub's local cache or fetched into it. A single .safetensors file, as from
+    Civitai, is converted once into a pipeline folder in the data folder; nothing is fetched for it. The
+    configs alone give `params` (parameters of the denoiser) and `tflop` of the pipeline's default call for
+    one image of 512 pixels, as in the paper; if the weights are there, `throughput` is measured. Unchanged
+    folders are not measured again.
     """
     from matchgraph.ingest.workflow import ingest_models
 
@@ -85,6 +94,7 @@ def models(
             model_id=model_id,
             replace_content=replace_content,
             facts=facts,
+            config=config,
             on_progress=on_progress,
         )
     measured = {name: dict(figures) for name, figures in report.measured.items()}

@@ -147,6 +147,7 @@ class Graph:
         source: str | os.PathLike[str],
         *,
         model_id: str | None = None,
+        config: str | None = None,
         facts: FactsConfig | None = None,
         replace_content: bool = False,
         text: Collection[str] = (),
@@ -155,8 +156,9 @@ class Graph:
         """Add models: a table of attributes, a pipeline folder, a folder of those, or a name on the hub.
 
         Args:
-            source: FILE.csv, a folder, or OWNER/NAME.
+            source: FILE.csv, a folder, a checkpoint in one safetensors file, or OWNER/NAME.
             model_id: id of the one pipeline; its name by default.
+            config: for a checkpoint, a model of its architecture: a folder, a model's id or OWNER/NAME.
             facts: what is computed or measured of pipelines; parameters and TFLOP by default.
             replace_content: whether a model of the graph may be replaced by one with other weights.
             text: columns of a table to be kept as text although they look like numbers.
@@ -180,6 +182,8 @@ class Graph:
                 self._graph,
                 Path(source),
                 model_id=model_id,
+                config=config,
+                home=self.settings.home,
                 facts=facts or FactsConfig(throughput=False),
                 replace_content=replace_content,
                 text=text,

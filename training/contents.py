@@ -102,11 +102,7 @@ UNPACKED = ("parquet", "arrow", "tar")
 UNPACK_IMAGES = (
     "add it with `matchgraph ingest datasets`, and give the folder that it unpacks the images into"
 )
-CONVERT_CHECKPOINT = (
-    "convert a whole checkpoint with diffusers (StableDiffusionPipeline.from_single_file(FILE)"
-    ".save_pretrained(FOLDER), or the pipeline class of its family) and give the folder; for a LoRA use "
-    "`matchgraph collaborate student`"
-)
+GIVE_CHECKPOINT = "give the file itself, or a pipeline folder; a LoRA goes to `matchgraph ingest adapter`"
 EXPECTED = {"table": "a CSV file", "dataset": "a folder of images", "model": "a pipeline folder"}
 REMEDIES = {
     "excel": "export the sheet as CSV and give that file",
@@ -207,7 +203,7 @@ def remedy(content: Content, wanted: str) -> str:
         inside = {"table": "the CSV file in it", "dataset": "the folder of images", "model": "the folder"}
         return f"unpack it and give {inside[wanted]}"
     if wanted == "model" and content.kind in WEIGHTS:
-        return CONVERT_CHECKPOINT
+        return GIVE_CHECKPOINT
     return REMEDIES.get(content.kind, f"give {EXPECTED[wanted]}")
 
 

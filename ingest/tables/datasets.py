@@ -28,8 +28,8 @@ from matchgraph.ingest.tables.csv_file import (
     read_table,
     typed_columns,
 )
+from matchgraph.ingest.tables.fingerprints import fingerprint_files
 from matchgraph.ingest.tables.identity import identity_of, taken_meanwhile
-from matchgraph.ingest.tables.models import fingerprint_files
 from matchgraph.ingest.tables.nearest import KnownSamples
 from matchgraph.ingest.tables.packed import packed_files, unpack
 from matchgraph.progress import Progress, no_progress

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import re
@@ -11,9 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from matchgraph.graphdb.connection import settings_from_environment
 from matchgraph.graphdb.errors import ContentChanged
 from matchgraph.graphdb.models import INTEGER_RANGE, Model
 from matchgraph.ingest.errors import BadInput, Problem
+from matchgraph.ingest.tables.checkpoints import pipeline_of_checkpoint
 from matchgraph.ingest.tables.csv_file import (
     Scalar,
     check_ids,
@@ -31,13 +32,14 @@ from matchgraph.ingest.tables.facts import (
     profile_facts,
     throughput_facts,
 )
+from matchgraph.ingest.tables.fingerprints import pipeline_fingerprint
 from matchgraph.ingest.tables.identity import identity_of, taken_meanwhile
 from matchgraph.progress import Progress, no_progress
 from matchgraph.training.contents import WEIGHTS, recognise, remedy
-from matchgraph.training.files import files_below
 from matchgraph.training.pipelines.families import ALIASES
 from matchgraph.training.pipelines.families import FAMILIES as TRAINABLE
 from matchgraph.training.pipelines.hub import folder_name, is_hub_name, pipeline_folder
+from matchgraph.training.pipelines.single_file import is_single_file
 
 if TYPE_CHECKING:
     from matchgraph.graphdb.repository import MatchingGraph
@@ -68,11 +70,6 @@ FAMILIES = (
 )
 JSON_LIMIT_BYTES = 16 * 2**20
 HEADER_LIMIT_BYTES = 100 * 2**20  # safetensors' own limit
-# A file above this size is fingerprinted by its length and evenly spread blocks: a 24 GB denoiser takes a
-# moment then, and weights that were trained any further differ in every block.
-FINGERPRINT_WHOLE_BYTES = 64 * 2**20
-FINGERPRINT_BLOCKS = 64
-FINGERPRINT_BLOCK_BYTES = 2**16
 
 
 @dataclass(frozen=True)
@@ -156,6 +153,8 @@ def ingest_models(
     model_id: str | None = None,
     replace_content: bool = False,
     facts: FactsConfig | None = None,
+    config: str | None = None,
+    home: Path | None = None,
     on_progress: Progress = no_progress,
 ) -> ModelsReport:
     """Read a table or pipeline folders (see `read_model_table`, `read_pipelines`) and save the models.
@@ -166,8 +165,8 @@ def ingest_models(
 
     Args:
         graph: the graph.
-        path: a CSV file, a folder, or a pipeline's name on the hub (OWNER/NAME), which is found or fetched
-            by `training.pipelines.hub.pipeline_folder`.
+        path: a CSV file, a folder, a checkpoint in a single safetensors file, or a pipeline's name on the hub
+            (OWNER/NAME), which is found or fetched by `training.pipelines.hub.pipeline_folder`.
         text: columns of the table to be kept as text although they look like numbers.
         skip_bad: leave bad rows and folders out instead of refusing all.
         model_id: id of the model in the one pipeline folder that `path` is; if None the folder's
@@ -177,6 +176,8 @@ def ingest_models(
         facts: count parameters and operations of pipeline folders and measure their throughput, as it says;
             None takes what the configs and the weights' headers say. What was measured of an unchanged folder
             is not measured again.
+        config: of a single file, a model of its architecture, see `checkpoints.pipeline_of_checkpoint`.
+        home: the data folder, in which a single file is converted; None for the one of the environment.
         on_progress: called with the step, and how many of how many models are done.
 
     Returns:
@@ -189,6 +190,8 @@ def ingest_models(
     """
     if is_hub_name(path):
         path = pipeline_folder(path)
+    elif is_single_file(path):
+        path = pipeline_of_checkpoint(graph, path, config, home or settings_from_environment().home)
     if not path.is_dir():
         if model_id is not None:
             problem = Problem(str(path), 0, "is not a pipeline folder", "leave the id to the table's rows")
@@ -561,39 +564,3 @@ def _values_in(file: Path) -> int:
         raise refuse(f"cannot be read ({error.strerror})") from error
     except (ValueError, TypeError, KeyError, AttributeError, IndexError, RecursionError) as error:
         raise refuse("has no safetensors header") from error
-
-
-def pipeline_fingerprint(folder: Path) -> str:
-    """Return a short hash of a pipeline's configs and weights, by which a changed folder is noticed.
-
-    Args:
-        folder: the pipeline folder.
-
-    Returns:
-        16 hex digits over names and contents of its .json and .safetensors files. Large files enter by
-        their size and blocks spread over them.
-    """
-    files = [
-        file
-        for file in files_below(folder)
-        if file.name.endswith((".json", ".safetensors"))
-        and not any(part.startswith(".") for part in file.relative_to(folder).parts[:-1])
-    ]
-    return fingerprint_files(folder, files)
-
-
-def fingerprint_files(folder: Path, files: Sequence[Path]) -> str:
-    """Return 16 hex digits over names (relative to `folder`) and contents of `files`, in the order given."""
-    digest = hashlib.sha256()
-    for file in files:
-        size = file.stat().st_size
-        digest.update(json.dumps([file.relative_to(folder).as_posix(), size]).encode())
-        with file.open("rb") as stream:
-            if size <= FINGERPRINT_WHOLE_BYTES:
-                while block := stream.read(2**20):
-                    digest.update(block)
-                continue
-            for number in range(FINGERPRINT_BLOCKS):
-                stream.seek(number * (size - FINGERPRINT_BLOCK_BYTES) // (FINGERPRINT_BLOCKS - 1))
-                digest.update(stream.read(FINGERPRINT_BLOCK_BYTES))
-    return digest.hexdigest()[:16]

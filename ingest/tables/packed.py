@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from matchgraph.ingest.tables.models import fingerprint_files
+from matchgraph.ingest.tables.fingerprints import fingerprint_files
 from matchgraph.training.captions import FILE_COLUMN, METADATA_FILES, SPLIT_COLUMN, SPLITS
 from matchgraph.training.dataset_files import FORMATS, SUFFIXES, is_junk, is_split
 from matchgraph.training.errors import BadDataset, MissingLibrary, first_line

@@ -14,12 +14,8 @@ from matchgraph.graphdb.models import Dataset, Result
 from matchgraph.graphdb.repository import MatchingGraph
 from matchgraph.graphdb.runner import Runner
 from matchgraph.ingest.errors import BadInput
-from matchgraph.ingest.tables.models import (
-    ingest_models,
-    pipeline_fingerprint,
-    read_model_table,
-    read_pipelines,
-)
+from matchgraph.ingest.tables.fingerprints import pipeline_fingerprint
+from matchgraph.ingest.tables.models import ingest_models, read_model_table, read_pipelines
 from tests.ingest.dump import dump
 
 ZOO = Path(__file__).parents[2] / "zoo"
@@ -263,7 +259,7 @@ def test_a_single_file_of_weights_is_named(tmp_path: Path) -> None:
     file = tmp_path / "realistic.safetensors"
     weights(file, {"a": [3]})
     with pytest.raises(
-        BadInput, match=r"is safetensors weights, .* or a pipeline folder; convert .*from_single_file"
+        BadInput, match=r"is safetensors weights, .* or a pipeline folder; give the file itself"
     ):
         read_model_table(file)
     with pytest.raises(BadInput, match=r"holds single files of weights \(realistic\.safetensors\)"):

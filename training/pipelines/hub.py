@@ -170,6 +170,11 @@ def student_weights(spec: str | os.PathLike[str]) -> Path:
     )
 
 
+def cached_pipeline(name: str) -> Path | None:
+    """The folder of a pipeline in the hub's cache, perhaps of its configurations alone; None without one."""
+    return _from_cache(name, INDEX, ModelUnavailable)
+
+
 def cached_dataset(name: str | os.PathLike[str]) -> Path:
     """Find a dataset of the hub in the hub's cache on this machine; nothing is fetched.
 

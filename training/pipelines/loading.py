@@ -6,7 +6,7 @@ import gc
 import json
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -101,38 +101,13 @@ def load_pipeline(
     root = Path(folder)
     index = read_model_index(root)
     family = family_of(index)
-    absent: dict[str, Any] = {}
-    present: list[str] = []
-    for name, entry in index.items():
-        if not isinstance(entry, list):
-            continue
-        if name in UNUSED_COMPONENTS:
-            absent[name] = None
-            continue
-        if len(entry) != 2 or not all(part is None or isinstance(part, str) for part in entry):
-            raise BadPipeline(
-                f"{root / 'model_index.json'}: component {name!r} is not a [library, class] pair."
-            )
-        if entry == [None, None]:
-            absent[name] = None
-        elif entry[0] not in TRUSTED_LIBRARIES and tuple(entry) not in family.own_components:
-            raise BadPipeline(
-                f"{root / 'model_index.json'}: component {name!r} comes from {entry[0]!r}; only classes of "
-                "diffusers and transformers are loaded, never code from a model folder."
-            )
-        elif (code := root / name / f"{entry[0]}.py").exists():
-            # diffusers would take the class from this file.
-            raise UnsafeWeights(f"{code} is code in a model folder, which is never run; remove it.")
-        else:
-            present.append(name)
+    present, absent = loaded_components(root, index, family)
     variant = _check_components(root, family, present)
 
     import diffusers
     import torch
 
     target = choose_device(device)
-    if "safety_checker" in absent:
-        absent["requires_safety_checker"] = False
     try:
         with quiet_libraries():
             pipe = getattr(diffusers, family.pipeline_class).from_pretrained(
@@ -161,6 +136,49 @@ def load_pipeline(
     family.prepare(pipe)
     pipe.set_progress_bar_config(disable=True)
     return pipe, family
+
+
+def loaded_components(
+    root: Path, index: Mapping[str, Any], family: Family
+) -> tuple[list[str], dict[str, Any]]:
+    """The components that are loaded of a pipeline, and arguments of the loader for those that are not.
+
+    Args:
+        root: its folder.
+        index: the content of its `model_index.json`.
+        family: its family.
+
+    Raises:
+        BadPipeline: a component is from elsewhere than diffusers and transformers.
+        UnsafeWeights: a component has code of its own.
+    """
+    absent: dict[str, Any] = {}
+    present: list[str] = []
+    for name, entry in index.items():
+        if not isinstance(entry, list):
+            continue
+        if name in UNUSED_COMPONENTS:
+            absent[name] = None
+            continue
+        if len(entry) != 2 or not all(part is None or isinstance(part, str) for part in entry):
+            raise BadPipeline(
+                f"{root / 'model_index.json'}: component {name!r} is not a [library, class] pair."
+            )
+        if entry == [None, None]:
+            absent[name] = None
+        elif entry[0] not in TRUSTED_LIBRARIES and tuple(entry) not in family.own_components:
+            raise BadPipeline(
+                f"{root / 'model_index.json'}: component {name!r} comes from {entry[0]!r}; only classes of "
+                "diffusers and transformers are loaded, never code from a model folder."
+            )
+        elif (code := root / name / f"{entry[0]}.py").exists():
+            # diffusers would take the class from this file.
+            raise UnsafeWeights(f"{code} is code in a model folder, which is never run; remove it.")
+        else:
+            present.append(name)
+    if "safety_checker" in absent:
+        absent["requires_safety_checker"] = False
+    return present, absent
 
 
 def _check_components(root: Path, family: Family, components: Sequence[str]) -> str | None:
