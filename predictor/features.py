@@ -7,6 +7,7 @@ so equal inputs give equal matrices.
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -293,10 +294,10 @@ def _encoded(name: str, cells: list[object]) -> list[tuple[str, list[float]]]:
     """The columns of one attribute: its number, its categories, and whether it is missing."""
     nan = float("nan")
     numbers = [float(cell) if isinstance(cell, bool | int | float) else nan for cell in cells]
-    numbers = [number if np.isfinite(number) else nan for number in numbers]
+    numbers = [number if math.isfinite(number) else nan for number in numbers]
     texts = [cell if isinstance(cell, str) else None for cell in cells]
     columns = []
-    if not np.isnan(numbers).all():
+    if not all(map(math.isnan, numbers)):
         columns.append((name, numbers))
     counts = Counter(text for text in texts if text is not None)
     kept = sorted(counts)
@@ -307,31 +308,32 @@ def _encoded(name: str, cells: list[object]) -> list[tuple[str, list[float]]]:
         kept = sorted(frequent[:MAX_CATEGORIES])
     for text in kept:
         columns.append((f"{name}={text[:MAX_CATEGORY_NAME]}", [float(own == text) for own in texts]))
-    missing = [float(np.isnan(number) and text is None) for number, text in zip(numbers, texts, strict=True)]
+    missing = [
+        float(math.isnan(number) and text is None) for number, text in zip(numbers, texts, strict=True)
+    ]
     columns.append((f"{name}=missing", missing))
     return columns
 
 
 def _table(ids: Sequence[str], columns: Mapping[str, tuple[str, list[float]]]) -> FeatureTable:
     """Fill, normalise, and drop what tells no two rows apart or repeats another column."""
-    names, attributes, kept = [], [], []
-    seen: set[bytes] = set()
-    for name in sorted(columns):
-        attribute, cells = columns[name]
-        values = np.array(cells, dtype=np.float64)
-        values[np.isnan(values)] = values[~np.isnan(values)].mean()
-        # Scaled first, so that numbers near the float limits cannot overflow in the variance.
-        scale = np.abs(values).max()
-        values = values / scale if scale else values
-        spread = values.std()
-        if np.ptp(values) == 0 or spread == 0:
-            continue
-        values = (values - values.mean()) / spread
-        if (key := values.tobytes()) in seen:
-            continue
-        seen.add(key)
-        names.append(name)
-        attributes.append(attribute)
-        kept.append(values)
-    matrix = np.array(kept).T if kept else np.zeros((len(ids), 0))
-    return FeatureTable(tuple(ids), tuple(names), tuple(attributes), np.ascontiguousarray(matrix))
+    names = sorted(columns)
+    if not names:
+        return FeatureTable(tuple(ids), (), (), np.zeros((len(ids), 0)))
+    # One row for each column of the table, all at once: a zoo has hundreds of columns.
+    values = np.array([columns[name][1] for name in names], dtype=np.float64)
+    for row in np.flatnonzero(np.isnan(values).any(axis=1)):
+        missing = np.isnan(values[row])
+        values[row, missing] = values[row, ~missing].mean()
+    # Scaled first, so that numbers near the float limits cannot overflow in the variance.
+    scales = np.abs(values).max(axis=1)
+    values /= np.where(scales > 0, scales, 1.0)[:, None]
+    spreads = values.std(axis=1)
+    varied = np.flatnonzero((spreads > 0) & (np.ptp(values, axis=1) > 0))
+    values = (values[varied] - values[varied].mean(axis=1, keepdims=True)) / spreads[varied][:, None]
+    # The first of equal rows.
+    first = {row.tobytes(): number for number, row in reversed(list(enumerate(values)))}
+    kept = sorted(first.values())
+    chosen = [names[varied[number]] for number in kept]
+    attributes = tuple(columns[name][0] for name in chosen)
+    return FeatureTable(tuple(ids), tuple(chosen), attributes, np.ascontiguousarray(values[kept].T))

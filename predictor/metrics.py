@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from matchgraph.graphdb.weights import average_ranks
 from matchgraph.predictor.errors import InvalidRows
 
 if TYPE_CHECKING:
@@ -136,12 +137,12 @@ def weighted_tau(predicted: np.ndarray, truth: np.ndarray) -> float:
         Match & Choose, section 5.1, which leaves the weighting open; S. Vigna, "A weighted correlation index
         for rankings with ties", WWW 2015, is what SciPy implements.
     """
-    from scipy.stats import rankdata, weightedtau
+    from scipy.stats import weightedtau
 
     scores, measured, undecided = _comparable(predicted, truth)
     if undecided is not None:
         return undecided
-    weights = 1.0 / rankdata(measured)
+    weights = 1.0 / average_ranks(measured)
     # SciPy wants integer ranks, but ties share fractional ones. So each model gets its index as rank, and the
     # weigher looks the weight up.
     result = weightedtau(

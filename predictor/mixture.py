@@ -19,6 +19,7 @@ from itertools import combinations_with_replacement
 
 import numpy as np
 
+from matchgraph.graphdb.weights import average_ranks
 from matchgraph.predictor.ranks import RankPrediction, summarise_normal
 
 # A mixture's weights are multiples of 1/4; of seven parts there are 210.
@@ -93,10 +94,8 @@ def weighted_taus(scores: np.ndarray, truth: np.ndarray) -> np.ndarray:
     Returns:
         float64, (n_predictions,).
     """
-    from scipy.stats import rankdata
-
     one, other = np.triu_indices(len(truth), 1)
-    weights = 1.0 / rankdata(truth)
+    weights = 1.0 / average_ranks(truth)
     weights = weights[one] + weights[other]
     order = np.sign(truth[one] - truth[other])
     rounded = np.round(scores, ROUNDING)

@@ -2,13 +2,14 @@
 
 A part scores the models for the datasets asked about, and for every known dataset as if that had no result.
 From these left-out scores `predictor.mixture` learns how far the part can be trusted on this graph. For means
-and processes they have a closed form; the paper's recipe is trained without a quarter of the known datasets
+and processes they have a closed form; the paper's recipe is trained without a third of the known datasets
 at a time.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from copy import copy
 from dataclasses import dataclass, field, replace
 
@@ -19,7 +20,7 @@ from matchgraph.predictor.baselines import average_loss, average_rank
 from matchgraph.predictor.gaussian import GaussianMatcher, comparable, without_levels
 from matchgraph.predictor.kernels import dataset_distances
 from matchgraph.predictor.matching import PaperMatcher, Ranked
-from matchgraph.predictor.visibility import LossMatrix, loss_matrix, similarities_of
+from matchgraph.predictor.visibility import LossMatrix, loss_matrix
 
 AVERAGE_RANK, AVERAGE_VALUE, PAPER = "average_rank", "average_value", "paper"
 # What every other part has to beat.
@@ -28,7 +29,7 @@ SIMPLE = (AVERAGE_RANK, AVERAGE_VALUE)
 REACHES = {"similar": 5.0, "wider": 2.0}
 LEAST_WEIGHT = 1e-12
 # Known datasets are left out of the paper's recipe in that many groups.
-GROUPS = 4
+GROUPS = 3
 # Beyond that many results its training takes minutes, and it takes no part.
 MOST_RESULTS = 20_000
 
@@ -107,15 +108,14 @@ def papers(
     visible: Snapshot, matrix: LossMatrix, asked: Sequence[str], matcher: PaperMatcher, seed: int
 ) -> Scored | None:
     """The paper's recipe; None where it cannot rank for a dataset asked about."""
-    from joblib import Parallel, delayed
-
     if len(visible.performs) > MOST_RESULTS:
         return None
     known = list(matrix.datasets)
     if matcher.needs_similarities:
-        if any(not similarities_of(visible, dataset) for dataset in asked):
+        compared = {*visible.similar["dataset"], *visible.similar["other"]}
+        if not compared.issuperset(asked):
             return None
-        known = [dataset for dataset in known if similarities_of(visible, dataset)]
+        known = [dataset for dataset in known if dataset in compared]
     shuffled = np.random.default_rng(seed).permutation(known).tolist()
     groups = [sorted(shuffled[number::GROUPS]) for number in range(GROUPS)]
     # A group that holds every ranking leaves nothing to learn from.
@@ -125,8 +125,9 @@ def papers(
         # A ranker of its own, as training one changes it.
         return PaperMatcher(matcher.embedder, copy(matcher.ranker), matcher.rows).rank(visible, job)
 
-    # Threads, as what takes time, skip-gram and trees, leaves Python's lock to others.
-    ranked = Parallel(n_jobs=2, prefer="threads")(delayed(rank)(job) for job in jobs)
+    # Threads, as what takes time, the walks in the database and the trees, leaves Python's lock to others.
+    with ThreadPoolExecutor(len(jobs)) as pool:
+        ranked = list(pool.map(rank, jobs))
     place = {dataset: index for index, dataset in enumerate(matrix.datasets)}
     left_out = np.full(matrix.losses.shape, np.nan)
     for found in ranked[1:]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from matchgraph.graphdb.weights import average_ranks
 from matchgraph.predictor.errors import InvalidRows
 
 MOST_EXACT_FACTORS = 480
@@ -36,8 +37,6 @@ def ranks_within(losses: np.ndarray, groups: np.ndarray) -> np.ndarray:
     Raises:
         InvalidRows: for a loss that is not finite or unequal lengths.
     """
-    from scipy.stats import rankdata
-
     values, members = np.asarray(losses, dtype=np.float64), np.asarray(groups)
     if values.shape != members.shape or values.ndim != 1:
         raise InvalidRows(f"losses of shape {values.shape} for groups of shape {members.shape}")
@@ -46,7 +45,7 @@ def ranks_within(losses: np.ndarray, groups: np.ndarray) -> np.ndarray:
     ranks = np.empty(len(values))
     for group in np.unique(members):
         rows = members == group
-        ranks[rows] = rankdata(values[rows], method="average")
+        ranks[rows] = average_ranks(values[rows])
     return ranks
 
 

@@ -19,10 +19,12 @@ if TYPE_CHECKING:
 STACK, GAUSSIAN, PAPER = "stack", "gaussian", "paper"
 # Measured: docs/selection.md.
 DEFAULT_RECIPE = STACK
-# Trees of the paper's recipe as part of the stack, where it is trained five times for one answer.
-STACK_TREES = {"iterations": 60, "depth": 4, "threads": 1}
 # Measured on synthetic zoos: on graphs of tens of nodes, more passes over the walks rank no better.
 WALKS = {"dimension": 64, "walk_length": 40, "iterations": 1}
+# The paper's recipe as part of the stack, where it is trained four times for one answer. Twice the trees,
+# walks and window cost twice as much and rank no better (docs/evidence/selection.md).
+STACK_TREES = {"iterations": 30, "depth": 4, "threads": 1}
+STACK_WALKS = {**WALKS, "walks_per_node": 5, "window_size": 5}
 
 
 @dataclass(frozen=True)
@@ -58,19 +60,19 @@ def build_recipe(name: str, runner: Runner | None = None, **ingredients: str | i
     return RECIPES[name].build(runner, Ingredients(**ingredients))
 
 
-def _embedder(runner: Runner | None, chosen: Ingredients) -> Embedder | None:
+def _embedder(runner: Runner | None, chosen: Ingredients, walks: Mapping[str, int]) -> Embedder | None:
     from matchgraph.graphdb.embedding import GdsNode2Vec, Node2VecConfig
     from matchgraph.graphdb.node2vecplus import Node2VecPlus
 
-    walks = Node2VecConfig(**WALKS, seed=chosen.seed)
+    config = Node2VecConfig(**walks, seed=chosen.seed)
     if chosen.features == "node":
         return None
     if chosen.embedder == "node2vec+":
-        return Node2VecPlus(walks)
+        return Node2VecPlus(config)
     if runner is None:
         raise InvalidRows("embedder 'gds' needs a database: connect to one, or take node2vec+")
     runner.gds_version()
-    return GdsNode2Vec(runner, walks)
+    return GdsNode2Vec(runner, config)
 
 
 def _paper(runner: Runner | None, chosen: Ingredients) -> Matcher:
@@ -82,7 +84,7 @@ def _paper(runner: Runner | None, chosen: Ingredients) -> Matcher:
         if chosen.ranker == "catboost"
         else ForestRanker(chosen.trees, chosen.seed)
     )
-    return PaperMatcher(_embedder(runner, chosen), ranker, RowConfig(chosen.features, chosen.operator))
+    return PaperMatcher(_embedder(runner, chosen, WALKS), ranker, RowConfig(chosen.features, chosen.operator))
 
 
 def _stack(runner: Runner | None, chosen: Ingredients) -> Matcher:
@@ -92,9 +94,9 @@ def _stack(runner: Runner | None, chosen: Ingredients) -> Matcher:
 
     notes: tuple[str, ...] = ()
     try:
-        embedder = _embedder(runner, chosen)
+        embedder = _embedder(runner, chosen, STACK_WALKS)
     except GdsMissing:
-        embedder = _embedder(None, replace(chosen, embedder="node2vec+"))
+        embedder = _embedder(None, replace(chosen, embedder="node2vec+"), STACK_WALKS)
         notes = ("Neo4j has no Graph Data Science library: the graph is embedded by node2vec+ instead.",)
     ranker = CatBoostRanker(CatBoostConfig(**STACK_TREES, seed=chosen.seed))
     paper = PaperMatcher(embedder, ranker, RowConfig(chosen.features))

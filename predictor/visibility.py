@@ -176,11 +176,10 @@ def initial_losses(snapshot: Snapshot, dataset: str) -> np.ndarray:
 
 def similarities_of(snapshot: Snapshot, dataset: str) -> dict[str, float]:
     """The similarity values of one dataset, by id of the other one, sorted by id."""
-    pairs = snapshot.similar
-    forth = pairs[pairs["dataset"] == dataset]
-    back = pairs[pairs["other"] == dataset]
-    values = dict(zip(forth["other"], forth["value"], strict=True))
-    values.update(zip(back["dataset"], back["value"], strict=True))
+    one, other, value = (snapshot.similar[column].to_numpy() for column in ("dataset", "other", "value"))
+    forth, back = one == dataset, other == dataset
+    values = dict(zip(other[forth], value[forth], strict=True))
+    values.update(zip(one[back], value[back], strict=True))
     return {other: float(values[other]) for other in sorted(values)}
 
 

@@ -1,7 +1,6 @@
 """A figure and how sure it is: percentile intervals of the bootstrap, over datasets or over prompts.
 
-SciPy draws the resamples. An interval is the 2.5 and the 97.5 percentile of the resampled figure, where it is
-defined.
+An interval is the 2.5 and the 97.5 percentile of the resampled figure, where it is defined.
 
 Source:
     Efron and Tibshirani, "An introduction to the bootstrap" (1993), section 13.3.
@@ -9,7 +8,6 @@ Source:
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -61,8 +59,6 @@ def bootstrap(
     Returns:
         One interval per figure, over the resamples in which it is defined; NaN where there are none.
     """
-    from scipy import stats
-
     prompts = count // samples
 
     def of_drawn(drawn: np.ndarray) -> np.ndarray:
@@ -73,18 +69,7 @@ def bootstrap(
     if prompts < 2:
         resampled = values[:, None]
     else:
-        with warnings.catch_warnings():
-            # SciPy's own interval is not defined where a single resample is not; ours is.
-            warnings.simplefilter("ignore", stats.DegenerateDataWarning)
-            drawing = stats.bootstrap(
-                (np.arange(prompts),),
-                of_drawn,
-                vectorized=False,
-                n_resamples=resamples,
-                method="percentile",
-                rng=np.random.default_rng(seed),
-            )
-        resampled = drawing.bootstrap_distribution
+        resampled = np.stack([of_drawn(drawn) for drawn in _draws(prompts, resamples, seed)], axis=-1)
     return [
         Interval(float(value), *_ends(own, level), prompts)
         for value, own in zip(values, resampled, strict=True)
@@ -102,8 +87,6 @@ def mean_interval(values: np.ndarray, *, seed: int = 0) -> Interval:
     Returns:
         The mean, both ends, and how many values count; all NaN where none does.
     """
-    from scipy import stats
-
     known = np.asarray(values, dtype=np.float64)
     known = known[~np.isnan(known)]
     if not len(known):
@@ -111,20 +94,17 @@ def mean_interval(values: np.ndarray, *, seed: int = 0) -> Interval:
     mean = float(known.mean())
     if len(known) == 1:
         return Interval(mean, mean, mean, 1)
-    drawing = stats.bootstrap(
-        (known,),
-        np.mean,
-        n_resamples=RESAMPLES_OF_A_MEAN,
-        confidence_level=LEVEL,
-        method="percentile",
-        rng=np.random.default_rng(seed),
-    )
-    low, high = drawing.confidence_interval
-    return Interval(mean, float(low), float(high), len(known))
+    means = known[_draws(len(known), RESAMPLES_OF_A_MEAN, seed)].mean(axis=-1)
+    return Interval(mean, *_ends(means, LEVEL), len(known))
+
+
+def _draws(count: int, resamples: int, seed: int) -> np.ndarray:
+    """Resamples with replacement, (resamples, count), those that `scipy.stats.bootstrap` draws."""
+    return np.random.default_rng(seed).integers(0, count, (resamples, count))
 
 
 def _ends(resampled: np.ndarray, level: float) -> tuple[float, float]:
-    """The percentiles of the resamples in which a figure is defined, which SciPy does not leave out."""
+    """The percentiles of the resamples in which a figure is defined."""
     known = resampled[~np.isnan(resampled)]
     if not len(known):
         return float("nan"), float("nan")

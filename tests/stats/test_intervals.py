@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from matchgraph.stats.intervals import bootstrap, mean_interval
 
@@ -18,6 +19,14 @@ def test_the_interval_of_a_mean_is_as_wide_as_its_error() -> None:
     # One seed, one interval.
     again, other = (bootstrap(lambda w: [float(np.average(values, weights=w))], 400, seed=s) for s in (0, 1))
     assert again == [found] != other
+
+
+def test_the_interval_of_a_mean_is_scipys() -> None:
+    values = np.random.default_rng(2).normal(size=31)
+    rng = np.random.default_rng(0)
+    known = stats.bootstrap((values,), np.mean, n_resamples=10_000, method="percentile", rng=rng)
+    found = mean_interval(np.append(values, np.nan))
+    assert (found.low, found.high) == pytest.approx(tuple(known.confidence_interval), rel=1e-12)
 
 
 def test_a_figure_that_some_resamples_lack_is_of_the_others() -> None:
