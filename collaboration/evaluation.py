@@ -282,27 +282,23 @@ def _lead(
 ) -> Lead:
     student = test.student.scores[metric]
     mixed = np.where(chosen, column.scores[metric], student)
-    students = np.array([each.scores[metric] for each in test.students])
-    teachers = np.array([each.scores[metric] for each in test.teachers])
-    cost_of = {
-        "student": np.array([each.tflop for each in test.students]),
-        "teacher": np.array([each.tflop for each in test.teachers]),
-    }
+    corrected = column.scores[metric]
+    alone = [each.scores[metric] for each in (*test.students, *test.teachers)]
+    # Float64, as one product with the weights gives the means of all.
+    of_images = np.array([chosen, student, mixed, corrected, *alone], dtype=np.float64)
+    cost = np.array([each.tflop for each in (*test.students, *test.teachers)])
+    count = len(test.students)
 
     def figures(weights: np.ndarray) -> list[float]:
-        def mean(values: np.ndarray) -> np.ndarray:
-            return np.average(values, axis=-1, weights=weights)
-
+        rate, plain, quality, always, *means = of_images @ weights / weights.sum()
         # What these prompts cost: in a resample others are rejected.
-        rate = mean(chosen.astype(float))
         spent = test.student.tflop + rate * column.tflop
-        quality = mean(mixed)
-        random = mean(student) + rate * (mean(column.scores[metric]) - mean(student))
+        students, teachers = np.array(means[:count]), np.array(means[count:])
         return [
-            float(quality - mean(student)),
-            float(quality - at_cost(cost_of["student"], mean(students), spent)),
-            float(quality - at_cost(cost_of["teacher"], mean(teachers), spent)),
-            float(quality - random),
+            float(quality - plain),
+            float(quality - at_cost(cost[:count], students, spent)),
+            float(quality - at_cost(cost[count:], teachers, spent)),
+            float(quality - (plain + rate * (always - plain))),
         ]
 
     intervals = bootstrap(figures, len(student), samples=test.samples, seed=seed)
@@ -344,15 +340,18 @@ def _wins(test: Trials, metric: str, seed: int) -> Wins:
     if teacher.curvature is not None:
         aspects["curvature of the teacher's way"] = teacher.curvature
 
+    compared = np.array([distance, gap, *aspects.values()])
+
     def figures(weights: np.ndarray) -> list[float]:
         drawn = np.repeat(np.arange(len(won)), weights.astype(int))
-        near, apart = rankdata(distance[drawn]), rankdata(gap[drawn])
-        ranks = [rankdata(values[drawn]) for values in aspects.values()]
+        # Where all have as much of an aspect, its correlations are 0 / 0: NaN.
+        with np.errstate(invalid="ignore"):
+            correlations = np.corrcoef(rankdata(compared[:, drawn], axis=1))
         return [
             float(won[drawn].mean()),
             _auc(one[drawn], won[drawn]),
-            _correlation(near, apart),
-            *(_correlation(order, rank) for rank in ranks for order in (near, apart)),
+            correlations[0, 1],
+            *correlations[2:, :2].flat,
         ]
 
     share, accuracy, distance_gap, *correlations = bootstrap(
@@ -395,12 +394,6 @@ def _cases(test: Trials, leads: np.ndarray) -> tuple[tuple[Case, ...], tuple[Cas
 def _cosine(one: np.ndarray, other: np.ndarray) -> np.ndarray:
     one, other = one.astype(np.float64), other.astype(np.float64)
     return (one * other).sum(axis=1) / (np.linalg.norm(one, axis=1) * np.linalg.norm(other, axis=1))
-
-
-def _correlation(one: np.ndarray, other: np.ndarray) -> float:
-    if not (np.ptp(one) and np.ptp(other)):
-        return float("nan")
-    return float(np.corrcoef(one, other)[0, 1])
 
 
 def _auc(scores: np.ndarray, won: np.ndarray) -> float:

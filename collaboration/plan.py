@@ -5,12 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
 
 from matchgraph.collaboration.errors import InvalidPlan
 from matchgraph.drawing import Drawing
 
 if TYPE_CHECKING:
     from matchgraph.training.pipelines.loading import LoadedPipeline
+    from matchgraph.training.pipelines.profile import PipelineProfiler
+
+# A pipeline is built on the meta device once, and once more for each ControlNet.
+_PROFILERS: WeakKeyDictionary[LoadedPipeline, dict[str, PipelineProfiler]] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True)
@@ -100,7 +105,11 @@ def price(loaded: LoadedPipeline, drawing: Drawing) -> float:
     from matchgraph.training.pipelines.profile import PipelineProfiler
 
     controlnet = loaded.pipe.components.get("controlnet")
-    profile = PipelineProfiler(loaded.folder, None if controlnet is None else controlnet.config).price(
+    config = None if controlnet is None else dict(controlnet.config)
+    profilers = _PROFILERS.setdefault(loaded, {})
+    if repr(config) not in profilers:
+        profilers[repr(config)] = PipelineProfiler(loaded.folder, config)
+    profile = profilers[repr(config)].price(
         steps=drawing.steps,
         guidance=drawing.guidance,
         resolution_px=drawing.resolution_px,

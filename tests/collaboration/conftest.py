@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 
+import numpy as np
 import pytest
 import torch
 
+from matchgraph.collaboration import evaluation
+from matchgraph.collaboration.evaluation import Study
 from matchgraph.minizoo import ROOT
 from matchgraph.training.measure.extractors import load_clip
 from matchgraph.training.measure.extractors.base import Extractor
+from matchgraph.training.measure.frechet import gaussian_statistics
 from matchgraph.training.measure.prompts import load_prompt_encoder
 from matchgraph.training.measure.quality import ClipScore
 from matchgraph.training.pipelines.loading import LoadedPipeline
+from tests.collaboration.madeup import DIMENSION, made
 
 CLIP = str(ROOT / "probes" / "clip")
 
@@ -40,3 +46,12 @@ def extractor() -> Extractor:
 @pytest.fixture(scope="session")
 def scorer(extractor: Extractor) -> ClipScore:
     return ClipScore(extractor, load_prompt_encoder(CLIP))
+
+
+@pytest.fixture(scope="session")
+def informed() -> Study:
+    """A study of an oracle that knows the student's bad images."""
+    reference = gaussian_statistics(np.random.default_rng(9).normal(size=(1000, DIMENSION)))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(evaluation, "bootstrap", partial(evaluation.bootstrap, resamples=200))
+        return evaluation.evaluate(made(0, True), made(1, True), "clip_score", reference=reference)

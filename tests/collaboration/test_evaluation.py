@@ -3,47 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
 
+from matchgraph.collaboration import evaluation
 from matchgraph.collaboration.evaluation import CASES, Study, at_cost, diversity, evaluate
 from matchgraph.collaboration.trials import Column, Trials
-from matchgraph.training.measure.frechet import gaussian_statistics
-
-COUNT, SAMPLES, DIMENSION = 600, 2, 4
+from tests.collaboration.madeup import COUNT, SAMPLES, made
 
 
-def made(seed: int, informed: bool) -> Trials:
-    """A student that is bad on some images, which its own score says (or not), and a teacher that is even."""
-    generator = np.random.default_rng(seed)
-    difficulty = generator.uniform(size=COUNT)
-    teacher_features = generator.normal(size=(COUNT, DIMENSION))
-
-    def column(name: str, steps: int, mean: np.ndarray, stray: np.ndarray) -> Column:
-        noise = generator.normal(scale=0.05, size=COUNT)
-        features = teacher_features + stray[:, None] * generator.normal(size=(COUNT, DIMENSION))
-        scores = {"clip_score": mean + noise}
-        return Column(
-            name, steps, float(steps), scores, features.astype(np.float32), 100 * difficulty, 1 - difficulty
-        )
-
-    bad = 1 - 2 * difficulty if informed else np.zeros(COUNT)
-    student = column("student@1", 1, bad, 2 * difficulty)
-    more = column("student@4", 4, bad, 2 * difficulty)
-    teachers = tuple(
-        column(f"teacher@{steps}", steps, np.full(COUNT, level), np.zeros(COUNT))
-        for steps, level in ((4, -0.2), (10, 0.2), (20, 0.3))
-    )
-    refined = column("refine-0.5@5", 5, np.full(COUNT, 0.25), np.full(COUNT, 0.5))
-    prompts = tuple(f"prompt {number // SAMPLES}" for number in range(COUNT))
-    return Trials(prompts, SAMPLES, (student, more), teachers, (refined,))
-
-
-@pytest.fixture(scope="module")
-def informed() -> Study:
-    reference = gaussian_statistics(np.random.default_rng(9).normal(size=(1000, DIMENSION)))
-    return evaluate(made(0, True), made(1, True), "clip_score", reference=reference)
+@pytest.fixture
+def few_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For tests that read no interval, or one that every resample has."""
+    monkeypatch.setattr(evaluation, "bootstrap", partial(evaluation.bootstrap, resamples=20))
 
 
 def test_an_oracle_that_knows_beats_all_at_equal_cost(informed: Study) -> None:
@@ -77,6 +51,7 @@ def test_leads_are_at_equal_cost(informed: Study) -> None:
         assert lead.over_student.value == pytest.approx(mixed - student.scores["clip_score"].mean())
 
 
+@pytest.mark.usefixtures("few_resamples")
 def test_a_resample_is_compared_at_its_own_cost() -> None:
     """Where quality is what is paid, nothing leads in any resample: more rejected images cost more."""
 
@@ -101,6 +76,7 @@ def test_a_resample_is_compared_at_its_own_cost() -> None:
         assert lead.over_teacher.high == pytest.approx(0, abs=1e-6)
 
 
+@pytest.mark.usefixtures("few_resamples")
 def test_an_oracle_that_guesses_gains_nothing_over_chance() -> None:
     study = evaluate(made(2, False), made(3, False), "clip_score")
     spread = [lead.over_random for lead in study.leads if lead.choice.k < 100]
@@ -142,6 +118,7 @@ def test_when_the_student_wins_is_said(informed: Study) -> None:
     assert np.isnan(aspects["words in the prompt"].distance.value)
 
 
+@pytest.mark.usefixtures("few_resamples")
 def test_the_prompts_that_the_student_wins_are_named(informed: Study) -> None:
     trials = made(1, True)
     leads = trials.student.scores["clip_score"] - trials.teachers[2].scores["clip_score"]

@@ -9,13 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from matchgraph.collaboration.evaluation import evaluate
+from matchgraph.collaboration.evaluation import Study
 from matchgraph.report.collaboration import quality_over_cost, write_report
-from tests.collaboration.test_evaluation import made
 
 
-def test_the_page_says_what_was_measured(tmp_path: Path) -> None:
-    study = evaluate(made(0, True), made(1, True), "clip_score")
+def test_the_page_says_what_was_measured(informed: Study, tmp_path: Path) -> None:
+    study = informed
     path, summary = write_report(study, tmp_path, "matchgraph collaborate evaluate a", {"seed": 0})
     page = path.read_text(encoding="utf-8")
     assert summary[0].split(":")[0] in page
@@ -47,8 +46,8 @@ def test_the_page_says_what_was_measured(tmp_path: Path) -> None:
     assert words["distance"]["value"] is None
 
 
-def test_costs_on_the_axis_are_written_out() -> None:
-    drawn = quality_over_cost(evaluate(made(0, True), made(1, True), "clip_score"))
+def test_costs_on_the_axis_are_written_out(informed: Study) -> None:
+    drawn = quality_over_cost(informed)
     texts = re.findall(r"<text[^>]*>([^<]*)</text>", drawn)
     assert {"1", "2", "5", "10", "20"} <= set(texts)
     assert not any("$" in text for text in texts)

@@ -31,7 +31,7 @@ def test_training_reconstructs_better_and_saving_keeps_it(
     monkeypatch.setattr(loop, "LOGS", tmp_path / "logs")
     monkeypatch.setattr(autoencoders, "WORK", tmp_path)
     quick = replace(
-        CONFIGS[kind], steps=20, batch_size=8, warmup_steps=1, log_every=4, checkpoint_every=20, ema_decay=0.5
+        CONFIGS[kind], steps=10, batch_size=4, warmup_steps=1, log_every=2, checkpoint_every=10, ema_decay=0.5
     )
     monkeypatch.setitem(autoencoders.CONFIGS, kind, quick)
     autoencoders.train_autoencoder(kind, small_pool)

@@ -40,9 +40,10 @@ def test_sdxl_costs_what_the_paper_says(how: dict, printed: dict[int, float]) ->
 
 
 def test_ids_name_what_is_not_the_models_own() -> None:
-    own = variants_of("sdxl", SDXL, [20, 1, 20])
+    folder = ROOT / "models" / "tiny-sdxl"
+    own = variants_of("sdxl", folder, [20, 1, 20])
     assert [variant.id for variant in own] == ["sdxl@1", "sdxl@20"]
-    [other] = variants_of("sdxl", SDXL, [50], sampler="DDIMScheduler", guidance=7.5, cache_interval=3)
+    [other] = variants_of("sdxl", folder, [50], sampler="DDIMScheduler", guidance=7.5, cache_interval=3)
     assert other.id == "sdxl@50-DDIM-g7.5-cache3"
     assert other.drawing == Drawing(50, 7.5, "DDIMScheduler", own[0].drawing.resolution_px, 3)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -34,9 +35,15 @@ TABLE_2 = {
 }
 
 
-@pytest.fixture(scope="module")
+@cache
+def profiler(name: str) -> PipelineProfiler:
+    """Built once, as networks of this size take a second."""
+    return PipelineProfiler(ZOO / name)
+
+
+@pytest.fixture
 def sd() -> PipelineProfiler:
-    return PipelineProfiler(ZOO / "sd-1.5")
+    return profiler("sd-1.5")
 
 
 @pytest.fixture
@@ -46,7 +53,7 @@ def folder(tmp_path) -> Path:
 
 @pytest.mark.parametrize("name", TABLE_2)
 def test_table_2_comes_out(name):
-    profile = PipelineProfiler(ZOO / name).price()
+    profile = profiler(name).price()
     tflop, billions = TABLE_2[name]
     assert profile.params / 1e9 == pytest.approx(billions, rel=0.01)
     # Of Sana's pipelines the instruction before each prompt is missing, for want of a tokenizer.
@@ -96,13 +103,13 @@ def test_any_number_of_steps_and_guidance_can_be_priced(sd):
 
 
 def test_a_position_table_is_stored_but_not_trained():
-    profiler = PipelineProfiler(ZOO / "sd-3.5-medium")
-    assert profiler.params - profiler.trainable == 384 * 384 * 1536
+    sd3 = profiler("sd-3.5-medium")
+    assert sd3.params - sd3.trainable == 384 * 384 * 1536
 
 
 def test_sana_instruction_counts_where_the_tokenizer_is_there(tmp_path):
     folder = Path(shutil.copytree(ZOO / "sana-1.6b", tmp_path / "sana"))
-    bare = PipelineProfiler(folder).price(steps=1)
+    bare = profiler("sana-1.6b").price(steps=1)
     index = json.loads((folder / "model_index.json").read_text())
     index["tokenizer"] = ["transformers", "CLIPTokenizer"]
     (folder / "model_index.json").write_text(json.dumps(index))
@@ -189,11 +196,11 @@ def test_a_student_is_priced_as_it_is_drawn() -> None:
 
 def test_a_latent_consistency_model_is_priced_as_it_is_drawn(tmp_path):
     """One row for each call, whatever the guidance, which the U-Net is told."""
-    profiler = PipelineProfiler(tiny.save_lcm(tmp_path / "lcm"))
-    profile = profiler.price(protocol="full")
+    lcm = PipelineProfiler(tiny.save_lcm(tmp_path / "lcm"))
+    profile = lcm.price(protocol="full")
     assert (profile.pipeline, profile.notes) == ("StableDiffusionPipeline", ())
     assert (profile.steps, profile.guidance, profile.calls, profile.rows) == (4, 8.5, 4, 1)
-    assert profiler.price(guidance=1.0, protocol="full").tflop == profile.tflop
+    assert lcm.price(guidance=1.0, protocol="full").tflop == profile.tflop
     with LoadedPipeline(tmp_path / "lcm", device="cpu") as loaded:
         call = call_arguments(loaded.pipe)
         with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):

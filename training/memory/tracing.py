@@ -58,6 +58,8 @@ class Tracer:
         self.fixed = self.per_row = 0
         self._points: set[tuple[int, int]] = {(0, 0)}
         self._sizes: dict[int, int] = {}
+        # Kept, so that no other storage takes their place.
+        self._known: list[torch.UntypedStorage] = []
 
     @property
     def held(self) -> tuple[int, int]:
@@ -74,7 +76,7 @@ class Tracer:
             storage = tensor.untyped_storage()
             if storage._cdata not in self._sizes:
                 self._sizes[storage._cdata] = 0
-                weakref.finalize(storage, self._sizes.pop, storage._cdata, None)
+                self._known.append(storage)
 
     def touch(self, hull: Hull) -> None:
         """Note a pass whose peak is known."""

@@ -30,33 +30,63 @@ def keep_scheduler_in_place(scheduler: Any) -> None:
 @contextmanager
 def counting() -> Iterator[Any]:
     """Count the operations inside; what it gives returns (all but fused attention, fused attention)."""
-    import torch
+    import torch.nn.functional as F
     from torch.overrides import TorchFunctionMode
-    from torch.utils.flop_counter import FlopCounterMode
+    from torch.utils._python_dispatch import TorchDispatchMode
+    from torch.utils.flop_counter import flop_registry
 
-    attention = torch.nn.functional.scaled_dot_product_attention
+    # Meta tensors go through torch's Python references, a millisecond each. What most layers are needs only
+    # a shape: these keep their input's.
+    pointwise = {F.layer_norm, F.group_norm, F.rms_norm, F.silu, F.gelu, F.relu, F.dropout}
 
-    class FusedAttention(TorchFunctionMode):
-        """Skips fused attention, which meta tensors would split into products that look like any
-        other, and counts it by its two products: of queries with keys, and of their weights with values.
+    class Shortcuts(TorchFunctionMode):
+        """Gives linear layers, norms and activations their output's shape, and counts the products.
+
+        Fused attention, which meta tensors would split into products that look like any other, is counted
+        apart, by its two products: of queries with keys, and of their weights with values.
         """
 
-        flop = 0
+        linear = attention = 0
 
         def __torch_function__(
             self, function: Any, _types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
         ) -> Any:
             kwargs = kwargs or {}
-            if function is not attention:
-                return function(*args, **kwargs)
-            named = dict(zip(("query", "key", "value"), args, strict=False)) | kwargs
-            query, key, value = named["query"], named["key"], named["value"]
-            self.flop += 2 * query.shape[:-1].numel() * key.shape[-2] * (query.shape[-1] + value.shape[-1])
-            return query.new_empty((*query.shape[:-1], value.shape[-1]))
+            if function is F.scaled_dot_product_attention:
+                named = dict(zip(("query", "key", "value"), args, strict=False)) | kwargs
+                query, key, value = named["query"], named["key"], named["value"]
+                products = query.shape[-1] + value.shape[-1]
+                self.attention += 2 * query.shape[:-1].numel() * key.shape[-2] * products
+                return _shaped(query, (*query.shape[:-1], value.shape[-1]))
+            if function is F.linear:
+                tensor, weight = args[:2]
+                self.linear += 2 * tensor.numel() * len(weight)
+                return _shaped(tensor, (*tensor.shape[:-1], len(weight)))
+            if function in pointwise:
+                return _shaped(args[0], args[0].shape)
+            return function(*args, **kwargs)
 
-    fused = FusedAttention()
-    with FlopCounterMode(display=False) as counter, fused:
-        yield lambda: (counter.get_total_flops(), fused.flop)
+    class Counter(TorchDispatchMode):
+        """Counts every other product by torch's own formulas."""
+
+        flop = 0
+
+        def __torch_dispatch__(
+            self, operation: Any, _types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+        ) -> Any:
+            kwargs = kwargs or {}
+            output = operation(*args, **kwargs)
+            if (formula := flop_registry.get(operation.overloadpacket)) is not None:
+                self.flop += formula(*args, **kwargs, out_val=output)
+            return output
+
+    shortcuts, counter = Shortcuts(), Counter()
+    with counter, shortcuts:
+        yield lambda: (shortcuts.linear + counter.flop, shortcuts.attention)
+
+
+def _shaped(like: Any, shape: Any) -> Any:
+    return like.new_empty(shape)
 
 
 def on_meta(value: Any) -> Any:
