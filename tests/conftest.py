@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -32,7 +34,7 @@ KEPT_HOME_VARIABLE = "MATCHGRAPH_TEST_HOME"
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark what needs a server, by its fixtures, so that `-m "not server"` leaves it out."""
     for item in items:
-        if "settings" in getattr(item, "fixturenames", ()):
+        if {"settings", "own_server"}.intersection(getattr(item, "fixturenames", ())):
             item.add_marker("server")
 
 
@@ -45,6 +47,43 @@ def settings(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Iterat
     yield Settings(home=home)
     if not kept:
         ManagedServer(home).stop()
+
+
+@pytest.fixture(scope="session")
+def own_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ManagedServer]:
+    """A server that a test may stop and kill, and leaves running; two processes start it at the same moment.
+    Its home has all that could trouble neo4j.conf, a class path or Java's idea of the encoding.
+    """
+    home = tmp_path_factory.mktemp("own") / "josé Админ #1 'q' 100% a\\b $HOME ${x} [y]:z,w;=!" / "data"
+    processes = [starting(home), starting(home)]
+    answers = [process.communicate(timeout=300) for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], answers
+    assert len({pid for pid, _ in answers}) == 1, answers
+    yield ManagedServer(home)
+    ManagedServer(home).stop()
+
+
+# A test run in a shell's background ignores SIGINT, and its children would too.
+START = """
+import signal, sys
+from pathlib import Path
+from matchgraph.graphdb.server.managed import ManagedServer
+signal.signal(signal.SIGINT, signal.default_int_handler)
+server = ManagedServer(Path(sys.argv[1]))
+server.runner().close()
+print(server.running().pid)
+"""
+
+
+def starting(home: Path) -> subprocess.Popen[str]:
+    """Another process that starts the server of `home` and prints the server's pid."""
+    return subprocess.Popen(
+        [sys.executable, "-c", START, str(home)],
+        cwd=Path(__file__).parents[1],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,7 @@ import shutil
 import signal
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import psutil
@@ -33,7 +33,7 @@ from tests.training import tiny
 FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(["tests.faults.loaded"])
 PATIENCE_S = 180
-STEPS, SAMPLES, BATCH = 4, 4, 2
+STEPS, SAMPLES, BATCH = 3, 4, 2
 RUN = (
     f"ingest run --device cpu --steps {STEPS} --batch-size {BATCH} --rank 2 --resolution 32"
     f" --samples {SAMPLES} --sampling-steps 2 --sampling-batch {BATCH}"
@@ -75,8 +75,11 @@ class Worker:
         wait_for(stopped)
 
     def continue_(self) -> None:
+        self.signal(signal.SIGCONT)
+
+    def signal(self, number: int) -> None:
         assert self._process.pid is not None
-        os.kill(self._process.pid, signal.SIGCONT)
+        os.kill(self._process.pid, number)
 
     def kill(self) -> None:
         self._process.kill()
@@ -177,17 +180,13 @@ COMMIT = (
     "matchgraph.graphdb.repository:MatchingGraph.result_statements:1:then=matchgraph.graphdb.runner:Runner.write_many:1:"
     "then=neo4j._sync.work.transaction:TransactionBase._commit:1:"
 )
-# Before or after which call the worker dies. Sampling makes two calls a stage.
+# Before or after which call the worker dies.
 MOMENTS = {
     "claimed": "matchgraph.ingest.runs.ledger:Ledger.claim_next:1:killed",
-    "sampling the pretrained model": "matchgraph.training.pipelines.families.base:Family.sample:2:kill",
-    "encoding": "matchgraph.training.tune.finetune:encode_dataset:1:killed",
     "training": "torch.nn.utils:clip_grad_norm_:3:kill",
     "saving": "diffusers:StableDiffusionPipeline.save_lora_weights:1:killed",
-    "sampling": "matchgraph.training.pipelines.families.base:Family.sample:4:kill",
     "keeping a batch of samples": "matchgraph.training.measure.drawn:DrawnRows.add:2:kill",
     "scoring": "matchgraph.training.measure.scoring:Scorer.scores:2:killed",
-    "showing": "matchgraph.ingest.runs.run:present:1:kill",
     "recording": "matchgraph.ingest.runs.ledger:Ledger.complete:1:kill",
     "committing": COMMIT + "kill",
     "committed": COMMIT + "killed",
@@ -345,32 +344,48 @@ def test_a_lease_that_seems_to_last_for_days(scene: Scene, clean: list[str]) -> 
     assert scene.finished() == clean
 
 
-@pytest.fixture(scope="module")
-def own_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Data folder of a server that may be killed."""
-    home = tmp_path_factory.mktemp("own")
-    yield home
-    ManagedServer(home).stop()
+def test_ctrl_c_gives_the_run_back(scene: Scene, clean: list[str]) -> None:
+    worker = scene.start(trap="torch.nn.utils:clip_grad_norm_:2:stop")
+    try:
+        worker.wait_until_stopped()
+        worker.signal(signal.SIGINT)
+        worker.continue_()
+        status, said = worker.end()
+    finally:
+        worker.kill()
+    assert status != 0
+    assert "Stopping at the next step" in said
+    assert "Traceback" not in said
+    (run,) = scene.ledger.runs()
+    # That costs no attempt, and the next worker goes on from a checkpoint.
+    assert (run.status, run.fence, run.attempt) == (QUEUED, 1, 0)
+    assert "checkpoint.safetensors" in scene.weights()
+    status, said = scene.run()
+    assert status == 0, said
+    assert scene.finished() == clean
 
 
-def test_the_server_killed_in_mid_write(folder: Path, clean: list[str], own_home: Path) -> None:
-    settings = Settings(home=own_home)
+def test_the_server_killed_in_mid_write(folder: Path, clean: list[str], own_server: ManagedServer) -> None:
+    home = own_server.folder.parent
+    settings = Settings(home=home)
     with connect(settings) as runner:
-        scene = Scene(own_home, folder, runner)
+        scene = Scene(home, folder, runner)
         scene.fill()
     worker = scene.start(trap=COMMIT + "stop")
     try:
         worker.wait_until_stopped()
-        server = ManagedServer(own_home)
-        state = server.running()
+        state = own_server.running()
         assert state is not None
         os.kill(state.pid, signal.SIGKILL)
-        wait_for(lambda: server.running() is None)
+        wait_for(lambda: own_server.running() is None)
         worker.continue_()
         # Starts the server again, which undoes what was not committed; the worker waits for that.
         with connect(settings) as runner:
             status, said = worker.end()
             assert status == 0, said
-            assert Scene(own_home, folder, runner).finished() == clean
+            assert Scene(home, folder, runner).finished() == clean
+        repaired = own_server.running()
+        assert repaired is not None
+        assert (repaired.uri, repaired.browser) == (state.uri, state.browser)
     finally:
         worker.kill()

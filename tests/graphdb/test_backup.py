@@ -1,8 +1,7 @@
-"""The managed database as a file and back, on a server of this file's own."""
+"""The managed database as a file and back, on a server that may be stopped."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,12 +17,6 @@ from matchgraph.graphdb.server.managed import ManagedServer
 from tests.ingest.dump import dump
 
 
-@pytest.fixture
-def home(tmp_path: Path) -> Iterator[Path]:
-    yield tmp_path / "it's a home"
-    ManagedServer(tmp_path / "it's a home").stop()
-
-
 def saved(home: Path, name: str) -> list[str]:
     """Save a model; returns all that the graph then has."""
     with connect(Settings(home=home)) as runner:
@@ -31,10 +24,11 @@ def saved(home: Path, name: str) -> list[str]:
         return dump(runner)
 
 
-@pytest.mark.server
-def test_a_database_comes_back_as_it_was(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_database_comes_back_as_it_was(
+    own_server: ManagedServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delenv(URI_VARIABLE, raising=False)
-    server, file = ManagedServer(home), tmp_path / "zoo.dump"
+    server, home, file = own_server, own_server.folder.parent, tmp_path / "zoo.dump"
     before = saved(home, "first")
     environment = {HOME_VARIABLE: str(home)}
     done = CliRunner().invoke(graph_command, ["backup", str(file)], env=environment)

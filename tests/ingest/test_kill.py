@@ -1,4 +1,6 @@
-"""Killed in the middle and run again, every command ends in the graph that an undisturbed one gives."""
+"""Ended in the middle and run again, a command gives the graph that an undisturbed one gives. For runs see
+`tests/faults`.
+"""
 
 from __future__ import annotations
 
@@ -7,21 +9,17 @@ import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from matchgraph.graphdb.models import Dataset, Model
 from matchgraph.graphdb.repository import MatchingGraph
 from matchgraph.graphdb.runner import Runner
-from matchgraph.ingest.runs.config import Execution, RunConfig, Selection
-from matchgraph.ingest.runs.ledger import DONE, RUNNING, Ledger
-from matchgraph.ingest.runs.plan import make_plan, queue_plan
-from matchgraph.ingest.runs.worker import work
-from matchgraph.ingest.tables.datasets import ingest_dataset_table, ingest_image_folders
-from matchgraph.ingest.tables.models import ingest_models
+from matchgraph.ingest.tables.datasets import ingest_image_folders
 from matchgraph.ingest.tables.results import ingest_results
 from tests.ingest.conftest import write_images
-from tests.ingest.dump import RUN_TIMES, dump
-from tests.ingest.stub import Silent
+from tests.ingest.dump import dump
 
 Start = Callable[..., "subprocess.Popen[str]"]
 PATIENCE_S = 120
@@ -56,131 +54,61 @@ def settled(runner: Runner) -> None:
         time.sleep(0.05)
 
 
-@pytest.mark.parametrize("kind", ["models", "results"])
 def test_a_killed_table_is_written_wholly_or_not_at_all(
-    graph: MatchingGraph, runner: Runner, tmp_path: Path, start: Start, kind: str
+    graph: MatchingGraph, runner: Runner, tmp_path: Path, start: Start
 ) -> None:
-    models, datasets = tmp_path / "models.csv", tmp_path / "datasets.csv"
-    attributes = [f"a{number}" for number in range(40)]
-    rows = [
-        f"m{number}" + f",{number}" * len(attributes)
-        for number in range(1500 if kind == "models" else MODELS)
-    ]
-    models.write_text("\n".join([",".join(["model", *attributes]), *rows]))
-    datasets.write_text("\n".join(["dataset", *(f"d{number}" for number in range(DATASETS))]))
     results = tmp_path / "results.csv"
-    results.write_text(
-        "\n".join(
-            [
-                "model,dataset,metric,value",
-                *(f"m{m},d{d},clip_fid,{m + d}" for m in range(MODELS) for d in range(DATASETS)),
-            ]
-        )
-    )
-    if kind == "models":
-        command, statement = ["models", models], "MERGE (m:MatchGraphModel"
-    else:
-        ingest_models(graph, models)
-        ingest_dataset_table(graph, datasets)
-        command, statement = ["results", results], "PERFORMS"
+    pairs = [(f"m{model}", f"d{dataset}") for model in range(MODELS) for dataset in range(DATASETS)]
+    rows = [f"{model},{dataset},clip_fid,{number}" for number, (model, dataset) in enumerate(pairs)]
+    results.write_text("\n".join(["model,dataset,metric,value", *rows]))
+
+    def fill() -> None:
+        graph.clear()
+        graph.save_models([Model(f"m{number}") for number in range(MODELS)])
+        graph.save_datasets([Dataset(f"d{number}") for number in range(DATASETS)])
+
+    fill()
     before = dump(runner)
-    process = start("ingest", *command)
-    kill_when(process, lambda: writing(runner, statement))
+    process = start("ingest", "results", results)
+    kill_when(process, lambda: writing(runner, "PERFORMS"))
     settled(runner)
     after = dump(runner)
-    ingest = ingest_models if kind == "models" else ingest_results
-    ingest(graph, command[1])
+    ingest_results(graph, results)
     complete = dump(runner)
     assert after in (before, complete)
     assert complete != before
-    graph.clear()
-    if kind == "results":
-        ingest_models(graph, models)
-        ingest_dataset_table(graph, datasets)
-    ingest(graph, command[1])
+    fill()
+    ingest_results(graph, results)
     assert dump(runner) == complete
 
 
-def test_killed_among_image_folders(
-    graph: MatchingGraph, runner: Runner, tmp_path: Path, probe: Path, start: Start
+def test_ended_among_image_folders(
+    graph: MatchingGraph, runner: Runner, tmp_path: Path, probe: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from matchgraph.training.measure.extractors import load_clip
 
     folder = tmp_path / "many"
-    for number in range(8):
+    for number in range(5):
         write_images(folder / f"set-{number:02d}", number, ["a", "b", "c"])
-    process = start("ingest", "datasets", folder, "--probe", probe)
-    kill_when(process, lambda: len(graph.datasets()) > 0)
-    settled(runner)
-    written = len(graph.datasets())
-    assert 0 < written < 8
-    # What is there is whole: each dataset has its statistics and its distances to those before it.
     extractor = load_clip(str(probe), device="cpu")
-    assert len(graph.statistics(extractor.hash)) == written
-    assert len(graph.snapshot().similar) == written * (written - 1) / 2
+    with monkeypatch.context() as patched:
+        own, saved = MatchingGraph.save_datasets, []
+
+        def save_two(self: MatchingGraph, *arguments: Any, **named: Any) -> Any:
+            if len(saved) == 2:
+                raise KeyboardInterrupt
+            saved.append(arguments)
+            return own(self, *arguments, **named)
+
+        patched.setattr(MatchingGraph, "save_datasets", save_two)
+        with pytest.raises(KeyboardInterrupt):
+            ingest_image_folders(graph, folder, extractor)
+    # What is there is whole: each dataset has its statistics and its distances to those before it.
+    assert len(graph.datasets()) == len(graph.statistics(extractor.hash)) == 2
+    assert len(graph.snapshot().similar) == 1
     report = ingest_image_folders(graph, folder, extractor)
-    assert len(report.unchanged) == written
+    assert len(report.unchanged) == 2
     resumed = dump(runner)
     graph.clear()
     ingest_image_folders(graph, folder, extractor)
     assert dump(runner) == resumed
-
-
-def test_killed_among_runs(
-    graph: MatchingGraph,
-    runner: Runner,
-    tmp_path: Path,
-    pipelines: Path,
-    probe: Path,
-    image_folders: Path,
-    start: Start,
-    settings,
-) -> None:
-    from matchgraph.ingest.runs.execution import LoraExecutor
-    from matchgraph.training.measure.extractors import load_clip
-
-    extractor = load_clip(str(probe), device="cpu")
-    config = RunConfig(
-        steps=3, batch_size=2, rank=2, resolution_px=32, samples=3, sampling_steps=2, initial=False, seed=11
-    )
-
-    def fill() -> None:
-        ingest_models(graph, pipelines)
-        ingest_image_folders(graph, image_folders, extractor)
-
-    def finish(home: Path) -> list[str]:
-        plan = make_plan(graph, config, {"clip": extractor}, Selection())
-        queue_plan(ledger, plan, home)
-        executor = LoraExecutor(Execution("cpu"), extractors={extractor.hash: extractor})
-        work(graph, ledger, executor, home, Silent(), list(plan.requests))
-        assert [run.status for run in ledger.runs()] == [DONE] * 6
-        return dump(runner, without=RUN_TIMES)
-
-    def mid_run() -> bool:
-        statuses = [run.status for run in ledger.runs()]
-        return DONE in statuses and RUNNING in statuses
-
-    ledger = Ledger(runner)
-    fill()
-    options = {
-        "steps": 3,
-        "batch-size": 2,
-        "rank": 2,
-        "resolution": 32,
-        "samples": 3,
-        "sampling-steps": 2,
-        "seed": 11,
-    }
-    arguments = [part for name, value in options.items() for part in (f"--{name}", value)]
-    process = start("ingest", "run", "--probe", probe, "--no-initial", "--device", "cpu", *arguments)
-    kill_when(process, mid_run)
-    settled(runner)
-    done = {run.id: run.properties["fence"] for run in ledger.runs() if run.status == DONE}
-    assert 0 < len(done) < 6
-    resumed = finish(settings.home)
-    # What was done was not done again, and the dead worker's run did not wait for its lease.
-    assert all(ledger.run(run).properties["fence"] == fence for run, fence in done.items())
-    assert sorted(run.attempt for run in ledger.runs())[-1] == 2
-    graph.clear()
-    fill()
-    assert finish(tmp_path / "other-home") == resumed

@@ -34,7 +34,7 @@ from tests.ingest.stub import Silent, fill, plan
 
 PATIENCE_S = 180
 CONFIG = RunConfig(
-    steps=40, batch_size=2, rank=2, resolution_px=32, samples=2, sampling_steps=1, initial=False, seed=3
+    steps=15, batch_size=2, rank=2, resolution_px=32, samples=2, sampling_steps=1, initial=False, seed=3
 )
 
 
@@ -102,8 +102,13 @@ def children() -> list[psutil.Process]:
 
 
 def test_stopped_and_with_a_child_killed_it_ends_as_if_nothing_had_been(
-    planned: Plan, graph: MatchingGraph, runner: Runner, settings: Settings
+    planned: Plan,
+    graph: MatchingGraph,
+    runner: Runner,
+    settings: Settings,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(local, "POLL_S", 0.05)
     ledger, ids = Ledger(runner), list(planned.requests)
     queue_plan(ledger, planned, settings.home)
     options = WorkerOptions(device="cpu", checkpoint_steps=5)
@@ -131,10 +136,7 @@ def test_stopped_and_with_a_child_killed_it_ends_as_if_nothing_had_been(
                 os.kill(run.owner.pid, signal.SIGKILL)
                 killed.append(run.id)
 
-    assert (
-        local.work_locally(settings, ledger, ids, options, [one_thread] * 2, kill_one, threading.Event())
-        == {}
-    )
+    assert local.work_locally(settings, ledger, ids, options, [one_thread], kill_one, threading.Event()) == {}
     assert not children()
     assert ledger.run(killed[0]).attempt == 2
     assert {run.status for run in ledger.runs()} == {DONE}
