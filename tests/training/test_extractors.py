@@ -13,6 +13,7 @@ from PIL import Image
 
 from matchgraph.training.errors import ExtractorUnavailable, TooFewSamples
 from matchgraph.training.measure.extractors import clean_resize, load_clip
+from matchgraph.training.measure.extractors.clip import open_weights
 from tests.training import tiny
 
 
@@ -30,10 +31,15 @@ def images() -> list[Image.Image]:
     ]
 
 
-def test_features_are_those_of_open_clip_on_clean_resized_images(folder, images):
+@pytest.mark.parametrize("changed", [{}, {"quick_gelu": True}, {"vision_cfg": {"pool_type": "avg"}}])
+def test_features_are_those_of_open_clip_on_clean_resized_images(tmp_path, images, changed):
     import open_clip
     from cleanfid.resize import make_resizer
 
+    config = copy.deepcopy(tiny.CLIP_CONFIG)
+    config["model_cfg"]["vision_cfg"] |= changed.get("vision_cfg", {})
+    config["model_cfg"] |= {name: value for name, value in changed.items() if name != "vision_cfg"}
+    folder = tiny.save_clip(tmp_path, config=config)
     extractor = load_clip(str(folder), device="cpu")
     model = open_clip.create_model(f"local-dir:{folder}").eval()
     resize = make_resizer("PIL", False, "bicubic", (32, 32))
@@ -43,7 +49,8 @@ def test_features_are_those_of_open_clip_on_clean_resized_images(folder, images)
         expected = model.encode_image(torch.tensor(seen, dtype=torch.float32).permute(0, 3, 1, 2))
     features = extractor.features(iter(images))
     assert (features.shape, features.dtype) == ((5, 24), np.float64)
-    np.testing.assert_allclose(features, expected.numpy(), rtol=1e-4, atol=1e-5)
+    np.testing.assert_array_equal(features, expected.numpy())
+    assert extractor.hash == open_weights(folder, "cpu").hash
     np.testing.assert_allclose(extractor.features(images, batch_size=2), features, rtol=1e-4, atol=1e-5)
     assert extractor.features([]).shape == (0, 24)
 

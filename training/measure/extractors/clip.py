@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +17,7 @@ from matchgraph.training.measure.extractors.base import (
     instrument_hash,
     loading_errors,
 )
+from matchgraph.training.measure.extractors.vision import FIELDS, plain_transformer
 from matchgraph.training.pipelines.hub import hub_folder
 from matchgraph.training.pipelines.loading import choose_device
 
@@ -23,6 +26,11 @@ if TYPE_CHECKING:
 
 CONFIG_FILE = "open_clip_config.json"
 WEIGHTS_FILE = "open_clip_model.safetensors"
+# What open_clip takes where a configuration says nothing.
+OPENAI = {
+    "mean": (0.48145466, 0.4578275, 0.40821073),
+    "std": (0.26862954, 0.26130258, 0.27577711),
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,12 +62,22 @@ class OpenedClip:
 
 def load(weights: str | os.PathLike[str], device: str) -> Extractor:
     """Load what a CLIP model sees in images; see `training.measure.extractors.load_clip`."""
+    folder, name = _found(weights)
+    config = _configuration(folder)
+    target = choose_device(device)
+    with _refusing(folder):
+        encode = plain_transformer(config["model_cfg"], folder / WEIGHTS_FILE, target)
+        if encode is not None:
+            image_px = int(config["model_cfg"]["vision_cfg"].get("image_size", FIELDS["image_size"]))
+            given = {
+                key: value for key, value in config.get("preprocess_cfg", {}).items() if value is not None
+            }
+            mean, std = (tuple(map(float, given.get(key, OPENAI[key]))) for key in ("mean", "std"))
+            digest = _hash(folder, config["model_cfg"], image_px, mean, std)
+    if encode is not None:
+        dimension = int(config["model_cfg"]["embed_dim"])
+        return Extractor(name, digest, dimension, image_px, mean, std, encode, target)
     clip = open_weights(weights, device)
-    return image_extractor(clip)
-
-
-def image_extractor(clip: OpenedClip) -> Extractor:
-    """What an opened CLIP model sees in images."""
     return Extractor(
         clip.name,
         clip.hash,
@@ -82,13 +100,35 @@ def open_weights(weights: str | os.PathLike[str], device: str) -> OpenedClip:
     Raises:
         ExtractorUnavailable: the weights cannot be had or cannot be read.
     """
+    folder, name = _found(weights)
+    config = _configuration(folder)
+    import open_clip
+
+    target = choose_device(device)
+    with _refusing(folder):
+        # Of all weight files a folder may hold, open_clip takes this name first.
+        model = open_clip.create_model(f"local-dir:{folder}", device=target, precision="fp32")
+        preprocessing = open_clip.get_model_preprocess_cfg(model)
+        size = preprocessing["size"]
+        image_px = int(size if isinstance(size, int) else size[0])
+        mean = tuple(float(value) for value in preprocessing["mean"])
+        std = tuple(float(value) for value in preprocessing["std"])
+        digest = _hash(folder, config["model_cfg"], image_px, mean, std)
+    model = model.eval().requires_grad_(False)
+    dimension = int(config["model_cfg"]["embed_dim"])
+    return OpenedClip(model, folder, name, digest, dimension, image_px, mean, std, target)
+
+
+def _found(weights: str | os.PathLike[str]) -> tuple[Path, str]:
+    """The folder of a CLIP model and the name that it goes by."""
     folder = Path(weights)
     if str(weights) and folder.is_dir():
-        return _from_folder(folder, folder.resolve().name, device)
-    return _from_folder(_hub_folder(str(weights)), str(weights), device)
+        return folder, folder.resolve().name
+    return _hub_folder(str(weights)), str(weights)
 
 
-def _from_folder(folder: Path, name: str, device: str) -> OpenedClip:
+def _configuration(folder: Path) -> dict[str, Any]:
+    """What open_clip's configuration says, once both files are there."""
     config_path, weights_path = folder / CONFIG_FILE, folder / WEIGHTS_FILE
     for path in (config_path, weights_path):
         if not path.is_file():
@@ -99,35 +139,36 @@ def _from_folder(folder: Path, name: str, device: str) -> OpenedClip:
     try:
         config = json.loads(config_path.read_text(encoding="utf-8"))
         model_config = config["model_cfg"]
-        dimension = int(model_config["embed_dim"])
+        int(model_config["embed_dim"])
         text_config = model_config["text_cfg"]
         vision_config = model_config["vision_cfg"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ExtractorUnavailable(f"{config_path} is not an open_clip configuration: {error!r}.") from None
     if not isinstance(text_config, dict) or not isinstance(vision_config, dict):
         raise ExtractorUnavailable(f"{config_path}: text_cfg and vision_cfg must be objects.")
+    return dict(config)
 
-    import open_clip
 
-    target = choose_device(device)
+@contextmanager
+def _refusing(folder: Path) -> Iterator[None]:
+    """What fails inside is an error of the folder."""
     try:
-        # Of all weight files a folder may hold, open_clip takes this name first.
-        model = open_clip.create_model(f"local-dir:{folder}", device=target, precision="fp32")
-        preprocessing = open_clip.get_model_preprocess_cfg(model)
-        size = preprocessing["size"]
-        image_px = int(size if isinstance(size, int) else size[0])
-        mean = tuple(float(value) for value in preprocessing["mean"])
-        std = tuple(float(value) for value in preprocessing["std"])
-        seen = {"model": model_config, "px": image_px, "mean": mean, "std": std, "resize": CLEAN_RESIZE}
-        digest = instrument_hash([weights_path], seen)
+        yield
     except loading_errors() as error:
         raise ExtractorUnavailable(
             f"{folder} cannot be loaded as a CLIP model: {first_line(error)}"
         ) from error
+
+
+def _hash(
+    folder: Path, model: Mapping[str, Any], image_px: int, mean: tuple[float, ...], std: tuple[float, ...]
+) -> str:
     if len(mean) != 3 or len(std) != 3 or not min(std) > 0:
-        raise ExtractorUnavailable(f"{config_path}: mean and std must be three numbers each, std above 0.")
-    model = model.eval().requires_grad_(False)
-    return OpenedClip(model, folder, name, digest, dimension, image_px, mean, std, target)
+        raise ExtractorUnavailable(
+            f"{folder / CONFIG_FILE}: mean and std must be three numbers each, std above 0."
+        )
+    seen = {"model": model, "px": image_px, "mean": mean, "std": std, "resize": CLEAN_RESIZE}
+    return instrument_hash([folder / WEIGHTS_FILE], seen)
 
 
 def _hub_folder(spec: str) -> Path:
