@@ -23,10 +23,10 @@ from matchgraph.predictor.calibration import (
     prediction_set,
 )
 from matchgraph.predictor.errors import InvalidRows, NoSimilarity, NotEnoughResults
-from matchgraph.predictor.folds import Fold, evaluate_fold, held_out_datasets, hold_out_together
+from matchgraph.predictor.folds import Fold, held_out_datasets, rehearsed_folds
 from matchgraph.predictor.groups import groups_of
 from matchgraph.predictor.metrics import interval_as_dict
-from matchgraph.predictor.visibility import without_dataset
+from matchgraph.predictor.visibility import without_dataset, without_results
 
 if TYPE_CHECKING:
     from matchgraph.graphdb.models import Snapshot
@@ -122,7 +122,7 @@ def cluster_folds(
             hidden = [own for own in clusters if clusters[own] == cluster]
             asked = [own for own in hidden if own in held_out]
             if asked:
-                folds += hold_out_together(others, asked, hidden, quick, (), 0, 0.0, 0)
+                folds += _folds(others, asked, hidden, quick)
     except (NotEnoughResults, NoSimilarity, InvalidRows):
         return (), {}
     return tuple(folds), clusters
@@ -152,9 +152,17 @@ def other_folds(
         return ()
     # Chosen by their places among the ids, which say nothing of how they will do.
     places = np.unique(np.linspace(0, len(held_out) - 1, min(len(held_out), MOST_FOLDS)).astype(int))
-    folds = []
+    folds: list[Fold] = []
     for done, place in enumerate(places):
         if progress:
             progress(done, len(places), held_out[place])
-        folds.append(evaluate_fold(others, held_out[place], matcher, baselines=()))
+        folds += _folds(others, [held_out[place]], [held_out[place]], matcher)
     return tuple(folds)
+
+
+def _folds(
+    snapshot: Snapshot, asked: Sequence[str], hidden: Sequence[str], matcher: Matcher
+) -> tuple[Fold, ...]:
+    """Rank for some of the datasets that are hidden together."""
+    ranked = matcher.rank(without_results(snapshot, hidden), asked)
+    return rehearsed_folds(snapshot, {dataset: own.prediction for dataset, own in ranked.items()})

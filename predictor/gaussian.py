@@ -114,8 +114,8 @@ class GaussianMatcher:
         models = tuple(model.id for model in visible.models)
         place = {dataset.id: index for index, dataset in enumerate(visible.datasets)}
         ranked = {}
-        for dataset in datasets:
-            mean, std, parts = process.predict(place[dataset])
+        predicted = process.predict([place[dataset] for dataset in datasets])
+        for dataset, (mean, std, parts) in zip(datasets, predicted, strict=True):
             # In standard deviations of what is not known, positive for the better.
             lifts = -np.column_stack(list(parts.values())) / std.mean() if explain else None
             if lifts is not None:
@@ -319,32 +319,37 @@ class Process:
             means[np.ix_(rows, columns)] = total
         return means
 
-    def predict(self, target: int) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
-        """Mean and deviation of all models' scores on a dataset, and what the mean is the sum of."""
+    def predict(self, targets: Sequence[int]) -> list[tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]]:
+        """Mean and deviation of all models' scores on each dataset, and what the mean is the sum of."""
         n_models = len(self._residuals)
-        parts = {name: np.zeros(n_models) for name in (GENERAL, *self._kernels)}
-        square = np.zeros(n_models)
-        at = np.array([target])
+        parts = [{name: np.zeros(n_models) for name in (GENERAL, *self._kernels)} for _ in targets]
+        squares = [np.zeros(n_models) for _ in targets]
         for choice, weight, variance in self._weighed:
-            prior = choice.noise + self._covariance(choice, at, at)[0, 0]
-            means, variances = np.zeros(n_models), np.full(n_models, prior)
+            means = [np.zeros(n_models) for _ in targets]
+            priors = [self._covariance(choice, at, at)[0, 0] for at in np.array(targets)[:, None]]
+            variances = [np.full(n_models, choice.noise + prior) for prior in priors]
             for rows, columns in self._patterns:
                 inverse = self._inverse(choice, columns)
                 learned = self._residuals[np.ix_(rows, columns)] @ inverse
                 own = self._known[columns]
-                shares = {GENERAL: learned.sum(axis=1) * choice.standing}
-                for part, share in choice.mix.items():
-                    shares[part] = share * learned @ self._kernels[part][own, target]
-                for part, values in shares.items():
-                    parts[part][rows] += weight * values
-                    means[rows] += values
-                across = self._covariance(choice, at, own)[0]
-                variances[rows] -= across @ inverse @ across
-            square += weight * (variance * np.maximum(variances, choice.noise) + means**2)
-        mean = sum(parts.values())
-        std = np.sqrt(np.maximum(square - mean**2, 1e-12))
-        parts |= self._expected
-        return sum(parts.values()), std, parts
+                for number, target in enumerate(targets):
+                    shares = {GENERAL: learned.sum(axis=1) * choice.standing}
+                    for part, share in choice.mix.items():
+                        shares[part] = share * learned @ self._kernels[part][own, target]
+                    for part, values in shares.items():
+                        parts[number][part][rows] += weight * values
+                        means[number][rows] += values
+                    across = self._covariance(choice, np.array([target]), own)[0]
+                    variances[number][rows] -= across @ inverse @ across
+            for square, mean, uncertain in zip(squares, means, variances, strict=True):
+                square += weight * (variance * np.maximum(uncertain, choice.noise) + mean**2)
+        predicted = []
+        for own_parts, square in zip(parts, squares, strict=True):
+            mean = sum(own_parts.values())
+            std = np.sqrt(np.maximum(square - mean**2, 1e-12))
+            own_parts |= self._expected
+            predicted.append((sum(own_parts.values()), std, own_parts))
+        return predicted
 
 
 def feature_standings(table: FeatureTable | None, effects: np.ndarray) -> dict[str, np.ndarray]:

@@ -95,7 +95,7 @@ def process(visible: Snapshot, asked: Sequence[str], matcher: GaussianMatcher) -
     """A Gaussian process, see `predictor.gaussian`."""
     place = {dataset.id: index for index, dataset in enumerate(visible.datasets)}
     learned = matcher.learn(visible)
-    predicted = {dataset: learned.predict(place[dataset]) for dataset in asked}
+    predicted = dict(zip(asked, learned.predict([place[dataset] for dataset in asked]), strict=True))
     return Scored(
         {dataset: mean for dataset, (mean, _, _) in predicted.items()},
         learned.left_out(),
