@@ -15,12 +15,27 @@ from matchgraph.cli.display import counts_line, progress_words, status_line
 from matchgraph.words import SECONDS_PER_HOUR, count, duration
 
 if TYPE_CHECKING:
+    from matchgraph.ingest.runs.adapters import AdaptersReport
     from matchgraph.ingest.runs.ledger import Run
     from matchgraph.ingest.runs.plan import PlannedRun
     from matchgraph.ingest.runs.status import RunsStatus
     from matchgraph.ingest.runs.worker import WorkSummary
     from matchgraph.ingest.runs.workflow import ChangedRuns, PlanSummary, QueuedRuns
     from matchgraph.predictor.active import Proposal
+
+
+def show_adapters(report: AdaptersReport, as_json: bool) -> None:
+    """Print how adapters that were trained elsewhere did."""
+    for note in report.notes:
+        click.echo(f"Note: {note}", err=True)
+    if as_json:
+        rows = [asdict(one) | {"file": str(one.file), "folder": str(one.folder)} for one in report.adapters]
+        click.echo(json.dumps({"adapters": rows, "notes": list(report.notes)}, ensure_ascii=False))
+        return
+    for one in report.adapters:
+        values = ", ".join(f"{metric} {value:.4g}" for metric, value in one.values.items())
+        kept = "" if one.recorded else " (not on the edge)"
+        click.echo(f"{one.file.name}: {values}, trained by {one.facts['trained_by']}{kept}; see {one.folder}")
 
 
 def show_plan(found: PlanSummary, price_per_hour: float | None, as_json: bool) -> None:

@@ -17,6 +17,7 @@ from matchgraph.cli.display import (
 )
 from matchgraph.cli.options import (
     FiniteRange,
+    GivenPath,
     configuration,
     extractor_option,
     json_option,
@@ -27,6 +28,7 @@ from matchgraph.cli.options import (
     with_options,
 )
 from matchgraph.cli.run_output import (
+    show_adapters,
     show_changed,
     show_plan,
     show_proposal,
@@ -34,10 +36,18 @@ from matchgraph.cli.run_output import (
     show_status,
     show_summary,
 )
-from matchgraph.ingest.runs.config import AUTO_TOLERANCE, MOST_SAMPLES, Execution, RunConfig, Selection
+from matchgraph.ingest.runs.config import (
+    AUTO_TOLERANCE,
+    MOST_SAMPLES,
+    SAMPLED,
+    Execution,
+    RunConfig,
+    Selection,
+)
 from matchgraph.ingest.runs.ray_executor import ClusterOptions
 from matchgraph.ingest.runs.worker import GRACE_S, PATIENCE_S, POLL_S, WorkerOptions
 from matchgraph.ingest.tables.datasets import MINIMUM_IMAGES
+from matchgraph.progress import progress_bar
 
 FAILED_EXIT = 1
 
@@ -241,6 +251,46 @@ def run(
 
 
 @click.command()
+@click.argument("path", metavar="FILE.safetensors|FOLDER", type=GivenPath())
+@click.option("--model", required=True, metavar="ID", help="The model that it was trained for.")
+@click.option("--dataset", required=True, metavar="ID", help="The dataset that it was trained on.")
+@probe_option()
+@extractor_option
+@settings_options(RunConfig, only=SAMPLED)
+@click.option("--replace", "replace_result", is_flag=True, help="Replace a result that the edge has already.")
+@working_options
+@json_option
+@click.pass_context
+def adapter(ctx: click.Context, path: Path, as_json: bool, **options: Any) -> None:
+    """Score a LoRA that was trained elsewhere, and record it as the model's result on the dataset.
+
+    Nothing is trained. The adapter is sampled as the graph's newest run was, of this dataset if there is one;
+    options that are given win. What its file says of its training (kohya's scripts, ai-toolkit, OneTrainer,
+    diffusers) is kept on the edge. Of a folder of adapters all are scored, and the edge gets the best.
+    """
+    from matchgraph.graphdb.connection import settings_from_environment
+    from matchgraph.ingest.runs.adapters import score_adapters
+
+    changes = {name: value for name in SAMPLED if _given(ctx, name) and (value := options[name]) is not None}
+    for name in SAMPLED:
+        del options[name]
+    working = configuration(WorkerOptions, options)
+    home = settings_from_environment().home
+    with opened_graph() as (graph, _), progress_bar() as on_progress:
+        report = score_adapters(
+            graph,
+            path,
+            home=home,
+            changes=changes,
+            options=working,
+            on_step=on_progress,
+            notice=lambda sentence: click.echo(sentence, err=True),
+            **options,
+        )
+    show_adapters(report, as_json)
+
+
+@click.command()
 @click.argument("ids", metavar="[RUN]...", nargs=-1)
 @settings_options(WorkerOptions)
 @click.option("--forever", is_flag=True, help="Wait for new runs when none is left.")
@@ -356,4 +406,4 @@ def _given(ctx: click.Context, name: str) -> bool:
     return ctx.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
 
 
-COMMANDS = (plan, run, worker, status, retry, cancel)
+COMMANDS = (plan, run, adapter, worker, status, retry, cancel)

@@ -20,6 +20,11 @@ SAMPLING_BATCH, MOST_SAMPLED_TOGETHER = 8, 128
 # Of `--samples auto`: the share of its value that a standard error may have, and the most images for it.
 AUTO_TOLERANCE, MOST_SAMPLES = 0.05, 10_000
 
+# The settings of a run that decide how it is sampled and scored, and not how it is trained.
+SAMPLED = (
+    "metrics", "resolution_px", "precision", "seed", "samples", "tolerance", "sampling_steps", "guidance",
+)  # fmt: skip
+
 
 @dataclass(frozen=True)
 class Selection:

@@ -15,6 +15,7 @@ from matchgraph.ingest.runs.pages import GRID_BEFORE_FILE, GRID_FILE
 from matchgraph.ingest.runs.run import Job, OnStep, Outcome
 from matchgraph.ingest.runs.sampling import GRID_SIDE, Sampling, drawing_hash
 from matchgraph.training.errors import OutOfMemory
+from matchgraph.training.files import file_hash
 from matchgraph.training.measure.drawn import DrawnRows
 from matchgraph.training.measure.extractors import load_extractor, parse_extractors, require_images
 from matchgraph.training.measure.frechet import GaussianStatistics
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from matchgraph.training.pipelines.cache import EncodingCache
     from matchgraph.training.pipelines.loading import LoadedPipeline
     from matchgraph.training.pipelines.placement import Placement
+    from matchgraph.training.tune.finetune import FineTuneRecord
 
 CHECKPOINT_STEPS = 500
 # Runs of no more steps and samples than this come to every stage soon enough.
@@ -94,9 +96,6 @@ class LoraExecutor:
             job = replace(job, resume_from=job.checkpoint)
 
     def _carried_out(self, job: Job, plan: MemoryPlan | None, lacks: list[str], on_step: OnStep) -> Outcome:
-        from matchgraph.training.tune.checkpoint import Checkpoints, checkpoint_step
-        from matchgraph.training.tune.finetune import fine_tune
-
         scorer = Scorer(job.config.metrics, self._extractors(job), self.features)
         known = job.reference
         reference = scorer.reference(
@@ -107,7 +106,8 @@ class LoraExecutor:
         )
         execution, placement = carried_out(self.execution, plan)
         pipeline = self._pipeline(job.model_folder, job.config.precision, placement)
-        self._rehearse(job, pipeline, execution, on_step)
+        if job.adapter is None:
+            self._rehearse(job, pipeline, execution, on_step)
         sampling = Sampling(job, pipeline, scorer, reference, execution, self.cache, on_step)
         before = None
         if job.config.initial:
@@ -115,24 +115,16 @@ class LoraExecutor:
             folder = job.checkpoint if self.pretrained is None else self.pretrained / of
             rows = DrawnRows(folder, {"of": of}, "before")
             before = sampling.measure(rows, None, BEFORE, job.out / GRID_BEFORE_FILE)
-        # An estimate of the time left takes what an earlier claim did for done.
-        known_steps = checkpoint_step(job.resume_from) if job.resume_from else None
-        on_step(TRAINING, known_steps or 0, job.config.steps)
-        record = fine_tune(
-            pipeline,
-            job.dataset_folder,
-            job.config.fine_tuning(execution),
-            job.out,
-            on_step=lambda step, loss: on_step(TRAINING, step, job.config.steps, loss),
-            checkpoints=Checkpoints(job.checkpoint, self.checkpoint_steps, job.resume_from),
-            cache=self.cache,
-            images=job.images,
-        )
-        rows = DrawnRows(job.checkpoint, {"of": drawing_hash(job, record.sha256)}, "after")
-        after = sampling.measure(rows, record.adapter, AFTER, job.out / GRID_FILE)
+        if job.adapter is None:
+            record = self._fine_tuned(job, pipeline, execution, on_step)
+            adapter, digest, seconds = record.adapter, record.sha256, record.seconds
+            trained = {"happened": record.happened, "used": record.used}
+        else:
+            adapter, digest, seconds, trained = job.adapter, file_hash(job.adapter), None, {}
+        rows = DrawnRows(job.checkpoint, {"of": drawing_hash(job, digest)}, "after")
+        after = sampling.measure(rows, adapter, AFTER, job.out / GRID_FILE)
         details = {
-            "happened": record.happened,
-            "used": record.used,
+            **trained,
             "execution": {one.name: getattr(execution, one.name) for one in fields(Execution)},
             "memory": None if plan is None else plan.to_dict() | {"ran_out": lacks},
             "images_of_one_colour": [one.plain for one in (before, after) if one is not None],
@@ -141,10 +133,30 @@ class LoraExecutor:
         return Outcome(
             after.scores,
             () if before is None else before.scores,
-            record.adapter,
-            record.seconds,
+            adapter,
+            seconds,
             after.seconds_per_image,
             details,
+        )
+
+    def _fine_tuned(
+        self, job: Job, pipeline: LoadedPipeline, execution: Execution, on_step: OnStep
+    ) -> FineTuneRecord:
+        from matchgraph.training.tune.checkpoint import Checkpoints, checkpoint_step
+        from matchgraph.training.tune.finetune import fine_tune
+
+        # An estimate of the time left takes what an earlier claim did for done.
+        known_steps = checkpoint_step(job.resume_from) if job.resume_from else None
+        on_step(TRAINING, known_steps or 0, job.config.steps)
+        return fine_tune(
+            pipeline,
+            job.dataset_folder,
+            job.config.fine_tuning(execution),
+            job.out,
+            on_step=lambda step, loss: on_step(TRAINING, step, job.config.steps, loss),
+            checkpoints=Checkpoints(job.checkpoint, self.checkpoint_steps, job.resume_from),
+            cache=self.cache,
+            images=job.images,
         )
 
     def _rehearse(self, job: Job, pipeline: LoadedPipeline, execution: Execution, on_step: OnStep) -> None:

@@ -87,6 +87,7 @@ class Job:
         out: an empty folder for the artefacts.
         checkpoint: the folder in it for what lets a later claim go on; removed when the run is done.
         resume_from: the same folder where it holds an earlier claim's checkpoint, else None.
+        adapter: what was trained elsewhere and is to be scored; None to fine-tune.
     """
 
     run: str
@@ -104,6 +105,7 @@ class Job:
     out: Path
     checkpoint: Path
     resume_from: Path | None
+    adapter: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -114,7 +116,7 @@ class Outcome:
         finetuned: the scores after fine-tuning, one for each metric asked for.
         initial: the scores before it; empty where they were not asked for.
         adapter: the trained weights, in the job's folder.
-        training_seconds: how long fine-tuning took.
+        training_seconds: how long fine-tuning took; None where it was done elsewhere.
         seconds_per_image: how long sampling one image took.
         details: further JSON-ready facts for the record (losses, versions...).
     """
@@ -122,7 +124,7 @@ class Outcome:
     finetuned: tuple[Score, ...]
     initial: tuple[Score, ...]
     adapter: Path
-    training_seconds: float
+    training_seconds: float | None
     seconds_per_image: float
     details: Mapping[str, Any]
 
@@ -465,7 +467,9 @@ def present(out: Path, record: Mapping[str, Any]) -> str | None:
 
 def results_of(job: Job, outcome: Outcome) -> list[Result]:
     """Return what a run measured as the graph keeps it, each value with what it was measured with."""
-    cost = {"training_seconds": outcome.training_seconds, "seconds_per_image": outcome.seconds_per_image}
+    cost = {"seconds_per_image": outcome.seconds_per_image}
+    if outcome.training_seconds is not None:
+        cost["training_seconds"] = outcome.training_seconds
     return [
         Result(job.model, job.dataset, score.metric, score.value, stage, {**_provenance(job, score), **extra})
         for stage, scores, extra in (

@@ -160,7 +160,7 @@ def plan_runs(
         IngestError: an extractor was not given.
     """
     ledger = Ledger(graph.runner)
-    plan, _ = _planned(graph, config, selection, "cpu")
+    plan, _ = planned(graph, config, selection, "cpu")
     everything = ledger.runs()
     if not selection.also:
         check_unfinished(everything, plan)
@@ -225,7 +225,7 @@ def queue_runs(
     Raises:
         IngestError: as `plan_runs`; nothing was queued.
     """
-    plan, instruments = _planned(graph, config, selection, device)
+    plan, instruments = planned(graph, config, selection, device)
     runs = queue_plan(
         Ledger(graph.runner),
         plan,
@@ -407,7 +407,7 @@ def cancel_runs(graph: MatchingGraph, ids: Sequence[str] = (), *, home: Path) ->
     return _changed(ids, chosen, cancelled)
 
 
-def _planned(
+def planned(
     graph: MatchingGraph, config: RunConfig, selection: Selection, device: str
 ) -> tuple[Plan, dict[str, Extractor]]:
     """The plan, and the extractors that it was made with, by name."""

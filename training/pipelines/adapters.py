@@ -29,8 +29,8 @@ ADAPTER_FILE = "pytorch_lora_weights.safetensors"
 ADAPTER_NAME = "matchgraph"
 # Part of a tensor's name -> the kind of adapter that has such tensors; none is a plain low-rank update.
 OTHER_KINDS = {
-    "dora_scale": "DoRA",
-    "lora_magnitude_vector": "DoRA",
+    # As kohya's scripts name it: diffusers would drop these and load the rest, a wrong update.
+    "dora_scale": "DoRA of kohya's form",
     "hada_w1": "LoHa",
     "lokr_w1": "LoKr",
     "lokr_w2": "LoKr",
@@ -163,9 +163,22 @@ def load_adapter(pipe: Any, family: Family, adapter: str | os.PathLike[str]) -> 
         denoiser_part = Path(folder, ADAPTER_FILE)
         _copy_tensors(path, names, denoiser_part)
         _load_file(pipe, family, path, denoiser_part, names)
+    return left_out(path)
+
+
+def left_out(path: Path) -> list[str]:
+    """What `load_adapter` would leave out of a file, one sentence each.
+
+    Raises:
+        BadAdapter: see `adapter_tensors`.
+    """
+    names = adapter_tensors(path)
+    of_text = sum(bool(TEXT_ENCODER_PARTS.match(name)) for name in names)
+    if not of_text:
+        return []
     return [
-        f"{path.name} also changes text encoders ({len(of_text)} of its {len(of_text) + len(names)} "
-        "tensors); only its part for the denoiser was loaded."
+        f"{path.name} also changes text encoders ({of_text} of its {len(names)} tensors); only its part for "
+        "the denoiser was loaded."
     ]
 
 
