@@ -17,7 +17,7 @@ from matchgraph.training.measure.extractors.base import (
     instrument_hash,
     loading_errors,
 )
-from matchgraph.training.measure.extractors.vision import FIELDS, plain_transformer
+from matchgraph.training.measure.extractors.plain_clip import FIELDS, plain_transformer
 from matchgraph.training.pipelines.hub import hub_folder
 from matchgraph.training.pipelines.loading import choose_device
 

@@ -1,108 +1,139 @@
-"""The image side of a plain CLIP, without open_clip.
-
-Importing open_clip brings in torchvision and transformers and takes longer than embedding a folder of images.
-Most CLIPs see by the same transformer, which is here with open_clip's weights and, bit by bit, its features.
-"""
+"""Image models of transformers: DINOv2, SigLIP and their like, from a local folder or the hub."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from matchgraph.training.errors import ExtractorUnavailable, TrainingError, first_line
+from matchgraph.training.measure.extractors.base import (
+    CLEAN_RESIZE,
+    Extractor,
+    instrument_hash,
+    loading_errors,
+)
+from matchgraph.training.pipelines.hub import hub_folder
+from matchgraph.training.pipelines.loading import choose_device
+from matchgraph.training.pipelines.weight_files import check_weight_files
 
 if TYPE_CHECKING:
     import torch
 
-SIDE = "visual."
-# Of open_clip's `CLIPVisionCfg`, with its defaults; another field makes another model.
-FIELDS = {"layers": 12, "width": 768, "head_width": 64, "mlp_ratio": 4.0, "patch_size": 16, "image_size": 224}
+CONFIG_FILE = "config.json"
+PREPROCESSOR_FILE = "preprocessor_config.json"
+WEIGHTS_FILE = "model.safetensors"
+FILES = (CONFIG_FILE, PREPROCESSOR_FILE, WEIGHTS_FILE)
+ADVICE = (
+    f"Give a local folder with {CONFIG_FILE}, {PREPROCESSOR_FILE} and {WEIGHTS_FILE}, as save_pretrained "
+    "writes them, or a name on the hub, such as facebook/dinov2-base or google/siglip-base-patch16-224."
+)
 
 
-def plain_transformer(
-    model: Mapping[str, Any], weights: Path, device: torch.device
-) -> Callable[[torch.Tensor], torch.Tensor] | None:
-    """What a CLIP makes of images, where that is a plain transformer.
+def load(weights: str, device: str) -> Extractor:
+    """Load an image model of one of the types in FEATURES.
+
+    Features are what the model itself makes of the whole image: DINOv2's class token after the last norm,
+    SigLIP's pooled embedding. The image is resized to the square of the preprocessor's crop as a whole, like
+    for every extractor here, where the models' own processors cut the centre out.
 
     Args:
-        model: `model_cfg` of open_clip's configuration.
-        weights: its safetensors file.
-        device: where to put them.
+        weights: a folder as `save_pretrained` writes it, or a name on the hub.
+        device: `auto` or a torch device name.
 
-    Returns:
-        From normalised pixels, float32, (n, 3, px, px), to features, float32, (n, embed_dim); None for
-        another kind of model, or weights that do not fit the configuration as they are.
-
-    Source:
-        Dosovitskiy et al., "An image is worth 16x16 words" (2021), in the order of operations of open_clip's
-        `VisionTransformer`.
+    Raises:
+        ExtractorUnavailable: the weights cannot be had, or are of another type.
     """
-    config = {**FIELDS, **model["vision_cfg"]}
-    if config.keys() != FIELDS.keys() or not all(isinstance(config[name], int | float) for name in FIELDS):
-        return None
+    folder = Path(weights)
+    if weights and folder.is_dir():
+        name = folder.resolve().name
+    else:
+        folder, name = hub_folder(weights, FILES, FILES, ADVICE, ExtractorUnavailable), weights
+    for file in FILES:
+        if not (folder / file).is_file():
+            raise ExtractorUnavailable(f"{folder} has no {file}. {ADVICE}")
+    try:
+        config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+        preprocessor = json.loads((folder / PREPROCESSOR_FILE).read_text(encoding="utf-8"))
+        kind = config["model_type"]
+        image_px = _side(preprocessor)
+        mean, std = (tuple(map(float, preprocessor[f"image_{part}"])) for part in ("mean", "std"))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ExtractorUnavailable(f"{folder} has no usable configuration: {error!r}. {ADVICE}") from None
+    if kind not in FEATURES:
+        raise ExtractorUnavailable(
+            f"{folder} holds a model of type {kind!r}, whose features are not known here: use one of "
+            f"{', '.join(FEATURES)}."
+        )
+    if len(mean) != 3 or len(std) != 3 or not min(std) > 0:
+        raise ExtractorUnavailable(f"{folder}: image_mean and image_std must be three numbers, std above 0.")
+    target = choose_device(device)
+    try:
+        check_weight_files(folder)
+        model = _model(folder).to(target).eval().requires_grad_(False)
+        # The two left out say who wrote the file, not what the model does.
+        known = {key: config[key] for key in config if key not in ("_name_or_path", "transformers_version")}
+        seen = {"model": known, "px": image_px, "mean": mean, "std": std, "resize": CLEAN_RESIZE}
+        digest = instrument_hash([folder / WEIGHTS_FILE], seen)
+    except (TrainingError, *loading_errors()) as error:
+        raise ExtractorUnavailable(f"{folder} cannot be loaded: {first_line(error)}") from error
+    features, dimension = FEATURES[kind]
+    return Extractor(
+        name,
+        digest,
+        dimension(model.config),
+        image_px,
+        mean,
+        std,
+        lambda pixels: features(model, pixels),
+        target,
+    )
+
+
+def _model(folder: Path) -> Any:
     import torch
-    from safetensors import safe_open
-    from torch import nn
-    from torch.nn import functional
+    from transformers import AutoModel
 
-    with safe_open(weights, framework="pt") as file:
-        names = [name for name in file.keys() if name.startswith(SIDE)]  # noqa: SIM118 - no mapping
-        state = {name.removeprefix(SIDE): file.get_tensor(name).float().to(device) for name in names}
-    width, patch, layers = config["width"], config["patch_size"], config["layers"]
-    if {name: tuple(tensor.shape) for name, tensor in state.items()} != _shapes(config, model["embed_dim"]):
-        return None
-
-    def linear(name: str, x: torch.Tensor) -> torch.Tensor:
-        return functional.linear(x, state[f"{name}.weight"], state[f"{name}.bias"])
-
-    def norm(name: str, x: torch.Tensor) -> torch.Tensor:
-        return functional.layer_norm(x, (width,), state[f"{name}.weight"], state[f"{name}.bias"])
-
-    def activate(x: torch.Tensor) -> torch.Tensor:
-        return x * torch.sigmoid(1.702 * x) if model.get("quick_gelu") else functional.gelu(x)
-
-    blocks = [f"transformer.resblocks.{number}" for number in range(layers)]
-    attention = {}
-    for block in blocks:
-        own = nn.MultiheadAttention(width, width // config["head_width"], batch_first=True, device=device)
-        own.load_state_dict({name: state[f"{block}.attn.{name}"] for name in own.state_dict()})
-        attention[block] = own.eval().requires_grad_(False)
-
-    def encode(pixels: torch.Tensor) -> torch.Tensor:
-        patches = functional.conv2d(pixels, state["conv1.weight"], stride=patch).flatten(2).transpose(1, 2)
-        start = state["class_embedding"].expand(len(pixels), 1, -1)
-        x = norm("ln_pre", torch.cat([start, patches], dim=1) + state["positional_embedding"])
-        for block in blocks:
-            seen = norm(f"{block}.ln_1", x)
-            x = x + attention[block](seen, seen, seen, need_weights=False)[0]
-            inner = activate(linear(f"{block}.mlp.c_fc", norm(f"{block}.ln_2", x)))
-            x = x + linear(f"{block}.mlp.c_proj", inner)
-        return norm("ln_post", x)[:, 0] @ state["proj"]
-
-    return encode
+    model, report = AutoModel.from_pretrained(
+        folder,
+        use_safetensors=True,
+        local_files_only=True,
+        trust_remote_code=False,
+        dtype=torch.float32,
+        output_loading_info=True,
+    )
+    # The library fills what is missing with random numbers and only warns.
+    if report["missing_keys"]:
+        raise ValueError(f"the file lacks {min(report['missing_keys'])} of the model's weights")
+    return model
 
 
-def _shapes(config: Mapping[str, Any], dimension: int) -> dict[str, tuple[int, ...]]:
-    """The shape of each weight."""
-    width, patch = config["width"], config["patch_size"]
-    inner, positions = int(width * config["mlp_ratio"]), (config["image_size"] // patch) ** 2 + 1
-    block = {
-        "attn.in_proj_weight": (3 * width, width),
-        "attn.in_proj_bias": (3 * width,),
-        "attn.out_proj.weight": (width, width),
-        "attn.out_proj.bias": (width,),
-        "mlp.c_fc.weight": (inner, width),
-        "mlp.c_fc.bias": (inner,),
-        "mlp.c_proj.weight": (width, inner),
-        "mlp.c_proj.bias": (width,),
-    }
-    block |= {f"{norm}.{part}": (width,) for norm in ("ln_1", "ln_2") for part in ("weight", "bias")}
-    shapes = {
-        f"transformer.resblocks.{n}.{key}": own for n in range(config["layers"]) for key, own in block.items()
-    }
-    return shapes | {
-        "class_embedding": (width,),
-        "positional_embedding": (positions, width),
-        "conv1.weight": (width, 3, patch, patch),
-        "proj": (width, dimension),
-        **{f"{norm}.{part}": (width,) for norm in ("ln_pre", "ln_post") for part in ("weight", "bias")},
-    }
+def _side(preprocessor: dict[str, Any]) -> int:
+    size = preprocessor.get("crop_size") or preprocessor["size"]
+    if isinstance(size, dict):
+        size = size.get("height") or size["shortest_edge"]
+    return int(size)
+
+
+def _class_token(model: Any, pixels: torch.Tensor) -> torch.Tensor:
+    return model(pixel_values=pixels).pooler_output
+
+
+def _image_tower(model: Any, pixels: torch.Tensor) -> torch.Tensor:
+    # A model of images and texts holds the image model; one of images alone is it.
+    return getattr(model, "vision_model", model)(pixel_values=pixels).pooler_output
+
+
+def _width(config: Any) -> int:
+    return int(getattr(config, "vision_config", config).hidden_size)
+
+
+# Type of the model -> how to get features and their number.
+FEATURES: dict[str, tuple[Callable[[Any, Any], Any], Callable[[Any], int]]] = {
+    "dinov2": (_class_token, _width),
+    "dinov2_with_registers": (_class_token, _width),
+    "dinov3_vit": (_class_token, _width),
+    "siglip": (_image_tower, _width),
+    "siglip_vision_model": (_image_tower, _width),
+}
