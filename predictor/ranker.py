@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from threading import Lock
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
 
 # The multiples of no other number spread as evenly over the unit interval.
 GOLDEN_RATIO = (5**0.5 - 1) / 2
+# CatBoost is not made for two threads at once: they share a stack of loggers, and now and then it crashes.
+_ALONE = Lock()
 
 
 class Ranker(Protocol):
@@ -98,7 +101,7 @@ class CatBoostRanker:
             return
         from catboost import CatBoostClassifier
 
-        self._trees = CatBoostClassifier(
+        trees = CatBoostClassifier(
             loss_function="MultiClass",
             classes_count=targets.shape[1],
             iterations=self.config.iterations,
@@ -110,14 +113,17 @@ class CatBoostRanker:
             task_type="CPU",
             allow_writing_files=False,
             verbose=False,
-        ).fit(values, labels, sample_weight=weights)
+        )
+        with _ALONE:
+            self._trees = trees.fit(values, labels, sample_weight=weights)
 
     def predict_distribution(self, rows: np.ndarray) -> np.ndarray:
         """Class probabilities, float64, (n_rows, n_classes)."""
         values = finite_matrix(rows, "rows")
         if self._trees is None:
             return np.tile(self._prior, (len(values), 1))
-        probabilities = self._trees.predict_proba(values, thread_count=self.config.threads)
+        with _ALONE:
+            probabilities = self._trees.predict_proba(values, thread_count=self.config.threads)
         return probabilities / probabilities.sum(axis=1, keepdims=True)
 
     def contributions(self, rows: np.ndarray) -> np.ndarray | None:
@@ -132,9 +138,10 @@ class CatBoostRanker:
             return np.zeros(values.shape)
         from catboost import Pool
 
-        shap = self._trees.get_feature_importance(
-            Pool(values), type="ShapValues", thread_count=self.config.threads
-        )
+        with _ALONE:
+            shap = self._trees.get_feature_importance(
+                Pool(values), type="ShapValues", thread_count=self.config.threads
+            )
         # (n_rows, classes seen in training, n_columns + 1); the last column is the expected score.
         return np.einsum("c,rcf->rf", top_weights(len(self._prior))[self._seen], shap[:, :, :-1])
 
