@@ -65,6 +65,14 @@ def uninterrupted(pixart, dataset, tmp_path_factory) -> FineTuneRecord:
     return fine_tune(pixart, dataset, config(), tmp_path_factory.mktemp("whole"))
 
 
+@pytest.fixture(scope="module")
+def finished(pixart, dataset, tmp_path_factory) -> Path:
+    """The checkpoint of a whole run, to be copied."""
+    folder = tmp_path_factory.mktemp("finished")
+    fine_tune(pixart, dataset, config(), folder, checkpoints=Checkpoints(folder, 100))
+    return folder
+
+
 @pytest.fixture
 def pull(monkeypatch) -> Callable[[LoadedPipeline, int], None]:
     """Have the plug pulled within a step; steps count from the next one made in this process."""
@@ -220,9 +228,8 @@ def test_a_stop_that_was_asked_for_loses_no_step(pixart, dataset, uninterrupted,
     assert same(record, uninterrupted)
 
 
-def test_a_finished_run_is_finished_at_once_when_taken_up(pixart, dataset, uninterrupted, tmp_path):
-    fine_tune(pixart, dataset, config(), tmp_path, checkpoints=Checkpoints(tmp_path, 1000))
-    assert checkpoint_step(tmp_path) == STEPS
+def test_a_finished_run_is_finished_at_once_when_taken_up(pixart, dataset, uninterrupted, finished, tmp_path):
+    assert checkpoint_step(finished) == STEPS
     steps: list[int] = []
     record = fine_tune(
         pixart,
@@ -230,7 +237,7 @@ def test_a_finished_run_is_finished_at_once_when_taken_up(pixart, dataset, unint
         config(),
         tmp_path / "again",
         lambda step, _: steps.append(step),
-        checkpoints=Checkpoints(tmp_path / "again", 1000, tmp_path),
+        checkpoints=Checkpoints(tmp_path / "again", 1000, finished),
     )
     assert steps == []
     assert same(record, uninterrupted)
@@ -257,19 +264,18 @@ def test_times_add_up_over_the_parts(pixart, dataset, pull, tmp_path):
     ],
 )
 def test_a_checkpoint_of_another_configuration_is_refused_by_the_field(
-    pixart, dataset, tmp_path, field, changes
+    pixart, dataset, finished, tmp_path, field, changes
 ):
-    fine_tune(pixart, dataset, config(), tmp_path, checkpoints=Checkpoints(tmp_path, 100))
     with pytest.raises(CheckpointMismatch, match=rf"its {field} is "):
         fine_tune(
             pixart,
             dataset,
             config(**changes),
             tmp_path / "new",
-            checkpoints=Checkpoints(tmp_path / "new", 100, tmp_path),
+            checkpoints=Checkpoints(tmp_path / "new", 100, finished),
         )
     # Told before anything is done, and the checkpoint is as good as before.
-    assert checkpoint_step(tmp_path) == STEPS
+    assert checkpoint_step(finished) == STEPS
     assert list((tmp_path / "new").glob("*")) == []
 
 
@@ -292,8 +298,8 @@ def test_a_checkpoint_of_another_model_or_dataset_is_refused(pixart, dataset, ti
 
 
 @pytest.mark.parametrize("fault", ["truncated", "flipped", "empty", "foreign", "format", "unfitting"])
-def test_a_damaged_checkpoint_is_left_aside(pixart, dataset, uninterrupted, tmp_path, fault):
-    fine_tune(pixart, dataset, config(), tmp_path, checkpoints=Checkpoints(tmp_path, 100))
+def test_a_damaged_checkpoint_is_left_aside(pixart, dataset, uninterrupted, finished, tmp_path, fault):
+    shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
     file = tmp_path / CHECKPOINT_FILE
     content = bytearray(file.read_bytes())
     if fault == "truncated":

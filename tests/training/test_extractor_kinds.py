@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -25,7 +24,7 @@ from matchgraph.training.measure.extractors import (
     parse_extractors,
     require_images,
 )
-from matchgraph.training.measure.extractors.inception import build, convert
+from matchgraph.training.measure.extractors.inception import build, convert, main
 from tests.training import tiny
 
 CAPTIONS = ["a cat", "the sea of trees", "dog"]
@@ -92,19 +91,15 @@ def test_inception_has_the_features_of_torch_fidelity(weights, tmp_path):
     assert extractor.image_px == 299
 
 
-def test_published_inception_weights_are_converted_without_running_code(weights, tmp_path):
+def test_published_inception_weights_are_converted_without_running_code(
+    weights, tmp_path, monkeypatch, capsys
+):
     source, target = tmp_path / "published.pth", tmp_path / "converted" / "inception.safetensors"
     target.parent.mkdir()
     torch.save(load_file(weights["inception"]), source)
-    command = [
-        sys.executable,
-        "-m",
-        "matchgraph.training.measure.extractors.inception",
-        str(source),
-        str(target),
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2], check=True)
-    assert done.stdout.strip() == str(target)
+    monkeypatch.setattr(sys, "argv", ["inception", str(source), str(target)])
+    main()
+    assert capsys.readouterr().out.strip() == str(target)
     # A folder with the file is as good as the file.
     assert load("inception", target.parent).hash == load("inception", weights["inception"]).hash
 

@@ -371,7 +371,10 @@ def widths(name: str, encoders: dict[str, dict]) -> dict[str, tuple[int, ...]]:
     return {"prompt_embeds": (300, width), "prompt_attention_mask": (300,)}
 
 
-@pytest.mark.parametrize("model", sorted(path.name for path in ZOO.iterdir() if path.is_dir()))
+# Juggernaut's networks are SDXL's.
+@pytest.mark.parametrize(
+    "model", sorted(path.name for path in ZOO.iterdir() if path.is_dir() and path.name != "juggernaut-x")
+)
 def test_objective_and_adapter_fit_the_real_models(model):
     """In every width the denoiser is the released one, of a layer or two and without its weights."""
     import diffusers
@@ -482,7 +485,7 @@ def test_the_loss_falls_on_a_fixed_batch(loaded, latents, name):
     try:
         optimiser = torch.optim.AdamW(parameters, lr=1e-2)
         losses = []
-        for _ in range(25):
+        for _ in range(16):
             loss = own.loss(pipe, denoiser, latents, conditioning, generator(7))
             loss.backward()
             optimiser.step()

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from matchgraph.training.errors import NonFiniteDistance, ShapeMismatch, TooFewSamples
+from matchgraph.training.measure import kernels
 from matchgraph.training.measure.kernels import BLOCK_ROWS, cmmd, kid, mean_similarity
 
 
@@ -81,9 +82,10 @@ def test_cmmd_in_blocks_is_cmmd_at_once():
     assert cmmd(one, two).value == pytest.approx(expected, rel=1e-8)
 
 
-def test_memory_does_not_grow_with_features_on_disk(tmp_path):
+def test_memory_does_not_grow_with_features_on_disk(tmp_path, monkeypatch):
+    monkeypatch.setattr(kernels, "BLOCK_ROWS", 256)
     peaks = []
-    for n in (4 * BLOCK_ROWS, 8 * BLOCK_ROWS):
+    for n in (4 * 256, 8 * 256):
         on_disk = np.lib.format.open_memmap(tmp_path / f"{n}.npy", "w+", np.float32, (n, 16))
         on_disk[:] = features(11, n, 16)
         tracemalloc.start()

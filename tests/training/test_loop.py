@@ -115,9 +115,9 @@ def test_gradient_checkpointing_is_refused_where_there_is_none(pixart, dataset, 
 
 
 def test_float16_trains_on_the_cpu_too(half, dataset, tmp_path):
-    asked = config(precision="fp16", steps=30, batch_size=5, rank=8, learning_rate=5e-3)
+    asked = config(precision="fp16", steps=16, batch_size=5, rank=8, learning_rate=5e-3)
     record = fine_tune(half, dataset, asked, tmp_path)
-    assert sum(record.losses[-10:]) < sum(record.losses[:10])
+    assert sum(record.losses[-5:]) < sum(record.losses[:5])
     assert record.happened["skipped_steps"] < 5
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from functools import cache
+from pathlib import Path
+
 import pytest
 import torch
 
 from matchgraph.training.config import FineTuneConfig
-from matchgraph.training.memory.footprint import footprint
+from matchgraph.training.memory.footprint import Footprint, footprint
 from matchgraph.training.memory.tracing import TRACED_ROWS, Hull, Tracer
 from matchgraph.training.pipelines.loading import LoadedPipeline
 from matchgraph.training.tune.loop import attached
@@ -24,11 +27,16 @@ def test_a_hull_is_the_highest_line_at_every_number_of_rows():
         assert hull.at(rows) == max(fixed + per_row * rows for fixed, per_row in points)
 
 
+@cache
+def traced(folder: Path) -> Footprint:
+    return footprint(folder, precision="fp32", resolution_px=tiny.RESOLUTION_PX, rank=2)
+
+
 @pytest.mark.parametrize("checkpointing", [False, True])
 @pytest.mark.parametrize("name", ["flux", "sana", "sd"])
 def test_training_takes_what_was_estimated(tiny_folder, name, checkpointing):
     folder = tiny_folder(name)
-    estimated = footprint(folder, precision="fp32", resolution_px=tiny.RESOLUTION_PX, rank=2)
+    estimated = traced(folder)
     hull = estimated.checkpointed if checkpointing else estimated.training
     assert hull is not None
     config = FineTuneConfig(

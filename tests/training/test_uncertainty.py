@@ -14,7 +14,7 @@ from matchgraph.training.measure.uncertainty import (
     variance_of_mean,
 )
 
-REPEATS, N, DIMENSION = 80, 200, 6
+REPEATS, N, DIMENSION = 80, 100, 6
 
 
 def sample(rows: np.ndarray) -> Sample:
@@ -62,7 +62,7 @@ def test_the_bias_is_what_endlessly_many_images_would_take_away(real: Sample) ->
         np.zeros(DIMENSION), np.eye(DIMENSION), real.statistics.mean, real.statistics.covariance
     )
     excess, biases = [], []
-    for _ in range(200):
+    for _ in range(150):
         rows = rng.normal(size=(50, DIMENSION))
         made = Sample(gaussian_statistics(rows))
         excess.append(made.distance(real, "fid").value - truth)
