@@ -117,14 +117,16 @@ def distill(
 @settings_options(DistillConfig, only=("solver_steps",))
 @json_option
 def student(teacher: Path, weights: Path, out: Path, solver_steps: int, as_json: bool) -> None:
-    """Make a student pipeline from TEACHER and WEIGHTS, a latent consistency model's LoRA or denoiser.
+    """Make a student pipeline from TEACHER and WEIGHTS, a few-step model's LoRA or denoiser.
 
     Both are paths, or names on the hub (OWNER/NAME), such as stabilityai/stable-diffusion-xl-base-1.0 and
     latent-consistency/lcm-lora-sdxl. A LoRA is merged into the teacher's denoiser, a denoiser replaces it;
-    everything else is the teacher's, except the scheduler. Whole pipelines (LCM, Turbo) can be ingested as
+    everything else is the teacher's, except the scheduler: LCM's, or that of SDXL-Lightning and Hyper-SD,
+    which are known by their files' names. Whole pipelines (LCM, Turbo) can be ingested as
     they are.
     """
-    from matchgraph.training.pipelines.samplers import EMBEDDED_GUIDANCE, STUDENT_GUIDANCE, STUDENT_STEPS
+    from matchgraph.training.pipelines.few_steps import STUDENT_GUIDANCE, STUDENT_STEPS
+    from matchgraph.training.pipelines.samplers import EMBEDDED_GUIDANCE
     from matchgraph.training.tune.students import make_student
 
     made = make_student(teacher, weights, out, solver_steps=solver_steps)
@@ -133,8 +135,10 @@ def student(teacher: Path, weights: Path, out: Path, solver_steps: int, as_json:
         return
     for note in made.notes:
         click.echo(f"Note: {note}", err=True)
-    guidance = EMBEDDED_GUIDANCE if made.guidance_told else STUDENT_GUIDANCE
+    steps, guidance = STUDENT_STEPS, EMBEDDED_GUIDANCE if made.guidance_told else STUDENT_GUIDANCE
+    if "steps" in made.scheduler:
+        steps, guidance = made.scheduler["steps"], 0.0
     click.echo(
         f"{out}: a student of {made.teacher['name']} with the {made.weights['kind']} "
-        f"{made.weights['name']}, drawn in {STUDENT_STEPS} steps with guidance {guidance:g} by default."
+        f"{made.weights['name']}, drawn in {steps} steps with guidance {guidance:g} by default."
     )

@@ -7,6 +7,7 @@ import functools
 import hashlib
 import json
 import os
+import re
 import secrets
 import stat
 from collections.abc import Iterable, Iterator, Mapping
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
 # Of files being written; a dot keeps them out of sight, and every reader skips them.
 SCRATCH_PREFIX = ".scratch-"
+# The folder that the hub's cache keeps a repository's files of one commit in.
+SNAPSHOT = re.compile(r"(models|datasets)--(?P<name>[^/]+)")
 
 
 def publish(scratch: Path, target: Path) -> None:
@@ -147,3 +150,15 @@ def files_below(folder: Path) -> list[Path]:
         folders[:] = sorted(name for name in folders if os.path.realpath(Path(parent, name)) not in around)
         files.extend(Path(parent, name) for name in sorted(names))
     return [file for file in files if file.is_file()]
+
+
+def folder_name(folder: str | os.PathLike[str]) -> str:
+    """What the folder of a model or dataset is called.
+
+    That is its own name; in the hub's cache, where the folder is named after a commit, it is the repository's
+    name with its owner, since other owners may have models of the same name.
+    """
+    # Not the resolved name: a link called sdxl into a download cache is the model sdxl.
+    path = Path(os.path.abspath(folder))
+    kept = SNAPSHOT.fullmatch(path.parent.parent.name) if path.parent.name == "snapshots" else None
+    return path.name if kept is None else kept["name"].replace("--", "/")

@@ -159,12 +159,16 @@ class Estimator:
         return value if isinstance(value, int | float) and value > 0 else None
 
     def _steps(self, model: str, config: Mapping[str, Any]) -> int:
-        return config.get("sampling_steps") or _defaults(self._family(model))[0]
+        # As its default call was counted, which knows models of few steps; else its family's.
+        counted = self._property(model, "tflop_steps")
+        return config.get("sampling_steps") or int(counted or _defaults(self._family(model))[0])
 
     def _guided(self, model: str, config: Mapping[str, Any]) -> int:
         """Forwards in a sampling step."""
         _, doubled, default = _defaults(self._family(model))
         guidance = config.get("guidance")
+        if guidance is None and model in self._models:
+            guidance = self._models[model].properties.get("tflop_guidance")
         return 2 if doubled and (default if guidance is None else guidance) > 1 else 1
 
     def _family(self, model: str) -> str:

@@ -36,9 +36,9 @@ from matchgraph.progress import Progress, no_progress
 from matchgraph.training.captions import METADATA_FILES, concept_of
 from matchgraph.training.contents import recognise, remedy
 from matchgraph.training.dataset_files import OTHER_SUFFIXES, SUFFIXES, holds_images, is_junk, is_split
+from matchgraph.training.files import folder_name
 from matchgraph.training.measure.kernels import Distance
 from matchgraph.training.measure.scoring import OF_FEATURES, PROBE, Scorer
-from matchgraph.training.pipelines.hub import folder_name
 from matchgraph.words import some
 
 if TYPE_CHECKING:

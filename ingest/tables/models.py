@@ -36,9 +36,10 @@ from matchgraph.ingest.tables.fingerprints import pipeline_fingerprint
 from matchgraph.ingest.tables.identity import identity_of, taken_meanwhile
 from matchgraph.progress import Progress, no_progress
 from matchgraph.training.contents import WEIGHTS, recognise, remedy
+from matchgraph.training.files import folder_name
 from matchgraph.training.pipelines.families import ALIASES
 from matchgraph.training.pipelines.families import FAMILIES as TRAINABLE
-from matchgraph.training.pipelines.hub import folder_name, is_hub_name, pipeline_folder
+from matchgraph.training.pipelines.hub import is_hub_name, pipeline_folder
 from matchgraph.training.pipelines.single_file import is_single_file
 
 if TYPE_CHECKING:

@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Any
 from matchgraph.training.config import PRECISIONS, FineTuneConfig
 from matchgraph.training.dataset_files import SUFFIXES
 from matchgraph.training.errors import BadControlNet, BadDataset, InvalidConfig, first_line
-from matchgraph.training.files import file_hash, write_json, write_tensors
+from matchgraph.training.files import file_hash, folder_name, write_json, write_tensors
 from matchgraph.training.images import CaptionedImage, list_captioned_images, load_rgb, square
 from matchgraph.training.pipelines.cache import CacheUse, EncodingCache
 from matchgraph.training.pipelines.controlnet import CONFIG_FILE, WEIGHTS_FILE, check_controllable
 from matchgraph.training.pipelines.encoding import EncodedDataset, dataset_hash, encode_dataset
-from matchgraph.training.pipelines.hub import folder_name, pipeline_folder
+from matchgraph.training.pipelines.hub import pipeline_folder
 from matchgraph.training.pipelines.loading import (
     LoadedPipeline,
     opened,

@@ -15,7 +15,7 @@ from diffusers import (
 
 from matchgraph.training.errors import InvalidConfig, UnsupportedScheduler
 from matchgraph.training.pipelines.families import family
-from matchgraph.training.pipelines.samplers import STUDENT_SCHEDULERS
+from matchgraph.training.pipelines.few_steps import STUDENT_SCHEDULERS
 from matchgraph.training.tune.consistency import TeacherPath, student_scheduler, teacher_path
 
 CPU = torch.device("cpu")

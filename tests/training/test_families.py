@@ -17,8 +17,9 @@ from matchgraph.training.errors import UnknownFamily, UnsupportedScheduler
 from matchgraph.training.pipelines.adapters import attach_adapter, detach_adapter
 from matchgraph.training.pipelines.families import FAMILIES, family, family_of
 from matchgraph.training.pipelines.families.objectives import draw_sigmas
+from matchgraph.training.pipelines.few_steps import STUDENT_STEPS
 from matchgraph.training.pipelines.loading import load_pipeline, quiet_libraries
-from matchgraph.training.pipelines.samplers import EMBEDDED_GUIDANCE, STUDENT_STEPS
+from matchgraph.training.pipelines.samplers import EMBEDDED_GUIDANCE
 from tests.training import tiny
 
 NAMES = sorted(FAMILIES)

@@ -12,8 +12,8 @@ import torch
 from safetensors.torch import save_file
 
 from matchgraph.training.errors import ModelUnavailable
-from matchgraph.training.files import files_below
-from matchgraph.training.pipelines.hub import folder_name, pipeline_folder, student_weights
+from matchgraph.training.files import files_below, folder_name
+from matchgraph.training.pipelines.hub import pipeline_folder, student_weights
 from matchgraph.training.pipelines.loading import load_pipeline
 from tests.training.hub import COMMIT, put_into_cache, served, use_cache
 

@@ -44,8 +44,6 @@ VOCABULARIES = (
     ("spiece.model",),
     ("tokenizer.model",),
 )
-# The folder that the hub's cache keeps a repository's files of one commit in.
-SNAPSHOT = re.compile(r"(models|datasets)--(?P<name>[^/]+)")
 PIPELINE_ADVICE = (
     "Fetch it where there is a network, logged in if it is gated, or give the path of a pipeline folder."
 )
@@ -83,18 +81,6 @@ def is_hub_name(spec: str | os.PathLike[str]) -> bool:
     text = os.fspath(spec)
     is_file = PurePosixPath(text).suffix.lower() in FILE_SUFFIXES
     return NAME.fullmatch(text) is not None and not is_file and not os.path.lexists(text)
-
-
-def folder_name(folder: str | os.PathLike[str]) -> str:
-    """What the folder of a model or dataset is called.
-
-    That is its own name; in the hub's cache, where the folder is named after a commit, it is the repository's
-    name with its owner, since other owners may have models of the same name.
-    """
-    # Not the resolved name: a link called sdxl into a download cache is the model sdxl.
-    path = Path(os.path.abspath(folder))
-    kept = SNAPSHOT.fullmatch(path.parent.parent.name) if path.parent.name == "snapshots" else None
-    return path.name if kept is None else kept["name"].replace("--", "/")
 
 
 def pipeline_folder(spec: str | os.PathLike[str]) -> Path:

@@ -75,6 +75,8 @@ class MetaBuilder:
             if name.startswith("tokenizer") and encoder is not None:
                 components[name] = self._tokenizer(name, index.get(name), encoder)
         pipe: Any = pipeline_class(**components)
+        # As of one that was loaded; models of few steps are known by it.
+        pipe.register_to_config(_name_or_path=str(self.folder))
         if "complex_human_instruction" in inspect.signature(pipeline_class.__call__).parameters:
             self._count_instruction(index.get("tokenizer"), pipe.tokenizer)
         return pipe

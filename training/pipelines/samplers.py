@@ -9,14 +9,17 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from matchgraph.training.errors import InvalidConfig
+from matchgraph.training.files import folder_name
+from matchgraph.training.pipelines.few_steps import (
+    STUDENT_GUIDANCE,
+    STUDENT_SCHEDULERS,
+    STUDENT_STEPS,
+    of_pipeline,
+)
 
 if TYPE_CHECKING:
     import torch
 
-# Of models distilled by consistency: few steps, with the guidance inside.
-STUDENT_SCHEDULERS = ("LCMScheduler", "FlowMatchLCMScheduler")
-STUDENT_STEPS = 4
-STUDENT_GUIDANCE = 1.0
 # For students whose U-Net embeds the scale, and which were distilled over a range of scales: the default
 # of diffusers' LatentConsistencyModelPipeline. They never learnt a scale of 1.
 EMBEDDED_GUIDANCE = 8.5
@@ -31,9 +34,12 @@ def default_drawing(pipe: Any, steps: int, guidance: float) -> tuple[int, float]
         guidance: likewise.
 
     Returns:
-        These, except for a few-step student, which the class does not know about: 4 steps, and guidance 1
-        for none, or `EMBEDDED_GUIDANCE` if the U-Net embeds the scale.
+        These, except for a model of few steps, which the class does not know about: those of
+        `few_steps.of_pipeline`; of a consistency-distilled student 4 steps, and guidance 1 for none, or
+        `EMBEDDED_GUIDANCE` if the U-Net embeds the scale.
     """
+    if (own := of_pipeline(pipe, folder_name(pipe.name_or_path or ""))) is not None:
+        return own
     if type(pipe.scheduler).__name__ in STUDENT_SCHEDULERS:
         return STUDENT_STEPS, EMBEDDED_GUIDANCE if guidance_width(pipe) else STUDENT_GUIDANCE
     return steps, guidance

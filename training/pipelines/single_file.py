@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from matchgraph.training.errors import BadPipeline, UnsafeWeights, first_line, is_out_of_memory
 from matchgraph.training.files import SCRATCH_PREFIX
 from matchgraph.training.pipelines.families import family_of
+from matchgraph.training.pipelines.few_steps import of_weights
 from matchgraph.training.pipelines.loading import loaded_components, quiet_libraries, read_model_index
 from matchgraph.training.pipelines.weight_files import PICKLED_SUFFIXES, check_weight_files
 
@@ -96,6 +97,8 @@ def convert(file: Path, base: Path, target: Path) -> None:
                 pipe.scheduler.register_to_config(
                     prediction_type="v_prediction", rescale_betas_zero_snr=ZERO_SNR_MARK in names
                 )
+            if (known := of_weights(file.name)) is not None:
+                pipe.scheduler = known.scheduler(pipe.scheduler)
             scratch = target.with_name(f"{SCRATCH_PREFIX}{secrets.token_hex(6)}")
             try:
                 pipe.save_pretrained(scratch)

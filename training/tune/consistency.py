@@ -15,7 +15,7 @@ from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any
 
 from matchgraph.training.errors import InvalidConfig, UnsupportedScheduler
-from matchgraph.training.pipelines.samplers import STUDENT_SCHEDULERS
+from matchgraph.training.pipelines.few_steps import STUDENT_SCHEDULERS
 
 if TYPE_CHECKING:
     import torch

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from matchgraph.training.config import DistillConfig
 from matchgraph.training.errors import InvalidConfig, NonFiniteEncoding
-from matchgraph.training.files import json_hash
+from matchgraph.training.files import folder_name, json_hash
 from matchgraph.training.images import list_captioned_images
 from matchgraph.training.pipelines.cache import CacheUse, EncodingCache
 from matchgraph.training.pipelines.encoding import (
@@ -26,7 +26,7 @@ from matchgraph.training.pipelines.encoding import (
     encode_dataset,
     encode_prompts,
 )
-from matchgraph.training.pipelines.hub import folder_name, pipeline_folder
+from matchgraph.training.pipelines.hub import pipeline_folder
 from matchgraph.training.pipelines.loading import (
     LoadedPipeline,
     quiet_libraries,

@@ -12,6 +12,7 @@ from matchgraph.training.errors import NonFiniteEncoding, memory_of
 from matchgraph.training.images import CaptionedImage
 from matchgraph.training.pipelines.encoding import encode_dataset
 from matchgraph.training.pipelines.placement import placed
+from matchgraph.training.pipelines.samplers import default_drawing
 from matchgraph.training.sampling.generate import sample_images
 from matchgraph.training.tune.finetune import method_of
 from matchgraph.training.tune.loop import Training, attached
@@ -64,7 +65,8 @@ def rehearse(
             memory_of("training"),
         ):
             Training(loaded, parameters, data, replace(training, compile=False)).step(1)
-        steps = sampling.drawing.steps or loaded.family.default_steps
+        steps, _ = default_drawing(loaded.pipe, loaded.family.default_steps, loaded.family.default_guidance)
+        steps = sampling.drawing.steps or steps
         drawing = replace(sampling.drawing, steps=min(steps, SAMPLING_STEPS))
         batch = replace(sampling, n=min(sampling.n, sampling.batch_size), drawing=drawing)
         drawn = sample_images(loaded, None, [image.caption or "" for image in some], batch)

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 from matchgraph.training.errors import InvalidConfig
 from matchgraph.training.files import SCRATCH_PREFIX, files_below, write_json
+from matchgraph.training.pipelines.few_steps import STUDENT_SCHEDULERS
 from matchgraph.training.pipelines.loading import (
     UNUSED_COMPONENTS,
     LoadedPipeline,
     quiet_libraries,
     read_model_index,
 )
-from matchgraph.training.pipelines.samplers import STUDENT_SCHEDULERS
 from matchgraph.training.pipelines.weight_files import weight_variant
 
 if TYPE_CHECKING:

@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from matchgraph.training.errors import BadAdapter, UnsafeWeights, first_line
-from matchgraph.training.files import file_hash, json_hash
+from matchgraph.training.files import file_hash, folder_name, json_hash
 from matchgraph.training.pipelines.adapters import ADAPTER_FILE, adapter_tensors, fuse_adapter, load_adapter
-from matchgraph.training.pipelines.hub import folder_name, is_hub_name, pipeline_folder, student_weights
+from matchgraph.training.pipelines.few_steps import of_weights
+from matchgraph.training.pipelines.hub import is_hub_name, pipeline_folder, student_weights
 from matchgraph.training.pipelines.loading import LoadedPipeline, quiet_libraries
 from matchgraph.training.pipelines.samplers import guidance_width
 from matchgraph.training.pipelines.weight_files import (
@@ -48,7 +49,8 @@ class MadeStudent:
         teacher: its `name`, and the `sha256` of its components.
         weights: `name` as on the hub or of the file or folder, `kind` (lora or denoiser), and the `sha256` of
             the files used.
-        scheduler: its `class`, and the `solver_steps` of the grid that it draws on.
+        scheduler: its `class`, and the `solver_steps` of the grid that it draws on, or the `steps` of weights
+            that `training.pipelines.few_steps` knows.
         guidance_told: whether the denoiser takes the guidance scale as an input; if not, it is 1.
         notes: which weights were left out, one sentence each.
         used: versions and machine.
@@ -81,7 +83,8 @@ def make_student(
     A LoRA, in the form of diffusers or of kohya's scripts, is added to the teacher's denoiser in single
     precision. A denoiser replaces the teacher's: it must have the same weights in the same shapes, except
     for the guidance embedding of latent consistency models. The student uses diffusers' scheduler for
-    consistency models with the teacher's noise process, and shares everything else with its teacher.
+    consistency models with the teacher's noise process, or the one that SDXL-Lightning's and Hyper-SD's
+    weights are made for, known by their file's name; it shares everything else with its teacher.
 
     Args:
         teacher: a pipeline folder of any family, or its name on the hub.
@@ -97,7 +100,8 @@ def make_student(
         BadPipeline: the teacher cannot be loaded.
         BadAdapter: the weights cannot be read or do not fit the teacher.
         UnsafeWeights: they are pickled.
-        InvalidConfig: the output exists, the teacher is a student, or too many solver steps.
+        InvalidConfig: the output exists, the teacher is a student, too many solver steps, or weights of
+            SDXL-Lightning or Hyper-SD whose sampler is not known here.
         UnsupportedScheduler: the teacher's noise process is none that such students are drawn with here.
 
     Source:
@@ -114,7 +118,11 @@ def make_student(
     name = os.fspath(weights) if is_hub_name(weights) else Path(os.path.abspath(weights)).name
     # Weights are added up in single precision, in which a CPU's memory has more room.
     with LoadedPipeline(folder, device="cpu", precision="fp32") as loaded:
-        scheduler = student_scheduler(loaded.pipe.scheduler, loaded.family, solver_steps)
+        known = of_weights(f"{name}/{files[-1].name}")
+        if known is None:
+            scheduler = student_scheduler(loaded.pipe.scheduler, loaded.family, solver_steps)
+        else:
+            scheduler = known.scheduler(loaded.pipe.scheduler)
         notes: list[str] = []
         if lora:
             notes = load_adapter(loaded.pipe, loaded.family, files[0])
@@ -131,7 +139,8 @@ def make_student(
                 "kind": "lora" if lora else "denoiser",
                 "sha256": json_hash([[file.name, file_hash(file)] for file in files]),
             },
-            scheduler={"class": type(scheduler).__name__, "solver_steps": solver_steps},
+            scheduler={"class": type(scheduler).__name__}
+            | ({"solver_steps": solver_steps} if known is None else {"steps": known.steps}),
             guidance_told=guidance_width(loaded.pipe) is not None,
             notes=tuple(notes),
             used=circumstances(loaded),
