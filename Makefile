@@ -93,6 +93,8 @@ report: $(VENV)/.installed
 
 # Each process starts a Neo4j of its own.
 test: export OMP_NUM_THREADS := 1
+# The processes that tests start load the same modules.
+test: export PYTHONDONTWRITEBYTECODE :=
 test: $(VENV)/.installed
 	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist worksteal
 
