@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from matchgraph.predictor.confidence import Confidence
     from matchgraph.predictor.evaluation import Evaluation
     from matchgraph.predictor.replay import BudgetCurve
+    from matchgraph.shortlist import Shortlisted
     from matchgraph.stats.intervals import Interval
 
 PERCENT = 100
@@ -62,6 +63,61 @@ def show_answer(answer: Answer, *, measure: str) -> None:
     if answer.confidence is not None:
         console.print(confidence_text(answer.confidence), soft_wrap=True)
     console.print(f"To be sure, measure the likeliest: {measure}", soft_wrap=True)
+
+
+def show_decision(found: Shortlisted, metric: str) -> None:
+    """Print what was measured as a table, and the decision in sentences."""
+    from matchgraph.cli.rendering import new_table, stdout_console
+
+    console, decision = stdout_console(), found.decision
+    table = new_table(f"Measured on {found.dataset} by {metric}")
+    table.add_column("model", overflow="fold")
+    for name in ("as it is", "fine-tuned", "P(best)"):
+        table.add_column(name, justify="right", overflow="fold")
+    for outcome in decision.measured:
+        before = (
+            "" if outcome.initial is None else with_error(outcome.initial, outcome.initial_standard_error)
+        )
+        after = with_error(outcome.value, outcome.standard_error)
+        chance = decision.chances[outcome.model]
+        table.add_row(outcome.model, before, after, "" if chance is None else f"{chance * PERCENT:.0f} %")
+    console.print(table)
+    console.print(decision_text(found, metric), soft_wrap=True)
+
+
+def decision_text(found: Shortlisted, metric: str) -> str:
+    """The decision in sentences: what to take, its chance, why no more was measured, and where it lies."""
+    decision = found.decision
+    share = f"{len(decision.measured)} of {len(decision.chances)} models are measured"
+    chance = "how likely it is the best one is not known without standard errors"
+    if decision.chance is not None:
+        chance = f"the best one with a probability of {decision.chance * PERCENT:.0f} %"
+    if decision.tuned:
+        lines = [f"Take {decision.model}, fine-tuned: {metric} {decision.value:.4g}, {chance}; {share}."]
+    else:
+        lines = [
+            f"Do not fine-tune: {decision.model} as it is has {metric} {decision.value:.4g}, and fine-tuning "
+            f"was no better; {share}."
+        ]
+    if decision.tuning_pays is not None:
+        lines.append(
+            "That the best of them fine-tuned is better than the best as it is has a probability of "
+            f"{decision.tuning_pays * PERCENT:.0f} %, by the standard errors of sampling."
+        )
+    if found.answer is None:
+        lines.append("The graph had no results to learn from: the cheapest models came first.")
+    lines.append(found.stopped)
+    lines += [f"Not measured: {model}: {reason}" for model, reason in found.failed.items()]
+    if found.adapter is not None:
+        lines.append(f"Weights: {found.adapter}")
+    return "\n".join(lines)
+
+
+def with_error(value: float | None, error: float | None) -> str:
+    """A value with its standard error, as far as they are known."""
+    if value is None:
+        return ""
+    return f"{value:.4g}" if error is None else f"{value:.4g} ± {error:.2g}"
 
 
 def sentences(answer: Answer) -> str:
@@ -117,11 +173,9 @@ def verdict_lines(answer: Answer) -> list[str]:
     return lines
 
 
-def measuring_command(target: str, answer: Answer, *, saved: bool) -> str:
+def measuring_command(target: str, answer: Answer) -> str:
     """The command that measures the likeliest models on the dataset."""
-    models = " ".join(f"--model {quote(model)}" for model in answer.verdict.measure)
-    run = f"matchgraph ingest run --dataset {quote(answer.dataset)} {models}"
-    return run if saved else f"matchgraph predict {quote(target)} --save && {run}"
+    return f"matchgraph predict {quote(target)} --measure {len(answer.verdict.measure)}"
 
 
 def confidence_text(sure: Confidence) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -11,14 +11,19 @@ from matchgraph.cli.options import (
     FiniteRange,
     caption_column_option,
     configuration,
+    extractor_option,
     json_option,
     opened_graph,
     probe_option,
     settings_options,
 )
+from matchgraph.ingest.runs.worker import WorkerOptions
 from matchgraph.predictor.config import GROUP_KINDS, ReplayConfig
 from matchgraph.predictor.recipes import Method
 from matchgraph.progress import progress_bar
+
+if TYPE_CHECKING:
+    from matchgraph.ingest.tables.new_dataset import NewFolder
 
 method_options = settings_options(
     Method,
@@ -63,6 +68,20 @@ class Shares(click.ParamType):
     metavar="SHARE",
     help="Also name the smallest set of models that contains the best one with this confidence, such as 0.9.",
 )
+@click.option(
+    "--measure",
+    type=click.IntRange(min=1),
+    metavar="K",
+    help="Fine-tune and measure the K likeliest models in turn, then decide; the results stay in the graph.",
+)
+@click.option(
+    "--budget-hours",
+    type=FiniteRange(0, min_open=True),
+    metavar="HOURS",
+    help="Measure as many as fit this time on one device, or fewer with --measure.",
+)
+@extractor_option
+@settings_options(WorkerOptions, only=("device", "gpu_memory"))
 @method_options
 @json_option
 def predict(
@@ -71,14 +90,20 @@ def predict(
     caption_column: str | None,
     save: bool,
     confidence: float | None,
+    measure: int | None,
+    budget_hours: float | None,
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Rank the models for a dataset, without fine-tuning any.
+    """Rank the models for a dataset; with --measure, measure the likeliest and decide.
 
     FOLDER_OR_DATASET_ID is a folder of images or the id of a dataset in the graph. A folder is compared with
-    the known datasets, and not added to the graph unless --save is given. The results of a dataset are
-    ignored, and shown next to the prediction.
+    the known datasets, and not added to the graph unless --save or --measure is given. The results of a
+    dataset are not used for its ranking, and shown next to it.
+
+    With --measure or --budget-hours the likeliest models are fine-tuned as the graph's results were, each
+    once: after Ctrl-C the same command goes on. It ends early when one model is the best with a chance of
+    95 %. What the graph has of the dataset counts as measured.
 
     With --confidence the method is first run on each of the graph's other datasets, as in `evaluate`, to
     calibrate the set (conformal prediction).
@@ -88,6 +113,9 @@ def predict(
     from matchgraph.predictor import workflow
 
     method, asked = configuration(Method, options), new_dataset.target(target, probe, caption_column)
+    if measure is not None or budget_hours is not None:
+        decided(asked, method, measure, budget_hours, probe, as_json, options)
+        return
     with progress_bar() as progress, opened_graph() as (graph, _):
         answer = workflow.predict(
             graph,
@@ -100,8 +128,48 @@ def predict(
     if as_json:
         click.echo(json.dumps(answer.to_dict(), allow_nan=False))
     else:
-        saved = save or isinstance(asked, str)
-        show_answer(answer, measure=measuring_command(target, answer, saved=saved))
+        show_answer(answer, measure=measuring_command(target, answer))
+
+
+def decided(
+    target: str | NewFolder,
+    method: Method,
+    measure: int | None,
+    budget_hours: float | None,
+    probe: str | None,
+    as_json: bool,
+    options: dict[str, Any],
+) -> None:
+    """Measure the shortlist and print the decision."""
+    from matchgraph.cli.answers import show_decision
+    from matchgraph.cli.display import run_bar
+    from matchgraph.cli.runs import announce_stop
+    from matchgraph.graphdb.connection import settings_from_environment
+    from matchgraph.ingest.runs.worker import GRACE_S, stopped_by_signals
+    from matchgraph.shortlist import measure_and_decide
+
+    with (
+        opened_graph() as (graph, _),
+        stopped_by_signals(announce_stop, grace_s=GRACE_S) as stop,
+        run_bar() as reporter,
+    ):
+        found = measure_and_decide(
+            graph,
+            settings_from_environment(),
+            target,
+            measure=measure,
+            budget_hours=budget_hours,
+            method=method,
+            probe=probe,
+            extractors=tuple(options["extractors"]),
+            options=configuration(WorkerOptions, options),
+            reporter=reporter,
+            stop=stop,
+        )
+    if as_json:
+        click.echo(json.dumps(found.to_dict(), allow_nan=False))
+    else:
+        show_decision(found, method.metric)
 
 
 @click.command()

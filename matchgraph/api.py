@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     from matchgraph.routing.generate import Drawn
     from matchgraph.routing.router import Decision
     from matchgraph.routing.workflow import Budget, Calibrated
+    from matchgraph.shortlist import Shortlisted
 
 PROBE_VARIABLE = "MATCHGRAPH_PROBE"
 
@@ -384,6 +385,66 @@ class Graph:
                 save=save,
                 confidence=confidence,
                 on_progress=on_progress,
+            )
+
+    def decide(
+        self,
+        target: str | os.PathLike[str],
+        *,
+        measure: int | None = 3,
+        budget_hours: float | None = None,
+        probe: str | os.PathLike[str] | None = None,
+        caption_column: str | None = None,
+        method: Method | None = None,
+        extractors: Sequence[str] = (),
+        options: WorkerOptions | None = None,
+        reporter: Reporter | None = None,
+    ) -> Shortlisted:
+        """Rank the models for a dataset, fine-tune and measure the likeliest in turn, and decide.
+
+        Each is measured as the graph's results were, and its results stay in the graph. What is measured
+        already counts, so the same call goes on where it was stopped.
+
+        Args:
+            target: a folder of images, which becomes a dataset of the graph, or the id of one.
+            measure: how many models to measure at most; None for as many as the budget pays for.
+            budget_hours: of one device; None for no limit.
+            probe: the CLIP that the graph's datasets were ingested with; the connection's by default.
+            caption_column: the column of a folder's metadata that holds the captions.
+            method: how to predict; the default recipe by default.
+            extractors: where other extractors are, each `NAME=WEIGHTS` or `NAME=KIND:WEIGHTS`.
+            options: how a worker works.
+            reporter: receives the progress of the runs.
+
+        Returns:
+            `.decision` with the model to take, its chance and all that was measured; `.adapter` with its
+            weights; `.answer`, the ranking before.
+
+        Raises:
+            Error: no model can be measured, or a folder is gone or changed.
+
+        Example:
+            >>> found = graph.decide("noto-food", measure=3)
+            >>> found.decision.model
+            'tiny-pixart'
+        """
+        from matchgraph.ingest.tables.new_dataset import target as target_of
+        from matchgraph.shortlist import measure_and_decide
+
+        chosen = self.probe if probe is None else os.fspath(probe)
+        with self._following() as on_progress:
+            return measure_and_decide(
+                self._graph,
+                self.settings,
+                target_of(os.fspath(target), chosen, caption_column, self.settings.home),
+                measure=measure,
+                budget_hours=budget_hours,
+                method=method,
+                probe=chosen,
+                extractors=tuple(extractors),
+                options=options,
+                on_progress=on_progress,
+                reporter=reporter,
             )
 
     def evaluate(

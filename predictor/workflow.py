@@ -143,6 +143,22 @@ def predict(
     return Answer(prediction, judged, measured, sure, time.perf_counter() - started, notes)
 
 
+def save_dataset(graph: MatchingGraph, target: NewDataset, on_progress: Progress = no_progress) -> str:
+    """Keep a new dataset in the graph, compared with those it has.
+
+    Args:
+        graph: the graph.
+        target: the dataset; one that the graph has with the same content stays as it is.
+        on_progress: called with the step, and how much of it is done.
+
+    Returns:
+        Its id.
+    """
+    known = graph.datasets()
+    new = target.measured(graph, known, on_progress, save=True)
+    return _saved(graph, target, new, known, on_progress).dataset.id
+
+
 def evaluate(
     graph: MatchingGraph,
     *,

@@ -40,6 +40,7 @@ SCENES = {
     "records": ["Graph.ingest_minizoo"],
     "zoo": [
         "Graph.predict",
+        "Graph.decide",
         "Graph.query",
         "Graph.cypher",
         "Graph.evaluate",

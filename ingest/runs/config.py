@@ -229,6 +229,16 @@ class RunConfig:
         return whole
 
     @classmethod
+    def as_recorded(cls, asked: Mapping[str, Any]) -> RunConfig:
+        """Return the settings of a recorded run, as far as this version of the program has them.
+
+        Args:
+            asked: what `asked` gave, with or without further entries.
+        """
+        own = {field.name: asked[field.name] for field in fields(cls) if field.name in asked}
+        return cls(**{**own, "metrics": tuple(asked["metrics"])})
+
+    @classmethod
     def from_asked(cls, asked: Mapping[str, Any]) -> RunConfig:
         """Return the configuration that the ledger keeps of a run.
 
@@ -238,8 +248,7 @@ class RunConfig:
         Raises:
             ConfigChanged: this version of the program would do something else for it.
         """
-        own = {field.name: asked[field.name] for field in fields(cls) if field.name in asked}
-        config = cls(**{**own, "metrics": tuple(asked["metrics"])})
+        config = cls.as_recorded(asked)
         # By way of JSON, as the ledger has it.
         for name, value in json.loads(json.dumps(config.asked())).items():
             if name not in asked or asked[name] != value:

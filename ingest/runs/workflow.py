@@ -8,7 +8,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
@@ -133,6 +133,19 @@ class Candidates:
     hours: Mapping[str, float]
 
 
+@dataclass(frozen=True)
+class Measurable:
+    """A model that can be fine-tuned on a dataset.
+
+    Args:
+        config: as the newest run of the model was done or, where there is none, the newest run of all.
+        hours: of one device that it takes; None where nothing is known of it.
+    """
+
+    config: RunConfig
+    hours: float | None
+
+
 def plan_runs(
     graph: MatchingGraph,
     config: RunConfig,
@@ -199,6 +212,39 @@ def missing_runs(graph: MatchingGraph, config: RunConfig, selection: Selection) 
     usual = median(known) if known else SECONDS_PER_HOUR
     hours = {model: (value or usual) / SECONDS_PER_HOUR for model, value in seconds.items()}
     return Candidates(snapshot, pairs, hours)
+
+
+def measurable_models(graph: MatchingGraph, dataset: str, metric: str) -> dict[str, Measurable]:
+    """Find the models that can be measured on a dataset as the graph's results were; writes nothing.
+
+    Args:
+        graph: the graph.
+        dataset: id of one of its datasets.
+        metric: what is measured.
+
+    Returns:
+        By id, those that have a folder.
+
+    Raises:
+        NodeNotFound: the dataset is not in the graph.
+    """
+    graph.require("dataset", dataset)
+    models = {model.id: model for model in graph.models()}
+    runs = Ledger(graph.runner).runs()
+    done = [
+        run for run in runs if run.status == DONE and not run.replicate and metric in run.config["metrics"]
+    ]
+    done.sort(key=lambda run: (run.properties.get("ended_at") or 0, run.id))
+    newest = {run.model: run for run in done}
+    estimator = Estimator(runs, models)
+    found = {}
+    for model in sorted(name for name, node in models.items() if node.properties.get("source")):
+        like = newest.get(model, done[-1] if done else None)
+        config = RunConfig() if like is None else RunConfig.as_recorded(like.config)
+        config = replace(config, metrics=(metric,), initial=True)
+        seconds = estimator.whole(model, config.asked()).seconds
+        found[model] = Measurable(config, None if seconds is None else seconds / SECONDS_PER_HOUR)
+    return found
 
 
 def queue_runs(

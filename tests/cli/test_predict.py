@@ -192,8 +192,7 @@ class TestDefaultRecipe:
         assert (
             f"Expected loss against the best model: {answer['verdict']['expected_loss']:.3g} clip_fid" in out
         )
-        measured = " ".join(f"--model {model}" for model in answer["verdict"]["measure"])
-        assert out.rstrip().endswith(f"matchgraph ingest run --dataset d03 {measured}")
+        assert out.rstrip().endswith("matchgraph predict d03 --measure 3")
         assert json.loads(command("predict", "d03", "--json")[1])["confidence"] is None
         for impossible in ("0", "1", "nan", "x"):
             assert command("predict", "d03", "--confidence", impossible)[0] == 2

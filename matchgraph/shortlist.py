@@ -1,0 +1,206 @@
+"""Rank the models for a dataset, measure the likeliest, and decide.
+
+The measurements are runs of the ledger: finished ones are not repeated, an interrupted one goes on from its
+checkpoint, and every result stays in the graph.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from matchgraph.errors import Error
+from matchgraph.ingest.runs.config import Selection
+from matchgraph.ingest.runs.ledger import DONE, Ledger
+from matchgraph.ingest.runs.reporter import Reporter
+from matchgraph.ingest.runs.workflow import measurable_models, run_pairs
+from matchgraph.predictor.decision import Decision, decide, outcomes
+from matchgraph.predictor.errors import NotEnoughResults, UnknownMetricName
+from matchgraph.predictor.recipes import Method
+from matchgraph.predictor.workflow import predict, save_dataset
+from matchgraph.progress import Progress, no_progress
+from matchgraph.words import SECONDS_PER_HOUR, duration
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from matchgraph.graphdb.connection import Settings
+    from matchgraph.graphdb.repository import MatchingGraph
+    from matchgraph.ingest.runs.worker import WorkerOptions
+    from matchgraph.ingest.tables.new_dataset import NewFolder
+    from matchgraph.predictor.answer import Answer
+
+# A chance of the leader from which on further measurements are not worth their time.
+ENOUGH = 0.95
+
+
+class NothingMeasured(Error):
+    """No model of the shortlist could be measured."""
+
+
+@dataclass(frozen=True)
+class Shortlisted:
+    """A decision and where it comes from.
+
+    Attributes:
+        dataset: id of the dataset, which is in the graph now.
+        answer: the ranking before; None where the graph has no results to learn from.
+        order: models in the order in which they are measured, the likeliest first.
+        decision: by what was measured.
+        adapter: weights of the model to take, in the data folder; None where it is not to be tuned, or where
+            it was measured elsewhere.
+        failed: model id to the reason why it could not be measured.
+        stopped: why no more models were measured.
+        hours: how long the measurements took now.
+    """
+
+    dataset: str
+    answer: Answer | None
+    order: tuple[str, ...]
+    decision: Decision
+    adapter: Path | None
+    failed: Mapping[str, str]
+    stopped: str
+    hours: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything, ready for JSON."""
+        return {
+            **asdict(self),
+            "answer": self.answer and self.answer.to_dict(),
+            "decision": self.decision.to_dict(),
+            "adapter": self.adapter and str(self.adapter),
+        }
+
+
+def measure_and_decide(
+    graph: MatchingGraph,
+    settings: Settings,
+    target: str | NewFolder,
+    *,
+    measure: int | None = 3,
+    budget_hours: float | None = None,
+    method: Method | None = None,
+    probe: str | None = None,
+    extractors: tuple[str, ...] = (),
+    options: WorkerOptions | None = None,
+    on_progress: Progress = no_progress,
+    reporter: Reporter | None = None,
+    stop: threading.Event | None = None,
+) -> Shortlisted:
+    """Rank the models for a dataset, fine-tune and measure the likeliest in turn, and decide.
+
+    Each is measured as the graph's results were. It ends when enough models are measured, when the next one
+    does not fit the budget, or when the leader is the best with a chance of 95 %. What the graph has of the
+    dataset counts as measured, so the same call goes on where it was stopped. Without results to learn from,
+    all models are equally likely, and the cheapest come first.
+
+    Args:
+        graph: the graph.
+        settings: how workers reach it, and the data folder.
+        target: id of a dataset, or a folder of images, which becomes one.
+        measure: how many models to measure at most; None for as many as the budget pays for.
+        budget_hours: of one device; None for no limit.
+        method: how to predict; the default recipe by default.
+        probe: the CLIP model that the datasets were ingested with.
+        extractors: where other extractors are, each `NAME=WEIGHTS` or `NAME=KIND:WEIGHTS`.
+        options: how a worker works.
+        on_progress: called with the step of the prediction, and how much of it is done.
+        reporter: hears how the runs go.
+        stop: set it to end the work at the next step.
+
+    Raises:
+        NothingMeasured: each model failed; the message has the reasons.
+        IngestError: as `ingest.runs.workflow.plan_runs`.
+        KeyboardInterrupt: it was stopped.
+    """
+    method, reporter = method or Method(), reporter or Reporter()
+    dataset = target if isinstance(target, str) else save_dataset(graph, target, on_progress)
+    able = measurable_models(graph, dataset, method.metric)
+    answer, chances = _predicted(graph, dataset, method, on_progress)
+    hours = {model: found.hours for model, found in able.items()}
+    order = tuple(sorted(able, key=lambda model: (-chances[model], hours[model] or 0.0, model)))
+    failed: dict[str, str] = {}
+    started = time.monotonic()
+    while True:
+        snapshot = graph.snapshot(method.metric, None, method.measured_with)
+        known = [outcome for outcome in outcomes(snapshot, dataset) if outcome.model in chances]
+        decision = None
+        if known:
+            decision = decide(chances, known, larger_is_better=snapshot.metric.larger_is_better)
+        spent = (time.monotonic() - started) / SECONDS_PER_HOUR
+        left = [model for model in order if model not in failed and model not in {o.model for o in known}]
+        stopped = _reason(decision, len(known), left, hours, measure, budget_hours, spent)
+        if stopped:
+            break
+        model = left[0]
+        takes = (
+            "" if hours[model] is None else f", in about {duration((hours[model] or 0) * SECONDS_PER_HOUR)}"
+        )
+        reporter.notice(f"Measuring {model}, the best one with a chance of {chances[model]:.0%}{takes}.")
+        summary = run_pairs(
+            graph,
+            settings,
+            able[model].config,
+            Selection((model,), (dataset,), probe=probe, extractors=extractors),
+            options=options,
+            retry_failed=True,
+            reporter=reporter,
+            stop=stop,
+        )
+        for reason in (*summary.failed.values(), *summary.not_here.values()):
+            failed[model] = reason
+        if not summary.done and not summary.already_done and not summary.done_elsewhere:
+            failed.setdefault(model, "another worker holds its run")
+    if decision is None:
+        reasons = "; ".join(f"{model}: {reason}" for model, reason in failed.items())
+        raise NothingMeasured(f"No model is measured on {dataset!r}. {reasons or stopped}")
+    adapter = _adapter(graph, settings, decision, dataset)
+    return Shortlisted(dataset, answer, order, decision, adapter, failed, stopped, spent)
+
+
+def _predicted(
+    graph: MatchingGraph, dataset: str, method: Method, on_progress: Progress
+) -> tuple[Answer | None, dict[str, float]]:
+    """The ranking, and each model's chance to be the best; the same for all where there are no results."""
+    try:
+        answer = predict(graph, dataset, method=method, on_progress=on_progress)
+    except (NotEnoughResults, UnknownMetricName):
+        models = [model.id for model in graph.models()]
+        return None, dict.fromkeys(models, 1 / len(models))
+    return answer, {model.model: model.p_best for model in answer.ranking}
+
+
+def _reason(
+    decision: Decision | None,
+    known: int,
+    left: list[str],
+    hours: Mapping[str, float | None],
+    measure: int | None,
+    budget_hours: float | None,
+    spent: float,
+) -> str:
+    """Why to stop, as a sentence; empty to go on."""
+    if measure is not None and known >= measure:
+        return f"{known} measured, as many as asked for."
+    if decision is not None and (decision.chance or 0.0) >= ENOUGH:
+        return f"{decision.measured[0].model} is the best one with a chance of {ENOUGH:.0%} or more."
+    if not left:
+        return "No other model has a folder: add some with `matchgraph ingest models FOLDER`."
+    if budget_hours is not None and spent + (hours[left[0]] or 0.0) > budget_hours:
+        return f"The next one, {left[0]}, does not fit the budget of {budget_hours:g} h."
+    return ""
+
+
+def _adapter(graph: MatchingGraph, settings: Settings, decision: Decision, dataset: str) -> Path | None:
+    if not decision.tuned:
+        return None
+    for run in Ledger(graph.runner).runs():
+        if (run.model, run.dataset, run.status) == (decision.model, dataset, DONE) and not run.replicate:
+            file = settings.home / str(run.properties.get("adapter"))
+            if file.is_file():
+                return file
+    return None

@@ -1,0 +1,46 @@
+"""What to take once some models were measured."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from matchgraph.predictor.decision import Outcome, decide
+
+PREDICTED = {"a": 0.5, "b": 0.3, "c": 0.2}
+
+
+def test_the_best_measured_one_has_the_chances_of_all_that_it_beat():
+    clear = [Outcome("a", 9.0, 0.1), Outcome("b", 5.0, 0.1)]
+    found = decide(PREDICTED, clear)
+    assert (found.model, found.tuned, found.value) == ("b", True, 5.0)
+    assert found.chance == pytest.approx(0.8)
+    assert found.chances == pytest.approx({"a": 0.0, "b": 0.8, "c": 0.2}, abs=1e-9)
+    assert [outcome.model for outcome in found.measured] == ["b", "a"]
+    assert decide(PREDICTED, clear, larger_is_better=True).model == "a"
+
+
+def test_values_within_their_errors_share_the_chance():
+    # A difference of one standard error of the difference.
+    found = decide(PREDICTED, [Outcome("a", 5.0, 3.0), Outcome("b", 10.0, 4.0)])
+    assert found.chance == pytest.approx(0.8 * 0.8413, abs=1e-3)
+    assert sum(found.chances.values()) == pytest.approx(1)
+
+
+def test_no_chance_is_claimed_without_standard_errors():
+    found = decide(PREDICTED, [Outcome("a", 5.0, 3.0, 6.0), Outcome("b", 10.0, None, 7.0)])
+    assert (found.model, found.chance, found.tuning_pays) == ("a", None, None)
+    assert found.chances == {"a": None, "b": None, "c": 0.2}
+    # That a single one is the best of those measured is no question of noise.
+    assert decide(PREDICTED, [Outcome("b", 10.0)]).chance == pytest.approx(0.3)
+
+
+def test_a_pretrained_model_may_be_better_than_every_tuned_one():
+    measured = [Outcome("a", 5.0, 0.3, 4.0, 0.4), Outcome("b", 6.0, 0.3, 9.0, 0.4)]
+    found = decide(PREDICTED, measured)
+    assert (found.model, found.tuned, found.value) == ("a", False, 4.0)
+    assert found.tuning_pays == pytest.approx(0.0228, abs=1e-3)
+    worse = [replace(measured[0], initial=6.0), measured[1]]
+    assert decide(PREDICTED, worse).tuned
+    assert decide(PREDICTED, worse).tuning_pays == pytest.approx(0.9772, abs=1e-3)
