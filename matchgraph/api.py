@@ -631,7 +631,9 @@ class Runs:
             Error: no pair is left, or a folder is gone or changed.
 
         Example:
-            >>> config = matchgraph.RunConfig(steps=2, batch_size=4, samples=4, resolution_px=32)
+            >>> config = matchgraph.RunConfig(
+            ...     steps=2, batch_size=4, samples=4, sampling_steps=2, resolution_px=32
+            ... )
             >>> graph.runs.plan(models=["tiny-sd15"], datasets=["icons"], config=config).to_do
             1
         """
@@ -671,7 +673,9 @@ class Runs:
             Error: as `plan`; nothing was begun.
 
         Example:
-            >>> config = matchgraph.RunConfig(steps=2, batch_size=4, samples=4, resolution_px=32)
+            >>> config = matchgraph.RunConfig(
+            ...     steps=2, batch_size=4, samples=4, sampling_steps=2, resolution_px=32
+            ... )
             >>> graph.runs.run(models=["tiny-sd15"], datasets=["icons"], config=config).done
             1
         """

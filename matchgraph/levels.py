@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from matchgraph.routing.router import Router
     from matchgraph.routing.store import RouterStore
     from matchgraph.training.images import DatasetFolder
+    from matchgraph.training.measure.frechet import GaussianStatistics
     from matchgraph.training.measure.prompts import PromptEncoder
     from matchgraph.training.measure.quality import Scorer
 
@@ -150,6 +151,7 @@ def choose(
         NotChosen: an adapter is of no chosen model.
         RoutingError, CollaborationError, TrainingError: something about router, students or files.
     """
+    from matchgraph.training.images import list_captioned_images, load_rgb
     from matchgraph.training.measure.extractors import load_clip
     from matchgraph.training.measure.prompts import load_prompt_encoder
     from matchgraph.training.measure.scorers import load_scorers
@@ -174,6 +176,7 @@ def choose(
     )
     drawer = PromptDrawer(MatchingGraph(runner).model_folders(), scorer, prompts, seed, device, on_failure)
     extractor = load_clip(probe, device=device)
+    real = extractor.statistics(load_rgb(image.path) for image in list_captioned_images(images))
     levels: list[Level] = []
     first: np.ndarray | None = None
     for name, (candidates, expected) in planned.items():
@@ -191,7 +194,7 @@ def choose(
                 expected,
                 float(quality.mean()),
                 over(quality, first, seed),
-                distance(extractor, pictures, images),
+                distance(extractor.statistics(pictures), real),
                 float(np.mean([each.by_teacher for each in drawn])),
             )
         )
@@ -426,11 +429,8 @@ def over(quality: np.ndarray, first: np.ndarray, seed: int) -> tuple[float, floa
     return interval.value, interval.low, interval.high
 
 
-def distance(extractor: Any, drawn: Sequence[Image.Image], folder: DatasetFolder) -> float:
-    """Frechet distance of images to those of a folder."""
-    from matchgraph.training.images import list_captioned_images, load_rgb
+def distance(one: GaussianStatistics, other: GaussianStatistics) -> float:
+    """Frechet distance between the features of two sets of images."""
     from matchgraph.training.measure.frechet import frechet_distance
 
-    own = extractor.statistics(drawn)
-    real = extractor.statistics(load_rgb(image.path) for image in list_captioned_images(folder))
-    return frechet_distance(own.mean, own.covariance, real.mean, real.covariance)
+    return frechet_distance(one.mean, one.covariance, other.mean, other.covariance)

@@ -29,6 +29,14 @@ def test_adapters_are_named_with_their_models(tmp_path: Path) -> None:
             adapters_of(wrong)
 
 
+def some_images(name: str, into: Path) -> Path:
+    """A dataset of the small zoo with a few of its images."""
+    (into / name).mkdir()
+    for image in sorted((ROOT / "datasets" / name).glob("[!.]*.png"))[:6]:
+        (into / name / image.name).symlink_to(image)
+    return into / name
+
+
 @pytest.mark.usefixtures("graph")
 def test_all_three_levels_draw_and_say_what_each_was_worth(
     environment: Mapping[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -44,7 +52,7 @@ def test_all_three_levels_draw_and_say_what_each_was_worth(
 
     for folder in ("students/tiny-sdxl-lcm", "models/tiny-sdxl", "models/tiny-sd3"):
         invoke("ingest", "models", str(ROOT / folder), "--no-throughput")
-    datasets = [ROOT / "datasets" / name for name in ("noto-food", "noto-travel", "openmoji-symbols")]
+    datasets = [some_images(name, tmp_path) for name in ("noto-food", "openmoji-symbols")]
     invoke("ingest", "datasets", *map(str, datasets))
     rows = [
         f"{model},{dataset.name},clip_fid,{value + number}"
@@ -53,7 +61,7 @@ def test_all_three_levels_draw_and_say_what_each_was_worth(
     ]
     Path("results.csv").write_text("\n".join(["model,dataset,metric,value", *rows]), encoding="utf-8")
     invoke("ingest", "results", "results.csv")
-    lines = (ROOT / "prompts.txt").read_text(encoding="utf-8").splitlines()[:10]
+    lines = (ROOT / "prompts.txt").read_text(encoding="utf-8").splitlines()[:6]
     Path("prompts.txt").write_text("\n".join(lines), encoding="utf-8")
     invoke("route", "prompts", "prompts.txt", "--largest-similarity", "1.01")
     for model, guidance in (("tiny-sdxl-lcm", "1"), ("tiny-sdxl", "2")):
@@ -66,7 +74,7 @@ def test_all_three_levels_draw_and_say_what_each_was_worth(
     tried = ("--teacher-steps", "3", "--refine-steps", "2", "--rollbacks", "0.9", "--prompts", "prompts.txt")
     invoke("collaborate", "tune", pair[0], "--budget-tflop", "1", *tried)
 
-    Path("asked.txt").write_text("\n".join(lines[:3]), encoding="utf-8")
+    Path("asked.txt").write_text("\n".join(lines[:2]), encoding="utf-8")
     asked = ("choose", "--images", str(datasets[0]), "--prompts", "asked.txt", "--budget-tflop", "0.001")
     found = json.loads(invoke(*asked, "--out", "out", "--json"))
     assert found["models"] == ["tiny-sdxl"]
@@ -79,9 +87,9 @@ def test_all_three_levels_draw_and_say_what_each_was_worth(
         "model + prompt",
         "model + prompt + image",
     ]
-    assert len(list(Path("out").glob("*.png"))) == 3
+    assert len(list(Path("out").glob("*.png"))) == 2
     for level in levels.values():
-        assert len(level["candidates"]) == 3
+        assert len(level["candidates"]) == 2
         assert level["distance"] > 0
         assert 0 < level["tflop"] < 0.002
     # One choice is the same for all, and its own measure.

@@ -18,8 +18,12 @@ def call(environment, *arguments: str):
     return CliRunner().invoke(matchgraph, ["report", *arguments], env=dict(environment))
 
 
-def test_report_writes_the_page_and_goes_on_where_it_stopped(environment, graph, zoo, save, tmp_path: Path):
+def test_report_writes_the_page_and_goes_on_where_it_stopped(
+    environment, graph, zoo, save, tmp_path: Path, monkeypatch
+):
     save(graph, zoo(4, 3))
+    monkeypatch.setattr("matchgraph.predictor.baselines.FOREST_TREES", 5)
+    monkeypatch.setattr("matchgraph.report.rankers.TREES", 5)
     out = tmp_path / "a folder"
     options = ["--out", str(out), "--seeds", "1", "--jobs", "1", "--only", "selection", "--only", "noise"]
     answer = call(environment, *options)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -28,6 +29,8 @@ MODEL = "tiny-sana-small"
 @pytest.fixture
 def invoke(environment: Mapping[str, str], settings: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.chdir(settings.home)
+    # Routers of earlier tests in this home: `route serve` would load them as well.
+    shutil.rmtree(settings.home / "routing", ignore_errors=True)
 
     def invoke(*arguments: str, fails: bool = False) -> Result:
         own = {**environment, "MATCHGRAPH_PROBE": CLIP}
@@ -107,9 +110,7 @@ def assert_it_serves(environment: Mapping[str, str], asked: dict[str, Any], vari
             process.kill()
 
 
-def test_what_is_missing_is_named(invoke: Callable[..., Result], settings: Any) -> None:
-    for path in (settings.home / "routing").glob("*"):
-        path.unlink()
+def test_what_is_missing_is_named(invoke: Callable[..., Result]) -> None:
     assert "route fit" in str(invoke("route", "ask", "a cat", fails=True).exception)
     assert "route score" in str(invoke("route", "curve", fails=True).exception)
     gone = invoke("route", "variants", "--model", "gone", "--steps", "1", fails=True)

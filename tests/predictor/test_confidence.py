@@ -88,13 +88,13 @@ class TestConfidence:
 
     def test_sets_cover_datasets_of_simulated_zoos(self, zoo, gaussian):
         held = []
-        for seed in range(6):
-            snapshot = zoo(n_datasets=13, noise=2.5, seed=seed)
-            for target in ("d00", "d04", "d08"):
+        for seed in range(5):
+            snapshot = zoo(n_datasets=9, noise=2.5, seed=seed)
+            for target in ("d00", "d04"):
                 own = snapshot.performs[snapshot.performs["dataset"] == target]
                 best = own["model"].iloc[int(np.argmin(own["value"]))]
                 prediction = predict(hide_results(snapshot, target), target, gaussian)
                 sure = confidence_of(prediction, other_folds(snapshot, target, gaussian), 0.8)
                 held.append(best in sure.chosen.models)
-        # Three standard deviations of a mean of 18 draws.
-        assert np.mean(held) >= 0.8 - 3 * np.sqrt(0.8 * 0.2 / 18)
+        # Three standard deviations of a mean of ten draws.
+        assert np.mean(held) >= 0.8 - 3 * np.sqrt(0.8 * 0.2 / 10)

@@ -11,6 +11,9 @@ from xml.etree import ElementTree
 
 import pytest
 
+import matchgraph.predictor.baselines as baselines
+import matchgraph.report.importances as importances
+import matchgraph.report.rankers as rankers
 import matchgraph.report.sparsity as sparsity
 import matchgraph.report.variants as variants
 from matchgraph.graphdb.models import Dataset, Model
@@ -86,6 +89,8 @@ def sources(snapshot, replicates: tuple[Replicate, ...] = ()) -> Sources:
 
 def test_a_report_without_similarities_initial_values_or_replicates(zoo, tmp_path: Path, monkeypatch):
     monkeypatch.setattr(sparsity, "REMOVED", (0.0, 0.5))
+    for module, trees in ((baselines, "FOREST_TREES"), (rankers, "TREES"), (importances, "TREES")):
+        monkeypatch.setattr(module, trees, 5)
     snapshot = renamed(zoo(3, 3))
     snapshot = replace(snapshot, similar=snapshot.similar.iloc[:0], similarity=None)
     config = ReportConfig(seeds=1, embedder="node2vec+", jobs=1)
