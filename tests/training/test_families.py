@@ -24,7 +24,7 @@ from tests.training import tiny
 
 NAMES = sorted(FAMILIES)
 ZOO = Path(__file__).parents[2] / "zoo"  # configurations of real models
-# Every VAE of the tiny pipelines has this scaling factor; FLUX.1's has a shift as well.
+# Every VAE of the tiny pipelines has this scaling factor; FLUX.1's and Lumina's have a shift as well.
 SCALE = 0.7
 PROMPTS = ["a cat", "", "dogs"]
 
@@ -57,7 +57,7 @@ def test_families_are_found_by_pipeline_class():
         family_of({"_class_name": "HunyuanDiTPipeline"})
     with pytest.raises(UnknownFamily, match="None"):
         family_of({})
-    with pytest.raises(UnknownFamily, match="known: flux, kolors, pixart, sana, sd, sd3, sdxl"):
+    with pytest.raises(UnknownFamily, match="known: flux, kolors, lumina2, pixart, sana, sd, sd3, sdxl"):
         family("unet")
 
 
@@ -97,7 +97,7 @@ def test_the_empty_prompt_is_the_pipelines_own_unconditional_row(loaded, name):
             **length,
         )
     # Positive rows stand before negative ones, or each before its own negative.
-    negative = encoded[2:] if name in ("pixart", "sana") else encoded[1::2]
+    negative = encoded[2:] if name in ("pixart", "sana", "lumina2") else encoded[1::2]
     for row, expected in zip(own.encode_prompts(pipe, [""]).values(), negative, strict=True):
         torch.testing.assert_close(row, expected)
 
@@ -133,7 +133,7 @@ def test_truncated_captions_are_counted(loaded, name):
     # CLIP: 14 letters and two special tokens fill the 16. The others have one text encoder each, of
     # which a truncated prompt is one whose last letter makes no difference.
     letters = range(250, 258) if name == "kolors" else range(10, 18)
-    if name in ("kolors", "pixart", "sana"):
+    if name in ("kolors", "pixart", "sana", "lumina2"):
         with quiet_libraries():
             rows = own.encode_prompts(pipe, ["a" * n for n in letters])["prompt_embeds"]
             changed = own.encode_prompts(pipe, ["a" * (n - 1) + "b" for n in letters])["prompt_embeds"]
@@ -155,13 +155,14 @@ def test_counting_sees_prompts_as_the_pipeline_shows_them(loaded, name):
 @pytest.mark.parametrize("name", sorted(set(NAMES) - {"sana"}))
 def test_latents_are_shifted_scaled_and_drawn_from_the_generator(loaded, name):
     pipe, own = loaded[name]
-    shift = 0.1 if name == "flux" else 0.0
+    shift = 0.1 if name in ("flux", "lumina2") else 0.0
     pixels = torch.rand(2, 3, 32, 32, generator=generator()) * 2 - 1
     posterior = pipe.vae.encode(pixels).latent_dist
     torch.testing.assert_close(own.encode_images(pipe, pixels), (posterior.mean - shift) * SCALE)
     drawn = own.encode_images(pipe, pixels, generator(5))
     torch.testing.assert_close(drawn, (posterior.sample(generator(5)) - shift) * SCALE)
-    assert drawn.shape == (2, tiny.CHANNELS, 8, 8)
+    side = 4 if name == "lumina2" else 8
+    assert drawn.shape == (2, tiny.CHANNELS, side, side)
     assert not torch.equal(drawn, own.encode_images(pipe, pixels, generator(6)))
 
 
@@ -353,6 +354,24 @@ def test_flux_loss_is_rectified_flow_on_packed_latents(tiny_folder, latents, gui
     )
 
 
+def test_lumina2_loss_is_rectified_flow_that_counts_from_noise(loaded, latents):
+    """As the training script has it: its sigma is the share of the image, and the time it goes by."""
+    pipe, own = loaded["lumina2"]
+    conditioning = own.encode_prompts(pipe, PROMPTS)
+    sigma, noise, _ = flowed(latents, logit_normal=False, shift=6.0)
+    s = sigma.view(-1, 1, 1, 1)
+    predicted = pipe.transformer(
+        hidden_states=(1 - s) * noise + s * latents,
+        timestep=sigma,
+        encoder_hidden_states=conditioning["prompt_embeds"],
+        encoder_attention_mask=conditioning["prompt_attention_mask"],
+    ).sample
+    expected = ((predicted - (latents - noise)) ** 2).mean()
+    torch.testing.assert_close(
+        own.loss(pipe, pipe.transformer, latents, conditioning, generator(7)), expected
+    )
+
+
 def widths(name: str, encoders: dict[str, dict]) -> dict[str, tuple[int, ...]]:
     """Shapes of a prompt's rows as the text encoders' configurations have them."""
     first, second, third = (encoders.get(f"text_encoder{n}", {}) for n in ("", "_2", "_3"))
@@ -515,6 +534,7 @@ def test_schedulers_of_another_process_are_refused(loaded, latents):
         ("sd3", DDIMScheduler()),
         ("sana", DPMSolverMultistepScheduler()),
         ("flux", DDIMScheduler()),
+        ("lumina2", DDIMScheduler()),
     ]:
         pipe, own = loaded[name]
         conditioning = own.encode_prompts(pipe, PROMPTS)

@@ -427,7 +427,45 @@ def flux(guidance_embeds: bool = True) -> Any:
     )
 
 
+def lumina2() -> Any:
+    """Lumina-Image 2.0, whose pipeline takes it for given that its VAE shrinks eight times."""
+    from diffusers import FlowMatchEulerDiscreteScheduler, Lumina2Pipeline, Lumina2Transformer2DModel
+
+    torch.manual_seed(8)
+    pipe = Lumina2Pipeline(
+        transformer=Lumina2Transformer2DModel(
+            sample_size=4,
+            in_channels=CHANNELS,
+            hidden_size=16,
+            num_layers=2,
+            num_refiner_layers=1,
+            num_attention_heads=2,
+            num_kv_heads=1,
+            multiple_of=16,
+            axes_dim_rope=(4, 2, 2),
+            axes_lens=(64, 16, 16),
+            cap_feat_dim=WIDTH,
+        ),
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=6.0),
+        vae=vae(
+            shift_factor=0.1,
+            use_quant_conv=False,
+            use_post_quant_conv=False,
+            block_out_channels=(4, 4, 4, 8),
+            down_block_types=("DownEncoderBlock2D",) * 4,
+            up_block_types=("UpDecoderBlock2D",) * 4,
+        ),
+        text_encoder=gemma(),
+        tokenizer=gemma_tokenizer(),
+    )
+    # One token, so that there is room for a prompt.
+    pipe.tokenizer.add_tokens([pipe.system_prompt, "<Prompt Start>"])
+    pipe.text_encoder.resize_token_embeddings(len(pipe.tokenizer), mean_resizing=False)
+    return pipe
+
+
 BUILDERS: dict[str, Callable[..., Any]] = {
+    "lumina2": lumina2,
     "sd": sd,
     "sdxl": sdxl,
     "kolors": kolors,
@@ -439,6 +477,7 @@ BUILDERS: dict[str, Callable[..., Any]] = {
 
 # Arguments that the pipeline's own call needs at this size.
 CALL: dict[str, dict[str, Any]] = {
+    "lumina2": {"max_sequence_length": TOKENS},
     "sd": {},
     "sdxl": {},
     "kolors": {},

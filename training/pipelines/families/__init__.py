@@ -25,11 +25,16 @@ FAMILIES: dict[str, tuple[str, str]] = {
     "sana": ("SanaPipeline", "matchgraph.training.pipelines.families.sana"),
     "sd3": ("StableDiffusion3Pipeline", "matchgraph.training.pipelines.families.sd3"),
     "flux": ("FluxPipeline", "matchgraph.training.pipelines.families.flux"),
+    "lumina2": ("Lumina2Pipeline", "matchgraph.training.pipelines.families.lumina2"),
 }
 # Further class -> the family whose own class loads, prices and draws such folders. A latent consistency
 # model's pipeline has the components of Stable Diffusion's, which tells the U-Net its guidance all the same;
 # it also takes no bounds for latents, where a folder's scheduler says `clip_sample`.
-ALIASES = {"LatentConsistencyModelPipeline": "sd"}
+ALIASES = {
+    "LatentConsistencyModelPipeline": "sd",
+    # The older name of Lumina2Pipeline, which the published folder has.
+    "Lumina2Text2ImgPipeline": "lumina2",
+}
 
 
 def family(name: str) -> Family:

@@ -41,6 +41,7 @@ class Family(ABC):
             into the denoiser the scale is an input of the one forward.
         flow_matching: the denoiser predicts the velocity of a straight line from image to noise.
         density: of a flow's noise levels in training, see `objectives.draw_sigmas`.
+        counts_from_noise: the level drawn in training is the share of the image instead of the noise.
         call_options: further arguments of the pipeline's call when sampling.
         load_options: further arguments of the pipeline class's loader.
         denormalises: the pipeline's call undoes its VAE's `latents_mean` and `latents_std`.
@@ -57,6 +58,7 @@ class Family(ABC):
     classifier_free: ClassVar[bool] = True
     flow_matching: ClassVar[bool] = False
     density: ClassVar[Density] = "uniform"
+    counts_from_noise: ClassVar[bool] = False
     call_options: ClassVar[Mapping[str, Any]] = {}
     load_options: ClassVar[Mapping[str, Any]] = {}
     denormalises: ClassVar[bool] = False
@@ -210,7 +212,9 @@ class Family(ABC):
         import torch
 
         if self.flow_matching:
-            noisy, levels, target = rectified_flow(pipe.scheduler, latents, generator, self.density)
+            noisy, levels, target = rectified_flow(
+                pipe.scheduler, latents, generator, self.density, from_noise=self.counts_from_noise
+            )
         else:
             noisy, levels, target = diffuse(pipe.scheduler, latents, generator)
         shown = {name: values[rows] for name, values in conditioning.items()}

@@ -104,7 +104,12 @@ def draw_sigmas(scheduler: Any, count: int, generator: torch.Generator, density:
 
 
 def rectified_flow(
-    scheduler: Any, latents: torch.Tensor, generator: torch.Generator, density: Density
+    scheduler: Any,
+    latents: torch.Tensor,
+    generator: torch.Generator,
+    density: Density,
+    *,
+    from_noise: bool = False,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Move latents along the straight line towards noise, and give the velocity to predict.
 
@@ -113,6 +118,7 @@ def rectified_flow(
         latents: float32, (n, channels, h, w).
         generator: CPU generator.
         density: see `draw_sigmas`.
+        from_noise: what is drawn is the share of the image; the level of noise is the rest.
 
     Returns:
         The latents (1 - sigma) x + sigma noise, the sigmas (n,), and the velocity noise - x.
@@ -124,6 +130,8 @@ def rectified_flow(
         Liu et al., "Flow straight and fast" (2022), Eq. 1; Esser et al. (2024), Eq. 13.
     """
     sigmas = draw_sigmas(scheduler, len(latents), generator, density).to(latents.device)
+    if from_noise:
+        sigmas = 1 - sigmas
     noise = training_noise(latents, generator)
     mix = sigmas.view(-1, 1, 1, 1)
     return (1 - mix) * latents + mix * noise, sigmas, noise - latents
