@@ -57,18 +57,28 @@ def train_merges(captions: Iterable[str], count: int = MERGES) -> list[tuple[str
         for word in pattern.findall(caption.lower()):
             symbols = [encoder[byte] for byte in word.encode("utf-8")]
             frequency[(*symbols[:-1], symbols[-1] + _END_OF_WORD)] += 1
-    words = dict(frequency)
+    words, times = list(frequency), list(frequency.values())
+    pairs: collections.Counter[tuple[str, str]] = collections.Counter()
+    # The words that hold a pair, so that a merge touches no others.
+    holders: collections.defaultdict[tuple[str, str], set[int]] = collections.defaultdict(set)
+
+    def count_pairs(number: int, sign: int) -> None:
+        for pair in itertools.pairwise(words[number]):
+            pairs[pair] += sign * times[number]
+            holders[pair].add(number)
+            if not pairs[pair]:
+                del pairs[pair]
+
+    for number in range(len(words)):
+        count_pairs(number, 1)
     merges: list[tuple[str, str]] = []
-    while len(merges) < count:
-        pairs: collections.Counter[tuple[str, str]] = collections.Counter()
-        for word, times in words.items():
-            for pair in itertools.pairwise(word):
-                pairs[pair] += times
-        if not pairs:
-            break
+    while len(merges) < count and pairs:
         best = min(pairs, key=lambda pair: (-pairs[pair], pair))
         merges.append(best)
-        words = {_merged(word, best): times for word, times in words.items()}
+        for number in holders.pop(best):
+            count_pairs(number, -1)
+            words[number] = _merged(words[number], best)
+            count_pairs(number, 1)
     return merges
 
 

@@ -23,14 +23,14 @@ def test_training_brings_like_images_together_and_the_product_loads_it(
         monkeypatch.setattr(module, "WORK", tmp_path)
     monkeypatch.setattr(loop, "LOGS", tmp_path / "logs")
     monkeypatch.setattr(probes, "CLIP_FOLDER", shared / "clip")
-    quick = replace(CONFIGS[name], steps=30, batch_size=32, warmup_steps=1, log_every=5, checkpoint_every=30)
+    quick = replace(CONFIGS[name], steps=16, batch_size=16, warmup_steps=1, log_every=4, checkpoint_every=16)
     monkeypatch.setitem(probes.CONFIGS, name, quick)
     train_probe(name, small_pool)
     rows = (tmp_path / "logs" / f"{quick.name}.csv").read_text(encoding="utf-8").splitlines()
     losses = [float(row.split(",")[rows[0].split(",").index("loss")]) for row in rows[1:]]
     assert losses[-1] < 0.8 * losses[0]
     measured = save_probe(name, small_pool, tmp_path / "saved")
-    assert measured["steps"] == 30
+    assert measured["steps"] == 16
     assert 0 <= measured["neighbour_of_style"] <= 1
 
     extractor = load_extractor(ExtractorSpec(name, name, str(tmp_path / "saved")), device="cpu")

@@ -31,7 +31,7 @@ from matchgraph.training.pipelines.loading import LoadedPipeline, read_model_ind
 from matchgraph.training.sampling.generate import sample_images
 
 MOST_BYTES = 6_000_000
-PROMPTS = 8
+PROMPTS = 4
 each_student = pytest.mark.parametrize("student", STUDENTS.values(), ids=lambda student: student.name)
 
 
@@ -70,7 +70,7 @@ def test_a_shipped_students_one_step_is_nearer_to_its_teachers_many(student: Stu
         return np.stack([np.asarray(image, dtype=np.float64) for image in images])
 
     with LoadedPipeline(ROOT / "models" / student.teacher, device="cpu") as teacher:
-        many, one = drawn(teacher, 25, GUIDANCE), drawn(teacher, 1, GUIDANCE)
+        many, one = drawn(teacher, 12, GUIDANCE), drawn(teacher, 1, GUIDANCE)
     with LoadedPipeline(ROOT / "students" / student.name, device="cpu") as made:
         own = drawn(made, 1, 1.0)
     assert np.abs(own - many).mean() < 0.7 * np.abs(one - many).mean()

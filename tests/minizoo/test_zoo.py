@@ -35,6 +35,12 @@ def own_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the models that others build on are trained once."""
+    return tmp_path_factory.mktemp("built")
+
+
 def short(model: zoo.ZooModel, steps: int = 2) -> zoo.ZooModel:
     return replace(model, loop=replace(model.loop, steps=steps, batch_size=4, checkpoint_every=1))
 
@@ -90,12 +96,14 @@ def test_a_model_that_cannot_be_trained_is_refused(wrong) -> None:
 
 @each_model
 def test_a_few_steps_train_it_through_its_familys_own_objective(
-    model, small_pool, shared, own_folders, monkeypatch: pytest.MonkeyPatch
+    model, small_pool, shared, built, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(loop, "WORK", built)
+    monkeypatch.setattr(loop, "LOGS", built / "logs")
     monkeypatch.setattr(zoo, "ZOO", {name: short(each) for name, each in ZOO.items()})
     for name in zoo.ZOO[model.name].needs:
-        run(zoo.ZOO[name], small_pool, shared, own_folders)
-    trained = run(zoo.ZOO[model.name], small_pool, shared, own_folders)
+        run(zoo.ZOO[name], small_pool, shared, built)
+    trained = run(zoo.ZOO[model.name], small_pool, shared, built)
     before = (
         zoo.trained_denoiser(zoo.ZOO[model.parent])
         if model.parent

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +12,15 @@ import pytest
 
 from matchgraph.graphdb.prompts import ScoreTable
 from matchgraph.report.routing import write_report
+from matchgraph.routing import evaluation
 from matchgraph.routing.errors import NotEnoughScores
 from matchgraph.routing.evaluation import ESTIMATORS, complete, evaluate, rotated, typical_words
 from matchgraph.training.measure.prompts import EncodedPrompts
+
+
+@pytest.fixture(autouse=True)
+def _few_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(evaluation, "compare", partial(evaluation.compare, resamples=200))
 
 
 def test_what_there_is_to_gain_is_gained(scored: tuple[ScoreTable, EncodedPrompts]) -> None:
@@ -37,9 +44,9 @@ def test_every_prompt_is_a_test_prompt_once(scored: tuple[ScoreTable, EncodedPro
     for own, following in zip(turns, turns[1:] + turns[:1], strict=True):
         assert (own.rows("validation") == following.rows("test")).all()
         assert [len(own.rows(name)) for name in ("train", "validation", "test")] == [200, 100, 100]
-    study = evaluate(table, encoded, folds=4)
+    study = evaluate(table, encoded, folds=3)
     assert sorted(study.prompts) == sorted(prompt.text for prompt in table.prompts)
-    assert len(study.neighbours) == len(study.processes) == 4
+    assert len(study.neighbours) == len(study.processes) == 3
     order = [study.prompts.index(prompt.text) for prompt in table.prompts]
     assert (study.truth[order] == table.mean).all()
     # More prompts, narrower intervals.
@@ -52,7 +59,7 @@ def test_estimates_without_knowledge_gain_nothing(scored: tuple[ScoreTable, Enco
     table, encoded = scored
     # Prompts that have nothing to do with their scores.
     shuffled = encoded.part(np.random.default_rng(3).permutation(len(encoded)))
-    study = evaluate(table, shuffled, folds=4)
+    study = evaluate(table, shuffled, folds=3)
     for comparison in study.comparisons.values():
         assert comparison.over_mixing.low < 0.02
 
@@ -90,7 +97,7 @@ def test_the_page_holds_every_figure_and_loads_nothing(
 ) -> None:
     table, encoded = scored
     renamed = replace(table, variants=tuple(replace(v, id=f"<b>{v.id}</b>") for v in table.variants))
-    study = evaluate(renamed, encoded)
+    study = evaluate(renamed, encoded, folds=1)
     page, summary = write_report([study], tmp_path / "out", "matchgraph route curve", {"seed": 0})
     text = page.read_text(encoding="utf-8")
     assert "<b>" not in text
