@@ -168,7 +168,7 @@ READING = [
     *named_queries(),
     ["query", "--cypher", "MATCH (n:Model) RETURN count(n) AS n"],
     ["predict", "d0", "--json"],
-    ["evaluate", "--json"],
+    ["evaluate", "--recipe", "gaussian", "--json"],
     ["ingest", "status"],
     ["graph", "status"],
     ["graph", "start"],
@@ -180,7 +180,7 @@ READING = [
 ]
 # These need pipelines and probes, or minutes; they write by statements alone, each of which is checked below.
 NOT_HERE = {
-    *("choose", "report", "ingest minizoo", "ingest plan", "ingest run", "ingest worker"),
+    *("choose", "report", "ingest adapter", "ingest minizoo", "ingest plan", "ingest run", "ingest worker"),
     *(f"collaborate {name}" for name in ("calibrate", "control-image", "distill", "evaluate", "generate")),
     *("collaborate student", "collaborate tune"),
     *(f"route {name}" for name in ("ask", "calibrate", "curve", "fit", "generate", "prompts", "score")),
