@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -216,6 +218,26 @@ class TestRankers:
         ]:
             with pytest.raises(InvalidRows):
                 ranker.fit(rows, targets)
+
+
+def test_one_thread_at_a_time_trains(monkeypatch):
+    from catboost import CatBoostClassifier
+
+    inside = most = 0
+
+    def fit(own, *_, **__):
+        nonlocal inside, most
+        inside += 1
+        most = max(most, inside)
+        time.sleep(0.01)
+        inside -= 1
+        return own
+
+    monkeypatch.setattr(CatBoostClassifier, "fit", fit)
+    rows, targets = np.arange(8.0).reshape(4, 2), np.eye(4)
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda _: CatBoostRanker(SMALL).fit(rows, targets), range(4)))
+    assert most == 1
 
 
 class TestContributions:
