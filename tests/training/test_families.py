@@ -57,7 +57,9 @@ def test_families_are_found_by_pipeline_class():
         family_of({"_class_name": "HunyuanDiTPipeline"})
     with pytest.raises(UnknownFamily, match="None"):
         family_of({})
-    with pytest.raises(UnknownFamily, match="known: flux, kolors, lumina2, pixart, sana, sd, sd3, sdxl"):
+    with pytest.raises(
+        UnknownFamily, match="known: flux, kolors, lumina2, pixart, sana, sd, sd3, sdxl, z_image"
+    ):
         family("unet")
 
 
@@ -83,7 +85,7 @@ def test_row_i_of_the_conditioning_belongs_to_prompt_i(loaded, name):
         assert not torch.equal(together["prompt_embeds"][one], together["prompt_embeds"][other])
 
 
-@pytest.mark.parametrize("name", sorted(set(NAMES) - {"flux"}))
+@pytest.mark.parametrize("name", sorted(set(NAMES) - {"flux", "z_image"}))
 def test_the_empty_prompt_is_the_pipelines_own_unconditional_row(loaded, name):
     pipe, own = loaded[name]
     options = {"sdxl": {}, "sd": {"num_images_per_prompt": 1}, "sd3": {"prompt_2": None, "prompt_3": None}}
@@ -133,7 +135,7 @@ def test_truncated_captions_are_counted(loaded, name):
     # CLIP: 14 letters and two special tokens fill the 16. The others have one text encoder each, of
     # which a truncated prompt is one whose last letter makes no difference.
     letters = range(250, 258) if name == "kolors" else range(10, 18)
-    if name in ("kolors", "pixart", "sana", "lumina2"):
+    if name in ("kolors", "pixart", "sana", "lumina2", "z_image"):
         with quiet_libraries():
             rows = own.encode_prompts(pipe, ["a" * n for n in letters])["prompt_embeds"]
             changed = own.encode_prompts(pipe, ["a" * (n - 1) + "b" for n in letters])["prompt_embeds"]
@@ -155,7 +157,7 @@ def test_counting_sees_prompts_as_the_pipeline_shows_them(loaded, name):
 @pytest.mark.parametrize("name", sorted(set(NAMES) - {"sana"}))
 def test_latents_are_shifted_scaled_and_drawn_from_the_generator(loaded, name):
     pipe, own = loaded[name]
-    shift = 0.1 if name in ("flux", "lumina2") else 0.0
+    shift = 0.1 if name in ("flux", "lumina2", "z_image") else 0.0
     pixels = torch.rand(2, 3, 32, 32, generator=generator()) * 2 - 1
     posterior = pipe.vae.encode(pixels).latent_dist
     torch.testing.assert_close(own.encode_images(pipe, pixels), (posterior.mean - shift) * SCALE)
@@ -372,6 +374,24 @@ def test_lumina2_loss_is_rectified_flow_that_counts_from_noise(loaded, latents):
     )
 
 
+def test_z_image_loss_is_rectified_flow_on_prompts_without_padding(loaded, latents):
+    pipe, own = loaded["z_image"]
+    conditioning = own.encode_prompts(pipe, PROMPTS)
+    with torch.no_grad():
+        ragged, empty = pipe.encode_prompt(list(PROMPTS), max_sequence_length=tiny.TOKENS)
+    assert [len(row) for row in ragged] == [7, 2, 6]
+    # What the pipeline takes for its unconditional row is that of the empty prompt.
+    for row, expected in zip(own.as_arguments(conditioning)["prompt_embeds"], ragged, strict=True):
+        torch.testing.assert_close(row, expected)
+    torch.testing.assert_close(empty[0], ragged[1])
+    sigma, noise, noisy = flowed(latents, logit_normal=False, shift=3.0)
+    predicted = pipe.transformer([one[:, None] for one in noisy], 1 - sigma, ragged).sample
+    expected = ((-torch.stack(predicted)[:, :, 0] - (noise - latents)) ** 2).mean()
+    torch.testing.assert_close(
+        own.loss(pipe, pipe.transformer, latents, conditioning, generator(7)), expected
+    )
+
+
 def widths(name: str, encoders: dict[str, dict]) -> dict[str, tuple[int, ...]]:
     """Shapes of a prompt's rows as the text encoders' configurations have them."""
     first, second, third = (encoders.get(f"text_encoder{n}", {}) for n in ("", "_2", "_3"))
@@ -535,6 +555,7 @@ def test_schedulers_of_another_process_are_refused(loaded, latents):
         ("sana", DPMSolverMultistepScheduler()),
         ("flux", DDIMScheduler()),
         ("lumina2", DDIMScheduler()),
+        ("z_image", DDIMScheduler()),
     ]:
         pipe, own = loaded[name]
         conditioning = own.encode_prompts(pipe, PROMPTS)

@@ -32,6 +32,8 @@ def scheduled(pipe, scheduler: str, **changes):
         (tiny.sd, "sd-turbo", (1, 0.0)),
         (tiny.flux, "black-forest-labs/FLUX.1-schnell", (4, 0.0)),
         (tiny.sd3, "stabilityai/stable-diffusion-3.5-large-turbo", (4, 0.0)),
+        (tiny.z_image, "Tongyi-MAI/Z-Image-Turbo", (8, 0.0)),
+        (tiny.z_image, "Tongyi-MAI/Z-Image", None),
         (tiny.sd3, "stabilityai/stable-diffusion-3.5-large", None),
         (tiny.sdxl, "sdxl", None),
         (tiny.flux, "FLUX.1-dev", None),

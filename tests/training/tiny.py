@@ -464,7 +464,52 @@ def lumina2() -> Any:
     return pipe
 
 
+def z_image() -> Any:
+    """Z-Image, whose tokenizer puts each prompt into a chat."""
+    from diffusers import FlowMatchEulerDiscreteScheduler, ZImagePipeline, ZImageTransformer2DModel
+    from transformers import Qwen2Tokenizer, Qwen3Config, Qwen3Model
+
+    torch.manual_seed(10)
+    pieces = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", *LETTERS, "Ġ"]
+    chat = Qwen2Tokenizer(
+        vocab={piece: number for number, piece in enumerate(pieces)},
+        merges=[],
+        model_max_length=TOKENS,
+        extra_special_tokens=["<|im_start|>", "<|im_end|>"],
+    )
+    chat.chat_template = "{% for m in messages %}<|im_start|>{{ m['content'] }}<|im_end|>{% endfor %}"
+    return ZImagePipeline(
+        transformer=ZImageTransformer2DModel(
+            in_channels=CHANNELS,
+            dim=16,
+            n_layers=2,
+            n_refiner_layers=1,
+            n_heads=2,
+            n_kv_heads=2,
+            cap_feat_dim=WIDTH,
+            axes_dims=[4, 2, 2],
+            axes_lens=[128, 16, 16],
+        ),
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
+        vae=vae(shift_factor=0.1, use_quant_conv=False, use_post_quant_conv=False),
+        text_encoder=Qwen3Model(
+            Qwen3Config(
+                vocab_size=40,
+                hidden_size=WIDTH,
+                intermediate_size=64,
+                num_hidden_layers=2,
+                num_attention_heads=2,
+                num_key_value_heads=1,
+                head_dim=16,
+                max_position_embeddings=128,
+            )
+        ),
+        tokenizer=chat,
+    )
+
+
 BUILDERS: dict[str, Callable[..., Any]] = {
+    "z_image": z_image,
     "lumina2": lumina2,
     "sd": sd,
     "sdxl": sdxl,
@@ -478,6 +523,7 @@ BUILDERS: dict[str, Callable[..., Any]] = {
 # Arguments that the pipeline's own call needs at this size.
 CALL: dict[str, dict[str, Any]] = {
     "lumina2": {"max_sequence_length": TOKENS},
+    "z_image": {"max_sequence_length": TOKENS},
     "sd": {},
     "sdxl": {},
     "kolors": {},

@@ -115,8 +115,12 @@ def shapes_of(value: Any) -> object:
 
 
 def batch_size_of(value: Any) -> int:
-    """Batch size of the largest tensor among a method's inputs."""
+    """Batch size of inputs, (args, kwargs): that of the largest tensor, or of a list in the first place."""
     import torch
+
+    # Z-Image's denoiser takes an image a tensor.
+    if value[0] and isinstance(value[0][0], list):
+        return len(value[0][0])
 
     def tensors(value: Any) -> Iterator[torch.Tensor]:
         if isinstance(value, torch.Tensor):

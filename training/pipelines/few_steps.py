@@ -22,10 +22,12 @@ STEPS_ENTRY, GUIDANCE_ENTRY = "few_steps", "few_steps_guidance"
 TRAILING_SAMPLERS = ("EulerDiscreteScheduler", "EulerAncestralDiscreteScheduler")
 # Names of folders and repositories -> steps and guidance. Sources: the model cards of stabilityai/sd-turbo,
 # stabilityai/sdxl-turbo (1 step without guidance), black-forest-labs/FLUX.1-schnell and
-# stabilityai/stable-diffusion-3.5-large-turbo (4 steps without guidance).
+# stabilityai/stable-diffusion-3.5-large-turbo (4 steps without guidance), and that of
+# diffusers' ZImagePipeline for Tongyi-MAI/Z-Image-Turbo (8).
 MODELS: tuple[tuple[re.Pattern[str], int, float], ...] = (
     (re.compile(r"sd(xl)?[-_]turbo", re.IGNORECASE), 1, 0.0),
     (re.compile(r"flux\.?1[-_]schnell", re.IGNORECASE), 4, 0.0),
+    (re.compile(r"z[-_]image[-_]turbo", re.IGNORECASE), 8, 0.0),
     (re.compile(r"(stable[-_]diffusion[-_]|sd)3\.5[-_]large[-_]turbo", re.IGNORECASE), 4, 0.0),
 )
 

@@ -205,6 +205,9 @@ class _TokenLengths:
             {"input_ids": ids, "attention_mask": torch.ones_like(ids), "position_ids": positions}
         )
 
+    def apply_chat_template(self, messages: list[dict[str, str]], **_: object) -> str:
+        return messages[-1]["content"]
+
     def tokenize(self, _: str) -> list[str]:
         return []
 

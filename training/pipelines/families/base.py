@@ -81,7 +81,7 @@ class Family(ABC):
 
         Returns:
             Tensors whose first dimension is n, row i for prompt i, under the names of the arguments that the
-            pipeline's call takes them by.
+            pipeline's call takes them by; see also `as_arguments`.
         """
 
     @abstractmethod
@@ -318,8 +318,8 @@ class Family(ABC):
             if start is not None:
                 asked = around.enter_context(rolled_back(pipe.scheduler, steps, start.strength))
             arguments = {
-                **conditioning,
-                **{f"negative_{name}": rows for name, rows in unconditional.items()},
+                **self.as_arguments(conditioning),
+                **{f"negative_{name}": rows for name, rows in self.as_arguments(unconditional).items()},
                 **self.call_options,
                 **around.enter_context(_as_student(pipe.scheduler, asked, generators)),
                 "num_inference_steps": asked,
@@ -336,6 +336,10 @@ class Family(ABC):
                     pipe.scheduler, begun, start_generators, lambda: pipe(**arguments, latents=begun)
                 )
             return pipe(**arguments).images
+
+    def as_arguments(self, conditioning: Conditioning) -> dict[str, Any]:
+        """Conditioning as the pipeline's call takes it: as it is, unless prompts are ragged there."""
+        return dict(conditioning)
 
     def as_called(self, pipe: Any, latents: torch.Tensor) -> torch.Tensor:  # noqa: ARG002
         """Latents as `encode_images` gives them, in the form that the pipeline's call takes and ends with."""
