@@ -47,7 +47,7 @@ from tests.training import tiny
 
 FAMILIES = ("sd", "sdxl")
 PROMPTS = ("a cat", "dogs", "a sea")
-SAMPLING = SampleConfig(n=3, drawing=Drawing(3, 4.0, resolution_px=32), batch_size=3, device="cpu")
+SAMPLING = SampleConfig(n=3, drawing=Drawing(2, 4.0, resolution_px=32), batch_size=3, device="cpu")
 CONFIG = ControlConfig(steps=4, batch_size=2, learning_rate=1e-2, resolution_px=32, device="cpu")
 
 
