@@ -60,6 +60,8 @@ def counting() -> Iterator[Any]:
                 return _shaped(query, (*query.shape[:-1], value.shape[-1]))
             if function is F.linear:
                 tensor, weight = args[:2]
+                if tensor.shape[-1] != weight.shape[-1]:
+                    raise RuntimeError(f"a layer of {weight.shape[-1]} inputs gets {tensor.shape[-1]}")
                 self.linear += 2 * tensor.numel() * len(weight)
                 return _shaped(tensor, (*tensor.shape[:-1], len(weight)))
             if function in pointwise:
