@@ -17,10 +17,10 @@ from matchgraph.cli.options import (
     probe_option,
     settings_options,
 )
-from matchgraph.ingest.runs.worker import WorkerOptions
 from matchgraph.predictor.config import GROUP_KINDS, ReplayConfig
 from matchgraph.predictor.recipes import Method
 from matchgraph.progress import progress_bar
+from matchgraph.training.config import FineTuneConfig
 
 if TYPE_CHECKING:
     from matchgraph.ingest.tables.new_dataset import NewFolder
@@ -81,7 +81,7 @@ class Shares(click.ParamType):
     help="Measure as many as fit this time on one device, or fewer with --measure.",
 )
 @extractor_option
-@settings_options(WorkerOptions, only=("device", "gpu_memory"))
+@settings_options(FineTuneConfig, only=("device",))
 @method_options
 @json_option
 def predict(
@@ -145,7 +145,7 @@ def decided(
     from matchgraph.cli.display import run_bar
     from matchgraph.cli.runs import announce_stop
     from matchgraph.graphdb.connection import settings_from_environment
-    from matchgraph.ingest.runs.worker import GRACE_S, stopped_by_signals
+    from matchgraph.ingest.runs.worker import GRACE_S, WorkerOptions, stopped_by_signals
     from matchgraph.shortlist import measure_and_decide
 
     with (

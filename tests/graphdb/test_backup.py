@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -17,39 +18,42 @@ from matchgraph.graphdb.server.managed import ManagedServer
 from tests.ingest.dump import dump
 
 
-def saved(home: Path, name: str) -> list[str]:
-    """Save a model; returns all that the graph then has."""
-    with connect(Settings(home=home)) as runner:
-        MatchingGraph(runner).save_models([Model(name)])
-        return dump(runner)
-
-
 def test_a_database_comes_back_as_it_was(
     own_server: ManagedServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv(URI_VARIABLE, raising=False)
-    server, home, file = own_server, own_server.folder.parent, tmp_path / "zoo.dump"
-    before = saved(home, "first")
+    home, file = own_server.folder.parent, tmp_path / "zoo.dump"
+    with connect(Settings(home=home)) as runner:
+        MatchingGraph(runner).save_models([Model("first")])
+        before = dump(runner)
+    own_server.stop()
     environment = {HOME_VARIABLE: str(home)}
     done = CliRunner().invoke(graph_command, ["backup", str(file)], env=environment)
     assert done.exit_code == 0, done.output
-    assert server.running(), "it ran before"
+    assert not own_server.running(), "it was stopped before"
     with pytest.raises(BackupFailed, match="is there already"):
-        backup(server, file)
-    after = saved(home, "second")
+        backup(own_server, file)
     half = tmp_path / "half.dump"
     half.write_bytes(file.read_bytes()[:-200])
+    files = content(own_server.data)
     with pytest.raises(BackupFailed, match="could not load"):
-        restore(server, half)
-    with connect(Settings(home=home)) as runner:
-        assert dump(runner) == after, "a bad file changes nothing"
+        restore(own_server, half)
+    assert content(own_server.data) == files, "a bad file changes nothing"
     declined = CliRunner().invoke(graph_command, ["restore", str(file)], env=environment)
     assert declined.exit_code == 2
+    shutil.rmtree(own_server.data)
     done = CliRunner().invoke(graph_command, ["restore", str(file), "--yes"], env=environment)
     assert done.exit_code == 0, done.output
     with connect(Settings(home=home)) as runner:
         assert dump(runner) == before
-    assert not [path.name for path in server.folder.iterdir() if path.name in ("restore", "data.former")]
+        MatchingGraph(runner).clear()
+    assert not [
+        entry.name for entry in own_server.folder.iterdir() if entry.name in ("restore", "data.former")
+    ]
+
+
+def content(folder: Path) -> dict[Path, bytes]:
+    return {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()}
 
 
 def test_a_database_that_does_not_start_gives_its_place_back(

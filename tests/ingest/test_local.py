@@ -23,7 +23,7 @@ from matchgraph.ingest.errors import WorkerFailed
 from matchgraph.ingest.runs import local
 from matchgraph.ingest.runs.config import Execution, RunConfig, Selection
 from matchgraph.ingest.runs.execution import LoraExecutor
-from matchgraph.ingest.runs.ledger import DONE, QUEUED, RUNNING, Ledger, Run
+from matchgraph.ingest.runs.ledger import QUEUED, RUNNING, Ledger, Run
 from matchgraph.ingest.runs.plan import Plan, make_plan, queue_plan
 from matchgraph.ingest.runs.worker import WorkerOptions, work
 from matchgraph.ingest.tables.datasets import ingest_image_folders
@@ -114,32 +114,26 @@ def test_stopped_and_with_a_child_killed_it_ends_as_if_nothing_had_been(
     options = WorkerOptions(device="cpu", checkpoint_steps=5)
     one_thread = {local.THREADS_VARIABLE: "1"}
 
-    # The wish to stop, which Ctrl-C is taken for, goes on to the child.
     stop = threading.Event()
+    killed: dict[str, int] = {}
 
-    def stop_when_training(runs: Sequence[Run]) -> None:
-        if any(map(training, runs)):
-            stop.set()
+    def disturb(runs: Sequence[Run]) -> None:
+        """Kill the first child, which is replaced, and stop the second, as Ctrl-C does."""
+        for run in filter(training, runs):
+            assert run.owner is not None
+            if not killed:
+                os.kill(run.owner.pid, signal.SIGKILL)
+                killed[run.id] = run.owner.pid
+            elif run.owner.pid not in killed.values():
+                stop.set()
 
     with pytest.raises(KeyboardInterrupt):
-        local.work_locally(settings, ledger, ids, options, [one_thread], stop_when_training, stop)
+        local.work_locally(settings, ledger, ids, options, [one_thread], disturb, stop)
     assert not children()
-    assert [(run.status, run.attempt) for run in ledger.runs()] == [(QUEUED, 0)] * 2
-
-    # A child that dies is replaced, and its run goes on elsewhere.
-    killed: list[str] = []
-
-    def kill_one(runs: Sequence[Run]) -> None:
-        for run in runs:
-            if training(run) and not killed:
-                assert run.owner is not None
-                os.kill(run.owner.pid, signal.SIGKILL)
-                killed.append(run.id)
-
-    assert local.work_locally(settings, ledger, ids, options, [one_thread], kill_one, threading.Event()) == {}
-    assert not children()
-    assert ledger.run(killed[0]).attempt == 2
-    assert {run.status for run in ledger.runs()} == {DONE}
+    # To be killed costs an attempt, to be stopped none.
+    assert sorted((run.status, run.attempt) for run in ledger.runs()) == [(QUEUED, 0), (QUEUED, 1)]
+    assert work(graph, ledger, LoraExecutor(Execution("cpu")), settings.home, Silent(), ids).done == 2
+    assert {ledger.run(run).attempt for run in killed} == {2}
     disturbed = dump(runner, without=RUN_TIMES)
 
     runner.write("MATCH (r:Run) DETACH DELETE r")
