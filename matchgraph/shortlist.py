@@ -127,19 +127,19 @@ def measure_and_decide(
     started = time.monotonic()
     while True:
         snapshot = graph.snapshot(method.metric, None, method.measured_with)
-        known = [outcome for outcome in outcomes(snapshot, dataset) if outcome.model in chances]
+        known = outcomes(snapshot, dataset)
         decision = None
         if known:
             decision = decide(chances, known, larger_is_better=snapshot.metric.larger_is_better)
         spent = (time.monotonic() - started) / SECONDS_PER_HOUR
-        left = [model for model in order if model not in failed and model not in {o.model for o in known}]
+        done = {*failed, *(outcome.model for outcome in known)}
+        left = [model for model in order if model not in done]
         stopped = _reason(decision, len(known), left, hours, measure, budget_hours, spent)
         if stopped:
             break
         model = left[0]
-        takes = (
-            "" if hours[model] is None else f", in about {duration((hours[model] or 0) * SECONDS_PER_HOUR)}"
-        )
+        own = hours[model]
+        takes = "" if own is None else f", in about {duration(SECONDS_PER_HOUR * own)}"
         reporter.notice(f"Measuring {model}, the best one with a chance of {chances[model]:.0%}{takes}.")
         summary = run_pairs(
             graph,
@@ -151,13 +151,14 @@ def measure_and_decide(
             reporter=reporter,
             stop=stop,
         )
-        for reason in (*summary.failed.values(), *summary.not_here.values()):
-            failed[model] = reason
-        if not summary.done and not summary.already_done and not summary.done_elsewhere:
-            failed.setdefault(model, "another worker holds its run")
+        reasons = [*summary.failed.values(), *summary.not_here.values()]
+        if reasons or not (summary.done or summary.already_done or summary.done_elsewhere):
+            failed[model] = "; ".join(reasons) or "another worker holds its run"
+        elif model not in _measured(graph, dataset, method):
+            failed[model] = "its result was not measured by the extractor asked for"
     if decision is None:
-        reasons = "; ".join(f"{model}: {reason}" for model, reason in failed.items())
-        raise NothingMeasured(f"No model is measured on {dataset!r}. {reasons or stopped}")
+        because = "; ".join(f"{model}: {reason}" for model, reason in failed.items())
+        raise NothingMeasured(f"No model is measured on {dataset!r}. {because or stopped}")
     adapter = _adapter(graph, settings, decision, dataset)
     return Shortlisted(dataset, answer, order, decision, adapter, failed, stopped, spent)
 
@@ -170,8 +171,13 @@ def _predicted(
         answer = predict(graph, dataset, method=method, on_progress=on_progress)
     except (NotEnoughResults, UnknownMetricName):
         models = [model.id for model in graph.models()]
-        return None, dict.fromkeys(models, 1 / len(models))
+        return None, dict.fromkeys(models, 1 / max(len(models), 1))
     return answer, {model.model: model.p_best for model in answer.ranking}
+
+
+def _measured(graph: MatchingGraph, dataset: str, method: Method) -> set[str]:
+    snapshot = graph.snapshot(method.metric, None, method.measured_with)
+    return {outcome.model for outcome in outcomes(snapshot, dataset)}
 
 
 def _reason(
@@ -189,7 +195,9 @@ def _reason(
     if decision is not None and (decision.chance or 0.0) >= ENOUGH:
         return f"{decision.measured[0].model} is the best one with a chance of {ENOUGH:.0%} or more."
     if not left:
-        return "No other model has a folder: add some with `matchgraph ingest models FOLDER`."
+        return (
+            "No other model can be measured: those have a folder that `matchgraph ingest models` was given."
+        )
     if budget_hours is not None and spent + (hours[left[0]] or 0.0) > budget_hours:
         return f"The next one, {left[0]}, does not fit the budget of {budget_hours:g} h."
     return ""

@@ -105,6 +105,15 @@ def test_a_failure_is_named_and_the_next_one_is_measured(
     assert found.decision.model == "fair"
 
 
+def test_a_run_whose_result_does_not_count_is_not_done_for_ever(
+    decided: Callable[..., Shortlisted], runs: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shortlist, "outcomes", lambda *_: [])
+    with pytest.raises(NothingMeasured, match="good: its result was not measured by the extractor asked for"):
+        decided(dict.fromkeys(QUALITY, (30.0, 20.0)), measure=1)
+    assert runs == sorted(QUALITY, key=QUALITY.__getitem__)
+
+
 def test_nothing_measured_is_an_error_with_its_reasons(decided: Callable[..., Shortlisted]) -> None:
     with pytest.raises(NothingMeasured, match="good: no memory"):
         decided({}, measure=3)
