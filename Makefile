@@ -41,6 +41,8 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 
 # The measurements of 31 datasets are shipped; the likeliest models are measured on the 32nd.
 demo: $(VENV)/.installed
+	# Its own graph, in .demo, empty as at the first time.
+	$(MATCHGRAPH) graph reset --yes
 	$(MATCHGRAPH) graph start
 	# Ten models measured on 32 datasets; what is known of $(NEW) is left out, as if it were a user's own.
 	$(MATCHGRAPH) ingest minizoo --without $(NEW)

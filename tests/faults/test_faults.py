@@ -381,11 +381,11 @@ def test_the_server_killed_in_mid_write(folder: Path, clean: list[str], own_serv
         worker.continue_()
         # Starts the server again, which undoes what was not committed; the worker waits for that.
         with connect(settings) as runner:
+            repaired = own_server.running()
+            assert repaired is not None
+            assert (repaired.uri, repaired.browser) == (state.uri, state.browser)
             status, said = worker.end()
             assert status == 0, said
             assert Scene(home, folder, runner).finished() == clean
-        repaired = own_server.running()
-        assert repaired is not None
-        assert (repaired.uri, repaired.browser) == (state.uri, state.browser)
     finally:
         worker.kill()

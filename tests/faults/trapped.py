@@ -14,6 +14,7 @@ then=TRAP the next trap is set, which counts from here
 from __future__ import annotations
 
 import errno
+import faulthandler
 import importlib
 import os
 import signal
@@ -25,6 +26,8 @@ from functools import wraps
 from typing import Any
 
 from matchgraph.graphdb.connection import HOME_VARIABLE
+
+HANGS_AFTER_S = 150
 
 
 def spring(what: str, call: Callable[[], Any]) -> Any:
@@ -72,6 +75,8 @@ def matchgraph(arguments: Sequence[str], trap: str | None, home: str, probe: str
     file = os.open(said, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     for stream in (1, 2):
         os.dup2(file, stream)
+    # Of a command that hangs, the test then shows where.
+    faulthandler.dump_traceback_later(HANGS_AFTER_S)
     os.environ |= {HOME_VARIABLE: home, "MATCHGRAPH_PROBE": probe}
     sys.argv[1:] = arguments
     if trap:
