@@ -10,6 +10,7 @@ import os
 import signal
 import socket
 import subprocess
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import asdict
@@ -167,6 +168,19 @@ def test_a_server_that_cannot_start_shows_the_end_of_its_log(tmp_path: Path, mon
     assert str(managed.console_log) in str(caught.value)
     assert "\n" not in str(caught.value)
     assert managed.running() is None
+
+
+@pytest.mark.parametrize(("pid", "same"), [(2**22 - 1, True), (0, False)])
+def test_a_killed_server_gets_its_ports_back_once_they_are_free(tmp_path: Path, pid: int, same: bool):
+    with socket.socket() as dying, socket.socket() as free:
+        for each in (dying, free):
+            each.bind(("127.0.0.1", 0))
+        dying.listen()
+        ports = dying.getsockname()[1], free.getsockname()[1]
+        free.close()
+        threading.Timer(0.4, dying.close).start()
+        found = ManagedServer(tmp_path)._with_free_ports(ServerState(pid, 0.0, *ports))
+        assert ((found.bolt_port, found.http_port) == ports) is same
 
 
 @pytest.mark.parametrize("heap", ["lots", "g", "-1g", "1.5g"])
