@@ -75,9 +75,7 @@ def show_decision(found: Shortlisted, metric: str) -> None:
     for name in ("as it is", "fine-tuned", "P(best)"):
         table.add_column(name, justify="right", overflow="fold")
     for outcome in decision.measured:
-        before = (
-            "" if outcome.initial is None else with_error(outcome.initial, outcome.initial_standard_error)
-        )
+        before = with_error(outcome.initial, outcome.initial_standard_error)
         after = with_error(outcome.value, outcome.standard_error)
         chance = decision.chances[outcome.model]
         table.add_row(outcome.model, before, after, "" if chance is None else f"{chance * PERCENT:.0f} %")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from matchgraph.errors import Error
@@ -69,7 +69,7 @@ class Shortlisted:
     def to_dict(self) -> dict[str, Any]:
         """Everything, ready for JSON."""
         return {
-            **asdict(self),
+            **vars(self),
             "answer": self.answer and self.answer.to_dict(),
             "decision": self.decision.to_dict(),
             "adapter": self.adapter and str(self.adapter),
@@ -124,10 +124,13 @@ def measure_and_decide(
     hours = {model: found.hours for model, found in able.items()}
     order = tuple(sorted(able, key=lambda model: (-chances[model], hours[model] or 0.0, model)))
     failed: dict[str, str] = {}
+    model = None
     started = time.monotonic()
     while True:
         snapshot = graph.snapshot(method.metric, None, method.measured_with)
         known = outcomes(snapshot, dataset)
+        if model is not None and all(outcome.model != model for outcome in known):
+            failed.setdefault(model, "its result was not measured by the extractor asked for")
         decision = None
         if known:
             decision = decide(chances, known, larger_is_better=snapshot.metric.larger_is_better)
@@ -154,8 +157,6 @@ def measure_and_decide(
         reasons = [*summary.failed.values(), *summary.not_here.values()]
         if reasons or not (summary.done or summary.already_done or summary.done_elsewhere):
             failed[model] = "; ".join(reasons) or "another worker holds its run"
-        elif model not in _measured(graph, dataset, method):
-            failed[model] = "its result was not measured by the extractor asked for"
     if decision is None:
         because = "; ".join(f"{model}: {reason}" for model, reason in failed.items())
         raise NothingMeasured(f"No model is measured on {dataset!r}. {because or stopped}")
@@ -173,11 +174,6 @@ def _predicted(
         models = [model.id for model in graph.models()]
         return None, dict.fromkeys(models, 1 / max(len(models), 1))
     return answer, {model.model: model.p_best for model in answer.ranking}
-
-
-def _measured(graph: MatchingGraph, dataset: str, method: Method) -> set[str]:
-    snapshot = graph.snapshot(method.metric, None, method.measured_with)
-    return {outcome.model for outcome in outcomes(snapshot, dataset)}
 
 
 def _reason(

@@ -429,11 +429,14 @@ class ManagedServer:
     def _with_free_ports(self, remembered: ServerState | None) -> ServerState:
         """The remembered ports where they are still free, so that a browser's bookmark keeps working."""
         wanted = (remembered.bolt_port, remembered.http_port) if remembered else (0, 0)
-        if remembered and remembered.pid:
-            # It was killed: the threads of a dead process may hold its ports for a moment longer.
-            _wait_until_free(wanted)
-        with _bound(wanted[0]) as bolt, _bound(wanted[1]) as http:
-            return ServerState(0, 0.0, bolt.getsockname()[1], http.getsockname()[1])
+        # One that was killed: the threads of a dead process may hold its ports for a moment longer.
+        deadline = time.monotonic() + (KILLED_WAIT_S if remembered and remembered.pid else 0)
+        while True:
+            with _bound(wanted[0]) as bolt, _bound(wanted[1]) as http:
+                found = bolt.getsockname()[1], http.getsockname()[1]
+            if found == wanted or time.monotonic() >= deadline:
+                return ServerState(0, 0.0, *found)
+            time.sleep(POLL_S)
 
     # -- the process
 
@@ -661,23 +664,6 @@ def _listens(process: psutil.Process, port: int) -> bool:
     except psutil.Error:
         return False
     return any(s.status == psutil.CONN_LISTEN and s.laddr.port == port for s in sockets)
-
-
-def _wait_until_free(ports: Sequence[int]) -> None:
-    """Wait until nobody listens at these ports, or give up: others will have to do."""
-    deadline = time.monotonic() + KILLED_WAIT_S
-    while time.monotonic() < deadline:
-        with suppress(OSError), _bound_to(ports[0]), _bound_to(ports[1]):
-            return
-        time.sleep(POLL_S)
-
-
-@contextmanager
-def _bound_to(port: int) -> Iterator[None]:
-    with socket.socket() as bound:
-        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        bound.bind((HOST, port))
-        yield
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from matchgraph.graphdb.queries import load
 from matchgraph.ingest.errors import BadInput, IngestError, Problem
 from matchgraph.ingest.runs.artefacts import CHECKPOINT_FOLDER, RECORD_FILE
 from matchgraph.ingest.runs.config import SAMPLED, RunConfig, Selection
-from matchgraph.ingest.runs.ledger import DONE, Ledger, Run
+from matchgraph.ingest.runs.ledger import Ledger, Run, finished
 from matchgraph.ingest.runs.run import Job, results_of
 from matchgraph.ingest.runs.worker import WorkerOptions, local_executor
 from matchgraph.ingest.runs.workflow import planned
@@ -207,13 +207,12 @@ def sampled_as(runs: Sequence[Run], dataset: str, changes: Mapping[str, Any]) ->
     Returns:
         The configuration, whose training settings mean nothing, and in words where it is from.
     """
-    done = [run for run in runs if run.status == DONE]
-    done.sort(key=lambda run: (run.dataset == dataset, run.properties.get("ended_at") or 0, run.id))
+    done = finished(runs)
     if not done:
         return RunConfig(**changes), "by default settings, as the graph has no finished run"
-    own = {name: done[-1].config[name] for name in SAMPLED if name in done[-1].config}
-    own["metrics"] = tuple(own["metrics"])
-    return RunConfig(**{**own, **changes}), f"as run {done[-1].id} was"
+    like = ([run for run in done if run.dataset == dataset] or done)[-1]
+    sampled = RunConfig.as_recorded({name: like.config[name] for name in SAMPLED if name in like.config})
+    return replace(sampled, **changes), f"as run {like.id} was"
 
 
 def _files(path: Path) -> list[Path]:

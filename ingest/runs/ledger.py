@@ -199,6 +199,12 @@ class Owner:
             return False
 
 
+def finished(runs: Sequence[Run]) -> list[Run]:
+    """The runs that are done, the newest last."""
+    done = [run for run in runs if run.status == DONE]
+    return sorted(done, key=lambda run: (run.properties.get("ended_at") or 0, run.id))
+
+
 def select_runs(runs: Sequence[Run], ids: Sequence[str]) -> list[Run]:
     """Return the runs of these ids, each once and in this order.
 

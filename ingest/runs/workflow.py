@@ -27,6 +27,7 @@ from matchgraph.ingest.runs.ledger import (
     RUNNING,
     Ledger,
     Run,
+    finished,
     select_runs,
 )
 from matchgraph.ingest.runs.memory import ModelMemory, memory_of_models
@@ -231,10 +232,7 @@ def measurable_models(graph: MatchingGraph, dataset: str, metric: str) -> dict[s
     graph.require("dataset", dataset)
     models = {model.id: model for model in graph.models()}
     runs = Ledger(graph.runner).runs()
-    done = [
-        run for run in runs if run.status == DONE and not run.replicate and metric in run.config["metrics"]
-    ]
-    done.sort(key=lambda run: (run.properties.get("ended_at") or 0, run.id))
+    done = [run for run in finished(runs) if not run.replicate and metric in run.config["metrics"]]
     newest = {run.model: run for run in done}
     estimator = Estimator(runs, models)
     found = {}
