@@ -15,6 +15,7 @@ from typing import Any
 
 from matchgraph.graphdb.models import Model
 from matchgraph.ingest.runs.ledger import DONE, Run
+from matchgraph.words import SECONDS_PER_HOUR
 
 BEFORE, TRAINING, AFTER = "sampling before", "fine-tuning", "sampling after"
 # Backward costs about two forwards, so a training step is three: Kaplan et al. (2020), section 2.1.
@@ -43,6 +44,11 @@ class Estimate:
 
     seconds: float | None
     basis: str
+
+    @property
+    def hours(self) -> float | None:
+        """The same in hours."""
+        return None if self.seconds is None else self.seconds / SECONDS_PER_HOUR
 
 
 class Estimator:

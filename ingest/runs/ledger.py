@@ -200,8 +200,8 @@ class Owner:
 
 
 def finished(runs: Sequence[Run]) -> list[Run]:
-    """The runs that are done, the newest last."""
-    done = [run for run in runs if run.status == DONE]
+    """The runs that are done, replicates left out, the newest last."""
+    done = [run for run in runs if run.status == DONE and not run.replicate]
     return sorted(done, key=lambda run: (run.properties.get("ended_at") or 0, run.id))
 
 

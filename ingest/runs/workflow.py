@@ -207,12 +207,11 @@ def missing_runs(graph: MatchingGraph, config: RunConfig, selection: Selection) 
     unfinished = {(run.model, run.dataset) for run in runs if run.status != DONE}
     pairs = frozenset(select_pairs(models, datasets, selection)) - unfinished
     estimator = Estimator(runs, models)
-    seconds = {model: estimator.whole(model, config.asked()).seconds for model in models}
-    known = [value for value in seconds.values() if value]
+    estimated = {model: estimator.whole(model, config.asked()).hours for model in models}
+    known = [hours for hours in estimated.values() if hours]
     # A model of which nothing is known may cost as much as any.
-    usual = median(known) if known else SECONDS_PER_HOUR
-    hours = {model: (value or usual) / SECONDS_PER_HOUR for model, value in seconds.items()}
-    return Candidates(snapshot, pairs, hours)
+    usual = median(known) if known else 1.0
+    return Candidates(snapshot, pairs, {model: hours or usual for model, hours in estimated.items()})
 
 
 def measurable_models(graph: MatchingGraph, dataset: str, metric: str) -> dict[str, Measurable]:
@@ -232,7 +231,7 @@ def measurable_models(graph: MatchingGraph, dataset: str, metric: str) -> dict[s
     graph.require("dataset", dataset)
     models = {model.id: model for model in graph.models()}
     runs = Ledger(graph.runner).runs()
-    done = [run for run in finished(runs) if not run.replicate and metric in run.config["metrics"]]
+    done = [run for run in finished(runs) if metric in run.config["metrics"]]
     newest = {run.model: run for run in done}
     estimator = Estimator(runs, models)
     found = {}
@@ -240,8 +239,7 @@ def measurable_models(graph: MatchingGraph, dataset: str, metric: str) -> dict[s
         like = newest.get(model, done[-1] if done else None)
         config = RunConfig() if like is None else RunConfig.as_recorded(like.config)
         config = replace(config, metrics=(metric,), initial=True)
-        seconds = estimator.whole(model, config.asked()).seconds
-        found[model] = Measurable(config, None if seconds is None else seconds / SECONDS_PER_HOUR)
+        found[model] = Measurable(config, estimator.whole(model, config.asked()).hours)
     return found
 
 

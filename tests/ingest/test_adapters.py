@@ -154,14 +154,14 @@ def test_headers_of_trainers(tmp_path: Path, header: dict[str, str], facts: dict
 def test_adapters_are_sampled_as_the_newest_run_of_their_dataset() -> None:
     from types import SimpleNamespace
 
-    def run(name: str, dataset: str, ended: int, samples: int, status: str = "DONE") -> Any:
+    def run(name: str, dataset: str, ended: int, samples: int, **own: Any) -> Any:
+        facts = {"status": "DONE", "replicate": False, "properties": {"ended_at": ended}} | own
         config = RunConfig(samples=samples, guidance=2.0).asked()
-        return SimpleNamespace(
-            id=name, dataset=dataset, status=status, config=config, properties={"ended_at": ended}
-        )
+        return SimpleNamespace(id=name, dataset=dataset, config=config, **facts)
 
     runs = [run("old", "cats", 1, 10), run("new", "cats", 2, 20), run("other", "dogs", 3, 30)]
-    runs.append(run("failed", "cats", 4, 40, "FAILED"))
+    runs.append(run("failed", "cats", 4, 40, status="FAILED"))
+    runs.append(run("again", "cats", 5, 50, replicate=True))
     config, words = sampled_as(runs, "cats", {"guidance": 3.0})
     assert (config.samples, config.guidance, words) == (20, 3.0, "as run new was")
     assert sampled_as(runs, "trees", {})[0].samples == 30
