@@ -46,7 +46,7 @@ from matchgraph.ingest.runs.config import (
 )
 from matchgraph.ingest.runs.ray_executor import ClusterOptions
 from matchgraph.ingest.runs.worker import GRACE_S, PATIENCE_S, POLL_S, WorkerOptions
-from matchgraph.ingest.tables.datasets import MINIMUM_IMAGES
+from matchgraph.ingest.tables.image_folders import MINIMUM_IMAGES
 from matchgraph.progress import progress_bar
 
 FAILED_EXIT = 1

@@ -15,15 +15,12 @@ from typing import TYPE_CHECKING
 from matchgraph.graphdb.defaults import NEIGHBOURS
 from matchgraph.ingest.errors import IngestError
 from matchgraph.ingest.instruments import FEATURES_FOLDER, extractor_specs, load_instruments
-from matchgraph.ingest.tables.datasets import (
-    METRIC,
-    DatasetsReport,
-    ingest_dataset_table,
-    ingest_image_folders,
-)
+from matchgraph.ingest.tables.comparison import METRIC
+from matchgraph.ingest.tables.datasets import DatasetsReport, ingest_dataset_table, ingest_image_folders
+from matchgraph.ingest.tables.export import write_records
 from matchgraph.ingest.tables.models import ingest_models
 from matchgraph.ingest.tables.packed import packed_files
-from matchgraph.ingest.tables.records import read_records, save_records, write_records
+from matchgraph.ingest.tables.records import read_records, save_records
 from matchgraph.ingest.tables.results import ingest_results
 from matchgraph.ingest.tables.similarities import ingest_similarities
 from matchgraph.progress import Progress, no_progress

@@ -16,7 +16,8 @@ from matchgraph.ingest.runs.ledger import Ledger, Run, finished
 from matchgraph.ingest.runs.run import Job, results_of
 from matchgraph.ingest.runs.worker import WorkerOptions, local_executor
 from matchgraph.ingest.runs.workflow import planned
-from matchgraph.ingest.tables.datasets import define_metric, source_of
+from matchgraph.ingest.tables.comparison import define_metric
+from matchgraph.ingest.tables.image_folders import source_of
 from matchgraph.progress import Progress, no_progress
 from matchgraph.training.errors import TrainingError
 from matchgraph.training.files import file_hash, json_hash, write_json

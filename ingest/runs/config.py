@@ -11,7 +11,8 @@ from typing import Any
 from matchgraph.drawing import Drawing
 from matchgraph.graphdb.models import check_metric_name
 from matchgraph.ingest.errors import ConfigChanged, IngestError
-from matchgraph.ingest.tables.datasets import METRIC, MINIMUM_IMAGES
+from matchgraph.ingest.tables.comparison import METRIC
+from matchgraph.ingest.tables.image_folders import MINIMUM_IMAGES
 from matchgraph.settings import check_settings, identity, same_setting, setting
 from matchgraph.training.config import FineTuneConfig, SampleConfig
 

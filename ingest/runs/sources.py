@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from matchgraph.graphdb.models import Dataset, Model
 from matchgraph.ingest.errors import SourceChanged
-from matchgraph.ingest.tables.datasets import ImageFolder, images_hash, source_of
 from matchgraph.ingest.tables.fingerprints import pipeline_fingerprint
+from matchgraph.ingest.tables.image_folders import ImageFolder, images_hash, source_of
 from matchgraph.training.files import files_below
 
 if TYPE_CHECKING:

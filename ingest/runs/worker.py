@@ -37,7 +37,8 @@ from matchgraph.ingest.runs.memory import FOOTPRINTS_FOLDER
 from matchgraph.ingest.runs.reporter import Reporter
 from matchgraph.ingest.runs.run import DONE_OUTCOME, Executor, Job, NotHere, Unforeseen, carry_out, make_job
 from matchgraph.ingest.runs.sources import Sources
-from matchgraph.ingest.tables.datasets import define_metric, source_of
+from matchgraph.ingest.tables.comparison import define_metric
+from matchgraph.ingest.tables.image_folders import source_of
 from matchgraph.settings import setting
 from matchgraph.training.measure.scoring import PROBE, parse_metric
 

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 
 from matchgraph.graphdb.models import MeasuredDataset
 from matchgraph.ingest.errors import BadInput, ExtractorMismatch, NothingToCompare, Problem
-from matchgraph.ingest.tables.datasets import (
-    METRIC,
-    Comparison,
+from matchgraph.ingest.tables.comparison import METRIC, Comparison
+from matchgraph.ingest.tables.identity import identity_of
+from matchgraph.ingest.tables.image_folders import (
     ImageFolder,
     dataset_folders,
     image_problem,
@@ -21,7 +21,6 @@ from matchgraph.ingest.tables.datasets import (
     list_folder,
     too_few_images,
 )
-from matchgraph.ingest.tables.identity import identity_of
 from matchgraph.ingest.tables.packed import packed_files
 from matchgraph.progress import Progress, no_progress
 

@@ -18,7 +18,7 @@ from matchgraph.ingest.runs.plan import Plan, make_plan, queue_plan
 from matchgraph.ingest.runs.reporter import Reporter
 from matchgraph.ingest.runs.run import Job, OnStep, Outcome
 from matchgraph.ingest.runs.worker import WorkSummary, work
-from matchgraph.ingest.tables.datasets import listed_hash
+from matchgraph.ingest.tables.image_folders import listed_hash
 from matchgraph.ingest.tables.models import ingest_models
 from matchgraph.training.measure.scoring import Score
 

@@ -16,17 +16,9 @@ from matchgraph.graphdb.models import Dataset, Model, Result, Similar
 from matchgraph.graphdb.repository import MatchingGraph
 from matchgraph.graphdb.runner import Runner
 from matchgraph.ingest.errors import BadInput
-from matchgraph.ingest.tables.datasets import (
-    Comparison,
-    DatasetMeasurement,
-    dataset_name,
-    ingest_dataset_table,
-    ingest_image_folders,
-    listed_hash,
-    read_dataset_table,
-    read_folders,
-    source_of,
-)
+from matchgraph.ingest.tables.comparison import Comparison, DatasetMeasurement
+from matchgraph.ingest.tables.datasets import ingest_dataset_table, ingest_image_folders, read_dataset_table
+from matchgraph.ingest.tables.image_folders import dataset_name, listed_hash, read_folders, source_of
 from matchgraph.training.images import list_captioned_images
 from tests.ingest.conftest import write_images
 from tests.ingest.dump import dump

@@ -23,7 +23,8 @@ from matchgraph.graphdb.queries import load
 from matchgraph.graphdb.repository import MatchingGraph
 from matchgraph.graphdb.runner import Runner
 from matchgraph.ingest.errors import BadInput, IngestError
-from matchgraph.ingest.tables.records import read_records, save_records, write_records
+from matchgraph.ingest.tables.export import write_records
+from matchgraph.ingest.tables.records import read_records, save_records
 from matchgraph.ingest.tables.rest import REST
 from tests.ingest.conftest import answer
 from tests.ingest.dump import dump

@@ -15,7 +15,8 @@ from matchgraph.graphdb.repository import MatchingGraph
 from matchgraph.graphdb.runner import Runner
 from matchgraph.ingest.errors import BadInput
 from matchgraph.ingest.tables.fingerprints import pipeline_fingerprint
-from matchgraph.ingest.tables.models import ingest_models, read_model_table, read_pipelines
+from matchgraph.ingest.tables.models import ingest_models, read_model_table
+from matchgraph.ingest.tables.pipelines import read_pipelines
 from tests.ingest.dump import dump
 
 ZOO = Path(__file__).parents[2] / "zoo"

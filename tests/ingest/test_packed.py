@@ -12,7 +12,7 @@ from PIL import Image
 
 from matchgraph.graphdb.repository import MatchingGraph
 from matchgraph.ingest.errors import BadInput
-from matchgraph.ingest.tables.datasets import images_hash, read_folders
+from matchgraph.ingest.tables.image_folders import images_hash, read_folders
 from matchgraph.ingest.tables.new_dataset import target
 from matchgraph.ingest.workflow import ingest_datasets
 from matchgraph.training.errors import BadDataset

@@ -21,13 +21,14 @@ from matchgraph.graphdb.repository import MatchingGraph
 from matchgraph.graphdb.runner import Runner
 from matchgraph.ingest.errors import BadInput, IngestError
 from matchgraph.ingest.tables import prompt_records as files
+from matchgraph.ingest.tables.export import write_records
 from matchgraph.ingest.tables.prompt_records import (
     PromptRecords,
     prompt_records,
     read_prompt_records,
     write_prompt_records,
 )
-from matchgraph.ingest.tables.records import read_records, save_records, write_records
+from matchgraph.ingest.tables.records import read_records, save_records
 from tests.ingest.conftest import answer
 from tests.ingest.dump import dump
 from tests.ingest.records import HOSTILE

@@ -14,9 +14,10 @@ from matchgraph.graphdb.models import Dataset, Metric, Model, Similar, Statistic
 from matchgraph.ingest.errors import BadInput, IngestError
 from matchgraph.ingest.runs.ledger import Ledger
 from matchgraph.ingest.tables import records
-from matchgraph.ingest.tables.datasets import listed_hash
+from matchgraph.ingest.tables.export import write_records
+from matchgraph.ingest.tables.image_folders import listed_hash
 from matchgraph.ingest.tables.models import ingest_models
-from matchgraph.ingest.tables.records import read_records, save_records, write_records
+from matchgraph.ingest.tables.records import read_records, save_records
 from tests.ingest.conftest import answer, write_images
 from tests.ingest.dump import dump
 from tests.ingest.stub import CONFIG, StubExecutor, do, fill, plan

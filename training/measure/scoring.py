@@ -5,6 +5,7 @@ A metric is called `<extractor>_<distance>`; `fid` and `kid` are those of `incep
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
@@ -268,7 +269,7 @@ class Scorer:
 
     def reference(
         self,
-        dataset_folder: Path,
+        dataset_folder: str | os.PathLike[str],
         content_hash: str,
         *,
         images: Sequence[CaptionedImage] | None = None,
@@ -400,7 +401,7 @@ class Scorer:
 
     def _measure(
         self,
-        folder: Path,
+        folder: str | os.PathLike[str],
         content_hash: str,
         images: Sequence[CaptionedImage],
         names: Sequence[str],
@@ -426,7 +427,11 @@ class Scorer:
             return found
 
     def _read_captions(
-        self, name: str, folder: Path, images: Sequence[CaptionedImage], writer: FeatureWriter
+        self,
+        name: str,
+        folder: str | os.PathLike[str],
+        images: Sequence[CaptionedImage],
+        writer: FeatureWriter,
     ) -> None:
         captions = [image.caption for image in images if image.caption]
         if len(captions) < 2:
