@@ -298,7 +298,10 @@ def share_latents(one: LoadedPipeline, other: LoadedPipeline) -> bool:
     own, its = one.pipe.vae, other.pipe.vae
     return (
         type(one.family).as_called is type(other.family).as_called
-        and all(own.config.get(name) == its.config.get(name) for name in ("scaling_factor", "shift_factor"))
+        and all(
+            own.config.get(name) == its.config.get(name)
+            for name in ("scaling_factor", "shift_factor", "latents_mean", "latents_std")
+        )
         and equal_weights(own, its)
     )
 

@@ -133,7 +133,8 @@ def loading_code(record: Mapping[str, Any]) -> str:
         "height": asked["resolution_px"],
         "width": asked["resolution_px"],
         "num_inference_steps": asked["sampling_steps"],
-        "guidance_scale": asked["guidance"],
+        own.guidance_argument: asked["guidance"],
+        "negative_prompt": own.negative_prompt,
         "max_sequence_length": _shorter_prompts(pipeline, folder),
         **own.call_options,
     }

@@ -58,7 +58,8 @@ def test_families_are_found_by_pipeline_class():
     with pytest.raises(UnknownFamily, match="None"):
         family_of({})
     with pytest.raises(
-        UnknownFamily, match="known: flux, kolors, lumina2, pixart, sana, sd, sd3, sdxl, z_image"
+        UnknownFamily,
+        match="known: flux, kolors, lumina2, pixart, qwen_image, sana, sd, sd3, sdxl, z_image",
     ):
         family("unet")
 
@@ -68,7 +69,7 @@ def test_defaults_are_those_of_the_pipelines_call(loaded, name):
     pipe, own = loaded[name]
     call = inspect.signature(type(pipe).__call__).parameters
     assert own.default_steps == call["num_inference_steps"].default
-    assert own.default_guidance == call["guidance_scale"].default
+    assert own.default_guidance == call[own.guidance_argument].default
     assert own.classifier_free == (name != "flux")
 
 
@@ -85,7 +86,7 @@ def test_row_i_of_the_conditioning_belongs_to_prompt_i(loaded, name):
         assert not torch.equal(together["prompt_embeds"][one], together["prompt_embeds"][other])
 
 
-@pytest.mark.parametrize("name", sorted(set(NAMES) - {"flux", "z_image"}))
+@pytest.mark.parametrize("name", sorted(set(NAMES) - {"flux", "qwen_image", "z_image"}))
 def test_the_empty_prompt_is_the_pipelines_own_unconditional_row(loaded, name):
     pipe, own = loaded[name]
     options = {"sdxl": {}, "sd": {"num_images_per_prompt": 1}, "sd3": {"prompt_2": None, "prompt_3": None}}
@@ -135,7 +136,7 @@ def test_truncated_captions_are_counted(loaded, name):
     # CLIP: 14 letters and two special tokens fill the 16. The others have one text encoder each, of
     # which a truncated prompt is one whose last letter makes no difference.
     letters = range(250, 258) if name == "kolors" else range(10, 18)
-    if name in ("kolors", "pixart", "sana", "lumina2", "z_image"):
+    if name in ("kolors", "pixart", "sana", "lumina2", "qwen_image", "z_image"):
         with quiet_libraries():
             rows = own.encode_prompts(pipe, ["a" * n for n in letters])["prompt_embeds"]
             changed = own.encode_prompts(pipe, ["a" * (n - 1) + "b" for n in letters])["prompt_embeds"]
@@ -154,7 +155,7 @@ def test_counting_sees_prompts_as_the_pipeline_shows_them(loaded, name):
     assert own.count_truncated(pipe, ["  " + "A" * 17 + "  ", "  aa  "]) == 1
 
 
-@pytest.mark.parametrize("name", sorted(set(NAMES) - {"sana"}))
+@pytest.mark.parametrize("name", sorted(set(NAMES) - {"qwen_image", "sana"}))
 def test_latents_are_shifted_scaled_and_drawn_from_the_generator(loaded, name):
     pipe, own = loaded[name]
     shift = 0.1 if name in ("flux", "lumina2", "z_image") else 0.0
@@ -166,6 +167,18 @@ def test_latents_are_shifted_scaled_and_drawn_from_the_generator(loaded, name):
     side = 4 if name == "lumina2" else 8
     assert drawn.shape == (2, tiny.CHANNELS, side, side)
     assert not torch.equal(drawn, own.encode_images(pipe, pixels, generator(6)))
+
+
+def test_qwen_image_latents_are_normalised_by_channel_as_its_pipeline_does(loaded):
+    pipe, own = loaded["qwen_image"]
+    pixels = torch.rand(2, 3, 32, 32, generator=generator()) * 2 - 1
+    posterior = pipe.vae.encode(pixels[:, :, None]).latent_dist
+    mean, deviation = (
+        torch.tensor(values).view(-1, 1, 1) for values in (tiny.LATENTS_MEAN, tiny.LATENTS_STD)
+    )
+    torch.testing.assert_close(own.encode_images(pipe, pixels), (posterior.mean[:, :, 0] - mean) / deviation)
+    drawn = own.encode_images(pipe, pixels, generator(5))
+    torch.testing.assert_close(drawn, (posterior.sample(generator(5))[:, :, 0] - mean) / deviation)
 
 
 def test_an_autoencoder_without_a_posterior_has_one_latent_for_each_image(loaded):
@@ -392,6 +405,36 @@ def test_z_image_loss_is_rectified_flow_on_prompts_without_padding(loaded, laten
     )
 
 
+def test_qwen_image_loss_is_rectified_flow_on_packed_latents_and_padded_prompts(loaded, latents):
+    pipe, own = loaded["qwen_image"]
+    conditioning = own.encode_prompts(pipe, PROMPTS)
+    with torch.no_grad():
+        embeddings, mask = pipe.encode_prompt(["a cat", " ", "dogs"])
+    assert mask.sum(dim=1).tolist() == [10, 6, 9]
+    # What the pipeline pads to the longest prompt; a space is its unconditional prompt.
+    for given, expected in zip(own.as_arguments(conditioning).values(), (embeddings, mask), strict=True):
+        torch.testing.assert_close(given, expected.to(given.dtype))
+    sigma, noise, noisy = flowed(latents, logit_normal=False, shift=1.0)
+
+    def expected(rows: slice, mask: torch.Tensor | None) -> torch.Tensor:
+        count = len(noisy[rows])
+        predicted = pipe.transformer(
+            hidden_states=pipe._pack_latents(noisy[rows, :, None], count, tiny.CHANNELS, 8, 8),
+            timestep=sigma[rows],
+            encoder_hidden_states=embeddings[rows],
+            encoder_hidden_states_mask=mask,
+            img_shapes=[[(1, 4, 4)]] * count,
+        ).sample
+        predicted = pipe._unpack_latents(predicted, 32, 32, pipe.vae_scale_factor)[:, :, 0]
+        return ((predicted - (noise - latents)[rows]) ** 2).mean()
+
+    def loss(rows: slice) -> torch.Tensor:
+        return own.loss(pipe, pipe.transformer, latents, conditioning, generator(7), rows)
+
+    torch.testing.assert_close(loss(slice(None)), expected(slice(None), mask))
+    torch.testing.assert_close(loss(slice(0, 1)), expected(slice(0, 1), None))
+
+
 def widths(name: str, encoders: dict[str, dict]) -> dict[str, tuple[int, ...]]:
     """Shapes of a prompt's rows as the text encoders' configurations have them."""
     first, second, third = (encoders.get(f"text_encoder{n}", {}) for n in ("", "_2", "_3"))
@@ -555,6 +598,7 @@ def test_schedulers_of_another_process_are_refused(loaded, latents):
         ("sana", DPMSolverMultistepScheduler()),
         ("flux", DDIMScheduler()),
         ("lumina2", DDIMScheduler()),
+        ("qwen_image", DDIMScheduler()),
         ("z_image", DDIMScheduler()),
     ]:
         pipe, own = loaded[name]
@@ -586,10 +630,10 @@ def test_sampling_is_the_pipelines_own_call(loaded, name):
     expected = pipe(
         "a cat",
         num_inference_steps=3,
-        guidance_scale=4.0,
         generator=generator(3),
         height=32,
         width=32,
+        **tiny.guided(name, 4.0, 1),
         **tiny.CALL[name],
     ).images
     assert draw(4.0) == expected[0].tobytes() != draw(2.0)

@@ -83,10 +83,10 @@ def test_diffusers_own_pipeline_loads_the_file(tiny_folder, adapters, name):
     image = pipe(
         ["a cat", "dogs"],
         num_inference_steps=2,
-        guidance_scale=4.0,
         generator=[image_generator(0, 0), image_generator(0, 1)],
         height=32,
         width=32,
+        **tiny.guided(name, 4.0, 2),
         **tiny.CALL[name],
     ).images[0]
     assert image.tobytes() == expected[0].tobytes()

@@ -9,6 +9,7 @@ import pytest
 
 from matchgraph.training.memory.footprint import Footprint, footprint
 from matchgraph.training.memory.plan import GIB, STAGES, Work, plan_memory
+from matchgraph.training.pipelines.families import FAMILIES
 
 ZOO = Path(__file__).parents[2] / "zoo"
 # One of each architecture: the others' networks are those of one of these, or smaller.
@@ -48,6 +49,18 @@ def test_every_model_fits_a_card_of_24_gib(model):
                 assert (hull.at(8) + weights) / GIB == pytest.approx(known, rel=0.08)
     # A larger card gives up less.
     assert len(plan_memory(found, 160 * GIB, WORK).choices()) <= len(plan.choices())
+
+
+# The families of which no model is in the zoo.
+@pytest.mark.parametrize(
+    "name", sorted(set(FAMILIES) - {"flux", "kolors", "pixart", "sana", "sd", "sd3", "sdxl"})
+)
+def test_stages_of_other_families_are_traced(tiny_folder, name):
+    found = footprint(tiny_folder(name), precision="bf16", resolution_px=32)
+    assert found.checkpointed is not None
+    assert 0 < found.checkpointed.at(8) < found.training.at(8)
+    for hull in (found.text, found.encode, found.training, found.sampling, found.decode):
+        assert 0 < hull.at(1) < hull.at(8)
 
 
 def test_a_plan_that_proved_too_large_is_followed_by_smaller_ones_until_none_is_left():

@@ -7,6 +7,7 @@ import shutil
 from functools import cache
 from pathlib import Path
 
+import diffusers
 import pytest
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -14,10 +15,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from matchgraph.minizoo import ROOT
 from matchgraph.training.errors import BadPipeline, CannotProfile, InvalidConfig
+from matchgraph.training.pipelines.families import family
 from matchgraph.training.pipelines.loading import LoadedPipeline
 from matchgraph.training.pipelines.profile import PROMPT, PipelineProfiler, call_arguments
 from matchgraph.training.pipelines.throughput import device_name, measure_throughput
-from tests.training import tiny
+from tests.training import published, tiny
 
 ZOO = Path(__file__).parents[2] / "zoo"
 # Match & Choose, Table 2: TFLOP, and parameters in 10^9.
@@ -70,19 +72,43 @@ def test_every_folder_of_the_zoo_is_in_the_table():
     assert {path.name for path in ZOO.iterdir() if path.is_dir()} == set(TABLE_2)
 
 
-def test_lumina2_is_priced_for_prompts_of_full_length(tiny_folder):
-    """Its transformer leaves padding out, so shorter prompts cost less: 16 tokens here beside 4 of image."""
-    with LoadedPipeline(tiny_folder("lumina2"), device="cpu") as loaded:
-        call = call_arguments(loaded.pipe, steps=3)
+@pytest.mark.parametrize("name", published.MODELS)
+def test_published_models_are_priced_from_their_configurations(name, tmp_path):
+    model = published.MODELS[name]
+    kind, config = model.index["transformer"][1], model.configs.get("transformer", {})
+
+    def params(**deeper: int) -> int:
+        with torch.device("meta"):
+            network = getattr(diffusers, kind)(**config | dict.fromkeys(model.depths, 1) | deeper)
+        return sum(parameter.numel() for parameter in network.parameters())
+
+    layers = {depth: params(**{depth: 2}) - params() for depth in model.depths}
+    whole = params() + sum((model.depths[depth] - 1) * size for depth, size in layers.items())
+    assert whole / 1e9 == pytest.approx(model.billions, rel=0.01)
+    profile = PipelineProfiler(published.write(name, tmp_path / name)).price(steps=2, resolution_px=256)
+    assert profile.params == params()
+    # Two forwards for each step, in one call or in two.
+    guided = 2 if family(name).classifier_free else 1
+    assert profile.calls * profile.rows == 2 * guided
+    assert all(profile.parts[part] > 0 for part in ("text", "denoising", "decoding"))
+
+
+@pytest.mark.parametrize("name", ["lumina2", "qwen_image"])
+def test_prompts_are_priced_at_full_length(tiny_folder, name):
+    """These leave padding out, so shorter prompts cost less: 16 tokens here beside 4 of image."""
+    # Of Qwen-Image no config says for which size it was made.
+    side = tiny.RESOLUTION_PX
+    with LoadedPipeline(tiny_folder(name), device="cpu") as loaded:
+        call = call_arguments(loaded.pipe, steps=3, resolution_px=side)
         with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
             loaded.pipe(PROMPT, generator=torch.Generator().manual_seed(0), **call)
-    profile = PipelineProfiler(tiny_folder("lumina2")).price(steps=3, protocol="full")
+    profile = PipelineProfiler(tiny_folder(name)).price(steps=3, resolution_px=side, protocol="full")
     real = counter.get_total_flops() / 1e12
     assert real < profile.tflop < 2 * real
     assert (profile.calls, profile.rows) == (6, 1)
 
 
-@pytest.mark.parametrize("name", sorted(set(tiny.BUILDERS) - {"lumina2"}))
+@pytest.mark.parametrize("name", sorted(set(tiny.BUILDERS) - {"lumina2", "qwen_image"}))
 def test_counts_are_those_of_a_real_call(tiny_folder, name):
     with LoadedPipeline(tiny_folder(name), device="cpu") as loaded:
         call = call_arguments(loaded.pipe, steps=3)

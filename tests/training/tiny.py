@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import re
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +21,7 @@ RESOLUTION_PX = 32
 CHANNELS = 4
 WIDTH = 32  # of every text encoder
 POOLED = 16  # of a CLIP text encoder with projection
+LATENTS_MEAN, LATENTS_STD = [0.1, -0.2, 0.0, 0.3], [1.5, 0.7, 1.0, 2.0]  # of VAEs that state them
 LETTERS = [chr(code) for code in range(ord("a"), ord("z") + 1)]
 
 
@@ -113,6 +115,21 @@ def gemma() -> Any:
             bos_token_id=2,
         )
     )
+
+
+def chat_tokenizer() -> Any:
+    """A Qwen tokenizer of letters, with a chat template."""
+    from transformers import Qwen2Tokenizer
+
+    pieces = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", *LETTERS, "Ġ"]
+    chat = Qwen2Tokenizer(
+        vocab={piece: number for number, piece in enumerate(pieces)},
+        merges=[],
+        model_max_length=TOKENS,
+        extra_special_tokens=["<|im_start|>", "<|im_end|>"],
+    )
+    chat.chat_template = "{% for m in messages %}<|im_start|>{{ m['content'] }}<|im_end|>{% endfor %}"
+    return chat
 
 
 def glm_tokenizer() -> Any:
@@ -467,17 +484,9 @@ def lumina2() -> Any:
 def z_image() -> Any:
     """Z-Image, whose tokenizer puts each prompt into a chat."""
     from diffusers import FlowMatchEulerDiscreteScheduler, ZImagePipeline, ZImageTransformer2DModel
-    from transformers import Qwen2Tokenizer, Qwen3Config, Qwen3Model
+    from transformers import Qwen3Config, Qwen3Model
 
     torch.manual_seed(10)
-    pieces = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", *LETTERS, "Ġ"]
-    chat = Qwen2Tokenizer(
-        vocab={piece: number for number, piece in enumerate(pieces)},
-        merges=[],
-        model_max_length=TOKENS,
-        extra_special_tokens=["<|im_start|>", "<|im_end|>"],
-    )
-    chat.chat_template = "{% for m in messages %}<|im_start|>{{ m['content'] }}<|im_end|>{% endfor %}"
     return ZImagePipeline(
         transformer=ZImageTransformer2DModel(
             in_channels=CHANNELS,
@@ -504,11 +513,75 @@ def z_image() -> Any:
                 max_position_embeddings=128,
             )
         ),
-        tokenizer=chat,
+        tokenizer=chat_tokenizer(),
     )
 
 
+def qwen_image() -> Any:
+    """Qwen-Image, whose VAE is one of videos; its tokenizer has the template's words as the real one has."""
+    from diffusers import (
+        AutoencoderKLQwenImage,
+        FlowMatchEulerDiscreteScheduler,
+        QwenImagePipeline,
+        QwenImageTransformer2DModel,
+    )
+    from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+
+    torch.manual_seed(11)
+    text = {
+        "vocab_size": 64,
+        "hidden_size": WIDTH,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "max_position_embeddings": 128,
+        "bos_token_id": 0,
+        "eos_token_id": 0,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 3, 3]},
+    }
+    vision = {
+        "depth": 1,
+        "hidden_size": 16,
+        "intermediate_size": 16,
+        "num_heads": 2,
+        "out_hidden_size": WIDTH,
+    }
+    pipe = QwenImagePipeline(
+        transformer=QwenImageTransformer2DModel(
+            in_channels=4 * CHANNELS,
+            out_channels=CHANNELS,
+            num_layers=2,
+            attention_head_dim=16,
+            num_attention_heads=2,
+            joint_attention_dim=WIDTH,
+            axes_dims_rope=(4, 6, 6),
+        ),
+        # As published.
+        scheduler=FlowMatchEulerDiscreteScheduler(
+            use_dynamic_shifting=True, max_shift=0.9, max_image_seq_len=8192, shift_terminal=0.02
+        ),
+        vae=AutoencoderKLQwenImage(
+            base_dim=8,
+            z_dim=CHANNELS,
+            dim_mult=[1, 1, 2],
+            num_res_blocks=1,
+            temperal_downsample=[False, True],
+            latents_mean=LATENTS_MEAN,
+            latents_std=LATENTS_STD,
+        ),
+        text_encoder=Qwen2_5_VLForConditionalGeneration(
+            Qwen2_5_VLConfig(text_config=text, vision_config=vision)
+        ),
+        tokenizer=chat_tokenizer(),
+    )
+    template = pipe.prompt_template_encode.replace("{}", "")
+    pipe.tokenizer.add_tokens(re.findall(r"<\|\w+\|>|\n| ?\w+|[^\w\s]", template))
+    return pipe
+
+
 BUILDERS: dict[str, Callable[..., Any]] = {
+    "qwen_image": qwen_image,
     "z_image": z_image,
     "lumina2": lumina2,
     "sd": sd,
@@ -524,6 +597,7 @@ BUILDERS: dict[str, Callable[..., Any]] = {
 CALL: dict[str, dict[str, Any]] = {
     "lumina2": {"max_sequence_length": TOKENS},
     "z_image": {"max_sequence_length": TOKENS},
+    "qwen_image": {"max_sequence_length": TOKENS},
     "sd": {},
     "sdxl": {},
     "kolors": {},
@@ -532,6 +606,15 @@ CALL: dict[str, dict[str, Any]] = {
     "sd3": {"max_sequence_length": TOKENS},
     "flux": {"max_sequence_length": TOKENS},
 }
+
+
+def guided(name: str, scale: float, count: int) -> dict[str, Any]:
+    """Arguments by which a pipeline's call guides `count` prompts."""
+    from matchgraph.training.pipelines.families import family
+
+    own = family(name)
+    negative = {} if own.negative_prompt is None else {"negative_prompt": [own.negative_prompt] * count}
+    return {own.guidance_argument: scale, **negative}
 
 
 def save(name: str, folder: Path, **options: Any) -> Path:

@@ -141,6 +141,13 @@ def footprint(
         ) from error
 
 
+def _tile_px(pipe: Any) -> int | None:
+    """Side of the tiles that a VAE would decode in; None if it has none."""
+    if hasattr(pipe.vae, "tile_latent_min_size"):
+        return int(pipe.vae.tile_latent_min_size * pipe.vae_scale_factor)
+    return getattr(pipe.vae, "tile_sample_min_height", None)
+
+
 class _Tracing:
     def __init__(
         self, folder: Path, index: Mapping[str, Any], precision: str, side: int, method: str, rank: int
@@ -164,12 +171,11 @@ class _Tracing:
         pipe, family = self._pipe, self._family
         parts = {name: _part(module) for name, module in self._networks().items()}
         conditioning, text = self._text()
-        latent = self._side // pipe.vae_scale_factor
-        sampling = self._sampling(conditioning, latent)
-        tile = getattr(pipe.vae, "tile_latent_min_size", latent)
-        decode = self._decode(latent)
+        sampling = self._sampling(conditioning)
+        tile = _tile_px(pipe)
+        decode = self._decode(self._side)
         # What is trained comes last, as it changes the denoiser.
-        training, checkpointed, trained = self._training(conditioning, latent)
+        training, checkpointed, trained = self._training(conditioning)
         return Footprint(
             resolution_px=self._side,
             precision=self._precision,
@@ -183,7 +189,7 @@ class _Tracing:
             sampling=sampling,
             guided_rows=2 if family.classifier_free else 1,
             decode=decode,
-            decode_tile=decode if tile >= latent else self._decode(tile),
+            decode_tile=decode if tile is None or tile >= self._side else self._decode(tile),
         )
 
     def _networks(self) -> dict[str, torch.nn.Module]:
@@ -215,7 +221,7 @@ class _Tracing:
         }
         return {name: rows.to("meta") for name, rows in encoded.items()} | of_images, tracer.hull()
 
-    def _sampling(self, conditioning: dict[str, torch.Tensor], latent: int) -> Hull:
+    def _sampling(self, conditioning: dict[str, torch.Tensor]) -> Hull:
         import torch
 
         tracer = self._tracer()
@@ -228,16 +234,17 @@ class _Tracing:
             as_on_a_gpu(None),
             standing_in(tracer, blocks),
         ):
-            noisy = self._latents(latent, self._dtype)
+            noisy = self._latents(self._dtype)
             self._family.predict(self._pipe, self._denoiser, noisy, torch.empty(TRACED_ROWS), conditioning)
         return tracer.hull()
 
-    def _decode(self, latent: int) -> Hull:
+    def _decode(self, side: int) -> Hull:
         import torch
 
         tracer, vae = self._tracer(), self._pipe.vae
         with torch.device("meta"), torch.no_grad(), tracer.watching(), as_on_a_gpu(None):
-            vae.decode(self._latents(latent, vae.dtype), return_dict=False)
+            latents = torch.empty(TRACED_ROWS, *self._family.vae_shape(self._pipe, side), dtype=vae.dtype)
+            vae.decode(self._framed(latents), return_dict=False)
         return tracer.hull()
 
     def _encode(self) -> Hull:
@@ -245,25 +252,26 @@ class _Tracing:
 
         tracer, vae = self._tracer(), self._pipe.vae
         with torch.device("meta"), torch.no_grad(), tracer.watching(), as_on_a_gpu(None):
-            vae.encode(torch.empty(TRACED_ROWS, 3, self._side, self._side, dtype=vae.dtype))
+            pixels = torch.empty(TRACED_ROWS, 3, self._side, self._side, dtype=vae.dtype)
+            vae.encode(self._framed(pixels))
         return tracer.hull()
 
-    def _training(self, conditioning: dict[str, torch.Tensor], latent: int) -> tuple[Hull, Hull | None, int]:
+    def _training(self, conditioning: dict[str, torch.Tensor]) -> tuple[Hull, Hull | None, int]:
         trained = self._make_trainable()
         if not self._denoiser._supports_gradient_checkpointing:
             self._adapt(self._denoiser)
-            return self._trained(self._tracer(), conditioning, latent), None, trained
+            return self._trained(self._tracer(), conditioning), None, trained
         tracer = self._tracer()
         blocks = TracedBlocks(tracer, self._adapt)
         hulls = []
         for checkpointed in (False, True):
             self._denoiser.enable_gradient_checkpointing(blocks.training(checkpointed))
             with tracer.apart() as hull:
-                self._trained(tracer, conditioning, latent)
+                self._trained(tracer, conditioning)
             hulls.append(hull())
         return hulls[0], hulls[1], trained
 
-    def _trained(self, tracer: Tracer, conditioning: dict[str, torch.Tensor], latent: int) -> Hull:
+    def _trained(self, tracer: Tracer, conditioning: dict[str, torch.Tensor]) -> Hull:
         import torch
 
         narrow = None if self._precision == "fp32" else self._dtype
@@ -271,7 +279,7 @@ class _Tracing:
         # float32, as they are kept on disk.
         rows = {name: _single(value) for name, value in conditioning.items()}
         with torch.device("meta"), tracer.watching(), as_on_a_gpu(narrow):
-            noisy, target = self._latents(latent, torch.float32), self._latents(latent, torch.float32)
+            noisy, target = self._latents(torch.float32), self._latents(torch.float32)
             levels = torch.empty(TRACED_ROWS)
             predicted = self._family.predict(self._pipe, self._denoiser, noisy, levels, rows)
             loss = torch.nn.functional.mse_loss(predicted.float(), target)
@@ -280,11 +288,13 @@ class _Tracing:
             torch.autograd.backward(loss)
         return tracer.hull()
 
-    def _latents(self, side: int, dtype: torch.dtype) -> torch.Tensor:
+    def _latents(self, dtype: torch.dtype) -> torch.Tensor:
         import torch
 
-        channels = self._pipe.vae.config.latent_channels
-        return torch.empty(TRACED_ROWS, channels, side, side, dtype=dtype)
+        return torch.empty(TRACED_ROWS, *self._family.latent_shape(self._pipe, self._side), dtype=dtype)
+
+    def _framed(self, images: torch.Tensor) -> torch.Tensor:
+        return images[:, :, None] if self._family.of_video else images
 
     def _make_trainable(self) -> int:
         """Return the number of values that are trained."""

@@ -84,9 +84,9 @@ def normalised(vae: Any, latents: torch.Tensor) -> torch.Tensor:
     """
     statistics = _statistics(vae, latents)
     if statistics is None:
-        return (latents - _shift(vae)) * vae.config.scaling_factor
+        return (latents - _shift(vae)) * _scale(vae)
     mean, deviation = statistics
-    return (latents - mean) * vae.config.scaling_factor / deviation
+    return (latents - mean) * _scale(vae) / deviation
 
 
 def _denormalised(vae: Any, latents: torch.Tensor) -> torch.Tensor:
@@ -108,6 +108,11 @@ def _statistics(vae: Any, latents: torch.Tensor) -> tuple[torch.Tensor, torch.Te
 
 def _shift(vae: Any) -> float:
     return getattr(vae.config, "shift_factor", None) or 0.0
+
+
+def _scale(vae: Any) -> float:
+    # Those of videos have nothing but statistics.
+    return vae.config.get("scaling_factor", 1.0)
 
 
 def _check(values: torch.Tensor, what: str, whose: str, pipe: Any) -> None:

@@ -113,9 +113,10 @@ def of_pipeline(pipe: Any, name: str) -> tuple[int, float] | None:
         if pattern.search(name):
             return steps, guidance
     # FLUX.1-schnell under another name: without a guidance input, and on the grid that is not shifted.
-    denoiser = getattr(getattr(pipe, "transformer", None), "config", {})
+    denoiser: Any = getattr(pipe, "transformer", None)
     if (
-        denoiser.get("guidance_embeds") is False
+        type(denoiser).__name__ == "FluxTransformer2DModel"
+        and denoiser.config.guidance_embeds is False
         and config.get("shift") == 1.0
         and not config.get("use_dynamic_shifting")
     ):

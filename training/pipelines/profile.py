@@ -225,7 +225,7 @@ class PipelineProfiler:
             trainable=self.trainable,
             resolution_px=call["height"],
             steps=call["num_inference_steps"],
-            guidance=call["guidance_scale"],
+            guidance=call[guidance_argument(self._pipe)[0]],
             calls=len(forwards),
             rows=forwards[0].rows,
             protocol=protocol,
@@ -302,22 +302,32 @@ def call_arguments(
         name: parameter.default
         for name, parameter in inspect.signature(type(pipe).__call__).parameters.items()
     }
-    if not {"prompt", "num_inference_steps", "guidance_scale", "height", "width"} <= set(defaults):
+    scale, negative = guidance_argument(pipe)
+    if not {"prompt", "num_inference_steps", scale, "height", "width"} <= set(defaults):
         raise CannotProfile(f"{type(pipe).__name__} is not a text-to-image pipeline with steps and guidance.")
-    own_steps, own_guidance = default_drawing(
-        pipe, defaults["num_inference_steps"], defaults["guidance_scale"]
-    )
+    own_steps, own_guidance = default_drawing(pipe, defaults["num_inference_steps"], defaults[scale])
     arguments: dict[str, Any] = {
         "num_inference_steps": own_steps if steps is None else steps,
-        "guidance_scale": own_guidance if guidance is None else guidance,
+        scale: own_guidance if guidance is None else guidance,
         "height": side,
         "width": side,
     }
+    if negative is not None:
+        arguments["negative_prompt"] = negative
     if "use_resolution_binning" in defaults and native < SMALLEST_BINNED_PX:
         arguments["use_resolution_binning"] = False
     if isinstance(limit := defaults.get("max_sequence_length"), int):
         arguments["max_sequence_length"] = min([limit, *_token_limits(pipe)])
     return arguments
+
+
+def guidance_argument(pipe: Any) -> tuple[str, str | None]:
+    """The argument of a pipeline's call that takes the scale, and the negative prompt it needs to guide."""
+    try:
+        found = family_of({"_class_name": type(pipe).__name__})
+    except UnknownFamily:
+        return "guidance_scale", None
+    return found.guidance_argument, found.negative_prompt
 
 
 def native_resolution(pipe: Any) -> int:

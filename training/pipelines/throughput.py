@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from matchgraph.training.errors import CannotProfile, InvalidConfig, first_line
 from matchgraph.training.pipelines.loading import quiet_libraries
-from matchgraph.training.pipelines.profile import PROMPT, call_arguments
+from matchgraph.training.pipelines.profile import PROMPT, call_arguments, guidance_argument
 
 if TYPE_CHECKING:
     import torch
@@ -81,6 +81,9 @@ def measure_throughput(
     if batch_size < 1 or repeats < 1:
         raise InvalidConfig(f"batch_size and repeats must be at least 1, got {batch_size} and {repeats}.")
     call = call_arguments(loaded.pipe, steps=steps, guidance=guidance, resolution_px=resolution_px)
+    scale, negative = guidance_argument(loaded.pipe)
+    if negative is not None:
+        call["negative_prompt"] = [negative] * batch_size
     seconds: list[float] = []
     for _ in range(repeats + 1):
         generators = [torch.Generator().manual_seed(row) for row in range(batch_size)]
@@ -101,7 +104,7 @@ def measure_throughput(
         batch_size=batch_size,
         resolution_px=call["height"],
         steps=call["num_inference_steps"],
-        guidance=call["guidance_scale"],
+        guidance=call[scale],
         repeats=repeats,
     )
 

@@ -42,9 +42,12 @@ class Family(ABC):
         flow_matching: the denoiser predicts the velocity of a straight line from image to noise.
         density: of a flow's noise levels in training, see `objectives.draw_sigmas`.
         counts_from_noise: the level drawn in training is the share of the image instead of the noise.
+        guidance_argument: the argument of the pipeline's call that takes the scale.
+        negative_prompt: what the call needs to guide at all; None where it guides without being given one.
         call_options: further arguments of the pipeline's call when sampling.
         load_options: further arguments of the pipeline class's loader.
         denormalises: the pipeline's call undoes its VAE's `latents_mean` and `latents_std`.
+        of_video: the VAE is one of videos, and an image is a video of one frame.
         own_components: (library, class) pairs that the folder's index may name beside classes of diffusers
             and transformers; diffusers keeps these classes in the module of the pipeline itself.
     """
@@ -59,9 +62,12 @@ class Family(ABC):
     flow_matching: ClassVar[bool] = False
     density: ClassVar[Density] = "uniform"
     counts_from_noise: ClassVar[bool] = False
+    guidance_argument: ClassVar[str] = "guidance_scale"
+    negative_prompt: ClassVar[str | None] = None
     call_options: ClassVar[Mapping[str, Any]] = {}
     load_options: ClassVar[Mapping[str, Any]] = {}
     denormalises: ClassVar[bool] = False
+    of_video: ClassVar[bool] = False
     own_components: ClassVar[frozenset[tuple[str, str]]] = frozenset()
 
     def prepare(self, pipe: Any) -> None:  # noqa: B027
@@ -132,13 +138,15 @@ class Family(ABC):
 
         vae = pipe.vae
         with single_precision(vae), torch.no_grad():
-            encoded = vae.encode(pixels.to(vae.device, vae.dtype))
+            pixels = pixels.to(vae.device, vae.dtype)
+            encoded = vae.encode(pixels[:, :, None] if self.of_video else pixels)
         if "latent" in encoded:  # an autoencoder without a posterior, such as Sana's
             latents = encoded.latent
         else:
             posterior = encoded.latent_dist
             latents = posterior.mode() if generator is None else posterior.sample(generator)
-        return normalised(vae, latents.float())
+        latents = normalised(vae, latents.float())
+        return latents.squeeze(2) if self.of_video else latents
 
     def image_conditioning(
         self,
@@ -323,7 +331,7 @@ class Family(ABC):
                 **self.call_options,
                 **around.enter_context(_as_student(pipe.scheduler, asked, generators)),
                 "num_inference_steps": asked,
-                "guidance_scale": guidance,
+                self.guidance_argument: guidance,
                 "generator": list(generators),
                 "height": resolution_px,
                 "width": resolution_px,
@@ -335,15 +343,30 @@ class Family(ABC):
                 arguments["latents"] = noised(
                     pipe.scheduler, begun, start_generators, lambda: pipe(**arguments, latents=begun)
                 )
-            return pipe(**arguments).images
+            drawn = pipe(**arguments).images
+        return self.from_call(pipe, drawn, resolution_px) if output_type == "latent" else drawn
 
     def as_arguments(self, conditioning: Conditioning) -> dict[str, Any]:
         """Conditioning as the pipeline's call takes it: as it is, unless prompts are ragged there."""
         return dict(conditioning)
 
     def as_called(self, pipe: Any, latents: torch.Tensor) -> torch.Tensor:  # noqa: ARG002
-        """Latents as `encode_images` gives them, in the form that the pipeline's call takes and ends with."""
+        """Latents as `encode_images` gives them, in the form that the pipeline's call takes."""
         return latents
+
+    def from_call(self, pipe: Any, latents: torch.Tensor, side_px: int) -> torch.Tensor:  # noqa: ARG002
+        """Latents that the pipeline's call ends with, in the form that `encode_images` gives."""
+        return latents
+
+    def latent_shape(self, pipe: Any, side_px: int) -> tuple[int, ...]:
+        """Shape of a square's latents as `encode_images` gives them: (channels, h, w)."""
+        return self.vae_shape(pipe, side_px)
+
+    def vae_shape(self, pipe: Any, side_px: int) -> tuple[int, ...]:
+        """Shape of a square's latents as the VAE has them, without frames."""
+        side = side_px // pipe.vae_scale_factor
+        config = pipe.vae.config
+        return (config.get("latent_channels") or config["z_dim"], side, side)
 
 
 @contextmanager

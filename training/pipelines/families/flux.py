@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from matchgraph.training.pipelines.families.base import Conditioning, Family, number_shift
+from matchgraph.training.pipelines.families.base import Conditioning, number_shift
+from matchgraph.training.pipelines.families.packed import Packed, pack, positions, unpack
 
 if TYPE_CHECKING:
     import torch
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 MAX_T5_TOKENS = 512
 
 
-class Flux(Family):
+class Flux(Packed):
     """`FluxPipeline`: FLUX.1-dev, and FLUX.1-schnell, which has no guidance input.
 
     Source:
@@ -47,24 +47,6 @@ class Flux(Family):
 
     def prepare(self, pipe: Any) -> None:
         number_shift(pipe)
-
-    def size_unit_px(self, pipe: Any) -> int:
-        # Latents are packed two by two, which the transformer's patch size of 1 does not say.
-        return math.lcm(8, 2 * pipe.vae_scale_factor)
-
-    def image_tokens(self, pipe: Any, latent_side: int) -> int:  # noqa: ARG002
-        return (latent_side // 2) ** 2
-
-    def _draw(self, pipe: Any, *arguments: Any, **named: Any) -> Any:
-        drawn = super()._draw(pipe, *arguments, **named)
-        *_, resolution_px, output_type = arguments
-        if output_type == "latent":
-            side = resolution_px // pipe.vae_scale_factor
-            return unpack(drawn, side, side)
-        return drawn
-
-    def as_called(self, pipe: Any, latents: torch.Tensor) -> torch.Tensor:  # noqa: ARG002
-        return pack(latents)
 
     def _t5_tokens(self, pipe: Any) -> int:
         return min(MAX_T5_TOKENS, pipe.tokenizer_2.model_max_length)
@@ -113,28 +95,6 @@ class Flux(Family):
             return_dict=False,
         )[0]
         return unpack(predicted, height, width)
-
-
-def pack(latents: torch.Tensor) -> torch.Tensor:
-    """Turn (n, channels, h, w) into (n, h/2 * w/2, 4 * channels): a token for each two-by-two patch."""
-    count, channels, height, width = latents.shape
-    patches = latents.reshape(count, channels, height // 2, 2, width // 2, 2).permute(0, 2, 4, 1, 3, 5)
-    return patches.reshape(count, (height // 2) * (width // 2), 4 * channels)
-
-
-def unpack(tokens: torch.Tensor, height: int, width: int) -> torch.Tensor:
-    """Turn what `pack` gives back into (n, channels, height, width)."""
-    count, _, values = tokens.shape
-    patches = tokens.reshape(count, height // 2, width // 2, values // 4, 2, 2).permute(0, 3, 1, 4, 2, 5)
-    return patches.reshape(count, values // 4, height, width)
-
-
-def positions(rows: int, columns: int) -> torch.Tensor:
-    """Position of each token, (rows * columns, 3): 0, row, column."""
-    import torch
-
-    row, column = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
-    return torch.stack([torch.zeros_like(row), row, column], dim=-1).reshape(-1, 3).float()
 
 
 FAMILY = Flux()

@@ -1,0 +1,77 @@
+"""Configurations of published models, as far as they differ from the defaults of their classes."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+FLOW = ["diffusers", "FlowMatchEulerDiscreteScheduler"]
+# Of Qwen2.5-VL-7B-Instruct.
+QWEN25_VL_7B = {
+    "text_config": {
+        "vocab_size": 152064,
+        "hidden_size": 3584,
+        "intermediate_size": 18944,
+        "num_hidden_layers": 28,
+        "num_attention_heads": 28,
+        "num_key_value_heads": 4,
+        "max_position_embeddings": 128000,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [16, 24, 24]},
+    },
+    "vision_config": {"hidden_size": 1280, "intermediate_size": 3420, "out_hidden_size": 3584},
+}
+
+
+@dataclass(frozen=True)
+class Published:
+    """A published model.
+
+    Args:
+        index: classes of its components, by name.
+        configs: what differs from the classes' defaults, by component.
+        depths: entries of the denoiser's config that are numbers of layers.
+        billions: parameters of the denoiser, as the source states them.
+    """
+
+    index: dict[str, list[str]]
+    configs: dict[str, dict[str, Any]]
+    depths: dict[str, int]
+    billions: float
+
+
+MODELS = {
+    # Qwen/Qwen-Image. Wu et al., "Qwen-Image technical report" (2025), section 2: 20B.
+    "qwen_image": Published(
+        index={
+            "scheduler": FLOW,
+            "text_encoder": ["transformers", "Qwen2_5_VLForConditionalGeneration"],
+            "tokenizer": ["transformers", "Qwen2Tokenizer"],
+            "transformer": ["diffusers", "QwenImageTransformer2DModel"],
+            "vae": ["diffusers", "AutoencoderKLQwenImage"],
+        },
+        configs={"scheduler": {"use_dynamic_shifting": True}, "text_encoder": QWEN25_VL_7B},
+        depths={"num_layers": 60},
+        billions=20.4,
+    ),
+}
+
+
+def write(name: str, folder: Path) -> Path:
+    """Write a published model's folder without weights, of one layer where its transformers have many."""
+    from matchgraph.training.pipelines.families import FAMILIES
+
+    model = MODELS[name]
+    for part in model.index:
+        config = dict(model.configs.get(part, {}))
+        if part == "transformer":
+            config |= dict.fromkeys(model.depths, 1)
+        if "text_config" in config:
+            config["text_config"] = config["text_config"] | {"num_hidden_layers": 1}
+        (folder / part).mkdir(parents=True)
+        file = "scheduler_config.json" if part == "scheduler" else "config.json"
+        (folder / part / file).write_text(json.dumps(config))
+    index = {"_class_name": FAMILIES[name][0], **model.index}
+    (folder / "model_index.json").write_text(json.dumps(index))
+    return folder
