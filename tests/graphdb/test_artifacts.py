@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import shutil
 import ssl
 import subprocess
@@ -11,6 +12,7 @@ from collections import Counter
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from zipfile import ZipFile
 
 import pytest
 
@@ -163,14 +165,24 @@ def test_cache_folder_can_be_moved(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_plugins_are_links_and_only_ours(tmp_path: Path):
-    jar = tmp_path / "gds.jar"
+    jar, other = tmp_path / "gds.proc-1.jar", tmp_path / "gds.core-1.jar"
     jar.write_bytes(b"new")
+    other.write_bytes(b"on the class path")
     plugins = tmp_path / "plugins"
     plugins.mkdir()
-    (plugins / "gds-older.jar").write_bytes(b"old")
-    link_plugins([jar], plugins)
-    assert [path.name for path in plugins.iterdir()] == ["gds.jar"]
-    assert (plugins / "gds.jar").samefile(jar)
+    (plugins / "gds.proc-0.jar").write_bytes(b"old")
+    link_plugins([jar, other], plugins)
+    assert [path.name for path in plugins.iterdir()] == [jar.name]
+    assert (plugins / jar.name).samefile(jar)
+
+
+def test_no_procedure_lies_outside_the_jars_that_are_linked():
+    holds = {
+        jar: any(re.search(r"(Proc|Func)\.class$", name) for name in ZipFile(jar).namelist())
+        for jar in provide().gds
+    }
+    assert sum(holds.values()) >= 12
+    assert [jar.name for jar, does in holds.items() if does and not artifacts.has_procedures(jar)] == []
 
 
 def test_plugins_are_copied_where_linking_fails_and_repaired_when_damaged(
@@ -180,10 +192,10 @@ def test_plugins_are_copied_where_linking_fails_and_repaired_when_damaged(
         raise OSError("Invalid cross-device link")
 
     monkeypatch.setattr(Path, "hardlink_to", refuse)
-    jar = tmp_path / "gds.jar"
+    jar = tmp_path / "gds.proc-1.jar"
     jar.write_bytes(b"whole")
     link_plugins([jar], tmp_path / "plugins")
-    copy = tmp_path / "plugins" / "gds.jar"
+    copy = tmp_path / "plugins" / jar.name
     assert copy.read_bytes() == b"whole"
     copy.write_bytes(b"who")
     link_plugins([jar], tmp_path / "plugins")
