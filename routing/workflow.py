@@ -329,21 +329,22 @@ def score(
         UnknownCandidate: a candidate is not in the graph.
     """
     graph = PromptGraph(runner)
-    known = graph.variants()
-    if unknown := sorted(set(variants) - {variant.id for variant in known}):
-        raise UnknownCandidate(f"There is no candidate {unknown[0]!r}: add it with `route variants`.")
-    drawn_here = {variant.id for variant in known if variant.drawing is not None}
-    if outside := sorted(set(variants) - drawn_here):
-        raise UnknownCandidate(
-            f"{outside[0]} is not drawn by a pipeline of the graph: add its scores with `route scores`."
-        )
+    known = {variant.id: variant for variant in graph.variants()}
+    for name in sorted(set(variants)):
+        if name not in known:
+            raise UnknownCandidate(f"There is no candidate {name!r}: add it with `route variants`.")
+        known[name].require_drawing("add its scores with `route scores`")
     return score_variants(
         graph,
         MatchingGraph(runner).model_folders(),
         scorers,
         samples=samples,
         seed=seed,
-        variants=[variant for variant in known if variant.id in (variants or drawn_here)],
+        variants=[
+            variant
+            for variant in known.values()
+            if (variant.id in variants if variants else variant.drawing is not None)
+        ],
         device=device,
         on_progress=on_progress,
     )
