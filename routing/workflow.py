@@ -13,6 +13,7 @@ from matchgraph.graphdb.models import Model
 from matchgraph.graphdb.prompts import Prompt, PromptGraph, Score, Variant, check_prompt, prompt_id
 from matchgraph.graphdb.repository import MatchingGraph
 from matchgraph.progress import Progress, no_progress
+from matchgraph.routing.budget import Budget
 from matchgraph.routing.errors import (
     BadScoreFile,
     InvalidScores,
@@ -78,19 +79,6 @@ class AddedScores:
     candidates: tuple[str, ...]
     values: Mapping[str, int]
     notes: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Budget:
-    """What an image may cost on average.
-
-    Attributes:
-        cost: above 0.
-        unit: of the cost; that of the candidates.
-    """
-
-    cost: float
-    unit: Unit = "TFLOP"
 
 
 @dataclass(frozen=True)
