@@ -139,7 +139,8 @@ def loading_code(record: Mapping[str, Any]) -> str:
         **own.call_options,
     }
     prompts = record["with"].get("prompts") or [""]
-    call = [f"    {literal(prompts[0])},"]
+    # By name, as the first argument of some pipelines is a picture.
+    call = [f"    prompt={literal(prompts[0])},"]
     call += [f"    {name}={literal(value)}," for name, value in sampling.items() if value is not None]
     given = ", ".join(["base", *(f"{name}={value}" for name, value in arguments.items())])
     return "\n".join(

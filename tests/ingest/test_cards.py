@@ -105,6 +105,6 @@ def test_the_code_draws_what_the_run_drew(
     assert code is not None
     monkeypatch.chdir(trained.adapter.parent)
     names: dict[str, Any] = {"generator": image_generator(drawn.seed, 0)}
-    exec(code[1].replace("image = pipe(", "image = pipe(generator=generator, prompt="), names)
+    exec(code[1].replace("image = pipe(", "image = pipe(generator=generator, "), names)
     difference = [abs(a - b) for a, b in zip(expected.tobytes(), names["image"].tobytes(), strict=True)]
     assert max(difference) <= 1

@@ -41,7 +41,38 @@ class Published:
     billions: float
 
 
+# Of Qwen3-4B, as deep as FLUX.2-klein reads it.
+QWEN3_4B = {
+    "vocab_size": 151936,
+    "hidden_size": 2560,
+    "intermediate_size": 9728,
+    "num_hidden_layers": 27,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "head_dim": 128,
+}
 MODELS = {
+    # black-forest-labs/FLUX.2-klein-base-4B: "4 billion parameters".
+    "flux2_klein": Published(
+        index={
+            "scheduler": FLOW,
+            "text_encoder": ["transformers", "Qwen3ForCausalLM"],
+            "tokenizer": ["transformers", "Qwen2TokenizerFast"],
+            "transformer": ["diffusers", "Flux2Transformer2DModel"],
+            "vae": ["diffusers", "AutoencoderKLFlux2"],
+        },
+        configs={
+            "scheduler": {"use_dynamic_shifting": True, "shift": 3.0},
+            "text_encoder": QWEN3_4B,
+            "transformer": {
+                "num_attention_heads": 24,
+                "joint_attention_dim": 7680,
+                "guidance_embeds": False,
+            },
+        },
+        depths={"num_layers": 5, "num_single_layers": 20},
+        billions=3.88,
+    ),
     # Qwen/Qwen-Image. Wu et al., "Qwen-Image technical report" (2025), section 2: 20B.
     "qwen_image": Published(
         index={

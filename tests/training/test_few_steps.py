@@ -34,6 +34,8 @@ def scheduled(pipe, scheduler: str, **changes):
         (tiny.sd3, "stabilityai/stable-diffusion-3.5-large-turbo", (4, 0.0)),
         (tiny.z_image, "Tongyi-MAI/Z-Image-Turbo", (8, 0.0)),
         (tiny.z_image, "Tongyi-MAI/Z-Image", None),
+        (tiny.flux2_klein, "FLUX.2-klein-base-4B", None),
+        (lambda: tiny.flux2_klein(is_distilled=True), "x", (4, 1.0)),
         (tiny.sd3, "stabilityai/stable-diffusion-3.5-large", None),
         (tiny.sdxl, "sdxl", None),
         (tiny.flux, "FLUX.1-dev", None),

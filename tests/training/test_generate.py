@@ -81,7 +81,7 @@ def test_diffusers_own_pipeline_loads_the_file(tiny_folder, adapters, name):
     else:
         pipe.load_lora_weights(folder)
     image = pipe(
-        ["a cat", "dogs"],
+        prompt=["a cat", "dogs"],
         num_inference_steps=2,
         generator=[image_generator(0, 0), image_generator(0, 1)],
         height=32,

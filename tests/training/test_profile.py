@@ -101,7 +101,7 @@ def test_prompts_are_priced_at_full_length(tiny_folder, name):
     with LoadedPipeline(tiny_folder(name), device="cpu") as loaded:
         call = call_arguments(loaded.pipe, steps=3, resolution_px=side)
         with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
-            loaded.pipe(PROMPT, generator=torch.Generator().manual_seed(0), **call)
+            loaded.pipe(prompt=PROMPT, generator=torch.Generator().manual_seed(0), **call)
     profile = PipelineProfiler(tiny_folder(name)).price(steps=3, resolution_px=side, protocol="full")
     real = counter.get_total_flops() / 1e12
     assert real < profile.tflop < 2 * real
@@ -114,7 +114,7 @@ def test_counts_are_those_of_a_real_call(tiny_folder, name):
         call = call_arguments(loaded.pipe, steps=3)
         # Spelled out into products of matrices, fused attention is seen by the counter as well.
         with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
-            loaded.pipe(PROMPT, generator=torch.Generator().manual_seed(0), **call)
+            loaded.pipe(prompt=PROMPT, generator=torch.Generator().manual_seed(0), **call)
         stored = sum(value.numel() for value in loaded.family.denoiser(loaded.pipe).state_dict().values())
     profile = PipelineProfiler(tiny_folder(name)).price(steps=3, protocol="full")
     assert profile.tflop == profile.tflop_with_attention
@@ -242,5 +242,5 @@ def test_a_latent_consistency_model_is_priced_as_it_is_drawn(tmp_path):
     with LoadedPipeline(tmp_path / "lcm", device="cpu") as loaded:
         call = call_arguments(loaded.pipe)
         with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
-            loaded.pipe(PROMPT, generator=torch.Generator().manual_seed(0), **call)
+            loaded.pipe(prompt=PROMPT, generator=torch.Generator().manual_seed(0), **call)
     assert profile.tflop == pytest.approx(counter.get_total_flops() / 1e12, rel=1e-9)

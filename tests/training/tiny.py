@@ -484,7 +484,7 @@ def lumina2() -> Any:
 def z_image() -> Any:
     """Z-Image, whose tokenizer puts each prompt into a chat."""
     from diffusers import FlowMatchEulerDiscreteScheduler, ZImagePipeline, ZImageTransformer2DModel
-    from transformers import Qwen3Config, Qwen3Model
+    from transformers import Qwen3Model
 
     torch.manual_seed(10)
     return ZImagePipeline(
@@ -501,19 +501,72 @@ def z_image() -> Any:
         ),
         scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
         vae=vae(shift_factor=0.1, use_quant_conv=False, use_post_quant_conv=False),
-        text_encoder=Qwen3Model(
-            Qwen3Config(
-                vocab_size=40,
-                hidden_size=WIDTH,
-                intermediate_size=64,
-                num_hidden_layers=2,
-                num_attention_heads=2,
-                num_key_value_heads=1,
-                head_dim=16,
-                max_position_embeddings=128,
-            )
+        text_encoder=Qwen3Model(qwen3_config()),
+        tokenizer=chat_tokenizer(),
+    )
+
+
+def qwen3_config(**changes: Any) -> Any:
+    from transformers import Qwen3Config
+
+    return Qwen3Config(
+        **{
+            "vocab_size": 40,
+            "hidden_size": WIDTH,
+            "intermediate_size": 64,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "num_key_value_heads": 1,
+            "head_dim": 16,
+            "max_position_embeddings": 128,
+            "bos_token_id": 0,
+            "eos_token_id": 0,
+        }
+        | changes
+    )
+
+
+def flux2_klein(is_distilled: bool = False) -> Any:
+    """FLUX.2-klein, whose pipeline reads three of its text encoder's layers, the last of them the 27th."""
+    from diffusers import (
+        AutoencoderKLFlux2,
+        FlowMatchEulerDiscreteScheduler,
+        Flux2KleinPipeline,
+        Flux2Transformer2DModel,
+    )
+    from transformers import Qwen3ForCausalLM
+
+    torch.manual_seed(12)
+    autoencoder = AutoencoderKLFlux2(
+        block_out_channels=(8, 8, 16),
+        down_block_types=("DownEncoderBlock2D",) * 3,
+        up_block_types=("UpDecoderBlock2D",) * 3,
+        latent_channels=CHANNELS,
+        layers_per_block=1,
+        norm_num_groups=4,
+        sample_size=RESOLUTION_PX,
+    )
+    autoencoder.bn.running_mean.normal_()
+    autoencoder.bn.running_var.uniform_(0.5, 2)
+    return Flux2KleinPipeline(
+        transformer=Flux2Transformer2DModel(
+            in_channels=4 * CHANNELS,
+            num_layers=1,
+            num_single_layers=2,
+            attention_head_dim=16,
+            num_attention_heads=2,
+            joint_attention_dim=3 * 16,
+            timestep_guidance_channels=16,
+            axes_dims_rope=(4, 4, 4, 4),
+            guidance_embeds=False,
+        ),
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=True),
+        vae=autoencoder,
+        text_encoder=Qwen3ForCausalLM(
+            qwen3_config(hidden_size=16, intermediate_size=16, num_hidden_layers=27, head_dim=8)
         ),
         tokenizer=chat_tokenizer(),
+        is_distilled=is_distilled,
     )
 
 
@@ -581,6 +634,7 @@ def qwen_image() -> Any:
 
 
 BUILDERS: dict[str, Callable[..., Any]] = {
+    "flux2_klein": flux2_klein,
     "qwen_image": qwen_image,
     "z_image": z_image,
     "lumina2": lumina2,
@@ -597,6 +651,7 @@ BUILDERS: dict[str, Callable[..., Any]] = {
 CALL: dict[str, dict[str, Any]] = {
     "lumina2": {"max_sequence_length": TOKENS},
     "z_image": {"max_sequence_length": TOKENS},
+    "flux2_klein": {"max_sequence_length": TOKENS},
     "qwen_image": {"max_sequence_length": TOKENS},
     "sd": {},
     "sdxl": {},

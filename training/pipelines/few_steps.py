@@ -112,6 +112,9 @@ def of_pipeline(pipe: Any, name: str) -> tuple[int, float] | None:
     for pattern, steps, guidance in MODELS:
         if pattern.search(name):
             return steps, guidance
+    # FLUX.2-klein says so itself; the source of steps and guidance is the card of FLUX.2-klein-4B.
+    if pipe.config.get("is_distilled"):
+        return 4, 1.0
     # FLUX.1-schnell under another name: without a guidance input, and on the grid that is not shifted.
     denoiser: Any = getattr(pipe, "transformer", None)
     if (

@@ -209,7 +209,8 @@ def stream_batches(
                         trajectory.clear()
                         release(loaded.device)
                         continue
-                    yield Batch(images, trajectory.last, curvature(trajectory.points) if follow else None)
+                    latents = family.from_steps(pipe, trajectory.last, drawing.resolution_px)
+                    yield Batch(images, latents, curvature(trajectory.points) if follow else None)
                     first = places.stop
         finally:
             if unload is not None:

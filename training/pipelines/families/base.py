@@ -358,6 +358,10 @@ class Family(ABC):
         """Latents that the pipeline's call ends with, in the form that `encode_images` gives."""
         return latents
 
+    def from_steps(self, pipe: Any, latents: torch.Tensor, side_px: int) -> torch.Tensor:  # noqa: ARG002
+        """Latents that the scheduler's last step leaves, in the form that the pipeline's call takes."""
+        return latents
+
     def latent_shape(self, pipe: Any, side_px: int) -> tuple[int, ...]:
         """Shape of a square's latents as `encode_images` gives them: (channels, h, w)."""
         return self.vae_shape(pipe, side_px)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from matchgraph.training.pipelines.families.base import Conditioning, Family, number_shift
+from matchgraph.training.pipelines.families.chat import in_chat, tokens_behind
 
 if TYPE_CHECKING:
     import torch
@@ -14,8 +15,6 @@ if TYPE_CHECKING:
 # The pipeline's own default.
 MAX_PROMPT_TOKENS = 512
 PATCH = 2
-# Stands for a prompt to see what the chat template puts behind it.
-MARK = "prompt"
 
 
 class ZImage(Family):
@@ -72,20 +71,10 @@ class ZImage(Family):
         return {"prompt_embeds": _cut(conditioning)} if conditioning else {}
 
     def shown_prompts(self, pipe: Any, prompts: Sequence[str]) -> list[str]:
-        return [
-            pipe.tokenizer.apply_chat_template(
-                [{"role": "user", "content": prompt}],
-                tokenize=False,
-                add_generation_prompt=True,
-                enable_thinking=True,
-            )
-            for prompt in prompts
-        ]
+        return in_chat(pipe.tokenizer, prompts, thinking=True)
 
     def token_limits(self, pipe: Any) -> list[tuple[Any, int]]:
-        # What the template puts behind a prompt is cut off first.
-        behind = self.shown_prompts(pipe, [MARK])[0].rpartition(MARK)[2]
-        return [(pipe.tokenizer, self._prompt_tokens(pipe) + len(pipe.tokenizer(behind).input_ids))]
+        return [(pipe.tokenizer, self._prompt_tokens(pipe) + tokens_behind(pipe.tokenizer, thinking=True))]
 
     def predict(
         self,
