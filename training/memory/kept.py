@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import importlib.metadata
-import json
 import os
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from matchgraph.training.files import file_hash, json_hash, write_json
-from matchgraph.training.memory.footprint import Footprint, Part, footprint
-from matchgraph.training.memory.tracing import Hull
+from matchgraph.training.files import file_hash
+from matchgraph.training.memory.footprint import Footprint, footprint
 
 # Raised where the same configs would be traced otherwise.
-VERSION = 1
+VERSION = 2
 PACKAGES = ("torch", "diffusers", "transformers", "peft")
 
 
@@ -42,40 +39,22 @@ def kept_footprint(
         UnknownFamily: likewise.
         CannotProfile: likewise.
     """
+    from joblib import Memory
+
     options = {"precision": precision, "resolution_px": resolution_px, "method": method, "rank": rank}
-
-    def traced() -> Footprint:
-        return footprint(folder, precision=precision, resolution_px=resolution_px, method=method, rank=rank)
-
-    if cache is None:
-        return traced()
     root = Path(folder)
     configs = sorted([*root.glob("*.json"), *root.glob("*/*config.json")])
-    facts = {
+    key = {
         "version": VERSION,
         "configs": [(path.relative_to(root).as_posix(), file_hash(path)) for path in configs],
         "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
-        **options,
     }
-    path = cache / f"{json_hash(facts)[:32]}.json"
     try:
-        return _from_dict(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, KeyError, TypeError):
-        pass  # not kept, or damaged
-    found = traced()
-    try:
-        cache.mkdir(parents=True, exist_ok=True)
-        write_json(path, asdict(found))
-    except OSError:
-        pass  # costs time, and nothing else
-    return found
+        return Memory(cache, verbose=0).cache(_traced, ignore=["folder"])(folder, key, options)
+    except OSError:  # a cache that cannot be written costs time, and nothing else
+        return _traced(folder, key, options)
 
 
-def _from_dict(row: dict[str, Any]) -> Footprint:
-    def hull(value: Any) -> Hull:
-        return Hull(tuple((int(fixed), int(per_row)) for fixed, per_row in value["lines"]))
-
-    read: dict[str, Any] = {"parts": lambda value: {name: Part(**part) for name, part in value.items()}}
-    of_hulls = ("text", "encode", "training", "checkpointed", "sampling", "decode", "decode_tile")
-    read |= dict.fromkeys(of_hulls, lambda value: value and hull(value))
-    return Footprint(**{name: read.get(name, lambda value: value)(value) for name, value in row.items()})
+def _traced(folder: str | os.PathLike[str], key: Any, options: dict[str, Any]) -> Footprint:  # noqa: ARG001
+    """What joblib keeps by `key` and `options`."""
+    return footprint(folder, **options)
