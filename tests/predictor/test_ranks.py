@@ -164,7 +164,8 @@ class TestSummariseNormal:
         assert parts.expected_rank == pytest.approx(whole.expected_rank)
 
     @pytest.mark.parametrize(
-        ("mean", "std"), [([0.0, 1.0], [0.0, 1.0]), ([np.nan], [1.0]), ([0.0, 1.0], [1.0]), ([], []), ([0.0], [np.inf])]
+        ("mean", "std"),
+        [([0.0, 1.0], [0.0, 1.0]), ([np.nan], [1.0]), ([0.0, 1.0], [1.0]), ([], []), ([0.0], [np.inf])],
     )
     def test_refuses_what_is_no_distribution(self, mean, std):
         with pytest.raises(InvalidRows):

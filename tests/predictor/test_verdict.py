@@ -77,6 +77,7 @@ def test_sets_of_clusters_are_larger_and_judged_by_other_clusters():
     prediction = predict(snapshot, dataset, GaussianMatcher())
     sure = confidence_of(prediction, shifted, 0.8, (shifted, clusters))
     assert sure.shifted == conformal_coverage(shifted, 0.8, clusters)
+    assert sure.to_dict()["coverage_of_clusters"]["mean"] == sure.shifted.coverage.value
     easy = [replace(own, p_best={**own.p_best, own.best[0]: 1.0}) for own in shifted]
     chances = {m.model: m.p_best for m in prediction.ranking}
     alone, both = prediction_set(chances, easy, 0.8), prediction_set(chances, easy, 0.8, shifted)
