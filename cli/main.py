@@ -59,6 +59,9 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "Run the paper's whole evaluation on the graph, as one page.",
     ),
 }
+# What scripts of version 0.1 still call; each use names what it is called now.
+MOVED = {"distill": "collaborate", "student": "collaborate"}
+RENAMED = {"--output": "--out", "--checkpoint-every": "--checkpoint-steps"}
 USER_ERROR_EXIT = 2
 INTERRUPTED_EXIT = 130
 FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -80,6 +83,17 @@ class LazyGroup(SuggestingGroup):
             return None
         module, attribute = COMMANDS[name][0].split(":")
         return getattr(importlib.import_module(module), attribute)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """See `click.Group`; earlier names of commands and options go on working."""
+        if args[0] in MOVED:
+            click.echo(f"`matchgraph {args[0]}` is now `matchgraph {MOVED[args[0]]} {args[0]}`.", err=True)
+            args = [MOVED[args[0]], *args]
+        for old in RENAMED.keys() & {*args}:
+            click.echo(f"{old} is now {RENAMED[old]}.", err=True)
+        return super().resolve_command(ctx, [RENAMED.get(own, own) for own in args])
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
         with formatter.section("Commands"):

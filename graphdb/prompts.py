@@ -139,17 +139,14 @@ class Variant:
         if self.unit not in UNITS:
             raise InvalidValue(f"{what}: unit is {self.unit!r}: one of {', '.join(UNITS)} is needed.")
 
-    def require_drawing(self, otherwise: str = "its scores were given") -> Drawing:
+    def require_drawing(self) -> Drawing:
         """How it draws.
-
-        Args:
-            otherwise: why it is needed or what to do instead, for the message.
 
         Raises:
             InvalidValue: it is not drawn by a pipeline of the graph.
         """
         if self.drawing is None:
-            raise InvalidValue(f"{self.id} is not drawn by a pipeline of the graph: {otherwise}.")
+            raise InvalidValue(f"{self.id} is not drawn by a pipeline of the graph: its scores were given.")
         return self.drawing
 
     def flat(self) -> dict[str, Any]:

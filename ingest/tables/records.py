@@ -306,7 +306,10 @@ def _read_statistics(path: Path, datasets: Collection[str]) -> tuple[Statistics,
 
     try:
         with safe_open(path, framework="numpy") as stored:
-            about = json.loads(stored.metadata()["statistics"])
+            header = stored.metadata() or {}
+            if "statistics" not in header:
+                raise ValueError("its header lists none")
+            about = json.loads(header["statistics"])
             found = []
             for number, (dataset, extractor, resize, n, *searched) in enumerate(about):
                 mean = stored.get_tensor(f"{number}.mean")

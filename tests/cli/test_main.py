@@ -80,6 +80,20 @@ def test_unknown_command_is_a_usage_error(capsys: pytest.CaptureFixture[str]):
     assert "There is no command 'fly'" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("arguments", "notice"),
+    [
+        (["student", "--help"], "`matchgraph student` is now `matchgraph collaborate student`."),
+        (["distill", "--output", "x", "--help"], "--output is now --out."),
+    ],
+)
+def test_earlier_names_go_on_working(arguments: list[str], notice: str, capsys: pytest.CaptureFixture[str]):
+    assert cli_main.run(arguments) == 0
+    out, err = capsys.readouterr()
+    assert f"collaborate {arguments[0]}" in out
+    assert notice in err
+
+
 def test_user_error_is_one_line_and_exit_code_two(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):

@@ -162,6 +162,9 @@ def test_statistics_that_cannot_be_used_are_told(measured, runner, tmp_path):
     save_file({"0.mean": np.zeros(1), "0.covariance": np.ones(1)}, file, metadata=strange)
     with pytest.raises(BadInput, match="statistics of 'birds'"):
         read_records(folder, measured.metric)
+    save_file({}, file)
+    with pytest.raises(BadInput, match="no usable statistics: its header lists none"):
+        read_records(folder, measured.metric)
     file.unlink()
     with pytest.raises(BadInput, match="there is no statistics"):
         read_records(folder, measured.metric)
