@@ -48,12 +48,7 @@ def short(model: zoo.ZooModel, steps: int = 2) -> zoo.ZooModel:
 def test_there_are_ten_with_the_real_ones_classes_in_the_order_of_their_sizes() -> None:
     assert len(SHIPPED) == 10
     # The later families are tried on tiny pipelines alone.
-    assert {model.family for model in SHIPPED} == set(FAMILIES) - {
-        "flux2_klein",
-        "lumina2",
-        "qwen_image",
-        "z_image",
-    }
+    assert {model.family for model in SHIPPED} == {"flux", "kolors", "pixart", "sana", "sd", "sd3", "sdxl"}
     sizes = {
         model.name.removeprefix("tiny-"): sum(p.numel() for p in new_denoiser(model.shape, 0).parameters())
         for model in SHIPPED

@@ -51,7 +51,41 @@ QWEN3_4B = {
     "num_key_value_heads": 8,
     "head_dim": 128,
 }
+# Of google/t5-v1_1-xxl, one layer.
+T5_XXL = {
+    "d_model": 4096,
+    "d_kv": 64,
+    "d_ff": 10240,
+    "num_heads": 64,
+    "num_layers": 1,
+    "feed_forward_proj": "gated-gelu",
+}
+# Of FLUX.1, which others took over.
+FLUX_VAE = {
+    "block_out_channels": [128, 256, 512, 512],
+    "down_block_types": ["DownEncoderBlock2D"] * 4,
+    "up_block_types": ["UpDecoderBlock2D"] * 4,
+    "layers_per_block": 2,
+    "latent_channels": 16,
+    "scaling_factor": 0.3611,
+    "shift_factor": 0.1159,
+    "use_quant_conv": False,
+    "use_post_quant_conv": False,
+}
 MODELS = {
+    # lodestones/Chroma1-HD: "8.9B parameter".
+    "chroma": Published(
+        index={
+            "scheduler": FLOW,
+            "text_encoder": ["transformers", "T5EncoderModel"],
+            "tokenizer": ["transformers", "T5Tokenizer"],
+            "transformer": ["diffusers", "ChromaTransformer2DModel"],
+            "vae": ["diffusers", "AutoencoderKL"],
+        },
+        configs={"text_encoder": T5_XXL, "vae": FLUX_VAE},
+        depths={"num_layers": 19, "num_single_layers": 38},
+        billions=8.9,
+    ),
     # black-forest-labs/FLUX.2-klein-base-4B: "4 billion parameters".
     "flux2_klein": Published(
         index={

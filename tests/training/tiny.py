@@ -444,6 +444,30 @@ def flux(guidance_embeds: bool = True) -> Any:
     )
 
 
+def chroma() -> Any:
+    from diffusers import ChromaPipeline, ChromaTransformer2DModel, FlowMatchEulerDiscreteScheduler
+
+    torch.manual_seed(13)
+    return ChromaPipeline(
+        transformer=ChromaTransformer2DModel(
+            in_channels=4 * CHANNELS,
+            num_layers=1,
+            num_single_layers=1,
+            attention_head_dim=16,
+            num_attention_heads=2,
+            joint_attention_dim=WIDTH,
+            axes_dims_rope=(4, 6, 6),
+            approximator_num_channels=16,
+            approximator_hidden_dim=16,
+            approximator_layers=1,
+        ),
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
+        vae=vae(shift_factor=0.1, use_quant_conv=False, use_post_quant_conv=False),
+        text_encoder=t5(),
+        tokenizer=t5_tokenizer(),
+    )
+
+
 def lumina2() -> Any:
     """Lumina-Image 2.0, whose pipeline takes it for given that its VAE shrinks eight times."""
     from diffusers import FlowMatchEulerDiscreteScheduler, Lumina2Pipeline, Lumina2Transformer2DModel
@@ -634,6 +658,7 @@ def qwen_image() -> Any:
 
 
 BUILDERS: dict[str, Callable[..., Any]] = {
+    "chroma": chroma,
     "flux2_klein": flux2_klein,
     "qwen_image": qwen_image,
     "z_image": z_image,
@@ -651,6 +676,7 @@ BUILDERS: dict[str, Callable[..., Any]] = {
 CALL: dict[str, dict[str, Any]] = {
     "lumina2": {"max_sequence_length": TOKENS},
     "z_image": {"max_sequence_length": TOKENS},
+    "chroma": {"max_sequence_length": TOKENS},
     "flux2_klein": {"max_sequence_length": TOKENS},
     "qwen_image": {"max_sequence_length": TOKENS},
     "sd": {},

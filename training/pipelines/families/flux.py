@@ -13,6 +13,21 @@ if TYPE_CHECKING:
 
 # The pipeline's own default, and the most that it takes.
 MAX_T5_TOKENS = 512
+# In blocks of two streams; attention in the others.
+ATTENTION_AND_FEED_FORWARD = (
+    "attn.to_k",
+    "attn.to_q",
+    "attn.to_v",
+    "attn.to_out.0",
+    "attn.add_k_proj",
+    "attn.add_q_proj",
+    "attn.add_v_proj",
+    "attn.to_add_out",
+    "ff.net.0.proj",
+    "ff.net.2",
+    "ff_context.net.0.proj",
+    "ff_context.net.2",
+)
 
 
 class Flux(Packed):
@@ -26,20 +41,7 @@ class Flux(Packed):
     name = "flux"
     pipeline_class = "FluxPipeline"
     denoiser_attribute = "transformer"
-    lora_targets = (
-        "attn.to_k",
-        "attn.to_q",
-        "attn.to_v",
-        "attn.to_out.0",
-        "attn.add_k_proj",
-        "attn.add_q_proj",
-        "attn.add_v_proj",
-        "attn.to_add_out",
-        "ff.net.0.proj",
-        "ff.net.2",
-        "ff_context.net.0.proj",
-        "ff_context.net.2",
-    )
+    lora_targets = ATTENTION_AND_FEED_FORWARD
     default_steps = 28
     default_guidance = 3.5
     classifier_free = False
