@@ -32,7 +32,8 @@ import psutil
 from matchgraph.graphdb.connection import Settings, connect
 from matchgraph.graphdb.models import Result
 from matchgraph.graphdb.repository import MatchingGraph
-from matchgraph.graphdb.server.managed import ManagedServer, heap_size
+from matchgraph.graphdb.server.launch import heap_size
+from matchgraph.graphdb.server.managed import ManagedServer
 from matchgraph.ingest.tables.datasets import ingest_dataset_table
 from matchgraph.ingest.tables.models import ingest_models
 from matchgraph.ingest.tables.results import ingest_results

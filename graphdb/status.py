@@ -10,7 +10,8 @@ from matchgraph.graphdb import queries
 from matchgraph.graphdb.connection import Settings, external_runner
 from matchgraph.graphdb.errors import GdsMissing
 from matchgraph.graphdb.runner import Runner
-from matchgraph.graphdb.server.managed import ManagedServer, ServerState
+from matchgraph.graphdb.server.launch import ServerState
+from matchgraph.graphdb.server.managed import ManagedServer
 
 BROWSER_PORT = 7474
 

