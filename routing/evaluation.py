@@ -21,8 +21,10 @@ import numpy as np
 from matchgraph.graphdb.prompts import ScoreTable, Variant
 from matchgraph.routing.curves import Comparison, DeferralCurve, compare, oracle, random_mixing, routed
 from matchgraph.routing.errors import NotEnoughScores
-from matchgraph.routing.estimators import GaussianQuality, NearestPrompts, TokenQuality
+from matchgraph.routing.estimators import NearestPrompts
+from matchgraph.routing.network import TokenQuality
 from matchgraph.routing.policy import choose, one_unit
+from matchgraph.routing.process import GaussianQuality
 
 if TYPE_CHECKING:
     from matchgraph.graphdb.prompts import Split, Unit

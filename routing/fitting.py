@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from matchgraph.routing.errors import NotEnoughScores
-from matchgraph.routing.estimators import GaussianQuality, NearestPrompts, TokenQuality
+from matchgraph.routing.estimators import NearestPrompts
 from matchgraph.routing.evaluation import best_neighbours, best_process, complete
+from matchgraph.routing.network import TokenQuality
+from matchgraph.routing.process import GaussianQuality
 from matchgraph.routing.router import Familiarity
 from matchgraph.routing.store import Fitted, Kind
 

@@ -10,14 +10,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from matchgraph.routing.errors import NotFitted, UnusableEstimator
-from matchgraph.routing.estimators import (
-    NEIGHBOURS,
-    GaussianQuality,
-    NearestInGraph,
-    NearestPrompts,
-    QualityEstimator,
-    TokenQuality,
-)
+from matchgraph.routing.estimators import NEIGHBOURS, NearestInGraph, NearestPrompts, QualityEstimator
+from matchgraph.routing.network import TokenQuality
+from matchgraph.routing.process import GaussianQuality
 from matchgraph.routing.router import Familiarity, Router
 
 if TYPE_CHECKING:

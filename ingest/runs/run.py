@@ -34,7 +34,8 @@ from matchgraph.ingest.runs.artefacts import (
 )
 from matchgraph.ingest.runs.cards import write_model_card
 from matchgraph.ingest.runs.config import RunConfig
-from matchgraph.ingest.runs.ledger import CANCELLED, DONE, Ledger, Run, RunProgress, machine_id
+from matchgraph.ingest.runs.ledger import CANCELLED, DONE, Ledger, Run, RunProgress
+from matchgraph.ingest.runs.owner import machine_id
 from matchgraph.ingest.runs.pages import write_run_page
 from matchgraph.ingest.runs.reporter import Reporter
 from matchgraph.training.errors import (

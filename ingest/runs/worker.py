@@ -29,11 +29,11 @@ from matchgraph.ingest.runs.ledger import (
     QUEUED,
     RUNNING,
     Ledger,
-    Owner,
     Run,
     select_runs,
 )
 from matchgraph.ingest.runs.memory import FOOTPRINTS_FOLDER
+from matchgraph.ingest.runs.owner import Owner
 from matchgraph.ingest.runs.reporter import Reporter
 from matchgraph.ingest.runs.run import DONE_OUTCOME, Executor, Job, NotHere, Unforeseen, carry_out, make_job
 from matchgraph.ingest.runs.sources import Sources

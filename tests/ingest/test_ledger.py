@@ -22,11 +22,11 @@ from matchgraph.ingest.runs.ledger import (
     QUEUED,
     RUNNING,
     Ledger,
-    Owner,
     Run,
     RunProgress,
     RunRequest,
 )
+from matchgraph.ingest.runs.owner import Owner
 
 LONG_MS = 60_000
 SHORT_MS = 1

@@ -23,7 +23,8 @@ from matchgraph.ingest.errors import ClusterUnusable, RayMissing, WorkerFailed
 from matchgraph.ingest.runs.config import Execution, RunConfig, Selection
 from matchgraph.ingest.runs.estimates import TRAINING
 from matchgraph.ingest.runs.execution import LoraExecutor
-from matchgraph.ingest.runs.ledger import DONE, QUEUED, RUNNING, Ledger, Owner, Run
+from matchgraph.ingest.runs.ledger import DONE, QUEUED, RUNNING, Ledger, Run
+from matchgraph.ingest.runs.owner import Owner
 from matchgraph.ingest.runs.plan import make_plan, queue_plan
 from matchgraph.ingest.runs.ray_executor import (
     ClusterOptions,

@@ -17,7 +17,8 @@ from matchgraph.graphdb.models import Result as Measured
 from matchgraph.graphdb.repository import MatchingGraph
 from matchgraph.graphdb.runner import Runner
 from matchgraph.ingest.errors import ConfigChanged, IngestError, NothingToDo, UnknownRun
-from matchgraph.ingest.runs.ledger import Ledger, Owner, Run, RunProgress
+from matchgraph.ingest.runs.ledger import Ledger, Run, RunProgress
+from matchgraph.ingest.runs.owner import Owner
 from matchgraph.ingest.tables.models import ingest_models
 from matchgraph.predictor.errors import NothingToPropose
 from tests.ingest.conftest import Invoke, answer

@@ -15,7 +15,8 @@ import pytest
 from matchgraph.graphdb.models import Dataset, Model
 from matchgraph.graphdb.repository import MatchingGraph
 from matchgraph.graphdb.runner import Runner
-from matchgraph.ingest.runs.ledger import FAILED, QUEUED, Ledger, Owner
+from matchgraph.ingest.runs.ledger import FAILED, QUEUED, Ledger
+from matchgraph.ingest.runs.owner import Owner
 from matchgraph.ingest.runs.plan import queue_plan
 from matchgraph.ingest.runs.run import Job, OnStep
 from matchgraph.ingest.runs.worker import WorkerOptions, stopped_by_signals, work, work_queue

@@ -11,6 +11,7 @@ from scipy.stats import norm
 from matchgraph.predictor.errors import InvalidRows
 from matchgraph.predictor.ranks import (
     RankClasses,
+    no_preference,
     probability_best,
     ranks_within,
     summarise,
@@ -128,6 +129,13 @@ class TestSummarise:
         assert np.allclose(prediction.rank_std, np.std(np.arange(1, 21)))
 
 
+def test_without_preference_every_rank_is_as_likely():
+    prediction = no_preference(4)
+    assert prediction.expected_rank == pytest.approx([2.5] * 4)
+    assert prediction.rank_std == pytest.approx([np.std([1, 2, 3, 4])] * 4)
+    assert prediction.p_best == pytest.approx([0.25] * 4)
+
+
 class TestSummariseNormal:
     def test_two_models_in_closed_form(self):
         prediction = summarise_normal(np.array([0.0, 1.0]), np.array([0.6, 0.8]))
@@ -165,7 +173,13 @@ class TestSummariseNormal:
 
     @pytest.mark.parametrize(
         ("mean", "std"),
-        [([0.0, 1.0], [0.0, 1.0]), ([np.nan], [1.0]), ([0.0, 1.0], [1.0]), ([], []), ([0.0], [np.inf])],
+        [
+            ([0.0, 1.0], [0.0, 1.0]),
+            ([0.0, np.nan], [1.0, 1.0]),
+            ([0.0, 1.0], [1.0]),
+            ([], []),
+            ([0.0], [np.inf]),
+        ],
     )
     def test_refuses_what_is_no_distribution(self, mean, std):
         with pytest.raises(InvalidRows):

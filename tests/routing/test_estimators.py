@@ -10,14 +10,9 @@ import pytest
 
 from matchgraph.graphdb.prompts import Prompt, ScoreTable, Split
 from matchgraph.routing.errors import NotEnoughScores, UnusableEstimator
-from matchgraph.routing.estimators import (
-    GaussianQuality,
-    NearestPrompts,
-    Scale,
-    TokenQuality,
-    averaged,
-    columns,
-)
+from matchgraph.routing.estimators import NearestPrompts, averaged, columns
+from matchgraph.routing.network import Scale, TokenQuality
+from matchgraph.routing.process import GaussianQuality
 from matchgraph.training.measure.prompts import EncodedPrompts
 from tests.routing import circle
 

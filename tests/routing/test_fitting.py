@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 
 from matchgraph.routing.errors import NotEnoughScores
-from matchgraph.routing.estimators import GaussianQuality, NearestPrompts, TokenQuality
+from matchgraph.routing.estimators import NearestPrompts
 from matchgraph.routing.evaluation import NEIGHBOURS, PROCESSES
 from matchgraph.routing.fitting import fit_router
+from matchgraph.routing.network import TokenQuality
+from matchgraph.routing.process import GaussianQuality
 from tests.routing import circle
 
 

@@ -10,7 +10,9 @@ from types import SimpleNamespace
 import pytest
 
 from matchgraph.routing.errors import NotFitted, UnusableEstimator
-from matchgraph.routing.estimators import GaussianQuality, NearestInGraph, NearestPrompts, TokenQuality
+from matchgraph.routing.estimators import NearestInGraph, NearestPrompts
+from matchgraph.routing.network import TokenQuality
+from matchgraph.routing.process import GaussianQuality
 from matchgraph.routing.store import Fitted, RouterStore
 from tests.routing import circle
 
