@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -27,6 +27,7 @@ from matchgraph.cli.options import (
 )
 from matchgraph.drawing import Drawing
 from matchgraph.graphdb.prompts import SPLITS, UNITS
+from matchgraph.routing.budget import BUDGETS, Budget
 from matchgraph.routing.store import Kind
 from matchgraph.training.measure.scorers import SCORE_METRICS
 
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
     from matchgraph.graphdb.prompts import Unit
     from matchgraph.routing.router import Decision
     from matchgraph.routing.store import RouterStore
-    from matchgraph.routing.workflow import Budget
 
 # A serving stack prefers an error at once to waiting until the driver gives up.
 SERVING_PATIENCE_S = 1.0
@@ -48,9 +48,6 @@ lambda_option = click.option(
     type=FiniteRange(0),
     help="Quality that a unit of cost is worth; by default the calibrated value.",
 )
-
-
-BUDGETS: Mapping[Unit, str] = {"TFLOP": "budget_tflop", "s": "budget_seconds", "USD": "budget_usd"}
 
 
 def budget_option(help: str, unit: Unit = "TFLOP", *, required: bool = False) -> Any:
@@ -81,8 +78,6 @@ def budget_options(help: str, *, required: bool = False) -> Any:
     def decorated(command: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(command)
         def called(*args: Any, **options: Any) -> Any:
-            from matchgraph.routing.workflow import Budget
-
             given = {unit: cost for unit, name in BUDGETS.items() if (cost := options.pop(name)) is not None}
             if len(given) > 1 or (required and not given):
                 names = ", ".join(f"--{name.replace('_', '-')}" for name in BUDGETS.values())

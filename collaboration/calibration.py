@@ -33,7 +33,7 @@ def calibrate(
     prompts: Sequence[str],
     drawing: Drawing,
     *,
-    seed: int = 0,
+    seed: int,
     on_progress: Callable[[int, int], None] = lambda *_: None,
 ) -> Calibration:
     """Draw and score an image for each prompt.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
@@ -109,11 +109,5 @@ def price(loaded: LoadedPipeline, drawing: Drawing) -> float:
     profilers = _PROFILERS.setdefault(loaded, {})
     if repr(config) not in profilers:
         profilers[repr(config)] = PipelineProfiler(loaded.folder, config)
-    profile = profilers[repr(config)].price(
-        steps=drawing.steps,
-        guidance=drawing.guidance,
-        resolution_px=drawing.resolution_px,
-        sampler=drawing.sampler,
-        cache_interval=drawing.cache_interval,
-    )
+    profile = profilers[repr(config)].price(**asdict(drawing))
     return float(profile.parts["denoising"] + profile.parts["control"])

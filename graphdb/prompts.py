@@ -139,14 +139,17 @@ class Variant:
         if self.unit not in UNITS:
             raise InvalidValue(f"{what}: unit is {self.unit!r}: one of {', '.join(UNITS)} is needed.")
 
-    def require_drawing(self) -> Drawing:
+    def require_drawing(self, otherwise: str = "its scores were given") -> Drawing:
         """How it draws.
+
+        Args:
+            otherwise: why it is needed or what to do instead, for the message.
 
         Raises:
             InvalidValue: it is not drawn by a pipeline of the graph.
         """
         if self.drawing is None:
-            raise InvalidValue(f"{self.id} is not drawn by a pipeline of the graph: its scores were given.")
+            raise InvalidValue(f"{self.id} is not drawn by a pipeline of the graph: {otherwise}.")
         return self.drawing
 
     def flat(self) -> dict[str, Any]:

@@ -26,7 +26,7 @@ from matchgraph.graphdb.repository import MatchingGraph
 from matchgraph.ingest.tables.new_dataset import NewFolder
 from matchgraph.predictor.workflow import predict
 from matchgraph.progress import Progress, no_progress
-from matchgraph.routing.errors import BudgetTooSmall, UnknownCandidate
+from matchgraph.routing.errors import BudgetTooSmall
 from matchgraph.routing.policy import choose as choose_candidates
 from matchgraph.routing.policy import lambda_for_budget
 from matchgraph.stats.intervals import bootstrap
@@ -161,8 +161,8 @@ def choose(
     [scorer] = load_scorers([metric], probe, device=device)
     graph = PromptGraph(runner)
     router = store.router(store.load(metric), graph, encoder, exact=True)
-    if outside := [variant.id for variant in router.variants if variant.drawing is None]:
-        raise UnknownCandidate(f"{outside[0]} is not drawn by a pipeline here: choose by another metric.")
+    for variant in router.variants:
+        variant.require_drawing("choose by another metric")
     planned = plans(
         router,
         encoder,

@@ -75,7 +75,7 @@ def outcomes(snapshot: Snapshot, dataset: str) -> list[Outcome]:
         snapshot: the graph by one metric.
         dataset: its id.
     """
-    own = snapshot.performs[(snapshot.performs["dataset"] == dataset) & snapshot.performs["value"].notna()]
+    own = snapshot.performs[snapshot.performs["dataset"] == dataset]
     columns = ("value", "standard_error", "initial", "initial_standard_error")
     rows = zip(own["model"], *(map(_known, own[column]) for column in columns), strict=True)
     return [

@@ -113,10 +113,9 @@ def optimal_selection(predicted: np.ndarray, truth: np.ndarray) -> float:
 def weighted_tau(predicted: np.ndarray, truth: np.ndarray) -> float:
     """Weighted Kendall tau between predicted and measured order; disagreement about good models weighs more.
 
-    `scipy.stats.weightedtau` with additive hyperbolic weights: a pair of models weighs w_i + w_j, where w = 1
-    / r and r is the model's *true* rank, 1 for the best (the losses are negated first, as larger means better
-    there). SciPy's default averages that with the weighting by predicted rank; we weigh by the truth alone,
-    so that all methods are measured by one scale.
+    Weights are additive and hyperbolic: a pair of models weighs w_i + w_j, where w = 1 / r and r is the
+    model's *true* rank, 1 for the best. The default of `scipy.stats.weightedtau` averages that with the
+    weighting by predicted rank; we weigh by the truth alone, so that all methods are measured by one scale.
 
     Models tied in truth share the average of their ranks. Pairs tied in one of the rankings count for neither
     side, and the denominator is that of tau-b, so equal groups in both rankings still give 1. A prediction
@@ -135,20 +134,31 @@ def weighted_tau(predicted: np.ndarray, truth: np.ndarray) -> float:
 
     Source:
         Match & Choose, section 5.1, which leaves the weighting open; S. Vigna, "A weighted correlation index
-        for rankings with ties", WWW 2015, is what SciPy implements.
+        for rankings with ties", WWW 2015.
     """
-    from scipy.stats import weightedtau
-
     scores, measured, undecided = _comparable(predicted, truth)
     if undecided is not None:
         return undecided
-    weights = 1.0 / average_ranks(measured)
-    # SciPy wants integer ranks, but ties share fractional ones. So each model gets its index as rank, and the
-    # weigher looks the weight up.
-    result = weightedtau(
-        -_dense(scores), -_dense(measured), rank=np.arange(len(weights)), weigher=lambda index: weights[index]
-    )
-    return float(np.clip(result.statistic, -1.0, 1.0))
+    return float(np.clip(weighted_taus(_dense(scores)[None], measured)[0], -1.0, 1.0))
+
+
+def weighted_taus(scores: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """`weighted_tau` of many predictions at once.
+
+    Args:
+        scores: float64, (n_predictions, n_models), predicted losses, finite.
+        truth: float64, (n_models,), measured losses, finite and not all equal.
+
+    Returns:
+        float64, (n_predictions,).
+    """
+    one, other = np.triu_indices(len(truth), 1)
+    weights = 1.0 / average_ranks(truth)
+    weights = weights[one] + weights[other]
+    order = np.sign(truth[one] - truth[other])
+    predicted = np.sign(scores[:, one] - scores[:, other])
+    sizes = np.abs(predicted) @ weights * (np.abs(order) @ weights)
+    return np.where(sizes > 0, predicted @ (order * weights) / np.sqrt(np.where(sizes > 0, sizes, 1.0)), 0.0)
 
 
 def scipy_tau(predicted: np.ndarray, truth: np.ndarray) -> float:

@@ -19,7 +19,7 @@ from itertools import combinations_with_replacement
 
 import numpy as np
 
-from matchgraph.graphdb.weights import average_ranks
+from matchgraph.predictor.metrics import weighted_taus
 from matchgraph.predictor.ranks import RankPrediction, summarise_normal
 
 # A mixture's weights are multiples of 1/4; of seven parts there are 210.
@@ -84,26 +84,6 @@ def candidates(n_parts: int) -> np.ndarray:
     return np.array([np.bincount(own, minlength=n_parts) for own in chosen]) / STEPS
 
 
-def weighted_taus(scores: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """`metrics.weighted_tau` of many predictions at once.
-
-    Args:
-        scores: float64, (n_predictions, n_models), predicted losses, finite.
-        truth: float64, (n_models,), measured losses, finite and not all equal.
-
-    Returns:
-        float64, (n_predictions,).
-    """
-    one, other = np.triu_indices(len(truth), 1)
-    weights = 1.0 / average_ranks(truth)
-    weights = weights[one] + weights[other]
-    order = np.sign(truth[one] - truth[other])
-    rounded = np.round(scores, ROUNDING)
-    predicted = np.sign(rounded[:, one] - rounded[:, other])
-    sizes = np.abs(predicted) @ weights * (np.abs(order) @ weights)
-    return np.where(sizes > 0, predicted @ (order * weights) / np.sqrt(np.where(sizes > 0, sizes, 1.0)), 0.0)
-
-
 def learn(left_out: Sequence[np.ndarray], losses: np.ndarray, simple: Sequence[int]) -> Learned:
     """Weigh parts by their scores for known datasets.
 
@@ -130,7 +110,7 @@ def learn(left_out: Sequence[np.ndarray], losses: np.ndarray, simple: Sequence[i
     taus = []
     for own, column, there in zip(parts, chosen, rows, strict=True):
         some = _evenly(there, MOST_MODELS)
-        taus.append(weighted_taus(mixtures @ own[:, some], losses[some, column]))
+        taus.append(weighted_taus(np.round(mixtures @ own[:, some], ROUNDING), losses[some, column]))
     merits = np.array(taus)
     single = {part: merits[:, (mixtures[:, part] == 1).argmax()] for part in simple}
     best = max(simple, key=lambda part: single[part].mean())
@@ -139,7 +119,7 @@ def learn(left_out: Sequence[np.ndarray], losses: np.ndarray, simple: Sequence[i
     rest = [_averaged(np.delete(gains, row, axis=0), mixtures) for row in range(len(chosen))]
     leads = []
     for weights, own, column, there in zip(rest, parts, chosen, rows, strict=True):
-        both = np.stack([weights, alone[best]]) @ own[:, there]
+        both = np.round(np.stack([weights, alone[best]]) @ own[:, there], ROUNDING)
         tau, base = weighted_taus(both, losses[there, column])
         leads.append(tau - base)
     lead, error = float(np.mean(leads)), float(np.std(leads, ddof=1) / np.sqrt(len(leads)))

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from matchgraph.graphdb.prompts import prompt_id
-from matchgraph.routing.errors import UnknownCandidate
 
 if TYPE_CHECKING:
     from matchgraph.graphdb.prompts import Unit, Variant
@@ -60,7 +59,7 @@ def draw(
         device: `auto` or a torch device name.
 
     Raises:
-        UnknownCandidate: a candidate is not drawn by a pipeline of the graph.
+        InvalidValue: a candidate is not drawn by a pipeline of the graph.
 
     Yields:
         What was drawn, as soon as it is there; by model, not in the order of the prompts.
@@ -71,10 +70,8 @@ def draw(
 
     by_id = {variant.id: variant for variant in variants}
     chosen = [by_id[decision.variant] for decision in decisions]
-    if outside := [variant.id for variant in chosen if variant.drawing is None]:
-        raise UnknownCandidate(
-            f"{outside[0]} is not drawn by a pipeline of the graph: ask that service itself."
-        )
+    for variant in chosen:
+        variant.require_drawing("ask that service itself")
     out.mkdir(parents=True, exist_ok=True)
     for model in dict.fromkeys(variant.model for variant in chosen):
         with opened(folders[model], device=device, precision="fp32") as loaded:

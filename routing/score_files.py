@@ -20,6 +20,7 @@ from matchgraph.errors import Error
 from matchgraph.graphdb.models import check_id, check_metric_name
 from matchgraph.graphdb.prompts import Unit, check_prompt
 from matchgraph.routing.errors import BadScoreFile
+from matchgraph.training.contents import recognise
 from matchgraph.training.prompt_files import PROMPT_FIELDS
 
 if TYPE_CHECKING:
@@ -195,7 +196,9 @@ def _file(
 def _frame(path: Path) -> pd.DataFrame:
     import pandas as pd
 
-    kind = READERS.get(path.suffix.lower())
+    kind, content = READERS.get(path.suffix.lower()), recognise(path)
+    if content is not None and content.kind not in ("json", "jsonl", "parquet"):
+        raise BadScoreFile(f"{path} is {content.name}, not scores: give one of {', '.join(READERS)}.")
     try:
         if kind == "csv":
             delimiter = "\t" if path.suffix.lower() == ".tsv" else ","

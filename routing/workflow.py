@@ -13,6 +13,7 @@ from matchgraph.graphdb.models import Model
 from matchgraph.graphdb.prompts import Prompt, PromptGraph, Score, Variant, check_prompt, prompt_id
 from matchgraph.graphdb.repository import MatchingGraph
 from matchgraph.progress import Progress, no_progress
+from matchgraph.routing.budget import Budget
 from matchgraph.routing.errors import (
     BadScoreFile,
     InvalidScores,
@@ -78,19 +79,6 @@ class AddedScores:
     candidates: tuple[str, ...]
     values: Mapping[str, int]
     notes: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Budget:
-    """What an image may cost on average.
-
-    Attributes:
-        cost: above 0.
-        unit: of the cost; that of the candidates.
-    """
-
-    cost: float
-    unit: Unit = "TFLOP"
 
 
 @dataclass(frozen=True)
@@ -329,21 +317,22 @@ def score(
         UnknownCandidate: a candidate is not in the graph.
     """
     graph = PromptGraph(runner)
-    known = graph.variants()
-    if unknown := sorted(set(variants) - {variant.id for variant in known}):
-        raise UnknownCandidate(f"There is no candidate {unknown[0]!r}: add it with `route variants`.")
-    drawn_here = {variant.id for variant in known if variant.drawing is not None}
-    if outside := sorted(set(variants) - drawn_here):
-        raise UnknownCandidate(
-            f"{outside[0]} is not drawn by a pipeline of the graph: add its scores with `route scores`."
-        )
+    known = {variant.id: variant for variant in graph.variants()}
+    for name in sorted(set(variants)):
+        if name not in known:
+            raise UnknownCandidate(f"There is no candidate {name!r}: add it with `route variants`.")
+        known[name].require_drawing("add its scores with `route scores`")
     return score_variants(
         graph,
         MatchingGraph(runner).model_folders(),
         scorers,
         samples=samples,
         seed=seed,
-        variants=[variant for variant in known if variant.id in (variants or drawn_here)],
+        variants=[
+            variant
+            for variant in known.values()
+            if (variant.id in variants if variants else variant.drawing is not None)
+        ],
         device=device,
         on_progress=on_progress,
     )

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from matchgraph.collaboration.errors import InvalidPlan
-from matchgraph.collaboration.plan import Correction, Plan
+from matchgraph.collaboration.plan import Correction, Plan, price
 from matchgraph.collaboration.trials import Grid
 from matchgraph.collaboration.workflow import Corrections, correction_of
 from matchgraph.drawing import Drawing
@@ -59,3 +60,29 @@ def test_a_grid_is_every_rollback_with_every_refiner() -> None:
         Grid((STUDENT,), (), (), ())
     with pytest.raises(InvalidPlan, match="resolution"):
         Grid((STUDENT,), (replace(TEACHER, resolution_px=64),), (), ())
+
+
+def test_an_image_costs_denoising_and_control_and_a_pipeline_is_built_once_each(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    built, asked = [], []
+
+    class Profiler:
+        def __init__(self, *given: Any) -> None:
+            built.append(given)
+
+        def price(self, **drawing: Any) -> Any:
+            asked.append(drawing)
+            return SimpleNamespace(parts={"denoising": 3.0, "control": 0.5, "decoding": 9.0})
+
+    class Loaded:
+        folder = "here"
+        pipe = SimpleNamespace(components={})
+
+    monkeypatch.setattr("matchgraph.training.pipelines.profile.PipelineProfiler", Profiler)
+    loaded: Any = Loaded()
+    assert [price(loaded, TEACHER), price(loaded, STUDENT)] == [3.5, 3.5]
+    loaded.pipe.components["controlnet"] = SimpleNamespace(config={"of": "edges"})
+    price(loaded, TEACHER)
+    assert built == [("here", None), ("here", {"of": "edges"})]
+    assert asked == [asdict(TEACHER), asdict(STUDENT), asdict(TEACHER)]

@@ -3,12 +3,28 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
 
+import pandas as pd
 import pytest
 
-from matchgraph.predictor.decision import Outcome, decide
+from matchgraph.predictor.decision import Outcome, decide, outcomes
 
 PREDICTED = {"a": 0.5, "b": 0.3, "c": 0.2}
+NAN = float("nan")
+
+
+def test_outcomes_are_the_fine_tuned_values_of_one_dataset():
+    columns = ["model", "dataset", "value", "standard_error", "initial", "initial_standard_error"]
+    rows = [
+        ("a", "d", 5.0, 0.1, 6.0, 0.2),
+        ("b", "d", NAN, NAN, 7.0, NAN),
+        ("c", "d", 4.0, NAN, NAN, NAN),
+        ("a", "e", 9.0, 0.1, NAN, NAN),
+    ]
+    snapshot: Any = SimpleNamespace(performs=pd.DataFrame(rows, columns=columns))
+    assert outcomes(snapshot, "d") == [Outcome("a", 5.0, 0.1, 6.0, 0.2), Outcome("c", 4.0)]
 
 
 def test_the_best_measured_one_has_the_chances_of_all_that_it_beat():
@@ -28,6 +44,14 @@ def test_values_within_their_errors_share_the_chance():
     assert sum(found.chances.values()) == pytest.approx(1)
 
 
+@pytest.mark.parametrize(("values", "chance"), [((5.0, 5.0), 0.4), ((1e-6, 2e-6), 0.8), ((0.0, 0.0), 0.4)])
+def test_without_noise_the_smaller_is_the_best_and_equal_ones_share(
+    values: tuple[float, float], chance: float
+):
+    measured = [Outcome(model, value, 0.0) for model, value in zip("ab", values, strict=True)]
+    assert decide(PREDICTED, measured).chance == pytest.approx(chance)
+
+
 def test_no_chance_is_claimed_without_standard_errors():
     found = decide(PREDICTED, [Outcome("a", 5.0, 3.0, 6.0), Outcome("b", 10.0, None, 7.0)])
     assert (found.model, found.chance, found.tuning_pays) == ("a", None, None)
@@ -41,6 +65,8 @@ def test_a_pretrained_model_may_be_better_than_every_tuned_one():
     found = decide(PREDICTED, measured)
     assert (found.model, found.tuned, found.value) == ("a", False, 4.0)
     assert found.tuning_pays == pytest.approx(0.0228, abs=1e-3)
+    # Tuning that gains nothing is not worth its time.
+    assert not decide(PREDICTED, [replace(measured[0], initial=5.0), measured[1]]).tuned
     worse = [replace(measured[0], initial=6.0), measured[1]]
     assert decide(PREDICTED, worse).tuned
     assert decide(PREDICTED, worse).tuning_pays == pytest.approx(0.9772, abs=1e-3)

@@ -6,7 +6,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from scipy.stats import rankdata
 
 from matchgraph.predictor import mixture, parts
 from matchgraph.predictor.baselines import average_loss, average_rank
@@ -118,14 +117,6 @@ def test_left_out_scores_do_not_see_the_dataset(stack):
         before, after = mixture.standardised(one[name]), mixture.standardised(two[name])
         # The variances of a process are chosen from all datasets, so that its scores move a little.
         assert before @ after / len(before) > (0.95 if name.startswith("process") else 1 - 1e-9), name
-
-
-def test_many_taus_at_once_are_those_of_one():
-    rng = np.random.default_rng(0)
-    truth = rankdata(rng.normal(size=9).round(1))
-    scores = rng.normal(size=(20, 9)).round(1)
-    scores[0] = 1.0
-    assert mixture.weighted_taus(scores, truth) == pytest.approx([weighted_tau(s, truth) for s in scores])
 
 
 def test_mixtures_are_all_quarters():

@@ -88,6 +88,13 @@ def test_what_cannot_be_used_is_named(tmp_path: Path, text: str, message: str) -
     assert "scores.csv" in str(caught.value)
 
 
-def test_an_unknown_suffix_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(BadScoreFile, match=r"none of \.csv"):
-        read_score_file(written(tmp_path, "x", "scores.xlsx"))
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("scores.xlsx", r"is a spreadsheet, not scores: give one of \.csv"),
+        ("scores.txt", r"is none of \.csv"),
+    ],
+)
+def test_another_kind_of_file_is_named(tmp_path: Path, name: str, message: str) -> None:
+    with pytest.raises(BadScoreFile, match=message):
+        read_score_file(written(tmp_path, "x", name))

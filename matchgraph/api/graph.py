@@ -1,15 +1,4 @@
-"""The Python API: a connection to the matching graph, and everything it can do.
-
-    import matchgraph
-
-    with matchgraph.connect() as graph:
-        graph.ingest_minizoo()
-        answer = graph.predict("noto-food")
-        print(answer.ranking[0].model)
-
-Every method calls the same function as the command of its name. Nothing heavy is imported before it is
-needed.
-"""
+"""A connection to the matching graph: bringing facts in, and asking."""
 
 from __future__ import annotations
 
@@ -21,8 +10,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
 
-from matchgraph.drawing import Drawing
-from matchgraph.errors import Error
+from matchgraph.api.collaboration import Collaboration
+from matchgraph.api.router import Router
+from matchgraph.api.runs import Runs
 from matchgraph.graphdb import connection
 from matchgraph.graphdb.defaults import NEIGHBOURS
 from matchgraph.graphdb.explore import explore
@@ -34,14 +24,8 @@ if TYPE_CHECKING:
     import py2neo
     from graphdatascience import GraphDataScience
 
-    from matchgraph.collaboration import workflow as collaboration_workflow
-    from matchgraph.graphdb.distillation import Calibration
-    from matchgraph.graphdb.prompts import Unit
-    from matchgraph.ingest.runs.config import RunConfig
     from matchgraph.ingest.runs.reporter import Reporter
-    from matchgraph.ingest.runs.status import RunsStatus
-    from matchgraph.ingest.runs.worker import WorkerOptions, WorkSummary
-    from matchgraph.ingest.runs.workflow import ChangedRuns, PlanSummary
+    from matchgraph.ingest.runs.worker import WorkerOptions
     from matchgraph.ingest.tables.datasets import DatasetsReport
     from matchgraph.ingest.tables.facts import FactsConfig
     from matchgraph.ingest.tables.models import ModelsReport
@@ -50,10 +34,8 @@ if TYPE_CHECKING:
     from matchgraph.predictor.answer import Answer
     from matchgraph.predictor.evaluation import Evaluation
     from matchgraph.predictor.recipes import Method
-    from matchgraph.routing.generate import Drawn
-    from matchgraph.routing.router import Decision
-    from matchgraph.routing.workflow import Budget, Calibrated
     from matchgraph.shortlist import Shortlisted
+
 
 PROBE_VARIABLE = "MATCHGRAPH_PROBE"
 
@@ -529,7 +511,7 @@ class Graph:
     @property
     def runs(self) -> Runs:
         """The fine-tuning runs of the graph."""
-        return Runs(self)
+        return Runs(self._graph, self.settings, self.probe)
 
     def router(self, metric: str = "clip_score", *, probe: str | os.PathLike[str] | None = None) -> Router:
         """The router of a quality metric, which says which candidate is worth its cost for a prompt.
@@ -542,7 +524,7 @@ class Graph:
             >>> graph.router("clip_score").metric
             'clip_score'
         """
-        return Router(self, metric, self._probe(probe))
+        return Router(self._runner, self.settings, metric, self._probe(probe))
 
     def collaborate(
         self, student: str, *, probe: str | os.PathLike[str] | None = None, device: str = "auto"
@@ -558,7 +540,7 @@ class Graph:
             >>> graph.collaborate("tiny-sdxl-lcm").student
             'tiny-sdxl-lcm'
         """
-        return Collaboration(self, student, self._probe(probe), device)
+        return Collaboration(self._runner, student, self._probe(probe), device, self._following)
 
     # -- the raw clients
 
@@ -600,433 +582,6 @@ class Graph:
                 yield bar
         else:
             yield self._progress or no_progress
-
-
-class Runs:
-    """Fine-tuning runs. Made by `Graph.runs`."""
-
-    def __init__(self, graph: Graph) -> None:
-        self._owner = graph
-
-    def plan(
-        self,
-        *,
-        models: Sequence[str] = (),
-        datasets: Sequence[str] = (),
-        config: RunConfig | None = None,
-        extractors: Sequence[str] = (),
-    ) -> PlanSummary:
-        """Show which runs are to do, and how long they take; writes nothing.
-
-        Args:
-            models: ids; all with a folder by default.
-            datasets: ids; all with a folder by default.
-            config: what each run does; the paper's settings by default.
-            extractors: where other extractors are, each `NAME=WEIGHTS` or `NAME=KIND:WEIGHTS`.
-
-        Returns:
-            The runs, and the hours of those that are not done.
-
-        Raises:
-            Error: no pair is left, or a folder is gone or changed.
-
-        Example:
-            >>> config = matchgraph.RunConfig(
-            ...     steps=2, batch_size=4, samples=4, sampling_steps=2, resolution_px=32
-            ... )
-            >>> graph.runs.plan(models=["tiny-sd15"], datasets=["icons"], config=config).to_do
-            1
-        """
-        from matchgraph.ingest.runs.config import RunConfig
-        from matchgraph.ingest.runs.workflow import plan_runs
-
-        graph = self._owner
-        selection = self._selection(models, datasets, extractors)
-        return plan_runs(graph._graph, config or RunConfig(), selection, home=graph.settings.home)
-
-    def run(
-        self,
-        *,
-        models: Sequence[str] = (),
-        datasets: Sequence[str] = (),
-        config: RunConfig | None = None,
-        extractors: Sequence[str] = (),
-        options: WorkerOptions | None = None,
-        workers: int | None = 1,
-        reporter: Reporter | None = None,
-    ) -> WorkSummary:
-        """Fine-tune, sample and measure; finished work is not repeated.
-
-        Args:
-            models: ids; all with a folder by default.
-            datasets: ids; all with a folder by default.
-            config: what each run does; the paper's settings by default.
-            extractors: where other extractors are, each `NAME=WEIGHTS` or `NAME=KIND:WEIGHTS`.
-            options: how a worker works.
-            workers: 1 for this process, more for child processes, None for one per GPU or per four cores.
-            reporter: receives the progress.
-
-        Returns:
-            What was done, and what failed.
-
-        Raises:
-            Error: as `plan`; nothing was begun.
-
-        Example:
-            >>> config = matchgraph.RunConfig(
-            ...     steps=2, batch_size=4, samples=4, sampling_steps=2, resolution_px=32
-            ... )
-            >>> graph.runs.run(models=["tiny-sd15"], datasets=["icons"], config=config).done
-            1
-        """
-        from matchgraph.ingest.runs.config import RunConfig
-        from matchgraph.ingest.runs.workflow import run_pairs
-
-        graph = self._owner
-        return run_pairs(
-            graph._graph,
-            graph.settings,
-            config or RunConfig(),
-            self._selection(models, datasets, extractors),
-            options=options,
-            workers=workers,
-            reporter=reporter,
-        )
-
-    def status(self, *ids: str) -> RunsStatus:
-        """Say how runs stand.
-
-        Args:
-            ids: of runs; all by default.
-
-        Raises:
-            Error: there is no such run.
-
-        Example:
-            >>> graph.runs.status().counts.get("RUNNING", 0)
-            0
-        """
-        from matchgraph.ingest.runs.workflow import runs_status
-
-        return runs_status(self._owner._graph, ids)
-
-    def retry(self, *ids: str) -> ChangedRuns:
-        """Queue failed or cancelled runs again.
-
-        Args:
-            ids: of runs; all that have failed by default.
-
-        Raises:
-            Error: there is no such run.
-
-        Example:
-            >>> graph.runs.retry().changed
-            ()
-        """
-        from matchgraph.ingest.runs.workflow import retry_runs
-
-        return retry_runs(self._owner._graph, ids)
-
-    def cancel(self, *ids: str) -> ChangedRuns:
-        """Cancel queued and running runs.
-
-        Args:
-            ids: of runs; all by default.
-
-        Raises:
-            Error: there is no such run.
-
-        Example:
-            >>> graph.runs.cancel().changed
-            ()
-        """
-        from matchgraph.ingest.runs.workflow import cancel_runs
-
-        return cancel_runs(self._owner._graph, ids, home=self._owner.settings.home)
-
-    def _selection(self, models: Sequence[str], datasets: Sequence[str], extractors: Sequence[str]) -> Any:
-        from matchgraph.ingest.runs.config import Selection
-
-        return Selection(
-            models=tuple(models),
-            datasets=tuple(datasets),
-            probe=self._owner.probe,
-            extractors=tuple(extractors),
-        )
-
-
-class Router:
-    """Which candidate is worth its cost for a prompt. Made by `Graph.router`.
-
-    Attributes:
-        metric: quality metric that it routes by.
-        probe: the CLIP that reads prompts.
-    """
-
-    def __init__(self, graph: Graph, metric: str, probe: str) -> None:
-        from matchgraph.routing.store import RouterStore
-
-        self.metric, self.probe = metric, probe
-        self._runner = graph._runner
-        self._store = RouterStore(graph.settings.home)
-
-    def fit(
-        self,
-        *,
-        kind: Literal["gaussian", "knn", "network"] = "gaussian",
-        neighbours: int | None = None,
-        seed: int = 0,
-    ) -> Path:
-        """Fit the router to the graph's scores, and keep it in the data folder.
-
-        Args:
-            kind: a Gaussian process over prompt embeddings, nearest prompts, or the paper's network.
-            neighbours: of `knn`; chosen on the validation prompts by default.
-            seed: of everything random.
-
-        Returns:
-            Its file.
-
-        Raises:
-            Error: too few prompts are scored.
-
-        Example:
-            >>> graph.router("clip_score").fit().suffix
-            '.json'
-        """
-        from matchgraph.routing import workflow
-
-        return workflow.fit(
-            self._runner, self._store, self.metric, self.probe, kind=kind, neighbours=neighbours, seed=seed
-        )[0]
-
-    def calibrate(
-        self,
-        budget_tflop: float | None = None,
-        *,
-        budget_seconds: float | None = None,
-        budget_usd: float | None = None,
-    ) -> Calibrated:
-        """Find the lambda that keeps the average cost within a budget, and store it with the router.
-
-        Args:
-            budget_tflop: what an image may cost on average, where candidates cost TFLOP.
-            budget_seconds: likewise in seconds.
-            budget_usd: likewise in US dollars.
-
-        Raises:
-            Error: not one budget is given, the router is not fitted, or the cheapest candidates cost more.
-
-        Example:
-            >>> graph.router("clip_score").calibrate(0.001).validation_cost <= 0.001
-            True
-        """
-        from matchgraph.routing import workflow
-
-        budget = _budget(budget_tflop, budget_seconds, budget_usd)
-        if budget is None:
-            raise Error("Give a budget: budget_tflop, budget_seconds or budget_usd.")
-        return workflow.calibrate(self._runner, self._store, self.metric, self.probe, budget)
-
-    def decide(
-        self,
-        prompts: Sequence[str],
-        *,
-        budget_tflop: float | None = None,
-        budget_seconds: float | None = None,
-        budget_usd: float | None = None,
-        lam: float | None = None,
-    ) -> list[Decision]:
-        """Decide which candidate is worth its cost for each prompt.
-
-        Args:
-            prompts: at least one.
-            budget_tflop: what an image may cost on average, where candidates cost TFLOP.
-            budget_seconds: likewise in seconds.
-            budget_usd: likewise in US dollars.
-            lam: quality that a unit of cost is worth, instead of a budget; what `calibrate` found by default.
-
-        Returns:
-            One decision per prompt.
-
-        Raises:
-            Error: the router is not fitted, or no candidate is within the budget.
-
-        Example:
-            >>> graph.router("clip_score").decide(["a red apple"], budget_tflop=0.001)[0].basis
-            'prompt'
-        """
-        from matchgraph.routing import workflow
-
-        return workflow.decide(
-            self._runner,
-            self._store,
-            prompts,
-            self.metric,
-            self.probe,
-            budget=_budget(budget_tflop, budget_seconds, budget_usd),
-            lam=lam,
-        )
-
-    def generate(
-        self,
-        prompts: Sequence[str],
-        out: str | os.PathLike[str],
-        *,
-        lam: float | None = None,
-        seed: int = 0,
-        device: str = "auto",
-    ) -> list[Drawn]:
-        """Draw each prompt with the candidate it is routed to.
-
-        Args:
-            prompts: at least one.
-            out: folder for the images.
-            lam: quality that a TFLOP is worth; what `calibrate` found by default.
-            seed: of the noise.
-            device: `auto` or a torch device name.
-
-        Returns:
-            The images, by prompt.
-
-        Raises:
-            Error: the router is not fitted, or a candidate has no pipeline folder.
-
-        Example:
-            >>> graph.router("clip_score").generate(["a red apple"], "images")[0].path.suffix
-            '.png'
-        """
-        from matchgraph.routing import workflow
-
-        drawn = workflow.generate(
-            self._runner,
-            self._store,
-            prompts,
-            self.metric,
-            self.probe,
-            Path(out),
-            lam=lam,
-            seed=seed,
-            device=device,
-        )
-        return list(drawn)
-
-
-class Collaboration:
-    """A student that draws, and its teacher, which improves what is rejected. Made by `Graph.collaborate`.
-
-    Attributes:
-        student: id of the student.
-    """
-
-    def __init__(self, graph: Graph, student: str, probe: str, device: str) -> None:
-        from matchgraph.collaboration.workflow import Oracle
-
-        self.student = student
-        self._graph = graph
-        self._oracle = Oracle(probe, device=device)
-
-    def calibrate(
-        self,
-        teacher: str,
-        *,
-        steps: int,
-        guidance: float | None = None,
-        resolution_px: int | None = None,
-        metric: str = "clip_score",
-        prompts_file: str | os.PathLike[str] | None = None,
-        seed: int = 0,
-    ) -> Calibration:
-        """Measure the scores of the student's images, and store them in the graph.
-
-        Args:
-            teacher: id of the teacher.
-            steps: the student's denoising steps.
-            guidance: its guidance scale; the pipeline's own by default.
-            resolution_px: side of its images; 512 by default.
-            metric: quality metric that judges.
-            prompts_file: one prompt per line; the graph's validation prompts by default.
-            seed: of the noise.
-
-        Raises:
-            Error: a pipeline folder is missing, or there are no prompts.
-
-        Example:
-            >>> pair = graph.collaborate("tiny-sdxl-lcm")
-            >>> pair.calibrate(
-            ...     "tiny-sdxl", steps=2, guidance=1, resolution_px=32, prompts_file="prompts.txt"
-            ... ).samples
-            2
-        """
-        from matchgraph.collaboration import workflow
-
-        drawing = Drawing(steps, guidance)
-        with self._graph._following() as on_progress:
-            return workflow.calibrate(
-                self._graph._runner,
-                self.student,
-                teacher,
-                drawing if resolution_px is None else replace(drawing, resolution_px=resolution_px),
-                self._oracle,
-                metric=metric,
-                prompts_file=None if prompts_file is None else Path(prompts_file),
-                seed=seed,
-                on_progress=on_progress,
-            )
-
-    def generate(
-        self,
-        prompts: Sequence[str],
-        out: str | os.PathLike[str],
-        *,
-        percentile: float | None = None,
-        teacher_steps: int | None = None,
-        seed: int = 0,
-    ) -> list[collaboration_workflow.Drawn]:
-        """Draw prompts: the student first, the teacher where the score is below the threshold.
-
-        Args:
-            prompts: at least one.
-            out: folder for the images.
-            percentile: of the student's scores that an image must reach; the tuned one by default.
-            teacher_steps: denoising steps of the teacher; the tuned ones by default.
-            seed: of the noise.
-
-        Returns:
-            The images with who drew them and why, by prompt.
-
-        Raises:
-            Error: the student is not calibrated, or neither tuned nor given a percentile and steps.
-
-        Example:
-            >>> pair = graph.collaborate("tiny-sdxl-lcm")
-            >>> drawn = pair.generate(["a red apple"], "images", percentile=50, teacher_steps=4)
-            >>> drawn[0].path.suffix
-            '.png'
-        """
-        from matchgraph.collaboration import workflow
-
-        drawn = workflow.generate(
-            self._graph._runner,
-            self.student,
-            prompts,
-            Path(out),
-            self._oracle,
-            k=percentile,
-            teacher_steps=teacher_steps,
-            seed=seed,
-        )
-        return sorted(drawn, key=lambda image: image.outcome.place)
-
-
-def _budget(tflop: float | None, seconds: float | None, usd: float | None) -> Budget | None:
-    from matchgraph.routing.workflow import Budget
-
-    units: dict[Unit, float | None] = {"TFLOP": tflop, "s": seconds, "USD": usd}
-    given = [Budget(cost, unit) for unit, cost in units.items() if cost is not None]
-    if len(given) > 1:
-        raise Error(f"Give one budget, not {len(given)}.")
-    return given[0] if given else None
 
 
 def _frame(answer: tuple[list[str], list[dict[str, Any]]]) -> pd.DataFrame:
