@@ -276,9 +276,8 @@ class Statistics:
     ) -> Statistics:
         """Statistics from their mean and `triangle`, the other arguments being those of the class."""
         covariance = np.zeros((len(mean), len(mean)))
-        lower = np.tril_indices(len(mean))
-        covariance[lower] = triangle
-        covariance.T[lower] = covariance[lower]
+        lower = np.tri(len(mean), dtype=bool)
+        covariance[lower] = covariance.T[lower] = triangle
         return cls(dataset, extractor, resize, n, mean, covariance, tuple(searched))
 
 

@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from graphdatascience import GraphDataScience
 
 CONNECTION_TIMEOUT_S = 10
+# Types of values that are plain already.
+SIMPLE = frozenset({type(None), bool, int, float, str, bytes})
 PATIENCE_S = 30.0
 SCHEMES = ("bolt", "bolt+s", "bolt+ssc", "neo4j", "neo4j+s", "neo4j+ssc")
 ADDRESS_HINT = "Use bolt://HOST:PORT or neo4j+s://HOST."
@@ -376,7 +378,8 @@ def plain(value: Any) -> Any:
 
 def rendered_row(record: neo4j.Record) -> dict[str, Any]:
     """A row in plain Python, see `rendered`."""
-    return {name: rendered(value) for name, value in record.items()}
+    # Tens of thousands of rows hold little else than these.
+    return {name: own if type(own) in SIMPLE else rendered(own) for name, own in record.items()}
 
 
 def rendered(value: Any) -> Any:
@@ -390,7 +393,7 @@ def rendered(value: Any) -> Any:
         `{"nodes", "relationships"}`, dates, times and durations as ISO 8601 text, a point as its coordinates,
         the rest as it is.
     """
-    if value is None or isinstance(value, (str, int, float, bytes)):
+    if type(value) in SIMPLE:
         return value
     import neo4j
 

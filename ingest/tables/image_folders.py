@@ -15,7 +15,7 @@ from matchgraph.graphdb.models import Dataset
 from matchgraph.ingest.errors import BadInput, Problem
 from matchgraph.ingest.tables.csv_file import id_fault
 from matchgraph.ingest.tables.fingerprints import fingerprint_files
-from matchgraph.ingest.tables.packed import packed_files, unpack
+from matchgraph.ingest.tables.packed import format_of, packed_files, unpack
 from matchgraph.training.captions import METADATA_FILES, concept_of
 from matchgraph.training.contents import recognise, remedy
 from matchgraph.training.dataset_files import OTHER_SUFFIXES, SUFFIXES, holds_images, is_junk, is_split
@@ -38,6 +38,7 @@ class ImageFolder:
         images: with their captions; those that can be used, once they were decoded.
         caption_column: the column of its metadata that holds the captions, where the user named it.
         notes: what the folder holds and is not read.
+        packed: what the images were unpacked from, as a user calls it; empty for a plain folder.
     """
 
     id: str
@@ -45,6 +46,7 @@ class ImageFolder:
     images: tuple[CaptionedImage, ...]
     caption_column: str | None = None
     notes: tuple[str, ...] = ()
+    packed: str = ""
 
     @property
     def captioned(self) -> int:
@@ -212,18 +214,18 @@ def list_folder(
         problem = Problem(repr(str(place))[1:-1], 0, fault[0], "rename the folder")
         raise BadInput([problem], skippable=False)
     notes: list[str] = []
-    folder = place
+    folder, packed = place, ""
     try:
-        if packed_files(place) and not holds_images(place):
+        if (files := packed_files(place)) and not holds_images(place):
+            packed = f"{place} ({format_of(files)})"
             folder = unpack(place, name, home or settings_from_environment().home)
             notes.append(f"its images were unpacked into {folder}; keep that folder for fine-tuning")
         listing = read_image_folder(DatasetFolder(folder, caption_column))
     except TrainingError as error:
         raise BadInput([_folder_problem(place, error)], skippable=False) from error
     notes += listing.notes
-    return ImageFolder(
-        name, folder, tuple(listing.images), caption_column, tuple(f"{name}: {note}" for note in notes)
-    )
+    noted = tuple(f"{name}: {note}" for note in notes)
+    return ImageFolder(name, folder, tuple(listing.images), caption_column, noted, packed)
 
 
 def too_few_images(found: ImageFolder) -> Problem | None:
@@ -232,7 +234,7 @@ def too_few_images(found: ImageFolder) -> Problem | None:
     if count >= MINIMUM_IMAGES:
         return None
     reason = f"holds {count} usable image{'s' if count != 1 else ''}"
-    return Problem(str(found.folder), 0, reason, f"a dataset needs {MINIMUM_IMAGES} at least")
+    return Problem(found.packed or str(found.folder), 0, reason, f"a dataset needs {MINIMUM_IMAGES} at least")
 
 
 def _folder_problem(folder: Path, error: Exception) -> Problem:

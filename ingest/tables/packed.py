@@ -26,8 +26,9 @@ if TYPE_CHECKING:
     from datasets import Dataset, IterableDataset
 
 UNPACKED_FOLDER = "datasets"
-# File suffix -> name of the reader in `datasets`.
+# File suffix -> name of the reader in `datasets`, and of the format.
 READERS = {".parquet": "parquet", ".arrow": "arrow", ".tar": "webdataset"}
+TITLES = {".parquet": "Parquet", ".arrow": "Arrow", ".tar": "WebDataset"}
 # `save_to_disk` writes one of these: of a dataset, or of one with splits.
 SAVED = ("state.json", "dataset_dict.json")
 # Folders of a packed dataset, beside those of its splits: the hub's layout.
@@ -59,6 +60,11 @@ def packed_files(place: Path) -> list[Path]:
         if of_kind := [file for file in files if file.suffix.lower() == suffix]:
             return of_kind
     return []
+
+
+def format_of(files: list[Path]) -> str:
+    """What the format of packed files is called."""
+    return TITLES[files[0].suffix.lower()]
 
 
 def _may_hold(name: str) -> bool:
@@ -105,12 +111,15 @@ def _read(place: Path, files: list[Path]) -> Iterator[Mapping[str, Dataset | Ite
         import datasets
     except ImportError as error:
         raise MissingLibrary(
-            f"{place} is packed ({files[0].suffix}), and reading it needs datasets: "
+            f"{place} is packed ({format_of(files)}), and reading it needs datasets: "
             "pip install 'matchgraph[datasets]'."
         ) from error
     counts = datasets.config.HF_UPDATE_DOWNLOAD_COUNTS
     # The library would tell its makers of each use.
     datasets.config.HF_UPDATE_DOWNLOAD_COUNTS = False
+    verbosity = datasets.logging.get_verbosity()
+    # What it logs is in its exceptions too.
+    datasets.logging.set_verbosity(datasets.logging.CRITICAL)
     try:
         if any((place / name).is_file() for name in SAVED):
             saved = datasets.load_from_disk(str(place))
@@ -125,8 +134,12 @@ def _read(place: Path, files: list[Path]) -> Iterator[Mapping[str, Dataset | Ite
     except BadDataset:
         raise
     except Exception as error:  # those of three file formats and of the library share no base
-        raise BadDataset(f"{place} cannot be read: {first_line(error)}; fetch or save it again.") from error
+        reason = first_line(error).rstrip(".")
+        raise BadDataset(
+            f"{place} cannot be read as {format_of(files)}: {reason}; fetch or save it again."
+        ) from error
     finally:
+        datasets.logging.set_verbosity(verbosity)
         datasets.config.HF_UPDATE_DOWNLOAD_COUNTS = counts
 
 

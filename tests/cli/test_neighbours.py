@@ -30,7 +30,7 @@ from tests.cli.test_main import walk
 
 MODELS, DATASETS = [f"m{i}" for i in range(5)], [f"d{i}" for i in range(6)]
 FOREIGN = """
-UNWIND range(0, 999) AS i
+UNWIND range(0, 9999) AS i
 CREATE (n:Theirs {number: i})
 SET n.id = [toString(i), 'm' + i % 5, 'd' + i % 6, i, date({year: 2000 + i % 20}), point({x: i, y: -i}),
             [1, i], true][i % 8],
@@ -38,7 +38,7 @@ SET n.id = [toString(i), 'm' + i % 5, 'd' + i % 6, i, date({year: 2000 + i % 20}
     n.key = CASE WHEN i % 7 = 0 THEN i ELSE 'k' END,
     n.version = [i, 'v', null, 900][i % 4],
     n.embedding = [[1.0, 0.0], 'none', [0.1], [1, 2, 3]][i % 4],
-    n.text = CASE WHEN i % 100 = 0 THEN reduce(t = '', _ IN range(1, 4000) | t + 'long ') END,
+    n.text = CASE WHEN i % 1000 = 0 THEN reduce(t = '', _ IN range(1, 4000) | t + 'long ') END,
     n.larger_is_better = [true, 'yes', null][i % 3],
     n.status = ['DONE', 'QUEUED', 1][i % 3],
     n.extractor = 'e1'
@@ -230,7 +230,7 @@ def test_other_applications_nodes_stay_as_they_are(
         runner.write(FOREIGN)
         runner.write(FOREIGN_EDGES)
         before = others(runner)
-        assert before[0] > 1_900
+        assert before[0] > 19_000
         # Also a first start in a database that others have used before.
         runner.write("MATCH (graph:MatchGraph) DETACH DELETE graph")
         for row in runner.read("SHOW CONSTRAINTS YIELD name"):
@@ -245,12 +245,12 @@ def test_other_applications_nodes_stay_as_they_are(
         password = ManagedServer(settings.home).password_file.read_text().strip()
         shared = {**environment, URI_VARIABLE: runner.uri, PASSWORD_VARIABLE: password}
         left = json.loads(invoke(["graph", "reset", "--yes", "--json"], shared))
-        assert left["foreign_nodes"] == 1_000
+        assert left["foreign_nodes"] == 10_000
         assert graph.models() == []
         assert others(runner) == before
         # The managed server is not a different while others use it.
         invoke(writing[0], environment)
-        assert "1,000 nodes" in invoke(["graph", "reset", "--yes"], environment)
+        assert "10,000 nodes" in invoke(["graph", "reset", "--yes"], environment)
         assert others(runner) == before
         assert runner.read(queries.load("status/nodes")) == []
     finally:

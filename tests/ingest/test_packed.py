@@ -98,6 +98,8 @@ def test_what_cannot_be_unpacked_says_why_and_leaves_nothing(tmp_path: Path) -> 
 
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "a.parquet").write_bytes(b"PAR1")
+    saved(tmp_path / "half")
+    next((tmp_path / "half").rglob("state.json")).unlink()
     datasets.Dataset.from_dict({"x": [1, 2]}).to_parquet(tmp_path / "numbers.parquet")
     # A path in place of an image could be that of any file.
     kind = datasets.Features({"image": datasets.Image()})
@@ -105,7 +107,8 @@ def test_what_cannot_be_unpacked_says_why_and_leaves_nothing(tmp_path: Path) -> 
     outside.to_parquet(tmp_path / "paths.parquet")
     home = tmp_path / "home"
     for name, said in (
-        ("broken", "cannot be read: .*; fetch or save it again"),
+        ("broken", "broken: cannot be read as Parquet: .*; fetch or save it again"),
+        ("half", "half: cannot be read as Arrow: .*; fetch or save it again"),
         ("numbers.parquet", "has no column of images; its columns are x"),
         ("paths.parquet", "row 0 of train holds no bytes of an image"),
     ):
@@ -113,6 +116,9 @@ def test_what_cannot_be_unpacked_says_why_and_leaves_nothing(tmp_path: Path) -> 
         with pytest.raises(BadInput, match=said):
             raise BadInput([problem])
     assert not list((home / "datasets").iterdir())
+    rows("red").to_parquet(tmp_path / "single.parquet")
+    (problem,) = read_folders(tmp_path / "single.parquet", home=home).problems
+    assert (problem.file, problem.reason) == (f"{tmp_path}/single.parquet (Parquet)", "holds 1 usable image")
 
 
 def test_a_dataset_of_the_hubs_cache_goes_into_the_graph(
