@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from matchgraph.predictor.gaussian import rank_scores
 from matchgraph.predictor.kernels import dataset_distances, feature_distances, positive_definite
 from matchgraph.predictor.visibility import loss_matrix
 
@@ -180,13 +181,11 @@ class Belief:
 
     def _known(self, snapshot: Snapshot) -> tuple[np.ndarray, np.ndarray]:
         """Numbers and scores of the measured pairs."""
-        from scipy.stats import norm
-
         matrix = loss_matrix(snapshot)
-        ranks = matrix.scaled_ranks()
-        rows, columns = np.nonzero(~np.isnan(ranks))
+        scores = rank_scores(matrix)
+        rows, columns = np.nonzero(~np.isnan(scores))
         place = np.array([self.datasets.index(dataset) for dataset in matrix.datasets], dtype=int)
-        return rows * len(self.datasets) + place[columns], norm.ppf(ranks[rows, columns])
+        return rows * len(self.datasets) + place[columns], scores[rows, columns]
 
     def _likeliest(self, known: np.ndarray, scores: np.ndarray) -> Kernel:
         choices = [

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +16,9 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 from matchgraph.graphdb.connection import HOME_VARIABLE, Settings
+from matchgraph.graphdb.repository import MatchingGraph
+from matchgraph.graphdb.runner import Runner
+from matchgraph.ingest.runs.ledger import Ledger
 
 ROOT = Path(__file__).parents[2]
 Invoke = Callable[..., Result]
@@ -37,6 +41,43 @@ def write_images(folder: Path, seed: int, captions: Sequence[str | None]) -> Pat
         rows.append({"file_name": f"{number}.png", "text": caption})
     (folder / "metadata.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
     return folder
+
+
+def ingested(graph: MatchingGraph, model: Path, dataset: Path, probe: Path) -> MatchingGraph:
+    """The graph with a pipeline and an image folder that the probe looked at."""
+    from matchgraph.ingest.tables.datasets import ingest_image_folders
+    from matchgraph.ingest.tables.models import ingest_models
+    from matchgraph.training.measure.extractors import load_clip
+
+    ingest_models(graph, model)
+    ingest_image_folders(graph, dataset, load_clip(str(probe), device="cpu"))
+    return graph
+
+
+def edge(runner: Runner) -> dict[str, Any]:
+    """The properties of the graph's one result."""
+    return runner.read("MATCH (:Model)-[e:PERFORMS]->(:Dataset) RETURN properties(e) AS p")[0]["p"]
+
+
+@pytest.fixture
+def zoo(graph: MatchingGraph, tmp_path: Path, image_folders: Path) -> MatchingGraph:
+    """The graph with the models and datasets of `tests.ingest.stub`."""
+    from tests.ingest.stub import fill
+
+    fill(graph, tmp_path / "models", image_folders)
+    return graph
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    """The data folder of a worker."""
+    return tmp_path / "home"
+
+
+@pytest.fixture
+def ledger(runner: Runner) -> Ledger:
+    """The ledger of the graph."""
+    return Ledger(runner)
 
 
 @pytest.fixture

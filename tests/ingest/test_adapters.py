@@ -16,10 +16,8 @@ from matchgraph.ingest.errors import BadInput, IngestError
 from matchgraph.ingest.runs.adapters import sampled_as, score_adapters
 from matchgraph.ingest.runs.config import RunConfig
 from matchgraph.ingest.runs.worker import WorkerOptions
-from matchgraph.ingest.tables.datasets import ingest_image_folders
-from matchgraph.ingest.tables.models import ingest_models
 from matchgraph.training.pipelines.trainers import training_facts
-from tests.ingest.conftest import Invoke, answer
+from tests.ingest.conftest import Invoke, answer, edge, ingested
 from tests.training import tiny
 from tests.training.test_students import lora
 
@@ -47,15 +45,7 @@ def lora_file(path: Path, form: str, scale: float = 1.0, header: dict[str, str] 
 
 @pytest.fixture
 def zoo(graph: MatchingGraph, pipelines: Path, image_folders: Path, probe: Path) -> MatchingGraph:
-    from matchgraph.training.measure.extractors import load_clip
-
-    ingest_models(graph, pipelines / "tiny-unet")
-    ingest_image_folders(graph, image_folders / "cats", load_clip(str(probe), device="cpu"))
-    return graph
-
-
-def edge(runner: Runner) -> dict[str, Any]:
-    return runner.read("MATCH (:Model)-[e:PERFORMS]->(:Dataset) RETURN properties(e) AS p")[0]["p"]
+    return ingested(graph, pipelines / "tiny-unet", image_folders / "cats", probe)
 
 
 def test_a_folder_of_adapters_is_scored_and_the_best_recorded_with_its_training(

@@ -19,9 +19,7 @@ from matchgraph.ingest.runs.execution import LoraExecutor
 from matchgraph.ingest.runs.ledger import DONE, Ledger
 from matchgraph.ingest.runs.reporter import Reporter
 from matchgraph.ingest.runs.worker import PRETRAINED_FOLDER, work
-from matchgraph.ingest.tables.datasets import ingest_image_folders
-from matchgraph.ingest.tables.models import ingest_models
-from tests.ingest.conftest import Invoke, answer
+from tests.ingest.conftest import Invoke, answer, edge, ingested
 
 METRICS = ("clip_fid", "cmmd", "mine_fid", "mine_kid")
 OPTIONS = ["--steps", 2, "--batch-size", 2, "--rank", 2, "--resolution", 32, "--samples", 4]
@@ -44,15 +42,7 @@ def asked(dinov2: Path, probe: Path) -> list[Any]:
 
 @pytest.fixture
 def zoo(graph: MatchingGraph, pipelines: Path, image_folders: Path, probe: Path) -> MatchingGraph:
-    from matchgraph.training.measure.extractors import load_clip
-
-    ingest_models(graph, pipelines / "tiny-sd3")
-    ingest_image_folders(graph, image_folders / "cats", load_clip(str(probe), device="cpu"))
-    return graph
-
-
-def edge(runner: Runner) -> dict[str, Any]:
-    return runner.read("MATCH (:Model)-[e:PERFORMS]->(:Dataset) RETURN properties(e) AS p")[0]["p"]
+    return ingested(graph, pipelines / "tiny-sd3", image_folders / "cats", probe)
 
 
 def test_a_run_measures_every_metric_and_a_worker_needs_only_the_ledger(

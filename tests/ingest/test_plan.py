@@ -14,13 +14,7 @@ from matchgraph.graphdb.repository import MatchingGraph
 from matchgraph.ingest.errors import BadInput, ExtractorMismatch, NothingToDo, SourceChanged
 from matchgraph.ingest.runs.config import Selection
 from matchgraph.ingest.runs.plan import make_plan
-from tests.ingest.stub import CONFIG, fill, plan
-
-
-@pytest.fixture
-def zoo(graph: MatchingGraph, tmp_path: Path, image_folders: Path) -> MatchingGraph:
-    fill(graph, tmp_path / "models", image_folders)
-    return graph
+from tests.ingest.stub import CONFIG, plan
 
 
 def test_all_models_and_datasets_with_a_folder_grouped_by_model(zoo: MatchingGraph) -> None:

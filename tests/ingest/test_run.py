@@ -20,25 +20,9 @@ from matchgraph.ingest.runs.owner import Owner
 from matchgraph.ingest.runs.run import Job, OnStep
 from matchgraph.training.errors import BadAdapter, NonFiniteLoss
 from tests.ingest.dump import dump
-from tests.ingest.stub import CONFIG, Silent, StubExecutor, do, failing, fill, plan
+from tests.ingest.stub import CONFIG, Silent, StubExecutor, do, failing, plan
 
 ELSEWHERE = Owner("another-host", 1, 0.0)
-
-
-@pytest.fixture
-def zoo(graph: MatchingGraph, tmp_path: Path, image_folders: Path) -> MatchingGraph:
-    fill(graph, tmp_path / "models", image_folders)
-    return graph
-
-
-@pytest.fixture
-def home(tmp_path: Path) -> Path:
-    return tmp_path / "home"
-
-
-@pytest.fixture
-def ledger(runner: Runner) -> Ledger:
-    return Ledger(runner)
 
 
 def test_runs_are_done_once(zoo: MatchingGraph, ledger: Ledger, runner: Runner, home: Path) -> None:

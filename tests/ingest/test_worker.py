@@ -21,26 +21,10 @@ from matchgraph.ingest.runs.plan import queue_plan
 from matchgraph.ingest.runs.run import Job, OnStep
 from matchgraph.ingest.runs.worker import WorkerOptions, stopped_by_signals, work, work_queue
 from tests.ingest.dump import RUN_TIMES, dump
-from tests.ingest.stub import CONFIG, Silent, StubExecutor, do, failing, fill, plan
+from tests.ingest.stub import CONFIG, Silent, StubExecutor, do, failing, plan
 
 ELSEWHERE = Owner("another-host", 1, 0.0)
 WAIT_S = 10
-
-
-@pytest.fixture
-def zoo(graph: MatchingGraph, tmp_path: Path, image_folders: Path) -> MatchingGraph:
-    fill(graph, tmp_path / "models", image_folders)
-    return graph
-
-
-@pytest.fixture
-def home(tmp_path: Path) -> Path:
-    return tmp_path / "home"
-
-
-@pytest.fixture
-def ledger(runner: Runner) -> Ledger:
-    return Ledger(runner)
 
 
 def test_another_question_is_another_run(zoo: MatchingGraph, ledger: Ledger, home: Path) -> None:

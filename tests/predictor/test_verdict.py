@@ -28,14 +28,14 @@ def model(name: str, p_best: float) -> RankedModel:
 
 def test_expected_loss_is_what_doubts_cost_elsewhere():
     folds = [
-        fold("a", {"x": 0.6, "y": 0.4}, {"x": 1.0, "y": 2.0}),
+        fold("a", {"x": 0.7, "y": 0.3}, {"x": 1.0, "y": 2.0}),
         fold("b", {"x": 0.6, "y": 0.4}, {"x": 4.0, "y": 1.0}),
         # The third was not measured there: of the two that were, x had a chance of 0.75.
         fold("c", {"x": 0.6, "y": 0.2, "z": 0.2}, {"x": 1.0, "y": 2.0}),
     ]
     found = verdict([model("x", 0.3), model("y", 0.1), model("z", 0.35), model("w", 0.25)], folds, None)
-    # One wrong choice cost 3; the doubts were 0.4 + 0.4 + 0.25.
-    assert found.expected_loss == pytest.approx(0.7 * 3 / 1.05)
+    # One wrong choice cost 3; the doubts were 0.3 + 0.4 + 0.25.
+    assert found.expected_loss == pytest.approx(0.7 * 3 / 0.95)
     # The first, and of the others the likeliest.
     assert (found.model, found.judged_on, found.measure) == ("x", 3, ("x", "z", "w"))
     assert verdict([model("x", 0.7)], folds[:2], None).expected_loss is None

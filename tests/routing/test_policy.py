@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,7 +12,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from matchgraph.routing.errors import BudgetTooSmall, InvalidScores
-from matchgraph.routing.policy import LambdaPath, choose, lambda_for_budget
+from matchgraph.routing.policy import LambdaPath, choose, lambda_for_budget, one_unit
+from tests.routing import circle
 
 NAN = float("nan")
 
@@ -128,6 +130,8 @@ def test_each_request_may_bring_its_own_lambda() -> None:
         ([[0.1, 0.2], [NAN, NAN]], [1.0, 2.0], 0.0, "known for prompt 1"),
         ([[0.1, 0.2]], [1.0, 2.0], -1.0, "lambda is -1"),
         ([[0.1, 0.2]], [1.0, 2.0], NAN, "lambda is nan"),
+        ([[0.1, 0.2]] * 2, [1.0, 2.0], [0.1, -1.0], "lambda is"),
+        ([[0.1, 0.2]] * 2, [1.0, 2.0], [0.1, NAN], "lambda is"),
     ],
 )
 def test_tables_that_make_no_sense_are_refused(quality, cost, lam, message) -> None:
@@ -138,3 +142,10 @@ def test_tables_that_make_no_sense_are_refused(quality, cost, lam, message) -> N
 def test_a_budget_must_be_a_number() -> None:
     with pytest.raises(InvalidScores, match="budget is NaN"):
         lambda_for_budget([[0.1]], [1.0], NAN)
+
+
+def test_costs_of_two_units_are_not_compared() -> None:
+    first, second = circle.VARIANTS[:2]
+    assert one_unit([first, second]) == "TFLOP"
+    with pytest.raises(InvalidScores, match="m-1 in TFLOP and m-4 in USD"):
+        one_unit([first, replace(second, unit="USD")])
