@@ -107,6 +107,23 @@ MODELS = {
         depths={"num_layers": 5, "num_single_layers": 20},
         billions=3.88,
     ),
+    # PixArt-alpha/PixArt-XL-2-1024-MS. Chen et al., "PixArt-alpha" (2023), Table 2: 0.6B.
+    "pixart_alpha": Published(
+        index={
+            "scheduler": ["diffusers", "DPMSolverMultistepScheduler"],
+            "text_encoder": ["transformers", "T5EncoderModel"],
+            "tokenizer": ["transformers", "T5Tokenizer"],
+            "transformer": ["diffusers", "PixArtTransformer2DModel"],
+            "vae": ["diffusers", "AutoencoderKL"],
+        },
+        configs={
+            "text_encoder": T5_XXL,
+            "transformer": {"sample_size": 128, "caption_channels": 4096},
+            "vae": {name: FLUX_VAE[name] for name in list(FLUX_VAE)[:4]},
+        },
+        depths={"num_layers": 28},
+        billions=0.61,
+    ),
     # Qwen/Qwen-Image. Wu et al., "Qwen-Image technical report" (2025), section 2: 20B.
     "qwen_image": Published(
         index={

@@ -83,7 +83,7 @@ def test_row_i_of_the_conditioning_belongs_to_prompt_i(loaded, name):
         assert not torch.equal(together["prompt_embeds"][one], together["prompt_embeds"][other])
 
 
-@pytest.mark.parametrize("name", ["sd", "sdxl", "kolors", "pixart", "sana", "sd3", "lumina2"])
+@pytest.mark.parametrize("name", ["sd", "sdxl", "kolors", "pixart", "pixart_alpha", "sana", "sd3", "lumina2"])
 def test_the_empty_prompt_is_the_pipelines_own_unconditional_row(loaded, name):
     pipe, own = loaded[name]
     options = {"sdxl": {}, "sd": {"num_images_per_prompt": 1}, "sd3": {"prompt_2": None, "prompt_3": None}}
@@ -97,7 +97,7 @@ def test_the_empty_prompt_is_the_pipelines_own_unconditional_row(loaded, name):
             **length,
         )
     # Positive rows stand before negative ones, or each before its own negative.
-    negative = encoded[2:] if name in ("pixart", "sana", "lumina2") else encoded[1::2]
+    negative = encoded[1::2] if name in ("sd", "sdxl", "kolors", "sd3") else encoded[2:]
     for row, expected in zip(own.encode_prompts(pipe, [""]).values(), negative, strict=True):
         torch.testing.assert_close(row, expected)
 
@@ -300,6 +300,25 @@ def test_pixart_loss_is_that_of_the_noise_channels(tiny_folder, latents, learned
         added_cond_kwargs={"resolution": None, "aspect_ratio": None},
     ).sample
     assert predicted.shape[1] == (8 if learned_sigma else 4)
+    expected = ((predicted[:, :4] - noise) ** 2).mean()
+    torch.testing.assert_close(
+        own.loss(pipe, pipe.transformer, latents, conditioning, generator(7)), expected
+    )
+
+
+@pytest.mark.parametrize("side", [128, 64])
+def test_pixart_alpha_is_told_of_sizes_where_it_was_made_for_1024_pixels(tiny_folder, latents, side):
+    pipe, own = load_pipeline(tiny_folder("pixart_alpha", sample_size=side), device="cpu")
+    conditioning = own.encode_prompts(pipe, PROMPTS)
+    timesteps, noise, _, noisy = diffused("linear", latents)
+    told = {"resolution": torch.tensor([[32.0, 32.0]] * 3), "aspect_ratio": torch.tensor([[1.0]] * 3)}
+    predicted = pipe.transformer(
+        noisy,
+        encoder_hidden_states=conditioning["prompt_embeds"],
+        encoder_attention_mask=conditioning["prompt_attention_mask"],
+        timestep=timesteps,
+        added_cond_kwargs=told if side == 128 else {"resolution": None, "aspect_ratio": None},
+    ).sample
     expected = ((predicted[:, :4] - noise) ** 2).mean()
     torch.testing.assert_close(
         own.loss(pipe, pipe.transformer, latents, conditioning, generator(7)), expected
@@ -663,6 +682,7 @@ def test_schedulers_of_another_process_are_refused(loaded):
         ("sdxl", DPMSolverMultistepScheduler(**flow)),
         ("kolors", FlowMatchEulerDiscreteScheduler()),
         ("pixart", EDMEulerScheduler()),
+        ("pixart_alpha", FlowMatchEulerDiscreteScheduler()),
         ("sd3", DDIMScheduler()),
         ("sana", DPMSolverMultistepScheduler()),
         ("flux", DDIMScheduler()),

@@ -76,7 +76,7 @@ def test_diffusers_own_pipeline_loads_the_file(tiny_folder, adapters, name):
     if name == "sd3":
         pipe.vae.register_to_config(shift_factor=0.0)
     pipe.set_progress_bar_config(disable=True)
-    if name == "pixart":  # the one pipeline to which diffusers gives no loader
+    if name in ("pixart", "pixart_alpha"):  # to which diffusers gives no loader
         load_adapter(pipe, family(name), folder)
     else:
         pipe.load_lora_weights(folder)

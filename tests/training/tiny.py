@@ -321,29 +321,42 @@ def kolors() -> Any:
 
 
 def pixart(learned_sigma: bool = True) -> Any:
-    from diffusers import DPMSolverMultistepScheduler, PixArtSigmaPipeline, PixArtTransformer2DModel
+    from diffusers import PixArtSigmaPipeline
 
     torch.manual_seed(2)
-    return PixArtSigmaPipeline(
-        tokenizer=t5_tokenizer(),
-        text_encoder=t5(),
-        vae=vae(),
-        transformer=PixArtTransformer2DModel(
+    return PixArtSigmaPipeline(**pixart_parts(8, learned_sigma))
+
+
+def pixart_alpha(sample_size: int = 128) -> Any:
+    """PixArt-alpha for 1024 pixels; those for less have a smaller `sample_size` and are told no sizes."""
+    from diffusers import PixArtAlphaPipeline
+
+    torch.manual_seed(14)
+    return PixArtAlphaPipeline(**pixart_parts(sample_size))
+
+
+def pixart_parts(sample_size: int, learned_sigma: bool = True) -> dict[str, Any]:
+    from diffusers import DPMSolverMultistepScheduler, PixArtTransformer2DModel
+
+    return {
+        "tokenizer": t5_tokenizer(),
+        "text_encoder": t5(),
+        "vae": vae(),
+        "transformer": PixArtTransformer2DModel(
             num_attention_heads=2,
-            attention_head_dim=8,
+            attention_head_dim=12,
             num_layers=2,
             in_channels=CHANNELS,
             out_channels=2 * CHANNELS if learned_sigma else CHANNELS,
-            cross_attention_dim=16,
+            cross_attention_dim=24,
             caption_channels=WIDTH,
-            sample_size=8,
+            sample_size=sample_size,
             patch_size=2,
-            use_additional_conditions=False,
         ),
-        scheduler=DPMSolverMultistepScheduler(
+        "scheduler": DPMSolverMultistepScheduler(
             beta_schedule="linear", beta_start=0.0001, beta_end=0.02, algorithm_type="dpmsolver++"
         ),
-    )
+    }
 
 
 def sana(qk_norm: str | None = None) -> Any:
@@ -667,6 +680,7 @@ BUILDERS: dict[str, Callable[..., Any]] = {
     "sdxl": sdxl,
     "kolors": kolors,
     "pixart": pixart,
+    "pixart_alpha": pixart_alpha,
     "sana": sana,
     "sd3": sd3,
     "flux": flux,
@@ -682,6 +696,7 @@ CALL: dict[str, dict[str, Any]] = {
     "sd": {},
     "sdxl": {},
     "kolors": {},
+    "pixart_alpha": {"max_sequence_length": TOKENS, "clean_caption": False, "use_resolution_binning": False},
     "pixart": {"max_sequence_length": TOKENS, "clean_caption": False, "use_resolution_binning": False},
     "sana": {"max_sequence_length": TOKENS, "use_resolution_binning": False},
     "sd3": {"max_sequence_length": TOKENS},

@@ -22,6 +22,7 @@ FAMILIES: dict[str, tuple[str, str]] = {
     "sdxl": ("StableDiffusionXLPipeline", "matchgraph.training.pipelines.families.sdxl"),
     "kolors": ("KolorsPipeline", "matchgraph.training.pipelines.families.kolors"),
     "pixart": ("PixArtSigmaPipeline", "matchgraph.training.pipelines.families.pixart"),
+    "pixart_alpha": ("PixArtAlphaPipeline", "matchgraph.training.pipelines.families.pixart_alpha"),
     "sana": ("SanaPipeline", "matchgraph.training.pipelines.families.sana"),
     "sd3": ("StableDiffusion3Pipeline", "matchgraph.training.pipelines.families.sd3"),
     "flux": ("FluxPipeline", "matchgraph.training.pipelines.families.flux"),

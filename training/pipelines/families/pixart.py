@@ -10,9 +10,6 @@ from matchgraph.training.pipelines.families.base import Conditioning, Family
 if TYPE_CHECKING:
     import torch
 
-# The prompt length that PixArt-Sigma was trained with (the pipeline's own default).
-MAX_PROMPT_TOKENS = 300
-
 
 class PixArtSigma(Family):
     """`PixArtSigmaPipeline`.
@@ -23,7 +20,12 @@ class PixArtSigma(Family):
     Source:
         The noise's part of the objective of Chen et al., "PixArt-Sigma" (2024), as in the LoRA script of its
         authors' repository (`train_pixart_lora_hf.py`), on the layers of diffusers' own scripts.
+
+    Attributes:
+        max_prompt_tokens: the length that it was trained with, the default of the pipeline's call.
     """
+
+    max_prompt_tokens: ClassVar[int] = 300
 
     name = "pixart"
     pipeline_class = "PixArtSigmaPipeline"
@@ -39,7 +41,7 @@ class PixArtSigma(Family):
     }
 
     def _prompt_tokens(self, pipe: Any) -> int:
-        return min(MAX_PROMPT_TOKENS, pipe.tokenizer.model_max_length)
+        return min(self.max_prompt_tokens, pipe.tokenizer.model_max_length)
 
     def encode_prompts(self, pipe: Any, prompts: Sequence[str]) -> Conditioning:
         import torch
@@ -61,7 +63,7 @@ class PixArtSigma(Family):
 
     def predict(
         self,
-        pipe: Any,  # noqa: ARG002
+        pipe: Any,
         denoiser: torch.nn.Module,
         noisy: torch.Tensor,
         levels: torch.Tensor,
@@ -73,12 +75,16 @@ class PixArtSigma(Family):
             encoder_hidden_states=conditioning["prompt_embeds"],
             encoder_attention_mask=conditioning["prompt_attention_mask"],
             timestep=levels,
-            added_cond_kwargs={"resolution": None, "aspect_ratio": None},
+            added_cond_kwargs=self.micro_conditions(pipe, noisy),
             return_dict=False,
         )[0]
         if predicted.shape[1] == 2 * noisy.shape[1]:
             predicted = predicted.chunk(2, dim=1)[0]
         return predicted
+
+    def micro_conditions(self, pipe: Any, noisy: torch.Tensor) -> dict[str, Any]:  # noqa: ARG002
+        """What the denoiser is told of the image's size; PixArt-Sigma is told nothing."""
+        return {"resolution": None, "aspect_ratio": None}
 
 
 FAMILY = PixArtSigma()
