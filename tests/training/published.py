@@ -60,12 +60,15 @@ T5_XXL = {
     "num_layers": 1,
     "feed_forward_proj": "gated-gelu",
 }
-# Of FLUX.1, which others took over.
-FLUX_VAE = {
+# Of Stable Diffusion and of FLUX.1, which others took over.
+VAE = {
     "block_out_channels": [128, 256, 512, 512],
     "down_block_types": ["DownEncoderBlock2D"] * 4,
     "up_block_types": ["UpDecoderBlock2D"] * 4,
     "layers_per_block": 2,
+}
+FLUX_VAE = {
+    **VAE,
     "latent_channels": 16,
     "scaling_factor": 0.3611,
     "shift_factor": 0.1159,
@@ -73,6 +76,23 @@ FLUX_VAE = {
     "use_post_quant_conv": False,
 }
 MODELS = {
+    # fal/AuraFlow-v0.3: "6.8B".
+    "aura_flow": Published(
+        index={
+            "scheduler": FLOW,
+            "text_encoder": ["transformers", "UMT5EncoderModel"],
+            "tokenizer": ["transformers", "LlamaTokenizerFast"],
+            "transformer": ["diffusers", "AuraFlowTransformer2DModel"],
+            "vae": ["diffusers", "AutoencoderKL"],
+        },
+        configs={
+            "text_encoder": T5_XXL | {"d_model": 2048, "d_ff": 5120, "num_heads": 32},
+            "transformer": {"pos_embed_max_size": 9216},
+            "vae": VAE,
+        },
+        depths={"num_mmdit_layers": 4, "num_single_dit_layers": 32},
+        billions=6.8,
+    ),
     # lodestones/Chroma1-HD: "8.9B parameter".
     "chroma": Published(
         index={
@@ -119,7 +139,7 @@ MODELS = {
         configs={
             "text_encoder": T5_XXL,
             "transformer": {"sample_size": 128, "caption_channels": 4096},
-            "vae": {name: FLUX_VAE[name] for name in list(FLUX_VAE)[:4]},
+            "vae": VAE,
         },
         depths={"num_layers": 28},
         billions=0.61,

@@ -395,6 +395,22 @@ def test_flux_loss_is_rectified_flow_on_packed_latents(tiny_folder, latents, gui
     )
 
 
+def test_aura_flow_loss_is_rectified_flow_at_logit_normal_sigmas(loaded, latents):
+    pipe, own = loaded["aura_flow"]
+    conditioning = own.encode_prompts(pipe, PROMPTS)
+    with torch.no_grad():
+        _, _, empty, _ = pipe.encode_prompt(["a cat"], max_sequence_length=tiny.TOKENS)
+    torch.testing.assert_close(conditioning["prompt_embeds"][1:2], empty)
+    sigma, noise, noisy = flowed(latents, logit_normal=True, shift=1.73)
+    predicted = pipe.transformer(
+        noisy, encoder_hidden_states=conditioning["prompt_embeds"], timestep=sigma
+    ).sample
+    expected = ((predicted - (noise - latents)) ** 2).mean()
+    torch.testing.assert_close(
+        own.loss(pipe, pipe.transformer, latents, conditioning, generator(7)), expected
+    )
+
+
 @pytest.mark.parametrize("checkpointed", [False, True])
 def test_chroma_loss_is_rectified_flow_with_the_mask_of_the_pipelines_call(loaded, latents, checkpointed):
     pipe, own = loaded["chroma"]
@@ -690,6 +706,7 @@ def test_schedulers_of_another_process_are_refused(loaded):
         ("qwen_image", DDIMScheduler()),
         ("flux2_klein", DDIMScheduler()),
         ("chroma", DDIMScheduler()),
+        ("aura_flow", DDIMScheduler()),
         ("z_image", DDIMScheduler()),
     ]:
         pipe, own = loaded[name]

@@ -61,21 +61,21 @@ def t5_tokenizer() -> Any:
     return T5Tokenizer(vocab=[(piece, -1.0) for piece in pieces], extra_ids=0, model_max_length=TOKENS)
 
 
+T5_SIZES = {
+    "vocab_size": 30,
+    "d_kv": 8,
+    "d_ff": 64,
+    "num_layers": 2,
+    "num_heads": 2,
+    "feed_forward_proj": "gated-gelu",
+    "dropout_rate": 0.0,
+}
+
+
 def t5(width: int = WIDTH) -> Any:
     from transformers import T5Config, T5EncoderModel
 
-    return T5EncoderModel(
-        T5Config(
-            vocab_size=30,
-            d_model=width,
-            d_kv=8,
-            d_ff=64,
-            num_layers=2,
-            num_heads=2,
-            feed_forward_proj="gated-gelu",
-            dropout_rate=0.0,
-        )
-    )
+    return T5EncoderModel(T5Config(**T5_SIZES, d_model=width))
 
 
 def gemma_tokenizer() -> Any:
@@ -457,6 +457,39 @@ def flux(guidance_embeds: bool = True) -> Any:
     )
 
 
+def aura_flow() -> Any:
+    from diffusers import AuraFlowPipeline, AuraFlowTransformer2DModel, FlowMatchEulerDiscreteScheduler
+    from transformers import UMT5Config, UMT5EncoderModel
+
+    torch.manual_seed(15)
+    pipe = AuraFlowPipeline(
+        tokenizer=t5_tokenizer(),
+        text_encoder=UMT5EncoderModel(UMT5Config(**T5_SIZES, d_model=WIDTH)),
+        vae=vae(),
+        transformer=AuraFlowTransformer2DModel(
+            sample_size=8,
+            in_channels=CHANNELS,
+            out_channels=CHANNELS,
+            num_mmdit_layers=1,
+            num_single_dit_layers=1,
+            attention_head_dim=8,
+            num_attention_heads=2,
+            joint_attention_dim=WIDTH,
+            caption_projection_dim=16,
+            pos_embed_max_size=64,
+        ),
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=1.73),
+    )
+    # Attention of random weights hardly shows behind gates of random weights.
+    with torch.no_grad():
+        for block in (
+            *pipe.transformer.joint_transformer_blocks,
+            *pipe.transformer.single_transformer_blocks,
+        ):
+            block.norm1.linear.weight.mul_(30)
+    return pipe
+
+
 def chroma() -> Any:
     from diffusers import ChromaPipeline, ChromaTransformer2DModel, FlowMatchEulerDiscreteScheduler
 
@@ -671,6 +704,7 @@ def qwen_image() -> Any:
 
 
 BUILDERS: dict[str, Callable[..., Any]] = {
+    "aura_flow": aura_flow,
     "chroma": chroma,
     "flux2_klein": flux2_klein,
     "qwen_image": qwen_image,
@@ -690,6 +724,7 @@ BUILDERS: dict[str, Callable[..., Any]] = {
 CALL: dict[str, dict[str, Any]] = {
     "lumina2": {"max_sequence_length": TOKENS},
     "z_image": {"max_sequence_length": TOKENS},
+    "aura_flow": {"max_sequence_length": TOKENS},
     "chroma": {"max_sequence_length": TOKENS},
     "flux2_klein": {"max_sequence_length": TOKENS},
     "qwen_image": {"max_sequence_length": TOKENS},

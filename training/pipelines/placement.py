@@ -18,7 +18,14 @@ if TYPE_CHECKING:
     from matchgraph.training.pipelines.families.base import Family
 
 # Lists of repeated blocks, as the networks of diffusers and transformers call them.
-BLOCK_LISTS = ("transformer_blocks", "single_transformer_blocks", "resnets", "layers", "block")
+BLOCK_LISTS = (
+    "transformer_blocks",
+    "joint_transformer_blocks",
+    "single_transformer_blocks",
+    "resnets",
+    "layers",
+    "block",
+)
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ FAMILIES: dict[str, tuple[str, str]] = {
     "sana": ("SanaPipeline", "matchgraph.training.pipelines.families.sana"),
     "sd3": ("StableDiffusion3Pipeline", "matchgraph.training.pipelines.families.sd3"),
     "flux": ("FluxPipeline", "matchgraph.training.pipelines.families.flux"),
+    "aura_flow": ("AuraFlowPipeline", "matchgraph.training.pipelines.families.aura_flow"),
     "chroma": ("ChromaPipeline", "matchgraph.training.pipelines.families.chroma"),
     "flux2_klein": ("Flux2KleinPipeline", "matchgraph.training.pipelines.families.flux2"),
     "qwen_image": ("QwenImagePipeline", "matchgraph.training.pipelines.families.qwen_image"),
