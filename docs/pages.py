@@ -138,9 +138,13 @@ def families_page() -> str:
     aliases = ", ".join(f"`{pipeline}` (as `{name}`)" for pipeline, name in ALIASES.items())
     return (
         "# Model families\n\nPipelines of these diffusers classes are fine-tuned, sampled and priced. Others can be nodes of "
-        "the graph with results that were measured elsewhere.\n\n| family | pipeline class | module |\n|---|---|---|\n"
+        "the graph with results that were measured elsewhere. Playground v2.5 is trained by the objective of its EDM scheduler.\n\n| family | pipeline class | module |\n|---|---|---|\n"
         + "\n".join(rows)
-        + f"\n\nAlso: {aliases}. [Contributing](../contributing.md#how-to-add) says how to add one.\n"
+        + f"\n\nAlso: {aliases}. [Contributing](../contributing.md#how-to-add) says how to add one.\n\n"
+        "Left out, and why: Sana-Sprint is trained by distillation from a teacher, and no objective for fine-tuning it is "
+        "published. The folder of HiDream-I1 lacks its fourth text encoder (Llama 3.1), which has to be given apart. CogView4 "
+        "fills each prompt up to the longest of its batch without a mask, so a prompt has no encoding of its own to be kept. "
+        "Not done yet: FLUX.2-dev and Hunyuan-DiT.\n"
     )
 
 

@@ -273,6 +273,38 @@ def test_sdxl_and_kolors_losses_are_told_of_sizes_and_pooled_prompts(tiny_folder
     assert not torch.allclose(known, unknown)
 
 
+@pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
+def test_playground_is_trained_to_denoise_as_edm_does(tiny_folder, latents, prediction_type):
+    pipe, own = load_pipeline(tiny_folder("sdxl", prediction_type=prediction_type, edm=True), device="cpu")
+    conditioning = own.encode_prompts(pipe, PROMPTS)
+    draws = generator(7)
+    places = torch.randint(0, 1000, (3,), generator=draws).double() / 1000
+    noise = torch.randn(latents.shape, generator=draws)
+    # Karras et al., Eq. 5 and Table 1, with sigma_data 0.5.
+    s = ((80 ** (1 / 7) + places * (0.002 ** (1 / 7) - 80 ** (1 / 7))) ** 7).float().view(-1, 1, 1, 1)
+    noisy, spread = latents + s * noise, s**2 + 0.5**2
+    predicted = pipe.unet(
+        noisy / spread.sqrt(),
+        s.flatten().log() / 4,
+        encoder_hidden_states=conditioning["prompt_embeds"],
+        added_cond_kwargs={
+            "text_embeds": conditioning["pooled_prompt_embeds"],
+            "time_ids": torch.tensor([[32.0, 32, 0, 0, 32, 32]] * 3),
+        },
+    ).sample
+    sign = 1 if prediction_type == "epsilon" else -1
+    denoised = 0.5**2 / spread * noisy + sign * s * 0.5 / spread.sqrt() * predicted
+    expected = ((denoised - latents) ** 2).mean()
+    loss = own.loss(pipe, pipe.unet, latents, conditioning, generator(7))
+    torch.testing.assert_close(loss, expected)
+    # Sampling leaves the grid of training alone, and a batch may come in passes.
+    pipe.scheduler.set_timesteps(3)
+    passes = [
+        own.loss(pipe, pipe.unet, latents, conditioning, generator(7), slice(n, n + 1)) for n in range(3)
+    ]
+    torch.testing.assert_close(sum(passes) / 3, expected)
+
+
 def test_sizes_are_named_as_the_pipeline_names_them(loaded):
     pipe, own = loaded["sdxl"]
     for size, original, corner in [((100, 80), (80, 100), (0, 4)), ((32, 32), (32, 32), (0, 0))]:

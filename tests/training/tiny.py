@@ -287,9 +287,12 @@ def sdxl(
     prediction_type: str = "epsilon",
     mid_block_type: str = "UNetMidBlock2DCrossAttn",
     force_zeros_for_empty_prompt: bool = True,
+    edm: bool = False,
 ) -> Any:
-    """SDXL; Segmind-Vega is the same with a middle block without attention (`UNetMidBlock2D`)."""
-    from diffusers import StableDiffusionXLPipeline
+    """SDXL; Segmind-Vega is the same with a middle block without attention (`UNetMidBlock2D`), and Playground
+    v2.5 with a scheduler of the EDM process (`edm`).
+    """
+    from diffusers import EDMDPMSolverMultistepScheduler, StableDiffusionXLPipeline
     from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
     torch.manual_seed(4)
@@ -300,7 +303,11 @@ def sdxl(
         tokenizer=tokenizer(),
         tokenizer_2=tokenizer(),
         unet=conditioned_unet(POOLED, cross_attention_dim=2 * WIDTH, mid_block_type=mid_block_type),
-        scheduler=euler(prediction_type=prediction_type),
+        scheduler=(
+            EDMDPMSolverMultistepScheduler(prediction_type=prediction_type)
+            if edm
+            else euler(prediction_type=prediction_type)
+        ),
         force_zeros_for_empty_prompt=force_zeros_for_empty_prompt,
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from matchgraph.training.errors import UnsupportedScheduler
@@ -9,6 +10,16 @@ from matchgraph.training.errors import UnsupportedScheduler
 if TYPE_CHECKING:
     import torch
 
+# What the process of an EDM scheduler depends on.
+EDM_FIELDS = (
+    "sigma_min",
+    "sigma_max",
+    "sigma_data",
+    "sigma_schedule",
+    "num_train_timesteps",
+    "prediction_type",
+    "rho",
+)
 Density: TypeAlias = Literal["uniform", "logit_normal"]
 
 
@@ -56,6 +67,45 @@ def diffuse(
     noisy = kept.sqrt() * latents + (1 - kept).sqrt() * noise
     target = noise if prediction == "epsilon" else kept.sqrt() * noise - (1 - kept).sqrt() * latents
     return noisy, timesteps.to(latents.device), target
+
+
+def is_edm(scheduler: Any) -> bool:
+    """Whether a scheduler is one of Karras et al.'s process, by its class."""
+    return type(scheduler).__name__.startswith("EDM")
+
+
+def denoise(
+    scheduler: Any, latents: torch.Tensor, generator: torch.Generator
+) -> tuple[torch.Tensor, torch.Tensor, Callable[[torch.Tensor, slice], torch.Tensor]]:
+    """Noise latents to uniformly drawn places of an EDM scheduler's grid; what to predict is the latents.
+
+    Args:
+        scheduler: of diffusers' EDM schedulers; only its configuration is read.
+        latents: float32, (n, channels, h, w).
+        generator: CPU generator.
+
+    Returns:
+        The denoiser's input c_in (x + sigma noise), its times c_noise (n,), and a function that makes
+        denoised latents c_skip (x + sigma noise) + c_out F of its output F for some of the rows.
+
+    Source:
+        Karras et al., "Elucidating the design space" (2022), Table 1; unweighted, as diffusers'
+        `train_dreambooth_lora_sdxl.py` has it for such schedulers.
+    """
+    import diffusers
+    import torch
+
+    config = scheduler.config
+    process = diffusers.EDMEulerScheduler(**{name: config[name] for name in EDM_FIELDS})
+    places = torch.randint(0, config["num_train_timesteps"], (len(latents),), generator=generator)
+    noise = training_noise(latents, generator)
+    sigmas = process.sigmas[places].to(latents.device).view(-1, 1, 1, 1)
+    noisy = latents + sigmas * noise
+
+    def denoised(outputs: torch.Tensor, rows: slice) -> torch.Tensor:
+        return process.precondition_outputs(noisy[rows], outputs, sigmas[rows])
+
+    return process.precondition_inputs(noisy, sigmas), process.precondition_noise(sigmas.flatten()), denoised
 
 
 def draw_sigmas(scheduler: Any, count: int, generator: torch.Generator, density: Density) -> torch.Tensor:

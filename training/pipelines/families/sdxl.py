@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from matchgraph.training.pipelines.families.base import Conditioning, Family, without_empty
+from matchgraph.training.pipelines.families.objectives import denoise, is_edm
 from matchgraph.training.pipelines.samplers import guidance_embedding
 
 if TYPE_CHECKING:
@@ -16,11 +17,13 @@ TIME_IDS = "time_ids"
 
 
 class StableDiffusionXL(Family):
-    """`StableDiffusionXLPipeline`: SDXL, its fine-tunes such as Juggernaut, and Segmind-Vega.
+    """`StableDiffusionXLPipeline`: SDXL, its fine-tunes such as Juggernaut, Segmind-Vega, Playground v2.5.
 
     Source:
         Objective, size conditioning and LoRA layers are those of diffusers'
-        `train_text_to_image_lora_sdxl.py`; Podell et al., "SDXL" (2023), section 2.2.
+        `train_text_to_image_lora_sdxl.py`; Podell et al., "SDXL" (2023), section 2.2. With an EDM scheduler,
+        as Playground v2.5 has, the objective is that of diffusers' `train_dreambooth_lora_sdxl.py`, see
+        `objectives.denoise`.
     """
 
     name = "sdxl"
@@ -64,6 +67,25 @@ class StableDiffusionXL(Family):
             top, left = ((side * scale - resolution_px) / 2 for side in (height, width))
             rows.append([height, width, round(top), round(left), resolution_px, resolution_px])
         return {TIME_IDS: torch.tensor(rows, dtype=torch.float32, device=pipe.device)}
+
+    def loss(
+        self,
+        pipe: Any,
+        denoiser: torch.nn.Module,
+        latents: torch.Tensor,
+        conditioning: Conditioning,
+        generator: torch.Generator,
+        rows: slice = slice(None),
+    ) -> torch.Tensor:
+        """See `Family.loss`."""
+        if not is_edm(pipe.scheduler):
+            return super().loss(pipe, denoiser, latents, conditioning, generator, rows)
+        import torch
+
+        noisy, levels, denoised = denoise(pipe.scheduler, latents, generator)
+        shown = {name: values[rows] for name, values in conditioning.items()}
+        predicted = self.predict(pipe, denoiser, noisy[rows], levels[rows], shown)
+        return torch.nn.functional.mse_loss(denoised(predicted.float(), rows), latents[rows])
 
     def predict(
         self,
