@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from matchgraph.graphdb.errors import DatabaseFailed, GraphError, ServerUnreachable
 from matchgraph.graphdb.prompts import MAX_PROMPT_CHARACTERS, Unit
@@ -47,11 +47,17 @@ Prompt = Annotated[
 
 
 class RouteRequest(BaseModel):
-    """Prompts to decide for, and the budget or lambda."""
+    """A prompt or several to decide for, and the budget or lambda."""
 
-    model_config = ConfigDict(extra="forbid", strict=True)
+    model_config = ConfigDict(
+        extra="forbid",
+        strict=True,
+        json_schema_extra={"oneOf": [{"required": ["prompts"]}, {"required": ["prompt"]}]},
+    )
 
-    prompts: Annotated[list[Prompt], Field(min_length=1, max_length=MAX_PROMPTS)]
+    # Made by factories, so that the description gives them no default, which would not be accepted.
+    prompts: Annotated[list[Prompt], Field(min_length=1, max_length=MAX_PROMPTS, default_factory=list)]
+    prompt: Annotated[Prompt, Field(default_factory=str, description="In place of `prompts`.")]
     metric: Annotated[
         str | None, Field(description="Quality metric to route by; the service's first by default.")
     ] = None
@@ -74,6 +80,14 @@ class RouteRequest(BaseModel):
             description="Quality that a unit of cost is worth, in place of a budget.",
         ),
     ] = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def one_of_both(cls, given: Any) -> Any:
+        """Refuse a request with neither prompts nor a prompt, or with both."""
+        if isinstance(given, dict) and ("prompt" in given) == ("prompts" in given):
+            raise ValueError("give `prompts` or `prompt`, not both")
+        return given
 
 
 class OptionAnswer(BaseModel):
@@ -165,12 +179,14 @@ def create_app(served: Mapping[str, Served], check_graph: Callable[[], None]) ->
     Returns:
         An ASGI application.
     """
-    from fastapi import FastAPI, Request, Response
+    from fastapi import Request, Response
     from fastapi.exceptions import RequestValidationError
     from fastapi.responses import JSONResponse
+    from fastapi_offline import FastAPIOffline
     from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Histogram, generate_latest
 
-    app = FastAPI(title="matchgraph routing", version="1", description=(__doc__ or "").split("\n", 1)[0])
+    description = (__doc__ or "").split("\n", 1)[0]
+    app = FastAPIOffline(title="matchgraph routing", version="1", description=description, redoc_url=None)
     registry = CollectorRegistry()
     requests = Counter("matchgraph_requests", "Requests", ("path", "status"), registry=registry)
     latency = Histogram(
@@ -207,7 +223,7 @@ def create_app(served: Mapping[str, Served], check_graph: Callable[[], None]) ->
         began = time.perf_counter()
         own = served[metric]
         lam = request.lam if request.budget is None else own.lambda_for(request.budget)
-        made = own.router.decide(request.prompts, lam)
+        made = own.router.decide(request.prompts or [request.prompt], lam)
         latency.observe(time.perf_counter() - began)
         for decision in made:
             decisions.labels(metric, decision.variant).inc()
@@ -250,7 +266,7 @@ def create_app(served: Mapping[str, Served], check_graph: Callable[[], None]) ->
         if first["type"] == "json_invalid":
             return problem(422, f"The body is not JSON: {first['ctx']['error']}.")
         where = ".".join(str(part) for part in first["loc"][1:]) or "request"
-        return problem(422, f"{where}: {first['msg']}")
+        return problem(422, f"{where}: {first['msg'].removeprefix('Value error, ')}")
 
     @app.exception_handler(Refused)
     def refused(_: Request, error: Refused) -> JSONResponse:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import socket
 import subprocess
 import sys
@@ -167,6 +168,8 @@ def test_it_decides_as_the_router_does(client: TestClient, served: dict[str, Ser
             assert given["lambda"] == 0.02
             assert given["quality"] == pytest.approx(decision.quality)
             assert [option["cost"] for option in given["options"]] == [1, 4, 20]
+        single = client.post("/v1/route", json={"prompt": wanted[0], "metric": metric, "lambda": 0.02})
+        assert single.json()["decisions"] == answer.json()["decisions"][:1]
 
 
 def test_a_budget_becomes_the_lambda_of_the_validation_prompts(
@@ -192,6 +195,8 @@ def test_a_budget_becomes_the_lambda_of_the_validation_prompts(
         (b"\xff\xfe", 422, "not JSON"),
         (b"[" * 100_000, 400, "body"),
         (b"null", 422, "object"),
+        (b"{}", 422, "request: give `prompts` or `prompt`"),
+        (b'{"prompt": "a", "prompts": ["b"]}', 422, "not both"),
         (json.dumps({"prompts": []}).encode(), 422, "prompts: "),
         (json.dumps({"prompts": [""]}).encode(), 422, "prompts.0: "),
         (json.dumps({"prompts": [" \t\u3000"]}).encode(), 422, "prompts.0: "),
@@ -253,6 +258,14 @@ def live(served: dict[str, Served], hasty: Runner) -> Iterator[str]:
     yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
     server.should_exit = True
     thread.join(timeout=10)
+
+
+def test_its_page_of_documentation_needs_no_network(client: TestClient) -> None:
+    page = client.get("/docs").text
+    assert "//" not in page
+    files = re.findall(r'(?:src|href)="([^"]+)"', page)
+    assert files
+    assert {client.get(file).status_code for file in files} == {200}
 
 
 def test_it_keeps_to_its_own_description(live: str, tmp_path: Path) -> None:
