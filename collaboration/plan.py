@@ -5,17 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
-from weakref import WeakKeyDictionary
 
 from matchgraph.collaboration.errors import InvalidPlan
 from matchgraph.drawing import Drawing
 
 if TYPE_CHECKING:
     from matchgraph.training.pipelines.loading import LoadedPipeline
-    from matchgraph.training.pipelines.profile import PipelineProfiler
-
-# A pipeline is built on the meta device once, and once more for each ControlNet.
-_PROFILERS: WeakKeyDictionary[LoadedPipeline, dict[str, PipelineProfiler]] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True)
@@ -102,12 +97,9 @@ def price(loaded: LoadedPipeline, drawing: Drawing) -> float:
     Raises:
         TrainingError: the folder cannot be priced.
     """
-    from matchgraph.training.pipelines.profile import PipelineProfiler
+    from matchgraph.training.pipelines.profile import profiler_of
 
     controlnet = loaded.pipe.components.get("controlnet")
-    config = None if controlnet is None else dict(controlnet.config)
-    profilers = _PROFILERS.setdefault(loaded, {})
-    if repr(config) not in profilers:
-        profilers[repr(config)] = PipelineProfiler(loaded.folder, config)
-    profile = profilers[repr(config)].price(**asdict(drawing))
+    profiler = profiler_of(loaded.folder, None if controlnet is None else controlnet.config)
+    profile = profiler.price(**asdict(drawing))
     return float(profile.parts["denoising"] + profile.parts["control"])

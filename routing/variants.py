@@ -43,9 +43,9 @@ def variants_of(
     Source:
         CATImage, Table 2: 11.97 TFLOP for a step of SDXL.
     """
-    from matchgraph.training.pipelines.profile import PipelineProfiler
+    from matchgraph.training.pipelines.profile import profiler_of
 
-    profiler = PipelineProfiler(folder)
+    profiler = profiler_of(folder)
     made = []
     for count in sorted(set(steps)):
         profile = profiler.price(

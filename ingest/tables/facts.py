@@ -118,10 +118,10 @@ def profile_facts(model: Model, known: Mapping[str, Any]) -> tuple[dict[str, Any
     if known.get("tflop_protocol") == PROTOCOL and {"params", "tflop"} <= set(known):
         return {}, []
     from matchgraph.training.errors import TrainingError
-    from matchgraph.training.pipelines.profile import PipelineProfiler
+    from matchgraph.training.pipelines.profile import profiler_of
 
     try:
-        profile = PipelineProfiler(model.properties["source"]).price(protocol=PROTOCOL)
+        profile = profiler_of(model.properties["source"]).price(protocol=PROTOCOL)
     except TrainingError as error:
         return {}, [f"{model.id}: tflop is left out: {error}"]
     return {

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cache
-
 import numpy as np
 import pytest
 
@@ -12,11 +10,9 @@ from matchgraph.minizoo import ROOT
 from matchgraph.routing.variants import variants_of
 from matchgraph.training.config import SampleConfig
 from matchgraph.training.errors import InvalidConfig
-from matchgraph.training.pipelines import profile
 from matchgraph.training.pipelines.loading import opened
 from matchgraph.training.sampling.generate import sample_images
 
-BUILT_ONCE = cache(profile.PipelineProfiler)
 SDXL = ROOT.parent / "zoo" / "sdxl-base"
 # CATImage, Tables 1 and 2: what one image costs, in TFLOP, by numbers of steps.
 PRINTED = {9: 107.73, 10: 119.70, 20: 239.40, 22: 263.34, 50: 598.50, 65: 778.05, 100: 1197.00}
@@ -34,10 +30,7 @@ PRINTED = {9: 107.73, 10: 119.70, 20: 239.40, 22: 263.34, 50: 598.50, 65: 778.05
     ],
     ids=["euler", "ddim", "deepcache", "lightning", "turbo"],
 )
-def test_sdxl_costs_what_the_paper_says(
-    how: dict, printed: dict[int, float], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(profile, "PipelineProfiler", BUILT_ONCE)
+def test_sdxl_costs_what_the_paper_says(how: dict, printed: dict[int, float]) -> None:
     variants = variants_of("sdxl", SDXL, list(printed), **{"resolution_px": 1024, **how})
     assert {variant.drawing.steps: variant.cost for variant in variants} == {
         steps: pytest.approx(tflop, rel=0.005) for steps, tflop in printed.items()

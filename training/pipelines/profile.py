@@ -6,7 +6,9 @@ from __future__ import annotations
 
 import functools
 import inspect
+import json
 import os
+import threading
 import warnings
 from collections.abc import Callable, Mapping
 from contextlib import contextmanager, suppress
@@ -42,6 +44,8 @@ SMALLEST_BINNED_PX = 256
 PROMPT = "a photograph of a cat"
 DENOISERS = ("unet", "transformer")
 TERA = 1e12
+# Of networks without values: some MB each.
+PROFILERS_KEPT = 16
 
 
 @dataclass(frozen=True)
@@ -138,6 +142,8 @@ class PipelineProfiler:
         """
         self.folder = Path(folder)
         self._costs: list[_Cost] = []
+        # A call's costs are collected here; a second thread's must not come between.
+        self._alone = threading.Lock()
         self._kind_of_pass: Callable[[], bool] | None = None
         index = read_model_index(self.folder)
         with quiet_libraries(), self._explained():
@@ -197,15 +203,17 @@ class PipelineProfiler:
         if protocol not in PROTOCOLS:
             raise InvalidConfig(f"protocol must be one of {', '.join(PROTOCOLS)}, got {protocol!r}.")
         call = call_arguments(self._pipe, steps=steps, guidance=guidance, resolution_px=resolution_px)
-        self._costs.clear()
         own = self._pipe.scheduler
         with (
+            self._alone,
             drawing_with(self._pipe, sampler),
             caching(self._pipe, cache_interval) as whole,
             quiet_libraries(),
             self._explained(),
             torch.no_grad(),
         ):
+            costs: list[_Cost] = []
+            self._costs = costs
             # Passes that reuse layers cost less, and need a whole one before them.
             self._kind_of_pass = None if cache_interval == 1 else whole
             if self._pipe.scheduler is not own:
@@ -216,8 +224,8 @@ class PipelineProfiler:
             self._pipe(prompt=PROMPT, output_type="pt", **call)
         counted = {"paper": lambda cost: cost.flop, "full": lambda cost: cost.flop + cost.attention_flop}
         flop = counted[protocol]
-        parts = {part: sum(flop(cost) for cost in self._costs if cost.part == part) / TERA for part in PARTS}
-        forwards = [cost for cost in self._costs if cost.part == "denoising"]
+        parts = {part: sum(flop(cost) for cost in costs if cost.part == part) / TERA for part in PARTS}
+        forwards = [cost for cost in costs if cost.part == "denoising"]
         return PipelineProfile(
             pipeline=type(self._pipe).__name__,
             denoiser=type(self._denoiser).__name__,
@@ -229,8 +237,8 @@ class PipelineProfiler:
             calls=len(forwards),
             rows=forwards[0].rows,
             protocol=protocol,
-            tflop=sum(flop(cost) for cost in self._costs) / TERA,
-            tflop_with_attention=sum(counted["full"](cost) for cost in self._costs) / TERA,
+            tflop=sum(flop(cost) for cost in costs) / TERA,
+            tflop_with_attention=sum(counted["full"](cost) for cost in costs) / TERA,
             parts=parts,
             forward_tflop=flop(forwards[0]) / forwards[0].rows / TERA,
             notes=self._notes,
@@ -273,6 +281,27 @@ class PipelineProfiler:
             raise CannotProfile(
                 f"{self.folder} cannot be profiled: {type(error).__name__}: {first_line(error)}"
             ) from error
+
+
+def profiler_of(
+    folder: str | os.PathLike[str], controlnet: Mapping[str, Any] | None = None
+) -> PipelineProfiler:
+    """The profiler of a folder; the one built before while the folder's configs are the same.
+
+    Args:
+        folder: see `PipelineProfiler`.
+        controlnet: see `PipelineProfiler`.
+    """
+    states = []
+    for file in sorted(Path(folder).rglob("*.json")):
+        state = file.stat()
+        states.append((str(file), state.st_mtime_ns, state.st_size))
+    return _built(str(folder), tuple(states), None if controlnet is None else json.dumps(dict(controlnet)))
+
+
+@functools.lru_cache(maxsize=PROFILERS_KEPT)
+def _built(folder: str, states: object, controlnet: str | None) -> PipelineProfiler:  # noqa: ARG001
+    return PipelineProfiler(folder, None if controlnet is None else json.loads(controlnet))
 
 
 def call_arguments(
