@@ -28,19 +28,18 @@ SLACK = 1e-5
 BATCH = 256
 
 
-def leading_directions(covariances: Sequence[np.ndarray], count: int = DIRECTIONS) -> np.ndarray:
+def leading_directions(covariances: Sequence[np.ndarray]) -> np.ndarray:
     """The directions in which Gaussians vary most on average.
 
     Args:
         covariances: (d, d) each, at least one.
-        count: how many directions; all where there are fewer.
 
     Returns:
-        float32, (d, min(count, d)), orthonormal columns.
+        float32, (d, min(64, d)), orthonormal columns.
     """
     pooled = sum(covariances) / len(covariances)
     _, vectors = np.linalg.eigh(pooled)
-    return np.ascontiguousarray(vectors[:, ::-1][:, :count], dtype=np.float32)
+    return np.ascontiguousarray(vectors[:, ::-1][:, :DIRECTIONS], dtype=np.float32)
 
 
 def projected_factor(covariance: np.ndarray, directions: np.ndarray) -> np.ndarray:

@@ -41,7 +41,7 @@ def sample(own: Statistics) -> Sample:
 @pytest.fixture
 def known(graph: MatchingGraph, monkeypatch: pytest.MonkeyPatch) -> list[Statistics]:
     """Datasets of several styles, sketched in fewer directions than there are dimensions."""
-    monkeypatch.setattr(sketches.leading_directions, "__defaults__", (4,))
+    monkeypatch.setattr(sketches, "DIRECTIONS", 4)
     monkeypatch.setattr(nearest, "BATCH", 4)
     generator = np.random.default_rng(0)
     # Of few images too, whose covariances have no full rank.
