@@ -149,6 +149,7 @@ def choose(
     Raises:
         BudgetTooSmall: the cheapest candidate of the chosen models costs more.
         NotChosen: an adapter is of no chosen model.
+        InvalidValue: a candidate of the router is not drawn by a pipeline of the graph.
         RoutingError, CollaborationError, TrainingError: something about router, students or files.
     """
     from matchgraph.training.images import list_captioned_images, load_rgb

@@ -315,6 +315,7 @@ def score(
 
     Raises:
         UnknownCandidate: a candidate is not in the graph.
+        InvalidValue: one is not drawn by a pipeline of the graph.
     """
     graph = PromptGraph(runner)
     known = {variant.id: variant for variant in graph.variants()}
