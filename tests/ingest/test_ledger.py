@@ -97,12 +97,14 @@ def test_enqueue_needs_model_and_dataset(ledger: Ledger) -> None:
 
 def test_a_claimed_run_is_taken(ledger: Ledger) -> None:
     (run,) = ledger.enqueue([request()])
+    assert ledger.run(run).is_waiting
     held = claim(ledger, run, Owner.here())
     assert (held.attempt, held.fence) == (1, 1)
     assert ledger.claim(run, ELSEWHERE) is None
     assert ledger.claim_next([run], ELSEWHERE) is None
     stored = ledger.run(run)
     assert (stored.status, stored.owner, stored.expired) == (RUNNING, Owner.here(), False)
+    assert (stored.replicate, stored.is_waiting) == (False, False)
     with pytest.raises(UnknownRun):
         ledger.run("0" * 16)
 
@@ -149,6 +151,7 @@ def test_an_expired_lease_goes_to_the_next(ledger: Ledger, runner: Runner) -> No
     first = claim(short, run)
     wait_for_expiry()
     assert ledger.run(run).expired
+    assert ledger.run(run).is_waiting
     second = claim(ledger, run)
     assert (second.attempt, second.fence) == (2, 2)
     assert not ledger.run(run).expired
@@ -176,6 +179,7 @@ def test_an_expired_run_without_attempts_left_is_not_taken(ledger: Ledger, runne
     (run,) = ledger.enqueue([request()], max_attempts=1)
     claim(Ledger(runner, lease_ms=SHORT_MS), run)
     wait_for_expiry()
+    assert not ledger.run(run).is_waiting
     assert ledger.claim(run, ELSEWHERE) is None
     assert ledger.recover(ledger.runs()) == [run]
     assert ledger.run(run).status == FAILED

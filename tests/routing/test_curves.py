@@ -33,8 +33,10 @@ def test_a_curve_is_read_by_interpolation_and_level_past_its_end() -> None:
     curve = DeferralCurve(np.array([1.0, 2.0]), np.array([0.2, 0.6]), np.array([1.0, 0.0]))
     assert curve.quality_at([1.0, 1.5, 2.0, 9.0]).tolist() == pytest.approx([0.2, 0.4, 0.6, 0.6])
     assert np.isnan(curve.quality_at(0.9))
+    # Rounding of a mean of equal costs.
+    assert curve.quality_at(1.0 - 1e-12) == pytest.approx(0.2)
     assert curve.cost_of(0.4) == pytest.approx(1.5)
-    assert curve.cost_of(0.1) == 1.0
+    assert (curve.cost_of(0.1), curve.cost_of(0.2), curve.cost_of(0.6)) == (1.0, 1.0, 2.0)
     assert curve.cost_of(0.7) == float("inf")
     assert curve.area(1.0, 3.0) == pytest.approx((0.4 + 0.6) / 2)
     assert curve.area(1.5, 2.0) == pytest.approx(0.5)
@@ -57,6 +59,10 @@ def test_the_oracle_is_above_everything_and_noise_is_not() -> None:
     generator = np.random.default_rng(1)
     truth = generator.normal([0.0, 0.5, 0.7], size=(300, 3))
     knowing = compare(truth, truth, COST, resamples=200)
+    # From the cheapest choice of the router to the costliest candidate.
+    whole, mixing = (curve(truth, COST).area(1.0, 4.0) for curve in (oracle, random_mixing))
+    assert knowing.area.value == pytest.approx(whole)
+    assert knowing.over_mixing.value == pytest.approx(whole - mixing)
     assert knowing.over_mixing.low > 0
     assert set(knowing.over_candidate) == {0, 1, 2}
     assert knowing.over_candidate[0].value == pytest.approx(0)
