@@ -59,7 +59,8 @@ def too_vague(truth: np.ndarray) -> np.ndarray:
 
 class TestReliability:
     def test_by_hand(self):
-        folds = [fold({"a": 0.9, "b": 0.1}, ("a",)), fold({"a": 0.8, "b": 0.2}, ("a",))]
+        # The third was not measured on the first dataset: the others share its chance.
+        folds = [fold({"a": 0.45, "b": 0.05, "c": 0.5}, ("a",), "ab"), fold({"a": 0.8, "b": 0.2}, ("a",))]
         folds += [fold({"a": 0.7, "b": 0.3}, ("b",)), fold({"a": 0.6, "b": 0.4}, ("a", "b"))]
         low, high = reliability(folds, bins=2)
         assert (low.low, low.high, low.pairs) == (0.1, 0.4, 4)
