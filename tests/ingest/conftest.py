@@ -60,11 +60,11 @@ def edge(runner: Runner) -> dict[str, Any]:
 
 
 @pytest.fixture
-def zoo(graph: MatchingGraph, tmp_path: Path, image_folders: Path) -> MatchingGraph:
+def zoo(graph: MatchingGraph, image_folders: Path) -> MatchingGraph:
     """The graph with the models and datasets of `tests.ingest.stub`."""
     from tests.ingest.stub import fill
 
-    fill(graph, tmp_path / "models", image_folders)
+    fill(graph, image_folders)
     return graph
 
 

@@ -65,11 +65,10 @@ class Silent(Reporter):
         self.ends.append(outcome)
 
 
-def fill(graph: MatchingGraph, models: Path, images: Path) -> None:
+def fill(graph: MatchingGraph, images: Path) -> None:
     """Put two models and two datasets with folders into the graph, and a model from a table."""
     for name in ("sd-1.5", "kolors"):
-        shutil.copytree(ZOO / name, models / name)
-    ingest_models(graph, models)
+        ingest_models(graph, ZOO / name)
     graph.save_models([Model("from-a-table", {"params": 1})])
     names = ("cats", "dogs")
     graph.save_datasets(
@@ -79,6 +78,13 @@ def fill(graph: MatchingGraph, models: Path, images: Path) -> None:
         ],
         [Statistics(name, "abc", "clean", 4, np.zeros(2), np.eye(2)) for name in names],
     )
+
+
+def elsewhere(graph: MatchingGraph, model: str, folder: Path) -> Path:
+    """Copy a model's folder into another one, where the graph then has it."""
+    copied = shutil.copytree(ZOO / model, folder / model)
+    ingest_models(graph, copied)
+    return copied
 
 
 def plan(graph: MatchingGraph, config: RunConfig = CONFIG, **selection: Any) -> Plan:

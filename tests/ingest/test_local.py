@@ -174,7 +174,7 @@ def test_a_child_ends_with_its_parent(
 def test_children_that_die_at_once_end_the_work(
     graph: MatchingGraph, runner: Runner, image_folders: Path, tmp_path: Path
 ) -> None:
-    fill(graph, tmp_path / "models", image_folders)
+    fill(graph, image_folders)
     ledger = Ledger(runner)
     planned = plan(graph)
     queue_plan(ledger, planned, tmp_path)

@@ -14,7 +14,7 @@ from matchgraph.graphdb.repository import MatchingGraph
 from matchgraph.ingest.errors import BadInput, ExtractorMismatch, NothingToDo, SourceChanged
 from matchgraph.ingest.runs.config import Selection
 from matchgraph.ingest.runs.plan import make_plan
-from tests.ingest.stub import CONFIG, plan
+from tests.ingest.stub import CONFIG, elsewhere, plan
 
 
 def test_all_models_and_datasets_with_a_folder_grouped_by_model(zoo: MatchingGraph) -> None:
@@ -58,7 +58,7 @@ def test_changed_or_missing_folders_are_refused(
     (image_folders / "cats" / "metadata.jsonl").unlink()
     with pytest.raises(SourceChanged, match="'cats' has changed since it was ingested"):
         plan(zoo)
-    shutil.rmtree(tmp_path / "models" / "kolors")
+    shutil.rmtree(elsewhere(zoo, "kolors", tmp_path))
     with pytest.raises(SourceChanged, match=r"'kolors', .* does not exist"):
         plan(zoo)
 

@@ -20,7 +20,7 @@ from matchgraph.ingest.tables.models import ingest_models
 from matchgraph.ingest.tables.records import read_records, save_records
 from tests.ingest.conftest import answer, write_images
 from tests.ingest.dump import dump
-from tests.ingest.stub import CONFIG, StubExecutor, do, fill, plan
+from tests.ingest.stub import CONFIG, ZOO, StubExecutor, do, fill, plan
 
 # What stays behind: places and times of the machine that measured, and what the ledger needs of it.
 OF_THE_MACHINE = (
@@ -34,8 +34,7 @@ def measured(graph, runner, tmp_path):
     """A graph with everything that records hold: two models measured on two datasets, and one replicate."""
     for seed, name in enumerate(("cats", "dogs")):
         write_images(tmp_path / "images" / name, seed, ["a", "b", "c", "d"])
-    (tmp_path / "models").mkdir()
-    fill(graph, tmp_path / "models", tmp_path / "images")
+    fill(graph, tmp_path / "images")
     graph.save_models([Model("from-a-table", {"params": 1, "name": "from-a-table"})])
     ledger = Ledger(runner)
     home = tmp_path / "home"
@@ -60,7 +59,8 @@ def measured(graph, runner, tmp_path):
 
 def fill_again(graph, tmp_path) -> None:
     """Tell the graph where the folders are, as `ingest models` and `ingest datasets` do."""
-    ingest_models(graph, tmp_path / "models")
+    for name in ("sd-1.5", "kolors"):
+        ingest_models(graph, ZOO / name)
     own = {d.id: d for d in graph.datasets()}
     for name in ("cats", "dogs"):
         folder = tmp_path / "images" / name

@@ -21,7 +21,7 @@ from matchgraph.ingest.runs.plan import queue_plan
 from matchgraph.ingest.runs.run import Job, OnStep
 from matchgraph.ingest.runs.worker import WorkerOptions, stopped_by_signals, work, work_queue
 from tests.ingest.dump import RUN_TIMES, dump
-from tests.ingest.stub import CONFIG, Silent, StubExecutor, do, failing, plan
+from tests.ingest.stub import CONFIG, Silent, StubExecutor, do, elsewhere, failing, plan
 
 ELSEWHERE = Owner("another-host", 1, 0.0)
 WAIT_S = 10
@@ -148,15 +148,16 @@ def test_a_waiting_worker_finds_runs_that_come_later(zoo: MatchingGraph, ledger:
 def test_what_is_not_here_is_left_to_others(
     zoo: MatchingGraph, ledger: Ledger, home: Path, tmp_path: Path
 ) -> None:
+    folder = elsewhere(zoo, "kolors", tmp_path)
     runs = queue_plan(ledger, plan(zoo), home)
-    (tmp_path / "models" / "kolors").rename(tmp_path / "models" / "away")
+    folder.rename(tmp_path / "away")
     summary = work(zoo, ledger, StubExecutor(), home, Silent())
     assert summary.done == 2
     assert len(summary.not_here) == 2
     for run in ledger.runs(list(summary.not_here)):
         assert (run.status, run.model, run.attempt) == (QUEUED, "kolors", 0)
         assert "does not exist" in str(run.error)
-    (tmp_path / "models" / "away").rename(tmp_path / "models" / "kolors")
+    (tmp_path / "away").rename(folder)
     assert work(zoo, ledger, StubExecutor(), home, Silent()).done == 2
     assert not any(run.error for run in ledger.runs([run.id for run in runs]))
 

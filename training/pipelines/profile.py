@@ -292,8 +292,10 @@ def profiler_of(
         folder: see `PipelineProfiler`.
         controlnet: see `PipelineProfiler`.
     """
+    # Of a folder that is linked to from several places there is one profiler.
+    folder = Path(folder).resolve()
     states = []
-    for file in sorted(Path(folder).rglob("*.json")):
+    for file in sorted(folder.rglob("*.json")):
         state = file.stat()
         states.append((str(file), state.st_mtime_ns, state.st_size))
     return _built(str(folder), tuple(states), None if controlnet is None else json.dumps(dict(controlnet)))
