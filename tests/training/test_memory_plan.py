@@ -9,7 +9,7 @@ import pytest
 
 from matchgraph.training.memory.footprint import Footprint, footprint
 from matchgraph.training.memory.plan import GIB, STAGES, Work, plan_memory
-from matchgraph.training.pipelines.families import FAMILIES
+from tests.training import published
 
 ZOO = Path(__file__).parents[2] / "zoo"
 # One of each architecture: the others' networks are those of one of these, or smaller.
@@ -51,10 +51,8 @@ def test_every_model_fits_a_card_of_24_gib(model):
     assert len(plan_memory(found, 160 * GIB, WORK).choices()) <= len(plan.choices())
 
 
-# The families of which no model is in the zoo.
-@pytest.mark.parametrize(
-    "name", sorted(set(FAMILIES) - {"flux", "kolors", "pixart", "sana", "sd", "sd3", "sdxl"})
-)
+# Families of which no model is in the zoo.
+@pytest.mark.parametrize("name", published.MODELS)
 def test_stages_of_other_families_are_traced(tiny_folder, name):
     found = footprint(tiny_folder(name), precision="bf16", resolution_px=32)
     assert found.checkpointed is not None
