@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 
-from matchgraph.graphdb.prompts import Prompt, ScoreTable, Split
+from matchgraph.graphdb.prompts import Neighbour, Prompt, ScoreTable, Split
 from matchgraph.routing.errors import NotEnoughScores, UnusableEstimator
-from matchgraph.routing.estimators import NearestPrompts, averaged, columns
+from matchgraph.routing.estimators import NearestInGraph, NearestPrompts, averaged, columns
 from matchgraph.routing.network import Scale, TokenQuality
 from matchgraph.routing.process import GaussianQuality
 from matchgraph.training.measure.prompts import EncodedPrompts
@@ -42,9 +44,30 @@ def test_more_neighbours_average_the_noise_away(scored) -> None:
         for count in (1, 8, 320)
     ]
     assert errors[1] < 0.6 * errors[0] < errors[2]
+    rows = table.rows("train")
+    known = np.stack([table.prompts[row].embedding for row in rows])
+    nearest = np.argsort(-fresh.embeddings @ known.T, axis=1)[:, :8]
+    assert NearestPrompts(table, 8).estimate(fresh).quality == pytest.approx(
+        table.mean[rows][nearest].mean(axis=1)
+    )
     assert NearestPrompts(table, 10_000).estimate(fresh).quality[0] == pytest.approx(
         table.mean[table.rows("train")].mean(axis=0)
     )
+
+
+def test_neighbours_of_the_graph_are_averaged_by_candidate() -> None:
+    found = [
+        Neighbour("a", 0.9, {"m-1": 1.0, "m-4": 2.0}),
+        Neighbour("b", 0.5, {"m-1": 3.0, "added since": 7.0}),
+    ]
+    graph: Any = SimpleNamespace(variants=lambda: circle.VARIANTS, nearest=lambda *_: found)
+    estimates = NearestInGraph(graph, "clip_score", 2).estimate(circle.Encoder().encode(["1.0"]))
+    assert estimates.quality[0] == pytest.approx([2.0, 2.0, np.nan], nan_ok=True)
+    assert estimates.std[0] == pytest.approx([1.0, np.nan, np.nan], nan_ok=True)
+    assert estimates.similarity.tolist() == [0.9]
+    found.clear()
+    with pytest.raises(NotEnoughScores, match="route score"):
+        NearestInGraph(graph, "clip_score", 2).estimate(circle.Encoder().encode(["1.0"]))
 
 
 def test_the_standard_error_is_that_of_the_mean() -> None:
