@@ -131,7 +131,7 @@ def test_each_request_may_bring_its_own_lambda() -> None:
         ([[0.1, 0.2]], [1.0, 2.0], -1.0, "lambda is -1"),
         ([[0.1, 0.2]], [1.0, 2.0], NAN, "lambda is nan"),
         ([[0.1, 0.2]] * 2, [1.0, 2.0], [0.1, -1.0], "lambda is"),
-        ([[0.1, 0.2]] * 2, [1.0, 2.0], [0.1, NAN], "lambda is"),
+        ([[0.1, 0.2]] * 2, [1.0, 2.0], [0.1, float("inf")], "lambda is"),
     ],
 )
 def test_tables_that_make_no_sense_are_refused(quality, cost, lam, message) -> None:
