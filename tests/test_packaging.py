@@ -157,7 +157,8 @@ def test_the_wheel_holds_one_package_and_all_its_data(wheel: zipfile.ZipFile):
     assert {top for top in tops if not top.endswith(".dist-info")} == {"matchgraph"}
     assert data_files() <= names
     modules = {path.relative_to(ROOT).as_posix() for name in LINKED for path in (ROOT / name).rglob("*.py")}
-    modules |= {path.name for path in (ROOT / "matchgraph").glob("*.py")}
+    own = ROOT / "matchgraph"
+    modules |= {path.relative_to(own).as_posix() for path in own.rglob("*.py")}
     installed = {f"matchgraph/{name}" for name in modules if not name.startswith("minizoo/build/")}
     assert {name for name in names if name.endswith(".py")} == installed
     assert any(name.endswith("licenses/LICENSE") for name in names)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -63,7 +64,7 @@ def test_a_grid_is_every_rollback_with_every_refiner() -> None:
 
 
 def test_an_image_costs_denoising_and_control_and_a_pipeline_is_built_once_each(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     built, asked = [], []
 
@@ -76,13 +77,13 @@ def test_an_image_costs_denoising_and_control_and_a_pipeline_is_built_once_each(
             return SimpleNamespace(parts={"denoising": 3.0, "control": 0.5, "decoding": 9.0})
 
     class Loaded:
-        folder = "here"
+        folder = str(tmp_path)
         pipe = SimpleNamespace(components={})
 
     monkeypatch.setattr("matchgraph.training.pipelines.profile.PipelineProfiler", Profiler)
     loaded: Any = Loaded()
     assert [price(loaded, TEACHER), price(loaded, STUDENT)] == [3.5, 3.5]
-    loaded.pipe.components["controlnet"] = SimpleNamespace(config={"of": "edges"})
+    loaded.pipe.components["controlnet"] = SimpleNamespace(config={"of": "edges", "from": tmp_path})
     price(loaded, TEACHER)
-    assert built == [("here", None), ("here", {"of": "edges"})]
+    assert built == [(str(tmp_path), None), (str(tmp_path), {"of": "edges", "from": str(tmp_path)})]
     assert asked == [asdict(TEACHER), asdict(STUDENT), asdict(TEACHER)]

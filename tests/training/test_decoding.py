@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from diffusers.configuration_utils import FrozenDict
 from PIL import Image
 
 from matchgraph.training.errors import EmptyImages, NonFiniteImages
@@ -22,7 +23,7 @@ class Vae(torch.nn.Module):
     def __init__(self, dtype: torch.dtype, factor: float = 1e5, **config: Any) -> None:
         super().__init__()
         self.weight = torch.nn.Parameter(torch.tensor([100.0], dtype=dtype))
-        self.config = SimpleNamespace(scaling_factor=0.5, **config)
+        self.config = FrozenDict(scaling_factor=0.5, **config)
         self._factor = factor
 
     @property

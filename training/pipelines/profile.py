@@ -298,7 +298,9 @@ def profiler_of(
     for file in sorted(folder.rglob("*.json")):
         state = file.stat()
         states.append((str(file), state.st_mtime_ns, state.st_size))
-    return _built(str(folder), tuple(states), None if controlnet is None else json.dumps(dict(controlnet)))
+    # A config that was loaded also says where from, as a path.
+    steering = None if controlnet is None else json.dumps(dict(controlnet), default=str)
+    return _built(str(folder), tuple(states), steering)
 
 
 @functools.lru_cache(maxsize=PROFILERS_KEPT)
