@@ -414,7 +414,7 @@ def rendered(value: Any) -> Any:
         case dict():
             return {key: rendered(item) for key, item in value.items()}
         case list():
-            # Lists of numbers are long: an embedding has hundreds.
-            return value if {*map(type, value)} <= {float, int} else [rendered(item) for item in value]
+            # Lists are long: an embedding has hundreds of numbers, and a dataset hundreds of edges.
+            return value if SIMPLE.issuperset(map(type, value)) else [rendered(item) for item in value]
         case _:
             return value

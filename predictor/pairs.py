@@ -39,7 +39,7 @@ def missing_pairs_note(
         used.insert(0, target)
     searched = snapshot.searched & {*used}
     possible = len(used) * (len(used) - 1) // 2
-    left_out = sum(len(searched - compared[one]) - 1 for one in searched) // 2
+    left_out = sum(len(searched) - len(searched & compared[one]) - 1 for one in searched) // 2
     count = possible - sum(map(len, compared.values())) // 2 - left_out
     if not count:
         return None
