@@ -72,7 +72,8 @@ def page(matrices: Mapping[str, Mapping[str, Any]], command: str) -> str:
         "Each dataset is held out in turn; means over datasets with 95 % bootstrap intervals. `default` is",
         "compared, dataset by dataset, with the better of average rank and average value by hindsight.",
         "Weighted tau weighs pairs by the true ranks. The graph is embedded by node2vec+. A cell is",
-        "empty where a method was not run, or ranks nothing on some dataset.",
+        "empty where a method was not run, or ranks nothing on some dataset. The two folders of",
+        "TransferGraph's results are made from its tables by `python -m bench.transfergraph`.",
     ]
     for key, title in FIGURES.items():
         methods = [name for name in TITLES if any(name in own["figures"] for own in matrices.values())]
@@ -107,7 +108,12 @@ def _cell(interval: Interval, sign: str = "") -> str:
 
 @click.command()
 @click.argument("records", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
-@click.option("--recipes", default=",".join(RECIPES), show_default=True, help="Recipes, with commas.")
+@click.option(
+    "--recipes",
+    default=",".join(RECIPES),
+    show_default=True,
+    help="Recipes to run, with commas; of others, what is known is shown.",
+)
 @click.option("--seed", default=0, show_default=True)
 @click.option("--out", type=click.Path(path_type=Path), help="Also write the page there.")
 @click.option("--note", default="", help="What else the machine was busy with.")
@@ -118,12 +124,12 @@ def main(records: tuple[Path, ...], recipes: str, seed: int, out: Path | None, n
     for folder in records:
         for metric, snapshot in snapshots(folder).items():
             figures: dict[str, Any] = {}
-            for recipe in recipes.split(","):
+            for recipe in RECIPES:
                 key = f"{graph_hash(snapshot)}-{recipe}-{seed}"
-                if key not in kept:
+                if key not in kept and recipe in recipes.split(","):
                     kept[key] = judged(snapshot, recipe, seed)
                     RESULTS.write_text(json.dumps({"kept": kept, **provenance(PACKAGES, note)}))
-                figures |= kept[key]
+                figures |= kept.get(key, {})
                 click.echo(f"{folder.name}, {metric}: {recipe}", err=True)
             count = len(next(iter(figures.values()))["tau_w"])
             name = f"{name_of(folder)} ({metric})"
