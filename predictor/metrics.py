@@ -113,9 +113,10 @@ def optimal_selection(predicted: np.ndarray, truth: np.ndarray) -> float:
 def weighted_tau(predicted: np.ndarray, truth: np.ndarray) -> float:
     """Weighted Kendall tau between predicted and measured order; disagreement about good models weighs more.
 
-    Weights are additive and hyperbolic: a pair of models weighs w_i + w_j, where w = 1 / r and r is the
-    model's *true* rank, 1 for the best. The default of `scipy.stats.weightedtau` averages that with the
-    weighting by predicted rank; we weigh by the truth alone, so that all methods are measured by one scale.
+    `scipy.stats.weightedtau` with additive hyperbolic weights: a pair of models weighs w_i + w_j, where w = 1
+    / r and r is the model's *true* rank, 1 for the best (the losses are negated first, as larger means better
+    there). SciPy's default averages that with the weighting by predicted rank; we weigh by the truth alone,
+    so that all methods are measured by one scale.
 
     Models tied in truth share the average of their ranks. Pairs tied in one of the rankings count for neither
     side, and the denominator is that of tau-b, so equal groups in both rankings still give 1. A prediction
@@ -134,16 +135,24 @@ def weighted_tau(predicted: np.ndarray, truth: np.ndarray) -> float:
 
     Source:
         Match & Choose, section 5.1, which leaves the weighting open; S. Vigna, "A weighted correlation index
-        for rankings with ties", WWW 2015.
+        for rankings with ties", WWW 2015, is what SciPy implements.
     """
+    from scipy.stats import weightedtau
+
     scores, measured, undecided = _comparable(predicted, truth)
     if undecided is not None:
         return undecided
-    return float(np.clip(weighted_taus(_dense(scores)[None], measured)[0], -1.0, 1.0))
+    weights = 1.0 / average_ranks(measured)
+    # SciPy wants integer ranks, but ties share fractional ones. So each model gets its index as rank, and the
+    # weigher looks the weight up.
+    result = weightedtau(
+        -_dense(scores), -_dense(measured), rank=np.arange(len(weights)), weigher=lambda index: weights[index]
+    )
+    return float(np.clip(result.statistic, -1.0, 1.0))
 
 
 def weighted_taus(scores: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """`weighted_tau` of many predictions at once.
+    """`weighted_tau` of many predictions at once, of few models: work and memory grow with their square.
 
     Args:
         scores: float64, (n_predictions, n_models), predicted losses, finite.

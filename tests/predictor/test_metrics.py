@@ -74,6 +74,15 @@ class TestWeightedTau:
             assert value == pytest.approx(brute_force_tau(predicted, truth), abs=1e-9)
             assert TAU.low <= value <= TAU.high
 
+    def test_does_not_depend_on_the_order_of_the_models(self):
+        rng = np.random.default_rng(3)
+        predicted, truth = rng.integers(0, 5, 12), rng.integers(0, 5, 12)
+        values = set()
+        for _ in range(20):
+            order = rng.permutation(12)
+            values.add(round(weighted_tau(predicted[order], truth[order]), 12))
+        assert len(values) == 1
+
     def test_many_at_once(self):
         scores, truth = np.array([[1.0, 1, 1], [1, 3, 2], [2, 1, 3]]), np.array([10.0, 20, 30])
         assert weighted_taus(scores, truth) == pytest.approx([0, 6 / 11, 2 / 11])
