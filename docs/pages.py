@@ -144,7 +144,7 @@ def families_page() -> str:
         "Left out, and why: Sana-Sprint is trained by distillation from a teacher, and no objective for fine-tuning it is "
         "published. The folder of HiDream-I1 lacks its fourth text encoder (Llama 3.1), which has to be given apart. CogView4 "
         "fills each prompt up to the longest of its batch without a mask, so a prompt has no encoding of its own to be kept. "
-        "Not done yet: FLUX.2-dev and Hunyuan-DiT.\n"
+        "Not done yet: Hunyuan-DiT.\n"
     )
 
 

@@ -106,6 +106,19 @@ MODELS = {
         depths={"num_layers": 19, "num_single_layers": 38},
         billions=8.9,
     ),
+    # black-forest-labs/FLUX.2-dev: "32 billion parameter"; the classes' defaults are its configuration.
+    "flux2_dev": Published(
+        index={
+            "scheduler": FLOW,
+            "text_encoder": ["transformers", "Mistral3ForConditionalGeneration"],
+            "tokenizer": ["transformers", "PixtralProcessor"],
+            "transformer": ["diffusers", "Flux2Transformer2DModel"],
+            "vae": ["diffusers", "AutoencoderKLFlux2"],
+        },
+        configs={"scheduler": {"use_dynamic_shifting": True, "shift": 3.0}},
+        depths={"num_layers": 8, "num_single_layers": 48},
+        billions=32.2,
+    ),
     # black-forest-labs/FLUX.2-klein-base-4B: "4 billion parameters".
     "flux2_klein": Published(
         index={

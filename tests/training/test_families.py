@@ -67,7 +67,7 @@ def test_defaults_are_those_of_the_pipelines_call(loaded, name):
     call = inspect.signature(type(pipe).__call__).parameters
     assert own.default_steps == call["num_inference_steps"].default
     assert own.default_guidance == call[own.guidance_argument].default
-    assert own.classifier_free == (name != "flux")
+    assert own.classifier_free == (name not in ("flux", "flux2_dev"))
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -152,7 +152,7 @@ def test_counting_sees_prompts_as_the_pipeline_shows_them(loaded, name):
     assert own.count_truncated(pipe, ["  " + "A" * 17 + "  ", "  aa  "]) == 1
 
 
-@pytest.mark.parametrize("name", sorted(set(NAMES) - {"flux2_klein", "qwen_image", "sana"}))
+@pytest.mark.parametrize("name", sorted(set(NAMES) - {"flux2_dev", "flux2_klein", "qwen_image", "sana"}))
 def test_latents_are_shifted_scaled_and_drawn_from_the_generator(loaded, name):
     pipe, own = loaded[name]
     shift = 0.1 if name in ("chroma", "flux", "lumina2", "z_image") else 0.0
@@ -178,8 +178,9 @@ def test_qwen_image_latents_are_normalised_by_channel_as_its_pipeline_does(loade
     torch.testing.assert_close(drawn, (posterior.sample(generator(5))[:, :, 0] - mean) / deviation)
 
 
-def test_flux2_latents_are_those_of_its_pipelines_own_encoding_of_pictures(loaded):
-    pipe, own = loaded["flux2_klein"]
+@pytest.mark.parametrize("name", ["flux2_dev", "flux2_klein"])
+def test_flux2_latents_are_those_of_its_pipelines_own_encoding_of_pictures(loaded, name):
+    pipe, own = loaded[name]
     pixels = torch.rand(2, 3, 32, 32, generator=generator()) * 2 - 1
     expected = pipe._encode_vae_image(pixels, generator())
     assert expected.shape[1:] == own.latent_shape(pipe, 32) == (4 * tiny.CHANNELS, 4, 4)
@@ -508,8 +509,9 @@ def test_z_image_loss_is_rectified_flow_on_prompts_without_padding(loaded, laten
     )
 
 
-def test_flux2_klein_loss_is_rectified_flow_on_patches(loaded):
-    pipe, own = loaded["flux2_klein"]
+@pytest.mark.parametrize("name", ["flux2_dev", "flux2_klein"])
+def test_flux2_loss_is_rectified_flow_on_patches(loaded, name):
+    pipe, own = loaded[name]
     conditioning = own.encode_prompts(pipe, PROMPTS)
     latents = torch.randn(3, *own.latent_shape(pipe, 32), generator=generator(9))
     sigma, noise, noisy = flowed(latents, logit_normal=False, shift=1.0)
@@ -517,6 +519,7 @@ def test_flux2_klein_loss_is_rectified_flow_on_patches(loaded):
     predicted = pipe.transformer(
         hidden_states=pipe._pack_latents(noisy),
         timestep=sigma,
+        guidance=torch.tensor([3.5] * 3) if name == "flux2_dev" else None,
         encoder_hidden_states=conditioning["prompt_embeds"],
         txt_ids=pipe._prepare_text_ids(conditioning["prompt_embeds"]),
         img_ids=positions,
@@ -528,7 +531,7 @@ def test_flux2_klein_loss_is_rectified_flow_on_patches(loaded):
     )
 
 
-def test_flux2_klein_ends_and_begins_with_the_latents_that_its_denoiser_has(loaded):
+def test_flux2_ends_and_begins_with_the_latents_that_its_denoiser_has(loaded):
     pipe, own = loaded["flux2_klein"]
     latents = torch.randn(2, *own.latent_shape(pipe, 32), generator=generator(9))
     steps = pipe._pack_latents(latents)
@@ -538,6 +541,23 @@ def test_flux2_klein_ends_and_begins_with_the_latents_that_its_denoiser_has(load
     )
     ended = pipe._unpatchify_latents(latents * (variance + pipe.vae.config.batch_norm_eps).sqrt() + mean)
     torch.testing.assert_close(own.from_call(pipe, ended, 32), latents)
+    # FLUX.2-dev's pipeline ends with its steps' own.
+    torch.testing.assert_close(family("flux2_dev").from_call(loaded["flux2_dev"][0], steps, 32), latents)
+
+
+def test_flux2_dev_shows_its_text_encoder_the_chats_that_its_pipeline_makes(loaded):
+    pipe, own = loaded["flux2_dev"]
+    shown: list[torch.Tensor] = []
+    hook = pipe.text_encoder.register_forward_pre_hook(
+        lambda _, __, named: shown.append(named["input_ids"]), with_kwargs=True
+    )
+    own.encode_prompts(pipe, ["a cat"])
+    hook.remove()
+    ((tokenizer, limit),) = own.token_limits(pipe)
+    ids = tokenizer(own.shown_prompts(pipe, ["a cat"])).input_ids[0]
+    assert shown[0][0, -len(ids) :].tolist() == ids
+    # Begin, system message with its marks, and the prompt's five letters between their own.
+    assert (len(ids), limit) == (1 + 3 + 1 + 5 + 1, tiny.TOKENS + 1)
 
 
 def test_qwen_image_loss_is_rectified_flow_on_packed_latents_and_padded_prompts(loaded, latents):
@@ -736,6 +756,7 @@ def test_schedulers_of_another_process_are_refused(loaded):
         ("flux", DDIMScheduler()),
         ("lumina2", DDIMScheduler()),
         ("qwen_image", DDIMScheduler()),
+        ("flux2_dev", DDIMScheduler()),
         ("flux2_klein", DDIMScheduler()),
         ("chroma", DDIMScheduler()),
         ("aura_flow", DDIMScheduler()),

@@ -603,17 +603,10 @@ def qwen3_config(**changes: Any) -> Any:
     )
 
 
-def flux2_klein(is_distilled: bool = False) -> Any:
-    """FLUX.2-klein, whose pipeline reads three of its text encoder's layers, the last of them the 27th."""
-    from diffusers import (
-        AutoencoderKLFlux2,
-        FlowMatchEulerDiscreteScheduler,
-        Flux2KleinPipeline,
-        Flux2Transformer2DModel,
-    )
-    from transformers import Qwen3ForCausalLM
+def flux2_parts(text_width: int, *, guidance_embeds: bool) -> dict[str, Any]:
+    """Transformer, sampler and VAE of FLUX.2, whose pipelines read three of their text encoders' layers."""
+    from diffusers import AutoencoderKLFlux2, FlowMatchEulerDiscreteScheduler, Flux2Transformer2DModel
 
-    torch.manual_seed(12)
     autoencoder = AutoencoderKLFlux2(
         block_out_channels=(8, 8, 16),
         down_block_types=("DownEncoderBlock2D",) * 3,
@@ -625,20 +618,78 @@ def flux2_klein(is_distilled: bool = False) -> Any:
     )
     autoencoder.bn.running_mean.normal_()
     autoencoder.bn.running_var.uniform_(0.5, 2)
-    return Flux2KleinPipeline(
-        transformer=Flux2Transformer2DModel(
+    return {
+        "transformer": Flux2Transformer2DModel(
             in_channels=4 * CHANNELS,
-            num_layers=1,
+            num_layers=2,
             num_single_layers=2,
             attention_head_dim=16,
             num_attention_heads=2,
-            joint_attention_dim=3 * 16,
+            joint_attention_dim=3 * text_width,
             timestep_guidance_channels=16,
             axes_dims_rope=(4, 4, 4, 4),
-            guidance_embeds=False,
+            guidance_embeds=guidance_embeds,
         ),
-        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=True),
-        vae=autoencoder,
+        "scheduler": FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=True),
+        "vae": autoencoder,
+    }
+
+
+def pixtral_processor(system_message: str) -> Any:
+    """A processor of texts and pictures with a tokenizer of letters, to which the message is one token."""
+    from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers, processors
+    from transformers import PixtralImageProcessor, PixtralProcessor, PreTrainedTokenizerFast
+
+    marks = ["[INST]", "[/INST]", "[SYSTEM_PROMPT]", "[/SYSTEM_PROMPT]", "[IMG]", "[IMG_BREAK]", "[IMG_END]"]
+    pieces = ["<s>", "</s>", "<pad>", *marks, *LETTERS, "Ġ"]
+    tokens = Tokenizer(models.BPE({piece: number for number, piece in enumerate(pieces)}, merges=[]))
+    tokens.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokens.add_special_tokens([AddedToken(mark, special=True) for mark in ["<s>", *marks]])
+    tokens.add_tokens([system_message])
+    tokens.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=tokens,
+        bos_token="<s>",
+        eos_token="</s>",
+        pad_token="<pad>",
+        padding_side="left",
+        model_max_length=TOKENS,
+    )
+    template = (
+        "{{ bos_token }}{% for m in messages %}"
+        "{% if m['role'] == 'system' %}[SYSTEM_PROMPT]{{ m['content'][0]['text'] }}[/SYSTEM_PROMPT]"
+        "{% else %}[INST]{{ m['content'][0]['text'] }}[/INST]{% endif %}{% endfor %}"
+    )
+    return PixtralProcessor(PixtralImageProcessor(), tokenizer, chat_template=template)
+
+
+def flux2_dev() -> Any:
+    """FLUX.2-dev; the last layer that is read of its text encoder is the 30th."""
+    from diffusers import Flux2Pipeline
+    from diffusers.pipelines.flux2.system_messages import SYSTEM_MESSAGE
+    from transformers import Mistral3Config, Mistral3ForConditionalGeneration
+
+    torch.manual_seed(15)
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_attention_heads": 2, "head_dim": 8}
+    text = {"vocab_size": 48, "num_hidden_layers": 30, "num_key_value_heads": 1, "model_type": "mistral"}
+    vision = {"num_hidden_layers": 1, "image_size": 32, "patch_size": 16, "model_type": "pixtral"}
+    return Flux2Pipeline(
+        **flux2_parts(16, guidance_embeds=True),
+        text_encoder=Mistral3ForConditionalGeneration(
+            Mistral3Config(text_config=sizes | text, vision_config=sizes | vision)
+        ),
+        tokenizer=pixtral_processor(SYSTEM_MESSAGE),
+    )
+
+
+def flux2_klein(is_distilled: bool = False) -> Any:
+    """FLUX.2-klein; the last layer that is read of its text encoder is the 27th."""
+    from diffusers import Flux2KleinPipeline
+    from transformers import Qwen3ForCausalLM
+
+    torch.manual_seed(12)
+    return Flux2KleinPipeline(
+        **flux2_parts(16, guidance_embeds=False),
         text_encoder=Qwen3ForCausalLM(
             qwen3_config(hidden_size=16, intermediate_size=16, num_hidden_layers=27, head_dim=8)
         ),
@@ -713,6 +764,7 @@ def qwen_image() -> Any:
 BUILDERS: dict[str, Callable[..., Any]] = {
     "aura_flow": aura_flow,
     "chroma": chroma,
+    "flux2_dev": flux2_dev,
     "flux2_klein": flux2_klein,
     "qwen_image": qwen_image,
     "z_image": z_image,
@@ -733,6 +785,7 @@ CALL: dict[str, dict[str, Any]] = {
     "z_image": {"max_sequence_length": TOKENS},
     "aura_flow": {"max_sequence_length": TOKENS},
     "chroma": {"max_sequence_length": TOKENS},
+    "flux2_dev": {"max_sequence_length": TOKENS},
     "flux2_klein": {"max_sequence_length": TOKENS},
     "qwen_image": {"max_sequence_length": TOKENS},
     "sd": {},

@@ -205,8 +205,9 @@ class _TokenLengths:
             {"input_ids": ids, "attention_mask": torch.ones_like(ids), "position_ids": positions}
         )
 
-    def apply_chat_template(self, messages: list[dict[str, str]], **_: object) -> str:
-        return messages[-1]["content"]
+    def apply_chat_template(self, chat: list[Any], *, tokenize: bool, **options: Any) -> Any:
+        # A tokenizer is given one chat, and a processor of texts and pictures a list of them.
+        return self(chat, **options) if tokenize else chat[-1]["content"]
 
     def tokenize(self, _: str) -> list[str]:
         return []

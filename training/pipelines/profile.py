@@ -384,5 +384,7 @@ def _token_limits(pipe: Any) -> list[int]:
         return []
     name = names[-1] if names[-1] in present else names[0]
     encoder = getattr(pipe, name.replace("tokenizer", "text_encoder"))
-    limits = (getattr(pipe, name).model_max_length, getattr(encoder.config, "max_position_embeddings", None))
+    # A processor of texts and pictures has a tokenizer inside.
+    tokenizer = getattr(getattr(pipe, name), "tokenizer", getattr(pipe, name))
+    limits = (tokenizer.model_max_length, getattr(encoder.config, "max_position_embeddings", None))
     return [limit for limit in limits if limit]

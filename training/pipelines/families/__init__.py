@@ -28,6 +28,7 @@ FAMILIES: dict[str, tuple[str, str]] = {
     "flux": ("FluxPipeline", "matchgraph.training.pipelines.families.flux"),
     "aura_flow": ("AuraFlowPipeline", "matchgraph.training.pipelines.families.aura_flow"),
     "chroma": ("ChromaPipeline", "matchgraph.training.pipelines.families.chroma"),
+    "flux2_dev": ("Flux2Pipeline", "matchgraph.training.pipelines.families.flux2_dev"),
     "flux2_klein": ("Flux2KleinPipeline", "matchgraph.training.pipelines.families.flux2"),
     "qwen_image": ("QwenImagePipeline", "matchgraph.training.pipelines.families.qwen_image"),
     "z_image": ("ZImagePipeline", "matchgraph.training.pipelines.families.z_image"),

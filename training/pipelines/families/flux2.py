@@ -71,7 +71,7 @@ class Flux2Klein(Family):
         return _normalised(pipe.vae, latents.float())
 
     def from_steps(self, pipe: Any, latents: torch.Tensor, side_px: int) -> torch.Tensor:
-        return _grid(latents, *self.latent_shape(pipe, side_px)[1:])
+        return grid(latents, *self.latent_shape(pipe, side_px)[1:])
 
     def _prompt_tokens(self, pipe: Any) -> int:
         return min(MAX_PROMPT_TOKENS, pipe.tokenizer.model_max_length)
@@ -98,7 +98,7 @@ class Flux2Klein(Family):
         noisy: torch.Tensor,
         levels: torch.Tensor,
         conditioning: Conditioning,
-        guidance: float | None = None,  # noqa: ARG002
+        guidance: float | None = None,
     ) -> torch.Tensor:
         """See `Family.predict`."""
         height, width = noisy.shape[-2:]
@@ -106,15 +106,20 @@ class Flux2Klein(Family):
         predicted = denoiser(
             hidden_states=noisy.flatten(2).transpose(1, 2),
             timestep=levels,  # the transformer itself scales it by the length of the grid
+            guidance=self.embedded_guidance(noisy, guidance),
             encoder_hidden_states=embeddings,
             txt_ids=_positions(1, 1, embeddings.shape[1]).to(noisy.device),
             img_ids=_positions(height, width, 1).to(noisy.device),
             return_dict=False,
         )[0]
-        return _grid(predicted, height, width)
+        return grid(predicted, height, width)
+
+    def embedded_guidance(self, rows: torch.Tensor, guidance: float | None) -> torch.Tensor | None:  # noqa: ARG002
+        """The scale of each row as an input of the denoiser; None, as there is no such input."""
+        return None
 
 
-def _grid(tokens: torch.Tensor, height: int, width: int) -> torch.Tensor:
+def grid(tokens: torch.Tensor, height: int, width: int) -> torch.Tensor:
     """Turn tokens, (n, h * w, channels), into (n, channels, h, w)."""
     return tokens.transpose(1, 2).unflatten(2, (height, width))
 
