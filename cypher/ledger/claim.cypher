@@ -1,12 +1,14 @@
-// Take a run that is queued or whose lease has expired: one attempt more, a higher fence, a lease by the server's clock.
-// Run after lock.cypher in one transaction. The token makes a repeated commit count once. No row: somebody else has it.
-// Parameters: id, token, owner, host (its name, for people), lease_ms.
+// Take a run that is queued, as one attempt more, or whose lease has expired, whose worker counts as lost and whose attempt goes on:
+// a higher fence, and a lease by the server's clock. Run after lock.cypher in one transaction. The token makes a repeated commit
+// count once. No row: somebody else has it.
+// Parameters: id, token, owner, host (its name, for people), lease_ms, most_lost.
 MATCH (model:MatchGraphModel)<-[:OF]-(run:MatchGraphRun {id: $id})-[:ON]->(dataset:MatchGraphDataset)
 WITH run, model, dataset, coalesce(run.token = $token, false) AS mine, timestamp() AS now
 WHERE mine
    OR run.status = 'QUEUED'
-   OR (run.status = 'RUNNING' AND run.lease_until < now AND run.attempt < run.max_attempts)
-SET run.attempt = run.attempt + CASE WHEN mine THEN 0 ELSE 1 END,
+   OR (run.status = 'RUNNING' AND run.lease_until < now AND coalesce(run.lost, 0) + 1 < $most_lost)
+SET run.attempt = run.attempt + CASE WHEN mine OR run.status = 'RUNNING' THEN 0 ELSE 1 END,
+    run.lost = coalesce(run.lost, 0) + CASE WHEN mine OR run.status = 'QUEUED' THEN 0 ELSE 1 END,
     run.fence = run.fence + CASE WHEN mine THEN 0 ELSE 1 END,
     run.status = 'RUNNING',
     run.token = $token,

@@ -1,4 +1,4 @@
-// Queue ended runs again, with all their attempts. Run after lock.cypher in one transaction.
+// Queue ended runs again, with all their attempts and no worker lost. Run after lock.cypher in one transaction.
 // Parameters: ids, the runs; from, the statuses they may have.
 UNWIND $ids AS id
 MATCH (run:MatchGraphRun {id: id})
@@ -6,5 +6,5 @@ WHERE run.status IN $from
 SET run.status = 'QUEUED',
     run.attempt = 0,
     run.queued_at = timestamp()
-REMOVE run.error, run.traceback, run.ended_at
+REMOVE run.error, run.traceback, run.lost, run.ended_at
 RETURN run.id AS id

@@ -32,6 +32,8 @@ STATUSES = (QUEUED, RUNNING, DONE, FAILED, CANCELLED)
 LEASE_MS = 60_000
 HEARTBEAT_S = 10.0
 MAX_ATTEMPTS = 3
+# A lost worker, or a lost connection to it, says nothing of the run; this many in a row do.
+MOST_LOST = 10
 ERROR_LIMIT = 2_000
 TRACEBACK_LIMIT = 8_000
 
@@ -114,7 +116,7 @@ class Run:
         dataset: the dataset's id.
         status: one of STATUSES.
         attempt: how many times it was begun.
-        max_attempts: how many times it may be begun.
+        max_attempts: how many times it may be begun; workers that were lost do not count.
         fence: grows with every claim.
         expired: whether it is RUNNING under a lease that has run out.
         owner: who holds it, if anybody does.
@@ -147,7 +149,7 @@ class Run:
     @property
     def is_waiting(self) -> bool:
         """Whether a worker may take it."""
-        return self.status == QUEUED or (self.expired and self.attempt < self.max_attempts)
+        return self.status == QUEUED or (self.expired and self.properties.get("lost", 0) + 1 < MOST_LOST)
 
 
 def finished(runs: Sequence[Run]) -> list[Run]:
@@ -258,6 +260,7 @@ class Ledger:
             "owner": owner.to_json(),
             "host": platform.node(),
             "lease_ms": self._lease_ms,
+            "most_lost": MOST_LOST,
         }
         rows = self._locked(run, "ledger/claim", values)
         return _run(rows[0]) if rows else None
@@ -284,7 +287,13 @@ class Ledger:
             The run as `claim` gives it, or None where none of them can be taken.
         """
         wanted = None if ids is None else {run: place for place, run in enumerate(ids)}
-        values = {"wanted": wanted, "without": list(without), "last": list(last), "model": model}
+        values = {
+            "wanted": wanted,
+            "without": list(without),
+            "last": list(last),
+            "model": model,
+            "most_lost": MOST_LOST,
+        }
         while rows := self._runner.read(load("ledger/claimable"), **values):
             held = self.claim(rows[0]["id"], owner)
             if held is not None:
@@ -368,7 +377,9 @@ class Ledger:
         self._fenced(held, "ledger/release", {"note": note and note[:ERROR_LIMIT]})
 
     def recover(self, runs: Sequence[Run]) -> list[str]:
-        """End the attempts of workers that are gone: leases that ran out, processes of this host that died.
+        """Take runs back from workers that are gone: leases that ran out, processes of this host that died.
+
+        The attempt does not count as failed, unless `MOST_LOST` workers were lost at the run.
 
         Args:
             runs: as they were read just now.
@@ -383,7 +394,7 @@ class Ledger:
                 continue
             why = "the worker's process died" if dead else "the worker's lease ran out"
             try:
-                self.fail(run, why)
+                self._fenced(run, "ledger/lose", {"error": why, "most_lost": MOST_LOST})
             except StaleFence:
                 continue  # another worker was quicker
             taken.append(run.id)

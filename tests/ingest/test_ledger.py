@@ -153,7 +153,8 @@ def test_an_expired_lease_goes_to_the_next(ledger: Ledger, runner: Runner) -> No
     assert ledger.run(run).expired
     assert ledger.run(run).is_waiting
     second = claim(ledger, run)
-    assert (second.attempt, second.fence) == (2, 2)
+    # A lost lease is no failed attempt.
+    assert (second.attempt, second.fence, second.properties["lost"]) == (1, 2, 1)
     assert not ledger.run(run).expired
     for late in (
         lambda: ledger.heartbeat(first, AT_WORK),
@@ -175,15 +176,33 @@ def test_a_heartbeat_keeps_the_run(ledger: Ledger, runner: Runner) -> None:
     assert ledger.claim(run, ELSEWHERE) is None
 
 
-def test_an_expired_run_without_attempts_left_is_not_taken(ledger: Ledger, runner: Runner) -> None:
+def test_lost_workers_are_no_failed_attempts_until_too_many_were_lost(
+    ledger: Ledger, runner: Runner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("matchgraph.ingest.runs.ledger.MOST_LOST", 3)
     (run,) = ledger.enqueue([request()], max_attempts=1)
-    claim(Ledger(runner, lease_ms=SHORT_MS), run)
+    short = Ledger(runner, lease_ms=SHORT_MS)
+    claim(short, run)
+    wait_for_expiry()
+    assert ledger.recover(ledger.runs()) == [run]
+    assert (ledger.run(run).status, ledger.run(run).attempt) == (QUEUED, 0)
+    assert "lease" in str(ledger.run(run).error)
+    # Claimed again before anybody noticed that its worker is gone.
+    claim(short, run)
+    wait_for_expiry()
+    assert ledger.run(run).is_waiting
+    assert (held := short.claim_next(None, ELSEWHERE)) is not None
+    assert (held.attempt, held.properties["lost"]) == (1, 2)
     wait_for_expiry()
     assert not ledger.run(run).is_waiting
+    assert ledger.claim_next(None, ELSEWHERE) is None
     assert ledger.claim(run, ELSEWHERE) is None
     assert ledger.recover(ledger.runs()) == [run]
     assert ledger.run(run).status == FAILED
-    assert "lease" in str(ledger.run(run).error)
+    # Queued again, it may lose as many.
+    ledger.requeue([run], statuses=[FAILED])
+    assert ledger.fail(claim(ledger, run), "wrong") == FAILED
+    assert ledger.run(run).properties["lost"] == 0
 
 
 def test_complete_writes_edge_and_status_at_once(ledger: Ledger, zoo: MatchingGraph, runner: Runner) -> None:
@@ -460,24 +479,15 @@ def test_a_lease_expires_when_its_time_is_over_and_not_before(ledger: Ledger, ru
     wait_for_expiry()
     taken = ledger.claim_next(None, ELSEWHERE)
     assert taken is not None
-    assert (taken.attempt, taken.fence) == (2, 2)
-
-
-def test_an_exhausted_run_is_offered_to_nobody(ledger: Ledger, runner: Runner) -> None:
-    (run,) = ledger.enqueue([request()], max_attempts=2)
-    for _ in range(2):
-        held = claim(Ledger(runner, lease_ms=SHORT_MS), run)
-        wait_for_expiry()
-    assert held.attempt == held.max_attempts == 2
-    assert not ledger.run(run).is_waiting
-    assert ledger.claim_next(None, ELSEWHERE) is None
+    assert (taken.attempt, taken.fence) == (1, 2)
 
 
 def test_a_claim_that_is_committed_twice_counts_once(ledger: Ledger, runner: Runner) -> None:
     (run,) = ledger.enqueue([request()])
     held = claim(ledger, run)
     token = ledger.run(run).properties["token"]
-    values = {"id": run, "token": token, "owner": ELSEWHERE.to_json(), "host": "h", "lease_ms": LONG_MS}
+    values = {"id": run, "token": token, "owner": ELSEWHERE.to_json(), "host": "h"}
+    values |= {"lease_ms": LONG_MS, "most_lost": 10}
     again = runner.write(load("ledger/claim"), **values)[0]["run"]
     assert (again["attempt"], again["fence"]) == (held.attempt, held.fence) == (1, 1)
     assert runner.write(load("ledger/claim"), **{**values, "token": "another"}) == []

@@ -129,10 +129,10 @@ def test_stopped_and_with_a_child_killed_it_ends_as_if_nothing_had_been(
     with pytest.raises(KeyboardInterrupt):
         local.work_locally(settings, ledger, ids, options, [one_thread], disturb, stop)
     assert not children()
-    # To be killed costs an attempt, to be stopped none.
-    assert sorted((run.status, run.attempt) for run in ledger.runs()) == [(QUEUED, 0), (QUEUED, 1)]
+    # Neither to be killed nor to be stopped costs an attempt.
+    assert sorted((run.status, run.attempt) for run in ledger.runs()) == [(QUEUED, 0), (QUEUED, 0)]
     assert work(graph, ledger, LoraExecutor(Execution("cpu")), settings.home, Silent(), ids).done == 2
-    assert {ledger.run(run).attempt for run in killed} == {2}
+    assert {ledger.run(run).attempt for run in killed} == {1}
     disturbed = dump(runner, without=RUN_TIMES)
 
     runner.write("MATCH (r:Run) DETACH DELETE r")
