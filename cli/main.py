@@ -61,7 +61,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
 }
 # What scripts of version 0.1 still call; each use names what it is called now.
 MOVED = {"distill": "collaborate", "student": "collaborate"}
-RENAMED = {"--output": "--out", "--checkpoint-every": "--checkpoint-steps"}
+RENAMED = {"output": "out", "checkpoint-every": "checkpoint-steps"}
 USER_ERROR_EXIT = 2
 INTERRUPTED_EXIT = 130
 FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -87,20 +87,29 @@ class LazyGroup(SuggestingGroup):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """See `click.Group`; earlier names of commands and options go on working."""
+        """See `click.Group`; earlier names of commands go on working."""
         if args[0] in MOVED:
             click.echo(f"`matchgraph {args[0]}` is now `matchgraph {MOVED[args[0]]} {args[0]}`.", err=True)
             args = [MOVED[args[0]], *args]
-        for old in RENAMED.keys() & {*args}:
-            click.echo(f"{old} is now {RENAMED[old]}.", err=True)
-        return super().resolve_command(ctx, [RENAMED.get(own, own) for own in args])
+        return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
         with formatter.section("Commands"):
             formatter.write_dl([(name, summary) for name, (_, summary) in COMMANDS.items()])
 
 
-@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+def present_name(option: str) -> str:
+    """The name that an option has now, without its dashes."""
+    if option not in RENAMED:
+        return option
+    click.echo(f"--{option} is now --{RENAMED[option]}.", err=True)
+    return RENAMED[option]
+
+
+@click.group(
+    cls=LazyGroup,
+    context_settings={"help_option_names": ["-h", "--help"], "token_normalize_func": present_name},
+)
 @click.version_option(package_name="matchgraph")
 def matchgraph() -> None:
     """Choose the right text-to-image model for a dataset, out of a matching graph in Neo4j."""

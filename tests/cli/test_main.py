@@ -85,6 +85,7 @@ def test_unknown_command_is_a_usage_error(capsys: pytest.CaptureFixture[str]):
     [
         (["student", "--help"], "`matchgraph student` is now `matchgraph collaborate student`."),
         (["distill", "--output", "x", "--help"], "--output is now --out."),
+        (["distill", "--checkpoint-every=5", "--help"], "--checkpoint-every is now --checkpoint-steps."),
     ],
 )
 def test_earlier_names_go_on_working(arguments: list[str], notice: str, capsys: pytest.CaptureFixture[str]):
@@ -92,6 +93,11 @@ def test_earlier_names_go_on_working(arguments: list[str], notice: str, capsys: 
     out, err = capsys.readouterr()
     assert f"collaborate {arguments[0]}" in out
     assert notice in err
+
+
+def test_a_value_may_look_like_an_earlier_option(capsys: pytest.CaptureFixture[str]):
+    assert cli_main.run(["query", "best-models", "--dataset", "--output", "--help"]) == 0
+    assert not capsys.readouterr().err
 
 
 def test_user_error_is_one_line_and_exit_code_two(

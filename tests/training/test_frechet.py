@@ -73,6 +73,15 @@ def test_agrees_with_eigenvalues_of_the_product():
     assert distance(one, two) == pytest.approx(expected, rel=1e-9)
 
 
+def test_statistics_keep_their_own_copy():
+    mean, covariance = np.zeros(2), np.eye(2)
+    statistics = GaussianStatistics(3, mean, covariance)
+    mean += 1
+    covariance += 1
+    assert (statistics.mean == 0).all()
+    assert (statistics.covariance == np.eye(2)).all()
+
+
 def test_is_symmetric_in_its_arguments():
     one, two = gaussian(7), gaussian(8)
     assert distance(one, two) == pytest.approx(distance(two, one), rel=1e-12)

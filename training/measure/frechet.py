@@ -310,8 +310,9 @@ def _exact_cross(one: Root, two: Root) -> float:
 
 
 def _checked(mean: np.ndarray, covariance: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    mean = np.asarray(mean, dtype=np.float64)
-    covariance = np.asarray(covariance, dtype=np.float64)
+    # Copies: what the caller does with its arrays later must not change the statistics.
+    mean = np.array(mean, dtype=np.float64)
+    covariance = np.array(covariance, dtype=np.float64)
     if mean.ndim != 1 or mean.size == 0:
         raise ShapeMismatch(f"A mean must have shape (d,), got {mean.shape}.")
     if covariance.shape != (mean.size, mean.size):
