@@ -85,16 +85,17 @@ report: $(VENV)/.installed
 	$(MATCHGRAPH) report --out build/report
 
 # Each process starts a Neo4j of its own.
-test: export OMP_NUM_THREADS := 1
+PYTEST := $(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist worksteal
+test test-fast: export OMP_NUM_THREADS := 1
 # The processes that tests start load the same modules.
-test: export PYTHONDONTWRITEBYTECODE :=
+test test-fast: export PYTHONDONTWRITEBYTECODE :=
+# `make test SLOW=1` adds whole stories, killed servers and workers, and every family at its real size.
 test: $(VENV)/.installed
-	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist worksteal
+	$(PYTEST) $(if $(SLOW),,-m "not slow")
 
-# For quick feedback: the tests that need no server.
-test-fast: export OMP_NUM_THREADS := 1
+# For quick feedback: without Neo4j and pipelines.
 test-fast: $(VENV)/.installed
-	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist worksteal -m "not server"
+	$(PYTEST) -m "not server and not pipeline and not slow"
 
 # Style, and which package may import which.
 lint: $(VENV)/.installed

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import hypothesis
 import pytest
 
 from matchgraph.graphdb.connection import (
@@ -30,16 +31,26 @@ if TYPE_CHECKING:
 KEPT_HOME_VARIABLE = "MATCHGRAPH_TEST_HOME"
 """Folder of servers that stay alive between runs; without it, the run's own are stopped at its end."""
 
+# How long an example takes says something about the machine, and nothing about the code.
+hypothesis.settings.register_profile("untimed", deadline=None)
+hypothesis.settings.load_profile("untimed")
+
 # Java's optimising compiler takes a fifth of a start's time, and no test runs long enough to gain from it.
 os.environ.setdefault("JDK_JAVA_OPTIONS", "-XX:TieredStopAtLevel=1")
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what needs a server, by its fixtures, so that `-m "not server"` leaves it out."""
+    """Mark what needs a server or a pipeline, by its fixtures, so that `-m` can leave it out."""
     for item in items:
-        if {"settings", "own_server"}.intersection(getattr(item, "fixturenames", ())):
+        fixtures = set(getattr(item, "fixturenames", ()))
+        if fixtures & {"settings", "own_server"}:
             item.add_marker("server")
+        # It starts servers of its own, for half a minute each.
+        if "own_server" in fixtures:
+            item.add_marker("slow")
+        if fixtures & {"tiny_folder", "pipelines"} or hasattr(getattr(item, "module", None), "tiny"):
+            item.add_marker("pipeline")
 
 
 def pytest_collection_finish() -> None:

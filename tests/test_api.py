@@ -169,6 +169,7 @@ def test_examples_with_tables(opened: api.Graph, tmp_path: Path):
         opened.cypher("MATCH (n) DETACH DELETE n")
 
 
+@pytest.mark.slow
 def test_examples_with_runs(opened: api.Graph, tmp_path: Path):
     source, icons = ROOT / "datasets" / "noto-food", tmp_path / "icons"
     icons.mkdir()
@@ -183,6 +184,7 @@ def test_examples_with_runs(opened: api.Graph, tmp_path: Path):
     assert opened.query("best-models", dataset="icons")["model"].tolist() == ["tiny-sd15"]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("small_zoo")
 def test_examples_with_the_small_zoo(opened: api.Graph):
     run("records", opened)
@@ -199,6 +201,7 @@ def test_examples_with_the_small_zoo(opened: api.Graph):
     run("routed", opened)
 
 
+@pytest.mark.slow
 def test_examples_with_pipelines(opened: api.Graph, tmp_path: Path):
     (tmp_path / "prompts.txt").write_text("a red apple\na green pear\n")
     for folder in ("models/tiny-sdxl", "students/tiny-sdxl-lcm"):
@@ -213,6 +216,7 @@ def test_a_probe_that_nobody_gave_is_asked_for(opened: api.Graph, monkeypatch: p
     assert opened.router().probe == str(PROBE)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("opened", "small_zoo")
 def test_the_quickstart_notebook_runs():
     names: dict[str, Any] = {}

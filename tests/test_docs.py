@@ -177,6 +177,7 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 def test_the_readme_from_the_demo_to_a_decision(
     checkout: Path, environment: Mapping[str, str], monkeypatch: pytest.MonkeyPatch
 ):

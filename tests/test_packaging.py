@@ -151,6 +151,7 @@ def test_every_import_is_a_declared_dependency_and_those_of_extras_wait():
     assert not wrong
 
 
+@pytest.mark.slow
 def test_the_wheel_holds_one_package_and_all_its_data(wheel: zipfile.ZipFile):
     names = set(wheel.namelist())
     tops = {name.partition("/")[0] for name in names}
@@ -164,6 +165,7 @@ def test_the_wheel_holds_one_package_and_all_its_data(wheel: zipfile.ZipFile):
     assert any(name.endswith("licenses/LICENSE") for name in names)
 
 
+@pytest.mark.slow
 def test_every_module_of_the_wheel_imports_without_extras_beside_a_users_own_packages(
     installed: dict[str, str], users_folder: Path
 ):

@@ -37,6 +37,7 @@ def some_images(name: str, into: Path) -> Path:
     return into / name
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("graph")
 def test_all_three_levels_draw_and_say_what_each_was_worth(
     environment: Mapping[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch

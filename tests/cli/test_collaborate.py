@@ -38,6 +38,7 @@ def message(result: Result) -> str:
     return result.output + str(result.exception)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("graph")
 def test_from_two_models_to_a_report(invoke: Callable[..., Result], runner: Runner, tmp_path: Path) -> None:
     for model in (STUDENT, TEACHER):

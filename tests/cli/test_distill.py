@@ -81,6 +81,7 @@ def test_the_teacher_may_be_named_as_on_the_hub(
     load_pipeline(output, device="cpu")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("restarted", [False, True])
 def test_an_interrupted_command_continues_or_starts_over(
     restarted: bool,

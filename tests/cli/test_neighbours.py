@@ -190,6 +190,7 @@ NOT_HERE = {
 }
 
 
+@pytest.mark.slow
 def test_other_applications_nodes_stay_as_they_are(
     graph: MatchingGraph, runner: Runner, environment: Mapping[str, str], settings: Settings, tmp_path: Path
 ):

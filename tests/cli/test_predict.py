@@ -169,6 +169,7 @@ class TestDefaultRecipe:
         assert {reason["part"] for reason in answer["ranking"][0]["why"]} <= known
         assert sum(answer["provenance"]["mixture"]["weights"].values()) == pytest.approx(1)
 
+    @pytest.mark.slow
     def test_confidence(self, graph, command, zoo, save):
         save(graph, zoo(noise=2.0))
         code, out, err = command("predict", "d03", "--confidence", "0.8", "--json")
@@ -444,6 +445,7 @@ class TestEvaluate:
         assert [fold["dataset"] for fold in answer["folds"]] == ["d00", "d01", "d02", "d03"]
         assert answer["provenance"]["seed"] == 0
 
+    @pytest.mark.slow
     def test_text_and_a_metric_where_larger_is_better(self, graph, command, zoo, save):
         snapshot = zoo(n_datasets=4)
         save(graph, snapshot)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
 from click.testing import CliRunner
 
 from matchgraph.cli.main import matchgraph
@@ -18,6 +19,7 @@ def call(environment, *arguments: str):
     return CliRunner().invoke(matchgraph, ["report", *arguments], env=dict(environment))
 
 
+@pytest.mark.slow
 def test_report_writes_the_page_and_goes_on_where_it_stopped(
     environment, graph, zoo, save, tmp_path: Path, monkeypatch
 ):

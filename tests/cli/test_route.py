@@ -41,6 +41,7 @@ def invoke(environment: Mapping[str, str], settings: Any, monkeypatch: pytest.Mo
     return invoke
 
 
+@pytest.mark.slow
 def test_from_prompts_to_an_image(
     invoke: Callable[..., Result], environment: Mapping[str, str], tmp_path: Path
 ) -> None:

@@ -60,6 +60,7 @@ def middle(outcomes) -> float:
     return float(np.mean(sorted(outcome.score for outcome in outcomes)[1:3]))
 
 
+@pytest.mark.slow
 def test_the_limits_are_the_two_models_bit_for_bit(pipelines, scorer):
     lowest = run(pipelines, scorer, float("-inf"))
     assert all(same(lowest, alone(pipelines["tiny-vega"], STUDENT)))
@@ -90,6 +91,7 @@ def test_only_the_rejected_go_on(pipelines, scorer, plan):
     assert teacher == pytest.approx(2 * price(pipelines["tiny-sdxl"], replace(TEACHER, guidance=1.0)))
 
 
+@pytest.mark.slow
 def test_a_small_rollback_leaves_the_students_image(pipelines, scorer):
     first = run(pipelines, scorer, float("-inf"))
     images = [np.asarray(outcome.image, dtype=float) for outcome in first]
@@ -107,6 +109,7 @@ def test_a_small_rollback_leaves_the_students_image(pipelines, scorer):
     assert changes[0] < 4 < changes[1] < changes[2]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("teacher", ["tiny-sana-small", "tiny-flux"])
 def test_what_shares_no_latents_goes_through_pixels(pipelines, scorer, teacher):
     assert share_latents(pipelines["tiny-vega"], pipelines["tiny-sdxl"])
@@ -122,6 +125,7 @@ def test_what_shares_no_latents_goes_through_pixels(pipelines, scorer, teacher):
     assert {outcome.decision for outcome in made} == {"refined"}
 
 
+@pytest.mark.slow
 def test_the_seed_decides_and_the_batch_does_not(pipelines, scorer):
     threshold = middle(run(pipelines, scorer, float("-inf")))
     one = run(pipelines, scorer, threshold, REFINE)
@@ -133,6 +137,7 @@ def test_the_seed_decides_and_the_batch_does_not(pipelines, scorer):
         assert np.abs(np.asarray(a.image, int) - np.asarray(b.image, int)).max() <= 3
 
 
+@pytest.mark.slow
 def test_editing_starts_both_from_the_picture(pipelines, scorer):
     pictures = alone(pipelines["tiny-sdxl"], replace(TEACHER, steps=8))
     for threshold in (float("-inf"), float("inf")):
@@ -154,6 +159,7 @@ def test_editing_starts_both_from_the_picture(pipelines, scorer):
         run(pipelines, scorer, 0.0, replace(PLAN, strength=0.5))
 
 
+@pytest.mark.slow
 def test_a_controlnet_steers_both_and_is_paid_for(pipelines, scorer):
     # A smaller square for each prompt.
     squares = [Image.new("RGB", (24 - 4 * place,) * 2, "white") for place in range(len(PROMPTS))]

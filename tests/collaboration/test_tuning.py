@@ -26,6 +26,7 @@ def made_up(seed: int, count: int = 60) -> Trials:
     return Trials(("a",) * count, 1, (column("student@2", 2),), teachers, (column("refine-0.5@3", 3),))
 
 
+@pytest.mark.slow
 @given(st.integers(0, 200), st.floats(1.0, 6.0))
 def test_tuning_finds_the_best_that_the_budget_pays(seed: int, budget: float) -> None:
     trials = made_up(seed)

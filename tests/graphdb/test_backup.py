@@ -18,6 +18,7 @@ from matchgraph.graphdb.server.managed import ManagedServer
 from tests.ingest.dump import dump
 
 
+@pytest.mark.slow
 def test_a_database_comes_back_as_it_was(
     own_server: ManagedServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -362,6 +362,7 @@ def test_edges_of_a_band_are_paths(ask: Ask) -> None:
     assert [node["properties"]["id"] for node in best["nodes"]] == ["alpha", "cats"]
 
 
+@pytest.mark.slow
 def test_every_query_reads_only_and_runs_with_its_defaults(ask: Ask, runner: Runner) -> None:
     prompts = PromptGraph(runner)
     prompts.save_variants(

@@ -164,6 +164,7 @@ def test_walks_of_a_large_graph_are_drawn_in_parts_and_are_the_same(
     np.testing.assert_array_equal(random_walks(weights, config), at_once)
 
 
+@pytest.mark.slow
 def test_walks_step_as_often_as_the_chances_say(weights: np.ndarray) -> None:
     config = Node2VecConfig(walk_length=500, walks_per_node=100, return_factor=0.5, in_out_factor=2.0)
     walks = random_walks(weights, config)
@@ -197,6 +198,7 @@ def test_vectors_separate_two_clusters_and_repeat() -> None:
     assert cosine[same].mean() > cosine[~same & ~np.eye(len(nodes), dtype=bool)].mean() + 0.2
 
 
+@pytest.mark.slow
 def test_vectors_do_not_depend_on_the_hash_seed() -> None:
     code = """
 import pandas as pd

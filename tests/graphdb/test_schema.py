@@ -132,6 +132,7 @@ def drop_schema(runner: Runner) -> None:
     runner.write("MATCH (n) DETACH DELETE n")
 
 
+@pytest.mark.slow
 def test_an_earlier_graph_is_adopted_and_nothing_else(graph: MatchingGraph, runner: Runner) -> None:
     drop_schema(runner)
     for label, key, name in (("Schema", "version", "schema_version"), ("Model", "id", "model_id")):

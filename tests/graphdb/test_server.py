@@ -103,6 +103,7 @@ def test_a_wrong_password_file_is_told_and_leaves_the_server_alone(own_server: M
     assert state_of(own_server) == state
 
 
+@pytest.mark.slow
 def test_interrupt_lost_password_and_taken_port_at_a_start(own_server: ManagedServer):
     """One start for three troubles: each is seen by itself in the asserts."""
     before = state_of(own_server)

@@ -48,6 +48,7 @@ def zoo(graph: MatchingGraph, pipelines: Path, image_folders: Path, probe: Path)
     return ingested(graph, pipelines / "tiny-unet", image_folders / "cats", probe)
 
 
+@pytest.mark.slow
 def test_a_folder_of_adapters_is_scored_and_the_best_recorded_with_its_training(
     zoo: MatchingGraph, runner: Runner, probe: Path, tmp_path: Path
 ) -> None:

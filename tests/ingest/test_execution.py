@@ -45,6 +45,7 @@ def zoo(graph: MatchingGraph, pipelines: Path, image_folders: Path, probe: Path)
     return ingested(graph, pipelines / "tiny-sd3", image_folders / "cats", probe)
 
 
+@pytest.mark.slow
 def test_a_run_measures_every_metric_and_a_worker_needs_only_the_ledger(
     zoo: MatchingGraph, runner: Runner, invoke: Invoke, asked: list[Any], probe: Path, dinov2: Path
 ) -> None:
@@ -84,6 +85,7 @@ def test_a_run_measures_every_metric_and_a_worker_needs_only_the_ledger(
     assert again["already_done"] == 1
 
 
+@pytest.mark.slow
 def test_a_pretrained_model_is_scored_once_for_all_ways_to_train_it(
     zoo: MatchingGraph,  # noqa: ARG001
     runner: Runner,
@@ -250,6 +252,7 @@ def test_datasets_by_several_metrics_from_the_command_line(
     assert {dataset.properties["probe"] for dataset in graph.datasets()} == {"dinov2"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lasting", [False, True])
 def test_a_lack_of_memory_is_followed_by_a_smaller_plan(
     zoo: MatchingGraph,  # noqa: ARG001

@@ -68,6 +68,7 @@ def test_a_folder_with_weights_gives_all_facts(graph: MatchingGraph, folder: Pat
     assert total == pytest.approx(stored["tflop"])
 
 
+@pytest.mark.slow
 def test_what_is_known_is_not_measured_again(
     graph: MatchingGraph, runner: Runner, folder: Path, calls: list[str]
 ) -> None:

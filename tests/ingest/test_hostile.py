@@ -90,6 +90,7 @@ def table(path: Path, columns: Sequence[str], rows: Sequence[Sequence[object]]) 
     return path
 
 
+@pytest.mark.slow
 def test_names_in_tables_come_back_to_the_letter(
     matchgraph: Matchgraph, graph: MatchingGraph, tmp_path: Path
 ) -> None:
@@ -187,6 +188,7 @@ def hostile_folders(tmp_path: Path, pipelines: Path) -> tuple[Path, Path]:
     return model, write_images(tmp_path / "data" / DATASET, 3, ["a `cat`", "'; DROP", None])
 
 
+@pytest.mark.slow
 def test_a_run_between_folders_with_hostile_names(
     matchgraph: Matchgraph,
     graph: MatchingGraph,

@@ -54,6 +54,7 @@ def settled(runner: Runner) -> None:
         time.sleep(0.05)
 
 
+@pytest.mark.slow
 def test_a_killed_table_is_written_wholly_or_not_at_all(
     graph: MatchingGraph, runner: Runner, tmp_path: Path, start: Start
 ) -> None:

@@ -100,6 +100,7 @@ def children() -> list[psutil.Process]:
     ]
 
 
+@pytest.mark.slow
 def test_stopped_and_with_a_child_killed_it_ends_as_if_nothing_had_been(
     planned: Plan,
     graph: MatchingGraph,

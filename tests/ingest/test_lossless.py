@@ -156,6 +156,7 @@ def whole(runner: Runner) -> tuple[list[str], list[dict]]:
     return dump(runner, without=("sketch", "directions")), runner.read(load("read/metrics"))
 
 
+@pytest.mark.slow
 @given(contents())
 @example(PLAIN)
 @limits(max_examples=8, deadline=None, suppress_health_check=list(HealthCheck))

@@ -54,6 +54,7 @@ def known(graph: MatchingGraph, monkeypatch: pytest.MonkeyPatch) -> list[Statist
     return found
 
 
+@pytest.mark.slow
 def test_bounds_are_bounds_and_near(known: list[Statistics], graph: MatchingGraph):
     kept = graph.sketches("e")
     assert kept.directions is not None

@@ -156,6 +156,7 @@ def on_ray(
     )
 
 
+@pytest.mark.slow
 def test_stopped_work_is_given_back(
     settings: Settings, runner: Runner, cluster: Any, fill: Callable[[Path, RunConfig], list[str]]
 ) -> None:
@@ -176,6 +177,7 @@ def test_stopped_work_is_given_back(
     assert list((settings.home / "runs" / begun.id).rglob("checkpoint.safetensors"))
 
 
+@pytest.mark.slow
 def test_a_node_killed_in_mid_run_changes_nothing(
     settings: Settings,
     runner: Runner,
@@ -303,6 +305,7 @@ def test_options_of_a_cluster_are_refused_without_one(
     assert "--address, --gpus and --cpus are for --executor ray" in result.stderr
 
 
+@pytest.mark.slow
 def test_a_numbered_gpu_is_rays_to_choose(settings: Settings, runner: Runner) -> None:
     options = WorkerOptions("cuda:1")
     with pytest.raises(ClusterUnusable, match="--device cuda:1"):

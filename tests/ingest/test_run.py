@@ -25,6 +25,7 @@ from tests.ingest.stub import CONFIG, Silent, StubExecutor, do, failing, plan
 ELSEWHERE = Owner("another-host", 1, 0.0)
 
 
+@pytest.mark.slow
 def test_runs_are_done_once(zoo: MatchingGraph, ledger: Ledger, runner: Runner, home: Path) -> None:
     executor = StubExecutor()
     summary = do(zoo, ledger, home, executor)

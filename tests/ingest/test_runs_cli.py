@@ -153,6 +153,7 @@ def test_a_plan_says_what_there_is_and_what_the_rest_costs(
     assert "at 3.00 an hour" in table
 
 
+@pytest.mark.slow
 def test_a_plan_says_what_fits_a_gpu(invoke: Invoke, zoo: list[object]) -> None:
     asked = ["plan", *zoo, "--model", "sd-1.5", "--precision", "bf16", "--resolution", 512, "--batch-size", 8]
     for gib, fits in ((12, True), (1, False)):
@@ -325,6 +326,7 @@ def count_reads(monkeypatch: pytest.MonkeyPatch) -> tuple[list[Path], list[int]]
     return listed, read
 
 
+@pytest.mark.slow
 def test_fine_tuning_from_folders_to_edges(
     invoke: Invoke,
     graph: MatchingGraph,

@@ -23,6 +23,7 @@ SHAPES = {"kl": (8, 8, 8), "dc": (32, 4, 4)}
 each_kind = pytest.mark.parametrize("kind", sorted(SHAPES))
 
 
+@pytest.mark.slow
 @each_kind
 def test_training_reconstructs_better_and_saving_keeps_it(
     kind, small_pool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

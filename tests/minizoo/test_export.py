@@ -42,6 +42,7 @@ def exported(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+@pytest.mark.slow
 @each_model
 def test_the_product_loads_a_folder_of_links(model, exported: Path) -> None:
     folder = exported / "models" / model.name

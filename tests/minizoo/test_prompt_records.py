@@ -34,6 +34,7 @@ def encoder() -> PromptEncoder:
     return load_prompt_encoder(CLIP)
 
 
+@pytest.mark.slow
 def test_prompts_are_those_of_the_file_that_are_unlike(
     records: PromptRecords, encoder: PromptEncoder
 ) -> None:

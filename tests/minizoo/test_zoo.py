@@ -94,6 +94,7 @@ def test_a_model_that_cannot_be_trained_is_refused(wrong) -> None:
         replace(ZOO["tiny-sd15"], **wrong)
 
 
+@pytest.mark.slow
 @each_model
 def test_a_few_steps_train_it_through_its_familys_own_objective(
     model, small_pool, shared, built, monkeypatch: pytest.MonkeyPatch

@@ -206,6 +206,7 @@ def test_baselines_predict_the_same_bits_whatever_the_held_out_results(zoo):
         assert (one is None and other is None) or np.array_equal(one, other, equal_nan=True), baseline.key
 
 
+@pytest.mark.slow
 def test_the_graph_wins_where_the_best_model_depends_on_the_kind_of_dataset(graph, runner, zoo, save):
     """Kinds show in distances and results only, so whoever wins here has learnt it from the graph."""
     save(graph, zoo(n_datasets=12))

@@ -245,6 +245,7 @@ class TestOddZoos:
         assert answer["z"].contributions[:, 1] == pytest.approx(np.zeros(10))
 
 
+@pytest.mark.slow
 def test_it_learns_what_is_there_to_learn_and_is_as_sure_as_it_may_be():
     """Where the best model depends on the kind of dataset, it beats the average; its chances come true."""
     average = BASELINES[:1]

@@ -181,6 +181,7 @@ class TestOddZoos:
                 RowConfig(**wrong)
 
 
+@pytest.mark.slow
 def test_the_targets_results_change_nothing_in_a_real_graph(graph, runner, zoo, save, ranker):
     snapshot = zoo(n_datasets=8)
     gds = GdsNode2Vec(runner, Node2VecConfig(dimension=16, walk_length=20))

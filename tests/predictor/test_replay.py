@@ -62,6 +62,7 @@ def test_all_orders_at_all_budgets(zoo, matcher):
     assert lead == pytest.approx(np.mean(differences))
 
 
+@pytest.mark.slow
 def test_equal_seeds_give_equal_curves(zoo, matcher):
     snapshot = zoo(n_datasets=8)
     arguments = (snapshot, hours_of(snapshot), matcher, ONCE)

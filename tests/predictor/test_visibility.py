@@ -86,6 +86,7 @@ class TestWeightedEdges:
             np.argsort(-similar["weight"].to_numpy()), np.argsort(snapshot.similar["value"])
         )
 
+    @pytest.mark.slow
     def test_weights_are_those_that_the_graph_stores(self, graph, runner, zoo, save):
         save(graph, zoo(n_datasets=5))
         refresh(runner)

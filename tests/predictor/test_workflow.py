@@ -72,6 +72,7 @@ class TestPredict:
         # Nothing is known of it.
         assert "throughput" not in page
 
+    @pytest.mark.slow
     def test_a_new_dataset_is_ranked_by_its_distances_and_kept_if_asked(self, filled):
         steps = []
         near = {"d01", "d04", "d07"}
@@ -124,6 +125,7 @@ class TestCosts:
 
 
 class TestEvaluate:
+    @pytest.mark.slow
     def test_as_data(self, filled):
         evaluation = evaluate(filled, method=Method(recipe="gaussian"))
         frame = evaluation.to_frame()

@@ -100,6 +100,7 @@ def test_what_was_finished_before_an_interruption_or_an_error_is_kept(
     assert sorted(counted) == ["d00", "d01", "d02", "d03", "d04"]
 
 
+@pytest.mark.slow
 def test_other_processes_compute_the_same_and_name_their_errors(zoo, tmp_path: Path):
     snapshot = zoo(5, 3)
     here = evaluate_variants([QUICK], place(snapshot, tmp_path / "here"), None)

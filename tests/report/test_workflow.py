@@ -87,6 +87,7 @@ def sources(snapshot, replicates: tuple[Replicate, ...] = ()) -> Sources:
     return Sources({MAIN_VIEW: snapshot}, (view,), (view,), replicates)
 
 
+@pytest.mark.slow
 def test_a_report_without_similarities_initial_values_or_replicates(zoo, tmp_path: Path, monkeypatch):
     monkeypatch.setattr(sparsity, "REMOVED", (0.0, 0.5))
     for module, trees in ((baselines, "FOREST_TREES"), (rankers, "TREES"), (importances, "TREES")):

@@ -146,6 +146,7 @@ def test_a_saved_process_is_the_same(scored, tmp_path: Path) -> None:
         GaussianQuality.load(tmp_path / "process.safetensors")
 
 
+@pytest.mark.slow
 def test_the_network_learns_and_knows_its_error(scored) -> None:
     table, encoded = scored
     angles, fresh = circle.points(300, seed=9)

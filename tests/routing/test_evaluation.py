@@ -37,6 +37,7 @@ def test_what_there_is_to_gain_is_gained(scored: tuple[ScoreTable, EncodedPrompt
         assert study.shares(name, [0.0])[0, 2] == pytest.approx(0.5, abs=0.2)
 
 
+@pytest.mark.slow
 def test_every_prompt_is_a_test_prompt_once(scored: tuple[ScoreTable, EncodedPrompts]) -> None:
     table, encoded = scored
     turns = [rotated(table, turn, 4, seed=1) for turn in range(4)]
@@ -55,6 +56,7 @@ def test_every_prompt_is_a_test_prompt_once(scored: tuple[ScoreTable, EncodedPro
     assert many.high - many.low < 0.5 * (few.high - few.low)
 
 
+@pytest.mark.slow
 def test_estimates_without_knowledge_gain_nothing(scored: tuple[ScoreTable, EncodedPrompts]) -> None:
     table, encoded = scored
     # Prompts that have nothing to do with their scores.

@@ -157,6 +157,7 @@ def client(served: dict[str, Served], hasty: Runner) -> TestClient:
     return TestClient(create_app(served, hasty.verify), raise_server_exceptions=False)
 
 
+@pytest.mark.slow
 def test_it_decides_as_the_router_does(client: TestClient, served: dict[str, Served]) -> None:
     for metric in ("clip_score", "sharpness"):
         wanted = [*texts()[:5], "an altogether different thing, oil on canvas, trending"]
@@ -226,6 +227,7 @@ def test_what_cannot_be_met_is_told_in_one_line(
     assert "\n" not in detail
 
 
+@pytest.mark.slow
 def test_a_prompt_of_the_largest_size_and_the_fullest_batch_are_answered(client: TestClient) -> None:
     # In escapes of six bytes, the largest body there is.
     body = json.dumps({"prompts": ["\u732b" * MAX_PROMPT_CHARACTERS] * MAX_PROMPTS}).encode()
@@ -268,6 +270,7 @@ def test_its_page_of_documentation_needs_no_network(client: TestClient) -> None:
     assert {client.get(file).status_code for file in files} == {200}
 
 
+@pytest.mark.slow
 def test_it_keeps_to_its_own_description(live: str, tmp_path: Path) -> None:
     """Whatever fits the description is answered, and what does not is refused, as the description says."""
     command = [sys.executable, "-m", "schemathesis.cli", "run", f"{live}/openapi.json"]
@@ -276,6 +279,7 @@ def test_it_keeps_to_its_own_description(live: str, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
 
 
+@pytest.mark.slow
 def test_a_hundred_clients_at_once_get_their_own_answers(live: str, served: dict[str, Served]) -> None:
     wanted = texts()
     expected = {

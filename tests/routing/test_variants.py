@@ -18,6 +18,7 @@ SDXL = ROOT.parent / "zoo" / "sdxl-base"
 PRINTED = {9: 107.73, 10: 119.70, 20: 239.40, 22: 263.34, 50: 598.50, 65: 778.05, 100: 1197.00}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("how", "printed"),
     [

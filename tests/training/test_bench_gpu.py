@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 
+import pytest
+
 from bench import gpu
 from bench.gpu import run, table
 
 
+@pytest.mark.slow
 def test_every_part_of_the_check_runs_without_a_gpu(monkeypatch):
     monkeypatch.setattr(gpu, "STEPS", 2)
     monkeypatch.setattr(gpu, "SAMPLING_STEPS", 1)

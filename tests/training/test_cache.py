@@ -181,6 +181,7 @@ def test_impossible_limits_are_refused(tmp_path, limit):
 SD = {"steps": 2, "batch_size": 4, "learning_rate": 1e-2, "rank": 2, "resolution_px": 32, "device": "cpu"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("limit", [10**7, 9_000], ids=["ample", "scarce"])
 def test_runs_are_the_same_with_and_without(tiny_folder, dataset, tmp_path, monkeypatch, limit):
     cache = EncodingCache(tmp_path / "cache", limit)

@@ -123,6 +123,7 @@ def test_interrupted_equals_uninterrupted(pixart, dataset, uninterrupted, pull, 
 
 
 # Pixart is in all other tests here; the state to restore is that of the loop, whatever the family.
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["sdxl", "flux"])
 def test_other_families_go_on_where_it_stopped(tiny_folder, dataset, pull, tmp_path, name):
     with LoadedPipeline(tiny_folder(name), device="cpu") as loaded:

@@ -70,6 +70,7 @@ def draw(model: LoadedPipeline, *, batch_size: int = 2, seed: int = 0, **options
     return np.stack([np.asarray(image, dtype=np.float64) for image in images])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FAMILIES)
 def test_each_family_gets_a_student_that_loads_and_draws_as_any_pipeline(
     name: str, tiny_folder: Callable[..., Path], tmp_path: Path
@@ -131,6 +132,7 @@ def test_diffusers_alone_draws_with_a_student(tiny_folder: Callable[..., Path], 
     assert pipe.scheduler.timesteps.tolist() == [999, 799, 499, 299]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "method"), [("sd", "lora"), ("sd3", "full")])
 def test_an_interrupted_run_equals_an_uninterrupted_one(
     name: str, method: str, tiny_folder: Callable[..., Path], tmp_path: Path

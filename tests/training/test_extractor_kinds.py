@@ -58,6 +58,7 @@ def pixels(shown: list[Image.Image], px: int, mean, std) -> torch.Tensor:
     return torch.tensor((resized - mean) / std, dtype=torch.float32).permute(0, 3, 1, 2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_streams_finite_features_that_tell_items_apart(weights, kind):
     extractor = load(kind, weights[kind])
@@ -91,6 +92,7 @@ def test_inception_has_the_features_of_torch_fidelity(weights, tmp_path):
     assert extractor.image_px == 299
 
 
+@pytest.mark.slow
 def test_published_inception_weights_are_converted_without_running_code(
     weights, tmp_path, monkeypatch, capsys
 ):

@@ -61,6 +61,7 @@ def test_families_are_found_by_pipeline_class():
         family("unet")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_defaults_are_those_of_the_pipelines_call(loaded, name):
     pipe, own = loaded[name]
@@ -610,6 +611,7 @@ def widths(name: str, encoders: dict[str, dict]) -> dict[str, tuple[int, ...]]:
 
 
 # Juggernaut's networks are SDXL's.
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "model", sorted(path.name for path in ZOO.iterdir() if path.is_dir() and path.name != "juggernaut-x")
 )

@@ -104,6 +104,7 @@ def test_weights_of_samplers_that_are_not_known_are_refused(name):
     assert of_weights("lcm-lora-sdxl/pytorch_lora_weights.safetensors") is None
 
 
+@pytest.mark.slow
 def test_a_lightning_student_draws_and_costs_what_diffusers_does_by_its_card(tiny_folder, tmp_path: Path):
     teacher, student = tiny_folder("sdxl"), tmp_path / "student"
     file = tmp_path / "sdxl_lightning_2step_lora.safetensors"

@@ -40,6 +40,7 @@ def loaded(tiny_folder):
         pipeline.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_two_steps_move_the_adapter_and_nothing_else(loaded, dataset, name):
     one = loaded[name]
@@ -74,6 +75,7 @@ def test_two_steps_move_the_adapter_and_nothing_else(loaded, dataset, name):
         detach_adapter(pipe, family)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["sdxl", "sana", "flux"])
 def test_one_seed_gives_one_file_and_no_trace_in_the_pipeline(loaded, tiny_folder, dataset, tmp_path, name):
     denoiser = loaded[name].family.denoiser(loaded[name].pipe)

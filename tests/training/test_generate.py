@@ -55,6 +55,7 @@ def difference(one, two) -> int:
 
 
 # The rest of the families are in the next test. Pixart has a loader of our own.
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["sd", "pixart", "flux"])
 def test_a_saved_adapter_reproduces_the_images_bit_for_bit(loaded, adapters, name):
     folder, expected = adapters[name]

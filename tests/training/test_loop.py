@@ -156,6 +156,7 @@ def test_gradients_that_are_never_finite_stop_a_float16_run(half, dataset, tmp_p
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_compiled_denoiser_trains_the_same(pixart, dataset, tmp_path, monkeypatch):
     monkeypatch.setattr(loop, "COMPILE_BACKEND", "eager")
     plain = fine_tune(pixart, dataset, config(steps=2), tmp_path / "a")
@@ -177,6 +178,7 @@ def test_a_compiled_denoiser_trains_the_same(pixart, dataset, tmp_path, monkeypa
     assert fine_tune(pixart, dataset, config(steps=2), tmp_path / "c").sha256 == plain.sha256
 
 
+@pytest.mark.slow
 def test_where_compilation_fails_the_plain_denoiser_trains(pixart, dataset, tmp_path, monkeypatch):
     def broken(*_: object) -> None:
         raise RuntimeError("no compiler here\nwith a long story")

@@ -33,6 +33,7 @@ def traced(model: str) -> Footprint:
     return footprint(ZOO / model, precision="bf16", resolution_px=512)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", MODELS)
 def test_every_model_fits_a_card_of_24_gib(model):
     found = traced(model)
@@ -52,6 +53,7 @@ def test_every_model_fits_a_card_of_24_gib(model):
 
 
 # Families of which no model is in the zoo.
+@pytest.mark.slow
 @pytest.mark.parametrize("name", published.MODELS)
 def test_stages_of_other_families_are_traced(tiny_folder, name):
     found = footprint(tiny_folder(name), precision="bf16", resolution_px=32)

@@ -32,6 +32,7 @@ def traced(folder: Path) -> Footprint:
     return footprint(folder, precision="fp32", resolution_px=tiny.RESOLUTION_PX, rank=2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("checkpointing", [False, True])
 @pytest.mark.parametrize("name", ["flux", "sana", "sd"])
 def test_training_takes_what_was_estimated(tiny_folder, name, checkpointing):

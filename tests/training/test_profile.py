@@ -53,6 +53,7 @@ def folder(tmp_path) -> Path:
     return Path(shutil.copytree(ZOO / "sd-1.5", tmp_path / "sd-1.5"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TABLE_2)
 def test_table_2_comes_out(name):
     profile = profiler(name).price()
@@ -108,6 +109,7 @@ def test_prompts_are_priced_at_full_length(tiny_folder, name):
     assert (profile.calls, profile.rows) == (6, 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(set(tiny.BUILDERS) - {"lumina2", "pixart_alpha", "qwen_image"}))
 def test_counts_are_those_of_a_real_call(tiny_folder, name):
     with LoadedPipeline(tiny_folder(name), device="cpu") as loaded:

@@ -54,6 +54,7 @@ def test_the_latents_are_those_that_the_images_were_decoded_from(tiny_folder, na
 
 
 # Every family of models, and every sampler on noise and on flows; Sana's own is DPM-Solver's of flows.
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "sampler"),
     [

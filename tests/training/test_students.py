@@ -102,6 +102,7 @@ def test_a_denoiser_in_the_teachers_place_draws_bit_for_bit(tmp_path):
         make_student(student, published / "unet", tmp_path / "other")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("style", ["kohya", "diffusers"])
 def test_a_lora_draws_what_diffusers_draws_with_it(tiny_folder, tmp_path, style):
     teacher, student = tiny_folder("sdxl"), tmp_path / "student"

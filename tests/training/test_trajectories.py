@@ -39,6 +39,7 @@ def test_a_straight_way_has_no_curvature_and_a_half_circle_a_known_one():
     assert curvature(circle).tolist() == pytest.approx([1 / torch.pi] * 2, rel=1e-2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["tiny-sdxl", "tiny-sd3"])
 def test_following_changes_nothing(loaded, name):
     pipe = loaded[name]

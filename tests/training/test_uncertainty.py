@@ -29,6 +29,7 @@ def real() -> Sample:
     return sample(rows * np.linspace(0.3, 1.5, DIMENSION) + 0.5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("captions", [None, 20])
 @pytest.mark.parametrize("distance", ["fid", "kid", "cmmd"])
 def test_the_standard_error_is_the_spread_of_repeated_draws(
