@@ -14,6 +14,7 @@ import click
 
 from matchgraph.cli.groups import SuggestingGroup
 from matchgraph.cli.options import (
+    PROBE_VARIABLE,
     FiniteRange,
     aesthetic_option,
     device_option,
@@ -39,6 +40,15 @@ if TYPE_CHECKING:
 # A serving stack prefers an error at once to waiting until the driver gives up.
 SERVING_PATIENCE_S = 1.0
 
+encoder_option = click.option(
+    "--probe",
+    envvar=PROBE_VARIABLE,
+    required=True,
+    help="What reads prompts: a CLIP (a folder in open_clip's layout, or MODEL/TAG), a sentence model (a "
+    "folder of sentence-transformers, or sentence-transformers/NAME), or a file of embeddings (.npy, "
+    f".parquet, .csv, .jsonl). [env: {PROBE_VARIABLE}]",
+)
+network_option = probe_option(note="Only routers of the kind network need it.")
 metric_option = click.option(
     "--metric", default="clip_score", show_default=True, help="Quality metric to route by."
 )
@@ -138,7 +148,7 @@ def route() -> None:
 
 @route.command()
 @click.argument("path", metavar="FILE", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@probe_option(required=True)
+@encoder_option
 @click.option(
     "--largest-similarity",
     type=click.FloatRange(0, 1.01),
@@ -169,7 +179,7 @@ def prompts(path: Path, probe: str, largest_similarity: float, seed: int, as_jso
 
 @route.command()
 @click.argument("path", metavar="FILE", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@probe_option(required=True)
+@encoder_option
 @click.option(
     "--metric",
     help="Name of the metric, where no column has it; larger is better. By default the name of the column.",
@@ -285,7 +295,7 @@ def score(
 
 
 @route.command()
-@probe_option(required=True)
+@network_option
 @metric_option
 @click.option(
     "--kind",
@@ -301,7 +311,7 @@ def score(
     help="For knn: number of neighbours; by default chosen on the validation prompts.",
 )
 @seed_option("the network")
-def fit(metric: str, probe: str, **options: Any) -> None:
+def fit(metric: str, probe: str | None, **options: Any) -> None:
     """Fit the router: learn to predict each candidate's quality for a prompt."""
     from matchgraph.routing.workflow import fit as fit_metric
 
@@ -311,16 +321,16 @@ def fit(metric: str, probe: str, **options: Any) -> None:
 
 
 @route.command()
-@probe_option(required=True)
+@network_option
 @metric_option
 @budget_options("Average cost of an image.", required=True)
 @json_option
-def calibrate(probe: str, metric: str, budget: Budget, as_json: bool) -> None:
+def calibrate(probe: str | None, metric: str, budget: Budget, as_json: bool) -> None:
     """Find the lambda that keeps the average cost on the validation prompts within a budget."""
     from matchgraph.routing.workflow import calibrate as calibrate_router
 
     with opened_graph() as (_, runner):
-        found = calibrate_router(runner, router_store(), metric, probe, budget)
+        found = calibrate_router(runner, router_store(), metric, budget, probe)
     if as_json:
         click.echo(
             json.dumps(
@@ -341,7 +351,7 @@ def calibrate(probe: str, metric: str, budget: Budget, as_json: bool) -> None:
 
 @route.command()
 @click.argument("prompt")
-@probe_option(required=True)
+@encoder_option
 @metric_option
 @budget_options("Average cost of an image; by default the budget that the router was calibrated for.")
 @lambda_option
@@ -368,7 +378,7 @@ def ask(
 
 
 @route.command()
-@probe_option(required=True)
+@network_option
 @click.option(
     "--metric",
     "metrics",
@@ -384,7 +394,7 @@ def ask(
     help="Parts that the prompts are divided into; each is the test part once.",
 )
 @seed_option("the parts, the network and the bootstrap")
-def curve(probe: str, metrics: tuple[str, ...], out: Path, folds: int, seed: int) -> None:
+def curve(probe: str | None, metrics: tuple[str, ...], out: Path, folds: int, seed: int) -> None:
     """Measure the gain of routing on held-out prompts, as a page of curves and tables."""
     from matchgraph.report.routing import write_report
     from matchgraph.routing.workflow import evaluate
@@ -401,7 +411,7 @@ def curve(probe: str, metrics: tuple[str, ...], out: Path, folds: int, seed: int
 
 @route.command()
 @click.argument("prompts", metavar="PROMPT...", nargs=-1, required=True)
-@probe_option(required=True)
+@encoder_option
 @metric_option
 @lambda_option
 @out_option("Folder for the images.", required=True)
@@ -417,7 +427,7 @@ def generate(prompts: tuple[str, ...], metric: str, probe: str, out: Path, **opt
 
 
 @route.command()
-@probe_option(required=True)
+@encoder_option
 @click.option(
     "--metric", "metrics", multiple=True, help="Routers to serve; all fitted ones by default. Repeatable."
 )

@@ -284,12 +284,10 @@ class _Bench:
         return batch(loaded, drawing, start, follow=start is None and loaded is not self._student)
 
     def _write(self, path: Path, tensors: Mapping[str, np.ndarray], facts: dict[str, str]) -> None:
-        import torch
-
         from matchgraph.training.files import write_tensors
 
         self._folder.mkdir(parents=True, exist_ok=True)
-        write_tensors(path, {name: torch.from_numpy(value) for name, value in tensors.items()}, facts)
+        write_tensors(path, tensors, facts)
 
 
 def _read(path: Path) -> dict[str, np.ndarray] | None:

@@ -7,6 +7,7 @@ The parts and the page are those of the other report, `report`.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -17,12 +18,15 @@ import numpy as np
 from matchgraph.report.page import Drawing, Head, Section, write_page
 from matchgraph.report.tables import Column, Table, table
 from matchgraph.report.verdicts import verdict
-from matchgraph.routing.evaluation import ESTIMATORS, MIXING, ORACLE, Study, typical_words
+from matchgraph.routing.evaluation import CHOSEN, MIXING, ORACLE, Study, typical_words
 from matchgraph.routing.policy import choose, lambda_for_budget
+from matchgraph.routing.standing import NEVER
+from matchgraph.stats.intervals import Interval
 from matchgraph.svg import COLOURS, INK, LINES, drawing, logarithmic
 
 NAME = "routing"
 TITLES = {
+    CHOSEN: "chosen on validation prompts",
     "knn": "nearest prompts",
     "gaussian": "Gaussian process",
     "network": "network",
@@ -60,21 +64,38 @@ def write_report(
 
 
 def summary_of(study: Study) -> str:
-    """The study in a sentence."""
-    name, best = max(study.comparisons.items(), key=lambda each: each[1].area.value)
-    above = sum(verdict(interval) == "above" for interval in best.over_candidate.values())
-    over = best.over_mixing
+    """The study in a sentence, about the router that the validation prompts chose."""
+    own, stands = study.comparisons[CHOSEN], study.standings[CHOSEN]
+    above = sum(verdict(interval) == "above" for interval in own.over_candidate.values())
     return (
-        f"{study.metric}: over all budgets the router by {TITLES[name]} has a mean quality of "
-        f"{best.area.value:.4f}: {over.value:+.4f} [{over.low:+.4f}, {over.high:+.4f}] against random "
-        f"mixing, and at equal cost it is clearly above {above} of {len(best.over_candidate)} fixed "
-        f"candidates ({len(study.prompts)} test prompts)."
+        f"{study.metric}: over all budgets the router that the validation prompts chose ({chosen(study)}) "
+        f"has a mean quality of {own.area.value:.4f}: {signed(own.over_mixing)} against random mixing; "
+        f"{signed(stands.over_single)} against the best single candidate ({singles(study)}) at its cost. "
+        f"At equal cost it is clearly above {above} of {len(own.over_candidate)} fixed candidates "
+        f"({len(study.prompts)} test prompts)."
     )
+
+
+def chosen(study: Study) -> str:
+    """Which estimators were chosen, and how often."""
+    return named([TITLES[name] for name in study.chosen])
+
+
+def singles(study: Study) -> str:
+    """Which candidates were the best single ones, and how often."""
+    return named(study.singles)
+
+
+def named(each: Sequence[str]) -> str:
+    """Names of turns, with how many of them each has unless it has all."""
+    counts = Counter(each).most_common()
+    if len(counts) == 1:
+        return counts[0][0]
+    return ", ".join(f"{name} in {count} of {len(each)} turns" for name, count in counts)
 
 
 def sections(study: Study) -> list[Section]:
     """The parts of the page about one metric."""
-    best = max(ESTIMATORS, key=lambda name: study.comparisons[name].area.value)
     return [
         Section(
             f"{study.metric}-curve",
@@ -88,6 +109,17 @@ def sections(study: Study) -> list[Section]:
             tables=(areas_table(study),),
         ),
         Section(
+            f"{study.metric}-standing",
+            f"{study.metric}: against the best single candidate",
+            "LLMRouterBench, RouterArena",
+            f"The best single candidate is {singles(study)}: chosen on the training prompts, so that it may "
+            "not be the best on the test prompts.",
+            "Quality is compared at the candidate's cost, and cost at its quality: below 100 % the router is "
+            f"cheaper; {100 * NEVER:.0f} % says that it does not reach that quality. A decision is timed one "
+            "prompt at a time, once the prompt is read.",
+            tables=(standing_table(study),),
+        ),
+        Section(
             f"{study.metric}-equal",
             f"{study.metric}: at the cost, and at the quality, of each candidate",
             "Tables 2 and 3",
@@ -99,10 +131,11 @@ def sections(study: Study) -> list[Section]:
             f"{study.metric}-shares",
             f"{study.metric}: which candidates are chosen",
             "Appendix H",
-            goes_where(study, best),
-            f"Chosen by {TITLES[best]}.",
-            drawings=(Drawing(shares(study, best), "Share of the prompts by mean cost."),),
+            goes_where(study, CHOSEN),
+            f"By the router {TITLES[CHOSEN]}.",
+            drawings=(Drawing(shares(study, CHOSEN), "Share of the prompts by mean cost."),),
         ),
+        *robustness(study),
     ]
 
 
@@ -126,7 +159,7 @@ def deferral(study: Study) -> str:
             linestyle="",
             marker="o",
             markersize=4,
-            color=COLOURS[4],
+            color=COLOURS[5],
             label="fixed candidates",
         )
         logarithmic(axes)
@@ -203,6 +236,77 @@ def areas_table(study: Study) -> Table:
     )
 
 
+def standing_table(study: Study) -> Table:
+    """One row for each router."""
+    return table(
+        f"{study.metric}-standing",
+        list(study.standings),
+        [
+            Column("router", "Router", TITLES.__getitem__),
+            Column("over_single", "Over the best single", lambda n: study.standings[n].over_single, "score"),
+            Column("below_oracle", "Below the oracle", lambda n: study.standings[n].below_oracle, "score"),
+            Column("cost", "Cost at its quality", lambda n: study.standings[n].cost, "share"),
+            Column("decision_ms", "Decision, ms", study.decision_ms.get, "number"),
+        ],
+    )
+
+
+def robustness(study: Study) -> list[Section]:
+    """What becomes of the gain where prompts are worded otherwise, or are of another world."""
+    found, statements = [], []
+    if (own := study.rewording) is not None:
+        statements.append(
+            f"Reworded by rule, {percent(own.same)} of the prompts keep their candidate at the middle of all "
+            f"budgets, and their quality changes by {signed(own.change)}."
+        )
+        found += [("Reworded: the same candidate", own.same), ("Reworded: change of quality", own.change)]
+    if (world := study.world) is not None:
+        statements.append(
+            f"With one of {world.topics} topics held out at a time, the router is "
+            f"{signed(world.over_mixing)} against random mixing and {signed(world.standing.over_single)} "
+            f"against the best single candidate; {percent(world.unfamiliar)} of the prompts are marked as "
+            "unfamiliar."
+        )
+        found += [
+            ("Another topic: over random mixing", world.over_mixing),
+            ("Another topic: over the best single", world.standing.over_single),
+            ("Another topic: marked as unfamiliar", world.unfamiliar),
+        ]
+    if not found:
+        return []
+    return [
+        Section(
+            f"{study.metric}-robustness",
+            f"{study.metric}: other wordings and other topics",
+            "RouterArena",
+            " ".join(statements),
+            "A rewording is lower case, with the parts between commas in reverse order after 'a picture of'; "
+            "its decision is judged by the images of the prompt. Topics are k-means clusters of the prompts' "
+            "embeddings.",
+            tables=(
+                table(
+                    f"{study.metric}-robustness",
+                    found,
+                    [
+                        Column("what", "", lambda each: each[0]),
+                        Column("value", "", lambda each: each[1], "score"),
+                    ],
+                ),
+            ),
+        )
+    ]
+
+
+def signed(interval: Interval) -> str:
+    """A difference with its interval."""
+    return f"{interval.value:+.4f} [{interval.low:+.4f}, {interval.high:+.4f}]"
+
+
+def percent(interval: Interval) -> str:
+    """A share with its interval."""
+    return f"{100 * interval.value:.0f} % [{100 * interval.low:.0f}, {100 * interval.high:.0f}]"
+
+
 def equal_table(study: Study) -> Table:
     """One row for each candidate: the routers' quality at its cost, and their cost at its quality."""
     fixed = study.truth.mean(axis=0)
@@ -218,7 +322,7 @@ def equal_table(study: Study) -> Table:
         Column("cost", study.unit, lambda number: study.variants[number].cost, "number"),
         Column("fixed", "Alone", lambda number: float(fixed[number]), "score"),
     ]
-    for name in ESTIMATORS:
+    for name in study.comparisons:
         over = study.comparisons[name].over_candidate
         columns += [
             Column(f"{name}_quality", f"By {TITLES[name]}", partial(quality, name), "score"),
@@ -232,6 +336,10 @@ def figures_of(study: Study) -> dict[str, Any]:
     """The study's figures, for the record."""
     return {
         "test_prompts": len(study.prompts),
+        "chosen": list(study.chosen),
+        "best_single": list(study.singles),
+        "rewording": study.rewording,
+        "another_world": study.world,
         "neighbours": list(study.neighbours),
         "processes": [list(process) for process in study.processes],
         "candidates": {
@@ -250,6 +358,10 @@ def figures_of(study: Study) -> dict[str, Any]:
                     study.variants[number].id: interval for number, interval in own.over_candidate.items()
                 },
                 "rmse": study.errors[name],
+                "over_single": study.standings[name].over_single,
+                "below_oracle": study.standings[name].below_oracle,
+                "cost_at_its_quality": study.standings[name].cost,
+                "decision_ms": study.decision_ms.get(name),
             }
             for name, own in study.comparisons.items()
         },

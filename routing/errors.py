@@ -33,6 +33,14 @@ class BadScoreFile(RoutingError):
     """A file of scores cannot be used."""
 
 
+class BadEmbeddingFile(RoutingError):
+    """A file of embeddings cannot be used, or another encoder made those of the graph."""
+
+
+class UnknownPrompt(RoutingError):
+    """A file of embeddings does not have a prompt."""
+
+
 class NotFitted(RoutingError):
     """There is no router for a metric yet."""
 

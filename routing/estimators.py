@@ -20,8 +20,6 @@ import numpy as np
 from matchgraph.routing.errors import NotEnoughScores, UnusableEstimator
 
 if TYPE_CHECKING:
-    import torch
-
     from matchgraph.graphdb.prompts import PromptGraph, ScoreTable
     from matchgraph.training.measure.prompts import EncodedPrompts
 
@@ -167,12 +165,12 @@ def averaged(scores: np.ndarray, similarity: np.ndarray) -> Estimates:
     return Estimates(mean, error, similarity)
 
 
-def read_saved(path: Path, form: str) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+def read_saved(path: Path, form: str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Facts and tensors of a saved estimator of some form."""
     from safetensors import SafetensorError, safe_open
 
     try:
-        with safe_open(path, framework="pt") as file:
+        with safe_open(path, framework="numpy") as file:
             facts: dict[str, Any] = json.loads((file.metadata() or {})["estimator"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         if facts["format"] != form:

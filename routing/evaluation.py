@@ -1,8 +1,9 @@
 """The gain of routing on held-out prompts.
 
-Estimators are fitted on the training prompts, what there is to choose of them is chosen on the validation
-prompts, and everything reported is of the test prompts. A tenth of the prompts is few to tell routers apart
-by, so the parts are rotated: in each turn others are the test prompts, until every prompt was one once.
+Estimators are fitted on the training prompts; what there is to choose of them, and which of them the headline
+is about, is chosen on the validation prompts; and everything reported is of the test prompts. A tenth of the
+prompts is few to tell routers apart by, so the parts are rotated: in each turn others are the test prompts,
+until every prompt was one once.
 
 Source:
     CATImage, sections 3.3 and 5.3 to 5.5: deferral curves, quality at equal cost (Table 2), cost at equal
@@ -13,32 +14,24 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, TypeVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from matchgraph.graphdb.prompts import ScoreTable, Variant
 from matchgraph.routing.curves import Comparison, DeferralCurve, compare, oracle, random_mixing, routed
-from matchgraph.routing.errors import NotEnoughScores
-from matchgraph.routing.estimators import NearestPrompts
-from matchgraph.routing.network import TokenQuality
-from matchgraph.routing.policy import choose, one_unit
-from matchgraph.routing.process import GaussianQuality
+from matchgraph.routing.policy import choose
+from matchgraph.routing.robustness import Rewording, World, another_world, rewording
+from matchgraph.routing.standing import Standing, standing
+from matchgraph.routing.turns import rotated, turn_of
 
 if TYPE_CHECKING:
-    from matchgraph.graphdb.prompts import Split, Unit
-    from matchgraph.routing.estimators import QualityEstimator
+    from matchgraph.graphdb.prompts import Unit
     from matchgraph.training.measure.prompts import EncodedPrompts
 
-T = TypeVar("T")
-
-NEIGHBOURS = (4, 8, 16, 32, 64, 128)
-# Concentration and noise.
-PROCESSES = ((1.0, 1.0), (2.0, 1.0), (3.0, 1.0), (4.0, 1.0), (3.0, 2.0), (3.0, 0.5))
 FOLDS = 10
-MIXING, ORACLE = "random mixing", "oracle"
-ESTIMATORS = ("knn", "gaussian", "network")
+CHOSEN, MIXING, ORACLE = "chosen", "random mixing", "oracle"
 # Words that fewer prompts have tell nothing of where they go.
 FEWEST_PROMPTS = 5
 MOST_WORDS = 8
@@ -59,8 +52,15 @@ class Study:
         errors: by estimator, the root of the mean squared error of an estimate.
         curves: by estimator, and of random mixing and the oracle.
         comparisons: by estimator.
+        standings: by estimator.
+        chosen: the estimator that routes the validation prompts best; of each turn. Its estimates are those
+            under `CHOSEN`.
+        singles: the candidate that is best on average on the training prompts, likewise.
+        decision_ms: by estimator, see `routing.standing.decision_ms`; the median over turns.
         neighbours: K, as chosen on the validation prompts; of each turn.
         processes: concentration and noise of the Gaussian process, likewise.
+        world: prompts of topics that the router was not fitted on; None where no topic has enough.
+        rewording: decisions for other wordings; None without.
     """
 
     metric: str
@@ -71,8 +71,14 @@ class Study:
     errors: Mapping[str, float]
     curves: Mapping[str, DeferralCurve]
     comparisons: Mapping[str, Comparison]
+    standings: Mapping[str, Standing]
+    chosen: tuple[str, ...]
+    singles: tuple[str, ...]
+    decision_ms: Mapping[str, float]
     neighbours: tuple[int, ...]
     processes: tuple[tuple[float, float], ...]
+    world: World | None
+    rewording: Rewording | None
 
     @property
     def cost(self) -> np.ndarray:
@@ -92,117 +98,33 @@ class Study:
         )
 
 
-def complete(table: ScoreTable) -> ScoreTable:
-    """The table without candidates that are not scored at all, and without prompts that one of the others is
-    not scored on.
-
-    Raises:
-        NotEnoughScores: a split has no such prompt, or all candidates that are left cost the same.
-        InvalidScores: their costs are of different units.
-    """
-    columns = np.flatnonzero(~np.isnan(table.mean).all(axis=0)) if len(table.prompts) else np.array([], int)
-    rows = np.flatnonzero(~np.isnan(table.mean[:, columns]).any(axis=1)) if len(columns) else columns
-    kept = replace(
-        table,
-        prompts=tuple(table.prompts[row] for row in rows),
-        variants=tuple(table.variants[column] for column in columns),
-        mean=table.mean[np.ix_(rows, columns)],
-        std=table.std[np.ix_(rows, columns)],
-        samples=table.samples[np.ix_(rows, columns)],
-    )
-    for name in ("train", "validation", "test"):
-        if not len(kept.rows(name)):
-            raise NotEnoughScores(
-                f"No {name} prompt is scored by {table.metric} for every candidate: run `matchgraph route "
-                "score`."
-            )
-    one_unit(kept.variants)
-    if not np.ptp(kept.cost):
-        raise NotEnoughScores("All scored candidates cost the same: score one with another cost.")
-    return kept
-
-
-def best_neighbours(table: ScoreTable, encoded: EncodedPrompts) -> int:
-    """The K whose router has the largest area under its deferral curve on the validation prompts.
-
-    Args:
-        table: complete scores.
-        encoded: its prompts, in its order.
-    """
-    return _best({count: NearestPrompts(table, count) for count in NEIGHBOURS}, table, encoded)
-
-
-def best_process(table: ScoreTable, encoded: EncodedPrompts) -> tuple[float, float]:
-    """Concentration and noise of the Gaussian process that routes the validation prompts best.
-
-    Args:
-        table: complete scores.
-        encoded: its prompts, in its order.
-    """
-    made = {
-        (concentration, noise): GaussianQuality.fit(table, concentration=concentration, noise=noise)
-        for concentration, noise in PROCESSES
-    }
-    return _best(made, table, encoded)
-
-
-def _best(made: Mapping[T, QualityEstimator], table: ScoreTable, encoded: EncodedPrompts) -> T:
-    rows = table.rows("validation")
-    truth, cost, asked = table.mean[rows], table.cost, encoded.part(rows)
-    low, high = float(cost.min()), float(cost.max())
-    areas = {
-        key: routed(own.estimate(asked).quality, truth, cost).area(low, high) for key, own in made.items()
-    }
-    return max(areas, key=lambda key: areas[key])
-
-
-def rotated(table: ScoreTable, turn: int, folds: int, seed: int = 0) -> ScoreTable:
-    """The table with other prompts as training, validation and test prompts.
-
-    Args:
-        table: scores.
-        turn: from 0 to `folds` - 1; the test prompts of all turns are all prompts, each once.
-        folds: at least 3; one part is tested on, the following one chosen by, and the others are learnt from.
-        seed: of the parts.
-    """
-    part = np.random.default_rng(seed).permutation(len(table.prompts)) % folds
-    names: dict[int, Split] = {turn: "test", (turn + 1) % folds: "validation"}
-    prompts = tuple(
-        replace(prompt, split=names.get(int(own), "train"))
-        for prompt, own in zip(table.prompts, part, strict=True)
-    )
-    return replace(table, prompts=prompts)
-
-
-def evaluate(table: ScoreTable, encoded: EncodedPrompts, *, folds: int = FOLDS, seed: int = 0) -> Study:
+def evaluate(
+    table: ScoreTable,
+    encoded: EncodedPrompts,
+    *,
+    reworded: EncodedPrompts | None = None,
+    folds: int = FOLDS,
+    seed: int = 0,
+) -> Study:
     """Fit the estimators and route the test prompts at every lambda.
 
     Args:
-        table: complete scores, see `complete`; candidates must not all cost the same.
-        encoded: its prompts, in its order.
-        folds: turns of rotation, see `rotated`; 1 for the table's own split alone.
+        table: complete scores, see `routing.turns.complete`; candidates must not all cost the same.
+        encoded: its prompts, in its order; without tokens the network is left out.
+        reworded: another wording of each prompt, such as `routing.robustness.reword` makes.
+        folds: turns of rotation, see `routing.turns.rotated`; 1 for the table's own split alone.
         seed: of the rotation, of the network and of the bootstrap.
     """
-    turns = [table] if folds == 1 else [rotated(table, turn, folds, seed) for turn in range(folds)]
-    tested: list[np.ndarray] = []
-    parts: dict[str, list[np.ndarray]] = {name: [] for name in ESTIMATORS}
-    neighbours, processes = [], []
-    for own in turns:
-        neighbours.append(best_neighbours(own, encoded))
-        processes.append(best_process(own, encoded))
-        concentration, noise = processes[-1]
-        made: dict[str, QualityEstimator] = {
-            "knn": NearestPrompts(own, neighbours[-1]),
-            "gaussian": GaussianQuality.fit(own, concentration=concentration, noise=noise),
-            "network": TokenQuality.fit(own, encoded, seed=seed),
-        }
-        tested.append(own.rows("test"))
-        asked = encoded.part(tested[-1])
-        for name, estimator in made.items():
-            parts[name].append(estimator.estimate(asked).quality)
-    rows = np.concatenate(tested)
+    tables = [table] if folds == 1 else [rotated(table, turn, folds, seed) for turn in range(folds)]
+    turns = [turn_of(own, encoded, seed, reworded) for own in tables]
+    rows = np.concatenate([turn.rows for turn in turns])
     truth, cost = table.mean[rows], table.cost
-    estimates = {name: np.concatenate(some) for name, some in parts.items()}
+    names = list(turns[0].estimates)
+    estimates = {
+        CHOSEN: np.concatenate([turn.estimates[turn.chosen] for turn in turns]),
+        **{name: np.concatenate([turn.estimates[name] for turn in turns]) for name in names},
+    }
+    single = np.concatenate([np.full(len(turn.rows), turn.single) for turn in turns])
     return Study(
         table.metric,
         table.variants,
@@ -216,8 +138,18 @@ def evaluate(table: ScoreTable, encoded: EncodedPrompts, *, folds: int = FOLDS, 
             ORACLE: oracle(truth, cost),
         },
         {name: compare(own, truth, cost, seed=seed) for name, own in estimates.items()},
-        tuple(neighbours),
-        tuple(processes),
+        {name: standing(own, truth, cost, single, seed=seed) for name, own in estimates.items()},
+        tuple(turn.chosen for turn in turns),
+        tuple(table.variants[turn.single].id for turn in turns),
+        {name: float(np.median([turn.decision_ms[name] for turn in turns])) for name in names},
+        tuple(turn.neighbours for turn in turns),
+        tuple(turn.process for turn in turns),
+        another_world(table, encoded, seed=seed),
+        None
+        if reworded is None
+        else rewording(
+            estimates[CHOSEN], np.concatenate([turn.reworded for turn in turns]), truth, cost, seed=seed
+        ),
     )
 
 

@@ -6,13 +6,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from matchgraph.routing.encoders import encoded as read
 from matchgraph.routing.errors import NotEnoughScores
 from matchgraph.routing.estimators import NearestPrompts
-from matchgraph.routing.evaluation import best_neighbours, best_process, complete
 from matchgraph.routing.network import TokenQuality
 from matchgraph.routing.process import GaussianQuality
 from matchgraph.routing.router import Familiarity
 from matchgraph.routing.store import Fitted, Kind
+from matchgraph.routing.turns import best_neighbours, best_process, complete
 
 if TYPE_CHECKING:
     from matchgraph.graphdb.prompts import ScoreTable
@@ -21,9 +22,9 @@ if TYPE_CHECKING:
 
 def fit_router(
     table: ScoreTable,
-    encoder: PromptEncoder,
     kind: Kind = "gaussian",
     *,
+    encoder: PromptEncoder | None = None,
     neighbours: int | None = None,
     seed: int = 0,
 ) -> tuple[Fitted, TokenQuality | GaussianQuality | None]:
@@ -31,8 +32,8 @@ def fit_router(
 
     Args:
         table: scores by one metric.
-        encoder: the CLIP that embedded the prompts.
         kind: `gaussian`, `knn` or `network`.
+        encoder: the CLIP that embedded the prompts, which `network` needs.
         neighbours: K of `knn`; chosen on the validation prompts by default.
         seed: of the network.
 
@@ -41,10 +42,11 @@ def fit_router(
 
     Raises:
         NotEnoughScores: no training or no validation prompt is scored.
+        UnusableEstimator: the encoder is missing, or is not the one that embedded the prompts.
     """
     if not len(table.rows("validation")):
         raise NotEnoughScores("There are no validation prompts: add prompts with `matchgraph route prompts`.")
-    encoded = encoder.encode([prompt.text for prompt in table.prompts])
+    encoded = read(table.prompts, kind, encoder)
     estimator: TokenQuality | GaussianQuality | None = None
     if kind == "network":
         estimator = TokenQuality.fit(table, encoded, seed=seed)
@@ -63,7 +65,7 @@ def fit_router(
     fitted = Fitted(
         table.metric,
         kind,
-        encoder.hash,
+        table.prompts[0].probe,
         tuple(variant.id for variant in table.variants),
         tuple(None if np.isnan(value) else float(value) for value in familiarity.average),
         familiarity.least_similarity,

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from matchgraph.routing.errors import NotEnoughScores
+from matchgraph.routing.errors import NotEnoughScores, UnusableEstimator
 from matchgraph.routing.estimators import Estimates, read_saved, unusable
 
 if TYPE_CHECKING:
@@ -108,6 +108,7 @@ class TokenQuality:
 
         Raises:
             NotEnoughScores: a split has no scored prompt.
+            UnusableEstimator: the prompts were read without tokens.
 
         Source:
             CATImage, section 5.1: per-token embeddings, two-layer MLP with M heads, pooled; sigmoid
@@ -124,7 +125,7 @@ class TokenQuality:
         unit = torch.from_numpy(scale.to_unit(table.mean)).float()
         known = ~torch.isnan(unit)
         target = torch.nan_to_num(unit)
-        tokens, mask = torch.from_numpy(prompts.tokens), torch.from_numpy(prompts.mask)
+        tokens, mask = _tokens(prompts)
         generator = torch.Generator().manual_seed(seed)
         network = _network(tokens.shape[-1], hidden, len(table.variants), generator)
 
@@ -171,7 +172,7 @@ class TokenQuality:
         import torch
 
         with torch.inference_mode():
-            logits = _pooled(self._network, torch.from_numpy(prompts.tokens), torch.from_numpy(prompts.mask))
+            logits = _pooled(self._network, *_tokens(prompts))
             quality = self.scale.from_unit(torch.sigmoid(logits).double().numpy())
         similarity = (prompts.embeddings @ self._known.T).max(axis=1)
         return Estimates(quality, np.broadcast_to(self._error, quality.shape).copy(), similarity)
@@ -201,12 +202,14 @@ class TokenQuality:
         Raises:
             UnusableEstimator: it cannot be read.
         """
+        import torch
+
         facts, tensors = read_saved(path, SAVED)
         try:
-            error, known = tensors.pop("error").numpy(), tensors.pop("known").numpy()
+            error, known = tensors.pop("error"), tensors.pop("known")
             width, hidden = tensors["0.weight"].shape[1], tensors["0.weight"].shape[0]
             network = _network(width, hidden, len(facts["variants"]), None)
-            network.load_state_dict(tensors)
+            network.load_state_dict({name: torch.from_numpy(value) for name, value in tensors.items()})
         except (KeyError, ValueError, RuntimeError) as problem:
             raise unusable(path, problem) from None
         return cls(
@@ -231,6 +234,18 @@ def _network(width: int, hidden: int, heads: int, generator: torch.Generator | N
             torch.nn.init.kaiming_uniform_(layer.weight, a=5**0.5, generator=generator)
             torch.nn.init.zeros_(layer.bias)
     return network.eval()
+
+
+def _tokens(prompts: EncodedPrompts) -> tuple[torch.Tensor, torch.Tensor]:
+    """Tokens and mask."""
+    import torch
+
+    if prompts.tokens is None or prompts.mask is None:
+        raise UnusableEstimator(
+            "The network reads the tokens of a CLIP, and these prompts were read without: give a CLIP by "
+            "--probe, or fit a router of another kind."
+        )
+    return torch.from_numpy(prompts.tokens), torch.from_numpy(prompts.mask)
 
 
 def _pooled(network: torch.nn.Module, tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:

@@ -20,7 +20,7 @@ MOST_PROCESS_PROMPTS = 5_000
 
 
 class GaussianQuality:
-    """scikit-learn's Gaussian process over prompt embeddings, with the same kernel for every candidate.
+    """A Gaussian process over prompt embeddings, with the same kernel for every candidate.
 
     The kernel is exp(c (cosine - 1)): of unit vectors an RBF of length scale c^(-1/2). A prompt far from all
     training prompts is expected to have each candidate's mean quality over these. `fit` makes one, `load`
@@ -58,17 +58,15 @@ class GaussianQuality:
             apart: their qualities less the average, 0 where there is none, float64, (k, m).
             average: mean quality of each candidate, NaN where it is not scored, (m,).
         """
-        from sklearn.gaussian_process import GaussianProcessRegressor
-        from sklearn.gaussian_process.kernels import RBF
+        from scipy.linalg import cho_factor, cho_solve
 
         self.metric, self.variants = metric, variants
         self.concentration, self.noise = concentration, noise
         self._known, self._apart, self._average = known, apart, average
-        kernel = RBF(concentration**-0.5, length_scale_bounds="fixed")
-        self._process = GaussianProcessRegressor(kernel, alpha=noise, optimizer=None).fit(known, apart)
+        self._factor = cho_factor(self._kernel(known) + noise * np.eye(len(known)), lower=True)
+        self._weights = cho_solve(self._factor, apart)
         # The process' own standard deviation, with which the marginal likelihood is largest.
-        weights = self._process.alpha_.reshape(apart.shape)
-        self._scale = np.sqrt(np.maximum((apart * weights).sum(axis=0), 0.0) / len(apart))
+        self._scale = np.sqrt(np.maximum((apart * self._weights).sum(axis=0), 0.0) / len(apart))
 
     @classmethod
     def fit(
@@ -104,19 +102,24 @@ class GaussianQuality:
 
     def estimate(self, prompts: EncodedPrompts) -> Estimates:
         """See `QualityEstimator.estimate`."""
+        from scipy.linalg import solve_triangular
+
         asked = prompts.embeddings.astype(np.float64)
-        mean, std = self._process.predict(asked, return_std=True)
-        # One target comes back without its column, and all targets have the same relative error.
-        quality = self._average + mean.reshape(len(asked), -1)
-        error = std.reshape(len(asked), -1)[:, :1] * self._scale
+        kernel = self._kernel(asked)
+        quality = self._average + kernel @ self._weights
+        explained = solve_triangular(self._factor[0], kernel.T, lower=True)
+        variance = np.maximum(1.0 - (explained**2).sum(axis=0), 0.0)
+        error = np.sqrt(variance)[:, None] * self._scale
         return Estimates(
             quality, np.where(np.isnan(quality), np.nan, error), (asked @ self._known.T).max(axis=1)
         )
 
+    def _kernel(self, asked: np.ndarray) -> np.ndarray:
+        """With the training prompts, (n, k)."""
+        return np.exp(self.concentration * (asked @ self._known.T - 1.0))
+
     def save(self, path: Path) -> None:
         """Write all of it as one safetensors file, whole or not at all."""
-        import torch
-
         from matchgraph.training.files import write_tensors
 
         facts = {
@@ -126,12 +129,8 @@ class GaussianQuality:
             "concentration": self.concentration,
             "noise": self.noise,
         }
-        tensors = {"known": self._known, "apart": self._apart, "average": self._average}
-        write_tensors(
-            path,
-            {name: torch.from_numpy(value) for name, value in tensors.items()},
-            {"estimator": json.dumps(facts)},
-        )
+        arrays = {"known": self._known, "apart": self._apart, "average": self._average}
+        write_tensors(path, arrays, {"estimator": json.dumps(facts)})
 
     @classmethod
     def load(cls, path: Path) -> GaussianQuality:
@@ -140,14 +139,14 @@ class GaussianQuality:
         Raises:
             UnusableEstimator: it cannot be read, or an earlier version wrote it.
         """
-        facts, tensors = read_saved(path, SAVED_PROCESS)
+        facts, arrays = read_saved(path, SAVED_PROCESS)
         try:
             return cls(
                 metric=facts["metric"],
                 variants=tuple(facts["variants"]),
                 concentration=float(facts["concentration"]),
                 noise=float(facts["noise"]),
-                **{name: tensors[name].numpy() for name in ("known", "apart", "average")},
+                **{name: arrays[name] for name in ("known", "apart", "average")},
             )
         except (KeyError, ValueError, TypeError) as problem:
             raise unusable(path, problem) from None

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 # One prompt in a hundred like those learnt from is less similar to them than what counts as familiar.
 UNFAMILIAR_SHARE = 0.01
+# Fewer held-out prompts say nothing of what is unfamiliar; from the second number on the least similar of
+# them is in that hundredth with `CONFIDENCE`.
+FEWEST_PROMPTS, ENOUGH_PROMPTS, CONFIDENCE = 10, 299, 0.95
 
 
 @dataclass(frozen=True)
@@ -96,18 +99,44 @@ class Familiarity:
             NotEnoughScores: no training prompt is scored.
         """
         average = known_mean(table.mean[scored_rows(table)], 0)
-        return cls(float(np.quantile(similarity, UNFAMILIAR_SHARE)), average)
+        return cls(least_familiar(similarity), average)
+
+
+def least_familiar(similarity: np.ndarray) -> float:
+    """The similarity below which a prompt counts as unfamiliar.
+
+    Where so many prompts are held out that the least similar ones show where the last hundredth begins, it is
+    their quantile. Of fewer, it is the lower tolerance limit of a normal distribution, which 99 % of prompts
+    are above with a confidence of 95 %; and of a handful nothing can be told, so no prompt is unfamiliar.
+
+    Args:
+        similarity: of held-out prompts to the most similar training prompt, (k,).
+
+    Source:
+        Krishnamoorthy and Mathew, "Statistical tolerance regions" (2009), section 2.2.
+    """
+    count = len(similarity)
+    if count < FEWEST_PROMPTS:
+        return -1.0
+    quantile = float(np.quantile(similarity, UNFAMILIAR_SHARE))
+    if count >= ENOUGH_PROMPTS:
+        return quantile
+    from scipy.special import nctdtrit, ndtri
+
+    root = np.sqrt(count)
+    factor = nctdtrit(count - 1, -ndtri(UNFAMILIAR_SHARE) * root, CONFIDENCE) / root
+    return min(quantile, float(similarity.mean() - factor * similarity.std(ddof=1)))
 
 
 class Router:
     """Decides for prompts.
 
     Args:
-        encoder: reads prompts; of the CLIP that embedded the known ones.
         estimator: expects qualities.
         variants: the candidates, by cost.
         familiarity: of prompts.
         lam: what a unit of cost is worth in quality, unless a request says otherwise.
+        encoder: reads prompts as the known ones were read; `decide` needs it.
 
     Raises:
         UnusableEstimator: the estimator knows none of the candidates.
@@ -116,11 +145,11 @@ class Router:
 
     def __init__(
         self,
-        encoder: PromptEncoder,
         estimator: QualityEstimator,
         variants: Sequence[Variant],
         familiarity: Familiarity,
         lam: float = 0.0,
+        encoder: PromptEncoder | None = None,
     ) -> None:
         if not {variant.id for variant in variants} & set(estimator.variants):
             raise UnusableEstimator(
@@ -145,6 +174,7 @@ class Router:
         """
         for prompt in prompts:
             check_prompt(prompt)
+        assert self._encoder is not None
         estimates, familiar = self._expected(self._encoder.encode(prompts))
         quality, std = estimates.quality, estimates.std
         lams = np.broadcast_to(

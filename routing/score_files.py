@@ -105,8 +105,8 @@ def read_score_file(path: Path, metric: str | None = None) -> ScoreFile:
         BadScoreFile: it is no such table, or a row cannot be used (the message has its number, from 1 below
             the header).
     """
-    frame = _frame(path)
-    columns = {name: _column(frame, names) for name, names in NAMES.items()}
+    frame = read_frame(path)
+    columns = {name: column_of(frame, names) for name, names in NAMES.items()}
     if columns["prompt"] is None:
         raise BadScoreFile(f"{path} has no column prompt; it has {_named(frame.columns)}.")
     if columns["candidate"] is None:
@@ -122,7 +122,7 @@ def _long(
     path: Path, frame: pd.DataFrame, columns: Mapping[str, str | None], metric: str | None
 ) -> ScoreFile:
     prompt, candidate, value = columns["prompt"], columns["candidate"], columns["value"]
-    costs = columns["cost"] or _column(frame, tuple(COSTS))
+    costs = columns["cost"] or column_of(frame, tuple(COSTS))
     found: dict[str, dict[tuple[str, str], list[float]]] = {}
     prices: dict[str, float] = {}
     prompts: dict[str, None] = {}
@@ -193,12 +193,19 @@ def _file(
     return ScoreFile(tuple(prompts), tuple(candidates), scores, costs, unit, notes)
 
 
-def _frame(path: Path) -> pd.DataFrame:
+def read_frame(path: Path, what: str = "scores", refused: type[Error] = BadScoreFile) -> pd.DataFrame:
+    """Read a table, the cells of a CSV file as text.
+
+    Args:
+        path: CSV, TSV, JSON Lines, a JSON list of objects, or Parquet.
+        what: it should have, for messages.
+        refused: raised where it is no such file, or cannot be read.
+    """
     import pandas as pd
 
     kind, content = READERS.get(path.suffix.lower()), recognise(path)
     if content is not None and content.kind not in ("json", "jsonl", "parquet"):
-        raise BadScoreFile(f"{path} is {content.name}, not scores: give one of {', '.join(READERS)}.")
+        raise refused(f"{path} is {content.name}, not {what}: give one of {', '.join(READERS)}.")
     try:
         if kind == "csv":
             delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
@@ -209,13 +216,14 @@ def _frame(path: Path) -> pd.DataFrame:
         if kind == "parquet":
             return pd.read_parquet(path)
     except ImportError as error:
-        raise BadScoreFile(f"{path}: {str(error).splitlines()[0]} (pip install pyarrow).") from None
+        raise refused(f"{path}: {str(error).splitlines()[0]} (pip install pyarrow).") from None
     except (OSError, ValueError) as error:
-        raise BadScoreFile(f"{path} cannot be read: {str(error).splitlines()[0]}") from None
-    raise BadScoreFile(f"{path} is none of {', '.join(READERS)}: give one of these.")
+        raise refused(f"{path} cannot be read: {str(error).splitlines()[0]}") from None
+    raise refused(f"{path} is none of {', '.join(READERS)}: give one of these.")
 
 
-def _column(frame: pd.DataFrame, names: Sequence[str]) -> str | None:
+def column_of(frame: pd.DataFrame, names: Sequence[str]) -> str | None:
+    """The column that has one of some names, in any case; the first of these counts."""
     known = {str(name).strip().lower(): str(name) for name in reversed(list(frame.columns))}
     return next((known[name] for name in names if name in known), None)
 

@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from matchgraph.graphdb.errors import DatabaseFailed, GraphError, ServerUnreachable
 from matchgraph.graphdb.prompts import MAX_PROMPT_CHARACTERS, Unit
-from matchgraph.routing.errors import BudgetTooSmall
+from matchgraph.routing.errors import BudgetTooSmall, UnknownPrompt
 from matchgraph.routing.policy import lambda_for_budget
 
 if TYPE_CHECKING:
@@ -275,6 +275,10 @@ def create_app(served: Mapping[str, Served], check_graph: Callable[[], None]) ->
     @app.exception_handler(BudgetTooSmall)
     def too_small(_: Request, error: BudgetTooSmall) -> JSONResponse:
         return problem(409, str(error))
+
+    @app.exception_handler(UnknownPrompt)
+    def not_embedded(_: Request, error: UnknownPrompt) -> JSONResponse:
+        return problem(422, str(error))
 
     @app.exception_handler(GraphError)
     def no_graph(_: Request, error: GraphError) -> JSONResponse:

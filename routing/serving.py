@@ -7,7 +7,8 @@ import socket
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from matchgraph.routing.errors import AddressUnusable, NoPrompts, NotFitted
+from matchgraph.routing.encoders import load_encoder, validation_prompts
+from matchgraph.routing.errors import AddressUnusable, NotFitted
 
 if TYPE_CHECKING:
     import uvicorn
@@ -79,7 +80,7 @@ def load_served(
     Args:
         store: the fitted ones.
         graph: the prompts; asked at every decision of a nearest-neighbour router.
-        probe: the CLIP that reads prompts, see `training.measure.prompts.load_prompt_encoder`.
+        probe: what reads prompts, see `routing.encoders.load_encoder`.
         metrics: which; all that are fitted by default.
 
     Raises:
@@ -87,19 +88,15 @@ def load_served(
         NoPrompts: there are no validation prompts.
     """
     from matchgraph.routing.service import Served
-    from matchgraph.training.measure.prompts import load_prompt_encoder
 
     wanted = list(metrics) or store.metrics()
     if not wanted:
         raise NotFitted("No router is fitted: run `matchgraph route fit`.")
-    encoder = load_prompt_encoder(probe)
-    texts = graph.texts("validation")
-    if not texts:
-        raise NoPrompts("There are no validation prompts: add prompts with `matchgraph route prompts`.")
-    encoded = encoder.encode(texts)
+    encoder = load_encoder(probe, graph)
     served = {}
     for metric in wanted:
         fitted = store.load(metric)
-        validation = store.router(fitted, graph, encoder, exact=True).compared(encoded)
+        exact = store.router(fitted, graph, encoder, exact=True)
+        validation = exact.compared(validation_prompts(graph, fitted.kind, encoder))
         served[metric] = Served(store.router(fitted, graph, encoder), validation)
     return served

@@ -30,7 +30,7 @@ class Fitted:
     Attributes:
         metric: name of the quality metric.
         kind: `gaussian`, `knn` or `network`.
-        probe: hash of the CLIP that reads prompts.
+        probe: hash of the encoder that reads prompts.
         variants: ids of the candidates.
         average: their mean qualities over the training prompts; None where nothing is scored.
         least_similarity: see `routing.router.Familiarity`.
@@ -118,18 +118,29 @@ class RouterStore:
         return NearestInGraph(graph, fitted.metric, fitted.neighbours)
 
     def router(
-        self, fitted: Fitted, graph: PromptGraph, encoder: PromptEncoder, *, exact: bool = False
+        self,
+        fitted: Fitted,
+        graph: PromptGraph,
+        encoder: PromptEncoder | None = None,
+        *,
+        exact: bool = False,
     ) -> Router:
         """A router, ready to decide.
+
+        Args:
+            fitted: what was fitted.
+            graph: the prompts.
+            encoder: reads prompts; without one the router knows those of the graph alone.
+            exact: see `estimator`.
 
         Raises:
             UnusableEstimator: the encoder is not the one that read the known prompts, or no candidate is
                 left.
         """
-        if encoder.hash != fitted.probe:
+        if encoder is not None and encoder.hash != fitted.probe:
             raise UnusableEstimator(
-                f"The router for {fitted.metric} was fitted with the CLIP {fitted.probe}, not "
-                f"{encoder.hash}: give that one, or fit the router again."
+                f"The router for {fitted.metric} was fitted with prompts read by {fitted.probe}, not by "
+                f"{encoder.hash}: give that encoder, or fit the router again."
             )
         average = dict(zip(fitted.variants, fitted.average, strict=True))
         there = graph.variants()
@@ -140,11 +151,11 @@ class RouterStore:
             [np.nan if average.get(v.id) is None else average[v.id] for v in variants], dtype=np.float64
         )
         return Router(
-            encoder,
             self.estimator(fitted, graph, exact=exact),
             variants,
             Familiarity(fitted.least_similarity, known),
             fitted.lam,
+            encoder,
         )
 
     def _path(self, metric: str) -> Path:

@@ -14,29 +14,26 @@ from matchgraph.graphdb.prompts import Prompt, PromptGraph, Score, Variant, chec
 from matchgraph.graphdb.repository import MatchingGraph
 from matchgraph.progress import Progress, no_progress
 from matchgraph.routing.budget import Budget
-from matchgraph.routing.errors import (
-    BadScoreFile,
-    InvalidScores,
-    NoPrompts,
-    NotEnoughScores,
-    UnknownCandidate,
-)
-from matchgraph.routing.evaluation import FOLDS, Study, complete
+from matchgraph.routing.encoders import GivenPrompts, encoded, load_encoder, validation_prompts
+from matchgraph.routing.errors import BadScoreFile, InvalidScores, NotEnoughScores, UnknownCandidate
+from matchgraph.routing.evaluation import FOLDS, Study
 from matchgraph.routing.evaluation import evaluate as evaluate_table
 from matchgraph.routing.fitting import fit_router
 from matchgraph.routing.generate import Drawn, draw
+from matchgraph.routing.policy import choose, lambda_for_budget
 from matchgraph.routing.prompts import LARGEST_SIMILARITY, split, unlike
+from matchgraph.routing.robustness import reword
 from matchgraph.routing.scoring import SAMPLES, score_variants
+from matchgraph.routing.turns import complete
 from matchgraph.routing.variants import variants_of
 from matchgraph.training.prompt_files import read_prompts
 
 if TYPE_CHECKING:
     from matchgraph.graphdb.prompts import Unit
     from matchgraph.graphdb.runner import Runner
-    from matchgraph.routing.router import Decision, Router
+    from matchgraph.routing.router import Decision
     from matchgraph.routing.score_files import ScoreFile
     from matchgraph.routing.store import Kind, RouterStore
-    from matchgraph.training.measure.prompts import PromptEncoder
     from matchgraph.training.measure.quality import Scorer
 
 # The scorer of scores that were made elsewhere.
@@ -122,25 +119,24 @@ def add_prompts(
     Args:
         runner: the connection.
         file: see `training.prompt_files.read_prompt_file`.
-        probe: the CLIP that embeds them, see `training.measure.prompts.load_prompt_encoder`.
+        probe: what embeds them, see `routing.encoders.load_encoder`.
         largest_similarity: cosine similarity at which the later of two prompts is left out.
         seed: of the split into 80 % to learn from, 10 % to choose by and 10 % to report.
 
     Raises:
         BadPromptFile: the file has no prompt, or an invalid one.
-        MixedExtractors: another CLIP embedded the graph's prompts.
+        MixedExtractors: another encoder embedded the graph's prompts.
     """
-    from matchgraph.training.measure.prompts import load_prompt_encoder
-
     found = read_prompts(file, check_prompt)
     texts = found.texts
-    encoder = load_prompt_encoder(probe)
-    encoded = encoder.encode(texts)
-    kept = unlike(encoded.embeddings, largest_similarity)
+    graph = PromptGraph(runner)
+    encoder = load_encoder(probe, graph)
+    embeddings = encoder.encode(texts).embeddings
+    kept = unlike(embeddings, largest_similarity)
     names = split(len(kept), seed)
-    PromptGraph(runner).save_prompts(
+    graph.save_prompts(
         [
-            Prompt(texts[number], name, encoder.hash, encoded.embeddings[number])
+            Prompt(texts[number], name, encoder.hash, embeddings[number])
             for number, name in zip(kept, names, strict=True)
         ]
     )
@@ -165,7 +161,7 @@ def add_scores(
     Args:
         runner: the connection.
         file: see `routing.score_files.read_score_file`.
-        probe: the CLIP that embeds the prompts.
+        probe: what embeds the prompts, see `routing.encoders.load_encoder`.
         metric: name of the metric, where the file has no column of it; larger is better.
         costs: of an image of each candidate, beside those of the file.
         unit: of the costs; by default as the file's column says.
@@ -174,10 +170,9 @@ def add_scores(
     Raises:
         BadScoreFile: the file cannot be used, or a candidate has no cost or another one than in the graph;
             nothing was written.
-        MixedExtractors: another CLIP embedded the graph's prompts.
+        MixedExtractors: another encoder embedded the graph's prompts.
     """
     from matchgraph.routing.score_files import read_score_file
-    from matchgraph.training.measure.prompts import load_prompt_encoder
 
     found = read_score_file(file, metric)
     graph = PromptGraph(runner)
@@ -186,7 +181,7 @@ def add_scores(
     new = [text for text in found.prompts if text not in known]
     prompts = []
     if new:
-        encoder = load_prompt_encoder(probe)
+        encoder = load_encoder(probe, graph)
         embeddings = encoder.encode(new).embeddings
         prompts = [
             Prompt(text, name, encoder.hash, embedding)
@@ -343,7 +338,7 @@ def fit(
     runner: Runner,
     store: RouterStore,
     metric: str,
-    probe: str,
+    probe: str | None = None,
     *,
     kind: Kind = "gaussian",
     neighbours: int | None = None,
@@ -355,7 +350,7 @@ def fit(
         runner: the connection.
         store: gets the router.
         metric: of the scores.
-        probe: the CLIP that reads prompts.
+        probe: the CLIP that reads prompts, which only `network` needs.
         kind: see `routing.fitting.fit_router`, as what follows.
         neighbours: likewise.
         seed: likewise.
@@ -363,21 +358,31 @@ def fit(
     Returns:
         The file, and the number of candidates.
     """
-    from matchgraph.training.measure.prompts import load_prompt_encoder
-
-    encoder = load_prompt_encoder(probe)
-    table = PromptGraph(runner).table(metric)
-    fitted, estimator = fit_router(table, encoder, kind, neighbours=neighbours, seed=seed)
+    graph = PromptGraph(runner)
+    table = graph.table(metric)
+    encoder = load_encoder(probe, graph) if probe and kind == "network" else None
+    fitted, estimator = fit_router(table, kind, encoder=encoder, neighbours=neighbours, seed=seed)
     return store.save(fitted, estimator), len(table.variants)
 
 
 def lambda_for(
-    runner: Runner, store: RouterStore, metric: str, encoder: PromptEncoder, budget: Budget
-) -> tuple[float, Router, list[str]]:
+    graph: PromptGraph,
+    store: RouterStore,
+    metric: str,
+    budget: Budget,
+    probe: str | None = None,
+) -> tuple[float, float]:
     """The lambda for a budget, by the validation prompts.
 
+    Args:
+        graph: the prompts.
+        store: has the router.
+        metric: it routes by.
+        budget: what an image may cost on average.
+        probe: the CLIP that reads prompts, which only a router of the kind `network` needs.
+
     Returns:
-        Lambda, the router that searches its prompts exactly, and the validation prompts.
+        Lambda, and what an image of the validation prompts costs on average.
 
     Raises:
         NotFitted: the metric has no router.
@@ -385,37 +390,36 @@ def lambda_for(
         BudgetTooSmall: the cheapest candidates cost more.
         InvalidScores: the budget is of another unit than the candidates' costs.
     """
-    graph = PromptGraph(runner)
-    router = store.router(store.load(metric), graph, encoder, exact=True)
+    fitted = store.load(metric)
+    encoder = load_encoder(probe, graph) if probe and fitted.kind == "network" else None
+    router = store.router(fitted, graph, encoder, exact=True)
     if router.unit != budget.unit:
         raise InvalidScores(
             f"The budget is in {budget.unit}, but the candidates for {metric} cost {router.unit}."
         )
-    texts = graph.texts("validation")
-    if not texts:
-        raise NoPrompts("There are no validation prompts: add prompts with `matchgraph route prompts`.")
-    return router.lambda_for(encoder.encode(texts), budget.cost), router, texts
+    quality = router.compared(validation_prompts(graph, fitted.kind, encoder))
+    lam = lambda_for_budget(quality, router.cost, budget.cost)
+    return lam, float(router.cost[choose(quality, router.cost, lam)].mean())
 
 
-def calibrate(runner: Runner, store: RouterStore, metric: str, probe: str, budget: Budget) -> Calibrated:
+def calibrate(
+    runner: Runner, store: RouterStore, metric: str, budget: Budget, probe: str | None = None
+) -> Calibrated:
     """Find the lambda that keeps the average cost within a budget, and keep it with the router.
 
     Args:
         runner: the connection.
         store: has the router.
         metric: it routes by.
-        probe: the CLIP that reads prompts.
         budget: what an image may cost on average.
+        probe: the CLIP that reads prompts, which only a router of the kind `network` needs.
 
     Raises:
         RoutingError: as `lambda_for`.
     """
-    from matchgraph.training.measure.prompts import load_prompt_encoder
-
-    lam, router, texts = lambda_for(runner, store, metric, load_prompt_encoder(probe), budget)
-    decisions = router.decide(texts, lam)
+    lam, cost = lambda_for(PromptGraph(runner), store, metric, budget, probe)
     store.save(replace(store.load(metric), lam=lam, budget=budget.cost))
-    return Calibrated(lam, budget, sum(each.cost for each in decisions) / len(decisions))
+    return Calibrated(lam, budget, cost)
 
 
 def decide(
@@ -435,19 +439,17 @@ def decide(
         store: has the router.
         prompts: at least one.
         metric: to route by.
-        probe: the CLIP that reads prompts; loaded once.
+        probe: what reads prompts, see `routing.encoders.load_encoder`.
         budget: what an image may cost on average.
         lam: quality that a unit of cost is worth, instead of a budget; the router's own by default.
 
     Raises:
         RoutingError: there is no router, or no candidate is within the budget.
     """
-    from matchgraph.training.measure.prompts import load_prompt_encoder
-
-    encoder = load_prompt_encoder(probe)
+    graph, fitted = PromptGraph(runner), store.load(metric)
     if budget is not None:
-        lam, _, _ = lambda_for(runner, store, metric, encoder, budget)
-    router = store.router(store.load(metric), PromptGraph(runner), encoder)
+        lam, _ = lambda_for(graph, store, metric, budget, probe)
+    router = store.router(fitted, graph, load_encoder(probe, graph))
     return router.decide(prompts, lam)
 
 
@@ -470,7 +472,7 @@ def generate(
         store: has the router.
         prompts: at least one.
         metric: to route by.
-        probe: the CLIP that reads prompts.
+        probe: what reads prompts, see `routing.encoders.load_encoder`.
         out: folder for the images.
         lam: quality that a unit of cost is worth; the router's own by default.
         seed: of the noise.
@@ -486,7 +488,7 @@ def generate(
 
 def evaluate(
     runner: Runner,
-    probe: str,
+    probe: str | None = None,
     *,
     metrics: Sequence[str] = (),
     folds: int = FOLDS,
@@ -496,7 +498,7 @@ def evaluate(
 
     Args:
         runner: the connection.
-        probe: the CLIP that reads prompts.
+        probe: the CLIP that embedded the prompts; without it the network is not among the routers.
         metrics: to route by; all that the graph has scores of by default.
         folds: turns of rotation, see `routing.evaluation.rotated`.
         seed: of the parts, the network and the bootstrap.
@@ -506,16 +508,24 @@ def evaluate(
     """
     from importlib.metadata import version
 
-    from matchgraph.training.measure.prompts import load_prompt_encoder
-
     graph = PromptGraph(runner)
     tables = [complete(graph.table(metric)) for metric in metrics or sorted(graph.metrics())]
     if not tables:
         raise NotEnoughScores("No prompt is scored: run `matchgraph route score` first.")
-    encoder = load_prompt_encoder(probe)
+    encoder = load_encoder(probe, graph) if probe else None
+    probe_hash = tables[0].prompts[0].probe
+    kind: Kind = "gaussian" if encoder is None or encoder.hash != probe_hash else "network"
+    # A file of embeddings has none of other wordings.
+    rewords = encoder is not None and encoder.hash == probe_hash and not isinstance(encoder, GivenPrompts)
     studies = [
         evaluate_table(
-            table, encoder.encode([prompt.text for prompt in table.prompts]), folds=folds, seed=seed
+            table,
+            encoded(table.prompts, kind, encoder),
+            reworded=encoder.encode([reword(prompt.text) for prompt in table.prompts])
+            if encoder is not None and rewords
+            else None,
+            folds=folds,
+            seed=seed,
         )
         for table in tables
     ]
@@ -524,9 +534,9 @@ def evaluate(
         "folds": folds,
         "candidates": len(tables[0].variants),
         "images a prompt": int(tables[0].samples.max()),
-        "probe": encoder.hash,
+        "probe": probe_hash,
         "scorers": {table.metric: table.scorer for table in tables},
         "seed": seed,
-        "versions": {name: version(name) for name in ("matchgraph", "torch", "numpy", "open_clip_torch")},
+        "versions": {name: version(name) for name in ("matchgraph", "torch", "numpy", "scikit-learn")},
     }
     return Evaluation(studies, facts)

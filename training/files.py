@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
 
 # Of files being written; a dot keeps them out of sight, and every reader skips them.
@@ -36,29 +37,36 @@ def publish(scratch: Path, target: Path) -> None:
         os.close(directory)
 
 
-def write_tensors(target: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> None:
+def write_tensors(
+    target: Path, tensors: Mapping[str, torch.Tensor] | Mapping[str, np.ndarray], metadata: Mapping[str, str]
+) -> None:
     """Write a safetensors file, whole or not at all.
 
     Args:
         target: the file, replaced where there is one; its folder must exist.
-        tensors: by name, on any device.
+        tensors: by name, on any device; or arrays, which are written without loading torch.
         metadata: of the file's header. With one entry at most, equal content gives equal bytes.
 
     Raises:
         OSError: the file cannot be written; what was there before is still there.
     """
-    from safetensors.torch import save_file
+    import numpy as np
 
+    given: Mapping[str, Any] = tensors
+    if given and all(isinstance(tensor, np.ndarray) for tensor in given.values()):
+        from safetensors.numpy import save_file
+
+        whole = {name: np.ascontiguousarray(array) for name, array in given.items()}
+    else:
+        from safetensors.torch import save_file
+
+        whole = {name: tensor.detach().contiguous() for name, tensor in given.items()}
     scratch = _scratch_beside(target)
     scratch.touch()
     usual = stat.S_IMODE(scratch.stat().st_mode)
     try:
         with failing_as_files_do(target):
-            save_file(
-                {name: tensor.detach().contiguous() for name, tensor in tensors.items()},
-                scratch,
-                metadata=dict(metadata),
-            )
+            save_file(whole, scratch, metadata=dict(metadata))
         # The library makes files that their owner alone may read.
         scratch.chmod(usual)
         publish(scratch, target)

@@ -200,8 +200,6 @@ def _score_table(about: Mapping[str, Any], scores: Sequence[Score], records: Pro
 
 
 def _write_prompts(folder: Path, prompts: Sequence[Prompt]) -> None:
-    import torch
-
     rows = [
         {
             **prompt.properties,
@@ -218,7 +216,7 @@ def _write_prompts(folder: Path, prompts: Sequence[Prompt]) -> None:
         raise IngestError("The prompts' embeddings differ in length: embed all of them with one CLIP.")
     write_tensors(
         folder / EMBEDDINGS,
-        {"embeddings": torch.from_numpy(np.stack([prompt.embedding for prompt in prompts]))},
+        {"embeddings": np.stack([prompt.embedding for prompt in prompts])},
         {"prompts": json.dumps([prompt.id for prompt in prompts])},
     )
 

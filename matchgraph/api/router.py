@@ -23,7 +23,7 @@ class Router:
 
     Attributes:
         metric: quality metric that it routes by.
-        probe: the CLIP that reads prompts.
+        probe: what reads prompts: a CLIP, a sentence model or a file of embeddings.
     """
 
     def __init__(self, runner: Runner, settings: Settings, metric: str, probe: str) -> None:
@@ -89,7 +89,7 @@ class Router:
         budget = _budget(budget_tflop, budget_seconds, budget_usd)
         if budget is None:
             raise Error("Give a budget: budget_tflop, budget_seconds or budget_usd.")
-        return workflow.calibrate(self._runner, self._store, self.metric, self.probe, budget)
+        return workflow.calibrate(self._runner, self._store, self.metric, budget, self.probe)
 
     def decide(
         self,

@@ -21,7 +21,7 @@ def points(count: int, seed: int = 0) -> tuple[np.ndarray, EncodedPrompts]:
     # A second token is noise that the mask leaves out.
     noise = np.random.default_rng(seed + 1).normal(size=points.shape).astype(np.float32) * 50
     mask = np.tile([True, False], (count, 1))
-    return angles, EncodedPrompts(points, np.stack([points, noise], axis=1), mask, np.zeros(count, bool))
+    return angles, EncodedPrompts(points, np.stack([points, noise], axis=1), mask)
 
 
 def truth(angles: np.ndarray) -> np.ndarray:
@@ -39,7 +39,7 @@ class Encoder:
         angles = np.array([float(prompt) for prompt in prompts])
         found = np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
         count = len(prompts)
-        return EncodedPrompts(found, found[:, None], np.ones((count, 1), bool), np.zeros(count, bool))
+        return EncodedPrompts(found, found[:, None], np.ones((count, 1), bool))
 
 
 def table(count: int, *, metric: str = "clip_score", spread: float = 0.0) -> ScoreTable:

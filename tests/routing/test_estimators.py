@@ -30,7 +30,7 @@ def test_nearest_prompts_are_those_of_the_training_split() -> None:
     # Each is asked for with a little of the last one, so that held-out ones are nearest to that.
     asked = own + np.float32(0.1) * own[4]
     asked /= np.linalg.norm(asked, axis=1, keepdims=True)
-    encoded = EncodedPrompts(asked, asked[:, None], np.ones((5, 1), bool), np.zeros(5, bool))
+    encoded = EncodedPrompts(asked)
     found = NearestPrompts(table, 1).estimate(encoded)
     assert (found.quality == mean[[0, 4, 2, 4, 4]]).all()
     assert found.similarity == pytest.approx([asked[0, 0], asked[1, 4], asked[2, 2], asked[3, 4], 1.0])

@@ -11,30 +11,53 @@ import numpy as np
 import pytest
 
 from matchgraph.graphdb.prompts import ScoreTable
-from matchgraph.report.routing import write_report
+from matchgraph.report.routing import TITLES, write_report
 from matchgraph.routing import evaluation
 from matchgraph.routing.errors import NotEnoughScores
-from matchgraph.routing.evaluation import ESTIMATORS, complete, evaluate, rotated, typical_words
+from matchgraph.routing.evaluation import evaluate, typical_words
+from matchgraph.routing.robustness import Rewording, World
+from matchgraph.routing.turns import complete, rotated
+from matchgraph.stats.intervals import Interval
 from matchgraph.training.measure.prompts import EncodedPrompts
 
 
 @pytest.fixture(autouse=True)
 def _few_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(evaluation, "compare", partial(evaluation.compare, resamples=200))
+    for name in ("compare", "standing"):
+        monkeypatch.setattr(evaluation, name, partial(getattr(evaluation, name), resamples=200))
+    monkeypatch.setattr(evaluation, "another_world", lambda *_, **__: None)
 
 
 def test_what_there_is_to_gain_is_gained(scored: tuple[ScoreTable, EncodedPrompts]) -> None:
     table, encoded = scored
     study = evaluate(table, encoded, folds=1)
     assert len(study.prompts) == 40
-    for name in ESTIMATORS:
-        comparison = study.comparisons[name]
+    assert list(study.comparisons) == ["chosen", "knn", "gaussian", "network"]
+    for name, comparison in study.comparisons.items():
         # Half of the prompts gain most from the second candidate, half from the third.
         assert comparison.over_mixing.low > 0
         assert comparison.over_candidate[2].low > 0
         assert study.curves[name].quality.max() < study.curves["oracle"].quality.max()
         assert study.shares(name, [100.0, 0.0])[0].tolist() == [1, 0, 0]
         assert study.shares(name, [0.0])[0, 2] == pytest.approx(0.5, abs=0.2)
+
+
+def test_the_validation_prompts_choose_the_router_and_the_best_single_candidate(
+    scored: tuple[ScoreTable, EncodedPrompts],
+) -> None:
+    table, encoded = scored
+    without = replace(encoded, tokens=None, mask=None)
+    study = evaluate(table, without, folds=1)
+    [chosen] = study.chosen
+    assert np.array_equal(study.estimates["chosen"], study.estimates[chosen])
+    assert study.decision_ms.keys() == {"knn", "gaussian"}
+    rows = {name: table.rows(name) for name in ("train", "validation", "test")}
+    assert study.singles == (table.variants[int(table.mean[rows["train"]].mean(axis=0).argmax())].id,)
+    # Whatever the test scores are, the same router and candidate were chosen.
+    mean = table.mean.copy()
+    mean[rows["test"]] = -mean[rows["test"]]
+    other = evaluate(replace(table, mean=mean), without, folds=1)
+    assert (other.chosen, other.singles) == (study.chosen, study.singles)
 
 
 @pytest.mark.slow
@@ -59,9 +82,10 @@ def test_every_prompt_is_a_test_prompt_once(scored: tuple[ScoreTable, EncodedPro
 @pytest.mark.slow
 def test_estimates_without_knowledge_gain_nothing(scored: tuple[ScoreTable, EncodedPrompts]) -> None:
     table, encoded = scored
-    # Prompts that have nothing to do with their scores.
+    # Prompts that have nothing to do with their scores; without tokens there is no network.
     shuffled = encoded.part(np.random.default_rng(3).permutation(len(encoded)))
-    study = evaluate(table, shuffled, folds=3)
+    study = evaluate(table, replace(shuffled, tokens=None, mask=None), folds=3)
+    assert list(study.comparisons) == ["chosen", "knn", "gaussian"]
     for comparison in study.comparisons.values():
         assert comparison.over_mixing.low < 0.02
 
@@ -99,17 +123,28 @@ def test_the_page_holds_every_figure_and_loads_nothing(
 ) -> None:
     table, encoded = scored
     renamed = replace(table, variants=tuple(replace(v, id=f"<b>{v.id}</b>") for v in table.variants))
-    study = evaluate(renamed, encoded, folds=1)
+    study = evaluate(renamed, replace(encoded, tokens=None, mask=None), folds=1)
+    share, change = Interval(0.75, 0.5, 1.0, 4), Interval(-0.25, -0.5, 0.125, 4)
+    study = replace(
+        study,
+        rewording=Rewording(share, change),
+        world=World(3, share, change, study.standings["knn"]),
+    )
     page, summary = write_report([study], tmp_path / "out", "matchgraph route curve", {"seed": 0})
     text = page.read_text(encoding="utf-8")
     assert "<b>" not in text
     assert text.count("<svg") == 2
     assert "src=" not in text
     assert summary[0].split(":")[0] == "clip_score"
+    assert f"the router that the validation prompts chose ({TITLES[study.chosen[0]]})" in summary[0]
+    assert "75 % [50, 100] of the prompts keep their candidate" in text
+    assert "With one of 3 topics held out at a time, the router is -0.2500 [-0.5000, +0.1250]" in text
     content = json.loads((tmp_path / "out" / "routing.json").read_text(encoding="utf-8"))
     area = content["studies"]["clip_score"]["routers"]["knn"]["area"]
     assert area["low"] < area["value"] < area["high"]
     assert {path.name for path in (tmp_path / "out").glob("*.csv")} == {
         "clip_score-areas.csv",
+        "clip_score-standing.csv",
+        "clip_score-robustness.csv",
         "clip_score-equal.csv",
     }

@@ -33,7 +33,7 @@ class Fixed:
 
 def router(estimator: Any = None, **options: Any) -> Router:
     own = estimator or Fixed([0.1, 0.7, 0.4], [0.01, 0.02, 0.03])
-    return Router(circle.Encoder(), own, circle.VARIANTS, Familiarity(0.95, AVERAGE), **options)
+    return Router(own, circle.VARIANTS, Familiarity(0.95, AVERAGE), encoder=circle.Encoder(), **options)
 
 
 def test_each_candidate_has_its_own_quality_error_and_cost() -> None:

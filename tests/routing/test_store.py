@@ -63,7 +63,7 @@ def test_a_router_has_the_graphs_candidates_and_the_averages_of_those_it_knows(s
 
 def test_prompts_are_read_by_the_clip_of_the_fit(store: RouterStore) -> None:
     other = SimpleNamespace(hash="another")
-    with pytest.raises(UnusableEstimator, match="CLIP probe, not another"):
+    with pytest.raises(UnusableEstimator, match="read by probe, not by another"):
         store.router(FITTED, circle.Graph(circle.table(40)), other)
 
 

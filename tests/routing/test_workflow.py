@@ -8,7 +8,7 @@ import pytest
 
 from matchgraph.routing import serving, workflow
 from matchgraph.routing.errors import BudgetTooSmall, InvalidScores, NoPrompts, NotFitted
-from matchgraph.routing.store import RouterStore
+from matchgraph.routing.store import Kind, RouterStore
 from tests.routing import circle
 
 LOAD = "matchgraph.training.measure.prompts.load_prompt_encoder"
@@ -47,9 +47,7 @@ def store(tmp_path: Path, graph: circle.Graph, loader: Loader) -> RouterStore:
     return store
 
 
-def test_asking_with_a_budget_loads_the_clip_once(
-    graph: circle.Graph, store: RouterStore, loader: Loader
-) -> None:
+def test_only_a_prompt_to_decide_for_is_read(graph: circle.Graph, store: RouterStore, loader: Loader) -> None:
     [within] = workflow.decide(graph, store, ["3.0"], "clip_score", "clip", budget=workflow.Budget(1.0))
     assert loader.loaded == ["clip"]
     assert (within.steps, within.cost, within.unit) == (1, 1.0, "TFLOP")
@@ -61,11 +59,14 @@ def test_asking_with_a_budget_loads_the_clip_once(
         workflow.decide(graph, store, ["3.0"], "clip_score", "clip", budget=workflow.Budget(1.0, "USD"))
 
 
+@pytest.mark.parametrize(("kind", "loaded"), [("gaussian", []), ("network", ["clip"] * 2)])
 def test_a_calibrated_router_keeps_its_budget(
-    graph: circle.Graph, store: RouterStore, loader: Loader
+    kind: Kind, loaded: list[str], graph: circle.Graph, store: RouterStore, loader: Loader
 ) -> None:
-    found = workflow.calibrate(graph, store, "clip_score", "clip", workflow.Budget(5.0))
-    assert loader.loaded == ["clip"]
+    """The known prompts are embedded in the graph: only the network has to read them."""
+    workflow.fit(graph, store, "clip_score", "clip", kind=kind, neighbours=8)
+    found = workflow.calibrate(graph, store, "clip_score", workflow.Budget(5.0), "clip")
+    assert loader.loaded == loaded
     assert found.validation_cost <= 5.0
     kept = store.load("clip_score")
     assert (kept.lam, kept.budget) == (found.lam, 5.0)
@@ -90,8 +91,8 @@ def test_what_is_missing_is_named(graph: circle.Graph, store: RouterStore, tmp_p
         serving.load_served(store, graph, "clip", ["sharpness"])
     with pytest.raises(NotFitted, match="No router"):
         serving.load_served(RouterStore(tmp_path / "empty"), graph, "clip")
-    graph.texts = lambda _: []
+    graph.prompts = list
     with pytest.raises(NoPrompts):
         serving.load_served(store, graph, "clip")
     with pytest.raises(NoPrompts):
-        workflow.calibrate(graph, store, "clip_score", "clip", workflow.Budget(5.0))
+        workflow.calibrate(graph, store, "clip_score", workflow.Budget(5.0))

@@ -25,6 +25,7 @@ from matchgraph.training.measure.extractors import (
     require_images,
 )
 from matchgraph.training.measure.extractors.inception import build, convert, main
+from matchgraph.training.measure.prompts import load_prompt_encoder
 from tests.training import tiny
 
 CAPTIONS = ["a cat", "the sea of trees", "dog"]
@@ -202,6 +203,14 @@ def test_sentence_t5_pools_projects_and_normalises(weights):
     assert isinstance(extractor, CaptionExtractor)
     with pytest.raises(ExtractorUnavailable, match="reads captions"):
         require_images(extractor, "t5")
+
+
+def test_a_sentence_model_reads_prompts(weights):
+    encoder = load_prompt_encoder(weights["t5"])
+    found = encoder.encode(CAPTIONS)
+    expected = load("t5", weights["t5"]).features(CAPTIONS)
+    np.testing.assert_allclose(found.embeddings, expected, rtol=1e-5, atol=1e-6)
+    assert (encoder.hash, found.tokens) == (load("t5", weights["t5"]).hash, None)
 
 
 def test_a_sentence_model_without_its_library_says_what_to_install(weights, monkeypatch):

@@ -47,11 +47,9 @@ class DrawnRows:
         Raises:
             OSError: the disk is full.
         """
-        import torch
-
         n = len(next(iter(rows.values())))
         self.folder.mkdir(parents=True, exist_ok=True)
-        tensors = {name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in rows.items()}
+        tensors = {name: np.asarray(value) for name, value in rows.items()}
         target = self.folder / f"{self._name}-{first:08d}-{first + n:08d}.safetensors"
         write_tensors(target, tensors, {"of": self._facts})
 

@@ -1,4 +1,4 @@
-"""Prompts as a CLIP reads them: one embedding each, and one for each of their tokens."""
+"""Prompts as a text encoder reads them: an embedding each, and by a CLIP one of each of their tokens."""
 
 from __future__ import annotations
 
@@ -6,44 +6,90 @@ import os
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from matchgraph.training.errors import ExtractorUnavailable, first_line
+from matchgraph.training.measure.extractors import captions
 from matchgraph.training.measure.extractors.clip import OpenedClip, open_weights
 
 if TYPE_CHECKING:
     import torch
 
+    from matchgraph.training.measure.extractors.base import CaptionExtractor
+
 BATCH = 256
+# Under this owner the hub has sentence models, and no CLIP of open_clip is called so.
+SENTENCE_MODELS = "sentence-transformers/"
 
 
 @dataclass(frozen=True, eq=False)
 class EncodedPrompts:
-    """Prompts as a CLIP's frozen text encoder sees them.
+    """Prompts as a frozen text encoder sees them.
 
     Attributes:
-        embeddings: where images and texts are compared, of length 1; float32, (n, d).
-        tokens: of the last layer, before pooling; float32, (n, length, width).
-        mask: which positions hold tokens of the prompt, start and end included; bool, (n, length).
-        truncated: which prompts had more tokens than are read; bool, (n,).
+        embeddings: of length 1; float32, (n, d).
+        tokens: of a CLIP's last layer, before pooling; float32, (n, length, width). None of an encoder that
+            gives none.
+        mask: which positions hold tokens of the prompt, start and end included; bool, (n, length). None
+            without tokens.
     """
 
     embeddings: np.ndarray
-    tokens: np.ndarray
-    mask: np.ndarray
-    truncated: np.ndarray
+    tokens: np.ndarray | None = None
+    mask: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.embeddings)
 
     def part(self, rows: np.ndarray) -> EncodedPrompts:
         """Some of them, by number."""
-        return EncodedPrompts(self.embeddings[rows], self.tokens[rows], self.mask[rows], self.truncated[rows])
+        tokens, mask = (None if each is None else each[rows] for each in (self.tokens, self.mask))
+        return EncodedPrompts(self.embeddings[rows], tokens, mask)
 
 
-class PromptEncoder:
+class PromptEncoder(Protocol):
+    """What reads prompts.
+
+    Attributes:
+        hash: of its weights and preprocessing; prompts can be compared that encoders of one hash read.
+    """
+
+    @property
+    def hash(self) -> str: ...
+
+    def encode(self, prompts: Sequence[str]) -> EncodedPrompts:
+        """Encode prompts; a prompt's values do not depend on those beside it, but for rounding.
+
+        Args:
+            prompts: at least one.
+        """
+        ...
+
+
+class SentencePrompts:
+    """A model of sentence-transformers as an encoder of prompts, without tokens.
+
+    Args:
+        model: see `training.measure.extractors.captions.load`.
+
+    Attributes:
+        hash: of the model.
+    """
+
+    def __init__(self, model: CaptionExtractor) -> None:
+        self.hash = model.hash
+        self._model = model
+
+    def encode(self, prompts: Sequence[str]) -> EncodedPrompts:
+        """See `PromptEncoder.encode`."""
+        found = self._model.features(prompts)
+        return EncodedPrompts((found / np.linalg.norm(found, axis=1, keepdims=True)).astype(np.float32))
+
+
+class ClipPrompts:
     """The text side of a CLIP model.
 
     Args:
@@ -89,11 +135,7 @@ class PromptEncoder:
         self._seen = output
 
     def encode(self, prompts: Sequence[str]) -> EncodedPrompts:
-        """Encode prompts; a prompt's values do not depend on those beside it, but for rounding.
-
-        Args:
-            prompts: at least one.
-        """
+        """See `PromptEncoder.encode`."""
         parts = [self._encode(prompts[start : start + BATCH]) for start in range(0, len(prompts), BATCH)]
         return EncodedPrompts(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
 
@@ -108,18 +150,21 @@ class PromptEncoder:
         # The end of text has the largest number of all tokens, and padding follows it.
         end = ids.argmax(dim=1)
         mask = torch.arange(ids.shape[1], device=ids.device) <= end[:, None]
-        truncated = (end == ids.shape[1] - 1).cpu().numpy()
-        return embeddings, tokens.float().cpu().numpy(), mask.cpu().numpy(), truncated
+        return embeddings, tokens.float().cpu().numpy(), mask.cpu().numpy()
 
 
 def load_prompt_encoder(weights: str | os.PathLike[str], *, device: str = "auto") -> PromptEncoder:
-    """Load the text side of a CLIP.
+    """Load what reads prompts: the text side of a CLIP, or a sentence model.
 
     Args:
-        weights: a folder in open_clip's layout, or MODEL/TAG of a model with safetensors weights.
+        weights: a folder in open_clip's layout, MODEL/TAG of a CLIP with safetensors weights, a folder as
+            sentence-transformers writes it, or sentence-transformers/NAME.
         device: `auto` or a torch device name.
 
     Raises:
         ExtractorUnavailable: the weights or the tokenizer cannot be had or cannot be read.
+        MissingLibrary: sentence-transformers is needed, and not installed.
     """
-    return PromptEncoder(open_weights(weights, device))
+    if (Path(weights) / captions.MODULES_FILE).is_file() or str(weights).startswith(SENTENCE_MODELS):
+        return SentencePrompts(captions.load(str(weights), device))
+    return ClipPrompts(open_weights(weights, device))

@@ -1,0 +1,169 @@
+"""One turn of an evaluation: estimators are fitted, chosen on the validation prompts, and tested."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, TypeVar
+
+import numpy as np
+
+from matchgraph.graphdb.prompts import ScoreTable
+from matchgraph.routing.curves import routed
+from matchgraph.routing.errors import NotEnoughScores
+from matchgraph.routing.estimators import NearestPrompts
+from matchgraph.routing.network import TokenQuality
+from matchgraph.routing.policy import one_unit
+from matchgraph.routing.process import GaussianQuality
+from matchgraph.routing.standing import best_single, decision_ms
+
+if TYPE_CHECKING:
+    from matchgraph.graphdb.prompts import Split
+    from matchgraph.routing.estimators import QualityEstimator
+    from matchgraph.training.measure.prompts import EncodedPrompts
+
+T = TypeVar("T")
+
+NEIGHBOURS = (4, 8, 16, 32, 64, 128)
+# Concentration and noise.
+PROCESSES = ((1.0, 1.0), (2.0, 1.0), (3.0, 1.0), (4.0, 1.0), (3.0, 2.0), (3.0, 0.5))
+
+
+def complete(table: ScoreTable) -> ScoreTable:
+    """The table without candidates that are not scored at all, and without prompts that one of the others is
+    not scored on.
+
+    Raises:
+        NotEnoughScores: a split has no such prompt, or all candidates that are left cost the same.
+        InvalidScores: their costs are of different units.
+    """
+    columns = np.flatnonzero(~np.isnan(table.mean).all(axis=0)) if len(table.prompts) else np.array([], int)
+    rows = np.flatnonzero(~np.isnan(table.mean[:, columns]).any(axis=1)) if len(columns) else columns
+    kept = replace(
+        table,
+        prompts=tuple(table.prompts[row] for row in rows),
+        variants=tuple(table.variants[column] for column in columns),
+        mean=table.mean[np.ix_(rows, columns)],
+        std=table.std[np.ix_(rows, columns)],
+        samples=table.samples[np.ix_(rows, columns)],
+    )
+    for name in ("train", "validation", "test"):
+        if not len(kept.rows(name)):
+            raise NotEnoughScores(
+                f"No {name} prompt is scored by {table.metric} for every candidate: run `matchgraph route "
+                "score`."
+            )
+    one_unit(kept.variants)
+    if not np.ptp(kept.cost):
+        raise NotEnoughScores("All scored candidates cost the same: score one with another cost.")
+    return kept
+
+
+def best_neighbours(table: ScoreTable, encoded: EncodedPrompts) -> int:
+    """The K whose router has the largest area under its deferral curve on the validation prompts.
+
+    Args:
+        table: complete scores.
+        encoded: its prompts, in its order.
+    """
+    return _best({count: NearestPrompts(table, count) for count in NEIGHBOURS}, table, encoded)
+
+
+def best_process(table: ScoreTable, encoded: EncodedPrompts) -> tuple[float, float]:
+    """Concentration and noise of the Gaussian process that routes the validation prompts best.
+
+    Args:
+        table: complete scores.
+        encoded: its prompts, in its order.
+    """
+    made = {
+        (concentration, noise): GaussianQuality.fit(table, concentration=concentration, noise=noise)
+        for concentration, noise in PROCESSES
+    }
+    return _best(made, table, encoded)
+
+
+def _best(made: Mapping[T, QualityEstimator], table: ScoreTable, encoded: EncodedPrompts) -> T:
+    rows = table.rows("validation")
+    truth, cost, asked = table.mean[rows], table.cost, encoded.part(rows)
+    low, high = float(cost.min()), float(cost.max())
+    areas = {
+        key: routed(own.estimate(asked).quality, truth, cost).area(low, high) for key, own in made.items()
+    }
+    return max(areas, key=lambda key: areas[key])
+
+
+def rotated(table: ScoreTable, turn: int, folds: int, seed: int = 0) -> ScoreTable:
+    """The table with other prompts as training, validation and test prompts.
+
+    Args:
+        table: scores.
+        turn: from 0 to `folds` - 1; the test prompts of all turns are all prompts, each once.
+        folds: at least 3; one part is tested on, the following one chosen by, and the others are learnt from.
+        seed: of the parts.
+    """
+    part = np.random.default_rng(seed).permutation(len(table.prompts)) % folds
+    names: dict[int, Split] = {turn: "test", (turn + 1) % folds: "validation"}
+    prompts = tuple(
+        replace(prompt, split=names.get(int(own), "train"))
+        for prompt, own in zip(table.prompts, part, strict=True)
+    )
+    return replace(table, prompts=prompts)
+
+
+@dataclass(frozen=True, eq=False)
+class Turn:
+    """What the routers fitted in a turn say of its test prompts.
+
+    Attributes:
+        rows: of the test prompts in the table, (t,).
+        estimates: by estimator, (t, m).
+        chosen: the estimator with the largest area under its deferral curve on the validation prompts.
+        single: number of the candidate that is best on average on the training prompts.
+        neighbours: K.
+        process: concentration and noise.
+        decision_ms: by estimator, see `routing.standing.decision_ms`.
+        reworded: estimates of the chosen one for other wordings of the test prompts, (t, m); None without.
+    """
+
+    rows: np.ndarray
+    estimates: Mapping[str, np.ndarray]
+    chosen: str
+    single: int
+    neighbours: int
+    process: tuple[float, float]
+    decision_ms: Mapping[str, float]
+    reworded: np.ndarray | None
+
+
+def turn_of(
+    table: ScoreTable, encoded: EncodedPrompts, seed: int = 0, reworded: EncodedPrompts | None = None
+) -> Turn:
+    """Fit the estimators to the training prompts, and ask them about the test prompts.
+
+    Args:
+        table: complete scores.
+        encoded: its prompts, in its order; without tokens the network is left out.
+        seed: of the network.
+        reworded: another wording of each prompt.
+    """
+    neighbours, process = best_neighbours(table, encoded), best_process(table, encoded)
+    concentration, noise = process
+    made: dict[str, QualityEstimator] = {
+        "knn": NearestPrompts(table, neighbours),
+        "gaussian": GaussianQuality.fit(table, concentration=concentration, noise=noise),
+    }
+    if encoded.tokens is not None:
+        made["network"] = TokenQuality.fit(table, encoded, seed=seed)
+    rows, chosen = table.rows("test"), _best(made, table, encoded)
+    asked = encoded.part(rows)
+    return Turn(
+        rows,
+        {name: own.estimate(asked).quality for name, own in made.items()},
+        chosen,
+        best_single(table.mean[table.rows("train")], table.cost),
+        neighbours,
+        process,
+        {name: decision_ms(own, asked, table.cost) for name, own in made.items()},
+        None if reworded is None else made[chosen].estimate(reworded.part(rows)).quality,
+    )
