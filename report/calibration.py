@@ -16,7 +16,7 @@ from matchgraph.predictor.calibration import (
     reliability,
 )
 from matchgraph.report.comparisons import INTERVALS, recipe_title
-from matchgraph.report.page import Drawing, Section
+from matchgraph.report.page import Figure, Section
 from matchgraph.report.tables import Column, Table, table
 from matchgraph.report.verdicts import percent
 from matchgraph.svg import COLOURS, INK, LINES, MARKERS, drawing
@@ -121,7 +121,7 @@ def calibration_section(studies: Sequence[Chances]) -> Section:
         "--confidence` (conformal) are calibrated on all other datasets and tested on the one left out. "
         f"{INTERVALS}.",
         also=also,
-        drawings=(Drawing(reliability_figure(first), caption),),
+        figures=(Figure(reliability_figure(first), caption),),
         tables=(chances_table(studies),),
         data=(reliability_table(studies),),
         folds=first.folds,

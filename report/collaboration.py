@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from matchgraph.collaboration.evaluation import Lead, Study
-from matchgraph.report.page import Drawing, Head, Section, write_page
+from matchgraph.report.page import Figure, Head, Section, write_page
 from matchgraph.report.tables import Column, Table, table
 from matchgraph.report.verdicts import verdict
 from matchgraph.svg import COLOURS, INK, LINES, drawing, logarithmic
@@ -109,7 +109,7 @@ def sections(study: Study) -> list[Section]:
             summary_of(study),
             "Points are strategies for drawing all test prompts; those joined by lines were tuned on the "
             "validation prompts for increasing average costs.",
-            drawings=(Drawing(quality_over_cost(study), "Mean quality over mean cost, test prompts."),),
+            figures=(Figure(quality_over_cost(study), "Mean quality over mean cost, test prompts."),),
             tables=(ways_table(study),),
         ),
         Section(

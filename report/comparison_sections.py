@@ -8,7 +8,7 @@ from typing import Any
 from matchgraph.predictor.metrics import OSR, SELECTION_METRICS, TAU, SelectionMetric
 from matchgraph.predictor.recipes import RECIPES
 from matchgraph.report.comparisons import INTERVALS, ORACLE, Comparison, Row
-from matchgraph.report.page import Drawing, Section, without_data
+from matchgraph.report.page import Figure, Section, without_data
 from matchgraph.report.tables import Column, Kind, Table, table
 from matchgraph.report.verdicts import listed, number, p_text, percent, verdict
 from matchgraph.svg import COLOURS, FAINT, INK, drawing, shortened
@@ -35,7 +35,7 @@ def selection_section(study: Comparison, models: int) -> Section:
         f"(negative is better). O2O: than the best one. {INTERVALS}, figures averaged over seeds "
         f"first; p is from a paired permutation test of each row against {first.title}, over the same "
         "datasets.",
-        drawings=_intervals_drawn(drawing),
+        figures=_intervals_drawn(drawing),
         tables=(comparison_table("table3-selection", study),),
         also=against_baselines(study),
         folds=study.folds,
@@ -117,9 +117,9 @@ def chosen(row: Row, folds: int, models: int) -> str:
     return text + (f", with τ_w {number(tau.value)}." if tau else ".")
 
 
-def _intervals_drawn(svg: str | None) -> tuple[Drawing, ...]:
+def _intervals_drawn(svg: str | None) -> tuple[Figure, ...]:
     caption = "OSR and τ_w with their intervals. Hollow diamonds: the paper, on its own matrix."
-    return (Drawing(svg, caption),) if svg else ()
+    return (Figure(svg, caption),) if svg else ()
 
 
 def _reached(row: Row) -> str:
@@ -176,7 +176,7 @@ def _compared(
         source,
         lead or highest(filled, study.against),
         caption,
-        drawings=_intervals_drawn(intervals(key, study)),
+        figures=_intervals_drawn(intervals(key, study)),
         tables=(comparison_table(name, study, metrics, first=first, scaled=scaled),),
         folds=study.folds,
         seeds=study.seeds,

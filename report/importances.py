@@ -10,7 +10,7 @@ import numpy as np
 
 from matchgraph.predictor.features import dataset_features, model_features
 from matchgraph.predictor.matching import PaperMatcher
-from matchgraph.report.page import Drawing, Section, without_data
+from matchgraph.report.page import Figure, Section, without_data
 from matchgraph.report.paper import figures_of
 from matchgraph.report.rankers import TITLES, TREES
 from matchgraph.report.tables import Column, Table, table
@@ -222,7 +222,7 @@ def importances_section(study: Importances) -> Section:
         "Trained on all results by the paper's recipe. Random forest: mean decrease in impurity. "
         "CatBoost: mean absolute SHAP value. Attributes with the same meaning share their importance, so a "
         "small share does not prove that an attribute is useless.",
-        drawings=(Drawing(drawing, "The ten most important model attributes, and all others together."),),
+        figures=(Figure(drawing, "The ten most important model attributes, and all others together."),),
         tables=importance_tables(study),
         seeds=study.seeds,
     )

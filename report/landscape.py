@@ -10,7 +10,7 @@ import numpy as np
 
 from matchgraph.predictor.baselines import average_rank
 from matchgraph.predictor.visibility import loss_matrix
-from matchgraph.report.page import Drawing, Section
+from matchgraph.report.page import Figure, Section
 from matchgraph.report.tables import Column, Table, table
 from matchgraph.svg import COLOURS, INK, drawing, shortened
 
@@ -191,8 +191,8 @@ def landscape_section(study: Landscape) -> Section:
     improved, of = study.improved
     if of:
         lead += f" Fine-tuning improved {improved} of {of} pairs ({100 * improved / of:.0f} %)."
-    drawings = [
-        Drawing(
+    figures = [
+        Figure(
             heatmap(study),
             f"{study.metric} after fine-tuning of every model (rows, best average rank first) on every "
             "dataset (columns). Lighter is better; a star marks the best of each dataset. Colours end at "
@@ -202,13 +202,13 @@ def landscape_section(study: Landscape) -> Section:
     scatter = before_and_after(study)
     if scatter:
         side = "Above" if study.larger_is_better else "Below"
-        drawings.append(Drawing(scatter, f"{side} the dotted line, fine-tuning helped."))
+        figures.append(Figure(scatter, f"{side} the dotted line, fine-tuning helped."))
     return Section(
         "landscape",
         "What was measured",
         "Figure 3",
         lead,
-        drawings=tuple(drawings),
+        figures=tuple(figures),
         data=(landscape_table(study),),
     )
 

@@ -21,7 +21,7 @@ TEMPLATE = "report.html.jinja"
 
 
 @dataclass(frozen=True)
-class Drawing:
+class Figure:
     """A figure of a section.
 
     Attributes:
@@ -44,7 +44,7 @@ class Section:
         lead: what it says, in a sentence or two; for a part without data, why there is none.
         also: what else it says.
         caption: how to read it.
-        drawings: its figures.
+        figures: its figures.
         tables: its tables.
         data: tables too long for the page, as CSV files only.
         folds: how many datasets were held out; 0 where none are.
@@ -58,7 +58,7 @@ class Section:
     lead: str
     caption: str = ""
     also: str = ""
-    drawings: tuple[Drawing, ...] = ()
+    figures: tuple[Figure, ...] = ()
     tables: tuple[Table, ...] = ()
     data: tuple[Table, ...] = ()
     folds: int = 0
@@ -131,7 +131,7 @@ def write_page(
     for section in sections:
         for table in (*section.tables, *section.data):
             write_text(folder / f"{table.name}.csv", table.as_csv())
-        for number, drawn in enumerate(section.drawings, start=1):
+        for number, drawn in enumerate(section.figures, start=1):
             name = section.key if number == 1 else f"{section.key}-{number}"
             write_text(folder / f"{name}.svg", standalone(drawn.svg))
     content = plain({"summary": head.summary, "command": head.command, "provenance": head.facts, **figures})

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from matchgraph.report.page import Drawing, Head, Section, write_page
+from matchgraph.report.page import Figure, Head, Section, write_page
 from matchgraph.report.tables import Column, Table, table
 from matchgraph.report.verdicts import verdict
 from matchgraph.routing.evaluation import CHOSEN, MIXING, ORACLE, Study, typical_words
@@ -105,7 +105,7 @@ def sections(study: Study) -> list[Section]:
             "Points are single candidates used for all prompts; lines are routers over all budgets. Each "
             "estimator was fitted on the training prompts; the number of neighbours and the kernel of the "
             "process were chosen on the validation prompts.",
-            drawings=(Drawing(deferral(study), "Mean quality over mean cost, test prompts."),),
+            figures=(Figure(deferral(study), "Mean quality over mean cost, test prompts."),),
             tables=(areas_table(study),),
         ),
         Section(
@@ -133,7 +133,7 @@ def sections(study: Study) -> list[Section]:
             "Appendix H",
             goes_where(study, CHOSEN),
             f"By the router {TITLES[CHOSEN]}.",
-            drawings=(Drawing(shares(study, CHOSEN), "Share of the prompts by mean cost."),),
+            figures=(Figure(shares(study, CHOSEN), "Share of the prompts by mean cost."),),
         ),
         *robustness(study),
     ]

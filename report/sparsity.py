@@ -13,7 +13,7 @@ from matchgraph.predictor.folds import METHOD
 from matchgraph.predictor.metrics import OSR, TAU
 from matchgraph.report.by_dataset import fold_figures
 from matchgraph.report.comparisons import AVERAGE_RANK, RANDOM, most_folds, recipe_title
-from matchgraph.report.page import Drawing, Section
+from matchgraph.report.page import Figure, Section
 from matchgraph.report.tables import Column, Table, table
 from matchgraph.report.verdicts import SURE, percent
 from matchgraph.svg import COLOURS, FAINT, LINES, MARKERS, drawing
@@ -138,7 +138,7 @@ def sparsity_section(study: Sparsity) -> Section:
         "the held-out results stay. The band is the 95 % bootstrap interval over datasets of the first line. "
         "In the paper, on its own matrix, OSR starts at 61.3 % and from 60 % removed results on is no better "
         "than a random guess.",
-        drawings=(Drawing(sparsity_figure(study), "OSR and τ_w by the share of results removed."),),
+        figures=(Figure(sparsity_figure(study), "OSR and τ_w by the share of results removed."),),
         tables=(sparsity_table(study),),
         folds=study.folds,
         seeds=study.seeds,

@@ -22,7 +22,7 @@ from matchgraph.report import (
 from matchgraph.report.config import STUDIES, ReportConfig
 from matchgraph.report.page import Section, without_data
 from matchgraph.report.rankers import TITLES
-from matchgraph.report.variants import Outcome, Variant, Workplace
+from matchgraph.report.variants import MethodVariant, Outcome, Workplace
 
 if TYPE_CHECKING:
     from matchgraph.graphdb.runner import Runner
@@ -57,14 +57,14 @@ class Bench:
         """What rows are made of: without similarities there is nothing to place a held-out dataset by."""
         return "all" if self.sources.has_similarities else "node"
 
-    def variant(self, **own: Any) -> Variant:
+    def variant(self, **own: Any) -> MethodVariant:
         """A variant of the method asked for; what a recipe does without is left at its default, so that equal
         variants are equal."""
         chosen = {"embedder": self.config.embedder, "features": self.features, **own}
         takes = RECIPES[chosen.get("recipe", PAPER)].takes
         seeded = "seed" in takes or chosen.get("removed")
         dropped = {"embedder"} - takes | (set() if seeded else {"seed"})
-        return Variant(**{name: value for name, value in chosen.items() if name not in dropped})
+        return MethodVariant(**{name: value for name, value in chosen.items() if name not in dropped})
 
     def kept(self, name: str, content: Any, compute: Callable[[], T]) -> T:
         """What was computed before from the same graph and content, or is now."""
@@ -80,11 +80,11 @@ class Maker:
         build: from the evaluated variants to its section and its data.
     """
 
-    variants: Callable[[Bench], Mapping[Any, Variant]]
+    variants: Callable[[Bench], Mapping[Any, MethodVariant]]
     build: Callable[[Bench, Mapping[Any, Outcome]], tuple[Section, Any]]
 
 
-def _none(_: Bench) -> Mapping[Any, Variant]:
+def _none(_: Bench) -> Mapping[Any, MethodVariant]:
     return {}
 
 
@@ -93,7 +93,7 @@ def _landscape(bench: Bench, _: Mapping[Any, Outcome]) -> tuple[Section, Any]:
     return landscape.landscape_section(study), study
 
 
-def _selection_variants(bench: Bench) -> Mapping[Any, Variant]:
+def _selection_variants(bench: Bench) -> Mapping[Any, MethodVariant]:
     return {(r, s): bench.variant(recipe=r, seed=s) for r in bench.recipes for s in bench.config.many}
 
 
@@ -102,7 +102,7 @@ def _selection(bench: Bench, outcomes: Mapping[Any, Outcome]) -> tuple[Section, 
     return comparison_sections.selection_section(study, len(bench.sources.main.models)), study
 
 
-def _inputs_variants(bench: Bench) -> Mapping[Any, Variant]:
+def _inputs_variants(bench: Bench) -> Mapping[Any, MethodVariant]:
     features = ("all", "node", "graph") if bench.sources.has_similarities else ("node",)
     return {
         (r, f, s): bench.variant(recipe=r, features=f, seed=s)
@@ -121,7 +121,7 @@ def _inputs(bench: Bench, outcomes: Mapping[Any, Outcome]) -> tuple[Section, Any
     return comparison_sections.inputs_section(study), study
 
 
-def _sparsity_variants(bench: Bench) -> Mapping[Any, Variant]:
+def _sparsity_variants(bench: Bench) -> Mapping[Any, MethodVariant]:
     return {
         (r, share, s): bench.variant(recipe=r, removed=share, seed=s)
         for r in bench.recipes
@@ -138,15 +138,15 @@ def _sparsity(_: Bench, outcomes: Mapping[Any, Outcome]) -> tuple[Section, Any]:
     return sparsity.sparsity_section(study), study
 
 
-def _metrics_variants(bench: Bench) -> Mapping[Any, Variant]:
+def _metrics_variants(bench: Bench) -> Mapping[Any, MethodVariant]:
     return _of_views(bench, [view.key for view in bench.sources.metrics if view.key])
 
 
-def _probes_variants(bench: Bench) -> Mapping[Any, Variant]:
+def _probes_variants(bench: Bench) -> Mapping[Any, MethodVariant]:
     return _of_views(bench, [view.key for view in bench.sources.probes if view.key])
 
 
-def _of_views(bench: Bench, keys: Sequence[str]) -> Mapping[Any, Variant]:
+def _of_views(bench: Bench, keys: Sequence[str]) -> Mapping[Any, MethodVariant]:
     def features(key: str) -> str:
         return "all" if len(bench.sources.snapshots[key].similar) else "node"
 
@@ -168,7 +168,7 @@ def _probes(bench: Bench, outcomes: Mapping[Any, Outcome]) -> tuple[Section, Any
     return comparison_sections.probes_section(study, alone=len(bench.sources.probes) == 1), study
 
 
-def _rankers_variants(bench: Bench) -> Mapping[Any, Variant]:
+def _rankers_variants(bench: Bench) -> Mapping[Any, MethodVariant]:
     # CatBoost is the recipe's own.
     return {
         (name, s): bench.variant(recipe=PAPER, ranker="" if name == "catboost" else name, seed=s)
@@ -210,7 +210,7 @@ def _time(bench: Bench, _: Mapping[Any, Outcome]) -> tuple[Section, Any]:
     return timing.time_section(timings), timings
 
 
-def _calibration_variants(bench: Bench) -> Mapping[Any, Variant]:
+def _calibration_variants(bench: Bench) -> Mapping[Any, MethodVariant]:
     return {recipe: bench.variant(recipe=recipe) for recipe in bench.recipes}
 
 

@@ -50,7 +50,7 @@ LIBRARIES = (
 
 
 @dataclass(frozen=True)
-class Variant:
+class MethodVariant:
     """One way of predicting, evaluated on one view of the graph under one seed.
 
     Attributes:
@@ -181,11 +181,11 @@ class Workplace:
 
 
 def evaluate_variants(
-    variants: Sequence[Variant],
+    variants: Sequence[MethodVariant],
     place: Workplace,
     runner: Runner | None,
     progress: Callable[[int, int], None] | None = None,
-) -> dict[Variant, Outcome]:
+) -> dict[MethodVariant, Outcome]:
     """Evaluate each variant, as far as that is not done yet.
 
     Args:
@@ -209,7 +209,7 @@ def evaluate_variants(
     ]
     if progress:
         progress(0, len(tasks))
-    answers: dict[tuple[Variant, str], Fold | str] = {}
+    answers: dict[tuple[MethodVariant, str], Fold | str] = {}
     for task, answer in _answers(tasks, place, runner):
         answers[task.variant, task.dataset] = answer
         if progress:
@@ -236,7 +236,7 @@ def versions() -> Mapping[str, str]:
 class _Task:
     """One fold to compute, and the key that it is kept by."""
 
-    variant: Variant
+    variant: MethodVariant
     dataset: str
     key: list[Any]
 
@@ -246,7 +246,9 @@ def _computed(key: Any, versions: Mapping[str, str], compute: Callable[[], T]) -
     return compute()
 
 
-def _planned(variant: Variant, place: Workplace, runner: Runner | None) -> tuple[Outcome, Sequence[str]]:
+def _planned(
+    variant: MethodVariant, place: Workplace, runner: Runner | None
+) -> tuple[Outcome, Sequence[str]]:
     """What is known of a variant before its folds, and the datasets that are held out."""
     try:
         matcher = variant.build(runner)

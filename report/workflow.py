@@ -21,7 +21,7 @@ from matchgraph.report.page import Head, Page, Section, plain, without_data, wri
 from matchgraph.report.paper import NOTE
 from matchgraph.report.sources import read_sources
 from matchgraph.report.studies import MAKERS, Bench
-from matchgraph.report.variants import Outcome, Variant, Workplace, evaluate_variants, versions
+from matchgraph.report.variants import MethodVariant, Outcome, Workplace, evaluate_variants, versions
 
 if TYPE_CHECKING:
     from matchgraph.graphdb.connection import Settings
@@ -160,7 +160,7 @@ def check_reportable(sources: Sources) -> None:
         )
 
 
-def facts(bench: Bench, outcomes: Mapping[Variant, Outcome]) -> dict[str, Any]:
+def facts(bench: Bench, outcomes: Mapping[MethodVariant, Outcome]) -> dict[str, Any]:
     """What a report was computed from and with."""
     main = bench.sources.main
     methods = {

@@ -19,7 +19,7 @@ def test_chances_of_folds_made_by_hand(outcome):
     section = calibration_section([study])
     assert "off by 33.3 % on average." in section.lead
     assert "contain it on 100.0 % of the datasets, with 1.0 models" in section.also
-    assert section.drawings[0].svg.count("<svg") == 1
+    assert section.figures[0].svg.count("<svg") == 1
     [row] = rows_of(section.tables[0])
     assert float(row["error"]) == study.error.value
     assert float(row["error_low"]) == study.error.low <= float(row["error_high"]) == study.error.high

@@ -17,14 +17,14 @@ from matchgraph.predictor.visibility import node_names, weighted_edges
 from matchgraph.report.variants import (
     MAIN_VIEW,
     KeptEmbedder,
+    MethodVariant,
     Results,
-    Variant,
     Workplace,
     evaluate_variants,
 )
 
 # What takes next to no time: no graph to embed, and no trees.
-QUICK = Variant(features="node", ranker="svc")
+QUICK = MethodVariant(features="node", ranker="svc")
 GRAPH = replace(QUICK, features="all", embedder="node2vec+")
 
 
@@ -93,7 +93,7 @@ def test_what_was_finished_before_an_interruption_or_an_error_is_kept(
         with pytest.raises(error) as failure:
             evaluate_variants([QUICK], place(zoo(5, 3), tmp_path), None)
     # The error says which fold of which variant it is about.
-    assert "'d03' with Variant(" in failure.value.__notes__[0]
+    assert "'d03' with MethodVariant(" in failure.value.__notes__[0]
     assert "ranker='svc'" in failure.value.__notes__[0]
     monkeypatch.setattr(module, "evaluate_fold", counting)
     evaluate_variants([QUICK], place(zoo(5, 3), tmp_path), None)
@@ -134,7 +134,7 @@ def test_a_variant_without_data_says_why_and_leaves_the_others_alone(zoo, tmp_pa
 
 
 def test_all_baselines_stand_beside_the_recipe_and_few_beside_the_rest(zoo, tmp_path: Path):
-    whole = Variant(embedder="node2vec+", features="node")
+    whole = MethodVariant(embedder="node2vec+", features="node")
     fewer = replace(whole, removed=0.5)
     outcomes = evaluate_variants([whole, fewer], place(zoo(4, 3), tmp_path), None)
     assert {"direct", "neighbours", "random"} <= set(outcomes[whole].folds[0].scores)
