@@ -31,8 +31,10 @@ def test_what_is_not_given_is_chosen_on_the_validation_prompts() -> None:
     table, encoder = circle.table(60, spread=0.3), circle.Encoder()
     fitted, _ = fit_router(table, "knn")
     assert fitted.neighbours in NEIGHBOURS
-    _, process = fit_router(table)
+    fitted, process = fit_router(table)
     assert isinstance(process, GaussianQuality)
+    # A process has no K; how near a prompt is to those that are known is told by the nearest alone.
+    assert fitted.neighbours == 1
     assert (process.concentration, process.noise) in PROCESSES
     _, network = fit_router(table, "network", encoder=encoder)
     assert isinstance(network, TokenQuality)
