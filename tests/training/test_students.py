@@ -211,9 +211,11 @@ def first_of(tensors: dict[str, torch.Tensor], end: str) -> str:
         (UNET_FILE, lambda t: t.update(extra=torch.zeros(1)), "extra is missing, unknown"),
         (UNET_FILE, widen, "conv_in.weight is missing, unknown or of another shape"),
         (UNET_FILE, lambda t: t["conv_in.bias"].fill_(torch.nan), "conv_in.bias is not a finite number"),
-        ("lora.safetensors", lambda t: t.update({"lora_unet_x.dora_scale": torch.zeros(1)}), "is a DoRA"),
-        ("lora.safetensors", lambda t: t.update({"lora_unet_x.hada_w1_a": torch.zeros(1)}), "is a LoHa"),
-        ("lora.safetensors", lambda t: t.update({"lycoris_x.lokr_w2": torch.zeros(1)}), "is a LoKr"),
+        (
+            "lora.safetensors",
+            lambda t: t.update({"lora_unet_x.oft_blocks": torch.zeros(1)}),
+            "OFT adapters are",
+        ),
         (
             "lora.safetensors",
             lambda t: [t.update({name.replace("unet", "te1"): t.pop(name)}) for name in list(t)],

@@ -1,4 +1,4 @@
-"""LoRA adapters on a pipeline's denoiser: put on, saved, loaded and taken off through diffusers' own code.
+"""Adapters on a pipeline's denoiser: put on, saved, loaded and taken off through diffusers' own code.
 
 `PixArtSigmaPipeline` and its transformer lack the adapter methods that diffusers gives its other pipelines.
 Its transformer gets them from diffusers' `PeftAdapterMixin`, and its files have the same form without the
@@ -12,13 +12,15 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from matchgraph.training.errors import BadAdapter, first_line
+from matchgraph.training.errors import BadAdapter, first_line, is_out_of_memory
 from matchgraph.training.files import failing_as_files_do, publish
 from matchgraph.training.pipelines.loading import quiet_libraries
+from matchgraph.training.pipelines.lycoris import kind_of, load_lycoris
 
 if TYPE_CHECKING:
     import torch
@@ -27,17 +29,17 @@ if TYPE_CHECKING:
 
 ADAPTER_FILE = "pytorch_lora_weights.safetensors"
 ADAPTER_NAME = "matchgraph"
-# Part of a tensor's name -> the kind of adapter that has such tensors; none is a plain low-rank update.
+# Names of tensors -> the kind of adapter that has them, of those that are not loaded.
 OTHER_KINDS = {
-    # As kohya's scripts name it: diffusers would drop these and load the rest, a wrong update.
-    "dora_scale": "DoRA of kohya's form",
-    "hada_w1": "LoHa",
-    "lokr_w1": "LoKr",
-    "lokr_w2": "LoKr",
-    "oft_blocks": "OFT",
+    r"\.(diff|diff_b|set_weight)": "full difference",
+    r"\.(w_norm|b_norm)": "normalisation",
+    r"\.(oft_\w+|rescale)(\.weight)?": "OFT",
+    r"\.[ab][12]\.weight": "GLoRA",
+    r"\.on_input": "IA3",
 }
-# What tensors of text encoders begin with: in the names of kohya's scripts, and of diffusers.
-TEXT_ENCODER_PARTS = re.compile(r"(lora_te\d?_|text_encoder(_\d)?\.)")
+# What tensors of text encoders begin with: in the names of kohya's scripts, of diffusers, and those of
+# OneTrainer's embeddings.
+TEXT_ENCODER_PARTS = re.compile(r"(lora_te\d?_|text_encoder(_\d)?\.|bundle_emb\.)")
 
 
 def attach_adapter(
@@ -145,20 +147,23 @@ def load_adapter(pipe: Any, family: Family, adapter: str | os.PathLike[str]) -> 
         shared with the plain model here.
 
     Raises:
-        BadAdapter: the file is missing, no safetensors, damaged, of another kind than LoRA, changes text
+        BadAdapter: the file is missing, no safetensors, damaged, of a kind that is not loaded, changes text
             encoders alone, or was made for another model.
     """
     path = Path(adapter)
     if path.is_dir():
         path = path / ADAPTER_FILE
     names = adapter_tensors(path)
-    of_text = [name for name in names if TEXT_ENCODER_PARTS.match(name)]
+    of_text = {name for name in names if TEXT_ENCODER_PARTS.match(name)}
+    names = [name for name in names if name not in of_text]
+    if not names:
+        raise BadAdapter(f"{path} changes only text encoders, which are not fine-tuned; give another LoRA.")
+    if kind_of(names) is not None:
+        _load_factors(pipe, family, path, names)
+        return left_out(path)
     if not of_text:
         _load_file(pipe, family, path, path, names)
         return []
-    names = [name for name in names if name not in set(of_text)]
-    if not names:
-        raise BadAdapter(f"{path} changes only text encoders, which are not fine-tuned; give another LoRA.")
     with tempfile.TemporaryDirectory(prefix="adapter-") as folder:
         denoiser_part = Path(folder, ADAPTER_FILE)
         _copy_tensors(path, names, denoiser_part)
@@ -198,9 +203,18 @@ def adapter_tensors(path: Path) -> list[str]:
     except (OSError, SafetensorError) as error:
         raise BadAdapter(f"{path} cannot be read as safetensors: {first_line(error)}.") from None
     for mark, kind in OTHER_KINDS.items():
-        if any(mark in name for name in names):
-            raise BadAdapter(f"{path} is a {kind} adapter, which is not supported; give a LoRA.")
+        if name := next((name for name in names if re.search(f"{mark}$", name)), None):
+            raise BadAdapter(
+                f"{path} holds {name}: {kind} adapters are not supported; give a LoRA, LoHa, LoKr or DoRA."
+            )
     return names
+
+
+def _tensors(path: Path, names: Sequence[str]) -> dict[str, torch.Tensor]:
+    from safetensors import safe_open
+
+    with safe_open(path, framework="pt") as file:
+        return {name: file.get_tensor(name) for name in names}
 
 
 def _copy_tensors(source: Path, names: Sequence[str], target: Path) -> None:
@@ -208,7 +222,8 @@ def _copy_tensors(source: Path, names: Sequence[str], target: Path) -> None:
     from safetensors.torch import save_file
 
     with safe_open(source, framework="pt") as file:
-        save_file({name: file.get_tensor(name) for name in names}, target, metadata=file.metadata())
+        metadata = file.metadata()
+    save_file(_tensors(source, names), target, metadata=metadata)
 
 
 def _load_file(pipe: Any, family: Family, path: Path, file: Path, names: Sequence[str]) -> None:
@@ -226,22 +241,45 @@ def _load_file(pipe: Any, family: Family, path: Path, file: Path, names: Sequenc
     denoiser = _adaptable(family.denoiser(pipe))
     place: dict[str, Any] = {"weight_name": file.name, "adapter_name": ADAPTER_NAME, "local_files_only": True}
     try:
-        with quiet_libraries():
+        with _loading(pipe, family, path):
             if hasattr(pipe, "load_lora_weights"):
                 pipe.load_lora_weights(file.parent, **place)
             else:
                 denoiser.load_lora_adapter(file.parent, prefix=None, **place)
-        loaded = sum(".lora_" in name for name, _ in denoiser.named_parameters())
-    except (ValueError, RuntimeError, KeyError, TypeError, OSError) as error:
+            loaded = sum(".lora_" in name for name, _ in denoiser.named_parameters())
+            # diffusers only warns about keys that belong nowhere, and would then sample the plain model.
+            if loaded != tensors:
+                raise BadAdapter(
+                    f"{path} does not fit this {family.pipeline_class}: {loaded} of its {tensors} tensors "
+                    "belong to it. Was it made for another model?"
+                )
+    except BadAdapter as error:
+        # Its layers may be fused ones of the model's authors, or have a prefix that diffusers does not know.
+        try:
+            _load_factors(pipe, family, path, names)
+        except BadAdapter:
+            raise error from None
+
+
+def _load_factors(pipe: Any, family: Family, path: Path, names: Sequence[str]) -> None:
+    with _loading(pipe, family, path):
+        load_lycoris(pipe, _adaptable(family.denoiser(pipe)), path, _tensors(path, names), ADAPTER_NAME)
+
+
+@contextmanager
+def _loading(pipe: Any, family: Family, path: Path) -> Iterator[None]:
+    """Take off what was loaded where that fails, with an error that names the file."""
+    try:
+        with quiet_libraries():
+            yield
+    except BadAdapter:
         detach_adapter(pipe, family)
+        raise
+    except (ValueError, RuntimeError, LookupError, TypeError, AttributeError, OSError) as error:
+        detach_adapter(pipe, family)
+        if is_out_of_memory(error):
+            raise
         raise BadAdapter(f"{path} does not fit this {family.pipeline_class}: {first_line(error)}") from error
-    # diffusers only warns about keys that belong nowhere, and would then sample the plain model.
-    if loaded != tensors:
-        detach_adapter(pipe, family)
-        raise BadAdapter(
-            f"{path} does not fit this {family.pipeline_class}: {loaded} of its {tensors} tensors belong "
-            "to it. Was it made for another model?"
-        )
 
 
 def fuse_adapter(pipe: Any, family: Family) -> None:

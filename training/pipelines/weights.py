@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from matchgraph.training.errors import BadAdapter
+from matchgraph.training.files import write_tensors
 from matchgraph.training.pipelines.adapters import detach_adapter, load_adapter
+from matchgraph.training.pipelines.weight_files import check_weight_files, opened_weights, weight_variant
 
 if TYPE_CHECKING:
     import torch
@@ -77,6 +79,29 @@ def _load_denoiser(denoiser: torch.nn.Module, path: Path) -> None:
             f"another shape, one of {len(wrong)}. Was it made for another model?"
         )
     denoiser.load_state_dict(weights)
+
+
+def write_denoiser(folder: Path, target: Path) -> None:
+    """Write the weights of a denoiser's folder as one file that `load_weights` takes, whole or not at all.
+
+    Args:
+        folder: as `save_pretrained` writes it, such as a pipeline's `unet`.
+        target: the file; its folder is made.
+
+    Raises:
+        UnsafeWeights: the weights are pickled.
+        BadPipeline: there are none, or they are not whole.
+    """
+    from safetensors.torch import load_file
+
+    variant = weight_variant(folder.parent, [folder.name])
+    check_weight_files(folder, variant)
+    tensors: dict[str, torch.Tensor] = {}
+    for name in opened_weights((file.name for file in folder.iterdir()), variant):
+        if name.endswith(".safetensors"):
+            tensors |= load_file(folder / name)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    write_tensors(target, tensors, {DENOISER_KEY: folder.name})
 
 
 def copied(module: torch.nn.Module) -> dict[str, torch.Tensor]:

@@ -18,6 +18,7 @@ from matchgraph.training.pipelines.adapters import ADAPTER_FILE, adapter_tensors
 from matchgraph.training.pipelines.few_steps import of_weights
 from matchgraph.training.pipelines.hub import is_hub_name, pipeline_folder, student_weights
 from matchgraph.training.pipelines.loading import LoadedPipeline, quiet_libraries
+from matchgraph.training.pipelines.lycoris import kind_of
 from matchgraph.training.pipelines.samplers import guidance_width
 from matchgraph.training.pipelines.weight_files import (
     PICKLED_SUFFIXES,
@@ -114,7 +115,8 @@ def make_student(
     check_teacher(folder)
     files = _weight_files(place)
     configured = files[0].name == CONFIG_FILE
-    lora = not configured and any("lora" in name for name in adapter_tensors(files[0]))
+    names = [] if configured else adapter_tensors(files[0])
+    lora = kind_of(names) is not None or any("lora" in name for name in names)
     name = os.fspath(weights) if is_hub_name(weights) else Path(os.path.abspath(weights)).name
     # Weights are added up in single precision, in which a CPU's memory has more room.
     with LoadedPipeline(folder, device="cpu", precision="fp32") as loaded:

@@ -1,0 +1,172 @@
+"""LoRAs under the names that trainers give them draw what the same LoRA draws under diffusers' own."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from matchgraph.drawing import Drawing
+from matchgraph.training.config import SampleConfig
+from matchgraph.training.pipelines.loading import LoadedPipeline
+from matchgraph.training.sampling.generate import stream_batches
+
+RANK, ALPHA = 4, 2.0
+# Of tiny SDXL, with the name that its authors give the layer: linear layers and a convolution.
+IN, ATTENTIONS = "input_blocks.3.1.transformer_blocks", "down_blocks.1.attentions.0.transformer_blocks"
+SDXL = {
+    f"{ATTENTIONS}.0.attn1.to_q": f"{IN}.0.attn1.to_q",
+    f"{ATTENTIONS}.1.attn2.to_out.0": f"{IN}.1.attn2.to_out.0",
+    "mid_block.attentions.0.transformer_blocks.0.ff.net.2": "middle_block.1.transformer_blocks.0.ff.net.2",
+    "up_blocks.0.attentions.1.proj_in": "output_blocks.1.1.proj_in",
+    "down_blocks.0.resnets.0.conv1": "input_blocks.1.0.in_layers.2",
+}
+# Of tiny FLUX. The authors' names of its fused projections are for three layers.
+FLUX = {
+    "transformer_blocks.0.attn.to_q": "double_blocks.0.img_attn.qkv",
+    "transformer_blocks.0.attn.to_k": "double_blocks.0.img_attn.qkv",
+    "transformer_blocks.0.attn.to_v": "double_blocks.0.img_attn.qkv",
+    "transformer_blocks.0.attn.to_out.0": "double_blocks.0.img_attn.proj",
+    "transformer_blocks.0.ff.net.0.proj": "double_blocks.0.img_mlp.0",
+    "single_transformer_blocks.0.proj_out": "single_blocks.0.linear2",
+}
+TEXT = "text_model.encoder.layers.0.self_attn.q_proj"
+Factors = dict[str, tuple[torch.Tensor, torch.Tensor]]
+Layout = Callable[[Factors], tuple[dict[str, torch.Tensor], dict[str, str]]]
+
+
+def factors(denoiser: torch.nn.Module, layers: dict[str, str]) -> Factors:
+    """A random LoRA; layers that the authors fused share what they make of the input."""
+    generator = torch.Generator().manual_seed(0)
+    found: Factors = {}
+    shared: dict[str, torch.Tensor] = {}
+    for name, theirs in layers.items():
+        weight = denoiser.get_submodule(name).weight
+        down = torch.randn(RANK, *weight.shape[1:], generator=generator) * 0.6
+        up = torch.randn(len(weight), RANK, *[1] * (weight.ndim - 2), generator=generator) * 0.6
+        found[name] = (shared.setdefault(theirs, down), up)
+    return found
+
+
+def text(names: list[str], down: str, up: str) -> dict[str, torch.Tensor]:
+    return {
+        f"{name}.{part}": torch.ones(shape)
+        for name in names
+        for part, shape in ((down, (4, 32)), (up, (32, 4)))
+    }
+
+
+def peft(prefix: str, alpha: bool = False) -> Layout:
+    """diffusers' own scripts, SimpleTuner, and ai-toolkit for FLUX; alpha is in the header, or in B."""
+
+    def write(lora: Factors) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+        tensors = text([f"text_encoder.{TEXT}"], "lora_A.weight", "lora_B.weight")
+        for name, (down, up) in lora.items():
+            tensors[f"{prefix}.{name}.lora_A.weight"] = down.clone()
+            tensors[f"{prefix}.{name}.lora_B.weight"] = up if alpha else up * (ALPHA / RANK)
+        settings = {
+            f"{prefix}.r": RANK,
+            f"{prefix}.lora_alpha": ALPHA,
+            f"{prefix}.target_modules": list(lora),
+        }
+        settings |= {
+            "text_encoder.r": RANK,
+            "text_encoder.lora_alpha": ALPHA,
+            "text_encoder.target_modules": [TEXT],
+        }
+        return tensors, {"lora_adapter_metadata": json.dumps(settings)} if alpha else {}
+
+    return write
+
+
+def comfyui(lora: Factors) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    """SimpleTuner with `--lora_format comfyui`."""
+    tensors = {f"diffusion_model.{name}.alpha": torch.tensor(ALPHA) for name in lora}
+    for name, (down, up) in lora.items():
+        tensors |= {f"diffusion_model.{name}.lora_A.weight": down.clone()}
+        tensors |= {f"diffusion_model.{name}.lora_B.weight": up}
+    return tensors, {}
+
+
+def older_diffusers(lora: Factors) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    """diffusers' scripts of 2023 and 2024."""
+    names = [f"text_encoder.{TEXT.replace('q_proj', 'to_q_lora')}"]
+    tensors = text(names, "down.weight", "up.weight")
+    for name, (down, up) in lora.items():
+        tensors[f"unet.{name}.lora.down.weight"] = down
+        tensors[f"unet.{name}.lora.up.weight"] = up * (ALPHA / RANK)
+    return tensors, {}
+
+
+def kohya(prefix: str, authors: dict[str, str] | None = None) -> Layout:
+    """kohya's scripts; under diffusers' names OneTrainer, and ai-toolkit and SimpleTuner for U-Nets."""
+
+    def write(lora: Factors) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+        names = [
+            f"lora_te{number}_{TEXT.replace('.', '_')}" for number in (1, 2)[: 1 if "flux" in prefix else 2]
+        ]
+        tensors = text(names, "lora_down.weight", "lora_up.weight")
+        tensors |= {f"{name}.alpha": torch.tensor(ALPHA) for name in names}
+        fused: dict[str, list[torch.Tensor]] = {}
+        for name, (down, up) in lora.items():
+            key = f"{prefix}{(authors or {}).get(name, name).replace('.', '_')}"
+            fused.setdefault(key, []).append(up)
+            tensors |= {f"{key}.lora_down.weight": down.clone(), f"{key}.alpha": torch.tensor(ALPHA)}
+        return tensors | {f"{key}.lora_up.weight": torch.cat(ups) for key, ups in fused.items()}, {}
+
+    return write
+
+
+LAYOUTS: dict[str, tuple[str, Layout]] = {
+    "sdxl, kohya": ("sdxl", kohya("lora_unet_", SDXL)),
+    "sdxl, ai-toolkit, SimpleTuner and OneTrainer": ("sdxl", kohya("lora_unet_")),
+    "sdxl, diffusers": ("sdxl", peft("unet", alpha=True)),
+    "sdxl, diffusers of 2023": ("sdxl", older_diffusers),
+    "flux, kohya": ("flux", kohya("lora_unet_", FLUX)),
+    "flux, OneTrainer": ("flux", kohya("lora_transformer_")),
+    "flux, ai-toolkit": ("flux", peft("transformer")),
+    "flux, SimpleTuner for ComfyUI": ("flux", comfyui),
+    "flux, SimpleTuner and diffusers": ("flux", peft("transformer", alpha=True)),
+}
+
+
+@pytest.fixture(scope="module")
+def drawn(
+    tiny_folder: Any, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str, Layout | None], torch.Tensor]:
+    """Draws with a pipeline and a LoRA in a layout, or without; each pipeline is loaded once."""
+    loaded: dict[str, LoadedPipeline] = {}
+    config = SampleConfig(n=1, drawing=Drawing(steps=1, guidance=1.0, resolution_px=32), device="cpu")
+
+    def draw(name: str, layout: Layout | None) -> torch.Tensor:
+        if name not in loaded:
+            loaded[name] = LoadedPipeline(tiny_folder(name), device="cpu")
+        pipeline, file = loaded[name], None
+        if layout is not None:
+            file = tmp_path_factory.mktemp("lora") / "own.safetensors"
+            denoiser = pipeline.family.denoiser(pipeline.pipe)
+            tensors, header = layout(factors(denoiser, FLUX if name == "flux" else SDXL))
+            save_file({key: value.contiguous() for key, value in tensors.items()}, file, metadata=header)
+        (batch,) = stream_batches(pipeline, file, ["a cat"], config)
+        return batch.latents
+
+    return draw
+
+
+@pytest.fixture(scope="module")
+def expected(drawn: Any) -> dict[str, torch.Tensor]:
+    """What diffusers' loader makes of the LoRA in its own layout, and that it is something."""
+    found = {name: drawn(name, peft(prefix)) for name, prefix in (("sdxl", "unet"), ("flux", "transformer"))}
+    for name, latents in found.items():
+        assert (latents - drawn(name, None)).abs().mean() > 0.003
+    return found
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_layout_draws_what_diffusers_own_draws(layout: str, drawn: Any, expected: Any) -> None:
+    name, write = LAYOUTS[layout]
+    torch.testing.assert_close(drawn(name, write), expected[name], rtol=0, atol=0)
