@@ -165,7 +165,17 @@ def show_status(found: RunsStatus, limit: int, *, details: bool) -> None:
             "--json for all.",
             err=True,
         )
-    if not runs:
+    for one in found.adapters[:limit]:
+        values = ", ".join(f"{metric} {value:.4g}" for metric, value in one.values.items())
+        trained = ", ".join(
+            f"{name.removeprefix('trained_')} {value}"
+            for name, value in one.facts.items()
+            if name.startswith("trained_")
+        )
+        click.echo(f"ADAPTER   {one.adapter}  {one.model} x {one.dataset}  {values}  {trained}")
+    if len(found.adapters) > limit:
+        click.echo(f"and {count(len(found.adapters) - limit, 'more adapter')}: see --limit.", err=True)
+    if not runs and not found.adapters:
         click.echo("No runs: `matchgraph ingest run` makes them.", err=True)
 
 

@@ -262,11 +262,13 @@ def run(
 @json_option
 @click.pass_context
 def adapter(ctx: click.Context, path: Path, as_json: bool, **options: Any) -> None:
-    """Score a LoRA that was trained elsewhere, and record it as the model's result on the dataset.
+    """Score an adapter that was trained elsewhere, and record it as the model's result on the dataset.
 
-    Nothing is trained. The adapter is sampled as the graph's newest run was, of this dataset if there is one;
-    options that are given win. What its file says of its training (kohya's scripts, ai-toolkit, OneTrainer,
-    diffusers) is kept on the edge. Of a folder of adapters all are scored, and the edge gets the best.
+    Nothing is trained. The adapter (LoRA, LoHa, LoKr or DoRA) is sampled as the graph's newest run was, of
+    this dataset if there is one; options that are given win. What its file says of its training (kohya's
+    scripts, ai-toolkit, OneTrainer, diffusers) is kept on the edge. Of a folder of adapters all are scored,
+    and the edge gets the best. A pipeline folder, or a checkpoint in a single file, is a model that was
+    fine-tuned in full.
     """
     from matchgraph.graphdb.connection import settings_from_environment
     from matchgraph.ingest.runs.adapters import score_adapters
@@ -341,7 +343,8 @@ def worker(ctx: click.Context, ids: Sequence[str], forever: bool, as_json: bool,
 @click.option("--watch", is_flag=True, help="Follow the runs until none is left to do.")
 @json_option
 def status(ids: Sequence[str], limit: int, watch: bool, as_json: bool, **kept: Any) -> None:
-    """List fine-tuning runs by status, the newest first; with ids, show those runs in detail.
+    """List fine-tuning runs by status, the newest first, and adapters trained elsewhere; with ids, show those
+    runs in detail.
 
     --json has all runs that were asked for, whatever the limit.
     """

@@ -43,7 +43,7 @@ SCENES = {
         "Graph.gds",
         "Graph.py2neo",
     ],
-    "runs": ["Runs.plan", "Runs.run", "Runs.status", "Runs.retry", "Runs.cancel"],
+    "runs": ["Runs.plan", "Runs.run", "Runs.adapter", "Runs.status", "Runs.retry", "Runs.cancel"],
     "records": ["Graph.ingest_minizoo"],
     "zoo": [
         "Graph.predict",

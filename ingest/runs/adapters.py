@@ -1,4 +1,6 @@
-"""Adapters that were trained elsewhere: sampled and scored as runs are, and recorded on the edge."""
+"""What was trained elsewhere, adapters and whole models: sampled and scored as runs are, and recorded on the
+edge.
+"""
 
 from __future__ import annotations
 
@@ -16,14 +18,19 @@ from matchgraph.ingest.runs.ledger import Ledger, Run, finished
 from matchgraph.ingest.runs.run import Job, results_of
 from matchgraph.ingest.runs.worker import WorkerOptions, local_executor
 from matchgraph.ingest.runs.workflow import planned
+from matchgraph.ingest.tables.checkpoints import INDEX, pipeline_of_checkpoint
 from matchgraph.ingest.tables.comparison import define_metric
+from matchgraph.ingest.tables.fingerprints import fingerprint_files
 from matchgraph.ingest.tables.image_folders import source_of
 from matchgraph.progress import Progress, no_progress
 from matchgraph.training.errors import TrainingError
 from matchgraph.training.files import file_hash, json_hash, write_json
 from matchgraph.training.measure.scoring import PROBE, parse_metric
 from matchgraph.training.pipelines.adapters import left_out
-from matchgraph.training.pipelines.trainers import training_facts
+from matchgraph.training.pipelines.families import family_of
+from matchgraph.training.pipelines.loading import read_model_index
+from matchgraph.training.pipelines.trainers import FULL, is_full, training_facts
+from matchgraph.training.pipelines.weights import DENOISER_FILE, write_denoiser
 
 if TYPE_CHECKING:
     from matchgraph.graphdb.models import Result
@@ -38,7 +45,7 @@ class ScoredAdapter:
     """An adapter and what it came to.
 
     Attributes:
-        file: the safetensors file.
+        file: the safetensors file, or the folder of a model fine-tuned in full.
         folder: its samples and record, in the data folder.
         values: by metric.
         facts: its trainer and settings, as far as the file says.
@@ -80,7 +87,7 @@ def score_adapters(
     on_step: Progress = no_progress,
     notice: Callable[[str], None] = lambda _: None,
 ) -> AdaptersReport:
-    """Score adapters that were trained elsewhere on a dataset of the graph, and write the edge.
+    """Score adapters, or a model fine-tuned in full, of a dataset of the graph, and write the edge.
 
     They are sampled as the newest run of the graph was, of this dataset if there is one, and carry what their
     files say of their training. Of several adapters of one pair, such as the epochs of one training, the edge
@@ -88,7 +95,8 @@ def score_adapters(
 
     Args:
         graph: the graph.
-        path: a safetensors file, or a folder of them.
+        path: a safetensors file, or a folder of them; of a model fine-tuned in full its pipeline's folder,
+            its denoiser's, or a checkpoint in a single file.
         model: id of the model that they were trained for.
         dataset: id of the dataset that they were trained on.
         home: the data folder.
@@ -110,11 +118,20 @@ def score_adapters(
     """
     options = options or WorkerOptions()
     files = _files(path)
-    facts, notes = {}, []
+    facts: dict[Path, dict[str, Any]] = {}
+    weights: dict[Path, Path] = {}
+    notes: list[str] = []
     for file in files:
         try:
             facts[file] = training_facts(file)
-            notes += left_out(file)
+            weights[file] = _weights(graph, file, model, home)
+            if facts[file]["trained_kind"] == FULL:
+                notes.append(
+                    f"{file.name} was fine-tuned in full: its denoiser was loaded, with the text encoders "
+                    f"and the VAE of {model}."
+                )
+            else:
+                notes += left_out(file)
         except TrainingError as error:
             problem = Problem(str(file), 0, str(error).removeprefix(f"{file} ").rstrip("."), "give a LoRA")
             raise BadInput([problem], skippable=False) from error
@@ -132,7 +149,7 @@ def score_adapters(
         known = graph.statistics(request.config["extractors"][PROBE], [dataset])[0]
     jobs: dict[Path, Job] = {}
     for file in files:
-        identity = json_hash([request.id, file_hash(file)])[:16]
+        identity = json_hash([request.id, file_hash(weights[file])])[:16]
         out = home / ADAPTERS_FOLDER / identity
         jobs[file] = Job(
             run=identity,
@@ -150,7 +167,7 @@ def score_adapters(
             out=out,
             checkpoint=out / CHECKPOINT_FOLDER,
             resume_from=None,
-            adapter=file,
+            adapter=weights[file],
         )
     _check_free(before, config, {job.run for job in jobs.values()}, model, dataset, replace_result)
     executor = local_executor(home, options, instruments, notice)
@@ -159,8 +176,11 @@ def score_adapters(
         for file, job in jobs.items():
             job.out.mkdir(parents=True, exist_ok=True)
             outcome = executor.execute(job, lambda stage, done, of, _=None: on_step(stage, done, of))
+            of_file = {"adapter": file.name, "adapter_sha256": file_hash(weights[file]), **facts[file]}
             scored[file] = [
-                replace(result, provenance={**result.provenance, **_provenance(file, facts[file], result)})
+                replace(result, provenance={**result.provenance, **of_file})
+                if result.stage == "finetuned"
+                else result
                 for result in results_of(job, outcome)
             ]
             values = {score.metric: score.to_dict() for score in outcome.finetuned}
@@ -217,6 +237,8 @@ def sampled_as(runs: Sequence[Run], dataset: str, changes: Mapping[str, Any]) ->
 
 
 def _files(path: Path) -> list[Path]:
+    if (path / INDEX).is_file() or (path / "config.json").is_file():
+        return [path]
     files = sorted(path.glob(f"*{SUFFIX}")) if path.is_dir() else [path]
     if not files or not all(file.is_file() for file in files):
         problem = Problem(
@@ -224,6 +246,21 @@ def _files(path: Path) -> list[Path]:
         )
         raise BadInput([problem], skippable=False)
     return files
+
+
+def _weights(graph: MatchingGraph, given: Path, model: str, home: Path) -> Path:
+    """The file to load: an adapter itself; of a whole model its denoiser, written to the data folder once."""
+    if given.is_file():
+        if not is_full(given) or given.name == DENOISER_FILE:
+            return given
+        given = pipeline_of_checkpoint(graph, given, model, home)
+    if (given / INDEX).is_file():
+        given = given / family_of(read_model_index(given)).denoiser_attribute
+    fingerprint = fingerprint_files(given, sorted(given.glob(f"*{SUFFIX}")))
+    target = home / ADAPTERS_FOLDER / fingerprint[:16] / DENOISER_FILE
+    if not target.is_file():
+        write_denoiser(given, target)
+    return target
 
 
 def _edge(graph: MatchingGraph, model: str, dataset: str) -> Mapping[str, Any]:
@@ -242,12 +279,6 @@ def _check_free(
             f"{model!r} on {dataset!r} has a {others[0]} already{f', of {by}' if by else ''}; --replace puts "
             "this adapter's in its place."
         )
-
-
-def _provenance(file: Path, facts: Mapping[str, Any], result: Result) -> dict[str, Any]:
-    if result.stage != "finetuned":
-        return {}
-    return {"adapter": file.name, "adapter_sha256": file_hash(file), **facts}
 
 
 def _best(graph: MatchingGraph, scored: Mapping[Path, Sequence[Result]], metric: str) -> Path:

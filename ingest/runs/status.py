@@ -1,17 +1,19 @@
-"""How runs stand, with the time that is left of those that are worked on."""
+"""How runs stand, with the time that is left of those that are worked on, and which adapters were scored."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from matchgraph.graphdb.queries import load
 from matchgraph.ingest.runs.estimates import Estimator
 from matchgraph.ingest.runs.ledger import CANCELLED, DONE, FAILED, QUEUED, RUNNING, STATUSES, Run
 
 if TYPE_CHECKING:
     from matchgraph.graphdb.models import Model
+    from matchgraph.graphdb.repository import MatchingGraph
 
 # Properties of a run's node that `RunsStatus.to_dict` gives under other names, or that only the ledger needs.
 NOT_LISTED = frozenset(
@@ -23,16 +25,37 @@ NOT_LISTED = frozenset(
 
 
 @dataclass(frozen=True)
+class RecordedAdapter:
+    """What an edge has of an adapter that was trained elsewhere.
+
+    Attributes:
+        model: id of the model.
+        dataset: id of the dataset.
+        adapter: name of its file.
+        values: by metric.
+        facts: how it was trained, see `training.pipelines.trainers.training_facts`, and its hash.
+    """
+
+    model: str
+    dataset: str
+    adapter: str
+    values: dict[str, float]
+    facts: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
 class RunsStatus:
     """Runs as they stand.
 
     Args:
         runs: by model and dataset.
         seconds_left: id of a running run to the seconds until it is done; None where that is not known.
+        adapters: those that were trained elsewhere and are on an edge.
     """
 
     runs: tuple[Run, ...]
     seconds_left: Mapping[str, float | None]
+    adapters: tuple[RecordedAdapter, ...] = ()
 
     @classmethod
     def of(
@@ -62,8 +85,12 @@ class RunsStatus:
         return sorted(self.runs, key=lambda run: (order.index(run.status), -_changed_at(run)))
 
     def to_dict(self) -> dict[str, Any]:
-        """The counts and all runs, ready for JSON."""
-        return {"counts": self.counts, "runs": [self._run(run) for run in self.runs]}
+        """The counts, all runs and adapters, ready for JSON."""
+        return {
+            "counts": self.counts,
+            "runs": [self._run(run) for run in self.runs],
+            "adapters": [asdict(one) for one in self.adapters],
+        }
 
     def _run(self, run: Run) -> dict[str, Any]:
         return {
@@ -85,6 +112,40 @@ class RunsStatus:
                 if name not in NOT_LISTED and name not in run.config
             },
         }
+
+
+def recorded_adapters(
+    graph: MatchingGraph, models: Collection[str] = (), datasets: Collection[str] = ()
+) -> tuple[RecordedAdapter, ...]:
+    """The adapters trained elsewhere that the graph's edges have.
+
+    Args:
+        graph: the graph.
+        models: ids of models; all by default.
+        datasets: ids of datasets; all by default.
+
+    Returns:
+        By model and dataset.
+    """
+    found: dict[tuple[str, str, str], RecordedAdapter] = {}
+    for row in graph.runner.read(load("read/adapters")):
+        model, dataset, properties = row["model"], row["dataset"], row["properties"]
+        if (models and model not in models) or (datasets and dataset not in datasets):
+            continue
+        for name, adapter in properties.items():
+            metric, _, fact = name.partition("__")
+            if fact != "adapter":
+                continue
+            facts = {
+                key.removeprefix(f"{metric}__"): value
+                for key, value in properties.items()
+                if key.startswith((f"{metric}__trained_", f"{metric}__adapter_", f"{metric}__best_of"))
+            }
+            known = found.setdefault(
+                (model, dataset, adapter), RecordedAdapter(model, dataset, adapter, {}, facts)
+            )
+            known.values[metric] = properties[metric]
+    return tuple(found[key] for key in sorted(found))
 
 
 def _changed_at(run: Run) -> int:

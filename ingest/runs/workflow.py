@@ -42,7 +42,7 @@ from matchgraph.ingest.runs.plan import (
     survey,
 )
 from matchgraph.ingest.runs.reporter import Reporter
-from matchgraph.ingest.runs.status import RunsStatus
+from matchgraph.ingest.runs.status import RunsStatus, recorded_adapters
 from matchgraph.ingest.runs.worker import WorkerOptions, WorkSummary, local_executor, summarise, work
 from matchgraph.training.measure.extractors import require_images
 from matchgraph.training.measure.scoring import needed_extractors
@@ -366,7 +366,7 @@ def runs_status(
     models: Sequence[str] = (),
     datasets: Sequence[str] = (),
 ) -> RunsStatus:
-    """Say how runs stand.
+    """Say how runs stand, and without ids which adapters trained elsewhere the edges have.
 
     Args:
         graph: the graph.
@@ -391,7 +391,10 @@ def runs_status(
         and (run.model in models or not models)
         and (run.dataset in datasets or not datasets)
     ]
-    return RunsStatus.of(chosen, {model.id: model for model in graph.models()}, measured=everything)
+    found = RunsStatus.of(chosen, {model.id: model for model in graph.models()}, measured=everything)
+    if ids or running:
+        return found
+    return replace(found, adapters=recorded_adapters(graph, models, datasets))
 
 
 def watch_runs(graph: MatchingGraph, ids: Sequence[str] = (), *, reporter: Reporter) -> None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from matchgraph.graphdb.repository import MatchingGraph
 
 if TYPE_CHECKING:
     from matchgraph.graphdb.connection import Settings
+    from matchgraph.ingest.runs.adapters import AdaptersReport
     from matchgraph.ingest.runs.config import RunConfig
     from matchgraph.ingest.runs.reporter import Reporter
     from matchgraph.ingest.runs.status import RunsStatus
@@ -105,8 +108,64 @@ class Runs:
             reporter=reporter,
         )
 
+    def adapter(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        model: str,
+        dataset: str,
+        extractors: Sequence[str] = (),
+        changes: Mapping[str, Any] | None = None,
+        replace_result: bool = False,
+        options: WorkerOptions | None = None,
+    ) -> AdaptersReport:
+        """Score an adapter that was trained elsewhere, and record it as the model's result on the dataset.
+
+        It is sampled as the graph's newest run was, of this dataset if there is one. Of a folder of adapters
+        the edge gets the best.
+
+        Args:
+            path: a safetensors file (LoRA, LoHa, LoKr, DoRA), or a folder of them; of a model fine-tuned in
+                full its pipeline's folder, or a checkpoint in a single file.
+            model: id of the model that it was trained for.
+            dataset: id of the dataset that it was trained on.
+            extractors: where other extractors are, each `NAME=WEIGHTS` or `NAME=KIND:WEIGHTS`.
+            changes: settings of `RunConfig` to sample with instead.
+            replace_result: whether a result that the edge has may be replaced.
+            options: how it is sampled on this machine.
+
+        Returns:
+            What was scored, with what each file says of its training.
+
+        Raises:
+            Error: it cannot be read, does not fit the model, or the pair has a result.
+
+        Example:
+            >>> run = graph.runs.status().runs[0]
+            >>> file = graph.settings.home / run.properties["adapter"]
+            >>> scored = graph.runs.adapter(
+            ...     file, model=run.model, dataset=run.dataset, replace_result=True
+            ... )
+            >>> scored.adapters[0].facts["trained_kind"]
+            'LoRA'
+        """
+        from matchgraph.ingest.runs.adapters import score_adapters
+
+        return score_adapters(
+            self._graph,
+            Path(path),
+            model=model,
+            dataset=dataset,
+            home=self._settings.home,
+            probe=self._probe,
+            extractors=extractors,
+            changes=changes,
+            replace_result=replace_result,
+            options=options,
+        )
+
     def status(self, *ids: str) -> RunsStatus:
-        """Say how runs stand.
+        """Say how runs stand, and which adapters trained elsewhere were scored.
 
         Args:
             ids: of runs; all by default.

@@ -16,9 +16,11 @@ from matchgraph.ingest.errors import BadInput, IngestError
 from matchgraph.ingest.runs.adapters import sampled_as, score_adapters
 from matchgraph.ingest.runs.config import RunConfig
 from matchgraph.ingest.runs.worker import WorkerOptions
+from matchgraph.ingest.runs.workflow import runs_status
 from matchgraph.training.pipelines.trainers import training_facts
 from tests.ingest.conftest import Invoke, answer, edge, ingested
 from tests.training import tiny
+from tests.training.ldm import checkpoint
 from tests.training.test_students import lora
 
 KOHYA = {"ss_steps": "1200", "ss_unet_lr": "0.0001", "ss_network_alpha": "1.5", "ss_sd_model_name": "sd15"}
@@ -88,6 +90,32 @@ def test_a_folder_of_adapters_is_scored_and_the_best_recorded_with_its_training(
         score_adapters(zoo, folder / "b.safetensors", **given)
 
 
+def test_a_model_fine_tuned_in_full_is_scored_as_its_base_with_other_weights(
+    zoo: MatchingGraph, runner: Runner, probe: Path, tmp_path: Path
+) -> None:
+    pipe = tiny.sd()
+    with torch.no_grad():
+        for value in pipe.unet.parameters():
+            value.mul_(1.5)
+    pipe.save_pretrained(tmp_path / "epoch-3")
+    save_file(checkpoint(pipe), tmp_path / "whole.safetensors", metadata={"ss_steps": "900"})
+    given: dict[str, Any] = {"model": "tiny-unet", "dataset": "cats", "home": tmp_path, "probe": str(probe)}
+    given |= {"changes": CHANGES, "options": HERE, "replace_result": True}
+    (folder,) = (report := score_adapters(zoo, tmp_path / "epoch-3", **given)).adapters
+    found = edge(runner)
+    assert "epoch-3 was fine-tuned in full: its denoiser was loaded" in report.notes[0]
+    assert found["clip_fid"] == folder.values["clip_fid"] != pytest.approx(found["initial_clip_fid"])
+    assert (found["clip_fid__adapter"], found["clip_fid__trained_kind"]) == ("epoch-3", "full")
+    (file,) = score_adapters(zoo, tmp_path / "whole.safetensors", **given).adapters
+    assert file.values == pytest.approx(folder.values, rel=1e-4)
+    assert file.facts == {"trained_by": "kohya sd-scripts", "trained_kind": "full", "trained_steps": 900}
+    (shown,) = runs_status(zoo).adapters
+    assert (shown.adapter, shown.model, shown.dataset) == ("whole.safetensors", "tiny-unet", "cats")
+    assert shown.values == file.values
+    assert {**shown.facts, **file.facts} == shown.facts
+    assert runs_status(zoo, models=["tiny-unet"], datasets=["cats"]).to_dict()["adapters"]
+
+
 def test_the_command_scores_and_says_what_it_left_out(
     zoo: MatchingGraph, invoke: Invoke, probe: Path, tmp_path: Path
 ) -> None:
@@ -107,15 +135,18 @@ def test_the_command_scores_and_says_what_it_left_out(
     options += ["--sampling-steps", 2, "--resolution", 32]
     (scored,) = answer(invoke("adapter", file, *options, "--json"))["adapters"]
     assert (scored["recorded"], scored["facts"]["trained_by"]) == (True, "kohya sd-scripts")
+    shown = invoke("status").output
+    assert "ADAPTER   mine.safetensors  tiny-unet x cats  clip_fid" in shown
+    assert "by kohya sd-scripts" in shown
     assert zoo.snapshot("clip_fid").performs["value"].tolist() == [scored["values"]["clip_fid"]]
 
 
 def test_what_is_no_adapter_is_refused_before_anything_is_loaded(
     graph: MatchingGraph, tmp_path: Path
 ) -> None:
-    save_file({"lora_unet_x.hada_w1_a": torch.zeros(1)}, tmp_path / "loha.safetensors")
+    save_file({"lora_unet_x.oft_blocks": torch.zeros(1)}, tmp_path / "oft.safetensors")
     for name, said in (
-        ("loha.safetensors", "is a LoHa adapter"),
+        ("oft.safetensors", "holds lora_unet_x.oft_blocks: OFT adapters are not supported"),
         ("absent", "is neither a .safetensors file"),
     ):
         with pytest.raises(BadInput, match=said):
@@ -138,7 +169,7 @@ def test_what_is_no_adapter_is_refused_before_anything_is_loaded(
 def test_headers_of_trainers(tmp_path: Path, header: dict[str, str], facts: dict[str, Any]) -> None:
     save_file({"unet.x.lora_A.weight": torch.zeros(3, 4)}, tmp_path / "a.safetensors", metadata=header)
     found = training_facts(tmp_path / "a.safetensors")
-    assert {**found, **facts, "trained_rank": 3} == found
+    assert {**found, **facts, "trained_rank": 3, "trained_kind": "LoRA"} == found
     assert "trained_epochs" not in found
 
 
