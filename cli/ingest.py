@@ -176,8 +176,17 @@ def datasets(sources: Sequence[Path], as_json: bool, **options: Any) -> None:
 
 
 @ingest.command()
-@path_argument("FILE.csv")
+@path_argument("FILE.csv|FILE.json")
 @direction_option
+@click.option("--model-column", metavar="COLUMN", help="Of an export: where the models' ids are.")
+@click.option("--dataset-column", metavar="COLUMN", help="Of an export: where the datasets' ids are.")
+@click.option(
+    "--metric-column",
+    "metric_columns",
+    multiple=True,
+    metavar="COLUMN[=METRIC]",
+    help="Of an export: a metric's values. Repeatable; by default those of metrics that the graph knows.",
+)
 @click.option(
     "--on-duplicate",
     type=click.Choice(["error", "mean", "first", "last", "best"]),
@@ -187,14 +196,25 @@ def datasets(sources: Sequence[Path], as_json: bool, **options: Any) -> None:
 )
 @skip_bad_option
 @json_option
-def results(path: Path, as_json: bool, **options: Any) -> None:
+def results(
+    path: Path,
+    model_column: str | None,
+    dataset_column: str | None,
+    metric_columns: Sequence[str],
+    as_json: bool,
+    **options: Any,
+) -> None:
     """Add recorded results: columns model, dataset, metric, value.
 
     Optional columns: stage (initial or finetuned), n_real, n_gen, standard_error, bias, seeds, run,
-    extractor, extractor_name, resize, version, std, training_seconds, seconds_per_image.
+    extractor, extractor_name, resize, version, std, training_seconds, seconds_per_image. An export of runs by
+    MLflow (`search_runs`) or W&B, as CSV or JSON, is read as well: by default from the parameters `model` and
+    `dataset`, and the metrics that the graph knows.
     """
+    from matchgraph.ingest.tables.trackers import TrackedColumns
     from matchgraph.ingest.workflow import ingest_results
 
+    options["columns"] = TrackedColumns(model_column, dataset_column, tuple(metric_columns))
     with opened_graph() as (graph, _):
         reading = ingest_results(graph, path, **options)
     facts = {

@@ -21,6 +21,7 @@ from matchgraph.ingest.tables.csv_file import (
     parse_number,
     read_table,
 )
+from matchgraph.ingest.tables.trackers import TrackedColumns, read_tracked
 
 if TYPE_CHECKING:
     from matchgraph.graphdb.repository import MatchingGraph
@@ -67,8 +68,9 @@ def read_results(
     on_duplicate: OnDuplicate = "error",
     skip_bad: bool = False,
     exact: bool = False,
+    columns: TrackedColumns | None = None,
 ) -> ResultsReading:
-    """Read results from a CSV file with columns model, dataset, metric, value.
+    """Read results from a CSV file with columns model, dataset, metric, value, or an export of MLflow or W&B.
 
     Optional columns: stage ("finetuned", the default, or "initial"), n_real, n_gen, standard_error (of the
     value over repeated draws), bias (from the number of images), seeds (of the samples), run, extractor,
@@ -82,7 +84,8 @@ def read_results(
         larger_is_better: the direction of metrics that are not known; None where there should be none.
         on_duplicate: what to do where one model, dataset, metric and stage has several values.
         skip_bad: leave rows with a problem out instead of refusing the file.
-        exact: keep ids as they stand.
+        exact: keep ids as they stand, and read no exports.
+        columns: of an export, which are what, see `trackers.read_tracked`.
 
     Returns:
         The results in file order.
@@ -90,12 +93,14 @@ def read_results(
     Raises:
         BadInput: the file has problems.
     """
-    table = read_table(
-        path,
-        required=COLUMNS,
-        optional=("stage", *COUNTS, *NUMBERS, *LISTS, *TEXTS),
-        verbatim=("model", "dataset") if exact else (),
-    )
+    table = None if exact else read_tracked(path, columns or TrackedColumns(), metric)
+    if table is None:
+        table = read_table(
+            path,
+            required=COLUMNS,
+            optional=("stage", *COUNTS, *NUMBERS, *LISTS, *TEXTS),
+            verbatim=("model", "dataset") if exact else (),
+        )
     check_ids(table, {"model": "model", "dataset": "dataset"})
     check_known(table, "model", "model", models)
     check_known(table, "dataset", "dataset", datasets)
@@ -120,6 +125,7 @@ def ingest_results(
     larger_is_better: bool | None = None,
     on_duplicate: OnDuplicate = "error",
     skip_bad: bool = False,
+    columns: TrackedColumns | None = None,
 ) -> ResultsReading:
     """Read a file of results (see `read_results`) and save it in the graph.
 
@@ -129,6 +135,7 @@ def ingest_results(
         larger_is_better: the direction of metrics that are not known.
         on_duplicate: what to do where one model, dataset, metric and stage has several values.
         skip_bad: leave rows with a problem out instead of refusing the file.
+        columns: of an export of MLflow or W&B, which are what.
 
     Returns:
         What was read and saved.
@@ -144,6 +151,7 @@ def ingest_results(
         larger_is_better=larger_is_better,
         on_duplicate=on_duplicate,
         skip_bad=skip_bad,
+        columns=columns,
     )
     for new in reading.new_metrics:
         graph.save_metric(new)

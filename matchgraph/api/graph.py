@@ -236,14 +236,22 @@ class Graph:
         *,
         larger_is_better: bool | None = None,
         on_duplicate: Literal["error", "mean", "first", "last", "best"] = "error",
+        model_column: str | None = None,
+        dataset_column: str | None = None,
+        metric_columns: Sequence[str] = (),
         skip_bad: bool = False,
     ) -> ResultsReading:
         """Add recorded results: how well models did on datasets.
 
         Args:
-            source: a table with the columns model, dataset, metric, value.
+            source: a table with the columns model, dataset, metric, value; or runs as MLflow or W&B export
+                them.
             larger_is_better: direction of a metric that is not known yet.
             on_duplicate: which value counts where a model has several for one dataset, metric and stage.
+            model_column: of an export, where the models' ids are; by default the parameter `model`.
+            dataset_column: of an export, where the datasets' ids are; by default the parameter `dataset`.
+            metric_columns: of an export, COLUMN or COLUMN=METRIC each; by default the metrics that the graph
+                knows.
             skip_bad: leave bad rows out instead of refusing all.
 
         Returns:
@@ -256,6 +264,7 @@ class Graph:
             >>> len(graph.ingest_results("results.csv", larger_is_better=True).results)
             4
         """
+        from matchgraph.ingest.tables.trackers import TrackedColumns
         from matchgraph.ingest.workflow import ingest_results
 
         return ingest_results(
@@ -263,6 +272,7 @@ class Graph:
             Path(source),
             larger_is_better=larger_is_better,
             on_duplicate=on_duplicate,
+            columns=TrackedColumns(model_column, dataset_column, tuple(metric_columns)),
             skip_bad=skip_bad,
         )
 
