@@ -12,9 +12,11 @@ import pytest
 from safetensors.torch import save_file
 
 from matchgraph.training.errors import InvalidConfig
+from matchgraph.training.pipelines.families import family
 from matchgraph.training.pipelines.few_steps import of_pipeline, of_weights
 from matchgraph.training.pipelines.loading import LoadedPipeline
-from matchgraph.training.pipelines.profile import PipelineProfiler
+from matchgraph.training.pipelines.profile import PipelineProfiler, call_arguments, native_resolution
+from matchgraph.training.pipelines.samplers import default_drawing
 from matchgraph.training.tune.students import make_student
 from tests.training import tiny
 from tests.training.test_students import draw, lora
@@ -36,7 +38,10 @@ def scheduled(pipe, scheduler: str, **changes):
         (tiny.z_image, "Tongyi-MAI/Z-Image", None),
         (tiny.flux2_klein, "FLUX.2-klein-base-4B", None),
         (lambda: tiny.flux2_klein(is_distilled=True), "x", (4, 1.0)),
-        (tiny.sd3, "stabilityai/stable-diffusion-3.5-large", None),
+        (tiny.sd3, "stabilityai/stable-diffusion-3.5-large", (40, 4.5)),
+        (tiny.sd3, "stabilityai/stable-diffusion-3.5-medium", None),
+        (tiny.sdxl, "playgroundai/playground-v2.5-1024px-aesthetic", (50, 3.0)),
+        (tiny.sd, "stabilityai/stable-diffusion-2-1", None),
         (tiny.sdxl, "sdxl", None),
         (tiny.flux, "FLUX.1-dev", None),
         # By their configurations, under any name.
@@ -71,6 +76,25 @@ def scheduled(pipe, scheduler: str, **changes):
 )
 def test_which_models_are_of_few_steps(pipe, name, expected):
     assert of_pipeline(pipe(), name) == expected
+
+
+@pytest.mark.parametrize(("guidance_embeds", "tokens"), [(True, 512), (False, 256)])
+def test_schnell_reads_half_as_many_tokens_as_dev(guidance_embeds, tokens):
+    pipe = tiny.flux(guidance_embeds=guidance_embeds)
+    # As in both published folders.
+    pipe.tokenizer_2.model_max_length = 512
+    own = family("flux")
+    own.prepare(pipe)
+    assert own.token_limits(pipe)[1][1] == call_arguments(pipe)["max_sequence_length"] == tokens
+
+
+def test_stable_diffusion_2_1_is_made_for_768_pixels():
+    pipe = tiny.sd("v_prediction")
+    pipe.unet.register_to_config(sample_size=96)
+    pipe.register_to_config(_name_or_path="stabilityai/stable-diffusion-2-1")
+    pipe.vae_scale_factor = 8
+    assert native_resolution(pipe) == 768
+    assert default_drawing(pipe, 50, 7.5) == (50, 7.5)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Published models of few steps: how many they take, by which guidance and which sampler.
+"""Published models whose steps and guidance are not those of their pipeline's class, above all of few steps.
 
 A pipeline's class knows nothing of it: SDXL-Turbo is a `StableDiffusionXLPipeline`, whose call would take 50
 steps at guidance 5.
@@ -23,12 +23,16 @@ TRAILING_SAMPLERS = ("EulerDiscreteScheduler", "EulerAncestralDiscreteScheduler"
 # Names of folders and repositories -> steps and guidance. Sources: the model cards of stabilityai/sd-turbo,
 # stabilityai/sdxl-turbo (1 step without guidance), black-forest-labs/FLUX.1-schnell and
 # stabilityai/stable-diffusion-3.5-large-turbo (4 steps without guidance), and that of
-# diffusers' ZImagePipeline for Tongyi-MAI/Z-Image-Turbo (8).
+# diffusers' ZImagePipeline for Tongyi-MAI/Z-Image-Turbo (8). Of many steps: the settings of the publisher's
+# `sd3_infer.py` for stable-diffusion-3.5-large (not those of its medium, 50 at 5.0, since Match & Choose
+# priced that by its pipeline's defaults), and the cards of playground-v2-1024px-aesthetic and -v2.5.
 MODELS: tuple[tuple[re.Pattern[str], int, float], ...] = (
     (re.compile(r"sd(xl)?[-_]turbo", re.IGNORECASE), 1, 0.0),
     (re.compile(r"flux\.?1[-_]schnell", re.IGNORECASE), 4, 0.0),
     (re.compile(r"z[-_]image[-_]turbo", re.IGNORECASE), 8, 0.0),
     (re.compile(r"(stable[-_]diffusion[-_]|sd)3\.5[-_]large[-_]turbo", re.IGNORECASE), 4, 0.0),
+    (re.compile(r"(stable[-_]diffusion[-_]|sd)3\.5[-_]large$", re.IGNORECASE), 40, 4.5),
+    (re.compile(r"playground[-_]v2", re.IGNORECASE), 50, 3.0),
 )
 
 
@@ -98,7 +102,7 @@ def of_weights(name: str) -> FewSteps | None:
 
 
 def of_pipeline(pipe: Any, name: str) -> tuple[int, float] | None:
-    """Steps and guidance of a pipeline of few steps that its class does not know; None of another.
+    """Steps and guidance of a published pipeline that its class does not know; None of another.
 
     Args:
         pipe: the pipeline.

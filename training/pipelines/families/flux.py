@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 # The pipeline's own default, and the most that it takes.
 MAX_T5_TOKENS = 512
+# Of FLUX.1-schnell and what was made of it, as diffusers' page on Flux says.
+MAX_T5_TOKENS_WITHOUT_GUIDANCE = 256
 # In blocks of two streams; attention in the others.
 ATTENTION_AND_FEED_FORWARD = (
     "attn.to_k",
@@ -49,6 +51,10 @@ class Flux(Packed):
 
     def prepare(self, pipe: Any) -> None:
         number_shift(pipe)
+        if not pipe.transformer.config.guidance_embeds:
+            # Read by all that sets or prices the length of prompts; no file of the model says it.
+            tokenizer = pipe.tokenizer_2
+            tokenizer.model_max_length = min(tokenizer.model_max_length, MAX_T5_TOKENS_WITHOUT_GUIDANCE)
 
     def _t5_tokens(self, pipe: Any) -> int:
         return min(MAX_T5_TOKENS, pipe.tokenizer_2.model_max_length)
