@@ -211,6 +211,12 @@ def tune(student: str, budget_tflop: float, oracle: Oracle, as_json: bool, **opt
 )
 @click.option("--teacher-steps", type=click.IntRange(1), help="Instead of the tuned steps.")
 @click.option(
+    "--teacher-resolution",
+    "teacher_resolution_px",
+    type=click.IntRange(8),
+    help="Side of the teacher's images, instead of the tuned one or the student's.",
+)
+@click.option(
     "--edit",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="Picture to edit (SDEdit), the same for each prompt.",
@@ -247,6 +253,8 @@ def generate(
     **options: Any,
 ) -> None:
     """Draw each prompt with STUDENT, and let its teacher improve rejected images.
+
+    Accepted images have the student's size, and improved ones the teacher's.
 
     Exits with 1 if a correction failed; the student's image is then kept.
     """

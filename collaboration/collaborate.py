@@ -94,8 +94,9 @@ class Collaboration:
 
     Args:
         student: draws first.
-        teacher: draws what was rejected; may be of another family, of another VAE too: then what it refines
-            passes through pixels. One or both may be inside `training.pipelines.controlnet.controlled`.
+        teacher: draws what was rejected; may be of another family, VAE or resolution: then what it refines
+            passes through pixels, scaled to its own side. One or both may be inside
+            `training.pipelines.controlnet.controlled`.
         scorer: the oracle; larger scores are better.
         threshold: images of at least this score are accepted; minus infinity accepts all that can be scored,
             infinity none.
@@ -120,8 +121,12 @@ class Collaboration:
             raise InvalidPlan("The threshold is NaN: a number is needed.")
         if student is teacher:
             raise InvalidPlan("Student and teacher are the same pipeline: load it twice.")
-        for loaded in (student, teacher):
-            loaded.check_resolution(plan.resolution_px)
+        self._sides = {
+            student: plan.student.resolution_px,
+            teacher: plan.correction.drawing.resolution_px,
+        }
+        for loaded, side in self._sides.items():
+            loaded.check_resolution(side)
         self.student, self.teacher, self.scorer = student, teacher, scorer
         self.threshold, self.plan = threshold, plan
         self._steered = {each: "controlnet" in each.pipe.components for each in (student, teacher)}
@@ -130,7 +135,9 @@ class Collaboration:
             student: student,
             teacher: student if same_text_encoding(student, teacher) else teacher,
         }
-        self.through_pixels = not share_latents(student, teacher)
+        self.through_pixels = self._sides[student] != self._sides[teacher] or not share_latents(
+            student, teacher
+        )
         self.student_tflop = price(student, plan.student)
         self.teacher_tflop = price(teacher, plan.correction.drawing)
 
@@ -254,7 +261,7 @@ class Collaboration:
 
         if self.through_pixels:
             images = [draft.image for draft in drafts]
-            return start_with(self.teacher, images, self.plan.resolution_px, rollback)
+            return start_with(self.teacher, images, self._sides[self.teacher], rollback)
         return Start(torch.stack([draft.latents for draft in drafts]), rollback)
 
     def _begun(self, loaded: LoadedPipeline, pictures: Sequence[Image.Image] | None) -> Start | None:
@@ -262,7 +269,7 @@ class Collaboration:
 
         if pictures is None or self.plan.strength is None:
             return None
-        return start_with(loaded, pictures, self.plan.resolution_px, self.plan.strength)
+        return start_with(loaded, pictures, self._sides[loaded], self.plan.strength)
 
     def _draw(
         self,

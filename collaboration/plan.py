@@ -46,7 +46,7 @@ class Plan:
 
     Attributes:
         student: how the student draws; its steps are given.
-        correction: what the teacher does, at the student's resolution.
+        correction: what the teacher does, also at a resolution of its own; what it refines is scaled to that.
         seed: decides all noise: with an image's number the student's, the teacher's and that of refinement.
         batch_size: images drawn at a time, by either.
         strength: for editing, the share of the schedule that is repeated; None to draw from noise.
@@ -63,16 +63,12 @@ class Plan:
     def __post_init__(self) -> None:
         if self.strength is not None and not 0 < self.strength < 1:
             raise InvalidPlan(f"The strength of an edit must be above 0 and below 1, got {self.strength!r}.")
-        check_drawings([self.student, self.correction.drawing])
-
-    @property
-    def resolution_px(self) -> int:
-        """Side of the images of both."""
-        return self.student.resolution_px
+        check_drawings([self.student])
+        check_drawings([self.correction.drawing])
 
 
 def check_drawings(drawings: Sequence[Drawing]) -> None:
-    """Make sure that student and teacher can pass images to each other, and that their steps can be counted.
+    """Make sure that drawings of one model can be compared, and that their steps can be counted.
 
     Raises:
         InvalidPlan: resolutions differ, or a number of steps is missing.
@@ -80,7 +76,7 @@ def check_drawings(drawings: Sequence[Drawing]) -> None:
     if any(drawing.steps is None for drawing in drawings):
         raise InvalidPlan("Student and teacher need a number of steps each.")
     if len(sides := {drawing.resolution_px for drawing in drawings}) > 1:
-        raise InvalidPlan(f"Student and teacher must draw at one resolution, got {sorted(sides)} pixels.")
+        raise InvalidPlan(f"All drawings of one model need one resolution, got {sorted(sides)} pixels.")
 
 
 def price(loaded: LoadedPipeline, drawing: Drawing) -> float:

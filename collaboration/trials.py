@@ -116,12 +116,8 @@ class Grid:
     def __post_init__(self) -> None:
         if not self.students or not (self.teachers or self.refinements):
             raise InvalidPlan("At least one drawing of the student and one correction are needed.")
-        check_drawings([*self.students, *self.teachers, *self.refiners])
-
-    @property
-    def resolution_px(self) -> int:
-        """Side of all images."""
-        return self.students[0].resolution_px
+        check_drawings(self.students)
+        check_drawings([*self.teachers, *self.refiners])
 
     @property
     def refinements(self) -> tuple[Correction, ...]:
@@ -209,7 +205,7 @@ class _Bench:
         self._grid, self._folder, self._facts = grid, folder, facts
         self._texts = [prompt for prompt in prompts for _ in range(grid.samples)]
         self._numbers = [f"{prompt_id(p)}-{place}" for p in prompts for place in range(grid.samples)]
-        self._through_pixels = not share_latents(student, teacher)
+        self._share_latents = share_latents(student, teacher)
 
     def column(self, name: str, loaded: LoadedPipeline, drawing: Drawing, rollback: float | None) -> Column:
         """A column, from disk where it is there."""
@@ -277,10 +273,10 @@ class _Bench:
         start = None
         if rollback is not None:
             begun = batch(self._student, grid.students[0])
-            if self._through_pixels:
-                start = start_with(loaded, begun.images, grid.resolution_px, rollback)
-            else:
+            if self._share_latents and drawing.resolution_px == grid.students[0].resolution_px:
                 start = Start(begun.latents, rollback)
+            else:
+                start = start_with(loaded, begun.images, drawing.resolution_px, rollback)
         return batch(loaded, drawing, start, follow=start is None and loaded is not self._student)
 
     def _write(self, path: Path, tensors: Mapping[str, np.ndarray], facts: dict[str, str]) -> None:

@@ -67,6 +67,7 @@ class Corrections:
         rollbacks: shares of the teacher's schedule that refinement repeats.
         teacher_guidance: guidance scale; None for the pipeline's own.
         teacher_sampler: class of diffusers' scheduler; None for the pipeline's own.
+        teacher_resolution_px: side of the teacher's images; None for the student's.
     """
 
     teacher_steps: tuple[int, ...] = setting(
@@ -84,6 +85,12 @@ class Corrections:
     teacher_sampler: str | None = same_setting(
         Drawing, "sampler", help="Scheduler of the teacher; by default the pipeline's own."
     )
+    teacher_resolution_px: int | None = setting(
+        None,
+        "Side of the teacher's images, in pixels; by default the student's. What it refines is scaled.",
+        at_least=8,
+        option="--teacher-resolution",
+    )
 
     def __post_init__(self) -> None:
         check_settings(self, InvalidPlan)
@@ -96,11 +103,9 @@ class Corrections:
             samples: images of each prompt.
             seed: of the noise.
         """
+        side = self.teacher_resolution_px or students[0].resolution_px
         teachers, refiners = (
-            tuple(
-                Drawing(steps, self.teacher_guidance, self.teacher_sampler, students[0].resolution_px)
-                for steps in some
-            )
+            tuple(Drawing(steps, self.teacher_guidance, self.teacher_sampler, side) for steps in some)
             for some in (self.teacher_steps, self.refine_steps)
         )
         return Grid(students, teachers, self.rollbacks, refiners, samples, seed)
@@ -338,6 +343,7 @@ def generate(
     rollback: float | None = None,
     regenerate: bool = False,
     teacher_steps: int | None = None,
+    teacher_resolution_px: int | None = None,
     edit: Path | None = None,
     strength: float | None = None,
     controlnet: Path | None = None,
@@ -357,6 +363,7 @@ def generate(
         rollback: refine with it, in place of what was tuned.
         regenerate: draw rejected images from noise, in place of what was tuned.
         teacher_steps: in place of the tuned ones.
+        teacher_resolution_px: in place of the tuned one.
         edit: a picture to edit (SDEdit), the same for each prompt.
         strength: of `edit`, share of the schedule that is repeated.
         controlnet: folder of a ControlNet that steers both.
@@ -391,9 +398,11 @@ def generate(
                 "--teacher-steps."
             )
         if tuned is None:
-            teacher = Drawing(teacher_steps, resolution_px=calibration.drawing.resolution_px)
+            side = teacher_resolution_px or calibration.drawing.resolution_px
+            teacher = Drawing(teacher_steps, resolution_px=side)
         else:
-            teacher = replace(tuned.teacher, steps=teacher_steps or tuned.teacher.steps)
+            side = teacher_resolution_px or tuned.teacher.resolution_px
+            teacher = replace(tuned.teacher, steps=teacher_steps or tuned.teacher.steps, resolution_px=side)
             k = tuned.k if k is None else k
             rollback = tuned.rollback if rollback is None else rollback
         plan = Plan(

@@ -103,12 +103,8 @@ class Tuned:
             raise InvalidValue("Tuned: the teacher's number of steps is missing.")
 
     def flat(self) -> dict[str, Any]:
-        """All values by name, those of the teacher's drawing as `teacher_steps` and so on.
-
-        The resolution is left out: it is the student's.
-        """
+        """All values by name, those of the teacher's drawing as `teacher_steps` and so on."""
         drawing = {TEACHER + name: value for name, value in asdict(self.teacher).items()}
-        del drawing[TEACHER + "resolution_px"]
         numbers = {"k": self.k, "rollback": self.rollback, "tflop": self.tflop, "quality": self.quality}
         return {**numbers, **drawing}
 
@@ -134,13 +130,6 @@ class Distilled:
             raise InvalidValue(f"{self.student!r} cannot be distilled from itself.")
         if self.tuned is not None and self.calibration is None:
             raise InvalidValue(f"{self.student!r} is tuned but not calibrated.")
-        if self.tuned is not None and self.calibration is not None:
-            sides = self.tuned.teacher.resolution_px, self.calibration.drawing.resolution_px
-            if sides[0] != sides[1]:
-                raise InvalidValue(
-                    f"The teacher of {self.student!r} draws {sides[0]} pixels and the student {sides[1]}: "
-                    "both must be the same."
-                )
 
 
 class DistillationGraph:
@@ -183,14 +172,17 @@ class DistillationGraph:
 
 
 def _from_flat(properties: Mapping[str, Any]) -> tuple[Calibration | None, Tuned | None]:
-    """What `flat` gave of both; a property that is missing stands for None, or for no caching."""
+    """What `flat` gave of both; a property that is missing stands for None, no caching, or, of the teacher's
+    resolution, for the student's.
+    """
     if "percentiles" not in properties:
         return None, None
 
     def drawing(prefix: str) -> Drawing:
         given = {name: properties.get(prefix + name) for name in ("steps", "guidance", "sampler")}
         interval = properties.get(prefix + "cache_interval", 1)
-        return Drawing(**given, resolution_px=properties["resolution_px"], cache_interval=interval)
+        side = properties.get(prefix + "resolution_px", properties["resolution_px"])
+        return Drawing(**given, resolution_px=side, cache_interval=interval)
 
     calibration = Calibration(
         properties["metric"],

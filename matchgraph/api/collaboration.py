@@ -96,6 +96,7 @@ class Collaboration:
         *,
         percentile: float | None = None,
         teacher_steps: int | None = None,
+        teacher_resolution_px: int | None = None,
         seed: int = 0,
     ) -> list[collaboration_workflow.Drawn]:
         """Draw prompts: the student first, the teacher where the score is below the threshold.
@@ -105,6 +106,7 @@ class Collaboration:
             out: folder for the images.
             percentile: of the student's scores that an image must reach; the tuned one by default.
             teacher_steps: denoising steps of the teacher; the tuned ones by default.
+            teacher_resolution_px: side of the teacher's images; the tuned one, or the student's, by default.
             seed: of the noise.
 
         Returns:
@@ -129,6 +131,7 @@ class Collaboration:
             self._oracle,
             k=percentile,
             teacher_steps=teacher_steps,
+            teacher_resolution_px=teacher_resolution_px,
             seed=seed,
         )
         return sorted(drawn, key=lambda image: image.outcome.place)

@@ -125,6 +125,25 @@ def test_what_shares_no_latents_goes_through_pixels(pipelines, scorer, teacher):
     assert {outcome.decision for outcome in made} == {"refined"}
 
 
+def test_a_teacher_of_another_resolution_corrects_what_is_scaled_to_its_own(pipelines, scorer):
+    side = 64
+    larger = replace(TEACHER, resolution_px=side)
+    first = run(pipelines, scorer, float("-inf"), replace(PLAN, correction=Correction(larger)))
+    assert {outcome.image.size for outcome in first} == {(32, 32)}
+    drawn = run(pipelines, scorer, float("inf"), replace(PLAN, correction=Correction(larger)))
+    assert all(same(drawn, alone(pipelines["tiny-sdxl"], larger)))
+    cost = price(pipelines["tiny-vega"], STUDENT) + price(pipelines["tiny-sdxl"], larger)
+    assert {outcome.tflop for outcome in drawn} == {cost}
+    # A small rollback changes little of the student's image, which both VAEs could pass on as latents.
+    near = run(pipelines, scorer, float("inf"), replace(PLAN, correction=Correction(larger, 0.01)))
+    for refined, own in zip(near, first, strict=True):
+        assert refined.image.size == (side, side)
+        scaled = np.asarray(own.image.resize((side, side), Image.Resampling.BICUBIC), float)
+        assert np.abs(np.asarray(refined.image, float) - scaled).mean() < 20
+    with pytest.raises(InvalidConfig, match="multiple of 8"):
+        run(pipelines, scorer, 0.0, replace(PLAN, correction=Correction(replace(TEACHER, resolution_px=36))))
+
+
 @pytest.mark.slow
 def test_the_seed_decides_and_the_batch_does_not(pipelines, scorer):
     threshold = middle(run(pipelines, scorer, float("-inf")))

@@ -35,15 +35,11 @@ def test_shares_of_a_schedule_are_between_none_and_all(share: float) -> None:
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"student": replace(STUDENT, resolution_px=64)}, r"\[32, 64\] pixels"),
         ({"student": replace(STUDENT, steps=None)}, "number of steps"),
         ({"correction": Correction(replace(TEACHER, steps=None))}, "number of steps"),
     ],
 )
-def test_both_draw_at_one_resolution_in_a_known_number_of_steps(
-    changed: dict[str, Any], message: str
-) -> None:
-    assert PLAN.resolution_px == 32
+def test_both_draw_in_a_known_number_of_steps(changed: dict[str, Any], message: str) -> None:
     with pytest.raises(InvalidPlan, match=message):
         replace(PLAN, **changed)
 
@@ -52,15 +48,19 @@ def test_a_grid_is_every_rollback_with_every_refiner() -> None:
     grid = Corrections((4, 9), (2,), (0.3, 0.7), 3.0, "DDIMScheduler").grid((STUDENT,), 2, 7)
     assert [drawing.name for drawing in grid.teachers] == ["4-DDIM-g3", "9-DDIM-g3"]
     assert [one.id for one in grid.refinements] == ["refine-0.3@2-DDIM-g3", "refine-0.7@2-DDIM-g3"]
-    assert (grid.samples, grid.seed, grid.resolution_px) == (2, 7, 32)
+    assert (grid.samples, grid.seed) == (2, 7)
+    assert {drawing.resolution_px for drawing in (*grid.teachers, *grid.refiners)} == {32}
+    larger = Corrections((4,), (2,), (0.3,), teacher_resolution_px=64).grid((STUDENT,), 1, 0)
+    assert [drawing.resolution_px for drawing in (*larger.teachers, *larger.refiners)] == [64, 64]
+    assert larger.students[0].resolution_px == 32
     assert correction_of("refine-0.7@2-DDIM-g3", grid) == (0.7, grid.refiners[0])
     assert correction_of("regenerate@9-DDIM-g3", grid) == (None, grid.teachers[1])
     # The student alone: what the teacher would do at the least.
     assert correction_of(None, grid) == (None, grid.refiners[0])
     with pytest.raises(InvalidPlan, match="one correction"):
         Grid((STUDENT,), (), (), ())
-    with pytest.raises(InvalidPlan, match="resolution"):
-        Grid((STUDENT,), (replace(TEACHER, resolution_px=64),), (), ())
+    with pytest.raises(InvalidPlan, match=r"one resolution, got \[32, 64\] pixels"):
+        Grid((STUDENT,), (TEACHER, replace(TEACHER, resolution_px=64)), (), ())
 
 
 def test_an_image_costs_denoising_and_control_and_a_pipeline_is_built_once_each(

@@ -28,7 +28,10 @@ def students(graph: MatchingGraph, runner: Runner) -> DistillationGraph:
 
 
 @pytest.mark.parametrize("calibration", [None, CALIBRATION])
-@pytest.mark.parametrize("tuned", [None, TUNED, replace(TUNED, rollback=None, teacher=Drawing(2, 3.0))])
+@pytest.mark.parametrize(
+    "tuned",
+    [None, TUNED, replace(TUNED, rollback=None, teacher=Drawing(2, 3.0, resolution_px=1024))],
+)
 def test_what_is_saved_comes_back(
     students: DistillationGraph, calibration: Calibration | None, tuned: Tuned | None
 ) -> None:
