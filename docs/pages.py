@@ -144,7 +144,8 @@ def families_page() -> str:
         "Left out, and why: Sana-Sprint is trained by distillation from a teacher, and no objective for fine-tuning it is "
         "published. The folder of HiDream-I1 lacks its fourth text encoder (Llama 3.1), which has to be given apart. CogView4 "
         "fills each prompt up to the longest of its batch without a mask, so a prompt has no encoding of its own to be kept. "
-        "Not done yet: Hunyuan-DiT.\n"
+        "Hunyuan-DiT's published training also fits the variance by a variational bound, and diffusers has no loader for its LoRAs "
+        "and no gradient checkpointing for its transformer.\n"
     )
 
 

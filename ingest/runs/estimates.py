@@ -24,7 +24,7 @@ FORWARDS_PER_STEP = 3
 PROFILED_PX = 512
 # Pixels a latent for each side, of families whose own call, which is what is counted, draws at the side they
 # were made for whatever is asked. Runs draw at the side that is asked.
-BINNED = {"pixart": 8, "sana": 32}
+BINNED = {"pixart": 8, "pixart_alpha": 8, "sana": 32}
 # A token of a denoiser stands for 16 pixels a side: latents of 1/8, patches of 2.
 TOKEN_PX = 16
 # For a model of no known family: what most pipelines default to.

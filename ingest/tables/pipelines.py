@@ -36,13 +36,7 @@ UNREAD_KEYS = {
 }
 RENAMED_KEYS = {"torch_dtype": "dtype"}
 # Pipeline class -> family.
-FAMILIES = (
-    {pipeline: family for family, (pipeline, _) in TRAINABLE.items()}
-    | ALIASES
-    | {
-        "PixArtAlphaPipeline": "pixart"  # known, although only its successor can be fine-tuned
-    }
-)
+FAMILIES = {pipeline: family for family, (pipeline, _) in TRAINABLE.items()} | ALIASES
 JSON_LIMIT_BYTES = 16 * 2**20
 HEADER_LIMIT_BYTES = 100 * 2**20  # safetensors' own limit
 
