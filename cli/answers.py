@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from matchgraph.predictor.confidence import Confidence
     from matchgraph.predictor.evaluation import Evaluation
     from matchgraph.predictor.replay import BudgetCurve
+    from matchgraph.predictor.starting import StartingPoint
     from matchgraph.shortlist import Shortlisted
     from matchgraph.stats.intervals import Interval
 
@@ -65,6 +66,32 @@ def show_answer(answer: Answer, *, measure: str) -> None:
     console.print(f"To be sure, measure the likeliest: {measure}", soft_wrap=True)
 
 
+def show_start(start: StartingPoint) -> None:
+    """Print what is published of the models as a table, and what that is in sentences."""
+    from matchgraph.cli.rendering import new_table, stdout_console
+
+    console = stdout_console()
+    table = new_table("What is published of the models")
+    table.add_column("published rank", justify="right")
+    table.add_column("model", overflow="fold")
+    for name in ("parameters", "TFLOP", "pixels"):
+        table.add_column(name, justify="right", overflow="fold")
+    for name in ("released", "license"):
+        table.add_column(name, overflow="fold")
+    for model in start.models:
+        table.add_row(
+            str(model.rank or ""),
+            model.model,
+            "" if model.params is None else f"{model.params / 1e9:.2f} G",
+            "" if model.tflop is None else f"{model.tflop:.4g}",
+            str(model.resolution_px or ""),
+            model.released or "",
+            model.license or "",
+        )
+    console.print(table)
+    console.print("\n".join(start.notes), soft_wrap=True)
+
+
 def show_decision(found: Shortlisted, metric: str) -> None:
     """Print what was measured as a table, and the decision in sentences."""
     from matchgraph.cli.rendering import new_table, stdout_console
@@ -103,7 +130,10 @@ def decision_text(found: Shortlisted, metric: str) -> str:
             f"{decision.tuning_pays * PERCENT:.0f} %, by the standard errors of sampling."
         )
     if found.answer is None:
-        lines.append("The graph had no results to learn from: the cheapest models came first.")
+        lines.append(
+            "The graph had no results to learn from: models came in the order of their published average "
+            "ranking, and those without one cheapest first."
+        )
     lines.append(found.stopped)
     lines += [f"Not measured: {model}: {reason}" for model, reason in found.failed.items()]
     if found.adapter is not None:

@@ -19,6 +19,7 @@ from matchgraph.cli.options import (
 )
 from matchgraph.predictor.config import GROUP_KINDS, ReplayConfig
 from matchgraph.predictor.recipes import Method
+from matchgraph.predictor.starting import StartingPoint
 from matchgraph.progress import progress_bar
 from matchgraph.training.config import FineTuneConfig
 
@@ -105,10 +106,13 @@ def predict(
     once: after Ctrl-C the same command goes on. It ends early when one model is the best with a chance of
     95 %. What the graph has of the dataset counts as measured.
 
+    While the graph has no results, models that `ingest published` added come in the order of their published
+    average ranking, and the answer says so.
+
     With --confidence the method is first run on each of the graph's other datasets, as in `evaluate`, to
     calibrate the set (conformal prediction).
     """
-    from matchgraph.cli.answers import measuring_command, show_answer
+    from matchgraph.cli.answers import measuring_command, show_answer, show_start
     from matchgraph.ingest.tables import new_dataset
     from matchgraph.predictor import workflow
 
@@ -117,7 +121,7 @@ def predict(
         decided(asked, method, measure, budget_hours, probe, as_json, options)
         return
     with progress_bar() as progress, opened_graph() as (graph, _):
-        answer = workflow.predict(
+        answer = workflow.predict_or_start(
             graph,
             asked,
             method=method,
@@ -127,6 +131,8 @@ def predict(
         )
     if as_json:
         click.echo(json.dumps(answer.to_dict(), allow_nan=False))
+    elif isinstance(answer, StartingPoint):
+        show_start(answer)
     else:
         show_answer(answer, measure=measuring_command(target, answer))
 

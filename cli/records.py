@@ -1,4 +1,4 @@
-"""`matchgraph export`, `ingest records` and `ingest minizoo`: whole graphs as folders of tables."""
+"""`matchgraph export`, `ingest records`, `ingest minizoo` and `ingest published`: what comes in tables."""
 
 from __future__ import annotations
 
@@ -77,6 +77,30 @@ def minizoo(without: Sequence[str], as_json: bool) -> None:
         show_counts(load_minizoo(graph, without=without), as_json)
 
 
+@click.command()
+@click.argument("names", metavar="[OWNER/NAME]...", nargs=-1)
+@json_option
+def published(names: Sequence[str], as_json: bool) -> None:
+    """Add what is published of well-known models: parameters, TFLOP, licence, memory of runs, average rank.
+
+    Each fact has its source and the day it was read beside it; facts without a source are left out. Without
+    names all models of the table are added, the ten of Match & Choose and others. Facts are added to a model
+    that the graph has under the same name, and what was read from its folder stays. `predict` starts from
+    them while the graph has no results. To fine-tune a model, add its folder: `ingest models OWNER/NAME`, or
+    `ingest models FOLDER --id OWNER/NAME`.
+    """
+    from matchgraph.ingest.workflow import ingest_published
+
+    with opened_graph() as (graph, _):
+        report = ingest_published(graph, names)
+    for note in report.notes:
+        click.echo(f"Note: {note}", err=True)
+    if as_json:
+        click.echo(json.dumps({"models": dict(report.models), "notes": list(report.notes)}))
+    else:
+        click.echo(f"Published facts of {count(len(report.models), 'model')} in the graph.")
+
+
 def show_counts(found: RecordCounts, as_json: bool) -> None:
     """Print how many rows of each kind were loaded; those of prompts only where there are any."""
     counts = found.to_dict()
@@ -90,4 +114,4 @@ def show_counts(found: RecordCounts, as_json: bool) -> None:
     click.echo(f"In the graph: {', '.join(f'{rows} {what}' for what, rows in counts.items())}.")
 
 
-COMMANDS = (records, minizoo)
+COMMANDS = (records, minizoo, published)

@@ -20,6 +20,7 @@ from matchgraph.ingest.tables.datasets import DatasetsReport, ingest_dataset_tab
 from matchgraph.ingest.tables.export import write_records
 from matchgraph.ingest.tables.models import ingest_models
 from matchgraph.ingest.tables.packed import packed_files
+from matchgraph.ingest.tables.published import ingest_published
 from matchgraph.ingest.tables.records import read_records, save_records
 from matchgraph.ingest.tables.results import ingest_results
 from matchgraph.ingest.tables.similarities import ingest_similarities
@@ -35,6 +36,7 @@ __all__ = [
     "export_records",
     "ingest_datasets",
     "ingest_models",
+    "ingest_published",
     "ingest_results",
     "ingest_similarities",
     "load_minizoo",

@@ -6,6 +6,7 @@ checkpoint, and every result stays in the graph.
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Mapping
@@ -20,6 +21,7 @@ from matchgraph.ingest.runs.workflow import measurable_models, run_pairs
 from matchgraph.predictor.decision import Decision, decide, outcomes
 from matchgraph.predictor.errors import NotEnoughResults, UnknownMetricName
 from matchgraph.predictor.recipes import Method
+from matchgraph.predictor.starting import RANK
 from matchgraph.predictor.workflow import predict, save_dataset
 from matchgraph.progress import Progress, no_progress
 from matchgraph.words import SECONDS_PER_HOUR, duration
@@ -96,7 +98,8 @@ def measure_and_decide(
     Each is measured as the graph's results were. It ends when enough models are measured, when the next one
     does not fit the budget, or when the leader is the best with a chance of 95 %. What the graph has of the
     dataset counts as measured, so the same call goes on where it was stopped. Without results to learn from,
-    all models are equally likely, and the cheapest come first.
+    all models are equally likely: they come by their published average rank, and those without one cheapest
+    first.
 
     Args:
         graph: the graph.
@@ -122,7 +125,8 @@ def measure_and_decide(
     able = measurable_models(graph, dataset, method.metric)
     answer, chances = _predicted(graph, dataset, method, on_progress)
     hours = {model: found.hours for model, found in able.items()}
-    order = tuple(sorted(able, key=lambda model: (-chances[model], hours[model] or 0.0, model)))
+    ranks = {model.id: model.properties.get(RANK, math.inf) for model in graph.models()}
+    order = tuple(sorted(able, key=lambda model: (-chances[model], ranks[model], hours[model] or 0.0, model)))
     failed: dict[str, str] = {}
     model = None
     started = time.monotonic()

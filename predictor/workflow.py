@@ -23,6 +23,7 @@ from matchgraph.predictor.matching import Cost
 from matchgraph.predictor.nearby import nearby
 from matchgraph.predictor.pairs import missing_pairs_note
 from matchgraph.predictor.recipes import Method
+from matchgraph.predictor.starting import StartingPoint, starting_point
 from matchgraph.predictor.verdict import verdict
 from matchgraph.progress import Progress, no_progress
 
@@ -143,6 +144,27 @@ def predict(
     return Answer(prediction, judged, measured, sure, time.perf_counter() - started, notes)
 
 
+def predict_or_start(
+    graph: MatchingGraph,
+    target: str | NewDataset,
+    *,
+    method: Method | None = None,
+    save: bool = False,
+    confidence: float | None = None,
+    on_progress: Progress = no_progress,
+) -> Answer | StartingPoint:
+    """Predict, or say what is published of the models while the graph has no results; see `predict`."""
+    try:
+        return predict(
+            graph, target, method=method, save=save, confidence=confidence, on_progress=on_progress
+        )
+    except UnknownMetricName:
+        start = None if _measured_metrics(graph) else starting_point(graph.models())
+        if start is None:
+            raise
+        return start
+
+
 def save_dataset(graph: MatchingGraph, target: NewDataset, on_progress: Progress = no_progress) -> str:
     """Keep a new dataset in the graph, compared with those it has.
 
@@ -257,16 +279,22 @@ def load_snapshot(
         if similarity is not None:
             graph.metric(metric)
             raise
-    defined = [row["name"] for row in graph.runner.read(queries.load("read/metrics"))]
-    names = sorted({*KNOWN_METRICS, *defined})
-    rows = graph.runner.read(queries.load("predict/metrics"), names=names)
-    present = ", ".join(f"{row['name']} ({row['results']} results)" for row in rows)
+    measured = _measured_metrics(graph)
+    present = ", ".join(f"{name} ({results} results)" for name, results in measured.items())
     advice = (
         f"Measured here: {present}; choose with --metric."
         if present
         else "The graph has no results yet: add some with `matchgraph ingest results FILE.csv`."
     )
     raise UnknownMetricName(f"No fine-tuned model was measured by {metric!r}. {advice}")
+
+
+def _measured_metrics(graph: MatchingGraph) -> dict[str, int]:
+    """How many results there are by each metric that has any."""
+    defined = [row["name"] for row in graph.runner.read(queries.load("read/metrics"))]
+    names = sorted({*KNOWN_METRICS, *defined})
+    rows = graph.runner.read(queries.load("predict/metrics"), names=names)
+    return {row["name"]: row["results"] for row in rows}
 
 
 def load_costs(graph: MatchingGraph, snapshot: Snapshot, *, without: str = "") -> dict[str, Cost]:

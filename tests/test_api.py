@@ -42,6 +42,7 @@ SCENES = {
         "Graph.ingest_records",
         "Graph.gds",
         "Graph.py2neo",
+        "Graph.ingest_published",
     ],
     "runs": ["Runs.plan", "Runs.run", "Runs.adapter", "Runs.status", "Runs.retry", "Runs.cancel"],
     "records": ["Graph.ingest_minizoo"],

@@ -57,6 +57,7 @@ def data_files() -> set[str]:
         *(path for name in LINKED for path in (ROOT / name).rglob("*.jinja")),
         *(path for folder in minizoo for path in folder.rglob("*") if path.is_file()),
         *(ROOT / "graphdb/server").glob("*.lock"),
+        *(ROOT / "ingest/tables").glob("*.json"),
     ]
     return {f"matchgraph/{path.relative_to(ROOT).as_posix()}" for path in files} | {"matchgraph/py.typed"}
 

@@ -50,6 +50,13 @@ class Identity:
         copies = [other for other in sorted(self.stored) if self._content(other) == content]
         if copies:
             return f"{node} has the content of {copies[0]}, which is in the graph as another {self.kind}."
+        # Published facts have the name on the hub, and folders often only its last part.
+        for other in sorted(self.stored):
+            facts = self._properties(other)
+            if facts.get("published_id") == other and other.rpartition("/")[2].casefold() == node.casefold():
+                return (
+                    f"if {node} is {other}, of which the graph has published facts, add it with --id {other}."
+                )
         # Tables often name a model of the hub without its owner.
         bare = node.rpartition("/")[2]
         if bare != node and bare in self.stored and self._content(bare) is None:

@@ -29,11 +29,13 @@ if TYPE_CHECKING:
     from matchgraph.ingest.tables.datasets import DatasetsReport
     from matchgraph.ingest.tables.facts import FactsConfig
     from matchgraph.ingest.tables.models import ModelsReport
+    from matchgraph.ingest.tables.published import PublishedReport
     from matchgraph.ingest.tables.results import ResultsReading
     from matchgraph.ingest.workflow import RecordCounts
     from matchgraph.predictor.answer import Answer
     from matchgraph.predictor.evaluation import Evaluation
     from matchgraph.predictor.recipes import Method
+    from matchgraph.predictor.starting import StartingPoint
     from matchgraph.shortlist import Shortlisted
 
 
@@ -173,6 +175,26 @@ class Graph:
                 skip_bad=skip_bad,
                 on_progress=on_progress,
             )
+
+    def ingest_published(self, *names: str) -> PublishedReport:
+        """Add what is published of well-known models, each fact with its source.
+
+        Args:
+            names: of which models, as on the hub (OWNER/NAME); of all by default.
+
+        Returns:
+            Which models of the graph have the facts.
+
+        Raises:
+            Error: nothing is published here of a name.
+
+        Example:
+            >>> graph.ingest_published("black-forest-labs/FLUX.1-dev").notes
+            ()
+        """
+        from matchgraph.ingest.workflow import ingest_published
+
+        return ingest_published(self._graph, names)
 
     def ingest_datasets(
         self,
@@ -343,7 +365,7 @@ class Graph:
         method: Method | None = None,
         save: bool = False,
         confidence: float | None = None,
-    ) -> Answer:
+    ) -> Answer | StartingPoint:
         """Rank the models for a dataset, without fine-tuning any.
 
         Args:
@@ -355,7 +377,8 @@ class Graph:
             confidence: in (0, 1); also find the smallest set of models that contains the best one with it.
 
         Returns:
-            The ranking: `.ranking`, `.costs`, `.to_frame()`; notebooks show it as a table.
+            The ranking: `.ranking`, `.costs`, `.to_frame()`; notebooks show it as a table. While the graph
+            has no results, what `ingest_published` added is known of the models, best average rank first.
 
         Raises:
             Error: the target or the method does not suit the graph.
@@ -366,11 +389,11 @@ class Graph:
             'model'
         """
         from matchgraph.ingest.tables.new_dataset import target as target_of
-        from matchgraph.predictor.workflow import predict
+        from matchgraph.predictor.workflow import predict_or_start
 
         chosen = self.probe if probe is None else os.fspath(probe)
         with self._following() as on_progress:
-            return predict(
+            return predict_or_start(
                 self._graph,
                 target_of(os.fspath(target), chosen, caption_column, self.settings.home),
                 method=method,
