@@ -21,6 +21,7 @@ from matchgraph.training.errors import BadAdapter, first_line, is_out_of_memory
 from matchgraph.training.files import failing_as_files_do, publish
 from matchgraph.training.pipelines.loading import quiet_libraries
 from matchgraph.training.pipelines.lycoris import kind_of, load_lycoris
+from matchgraph.training.pipelines.text_parts import load_text_parts, text_tensors, unload_text_parts
 
 if TYPE_CHECKING:
     import torch
@@ -37,9 +38,8 @@ OTHER_KINDS = {
     r"\.[ab][12]\.weight": "GLoRA",
     r"\.on_input": "IA3",
 }
-# What tensors of text encoders begin with: in the names of kohya's scripts, of diffusers, and those of
-# OneTrainer's embeddings.
-TEXT_ENCODER_PARTS = re.compile(r"(lora_te\d?_|text_encoder(_\d)?\.|bundle_emb\.)")
+# Embeddings that OneTrainer puts beside a LoRA, of words that no caption here has.
+EMBEDDING = "bundle_emb."
 
 
 def attach_adapter(
@@ -134,57 +134,75 @@ def save_adapter(pipe: Any, family: Family, folder: str | os.PathLike[str]) -> P
     return target / ADAPTER_FILE
 
 
-def load_adapter(pipe: Any, family: Family, adapter: str | os.PathLike[str]) -> list[str]:
-    """Load a saved adapter onto a pipeline's denoiser through diffusers' own loader.
+def load_adapter(
+    pipe: Any, family: Family, adapter: str | os.PathLike[str], *, text_encoders: bool = True
+) -> list[str]:
+    """Load a saved adapter onto a pipeline's denoiser and text encoders, through diffusers' own loader.
 
     Args:
         pipe: the loaded pipeline, without an adapter.
         family: its family.
         adapter: the safetensors file, or the folder that holds `pytorch_lora_weights.safetensors`.
+        text_encoders: whether its parts that change text encoders are loaded.
 
     Returns:
-        What was left out of it, one sentence each: the parts of a LoRA that change text encoders, which are
-        shared with the plain model here.
+        What was left out of it, one sentence each.
 
     Raises:
         BadAdapter: the file is missing, no safetensors, damaged, of a kind that is not loaded, changes text
             encoders alone, or was made for another model.
     """
-    path = Path(adapter)
-    if path.is_dir():
-        path = path / ADAPTER_FILE
+    path = _file(adapter)
     names = adapter_tensors(path)
-    of_text = {name for name in names if TEXT_ENCODER_PARTS.match(name)}
-    names = [name for name in names if name not in of_text]
-    if not names:
+    of_text = text_tensors(names)
+    own = [name for name in names if name not in set(of_text) and not name.startswith(EMBEDDING)]
+    if not own:
         raise BadAdapter(f"{path} changes only text encoders, which are not fine-tuned; give another LoRA.")
-    if kind_of(names) is not None:
-        _load_factors(pipe, family, path, names)
-        return left_out(path)
-    if not of_text:
-        _load_file(pipe, family, path, path, names)
-        return []
-    with tempfile.TemporaryDirectory(prefix="adapter-") as folder:
-        denoiser_part = Path(folder, ADAPTER_FILE)
-        _copy_tensors(path, names, denoiser_part)
-        _load_file(pipe, family, path, denoiser_part, names)
-    return left_out(path)
+    if kind_of(own) is not None:
+        _load_factors(pipe, family, path, own)
+    elif len(own) == len(names):
+        _load_file(pipe, family, path, path, own)
+    else:
+        with tempfile.TemporaryDirectory(prefix="adapter-") as folder:
+            denoiser_part = Path(folder, ADAPTER_FILE)
+            _copy_tensors(path, own, denoiser_part)
+            _load_file(pipe, family, path, denoiser_part, own)
+    if of_text and text_encoders:
+        with _loading(pipe, family, path):
+            load_text_parts(pipe, path, _tensors(path, of_text), ADAPTER_NAME)
+    return left_out(path, text_encoders=text_encoders)
 
 
-def left_out(path: Path) -> list[str]:
+def changes_text(adapter: str | os.PathLike[str]) -> bool:
+    """Whether `load_adapter` changes text encoders, so that prompts have to be encoded again.
+
+    Raises:
+        BadAdapter: see `adapter_tensors`.
+    """
+    return bool(text_tensors(adapter_tensors(_file(adapter))))
+
+
+def left_out(path: Path, *, text_encoders: bool = True) -> list[str]:
     """What `load_adapter` would leave out of a file, one sentence each.
 
     Raises:
         BadAdapter: see `adapter_tensors`.
     """
     names = adapter_tensors(path)
-    of_text = sum(bool(TEXT_ENCODER_PARTS.match(name)) for name in names)
-    if not of_text:
-        return []
-    return [
-        f"{path.name} also changes text encoders ({of_text} of its {len(names)} tensors); only its part for "
-        "the denoiser was loaded."
-    ]
+    notes = []
+    if any(name.startswith(EMBEDDING) for name in names):
+        notes.append(f"{path.name} also holds embeddings of words, which were not loaded.")
+    if (of_text := text_tensors(names)) and not text_encoders:
+        notes.append(
+            f"{path.name} also changes text encoders ({len(of_text)} of its {len(names)} tensors); only its "
+            "part for the denoiser was loaded."
+        )
+    return notes
+
+
+def _file(adapter: str | os.PathLike[str]) -> Path:
+    path = Path(adapter)
+    return path / ADAPTER_FILE if path.is_dir() else path
 
 
 def adapter_tensors(path: Path) -> list[str]:
@@ -301,11 +319,12 @@ def fuse_adapter(pipe: Any, family: Family) -> None:
 
 
 def detach_adapter(pipe: Any, family: Family) -> None:
-    """Take the adapter off; the denoiser is then exactly what it was before. Does nothing without one."""
+    """Take the adapter off; the pipeline is then exactly what it was before. Does nothing without one."""
     denoiser = family.denoiser(pipe)
     # An adapter that failed to load can leave an empty one behind.
     if getattr(denoiser, "peft_config", None) is not None:
         denoiser.unload_lora()
+    unload_text_parts(pipe)
 
 
 def _sort_metadata(path: Path) -> None:

@@ -36,8 +36,10 @@ LEAF = re.compile(
 KINDS = {".hada_w1": "LoHa", ".lokr_w": "LoKr", f".{MAGNITUDE}": "DoRA", f".{MID}": "LoCon"}
 # Factors with as many rows as the rank.
 RANKED = ("hada_w1_b", "lokr_w2_b", "lokr_w1_b", DOWN)
-# What peft and diffusers call the factors of a LoRA.
-PEFT = re.compile(r"\.lora[_.](A|B|down|up)\.")
+# What peft and diffusers call the factors of a LoRA: the last two of text encoders, in older files.
+PEFT = re.compile(r"\.lora(?:_linear_layer)?[_.](?P<factor>A|B|down|up)\.")
+OLDER = re.compile(r"\.to_(q|k|v|out)_lora\.(down|up)\.")
+DOWN_OR_UP = {"A": ".lora_down.", "down": ".lora_down.", "B": ".lora_up.", "up": ".lora_up."}
 # What trainers write before the name of a denoiser's layer.
 PREFIX = re.compile(r"lora_unet_|lora_transformer_|lycoris_|unet\.|transformer\.|(model\.)?diffusion_model\.")
 
@@ -53,8 +55,9 @@ def load_lycoris(
     """Put an adapter of one of these kinds on a denoiser.
 
     Args:
-        pipe: the pipeline; its loader knows what the model's authors call the layers.
-        denoiser: takes adapters as diffusers' `PeftAdapterMixin` does.
+        pipe: the pipeline; its loader knows what the model's authors call the layers. None for a text
+            encoder, whose layers have one name.
+        denoiser: takes adapters as diffusers' `PeftAdapterMixin` does; or a text encoder.
         path: the file, for errors.
         tensors: of the denoiser, by name.
         adapter_name: what the adapter is called on it.
@@ -64,7 +67,8 @@ def load_lycoris(
     """
     placed = _factors(pipe, denoiser, path, tensors)
     decomposed = {MAGNITUDE in factors for factors in placed.values()}
-    if len(decomposed) == 1 and all(_is_lora(factors) for factors in placed.values()):
+    takes_lora = hasattr(denoiser, "load_lora_adapter")
+    if takes_lora and len(decomposed) == 1 and all(_is_lora(factors) for factors in placed.values()):
         denoiser.load_lora_adapter(_lora(denoiser, placed), prefix=None, adapter_name=adapter_name)
         return
     loha = all(LOHA[0] in factors and MAGNITUDE not in factors for factors in placed.values())
@@ -78,7 +82,8 @@ def _factors(pipe: Any, denoiser: Any, path: Path, tensors: Mapping[str, torch.T
     """The factors of each of the denoiser's layers, by its name, under LyCORIS' names."""
     layers: dict[str, Factors] = {}
     for name, tensor in tensors.items():
-        plain = PEFT.sub(lambda found: ".lora_down." if found[1] in ("A", "down") else ".lora_up.", name)
+        plain = OLDER.sub(r".\1_proj.lora_\2.", name)
+        plain = PEFT.sub(lambda found: DOWN_OR_UP[found["factor"]], plain)
         if (found := LEAF.fullmatch(plain)) is None:
             raise BadAdapter(f"{path} holds {name}, which is no part of a LoRA, LoHa, LoKr or DoRA.")
         layers.setdefault(found["layer"], {})[found["leaf"]] = tensor
@@ -93,6 +98,8 @@ def _factors(pipe: Any, denoiser: Any, path: Path, tensors: Mapping[str, torch.T
 def _placed(pipe: Any, denoiser: Any, path: Path, layers: Mapping[str, Factors]) -> dict[str, Factors]:
     modules = dict(denoiser.named_modules())
     own = {name.replace(".", "_"): name for name in modules}
+    # CLIP's layers had this before their names, as files still have it.
+    own |= {f"text_model_{plain}": name for plain, name in own.items()}
     placed: dict[str, Factors] = {}
     foreign: dict[str, Factors] = {}
     for layer, factors in layers.items():
@@ -101,6 +108,8 @@ def _placed(pipe: Any, denoiser: Any, path: Path, layers: Mapping[str, Factors])
             foreign[layer] = factors
         else:
             placed[name] = factors
+    if foreign and pipe is None:
+        raise BadAdapter(f"{path} has layers of unknown names, such as {min(foreign)}.")
     if foreign:
         placed |= _translated(pipe, path, foreign)
     for name, factors in placed.items():
@@ -262,13 +271,13 @@ def _whole(path: Path, name: str, module: Any, factors: Factors) -> Factors:
 
 def _attach(denoiser: Any, kind: tuple[str, ...], placed: Mapping[str, Factors], adapter_name: str) -> None:
     import torch
-    from peft import LoHaConfig, LoKrConfig
+    from peft import LoHaConfig, LoKrConfig, inject_adapter_in_model
 
     names = "|".join(map(re.escape, placed))
     config = (LoHaConfig if kind is LOHA else LoKrConfig)(r=1, alpha=1, target_modules=names)
     # peft draws start values from the global generator; they are replaced, and its state given back.
     with torch.random.fork_rng(devices=[]):
-        denoiser.add_adapter(config, adapter_name=adapter_name)
+        inject_adapter_in_model(config, denoiser, adapter_name)
     for name, factors in placed.items():
         layer = denoiser.get_submodule(name)
         for factor in kind:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from matchgraph.training.errors import BadAdapter
 from matchgraph.training.files import write_tensors
-from matchgraph.training.pipelines.adapters import detach_adapter, load_adapter
+from matchgraph.training.pipelines.adapters import changes_text, detach_adapter, load_adapter
 from matchgraph.training.pipelines.weight_files import check_weight_files, opened_weights, weight_variant
 
 if TYPE_CHECKING:
@@ -20,6 +20,12 @@ if TYPE_CHECKING:
 DENOISER_FILE = "denoiser.safetensors"
 # The header field that distinguishes a file of all weights from an adapter.
 DENOISER_KEY = "denoiser"
+
+
+def changes_encoders(weights: str | os.PathLike[str]) -> bool:
+    """Whether `load_weights` changes text encoders, so that prompts have to be encoded again."""
+    path = Path(weights)
+    return not (path / DENOISER_FILE).exists() and not _is_denoiser(path) and changes_text(path)
 
 
 def load_weights(pipe: Any, family: Family, weights: str | os.PathLike[str]) -> Callable[[], None]:

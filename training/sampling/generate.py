@@ -19,7 +19,7 @@ from matchgraph.training.pipelines.loading import LoadedPipeline, opened
 from matchgraph.training.pipelines.placement import placed, release
 from matchgraph.training.pipelines.rollback import Start
 from matchgraph.training.pipelines.samplers import caching, default_drawing, drawing_with
-from matchgraph.training.pipelines.weights import load_weights
+from matchgraph.training.pipelines.weights import changes_encoders, load_weights
 from matchgraph.training.sampling.trajectories import curvature, followed
 from matchgraph.training.seeds import seeded_generator
 
@@ -179,10 +179,13 @@ def stream_batches(
         family, pipe = loaded.family, loaded.pipe
         _check_controls(pipe, prompts, controls, control_scale, config)
         wanted = [prompts[i % len(prompts)] for i in range(config.n)]
-        encoded = encoded or PromptRows(loaded, wanted, CacheUse(cache))
-        negative = encoded.pick([""], loaded.device)
         unload = None if adapter is None else load_weights(pipe, family, adapter)
         try:
+            if adapter is not None and changes_encoders(adapter):
+                # Neither what others encoded nor what is kept of it is what these encoders make of a prompt.
+                encoded, cache = None, None
+            encoded = encoded or PromptRows(loaded, wanted, CacheUse(cache))
+            negative = encoded.pick([""], loaded.device)
             family.denoiser(pipe).eval()
             draw = partial(_draw, loaded, config, named, encoded, negative, wanted, start)
             first, size = 0, config.batch_size

@@ -127,7 +127,7 @@ def make_student(
             scheduler = known.scheduler(loaded.pipe.scheduler)
         notes: list[str] = []
         if lora:
-            notes = load_adapter(loaded.pipe, loaded.family, files[0])
+            notes = load_adapter(loaded.pipe, loaded.family, files[0], text_encoders=False)
             fuse_adapter(loaded.pipe, loaded.family)
             student: Any = loaded.family.denoiser(loaded.pipe)
         else:
