@@ -151,7 +151,7 @@ def plan(
             found = plan_runs(graph, config, selection, home=home, execution=execution)
             show_plan(found, price_per_hour, as_json)
             return
-        missing = missing_runs(graph, config, selection)
+        missing = missing_runs(graph, config, selection, execution)
     from matchgraph.ingest.runs.plan import write_pairs
     from matchgraph.predictor.active import propose
 
@@ -228,14 +228,15 @@ def run(
         raise click.UsageError("--address, --gpus and --cpus are for --executor ray.")
     if here and not _given(ctx, "workers"):
         workers = 1
-    queueing = {"retry_failed": retry_failed, "max_attempts": max_attempts}
+    queueing: dict[str, Any] = {"retry_failed": retry_failed, "max_attempts": max_attempts}
     with opened_graph() as (graph, _):
         if dry_run:
             found = plan_runs(graph, config, selection, home=settings.home, execution=working)
             show_plan(found, price_per_hour, as_json)
             return
         if queue:
-            show_queued(queue_runs(graph, config, selection, home=settings.home, **queueing), as_json)
+            queueing |= {"home": settings.home, "execution": working}
+            show_queued(queue_runs(graph, config, selection, **queueing), as_json)
             return
         alone = here and workers == 1
         with (

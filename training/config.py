@@ -12,6 +12,11 @@ from matchgraph.training.errors import InvalidConfig
 # Name -> torch's.
 PRECISIONS = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 METHODS = ("lora", "full")
+# What frozen weights are kept in: as they are, or in fewer bits, see `training.pipelines.quantisation`.
+EXACT = "none"
+QUANTISATIONS = (EXACT, "int8", "nf4")
+# AdamW, or the same with moments of 8 bits, by bitsandbytes.
+OPTIMISERS = ("adamw", "adamw8bit")
 
 
 @dataclass(frozen=True)
@@ -40,6 +45,9 @@ class FineTuneConfig:
         gradient_checkpointing: compute activations again in the backward pass instead of keeping them.
         method: `lora`, or `full` to train all weights of the denoiser; rank and alpha then mean nothing.
         compile: run the denoiser through torch.compile; a failure to compile is noted, and trained without.
+        quantisation: of the denoiser's frozen weights, in training and in sampling, which take less memory
+            so: `none`, `int8` or `nf4`.
+        optimiser: `adamw`, or `adamw8bit` with moments of 8 bits.
     """
 
     steps: int = setting(10_000, "Optimiser steps.", at_least=1)
@@ -60,9 +68,19 @@ class FineTuneConfig:
     gradient_checkpointing: bool = setting(False, "Recompute activations to save memory.", identity="never")
     method: str = setting("lora", "Train an adapter, or all weights of the denoiser.", choices=METHODS)
     compile: bool = setting(False, "Run the denoiser through torch.compile.", identity="never")
+    quantisation: str = setting(
+        EXACT, "Bits of the denoiser's frozen weights.", choices=QUANTISATIONS, identity="changed"
+    )
+    optimiser: str = setting(
+        "adamw", "AdamW, or AdamW with moments of 8 bits.", choices=OPTIMISERS, identity="changed"
+    )
 
     def __post_init__(self) -> None:
         check_settings(self, InvalidConfig)
+        if self.method == "full" and self.quantisation != EXACT:
+            raise InvalidConfig(
+                "Quantised weights cannot be trained: give --method lora, or no quantisation."
+            )
 
     def to_dict(self) -> dict[str, Any]:
         """All fields by name, ready for JSON."""
@@ -80,6 +98,7 @@ class SampleConfig:
         batch_size: images drawn at a time.
         precision: `fp32`, `bf16` or `fp16`.
         device: `auto` or a torch device name.
+        quantisation: of the denoiser's weights, see `FineTuneConfig`.
     """
 
     n: int = setting(MISSING, "Images to draw.", at_least=1)
@@ -88,6 +107,7 @@ class SampleConfig:
     batch_size: int = same_setting(FineTuneConfig, "batch_size", identity="never")
     precision: str = same_setting(FineTuneConfig, "precision")
     device: str = same_setting(FineTuneConfig, "device")
+    quantisation: str = same_setting(FineTuneConfig, "quantisation")
 
     def __post_init__(self) -> None:
         check_settings(self, InvalidConfig)

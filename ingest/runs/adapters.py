@@ -140,7 +140,8 @@ def score_adapters(
     before = _edge(graph, model, dataset)
     config = replace(config, initial=any(f"initial_{metric}" not in before for metric in config.metrics))
     selection = Selection((model,), (dataset,), probe=probe, extractors=tuple(extractors))
-    plan, instruments = planned(graph, config, selection, options.device)
+    plan, instruments = planned(graph, config, selection, options.device, options, home)
+    config = plan.configs[model]
     (request,) = plan.requests.values()
     for metric in config.metrics:
         define_metric(graph, parse_metric(metric))

@@ -14,7 +14,7 @@ from matchgraph.ingest.errors import ConfigChanged, IngestError
 from matchgraph.ingest.tables.comparison import METRIC
 from matchgraph.ingest.tables.image_folders import MINIMUM_IMAGES
 from matchgraph.settings import check_settings, identity, same_setting, setting
-from matchgraph.training.config import FineTuneConfig, SampleConfig
+from matchgraph.training.config import EXACT, QUANTISATIONS, FineTuneConfig, SampleConfig
 
 # Images of 512 px that are sampled together unless a number is given; of smaller ones as many pixels.
 SAMPLING_BATCH, MOST_SAMPLED_TOGETHER = 8, 128
@@ -23,7 +23,8 @@ AUTO_TOLERANCE, MOST_SAMPLES = 0.05, 10_000
 
 # The settings of a run that decide how it is sampled and scored, and not how it is trained.
 SAMPLED = (
-    "metrics", "resolution_px", "precision", "seed", "samples", "tolerance", "sampling_steps", "guidance",
+    "metrics", "resolution_px", "precision", "quantisation", "seed", "samples", "tolerance",
+    "sampling_steps", "guidance",
 )  # fmt: skip
 
 
@@ -147,6 +148,9 @@ class RunConfig:
         rank: LoRA rank.
         resolution_px: side of the images trained on and sampled.
         precision: of the frozen weights, see `training.config.PRECISIONS`.
+        quantisation: of the denoiser's frozen weights, see `training.config.QUANTISATIONS`. None leaves it to
+            the planner: weights are kept as they are, unless a model fits the GPU in no other way.
+        optimiser: see `training.config.OPTIMISERS`.
         seed: of training and sampling.
         samples: images sampled for the score, or the most of them where `tolerance` is given.
         tolerance: sampling stops once the standard error of every Frechet distance (of every metric where
@@ -194,13 +198,30 @@ class RunConfig:
         None, "Classifier-free guidance scale; by default the model family's.", at_least=0
     )
     initial: bool = setting(True, "Score the pretrained model as well.")
+    quantisation: str | None = setting(
+        None,
+        "Keep the denoiser's frozen weights in fewer bits, in training and sampling; by default only where "
+        "a model fits the GPU's memory in no other way.",
+        choices=QUANTISATIONS,
+        identity="changed",
+    )
+    optimiser: str = same_setting(FineTuneConfig, "optimiser")
 
     def __post_init__(self) -> None:
         check_settings(self, IngestError)
+        if self.method == "full" and self.kept_in != EXACT:
+            raise IngestError(
+                "Quantised weights cannot be trained: give --method lora, or --quantisation none."
+            )
         if not self.metrics or len(set(self.metrics)) != len(self.metrics):
             raise IngestError(f"metrics is {list(self.metrics)}; name at least one, each once.")
         for metric in self.metrics:
             check_metric_name(metric)
+
+    @property
+    def kept_in(self) -> str:
+        """What the denoiser's frozen weights are kept in."""
+        return self.quantisation or EXACT
 
     def fine_tuning(self, execution: Execution) -> FineTuneConfig:
         """Return the part that fine-tunes; LoRA alpha equals the rank, so the update is not scaled."""
@@ -208,7 +229,7 @@ class RunConfig:
         shared = {one.name: given[one.name] for one in fields(FineTuneConfig) if one.name in given}
         passes = execution.passes(self.batch_size)
         split = {"batch_size": self.batch_size // passes, "gradient_accumulation": passes}
-        return FineTuneConfig(**{**shared, **split, "alpha": self.rank})
+        return FineTuneConfig(**{**shared, **split, "alpha": self.rank, "quantisation": self.kept_in})
 
     def sampling(self, execution: Execution, n: int | None = None) -> SampleConfig:
         """Return the part that samples n images; by default as many as are asked for at most."""
@@ -219,6 +240,7 @@ class RunConfig:
             batch_size=execution.sampled_together(self.resolution_px),
             precision=self.precision,
             device=execution.device,
+            quantisation=self.kept_in,
         )
 
     def asked(self) -> dict[str, Any]:
@@ -227,6 +249,9 @@ class RunConfig:
         whole = identity(self.fine_tuning(Execution())) | identity(self) | {"metrics": sorted(self.metrics)}
         # Of a step all images count, and not in how many passes they come.
         del whole["gradient_accumulation"]
+        # Whether said or found by the planner.
+        if whole.get("quantisation") == EXACT:
+            del whole["quantisation"]
         return whole
 
     @classmethod

@@ -29,6 +29,8 @@ BINNED = {"pixart": 8, "pixart_alpha": 8, "sana": 32}
 TOKEN_PX = 16
 # For a model of no known family: what most pipelines default to.
 OTHER_STEPS, OTHER_GUIDED = 30, True
+# The device of runs that are recorded without one, and of a machine without a GPU.
+CPU = "cpu"
 # Where nothing at all has been measured: what one data-centre GPU comes to in practice.
 ASSUMED_TFLOP_PER_S = 50.0
 
@@ -57,16 +59,23 @@ class Estimator:
     Args:
         runs: all runs of the ledger, of which those that are done serve as measurements.
         models: the models by id.
+        gpu: whether the runs are estimated for a GPU: those that were done on a CPU say nothing of it, and
+            the reverse. None where that is not known, and all count.
     """
 
-    def __init__(self, runs: Sequence[Run], models: Mapping[str, Model]) -> None:
+    def __init__(self, runs: Sequence[Run], models: Mapping[str, Model], *, gpu: bool | None = None) -> None:
         self._done = [
-            run for run in runs if run.status == DONE and run.properties.get("training_seconds") is not None
+            run
+            for run in runs
+            if run.status == DONE
+            and run.properties.get("training_seconds") is not None
+            and (gpu is None or gpu == (run.properties.get("device", CPU) != CPU))
         ]
-        self._models = models
+        self._models, self._gpu = models, gpu
+        # By the precision that they were done in.
         self._speeds = {
             kind: [
-                work / seconds
+                (run.config.get("precision"), work / seconds)
                 for run in self._done
                 if (work := self._tflop(run.model, run.config, kind)) and (seconds := _seconds(run, kind))
             ]
@@ -123,14 +132,16 @@ class Estimator:
             ]
             if rates:
                 return median(rates) * _amount(config, kind, self._steps(model, config)), basis
-        if kind == AFTER and (rate := self._property(model, "throughput")):
+        if kind == AFTER and self._timed_here(model) and (rate := self._property(model, "throughput")):
             scale = (config["resolution_px"] / PROFILED_PX) ** 2 * self._steps(model, config)
             return config["samples"] / rate * scale / self._steps(model, {}), "the model's throughput"
         work = self._tflop(model, config, kind)
         if not work:
             return None, "nothing known of this model"
         if self._speeds[kind]:
-            return work / median(self._speeds[kind]), "runs of other models"
+            alike_speeds = [speed for given, speed in self._speeds[kind] if given == config.get("precision")]
+            speeds = alike_speeds or [speed for _, speed in self._speeds[kind]]
+            return work / median(speeds), "runs of other models"
         return work / ASSUMED_TFLOP_PER_S, f"{ASSUMED_TFLOP_PER_S:g} TFLOP/s assumed"
 
     def _tflop(self, model: str, config: Mapping[str, Any], kind: str) -> float:
@@ -163,6 +174,14 @@ class Estimator:
     def _property(self, model: str, name: str) -> float | None:
         value = self._models[model].properties.get(name) if model in self._models else None
         return value if isinstance(value, int | float) and value > 0 else None
+
+    def _timed_here(self, model: str) -> bool:
+        """Whether a model's throughput is that of the kind of device that is estimated for."""
+        timed = (
+            str(self._models[model].properties.get("throughput_device", "")) if model in self._models else ""
+        )
+        # A processor's name is followed by the number of its threads.
+        return self._gpu is None or not timed or self._gpu != timed.endswith(" threads")
 
     def _steps(self, model: str, config: Mapping[str, Any]) -> int:
         # As its default call was counted, which knows models of few steps; else its family's.
@@ -200,7 +219,7 @@ def _defaults(family_name: str) -> tuple[int, bool, float]:
 
 
 def _setting(config: Mapping[str, Any], kind: str) -> tuple[Any, ...]:
-    names = ("batch_size", "resolution_px", "precision")
+    names = ("batch_size", "resolution_px", "precision", "quantisation")
     return tuple(config.get(name) for name in (*names, *(() if kind == TRAINING else ("guidance",))))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from matchgraph.ingest.errors import ExtractorMismatch
 from matchgraph.ingest.runs.config import Execution
@@ -96,6 +96,8 @@ class LoraExecutor:
             job = replace(job, resume_from=job.checkpoint)
 
     def _carried_out(self, job: Job, plan: MemoryPlan | None, lacks: list[str], on_step: OnStep) -> Outcome:
+        import torch
+
         scorer = Scorer(job.config.metrics, self._extractors(job), self.features)
         known = job.reference
         reference = scorer.reference(
@@ -105,7 +107,7 @@ class LoraExecutor:
             known=known and {known.extractor: GaussianStatistics(known.n, known.mean, known.covariance)},
         )
         execution, placement = carried_out(self.execution, plan)
-        pipeline = self._pipeline(job.model_folder, job.config.precision, placement)
+        pipeline = self._pipeline(job, placement)
         if job.adapter is None:
             self._rehearse(job, pipeline, execution, on_step)
         sampling = Sampling(job, pipeline, scorer, reference, execution, self.cache, on_step)
@@ -123,8 +125,10 @@ class LoraExecutor:
             adapter, digest, seconds, trained = job.adapter, file_hash(job.adapter), None, {}
         rows = DrawnRows(job.checkpoint, {"of": drawing_hash(job, digest)}, "after")
         after = sampling.measure(rows, adapter, AFTER, job.out / GRID_FILE)
+        on_gpu = pipeline.device.type == "cuda"
         details = {
             **trained,
+            "device": torch.cuda.get_device_name(pipeline.device) if on_gpu else pipeline.device.type,
             "execution": {one.name: getattr(execution, one.name) for one in fields(Execution)},
             "memory": None if plan is None else plan.to_dict() | {"ran_out": lacks},
             "images_of_one_colour": [one.plain for one in (before, after) if one is not None],
@@ -184,17 +188,22 @@ class LoraExecutor:
             self._loaded.close()
             self._loaded = None
 
-    def _pipeline(self, folder: Path, precision: str, placement: Placement | None) -> LoadedPipeline:
+    def _pipeline(self, job: Job, placement: Placement | None) -> LoadedPipeline:
         from matchgraph.training.pipelines.loading import LoadedPipeline
         from matchgraph.training.pipelines.placement import Placement
 
-        wanted = folder, precision, placement or Placement()
+        options: dict[str, Any] = {
+            "precision": job.config.precision,
+            "placement": placement or Placement(),
+            "quantisation": job.config.kept_in,
+        }
         loaded = self._loaded
-        if loaded is None or (loaded.folder, loaded.precision, loaded.placement) != wanted:
+        if loaded is None or (loaded.folder, *(getattr(loaded, name) for name in options)) != (
+            job.model_folder,
+            *options.values(),
+        ):
             self.close()
-            loaded = self._loaded = LoadedPipeline(
-                folder, device=self.execution.device, precision=precision, placement=placement
-            )
+            loaded = self._loaded = LoadedPipeline(job.model_folder, device=self.execution.device, **options)
         return loaded
 
     def _extractors(self, job: Job) -> dict[str, Extractor]:

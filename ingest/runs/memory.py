@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from matchgraph.ingest.runs.config import Execution, RunConfig
+from matchgraph.training.config import QUANTISATIONS
 from matchgraph.training.errors import CannotProfile, InsufficientMemory
 
 if TYPE_CHECKING:
@@ -32,8 +33,8 @@ PLACEMENTS: Mapping[str, Mapping[str, bool]] = {
     "blocks": dict.fromkeys(("parked", "encoder_offload", "training_offload", "sampling_offload"), True),
 }
 WHAT_HELPS = (
-    "Leave --micro-batch, --sampling-batch and --offload to be chosen, give --precision bf16 or a smaller "
-    "--resolution (which change the result), or use a GPU with more memory"
+    "Leave --micro-batch, --sampling-batch and --offload to be chosen, give --precision bf16, --quantisation "
+    "nf4 or a smaller --resolution (which change the result), or use a GPU with more memory"
 )
 
 
@@ -131,12 +132,55 @@ def plan_of(
             resolution_px=config.resolution_px,
             method=config.method,
             rank=config.rank,
+            quantisation=config.kept_in,
         )
     except CannotProfile:
         return None
     return plan_memory(
         footprint, budget, _work(config, execution, INSTRUMENT_BYTES if held is None else held)
     )
+
+
+def quantised_to_fit(
+    folder: Path, config: RunConfig, execution: Execution, kept: Path | None = None
+) -> RunConfig:
+    """The configuration with the weights of a model's denoiser in fewer bits, where they fit in no other way.
+
+    It is part of what is asked, so it goes by what the GPU has, and not by what is free of it now.
+
+    Args:
+        folder: the model's.
+        config: what its runs do; returned as it is where it decides itself, or where nothing fits.
+        execution: what the user decided of how.
+        kept: where footprints are kept.
+    """
+    if config.quantisation is not None or config.method == "full":
+        return config
+    budget = whole_memory(execution)
+    if budget is None:
+        return config
+    for quantisation in QUANTISATIONS:
+        tried = replace(config, quantisation=quantisation)
+        plan = plan_of(folder, tried, execution, budget, kept=kept)
+        if plan is None:
+            break
+        if not plan.too_large:
+            return tried
+    return config
+
+
+def whole_memory(execution: Execution) -> int | None:
+    """Bytes that the device has, or that runs may take of it; None if nobody knows."""
+    import torch
+
+    from matchgraph.training.pipelines.loading import choose_device
+
+    if execution.gpu_memory is not None:
+        return int(execution.gpu_memory * GIB)
+    if not torch.cuda.is_available():  # as where runs are queued for others
+        return None
+    device = choose_device(execution.device)
+    return torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else None
 
 
 @dataclass(frozen=True)
@@ -157,14 +201,18 @@ class ModelMemory:
 
 
 def memory_of_models(
-    sources: Sources, models: Mapping[str, Model], config: RunConfig, execution: Execution, home: Path
+    sources: Sources,
+    models: Mapping[str, Model],
+    configs: Mapping[str, RunConfig],
+    execution: Execution,
+    home: Path,
 ) -> dict[str, ModelMemory]:
     """Plan each model's runs; nothing where nobody knows how much memory the device has.
 
     Args:
         sources: checks the models' folders.
         models: by id.
-        config: what the runs do.
+        configs: by model, what its runs do.
         execution: what the user decided of how.
         home: the data folder.
     """
@@ -173,7 +221,8 @@ def memory_of_models(
         return {}
     found = {}
     for name, model in models.items():
-        plan = plan_of(sources.model(model), config, execution, budget, kept=home / FOOTPRINTS_FOLDER)
+        kept = home / FOOTPRINTS_FOLDER
+        plan = plan_of(sources.model(model), configs[name], execution, budget, kept=kept)
         if plan is not None:
             stage = plan.heaviest
             found[name] = ModelMemory(
@@ -196,6 +245,7 @@ def _work(config: RunConfig, execution: Execution, held: int) -> Work:
         micro_batch=size // execution.passes(size) if execution.micro_batch else None,
         gradient_checkpointing=execution.gradient_checkpointing or None,
         placement=PLACEMENTS[execution.offload],
+        optimiser=config.optimiser,
     )
 
 
@@ -234,4 +284,5 @@ def in_words(plan: MemoryPlan) -> str:
 
 
 def _key(folder: Path, config: RunConfig) -> object:
-    return folder, config.precision, config.resolution_px, config.method, config.rank, config.batch_size
+    names = ("precision", "resolution_px", "method", "rank", "batch_size", "kept_in", "optimiser")
+    return folder, *(getattr(config, name) for name in names)

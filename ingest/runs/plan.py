@@ -5,7 +5,7 @@ into the ledger.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,11 +22,11 @@ from matchgraph.ingest.runs.artefacts import has_artefact
 from matchgraph.ingest.runs.config import RunConfig, Selection
 from matchgraph.ingest.runs.estimates import Estimate, Estimator
 from matchgraph.ingest.runs.ledger import DONE, FAILED, MAX_ATTEMPTS, QUEUED, RUNNING, Ledger, Run, RunRequest
+from matchgraph.ingest.runs.notes import few_samples, quantised, without_captions
 from matchgraph.ingest.runs.sources import Sources
 from matchgraph.ingest.tables.csv_file import check_ids, read_table, write_table
 from matchgraph.ingest.tables.results import check_known
-from matchgraph.training.measure.scoring import PROBE, parse_metric
-from matchgraph.words import some
+from matchgraph.training.measure.scoring import PROBE
 
 if TYPE_CHECKING:
     from matchgraph.graphdb.repository import MatchingGraph
@@ -50,6 +50,7 @@ class Plan:
         models: the models by id.
         datasets: the datasets by id.
         config: what each run does.
+        configs: the same by model, of which some are quantised to fit.
         sources: the folders, checked.
         notes: what a user should know before the work begins, one sentence each.
     """
@@ -58,6 +59,7 @@ class Plan:
     models: Mapping[str, Model]
     datasets: Mapping[str, Dataset]
     config: RunConfig
+    configs: Mapping[str, RunConfig]
     sources: Sources
     notes: tuple[str, ...] = ()
 
@@ -131,6 +133,7 @@ def make_plan(
     selection: Selection,
     *,
     weights: Mapping[str, str] | None = None,
+    fitted: Callable[[Path, RunConfig], RunConfig] = lambda _, config: config,
 ) -> Plan:
     """Decide which runs there are; reads the graph and the folders, writes nothing.
 
@@ -141,6 +144,7 @@ def make_plan(
             the datasets were ingested with.
         selection: which pairs.
         weights: where workers find each extractor, by its name: `WEIGHTS` or `KIND:WEIGHTS`.
+        fitted: the configuration as a model with this folder needs it.
 
     Returns:
         The plan, grouped by model.
@@ -155,19 +159,21 @@ def make_plan(
     all_datasets = {dataset.id: dataset for dataset in graph.datasets()}
     wanted = select_pairs(all_models, all_datasets, selection)
     sources = Sources()
-    for model in dict.fromkeys(model for model, _ in wanted):
-        sources.model(all_models[model])
+    configs = {
+        model: fitted(sources.model(all_models[model]), config)
+        for model in dict.fromkeys(model for model, _ in wanted)
+    }
     chosen = [all_datasets[dataset] for dataset in dict.fromkeys(dataset for _, dataset in wanted)]
     for dataset in chosen:
         sources.images(dataset)
     if PROBE in extractors:
         _check_measured_by(graph, extractors[PROBE], chosen)
-    asked = {**config.asked(), "extractors": {name: extractors[name].hash for name in sorted(extractors)}}
+    hashes = {name: extractors[name].hash for name in sorted(extractors)}
     requests = [
         RunRequest(
             model,
             dataset,
-            asked,
+            {**configs[model].asked(), "extractors": hashes},
             str(all_models[model].properties["content_hash"]),
             str(all_datasets[dataset].properties["content_hash"]),
             selection.replicate,
@@ -176,33 +182,19 @@ def make_plan(
         for model, dataset in wanted
     ]
     notes = (
-        *_without_captions([all_datasets[dataset] for dataset in sorted({pair[1] for pair in wanted})]),
-        *_few_samples(config, extractors),
+        *without_captions([all_datasets[dataset] for dataset in sorted({pair[1] for pair in wanted})]),
+        *few_samples(config, extractors),
+        *quantised(config, configs),
     )
     return Plan(
-        {request.id: request for request in requests}, all_models, all_datasets, config, sources, notes
+        {request.id: request for request in requests},
+        all_models,
+        all_datasets,
+        config,
+        configs,
+        sources,
+        notes,
     )
-
-
-def _without_captions(datasets: Sequence[Dataset]) -> list[str]:
-    """Say which datasets have nothing to learn a prompt from."""
-    without = [dataset.id for dataset in datasets if dataset.properties.get("captioned") == 0]
-    if not without:
-        return []
-    return [f"{some(without)}: no image has a caption, so training and sampling use the empty prompt."]
-
-
-def _few_samples(config: RunConfig, extractors: Mapping[str, Extractor]) -> list[str]:
-    """Say which Frechet distances are of too few generated images for a covariance of full rank."""
-    notes = []
-    for measure in map(parse_metric, config.metrics):
-        dimension = extractors[measure.extractor].dimension if measure.extractor in extractors else 0
-        if measure.distance == "fid" and config.samples <= dimension:
-            notes.append(
-                f"{measure.metric} is measured on {config.samples} generated images, and features of "
-                f"{dimension} dimensions need more than {dimension}: values are unreliable. Raise --samples."
-            )
-    return notes
 
 
 def select_pairs(
@@ -371,7 +363,13 @@ def _lost(ledger: Ledger, runs: Sequence[Run], home: Path) -> set[str]:
 
 
 def survey(
-    graph: MatchingGraph, ledger: Ledger, everything: Sequence[Run], plan: Plan, home: Path
+    graph: MatchingGraph,
+    ledger: Ledger,
+    everything: Sequence[Run],
+    plan: Plan,
+    home: Path,
+    *,
+    gpu: bool | None = None,
 ) -> list[PlannedRun]:
     """Say what there is of a plan and how long the rest takes; writes nothing.
 
@@ -381,13 +379,14 @@ def survey(
         everything: all its runs.
         plan: the runs.
         home: the data folder, in which artefacts lie.
+        gpu: see `Estimator`.
 
     Returns:
         The plan's runs in the order of work.
     """
     known = {run.id: run for run in everything}
     lost = _lost(ledger, [known[run] for run in plan.requests if run in known], home)
-    estimator = Estimator(everything, plan.models)
+    estimator = Estimator(everything, plan.models, gpu=gpu)
     recorded = [
         set(
             graph.snapshot(metric)

@@ -420,6 +420,7 @@ def _record(graph: MatchingGraph, ledger: Ledger, held: Run, job: Job, outcome: 
         "note": note,
         "training_seconds": outcome.training_seconds,
         "seconds_per_image": outcome.seconds_per_image,
+        "device": outcome.details.get("device"),
         **_figures(outcome.finetuned, ""),
         **_figures(outcome.initial, INITIAL),
     }

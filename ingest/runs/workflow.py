@@ -30,7 +30,12 @@ from matchgraph.ingest.runs.ledger import (
     finished,
     select_runs,
 )
-from matchgraph.ingest.runs.memory import ModelMemory, memory_of_models
+from matchgraph.ingest.runs.memory import (
+    FOOTPRINTS_FOLDER,
+    ModelMemory,
+    memory_of_models,
+    quantised_to_fit,
+)
 from matchgraph.ingest.runs.plan import (
     Plan,
     PlannedRun,
@@ -174,27 +179,31 @@ def plan_runs(
         IngestError: an extractor was not given.
     """
     ledger = Ledger(graph.runner)
-    plan, _ = planned(graph, config, selection, "cpu")
+    execution = execution or Execution()
+    plan, _ = planned(graph, config, selection, "cpu", execution, home)
     everything = ledger.runs()
     if not selection.also:
         check_unfinished(everything, plan)
     check_replicates(everything, plan)
-    runs = survey(graph, ledger, everything, plan, home)
+    runs = survey(graph, ledger, everything, plan, home, gpu=on_gpu(execution))
     seconds = [run.estimate.seconds for run in runs if run.state != DONE]
     known = [value for value in seconds if value is not None]
     hours = sum(known) / SECONDS_PER_HOUR
     models = {run.model: plan.models[run.model] for run in runs if run.state != DONE}
-    memory = memory_of_models(plan.sources, models, config, execution or Execution(), home)
+    memory = memory_of_models(plan.sources, models, plan.configs, execution, home)
     return PlanSummary(tuple(runs), hours, len(seconds) - len(known), plan.notes, memory)
 
 
-def missing_runs(graph: MatchingGraph, config: RunConfig, selection: Selection) -> Candidates:
+def missing_runs(
+    graph: MatchingGraph, config: RunConfig, selection: Selection, execution: Execution | None = None
+) -> Candidates:
     """Find the pairs that a proposal may choose from; writes nothing and looks into no folder.
 
     Args:
         graph: the graph.
         config: what each run would do; results are those by its first metric.
         selection: which pairs.
+        execution: how they would be carried out.
 
     Raises:
         NothingToDo: a model or dataset is unknown, or none has a folder.
@@ -206,7 +215,7 @@ def missing_runs(graph: MatchingGraph, config: RunConfig, selection: Selection) 
     runs = Ledger(graph.runner).runs()
     unfinished = {(run.model, run.dataset) for run in runs if run.status != DONE}
     pairs = frozenset(select_pairs(models, datasets, selection)) - unfinished
-    estimator = Estimator(runs, models)
+    estimator = Estimator(runs, models, gpu=on_gpu(execution or Execution()))
     estimated = {model: estimator.whole(model, config.asked()).hours for model in models}
     known = [hours for hours in estimated.values() if hours]
     # A model of which nothing is known may cost as much as any.
@@ -233,7 +242,7 @@ def measurable_models(graph: MatchingGraph, dataset: str, metric: str) -> dict[s
     runs = Ledger(graph.runner).runs()
     done = [run for run in finished(runs) if metric in run.config["metrics"]]
     newest = {run.model: run for run in done}
-    estimator = Estimator(runs, models)
+    estimator = Estimator(runs, models, gpu=on_gpu(Execution()))
     found = {}
     for model in sorted(name for name, node in models.items() if node.properties.get("source")):
         like = newest.get(model, done[-1] if done else None)
@@ -250,6 +259,7 @@ def queue_runs(
     *,
     home: Path,
     device: str = "cpu",
+    execution: Execution | None = None,
     retry_failed: bool = False,
     max_attempts: int = MAX_ATTEMPTS,
 ) -> QueuedRuns:
@@ -261,13 +271,14 @@ def queue_runs(
         selection: which pairs, and what they are measured with.
         home: the data folder, in which weights of earlier runs lie.
         device: where extractors are loaded, for a worker in this process to use them.
+        execution: how they will be carried out: a model that fits its GPU in no other way is quantised.
         retry_failed: whether failed runs are queued again.
         max_attempts: how often a run is begun before it counts as failed.
 
     Raises:
         IngestError: as `plan_runs`; nothing was queued.
     """
-    plan, instruments = planned(graph, config, selection, device)
+    plan, instruments = planned(graph, config, selection, device, execution or Execution(), home)
     runs = queue_plan(
         Ledger(graph.runner),
         plan,
@@ -332,6 +343,7 @@ def run_pairs(
         selection,
         home=settings.home,
         device=options.device if alone else "cpu",
+        execution=options,
         retry_failed=retry_failed,
         max_attempts=max_attempts,
     )
@@ -453,7 +465,12 @@ def cancel_runs(graph: MatchingGraph, ids: Sequence[str] = (), *, home: Path) ->
 
 
 def planned(
-    graph: MatchingGraph, config: RunConfig, selection: Selection, device: str
+    graph: MatchingGraph,
+    config: RunConfig,
+    selection: Selection,
+    device: str,
+    execution: Execution,
+    home: Path,
 ) -> tuple[Plan, dict[str, Extractor]]:
     """The plan, and the extractors that it was made with, by name."""
     specs = extractor_specs(selection.probe, selection.extractors)
@@ -462,7 +479,21 @@ def planned(
     instruments = {name: require_images(found, name) for name, found in loaded.items()}
     located = {name: specs[name].located() for name in needed}
     weights = {name: f"{spec.kind}:{spec.weights}" for name, spec in located.items()}
-    return make_plan(graph, config, instruments, selection, weights=weights), instruments
+    kept = home / FOOTPRINTS_FOLDER
+    plan = make_plan(
+        graph,
+        config,
+        instruments,
+        selection,
+        weights=weights,
+        fitted=lambda folder, asked: quantised_to_fit(folder, asked, execution, kept),
+    )
+    return plan, instruments
+
+
+def on_gpu(execution: Execution) -> bool:
+    """Whether runs are for a GPU: one that is here, or one whose memory the user names."""
+    return execution.gpu_memory is not None or bool(local.visible_gpus(execution.device))
 
 
 def _changed(named: Sequence[str], chosen: Sequence[Run], changed: Sequence[str]) -> ChangedRuns:

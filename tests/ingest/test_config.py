@@ -53,7 +53,9 @@ def test_how_a_run_is_carried_out_is_no_part_of_the_question() -> None:
     asked = RunConfig().asked()
     assert set(settings_of(Execution)) == {name for name, part in known.items() if part == "never"}
     assert not asked.keys() & set(settings_of(Execution))
-    assert {name for name in known if name not in asked} == {*settings_of(Execution), "gradient_accumulation"}
+    later = {name for name, part in known.items() if part == "changed"}
+    left_out = {name for name in known if name not in asked}
+    assert left_out == {*settings_of(Execution), "gradient_accumulation", *later}
     carried_out = Execution(micro_batch=5, gradient_checkpointing=True, sampling_batch=3)
     trained = RunConfig(batch_size=12).fine_tuning(carried_out)
     # Equal passes, of at most as many images as were asked for.
@@ -76,6 +78,30 @@ class Extended:
 def test_a_setting_added_later_leaves_questions_at_its_default_what_they_were() -> None:
     assert identity(Extended()) == {"steps": 3}
     assert identity(Extended(schedule="cosine")) == {"steps": 3, "schedule": "cosine"}
+
+
+# Of the first release that had a ledger; a setting that is added must not touch it.
+FIRST = {
+    "alpha": 16, "batch_size": 8, "caption_dropout": 0.1, "guidance": None, "initial": True,
+    "learning_rate": 1e-05, "max_gradient_norm": 1.0, "method": "lora", "metrics": ["clip_fid"],
+    "precision": "fp32", "rank": 16, "resolution_px": 512, "samples": 10000, "sampling_steps": None,
+    "seed": 0, "steps": 10000, "weight_decay": 0.01,
+}  # fmt: skip
+
+
+def test_the_default_question_is_what_it_was() -> None:
+    assert RunConfig().asked() == FIRST
+    # What is said of a default asks nothing else.
+    assert RunConfig(quantisation="none").asked() == FIRST
+    changed = {"quantisation": "int8", "optimiser": "adamw8bit"}
+    for name, value in changed.items():
+        config = RunConfig(**{name: value})
+        assert config.asked() == {**FIRST, name: value}
+        assert RunConfig.from_asked(json.loads(json.dumps(config.asked()))) == config
+        assert getattr(config.fine_tuning(Execution()), name) == value
+    assert RunConfig(quantisation="int8").sampling(Execution()).quantisation == "int8"
+    with pytest.raises(IngestError, match="--method lora"):
+        RunConfig(quantisation="nf4", method="full")
 
 
 @pytest.mark.parametrize("change", [{"weight_decay": 0.5}, {"caption_dropout": None}])

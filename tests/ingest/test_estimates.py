@@ -27,6 +27,7 @@ MODELS = {"m": Model("m", {"family": "sd", "tflop": 100.0}), "n": Model("n", {"f
 
 def run(model: str = "m", status: str = "DONE", **changes: Any) -> Run:
     properties = {"training_seconds": 60.0, "seconds_per_image": 3.0} if status == "DONE" else {}
+    properties |= changes.pop("properties", {})
     progress, pace = changes.pop("progress", None), changes.pop("pace", None)
     return Run(
         id="0" * 16,
@@ -74,6 +75,28 @@ def test_another_model_s_runs_tell_the_machine_s_speed() -> None:
     # Half as much to compute.
     assert estimate.seconds == pytest.approx(60 / 2 + 2 * 30 / 2)
     assert estimate.basis == "runs of other models"
+
+
+def test_a_gpu_is_never_judged_by_runs_on_a_cpu() -> None:
+    # As the small zoo's are recorded, and one of a run on a GPU, a hundred times as fast.
+    fast = {"device": "NVIDIA H200", "training_seconds": 0.6, "seconds_per_image": 0.03}
+    runs, assumed = [run(), run("n", properties={"device": "cpu"})], "50 TFLOP/s assumed"
+    assert Estimator(runs, MODELS, gpu=True).whole("m", CONFIG).basis == assumed
+    assert Estimator(runs, MODELS, gpu=False).whole("m", CONFIG).seconds == 120
+    both = [*runs, run(properties=fast)]
+    assert Estimator(both, MODELS, gpu=True).whole("m", CONFIG).seconds == pytest.approx(1.2)
+    assert Estimator(both, MODELS, gpu=False).whole("m", CONFIG).seconds == 120
+    assert Estimator(both, MODELS).whole("m", CONFIG).seconds == pytest.approx((120 + 1.2) / 2)
+    timed = {"t": Model("t", {"throughput": 2.0, "throughput_device": "A processor, 2 threads"})}
+    assert Estimator([], timed, gpu=False).stage("sampling after", "t", CONFIG).seconds == pytest.approx(5)
+    assert Estimator([], timed, gpu=True).stage("sampling after", "t", CONFIG).seconds is None
+
+
+def test_runs_of_other_models_count_first_in_the_same_precision() -> None:
+    quick = run(precision="bf16", properties={"training_seconds": 6.0})
+    estimator = Estimator([run(), quick], MODELS)
+    assert estimator.stage(TRAINING, "n", CONFIG).seconds == pytest.approx(30)
+    assert estimator.stage(TRAINING, "n", {**CONFIG, "precision": "bf16"}).seconds == pytest.approx(3)
 
 
 def test_without_any_run_the_work_is_estimated() -> None:

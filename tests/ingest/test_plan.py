@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,9 +13,11 @@ import pytest
 from matchgraph.graphdb.models import Dataset
 from matchgraph.graphdb.repository import MatchingGraph
 from matchgraph.ingest.errors import BadInput, ExtractorMismatch, NothingToDo, SourceChanged
-from matchgraph.ingest.runs.config import Selection
+from matchgraph.ingest.runs import memory
+from matchgraph.ingest.runs.config import Execution, RunConfig, Selection
+from matchgraph.ingest.runs.memory import quantised_to_fit
 from matchgraph.ingest.runs.plan import make_plan
-from tests.ingest.stub import CONFIG, elsewhere, plan
+from tests.ingest.stub import CONFIG, EXTRACTOR, elsewhere, plan
 
 
 def test_all_models_and_datasets_with_a_folder_grouped_by_model(zoo: MatchingGraph) -> None:
@@ -77,3 +80,43 @@ def test_missing_captions_and_few_samples_are_named_before_the_work(zoo: Matchin
     notes = make_plan(zoo, CONFIG, {"clip": few}, Selection()).notes
     assert notes[0] == f"{dataset.id}: no image has a caption, so training and sampling use the empty prompt."
     assert "clip_fid is measured on 4 generated images, and features of 4 dimensions need more" in notes[1]
+
+
+@pytest.mark.parametrize(
+    ("fitting", "asked", "found"),
+    [
+        (["none", "int8", "nf4"], None, "none"),
+        (["int8", "nf4"], None, "int8"),
+        (["nf4"], None, "nf4"),
+        ([], None, None),
+        (["nf4"], "none", "none"),
+        (["none"], "int8", "int8"),
+    ],
+)
+def test_weights_are_quantised_only_where_nothing_exact_fits(
+    monkeypatch: pytest.MonkeyPatch, fitting: list[str], asked: str | None, found: str | None
+) -> None:
+    def plan_of(_: Path, config: RunConfig, *__: Any, **___: Any) -> Any:
+        return SimpleNamespace(too_large=[] if config.kept_in in fitting else ["training"])
+
+    monkeypatch.setattr(memory, "plan_of", plan_of)
+    config = replace(CONFIG, quantisation=asked)
+    assert quantised_to_fit(Path(), config, Execution(gpu_memory=8)).quantisation == found
+    # Of a device whose memory nobody knows, nothing is decided, nor where all weights are trained.
+    assert quantised_to_fit(Path(), config, Execution("cpu")) == config
+    whole = replace(CONFIG, method="full")
+    assert quantised_to_fit(Path(), whole, Execution(gpu_memory=8)) == whole
+
+
+def test_a_model_that_is_quantised_to_fit_is_named_and_asks_another_question(zoo: MatchingGraph) -> None:
+    def fitted(folder: Path, config: RunConfig) -> RunConfig:
+        return replace(config, quantisation="nf4") if folder.name == "kolors" else config
+
+    made = make_plan(zoo, CONFIG, {"clip": EXTRACTOR}, Selection(), fitted=fitted)
+    kept = {request.model: request.config.get("quantisation") for request in made.requests.values()}
+    assert kept == {"kolors": "nf4", "sd-1.5": None}
+    (note,) = made.notes
+    assert note.startswith("kolors fits the GPU's memory only with its denoiser's weights in nf4, ")
+    assert {run for run, request in made.requests.items() if request.model == "sd-1.5"} < set(
+        plan(zoo).requests
+    )

@@ -91,6 +91,7 @@ def test_published_models_are_priced_from_their_configurations(name, tmp_path):
     # Two forwards for each step, in one call or in two.
     guided = 2 if family(name).classifier_free else 1
     assert profile.calls * profile.rows == 2 * guided
+    assert profile.rows == (1 if family(name).guided_apart else guided)
     assert all(profile.parts[part] > 0 for part in ("text", "denoising", "decoding"))
 
 

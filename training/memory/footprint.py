@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from matchgraph.training.config import PRECISIONS
+from matchgraph.training.config import EXACT, PRECISIONS
 from matchgraph.training.errors import BadPipeline, CannotProfile, first_line
 from matchgraph.training.memory.blocks import TracedBlocks, standing_in
 from matchgraph.training.memory.tracing import TRACED_ROWS, Hull, Tracer, as_on_a_gpu
@@ -21,26 +21,23 @@ from matchgraph.training.pipelines.families import family_of
 from matchgraph.training.pipelines.loading import quiet_libraries, read_model_index
 from matchgraph.training.pipelines.meta import MetaBuilder
 from matchgraph.training.pipelines.placement import blocks_of
+from matchgraph.training.pipelines.quantisation import quantise
 
 if TYPE_CHECKING:
     import torch
 
-# Parameter, gradient and the two moments of AdamW, each float32.
-BYTES_PER_TRAINED = 16
-BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
-
 
 @dataclass(frozen=True)
 class Part:
-    """A component's weights.
+    """A component's weights, in bytes.
 
     Args:
-        values: all of them.
+        whole: all of them.
         in_blocks: those in its repeated blocks, which can wait in the computer's memory for their turn.
         largest_block: those of the largest block.
     """
 
-    values: int
+    whole: int
     in_blocks: int
     largest_block: int
 
@@ -51,8 +48,8 @@ class Footprint:
 
     Args:
         resolution_px: side of the images.
-        precision: of the weights.
         denoiser: name of the denoiser's component.
+        frozen: whether the denoiser's own weights are, which can then be moved.
         parts: weights of each component.
         trained: values that are trained.
         text: by prompts encoded together.
@@ -60,14 +57,14 @@ class Footprint:
         training: forward and backward pass, by images in it.
         checkpointed: the same with gradient checkpointing; None where the denoiser has none.
         sampling: one forward pass, by rows in it.
-        guided_rows: rows for each image drawn.
+        guided_rows: rows of a pass for each image drawn.
         decode: of the VAE, by images decoded together.
         decode_tile: the same for one tile of each image.
     """
 
     resolution_px: int
-    precision: str
     denoiser: str
+    frozen: bool
     parts: Mapping[str, Part]
     trained: int
     text: Hull
@@ -81,22 +78,12 @@ class Footprint:
 
     def weights(self, name: str) -> int:
         """Bytes of a component's weights."""
-        return self.parts[name].values * self._bytes(name)
+        return self.parts[name].whole
 
     def waiting(self, name: str) -> int:
         """Bytes of a component's weights that need not be on the GPU all at once."""
         part = self.parts[name]
-        return (part.in_blocks - part.largest_block) * self._bytes(name)
-
-    def _bytes(self, name: str) -> int:
-        # In half precision many VAEs overflow, so theirs is float32 while they are used.
-        return 4 if name == "vae" and self.precision == "fp16" else BYTES[self.precision]
-
-    @property
-    def optimiser(self) -> int:
-        """Bytes of gradients and optimiser, and of an adapter's weights."""
-        # All weights of a denoiser are in the passes as they are; its float32 copies come on top.
-        return self.trained * BYTES_PER_TRAINED
+        return part.in_blocks - part.largest_block
 
     @property
     def encoders(self) -> list[str]:
@@ -111,6 +98,7 @@ def footprint(
     resolution_px: int,
     method: str = "lora",
     rank: int = 16,
+    quantisation: str = EXACT,
 ) -> Footprint:
     """Trace the stages of a model.
 
@@ -120,6 +108,7 @@ def footprint(
         resolution_px: side of the images.
         method: `lora` or `full`.
         rank: of the adapter.
+        quantisation: of the denoiser's weights, one of `QUANTISATIONS`.
 
     Raises:
         BadPipeline: the folder is not a pipeline, or a config in it is missing or cannot be read.
@@ -132,7 +121,8 @@ def footprint(
     try:
         with warnings.catch_warnings(), quiet_libraries():
             warnings.simplefilter("ignore")
-            return _Tracing(root, index, precision, resolution_px, method, rank).footprint()
+            tracing = _Tracing(root, index, precision, resolution_px, method, rank, quantisation)
+            return tracing.footprint()
     except (BadPipeline, MemoryError):
         raise
     except Exception as error:
@@ -150,7 +140,14 @@ def _tile_px(pipe: Any) -> int | None:
 
 class _Tracing:
     def __init__(
-        self, folder: Path, index: Mapping[str, Any], precision: str, side: int, method: str, rank: int
+        self,
+        folder: Path,
+        index: Mapping[str, Any],
+        precision: str,
+        side: int,
+        method: str,
+        rank: int,
+        quantisation: str,
     ) -> None:
         import torch
 
@@ -162,10 +159,12 @@ class _Tracing:
         self._denoiser: Any = self._family.denoiser(self._pipe)
         for name, module in self._networks().items():
             # The module's own method: diffusers' warns of components that it would rather load otherwise.
+            # In half precision many VAEs overflow, so theirs is float32 while they are used.
             torch.nn.Module.to(
                 module, torch.float32 if name == "vae" and precision == "fp16" else self._dtype
             )
             module.requires_grad_(False)
+        quantise(self._denoiser, quantisation)
 
     def footprint(self) -> Footprint:
         pipe, family = self._pipe, self._family
@@ -178,8 +177,8 @@ class _Tracing:
         training, checkpointed, trained = self._training(conditioning)
         return Footprint(
             resolution_px=self._side,
-            precision=self._precision,
             denoiser=family.denoiser_attribute,
+            frozen=self._method != "full",
             parts=parts,
             trained=trained,
             text=text,
@@ -187,7 +186,7 @@ class _Tracing:
             training=training,
             checkpointed=checkpointed,
             sampling=sampling,
-            guided_rows=2 if family.classifier_free else 1,
+            guided_rows=2 if family.classifier_free and not family.guided_apart else 1,
             decode=decode,
             decode_tile=decode if tile is None or tile >= self._side else self._decode(tile),
         )
@@ -302,10 +301,7 @@ class _Tracing:
             self._denoiser.float().requires_grad_(True)
             return sum(parameter.numel() for parameter in self._denoiser.parameters())
         layers = [module for name, module in self._denoiser.named_modules() if self._is_target(name)]
-        return sum(
-            self._rank * (layer.weight.numel() // layer.weight.shape[0] + layer.weight.shape[0])
-            for layer in layers
-        )
+        return sum(self._rank * sum(_inputs_and_outputs(layer)) for layer in layers)
 
     def _is_target(self, name: str) -> bool:
         return any(name == target or name.endswith(f".{target}") for target in self._family.lora_targets)
@@ -327,11 +323,18 @@ class _Tracing:
 
 
 def _part(module: torch.nn.Module) -> Part:
-    def values(of: torch.nn.Module) -> int:
-        return sum(value.numel() for value in of.state_dict().values())
+    def size(of: torch.nn.Module) -> int:
+        return sum(value.numel() * value.element_size() for value in of.state_dict().values())
 
-    blocks = [values(block) for block in blocks_of(module)]
-    return Part(values(module), sum(blocks), max(blocks, default=0))
+    blocks = [size(block) for block in blocks_of(module)]
+    return Part(size(module), sum(blocks), max(blocks, default=0))
+
+
+def _inputs_and_outputs(layer: Any) -> tuple[int, int]:
+    """Of a linear layer, or of a convolution with its kernel's places."""
+    if hasattr(layer, "in_features"):
+        return layer.in_features, layer.out_features
+    return layer.weight.numel() // layer.weight.shape[0], layer.weight.shape[0]
 
 
 def _unmasked(forward: Any) -> Any:

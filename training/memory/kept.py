@@ -7,11 +7,12 @@ import os
 from pathlib import Path
 from typing import Any
 
+from matchgraph.training.config import EXACT
 from matchgraph.training.files import file_hash
 from matchgraph.training.memory.footprint import Footprint, footprint
 
 # Raised where the same configs would be traced otherwise.
-VERSION = 2
+VERSION = 3
 PACKAGES = ("torch", "diffusers", "transformers", "peft")
 
 
@@ -23,6 +24,7 @@ def kept_footprint(
     resolution_px: int,
     method: str,
     rank: int,
+    quantisation: str = EXACT,
 ) -> Footprint:
     """A model's footprint, from the cache where it was traced before.
 
@@ -33,6 +35,7 @@ def kept_footprint(
         resolution_px: side of the images.
         method: `lora` or `full`.
         rank: of the adapter.
+        quantisation: of the denoiser's weights.
 
     Raises:
         BadPipeline: see `footprint`.
@@ -41,7 +44,13 @@ def kept_footprint(
     """
     from joblib import Memory
 
-    options = {"precision": precision, "resolution_px": resolution_px, "method": method, "rank": rank}
+    options = {
+        "precision": precision,
+        "resolution_px": resolution_px,
+        "method": method,
+        "rank": rank,
+        "quantisation": quantisation,
+    }
     root = Path(folder)
     configs = sorted([*root.glob("*.json"), *root.glob("*/*config.json")])
     key = {

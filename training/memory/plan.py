@@ -21,6 +21,9 @@ LOSS_SHARE = 0.08
 SCORING_BYTES = GIB
 # Images of a batch that are held between decoding and scoring: float32 with three channels, twice.
 BYTES_PER_PIXEL = 2 * 3 * 4
+# Of each trained value: itself, its gradient and the two moments of AdamW, in float32 or in 8 bits. All
+# weights of a denoiser are in the passes as they are; their float32 copies come on top.
+BYTES_PER_TRAINED = {"adamw": 16, "adamw8bit": 10}
 # A plan that proved too large is followed by one that takes this much less.
 SMALLER = 0.85
 
@@ -37,6 +40,7 @@ class Work:
         prompt_batch: prompts encoded at a time.
         image_batch: images encoded at a time.
         instrument_bytes: weights of the extractors, which stay on the GPU.
+        optimiser: one of `training.config.OPTIMISERS`.
         micro_batch: images in a forward pass of training; None to choose.
         gradient_checkpointing: None to choose, as for all that follow.
         placement: fields of `Placement` that are decided.
@@ -47,6 +51,7 @@ class Work:
     prompt_batch: int
     image_batch: int
     instrument_bytes: int = 0
+    optimiser: str = "adamw"
     micro_batch: int | None = None
     gradient_checkpointing: bool | None = None
     placement: Mapping[str, bool] = field(default_factory=dict)
@@ -228,7 +233,7 @@ def _training_ways(footprint: Footprint, work: Work) -> Iterator[dict[str, Any]]
     """
     can_save = footprint.checkpointed is not None
     # What is trained stays on the GPU.
-    can_move = can_save and footprint.trained < footprint.parts[footprint.denoiser].values
+    can_move = can_save and footprint.frozen
     offloads = _options(work.placement.get("training_offload"), (False, True) if can_move else (False,))
     savings = _options(work.gradient_checkpointing, (False, True) if can_save else (False,))
     for offload in offloads:
@@ -300,7 +305,8 @@ def stage_bytes(plan: MemoryPlan, stage: str) -> int:
         passes = footprint.checkpointed if plan.gradient_checkpointing else footprint.training
         # All but the denoiser always waits.
         base = footprint.weights(denoiser) - (footprint.waiting(denoiser) if placed.training_offload else 0)
-        own = base + footprint.optimiser + (passes or footprint.training).at(plan.micro_batch)
+        trained = footprint.trained * BYTES_PER_TRAINED[work.optimiser]
+        own = base + trained + (passes or footprint.training).at(plan.micro_batch)
     elif stage == "sampling":
         rows = plan.sampling_batch * footprint.guided_rows
         own = weights([denoiser, "vae"]) + footprint.sampling.at(rows)

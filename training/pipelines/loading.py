@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from matchgraph.training.config import PRECISIONS
+from matchgraph.training.config import EXACT, PRECISIONS
 from matchgraph.training.errors import (
     BadPipeline,
     InvalidConfig,
@@ -24,6 +24,7 @@ from matchgraph.training.errors import (
 from matchgraph.training.files import folders_hash
 from matchgraph.training.pipelines.families import family_of
 from matchgraph.training.pipelines.placement import Placement, arrange
+from matchgraph.training.pipelines.quantisation import quantise
 from matchgraph.training.pipelines.weight_files import check_weight_files, weight_variant
 
 if TYPE_CHECKING:
@@ -213,6 +214,7 @@ class LoadedPipeline:
     """
 
     placement = Placement()
+    quantisation = EXACT
 
     def __init__(
         self,
@@ -221,6 +223,7 @@ class LoadedPipeline:
         device: str = "auto",
         precision: str = "fp32",
         placement: Placement | None = None,
+        quantisation: str = EXACT,
     ) -> None:
         """Load the pipeline.
 
@@ -229,9 +232,11 @@ class LoadedPipeline:
             device: `auto` or a torch device name.
             precision: a key of `PRECISIONS`, of all weights.
             placement: where its parts are while they are not needed; all on the device by default.
+            quantisation: one of `QUANTISATIONS`, of the denoiser's weights.
 
         Raises:
-            InvalidConfig: unknown precision or device.
+            InvalidConfig: unknown precision or device, or one that cannot quantise.
+            MissingLibrary: quantisation needs one.
             BadPipeline: see `load_pipeline`.
         """
         import torch
@@ -242,12 +247,16 @@ class LoadedPipeline:
         self.precision = precision
         self.device = choose_device(device)
         self.placement = placement or Placement()
+        self.quantisation = quantisation
+        # Quantised before it is on the GPU, the denoiser never takes more there.
+        later = self.placement.moves or quantisation != EXACT
         with memory_of("loading"):
             self.pipe, self.family = load_pipeline(
-                folder,
-                device="cpu" if self.placement.moves else device,
-                dtype=getattr(torch, PRECISIONS[precision]),
+                folder, device="cpu" if later else device, dtype=getattr(torch, PRECISIONS[precision])
             )
+            quantise(self.family.denoiser(self.pipe), quantisation, self.device)
+            if later and not self.placement.moves:
+                self.pipe.to(self.device)
         arrange(self.pipe, self.placement, self.device)
 
     def weights_hash(self) -> str:
@@ -285,7 +294,7 @@ class LoadedPipeline:
 
 @contextmanager
 def opened(
-    model: str | os.PathLike[str] | LoadedPipeline, *, device: str, precision: str
+    model: str | os.PathLike[str] | LoadedPipeline, *, device: str, precision: str, quantisation: str = EXACT
 ) -> Iterator[LoadedPipeline]:
     """Use a loaded pipeline as it stands, or load one from its folder for the time being.
 
@@ -293,18 +302,20 @@ def opened(
         model: the one or the other.
         device: where a folder is loaded to; a loaded pipeline stays where it is.
         precision: a key of `PRECISIONS`.
+        quantisation: one of `QUANTISATIONS`.
 
     Raises:
-        InvalidConfig: a loaded pipeline has another precision.
+        InvalidConfig: a loaded pipeline has another precision or quantisation.
     """
     if isinstance(model, LoadedPipeline):
-        if model.precision != precision:
-            raise InvalidConfig(
-                f"The pipeline is loaded in {model.precision}, the configuration asks for {precision}."
-            )
+        for is_loaded, asked in ((model.precision, precision), (model.quantisation, quantisation)):
+            if is_loaded != asked:
+                raise InvalidConfig(
+                    f"The pipeline is loaded in {is_loaded}, the configuration asks for {asked}."
+                )
         yield model
         return
-    with LoadedPipeline(model, device=device, precision=precision) as loaded:
+    with LoadedPipeline(model, device=device, precision=precision, quantisation=quantisation) as loaded:
         yield loaded
 
 

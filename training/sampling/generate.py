@@ -170,7 +170,9 @@ def stream_batches(
     if len(named) != config.n:
         raise InvalidConfig(f"{config.n} images need as many numbers, got {len(named)}.")
     with (
-        opened(model, device=config.device, precision=config.precision) as loaded,
+        opened(
+            model, device=config.device, precision=config.precision, quantisation=config.quantisation
+        ) as loaded,
         drawing_with(loaded.pipe, drawing.sampler),
         caching(loaded.pipe, drawing.cache_interval),
         followed(loaded.pipe.scheduler, whole=follow) as trajectory,

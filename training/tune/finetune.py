@@ -107,7 +107,9 @@ def fine_tune(
             those of `resume_from` included, which would only lead there again.
     """
     out = Path(out_dir)
-    with opened(model, device=config.device, precision=config.precision) as loaded:
+    with opened(
+        model, device=config.device, precision=config.precision, quantisation=config.quantisation
+    ) as loaded:
         began, memory = time.perf_counter(), PeakMemory(loaded.device)
         images = list_captioned_images(dataset_folder) if images is None else images
         identity = {}

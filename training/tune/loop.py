@@ -12,6 +12,7 @@ from matchgraph.training.pipelines.encoding import EncodedDataset
 from matchgraph.training.pipelines.loading import LoadedPipeline
 from matchgraph.training.seeds import seeded_generator
 from matchgraph.training.tune.methods import Method
+from matchgraph.training.tune.optimisers import from_tensors, make_optimiser, state_tensors
 
 if TYPE_CHECKING:
     import torch
@@ -93,8 +94,11 @@ class Training:
         self._loaded, self._dataset, self._config = loaded, dataset, config
         self._device = loaded.device
         self._denoiser: Any = denoiser or loaded.family.denoiser(loaded.pipe)
-        self._optimiser = torch.optim.AdamW(
-            self.parameters.values(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
+        self._optimiser = make_optimiser(
+            getattr(config, "optimiser", "adamw"),
+            self.parameters.values(),
+            learning_rate=config.learning_rate,
+            weight_decay=config.weight_decay,
         )
         # Overflow in float16 gradients is found and undone by scaling the loss; bfloat16 has float32's range.
         self._scaler = torch.amp.GradScaler(self._device.type, enabled=config.precision == "fp16")
@@ -181,7 +185,7 @@ class Training:
         """The state's tensors by name; its numbers are `position`, `skipped_steps` and `scaler`."""
         found = {f"parameter/{name}": parameter.detach() for name, parameter in self.parameters.items()}
         for name, parameter in self.parameters.items():
-            for key, value in self._optimiser.state.get(parameter, {}).items():
+            for key, value in state_tensors(self._optimiser.state.get(parameter, {})).items():
                 found[f"optimiser/{name}/{key}"] = value
         return found | {
             "generator/order": self._order.epoch_state(),
@@ -225,7 +229,8 @@ class Training:
         for name, parameter in self.parameters.items():
             parameter.data.copy_(tensors[f"parameter/{name}"])
         groups = self._optimiser.state_dict()["param_groups"]
-        self._optimiser.load_state_dict({"state": kept, "param_groups": groups})
+        states = {number: from_tensors(tensors) for number, tensors in kept.items()}
+        self._optimiser.load_state_dict({"state": states, "param_groups": groups})
         self._order.restore(tensors["generator/order"], position)
         self._dropout.set_state(tensors["generator/dropout"])
         self._noise.set_state(tensors["generator/noise"])

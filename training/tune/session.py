@@ -161,10 +161,15 @@ def identity_of(loaded: LoadedPipeline, data: str, config: Any) -> dict[str, Any
         data: hash of what is trained on.
         config: with `to_dict`; all of it counts but how it is carried out.
     """
-    carrying_out = {
-        name for name, one in settings_of(FineTuneConfig).items() if one.about.identity == "never"
+    # As JSON has it.
+    known = settings_of(FineTuneConfig)
+    whole = {
+        name: value
+        for name, value in config.to_dict().items()
+        if name not in known
+        or known[name].about.identity == "always"
+        or (known[name].about.identity == "changed" and value != known[name].default)
     }
-    whole = {name: value for name, value in config.to_dict().items() if name not in carrying_out}
     whole["batch_size"] *= whole.pop("gradient_accumulation")
     return whole | {"model": loaded.weights_hash(), "dataset": data}
 

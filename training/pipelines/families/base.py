@@ -39,6 +39,7 @@ class Family(ABC):
         default_guidance: guidance scale, likewise.
         classifier_free: guidance takes a second, unconditional forward in each step. Where it was distilled
             into the denoiser the scale is an input of the one forward.
+        guided_apart: the pipeline makes that second forward a call of its own, not more rows of the first.
         flow_matching: the denoiser predicts the velocity of a straight line from image to noise.
         density: of a flow's noise levels in training, see `objectives.draw_sigmas`.
         counts_from_noise: the level drawn in training is the share of the image instead of the noise.
@@ -59,6 +60,7 @@ class Family(ABC):
     default_steps: ClassVar[int]
     default_guidance: ClassVar[float]
     classifier_free: ClassVar[bool] = True
+    guided_apart: ClassVar[bool] = False
     flow_matching: ClassVar[bool] = False
     density: ClassVar[Density] = "uniform"
     counts_from_noise: ClassVar[bool] = False

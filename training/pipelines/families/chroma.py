@@ -36,6 +36,7 @@ class Chroma(Packed):
     lora_targets = ATTENTION_AND_FEED_FORWARD
     default_steps = 35
     default_guidance = 5.0
+    guided_apart = True
     flow_matching = True
     density = "logit_normal"
 

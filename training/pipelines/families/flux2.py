@@ -42,6 +42,7 @@ class Flux2Klein(Family):
     )
     default_steps = 50
     default_guidance = 4.0
+    guided_apart = True
     flow_matching = True
 
     def prepare(self, pipe: Any) -> None:

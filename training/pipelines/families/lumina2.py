@@ -36,6 +36,7 @@ class Lumina2(Family):
     lora_targets = ("to_k", "to_q", "to_v", "to_out.0")
     default_steps = 30
     default_guidance = 4.0
+    guided_apart = True
     flow_matching = True
     counts_from_noise = True
 

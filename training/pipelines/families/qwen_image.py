@@ -34,6 +34,7 @@ class QwenImage(Packed):
     lora_targets = ("to_k", "to_q", "to_v", "to_out.0")
     default_steps = 50
     default_guidance = 4.0
+    guided_apart = True
     guidance_argument = "true_cfg_scale"
     negative_prompt = " "
     flow_matching = True

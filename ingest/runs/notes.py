@@ -1,0 +1,46 @@
+"""What a user should know of a plan before its work begins, one sentence each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from matchgraph.graphdb.models import Dataset
+from matchgraph.ingest.runs.config import RunConfig
+from matchgraph.training.config import EXACT
+from matchgraph.training.measure.scoring import parse_metric
+from matchgraph.words import some
+
+if TYPE_CHECKING:
+    from matchgraph.training.measure.extractors import Extractor
+
+
+def without_captions(datasets: Sequence[Dataset]) -> list[str]:
+    """Say which datasets have nothing to learn a prompt from."""
+    without = [dataset.id for dataset in datasets if dataset.properties.get("captioned") == 0]
+    if not without:
+        return []
+    return [f"{some(without)}: no image has a caption, so training and sampling use the empty prompt."]
+
+
+def few_samples(config: RunConfig, extractors: Mapping[str, Extractor]) -> list[str]:
+    """Say which Frechet distances are of too few generated images for a covariance of full rank."""
+    notes = []
+    for measure in map(parse_metric, config.metrics):
+        dimension = extractors[measure.extractor].dimension if measure.extractor in extractors else 0
+        if measure.distance == "fid" and config.samples <= dimension:
+            notes.append(
+                f"{measure.metric} is measured on {config.samples} generated images, and features of "
+                f"{dimension} dimensions need more than {dimension}: values are unreliable. Raise --samples."
+            )
+    return notes
+
+
+def quantised(config: RunConfig, configs: Mapping[str, RunConfig]) -> list[str]:
+    """Say which models are quantised although nobody asked for it."""
+    return [
+        f"{model} fits the GPU's memory only with its denoiser's weights in {own.quantisation}, which "
+        "changes its results a little. Give --quantisation none to run it with exact weights or not at all."
+        for model, own in configs.items()
+        if config.quantisation is None and own.kept_in != EXACT
+    ]
