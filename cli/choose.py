@@ -14,6 +14,7 @@ import click
 from matchgraph.cli.options import (
     caption_column_option,
     device_option,
+    gpu_memory_option,
     json_option,
     opened_graph,
     out_option,
@@ -55,6 +56,7 @@ from matchgraph.cli.route import budget_option, router_store
 @out_option("Folder for the images of the last level.")
 @seed_option("the noise and the bootstrap")
 @device_option
+@gpu_memory_option
 @json_option
 def choose(
     images: Path,

@@ -18,6 +18,7 @@ from matchgraph.cli.options import (
     caption_column_option,
     configuration,
     device_option,
+    gpu_memory_option,
     json_option,
     opened_graph,
     out_option,
@@ -37,7 +38,9 @@ if TYPE_CHECKING:
     from matchgraph.progress import Progress
 
 student_argument = click.argument("student", metavar="STUDENT")
-oracle_options = with_options([probe_option(required=True), aesthetic_option, reward_option, device_option])
+oracle_options = with_options(
+    [probe_option(required=True), aesthetic_option, reward_option, device_option, gpu_memory_option]
+)
 
 
 corrections_options = settings_options(
@@ -60,10 +63,11 @@ def with_oracle(command: Callable[..., Any]) -> Callable[..., Any]:
         aesthetic_weights: Path | None,
         reward_weights: Path | None,
         device: str,
+        gpu_memory: float | None,
         **options: Any,
     ) -> Any:
         weights = {"aesthetic": aesthetic_weights, "image_reward": reward_weights}
-        return command(*arguments, oracle=Oracle(probe, weights, device), **options)
+        return command(*arguments, oracle=Oracle(probe, weights, device, gpu_memory), **options)
 
     return called
 

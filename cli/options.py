@@ -68,6 +68,13 @@ device_option = click.option(
     show_default=True,
     help="auto (a GPU if there is one) or a torch device, such as cuda:1.",
 )
+gpu_memory_option = click.option(
+    "--gpu-memory",
+    type=FiniteRange(0, min_open=True),
+    metavar="GIB",
+    help="GPU memory to stay within; by default what is free. Fewer images are drawn at a time, and parts of "
+    "a model wait in the computer's memory, as needed.",
+)
 skip_bad_option = click.option(
     "--skip-bad", is_flag=True, help="Skip bad rows, folders and images, list them, and write the rest."
 )

@@ -18,6 +18,7 @@ from matchgraph.cli.options import (
     FiniteRange,
     aesthetic_option,
     device_option,
+    gpu_memory_option,
     json_option,
     opened_graph,
     out_option,
@@ -271,6 +272,7 @@ def variants(as_json: bool, **options: Any) -> None:
 )
 @seed_option("the noise")
 @device_option
+@gpu_memory_option
 def score(
     probe: str,
     metrics: tuple[str, ...],
@@ -417,6 +419,7 @@ def curve(probe: str | None, metrics: tuple[str, ...], out: Path, folds: int, se
 @out_option("Folder for the images.", required=True)
 @seed_option("the noise")
 @device_option
+@gpu_memory_option
 def generate(prompts: tuple[str, ...], metric: str, probe: str, out: Path, **options: Any) -> None:
     """Draw each prompt with the candidate it is routed to."""
     from matchgraph.routing.workflow import generate as generate_images

@@ -257,7 +257,7 @@ class _Bench:
     ) -> Batch:
         from matchgraph.training.config import SampleConfig
         from matchgraph.training.pipelines.rollback import Start
-        from matchgraph.training.sampling.generate import start_with, stream_batches
+        from matchgraph.training.sampling.generate import joined, start_with, stream_batches
 
         grid = self._grid
         texts = [self._texts[place] for place in places]
@@ -267,8 +267,8 @@ class _Bench:
             model: LoadedPipeline, how: Drawing, start: Start | None = None, *, follow: bool = False
         ) -> Batch:
             config = SampleConfig(len(texts), how, grid.seed, len(texts), model.precision)
-            [drawn] = stream_batches(model, None, texts, config, numbers=numbers, start=start, follow=follow)
-            return drawn
+            drawn = stream_batches(model, None, texts, config, numbers=numbers, start=start, follow=follow)
+            return joined(list(drawn))
 
         start = None
         if rollback is not None:

@@ -15,7 +15,7 @@ from matchgraph.collaboration.errors import InvalidPlan, NotCalibrated, NoTrials
 from matchgraph.collaboration.evaluation import Study
 from matchgraph.collaboration.evaluation import evaluate as evaluate_trials
 from matchgraph.collaboration.plan import Correction, Plan
-from matchgraph.collaboration.trials import Grid, Trials, measure
+from matchgraph.collaboration.trials import BATCH, Grid, Trials, measure
 from matchgraph.collaboration.tuning import Choice, best_for, choices, frontier
 from matchgraph.drawing import Drawing
 from matchgraph.graphdb.distillation import Calibration, DistillationGraph, Distilled, Tuned
@@ -44,11 +44,13 @@ class Oracle:
         probe: the CLIP, see `training.measure.extractors.load_clip`.
         weights: of metrics that need them, see `training.measure.scorers.load_scorers`.
         device: `auto` or a torch device name; of the pipelines too.
+        gpu_memory: GiB of the GPU for the pipelines to stay within; by default what is free.
     """
 
     probe: str
     weights: Mapping[str, Path | None] | None = None
     device: str = "auto"
+    gpu_memory: float | None = None
 
     def scorers(self, *metrics: str) -> list[Scorer]:
         """The scorers of some metrics."""
@@ -183,21 +185,27 @@ class Evaluation:
 
 @contextmanager
 def loaded_pair(
-    runner: Runner, student: str, *, teacher: str | None = None, device: str = "auto"
+    runner: Runner,
+    student: str,
+    *,
+    oracle: Oracle,
+    teacher: str | None = None,
+    drawing: Drawing | None = None,
 ) -> Iterator[Pair]:
     """Load the pipelines of a student and of its teacher.
 
     Args:
         runner: the connection.
         student: its id.
+        oracle: says where.
         teacher: its id; by default the one that the graph has.
-        device: `auto` or a torch device name.
+        drawing: how the student draws; by default as it was calibrated.
 
     Raises:
         NotCalibrated: the student has no teacher in the graph.
         InvalidPlan: one of the two has no pipeline folder.
     """
-    from matchgraph.training.pipelines.loading import LoadedPipeline
+    from matchgraph.training.memory.drawing import opened_to_draw
 
     known = DistillationGraph(runner).load(student)
     folders = MatchingGraph(runner).model_folders()
@@ -211,9 +219,19 @@ def loaded_pair(
     for model in (known.student, known.teacher):
         if model not in folders:
             raise InvalidPlan(f"There is no pipeline folder of {model!r}: ingest one.")
+    if drawing is None and known.calibration is not None:
+        drawing = known.calibration.drawing
+    options: dict[str, Any] = {
+        "device": oracle.device,
+        "gpu_memory": oracle.gpu_memory,
+        "resolution_px": (drawing or Drawing()).resolution_px,
+        "batch_size": BATCH,
+        # Both stay loaded.
+        "share": 0.5,
+    }
     with (
-        LoadedPipeline(folders[known.student], device=device) as one,
-        LoadedPipeline(folders[known.teacher], device=device) as other,
+        opened_to_draw(folders[known.student], **options) as one,
+        opened_to_draw(folders[known.teacher], **options) as other,
     ):
         yield Pair(known, one, other)
 
@@ -262,7 +280,7 @@ def calibrate(
         CollaborationError, TrainingError: something about the pair, the prompts or the metric.
     """
     [scorer] = oracle.scorers(metric)
-    with loaded_pair(runner, student, teacher=teacher, device=oracle.device) as pair:
+    with loaded_pair(runner, student, oracle=oracle, teacher=teacher, drawing=drawing) as pair:
         found = calibrate_student(
             pair.student,
             scorer,
@@ -310,7 +328,7 @@ def tune(
     """
     from matchgraph.training.files import write_json
 
-    with loaded_pair(runner, student, device=oracle.device) as pair:
+    with loaded_pair(runner, student, oracle=oracle) as pair:
         grid = corrections.grid((pair.calibration.drawing,), samples, seed)
         prompts = prompts_of(runner, "validation", prompts_file)
         trials = measure_pair(pair, prompts, grid, oracle, home, on_progress)
@@ -387,7 +405,7 @@ def generate(
     if (controlnet is None) != (control_image is None):
         raise InvalidPlan("A ControlNet and a control image must be given together.")
     with ExitStack() as inside:
-        pair = inside.enter_context(loaded_pair(runner, student, device=oracle.device))
+        pair = inside.enter_context(loaded_pair(runner, student, oracle=oracle))
         if controlnet is not None:
             for loaded in (pair.student, pair.teacher):
                 inside.enter_context(controlled(loaded, controlnet))
@@ -470,7 +488,7 @@ def evaluate(
     from matchgraph.training.images import list_captioned_images, load_rgb
     from matchgraph.training.measure.extractors import load_clip
 
-    with loaded_pair(runner, student, device=oracle.device) as pair:
+    with loaded_pair(runner, student, oracle=oracle) as pair:
         calibration = pair.calibration
         asked = [
             prompts_of(runner, "validation", tune_prompts_file),

@@ -12,13 +12,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from matchgraph.collaboration.calibration import check_calibrated
 from matchgraph.collaboration.collaborate import Collaboration
 from matchgraph.collaboration.plan import Correction, Plan
+from matchgraph.drawing import Drawing
 from matchgraph.errors import Error
 from matchgraph.graphdb.distillation import DistillationGraph
 from matchgraph.graphdb.prompts import PromptGraph, check_prompt, prompt_id
@@ -122,6 +123,7 @@ def choose(
     out: Path | None = None,
     seed: int = 0,
     device: str = "auto",
+    gpu_memory: float | None = None,
     on_progress: Progress = no_progress,
     on_failure: Callable[[str, str], None] = lambda *_: None,
 ) -> list[Level]:
@@ -140,6 +142,7 @@ def choose(
         out: folder for the images of the last level.
         seed: of the noise and the bootstrap.
         device: `auto` or a torch device name.
+        gpu_memory: GiB of the GPU for the pipelines to stay within; by default what is free.
         on_progress: called with a level and how many are drawn.
         on_failure: called with a prompt and what failed about its image, which is then the student's.
 
@@ -175,7 +178,8 @@ def choose(
         budget_tflop,
         metric,
     )
-    drawer = PromptDrawer(MatchingGraph(runner).model_folders(), scorer, prompts, seed, device, on_failure)
+    folders = MatchingGraph(runner).model_folders()
+    drawer = PromptDrawer(folders, scorer, prompts, seed, device, gpu_memory, on_failure)
     extractor = load_clip(probe, device=device)
     real = extractor.statistics(load_rgb(image.path) for image in list_captioned_images(images))
     levels: list[Level] = []
@@ -351,6 +355,7 @@ class PromptDrawer:
         prompts: n of them; noise follows from seed and prompt, so it is the same for every level.
         seed: of the noise.
         device: `auto` or a torch device name.
+        gpu_memory: GiB of the GPU to stay within; None for what is free.
         on_failure: called with a prompt and what failed.
     """
 
@@ -361,10 +366,12 @@ class PromptDrawer:
         prompts: Sequence[str],
         seed: int,
         device: str,
+        gpu_memory: float | None,
         on_failure: Callable[[str, str], None],
     ) -> None:
         self._folders, self._scorer, self._prompts = folders, scorer, prompts
         self._seed, self._device, self._on_failure = seed, device, on_failure
+        self._gpu_memory = gpu_memory
         self._numbers = [f"{prompt_id(prompt)}-0" for prompt in prompts]
 
     def draw(self, candidates: Sequence[Candidate]) -> list[DrawnImage]:
@@ -380,20 +387,21 @@ class PromptDrawer:
 
     def _alone(self, candidate: Candidate, rows: Sequence[int]) -> dict[int, DrawnImage]:
         from matchgraph.training.config import SampleConfig
-        from matchgraph.training.pipelines.loading import opened
+        from matchgraph.training.memory.drawing import opened_to_draw
         from matchgraph.training.sampling.generate import stream_images
 
         variant = candidate.variant
         config = SampleConfig(len(rows), variant.require_drawing(), self._seed, BATCH)
         texts, numbers = self._of(rows)
-        with opened(self._folders[variant.model], device=self._device, precision="fp32") as loaded:
+        options = self._options(variant.require_drawing())
+        with opened_to_draw(self._folders[variant.model], **options) as loaded:
             images = stream_images(loaded, candidate.adapter, texts, config, numbers=numbers)
             return {
                 row: DrawnImage(image, variant.cost, False) for row, image in zip(rows, images, strict=True)
             }
 
     def _together(self, distilled: Distilled, rows: Sequence[int]) -> dict[int, DrawnImage]:
-        from matchgraph.training.pipelines.loading import LoadedPipeline
+        from matchgraph.training.memory.drawing import opened_to_draw
 
         calibration, tuned = distilled.calibration, distilled.tuned
         assert calibration is not None
@@ -402,9 +410,11 @@ class PromptDrawer:
         check_calibrated(calibration, self._scorer, plan.student)
         texts, numbers = self._of(rows)
         found = {}
+        # Both stay loaded.
+        options = self._options(calibration.drawing) | {"share": 0.5}
         with (
-            LoadedPipeline(self._folders[distilled.student], device=self._device) as student,
-            LoadedPipeline(self._folders[distilled.teacher], device=self._device) as teacher,
+            opened_to_draw(self._folders[distilled.student], **options) as student,
+            opened_to_draw(self._folders[distilled.teacher], **options) as teacher,
         ):
             threshold = calibration.threshold(tuned.k)
             both = Collaboration(student, teacher, self._scorer, threshold, plan)
@@ -414,6 +424,15 @@ class PromptDrawer:
                 by_teacher = outcome.decision in ("refined", "regenerated")
                 found[rows[outcome.place]] = DrawnImage(outcome.image, outcome.tflop, by_teacher)
         return found
+
+    def _options(self, drawing: Drawing) -> dict[str, Any]:
+        """How a pipeline is opened."""
+        return {
+            "device": self._device,
+            "gpu_memory": self._gpu_memory,
+            "resolution_px": drawing.resolution_px,
+            "batch_size": BATCH,
+        }
 
     def _of(self, rows: Sequence[int]) -> tuple[list[str], list[str]]:
         """Prompts and numbers of some images."""

@@ -45,6 +45,7 @@ def draw(
     *,
     seed: int = 0,
     device: str = "auto",
+    gpu_memory: float | None = None,
 ) -> Iterator[Drawn]:
     """Draw prompts, each model's together, so that each is loaded once.
 
@@ -57,15 +58,18 @@ def draw(
         seed: of the noise; with the prompt it decides the image, so a prompt's image does not depend on those
             beside it.
         device: `auto` or a torch device name.
+        gpu_memory: GiB of the GPU to stay within; by default what is free.
 
     Raises:
         InvalidValue: a candidate is not drawn by a pipeline of the graph.
+        InsufficientMemory: a model does not fit the GPU.
+        OutOfMemory: it should, and did not.
 
     Yields:
         What was drawn, as soon as it is there; by model, not in the order of the prompts.
     """
     from matchgraph.training.config import SampleConfig
-    from matchgraph.training.pipelines.loading import opened
+    from matchgraph.training.memory.drawing import opened_to_draw
     from matchgraph.training.sampling.generate import stream_images
 
     by_id = {variant.id: variant for variant in variants}
@@ -74,8 +78,15 @@ def draw(
         variant.require_drawing("ask that service itself")
     out.mkdir(parents=True, exist_ok=True)
     for model in dict.fromkeys(variant.model for variant in chosen):
-        with opened(folders[model], device=device, precision="fp32") as loaded:
-            for variant in dict.fromkeys(variant for variant in chosen if variant.model == model):
+        own_variants = dict.fromkeys(variant for variant in chosen if variant.model == model)
+        with opened_to_draw(
+            folders[model],
+            device=device,
+            resolution_px=max(variant.require_drawing().resolution_px for variant in own_variants),
+            batch_size=BATCH,
+            gpu_memory=gpu_memory,
+        ) as loaded:
+            for variant in own_variants:
                 rows = [row for row, own in enumerate(chosen) if own == variant]
                 texts = [prompts[row] for row in rows]
                 config = SampleConfig(len(texts), variant.require_drawing(), seed, BATCH)

@@ -35,6 +35,7 @@ def score_variants(
     seed: int = 0,
     variants: Sequence[Variant] | None = None,
     device: str = "auto",
+    gpu_memory: float | None = None,
     on_progress: Progress = lambda *_: None,
 ) -> int:
     """Score every prompt of the graph with every variant, as far as it is not scored yet.
@@ -50,6 +51,7 @@ def score_variants(
         seed: of the noise.
         variants: which; all by default.
         device: `auto` or a torch device name.
+        gpu_memory: GiB of the GPU to stay within; by default what is free.
         on_progress: called after each batch.
 
     Returns:
@@ -59,7 +61,7 @@ def score_variants(
         CATImage, section 3.2 (the mean over S images stands for the expectation) and 5.2 (S = 4).
     """
     from matchgraph.training.config import SampleConfig
-    from matchgraph.training.pipelines.loading import opened
+    from matchgraph.training.memory.drawing import opened_to_draw
     from matchgraph.training.sampling.generate import stream_images
 
     prompts = graph.prompts()
@@ -70,7 +72,13 @@ def score_variants(
         lacking = {variant.id: _lacking(graph, variant, prompts, scorers, samples) for variant in own}
         if not any(lacking.values()):
             continue
-        with opened(folders[model], device=device, precision="fp32") as loaded:
+        with opened_to_draw(
+            folders[model],
+            device=device,
+            resolution_px=max(variant.require_drawing().resolution_px for variant in own),
+            batch_size=BATCH,
+            gpu_memory=gpu_memory,
+        ) as loaded:
             for variant in own:
                 wanted = lacking[variant.id]
                 together = max(1, BATCH // samples)

@@ -292,6 +292,7 @@ def score(
     samples: int = SAMPLES,
     seed: int = 0,
     device: str = "auto",
+    gpu_memory: float | None = None,
     on_progress: Progress = no_progress,
 ) -> int:
     """Draw and score images for all prompts; see `routing.scoring.score_variants`.
@@ -303,6 +304,7 @@ def score(
         samples: images for each prompt.
         seed: of the noise.
         device: `auto` or a torch device name.
+        gpu_memory: GiB of the GPU to stay within; by default what is free.
         on_progress: called with a candidate, its scored prompts and all prompts.
 
     Returns:
@@ -330,6 +332,7 @@ def score(
             if (variant.id in variants if variants else variant.drawing is not None)
         ],
         device=device,
+        gpu_memory=gpu_memory,
         on_progress=on_progress,
     )
 
@@ -464,6 +467,7 @@ def generate(
     lam: float | None = None,
     seed: int = 0,
     device: str = "auto",
+    gpu_memory: float | None = None,
 ) -> Iterator[Drawn]:
     """Draw each prompt with the candidate it is routed to; see `routing.generate.draw`.
 
@@ -477,13 +481,16 @@ def generate(
         lam: quality that a unit of cost is worth; the router's own by default.
         seed: of the noise.
         device: `auto` or a torch device name.
+        gpu_memory: GiB of the GPU to stay within; by default what is free.
 
     Yields:
         Each image as soon as it is written.
     """
     decisions = decide(runner, store, prompts, metric, probe, lam=lam)
     variants, folders = PromptGraph(runner).variants(), MatchingGraph(runner).model_folders()
-    yield from draw(prompts, decisions, variants, folders, out, seed=seed, device=device)
+    yield from draw(
+        prompts, decisions, variants, folders, out, seed=seed, device=device, gpu_memory=gpu_memory
+    )
 
 
 def evaluate(

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 from PIL import Image
 
-OPENED = "matchgraph.training.pipelines.loading.opened"
+OPENED = "matchgraph.training.memory.drawing.opened_to_draw"
 STREAM_IMAGES = "matchgraph.training.sampling.generate.stream_images"
 
 
 class Pipelines:
-    """Stands for `opened` and `stream_images`, and records how they were called.
+    """Stands for `opened_to_draw` and `stream_images`, and records how they were called.
 
     Args:
         monkeypatch: puts it in their place.

@@ -27,6 +27,8 @@ BYTES_PER_TRAINED = {"adamw": 16, "adamw8bit": 10}
 # A plan that proved too large is followed by one that takes this much less.
 SMALLER = 0.85
 
+# More than any GPU has.
+EVERYTHING = 2**62
 STAGES = ("loading", "encoding images", "encoding text", "training", "sampling", "decoding", "scoring")
 
 
@@ -85,13 +87,16 @@ class MemoryPlan:
 
     @property
     def heaviest(self) -> str:
-        """The stage that takes most."""
-        return max(self.peaks, key=lambda stage: self.peaks[stage])
+        """The stage that takes most, of those that the run comes to."""
+        counted = [stage for stage in STAGES if self.aims[stage] < EVERYTHING] or STAGES
+        return max(counted, key=lambda stage: self.peaks[stage])
 
     @property
     def too_large(self) -> list[str]:
         """Stages that do not fit, however they are carried out."""
-        return [stage for stage in STAGES if self.peaks[stage] > self.budget]
+        return [
+            stage for stage in STAGES if self.peaks[stage] > self.budget and self.aims[stage] < EVERYTHING
+        ]
 
     def smaller(self, stage: str | None = None) -> MemoryPlan | None:
         """The next plan after this one proved too large.
@@ -142,18 +147,22 @@ class MemoryPlan:
         }
 
 
-def plan_memory(footprint: Footprint, budget_bytes: int, work: Work) -> MemoryPlan:
+def plan_memory(
+    footprint: Footprint, budget_bytes: int, work: Work, *, stages: Sequence[str] = STAGES
+) -> MemoryPlan:
     """Choose, for each stage, the fastest way that fits.
 
     Args:
         footprint: of the model.
         budget_bytes: memory of the GPU.
         work: what the run asks of it.
+        stages: those that it comes to.
 
     Returns:
         The plan; where nothing fits, the smallest, with `too_large` saying so.
     """
-    return _fitted(footprint, work, budget_bytes, dict.fromkeys(STAGES, budget_bytes))
+    aims = {stage: budget_bytes if stage in stages else EVERYTHING for stage in STAGES}
+    return _fitted(footprint, work, budget_bytes, aims)
 
 
 def _fitted(footprint: Footprint, work: Work, budget: int, aims: Mapping[str, int]) -> MemoryPlan:

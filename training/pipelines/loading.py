@@ -215,6 +215,8 @@ class LoadedPipeline:
 
     placement = Placement()
     quantisation = EXACT
+    # The most images that are drawn at a time, where a plan of the memory says so.
+    drawn_together: int | None = None
 
     def __init__(
         self,

@@ -128,6 +128,18 @@ class Batch:
     curvature: torch.Tensor | None = None
 
 
+def joined(batches: Sequence[Batch]) -> Batch:
+    """Several batches as one, as where fewer were drawn together than asked for."""
+    import torch
+
+    ways = [batch.curvature for batch in batches if batch.curvature is not None]
+    return Batch(
+        [image for batch in batches for image in batch.images],
+        torch.cat([batch.latents for batch in batches]),
+        torch.cat(ways) if ways else None,
+    )
+
+
 def stream_batches(
     model: str | os.PathLike[str] | LoadedPipeline,
     adapter: str | os.PathLike[str] | None,
@@ -190,7 +202,7 @@ def stream_batches(
             negative = encoded.pick([""], loaded.device)
             family.denoiser(pipe).eval()
             draw = partial(_draw, loaded, config, named, encoded, negative, wanted, start)
-            first, size = 0, config.batch_size
+            first, size = 0, min(config.batch_size, loaded.drawn_together or config.batch_size)
             with placed(loaded, "denoiser", "vae"), _sliced(pipe, loaded.device, config):
                 while first < config.n:
                     places = range(first, min(first + size, config.n))

@@ -1,0 +1,67 @@
+"""Pipelines that only draw are planned as runs are, and a lack of memory is one line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from matchgraph.drawing import Drawing
+from matchgraph.training.config import SampleConfig
+from matchgraph.training.errors import InsufficientMemory, OutOfMemory
+from matchgraph.training.memory.drawing import drawing_plan, opened_to_draw
+from matchgraph.training.memory.plan import GIB, STAGES
+from matchgraph.training.sampling.generate import joined, sample_images, stream_batches
+
+ZOO = Path(__file__).parents[2] / "zoo"
+CONFIG = SampleConfig(n=4, drawing=Drawing(1, resolution_px=32), batch_size=4, device="cpu")
+TINY = {"device": "cpu", "resolution_px": 32, "batch_size": 4}
+
+
+def test_what_only_draws_is_planned_without_training():
+    options = {"held_bytes": 2 * GIB, "resolution_px": 1024, "batch_size": 32}
+    plan = drawing_plan(ZOO / "sd-1.5", budget_bytes=10 * GIB, **options)
+    assert not plan.too_large
+    counted = [stage for stage in STAGES if not stage.startswith(("training", "encoding images"))]
+    assert max(plan.peaks[stage] for stage in counted) <= 10 * GIB
+    # Neither 32 images at a time nor a VAE that decodes them together would fit.
+    assert plan.sampling_batch < 32
+    assert plan.placement.vae_slicing or plan.placement.vae_tiling
+    assert drawing_plan(ZOO / "sd-1.5", budget_bytes=GIB // 2, **options).too_large
+
+
+def test_fewer_images_at_a_time_are_the_same_images(tiny_folder):
+    with opened_to_draw(tiny_folder("sd"), **TINY) as loaded:
+        assert loaded.drawn_together is None
+        wanted = [np.asarray(image) for image in sample_images(loaded, None, ["a cat"], CONFIG)]
+    with opened_to_draw(tiny_folder("sd"), gpu_memory=500, **TINY) as loaded:
+        assert loaded.drawn_together == 4
+        loaded.drawn_together = 3
+        batches = list(stream_batches(loaded, None, ["a cat"], CONFIG, follow=True))
+    assert [len(batch.images) for batch in batches] == [3, 1]
+    whole = joined(batches)
+    assert whole.latents.shape[0] == len(whole.curvature) == 4
+    for one, other in zip(whole.images, wanted, strict=True):
+        np.testing.assert_allclose(np.asarray(one).astype(int), other.astype(int), atol=1)
+
+
+def test_a_lack_of_memory_is_one_line_that_names_the_flags(tiny_folder, monkeypatch):
+    with pytest.raises(InsufficientMemory, match=r"needs about \d\.\d GiB for .*, and there are 0\.0\."):
+        opened_to_draw(tiny_folder("sd"), gpu_memory=1e-3, **TINY).__enter__()
+
+    def fail(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    def draw() -> None:
+        folder = tiny_folder("sd")
+        # As a teacher beside its student.
+        with opened_to_draw(folder, **TINY), opened_to_draw(folder, **TINY) as loaded:
+            monkeypatch.setattr(loaded.family, "sample", fail)
+            sample_images(loaded, None, ["a cat"], CONFIG)
+
+    with pytest.raises(OutOfMemory, match=r"^Out of memory in sampling: .*--gpu-memory") as raised:
+        draw()
+    assert str(raised.value).count("--gpu-memory") == 1
+    assert "\n" not in str(raised.value)

@@ -1,0 +1,121 @@
+"""Pipelines that only draw, loaded by a plan of the GPU's memory as those of fine-tuning runs are."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from matchgraph.training.errors import CannotProfile, InsufficientMemory, OutOfMemory
+from matchgraph.training.memory.footprint import footprint
+from matchgraph.training.memory.plan import EVERYTHING, GIB, MemoryPlan, Work, plan_memory
+from matchgraph.training.pipelines.encoding import PROMPT_BATCH, images_together
+from matchgraph.training.pipelines.loading import LoadedPipeline, choose_device
+
+if TYPE_CHECKING:
+    import torch
+
+# All that a pipeline comes to that is not trained.
+STAGES = ("loading", "encoding text", "sampling", "decoding", "scoring")
+WHAT_HELPS = (
+    "Give --gpu-memory with less than the GPU has, so that more of the model waits in the computer's memory, "
+    "a smaller --resolution, or use a GPU with more memory"
+)
+
+
+def free_memory(device: torch.device) -> tuple[int, int]:
+    """Bytes of a GPU that this process has or may take, and what of it is taken by its tensors already."""
+    import torch
+
+    free, _ = torch.cuda.mem_get_info(device)
+    return free + torch.cuda.memory_reserved(device), torch.cuda.memory_allocated(device)
+
+
+def drawing_plan(
+    folder: str | os.PathLike[str],
+    *,
+    budget_bytes: int,
+    held_bytes: int,
+    resolution_px: int,
+    batch_size: int,
+    precision: str = "fp32",
+) -> MemoryPlan | None:
+    """How a model draws within a GPU's memory.
+
+    Args:
+        folder: the model's.
+        budget_bytes: what of the memory it may take.
+        held_bytes: what of that is taken already, by what scores its images.
+        resolution_px: side of the images.
+        batch_size: the most images to draw at a time.
+        precision: of the weights.
+
+    Returns:
+        None where the model's configs say too little.
+    """
+    try:
+        found = footprint(folder, precision=precision, resolution_px=resolution_px)
+    except CannotProfile:
+        return None
+    work = Work(
+        batch_size=1,
+        sampling_batch=batch_size,
+        prompt_batch=PROMPT_BATCH,
+        image_batch=images_together(resolution_px),
+        instrument_bytes=held_bytes,
+    )
+    return plan_memory(found, budget_bytes, work, stages=STAGES)
+
+
+@contextmanager
+def opened_to_draw(
+    folder: str | os.PathLike[str],
+    *,
+    device: str,
+    resolution_px: int,
+    batch_size: int,
+    gpu_memory: float | None = None,
+    share: float = 1.0,
+) -> Iterator[LoadedPipeline]:
+    """Load a pipeline that only draws, in float32, so that it fits the GPU; freed after.
+
+    Args:
+        folder: the model's.
+        device: `auto` or a torch device name.
+        resolution_px: side of the images.
+        batch_size: the most images to draw at a time.
+        gpu_memory: GiB of the GPU to stay within; by default what is free.
+        share: of that, where several pipelines draw in turn.
+
+    Raises:
+        InsufficientMemory: it does not fit, however it is drawn with.
+        OutOfMemory: it should, and did not.
+        BadPipeline: see `training.pipelines.loading.LoadedPipeline`.
+    """
+    chosen = choose_device(device)
+    plan = None
+    if chosen.type == "cuda" or gpu_memory is not None:
+        free, held = free_memory(chosen) if chosen.type == "cuda" else (EVERYTHING, 0)
+        budget = free if gpu_memory is None else min(free, int(gpu_memory * GIB))
+        plan = drawing_plan(
+            folder,
+            budget_bytes=int(budget * share),
+            held_bytes=held,
+            resolution_px=resolution_px,
+            batch_size=batch_size,
+        )
+    if plan is not None and plan.too_large:
+        raise InsufficientMemory(
+            f"{os.path.basename(folder)} needs about {plan.peaks[plan.heaviest] / GIB:.1f} GiB for "
+            f"{plan.heaviest}, and there are {plan.budget / GIB:.1f}. Use a smaller --resolution, or a GPU "
+            "with more memory."
+        )
+    try:
+        with LoadedPipeline(folder, device=device, placement=plan and plan.placement) as loaded:
+            loaded.drawn_together = plan and plan.sampling_batch
+            yield loaded
+    except OutOfMemory as error:
+        # Of two pipelines the outer one hears of it as well.
+        told = str(error) if WHAT_HELPS in str(error) else f"{error}. {WHAT_HELPS}."
+        raise OutOfMemory(error.stage, told) from None
