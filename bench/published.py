@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from matchgraph.graphdb.models import Model
-from matchgraph.ingest.runs.config import RunConfig
-from matchgraph.ingest.runs.memory import Execution, plan_of
+from matchgraph.ingest.runs.config import Execution, RunConfig
+from matchgraph.ingest.runs.memory import plan_of
 from matchgraph.ingest.tables.facts import profile_facts
 from matchgraph.ingest.tables.published import CARDS_GIB, TABLE
 from matchgraph.training.memory.plan import GIB
@@ -74,6 +74,8 @@ def write(configured: dict[str, Any], folder: Path) -> Path:
 def computed(folder: Path) -> dict[str, Any]:
     """Parameters and operations, and the memory plans of a run with the default settings in bfloat16."""
     facts, _ = profile_facts(Model("model", {"source": str(folder)}), {})
+    if (side := made_for(folder)) is not None:
+        facts["resolution_px"] = side
     config = RunConfig(precision="bf16")
     for card in CARDS_GIB:
         plan = plan_of(folder, config, Execution(), card * GIB, kept=folder.parent / "kept")
@@ -85,6 +87,15 @@ def computed(folder: Path) -> dict[str, Any]:
             words = "fits" + "".join(f"; {choice}" for choice in plan.choices())
         facts[f"memory_{card}_gib"] = words
     return facts
+
+
+def made_for(folder: Path) -> int | None:
+    """Side of the images that a denoiser was made for, where its configuration says so."""
+    (denoiser,) = (path for name in ("unet", "transformer") for path in folder.glob(f"{name}/config.json"))
+    vae = json.loads((folder / "vae" / "config.json").read_text())
+    levels = vae.get("block_out_channels") or vae.get("encoder_block_out_channels")
+    size = json.loads(denoiser.read_text()).get("sample_size")
+    return size * 2 ** (len(levels) - 1) if size and levels else None
 
 
 if __name__ == "__main__":

@@ -74,7 +74,7 @@ def show_start(start: StartingPoint) -> None:
     table = new_table("What is published of the models")
     table.add_column("published rank", justify="right")
     table.add_column("model", overflow="fold")
-    for name in ("parameters", "TFLOP", "pixels"):
+    for name in ("parameters", "TFLOP", "fits", "pixels"):
         table.add_column(name, justify="right", overflow="fold")
     for name in ("released", "license"):
         table.add_column(name, overflow="fold")
@@ -84,6 +84,7 @@ def show_start(start: StartingPoint) -> None:
             model.model,
             "" if model.params is None else f"{model.params / 1e9:.2f} G",
             "" if model.tflop is None else f"{model.tflop:.4g}",
+            "" if model.fits_gib is None else f"{model.fits_gib} GiB",
             str(model.resolution_px or ""),
             model.released or "",
             model.license or "",

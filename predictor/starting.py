@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from html import escape
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
 # As `ingest published` writes them.
 RANK, RANK_SOURCE = "published_rank", "published_rank_source"
 FACTS = ("license", "released", "resolution_px")
+PLAN = re.compile(r"published_memory_(\d+)_gib")
+FITS = "fits"
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,7 @@ class StartingModel:
         license: of its weights.
         released: a year, month or day.
         resolution_px: side of the images it was made for.
+        fits_gib: memory of the smallest card that a run with the default settings was planned for and fits.
     """
 
     model: str
@@ -38,6 +42,7 @@ class StartingModel:
     license: str | None
     released: str | None
     resolution_px: int | None
+    fits_gib: int | None
 
 
 @dataclass(frozen=True)
@@ -97,6 +102,13 @@ def starting_point(models: Sequence[Model]) -> StartingPoint | None:
 
 def _row(name: str, properties: Mapping[str, Any]) -> StartingModel:
     published = {fact: properties.get(f"published_{fact}") for fact in FACTS}
+    plans = {int(found[1]): plan for key, plan in properties.items() if (found := PLAN.fullmatch(key))}
+    fitting = [card for card, plan in plans.items() if str(plan).startswith(FITS)]
     return StartingModel(
-        name, properties.get(RANK), properties.get("params"), properties.get("tflop"), **published
+        name,
+        properties.get(RANK),
+        properties.get("params"),
+        properties.get("tflop"),
+        **published,
+        fits_gib=min(fitting, default=None),
     )

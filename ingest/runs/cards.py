@@ -135,7 +135,7 @@ def loading_code(record: Mapping[str, Any]) -> str:
         "num_inference_steps": asked["sampling_steps"],
         own.guidance_argument: asked["guidance"],
         "negative_prompt": own.negative_prompt,
-        "max_sequence_length": _shorter_prompts(pipeline, folder),
+        "max_sequence_length": _shorter_prompts(pipeline, folder, own.prompt_limit(folder)),
         **own.call_options,
     }
     prompts = record["with"].get("prompts") or [""]
@@ -171,14 +171,15 @@ def _absent_components(folder: Path) -> list[str]:
     return [name for name, value in index.items() if isinstance(value, list) and not any(value)]
 
 
-def _shorter_prompts(pipeline: type, folder: Path) -> int | None:
+def _shorter_prompts(pipeline: type, folder: Path, limit: float) -> int | None:
     """The length of prompts, where the pipeline's call would fill them up to more than its encoder takes."""
     usual = inspect.signature(pipeline.__call__).parameters.get("max_sequence_length")
-    tokenizers = sorted(folder.glob("tokenizer*/tokenizer_config.json"))
-    if usual is None or not tokenizers:
+    if usual is None:
         return None
-    limit = json.loads(tokenizers[-1].read_text(encoding="utf-8")).get("model_max_length", math.inf)
-    return limit if limit < usual.default else None
+    if tokenizers := sorted(folder.glob("tokenizer*/tokenizer_config.json")):
+        said = json.loads(tokenizers[-1].read_text(encoding="utf-8")).get("model_max_length", math.inf)
+        limit = min(limit, said)
+    return int(limit) if limit < usual.default else None
 
 
 def literal(value: Any) -> str:

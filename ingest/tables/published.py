@@ -115,7 +115,8 @@ def _properties(table: Mapping[str, Any], entry: Mapping[str, Any]) -> dict[str,
         properties[f"{PREFIX}rank"] = entry["rank"]
         properties[f"{PREFIX}rank_source"] = sources[RANKING]
     for fact, value in entry.get("computed", {}).items():
-        properties[fact if is_measured(fact) else PREFIX + fact] = value
+        # What the publisher states counts.
+        properties.setdefault(fact if is_measured(fact) else PREFIX + fact, value)
     if "computed" in entry:
         properties[f"{PREFIX}computed_from"] = entry["computed_from"]
     return properties

@@ -108,3 +108,21 @@ def test_the_code_draws_what_the_run_drew(
     exec(code[1].replace("image = pipe(", "image = pipe(generator=generator, "), names)
     difference = [abs(a - b) for a, b in zip(expected.tobytes(), names["image"].tobytes(), strict=True)]
     assert max(difference) <= 1
+
+
+@pytest.mark.parametrize(("guidance_embeds", "said"), [(True, False), (False, True)])
+def test_the_code_shows_schnell_as_many_tokens_as_the_run_did(
+    tmp_path: Path, guidance_embeds: bool, said: bool
+) -> None:
+    for part, config in (
+        ("transformer/config", {"guidance_embeds": guidance_embeds}),
+        ("tokenizer_2/tokenizer_config", {"model_max_length": 512}),
+    ):
+        file = tmp_path / "model" / f"{part}.json"
+        file.parent.mkdir(parents=True)
+        file.write_text(json.dumps(config))
+    made = record()
+    made["asked"]["model_folder"] = str(tmp_path / "model")
+    made["with"]["used"]["family"] = "flux"
+    card = write_model_card(tmp_path, made).read_text(encoding="utf-8")
+    assert ("max_sequence_length=256" in card) == said

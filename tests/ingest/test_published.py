@@ -107,6 +107,9 @@ def test_an_empty_graph_starts_from_published_ranks_and_says_so(graph: MatchingG
     assert "not a prediction" in start.notes[0]
     assert "section 5.1" in start.notes[1]
     assert start.to_frame().loc[1, "license"] == "CreativeML Open RAIL++-M"
+    sizes = {model.model: (model.fits_gib, model.resolution_px) for model in start.models}
+    assert sizes[SDXL] == (12, 1024)
+    assert sizes["black-forest-labs/FLUX.2-dev"] == (24, None)
     # None of it is an input of predictions.
     assert not [name for name in model_features(graph.models()).attributes if name.startswith("published")]
     graph.save_datasets([Dataset("cats", {})])

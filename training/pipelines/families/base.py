@@ -14,6 +14,8 @@ from matchgraph.training.pipelines.families.objectives import Density, diffuse, 
 from matchgraph.training.pipelines.rollback import noised, rolled_back
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import torch
     from PIL import Image
 
@@ -95,6 +97,10 @@ class Family(ABC):
     @abstractmethod
     def token_limits(self, pipe: Any) -> list[tuple[Any, int]]:
         """The tokenizers in use, each with the number of tokens (with specials) its text encoder is shown."""
+
+    def prompt_limit(self, folder: Path) -> float:  # noqa: ARG002
+        """Tokens of a prompt that the model in a folder is shown at most, where no tokenizer says so."""
+        return math.inf
 
     def shown_prompts(self, pipe: Any, prompts: Sequence[str]) -> list[str]:  # noqa: ARG002
         """The prompts as the pipeline hands them to its tokenizers."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +11,8 @@ from matchgraph.training.pipelines.families.base import Conditioning, number_shi
 from matchgraph.training.pipelines.families.packed import Packed, pack, positions, unpack
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import torch
 
 # The pipeline's own default, and the most that it takes.
@@ -55,6 +59,14 @@ class Flux(Packed):
             # Read by all that sets or prices the length of prompts; no file of the model says it.
             tokenizer = pipe.tokenizer_2
             tokenizer.model_max_length = min(tokenizer.model_max_length, MAX_T5_TOKENS_WITHOUT_GUIDANCE)
+
+    def prompt_limit(self, folder: Path) -> float:
+        """See `Family.prompt_limit`."""
+        try:
+            config = json.loads((folder / "transformer" / "config.json").read_text(encoding="utf-8"))
+        except OSError:  # the folder is on another machine
+            return math.inf
+        return math.inf if config.get("guidance_embeds") else MAX_T5_TOKENS_WITHOUT_GUIDANCE
 
     def _t5_tokens(self, pipe: Any) -> int:
         return min(MAX_T5_TOKENS, pipe.tokenizer_2.model_max_length)
