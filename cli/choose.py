@@ -11,6 +11,7 @@ from typing import Any
 
 import click
 
+from matchgraph.cli.display import show_work
 from matchgraph.cli.options import (
     caption_column_option,
     device_option,
@@ -28,22 +29,29 @@ from matchgraph.cli.route import budget_option, router_store
 @click.command()
 @click.option(
     "--images",
-    required=True,
     type=click.Path(exists=True, file_okay=False, path_type=Path),
-    help="Folder of images to choose the model for.",
+    help="Folder of images: to be near to, with --metric nearness; else only to measure the distance to.",
 )
 @caption_column_option
 @prompts_option("Prompts to draw, one per line.", required=True)
 @budget_option("Average cost of an image.", required=True)
 @probe_option(required=True)
-@click.option("--metric", default="clip_score", show_default=True, help="Quality metric of a fitted router.")
+@click.option(
+    "--metric",
+    default="clip_score",
+    show_default=True,
+    help="The measure that all levels serve: nearness to the images, or another metric of a fitted router.",
+)
+@click.option(
+    "--compare", is_flag=True, help="Also draw by fewer levels, and report the gain of each: six drawings."
+)
 @click.option(
     "--models",
     "count",
     type=click.IntRange(1),
     default=1,
     show_default=True,
-    help="Number of best models for the images to choose from.",
+    help="Number of best models to choose from.",
 )
 @click.option(
     "--adapter",
@@ -59,7 +67,7 @@ from matchgraph.cli.route import budget_option, router_store
 @gpu_memory_option
 @json_option
 def choose(
-    images: Path,
+    images: Path | None,
     caption_column: str | None,
     prompts_file: Path,
     budget_tflop: float,
@@ -69,36 +77,43 @@ def choose(
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Choose model, candidate and teacher for images and prompts, draw, and report the gain of each level.
+    """Choose model, candidate and teacher for prompts, by one measure, and draw.
 
-    Needs a graph with results, scored prompts, a fitted router and, for the last level, tuned students. A
-    model is chosen for its predicted quality after fine-tuning: fine-tune it (`matchgraph ingest run`) and
-    pass its adapter with --adapter. The router uses the scores of the model without the adapter.
+    Needs a graph with scored prompts, a router fitted for the measure and, for the last level, students tuned
+    by it. For nearness, the model is the one predicted to be best for the images after fine-tuning, from the
+    graph's results: fine-tune it (`matchgraph ingest run`) and pass its adapter with --adapter; the router
+    uses the scores of the model without it. For another measure, it is the one that is best by it.
     """
     from matchgraph.levels import choose as choose_levels
     from matchgraph.levels import models_for
     from matchgraph.progress import progress_bar
     from matchgraph.training.images import DatasetFolder
 
-    folder = DatasetFolder(images, caption_column)
+    folder = None if images is None else DatasetFolder(images, caption_column)
+    if metric == "nearness" and folder is None:
+        raise click.UsageError("--metric nearness needs --images.")
 
     def show_failure(prompt: str, failure: str) -> None:
         click.echo(f"{prompt!r}: {failure}", err=True)
 
     with opened_graph() as (graph, runner):
-        with progress_bar() as progress:
-            models, notes = models_for(graph, folder, probe, count, on_progress=progress)
+        wanted: Sequence[str] | int = count
+        notes: Sequence[str] = ()
+        if metric == "nearness" and folder is not None:
+            with progress_bar() as progress:
+                wanted, notes = models_for(graph, folder, probe, count, on_progress=progress)
         for note in notes:
             click.echo(f"Note: {note}", err=True)
-        levels = choose_levels(
+        models, levels = choose_levels(
             runner,
             router_store(),
             folder,
             prompts_file,
-            models,
+            wanted,
             budget_tflop,
             probe,
             metric=metric,
+            on_work=show_work,
             on_failure=show_failure,
             **options,
         )
@@ -109,13 +124,16 @@ def choose(
             )
         )
         return
-    click.echo(f"For {images}: {', '.join(models)}.")
+    click.echo(f"Models: {', '.join(models)}.")
     for level in levels:
-        value, low, high = level.over_one_choice
+        gain = ""
+        if level.over_one_choice is not None:
+            value, low, high = level.over_one_choice
+            gain = f", {value:+.4f} [{low:+.4f}, {high:+.4f}] over one choice"
+        away = "" if level.distance is None else f" distance to the images {level.distance:.2f},"
         click.echo(
-            f"{level.name}: {metric} {level.quality:.4f} ({level.expected_quality:.4f} expected, "
-            f"{value:+.4f} [{low:+.4f}, {high:+.4f}] over one choice) for {level.tflop:.4g} TFLOP "
-            f"({level.expected_tflop:.4g} expected), distance to the images {level.distance:.2f}, "
+            f"{level.name}: {metric} {level.quality:.4f} ({level.expected_quality:.4f} expected{gain}) for "
+            f"{level.tflop:.4g} TFLOP ({level.expected_tflop:.4g} expected),{away} "
             f"{100 * level.by_teacher:.0f} % by a teacher; {most(level.candidates)}."
         )
 

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
+from matchgraph.cli.cascade import scores
 from matchgraph.cli.control import control_image
+from matchgraph.cli.display import show_work
 from matchgraph.cli.distill import distill, student
 from matchgraph.cli.groups import SuggestingGroup
 from matchgraph.cli.options import (
@@ -20,6 +22,7 @@ from matchgraph.cli.options import (
     device_option,
     gpu_memory_option,
     json_option,
+    near_option,
     opened_graph,
     out_option,
     probe_option,
@@ -39,7 +42,14 @@ if TYPE_CHECKING:
 
 student_argument = click.argument("student", metavar="STUDENT")
 oracle_options = with_options(
-    [probe_option(required=True), aesthetic_option, reward_option, device_option, gpu_memory_option]
+    [
+        probe_option(required=True),
+        aesthetic_option,
+        reward_option,
+        near_option,
+        device_option,
+        gpu_memory_option,
+    ]
 )
 
 
@@ -62,11 +72,12 @@ def with_oracle(command: Callable[..., Any]) -> Callable[..., Any]:
         probe: str,
         aesthetic_weights: Path | None,
         reward_weights: Path | None,
+        near_images: Path | None,
         device: str,
         gpu_memory: float | None,
         **options: Any,
     ) -> Any:
-        weights = {"aesthetic": aesthetic_weights, "image_reward": reward_weights}
+        weights = {"aesthetic": aesthetic_weights, "image_reward": reward_weights, "nearness": near_images}
         return command(*arguments, oracle=Oracle(probe, weights, device, gpu_memory), **options)
 
     return called
@@ -107,11 +118,11 @@ def collaborate() -> None:
 
     `distill` or `student` makes a student. `calibrate` measures the scores of its images, `tune` chooses the
     teacher's correction and the threshold for an average cost, `generate` draws, and `evaluate` reports the
-    gain.
+    gain. `scores` does so for scores of your own, without drawing.
     """
 
 
-for each in (distill, student, control_image):
+for each in (distill, student, control_image, scores):
     collaborate.add_command(each)
 
 
@@ -131,6 +142,7 @@ for each in (distill, student, control_image):
     Drawing,
     only=("steps", "guidance", "sampler", "resolution_px"),
     steps={"default": 4, "show_default": True},
+    resolution_px={"default": None, "help": "Side of the images; the student's own by default."},
 )
 @seed_option("the noise")
 @json_option
@@ -139,6 +151,7 @@ def calibrate(
     teacher: str,
     oracle: Oracle,
     metric: str,
+    resolution_px: int | None,
     as_json: bool,
     **options: Any,
 ) -> None:
@@ -150,7 +163,17 @@ def calibrate(
 
     drawing = configuration(Drawing, options)
     with opened_graph() as (_, runner):
-        found = calibrate_pair(runner, student, teacher, drawing, oracle, metric=metric, **options)
+        found = calibrate_pair(
+            runner,
+            student,
+            teacher,
+            drawing,
+            oracle,
+            resolution_px=resolution_px,
+            metric=metric,
+            on_work=show_work,
+            **options,
+        )
     quartiles = {str(k): found.threshold(k) for k in (10, 25, 50, 75, 90)}
     if as_json:
         click.echo(json.dumps({**found.flat(), "percentiles": quartiles}))
@@ -185,6 +208,7 @@ def tune(student: str, budget_tflop: float, oracle: Oracle, as_json: bool, **opt
             budget_tflop,
             oracle,
             on_progress=shown_progress("columns"),
+            on_work=show_work,
             **options,
         )
     tuned, calibration, best = found.distilled.tuned, found.distilled.calibration, found.best
@@ -334,6 +358,7 @@ def evaluate(
             oracle,
             reference=None if reference is None else DatasetFolder(reference, caption_column),
             on_progress=shown_progress("columns"),
+            on_work=show_work,
             **options,
         )
     page, summary = write_report(found.study, out, command_given(context), found.facts)

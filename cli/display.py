@@ -17,8 +17,19 @@ if TYPE_CHECKING:
 
     from matchgraph.ingest.runs.ledger import Run
     from matchgraph.ingest.runs.status import RunsStatus
+    from matchgraph.progress import Work
 
 MOST_ROWS = 20
+
+
+def show_work(work: Work) -> None:
+    """Say on stderr what is about to be drawn, and how long it will take once the pace is known."""
+    import click
+
+    if work.seconds is None:
+        click.echo(f"To draw: {work.images:,} images, {work.tflop:.3g} TFLOP.", err=True)
+    else:
+        click.echo(f"About {duration(work.seconds)} left.", err=True)
 
 
 def progress_display() -> Progress:

@@ -126,6 +126,12 @@ aesthetic_option = click.option(
     type=GivenPath(),
     help="For --metric aesthetic: a safetensors file, or OWNER/NAME on the hub.",
 )
+near_option = click.option(
+    "--images",
+    "near_images",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="For --metric nearness: the folder of images to be near to.",
+)
 reward_option = click.option(
     "--reward-weights",
     type=GivenPath(),

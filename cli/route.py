@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
+from matchgraph.cli.display import show_work
 from matchgraph.cli.groups import SuggestingGroup
 from matchgraph.cli.options import (
     PROBE_VARIABLE,
@@ -20,6 +21,7 @@ from matchgraph.cli.options import (
     device_option,
     gpu_memory_option,
     json_option,
+    near_option,
     opened_graph,
     out_option,
     probe_option,
@@ -40,6 +42,8 @@ if TYPE_CHECKING:
 
 # A serving stack prefers an error at once to waiting until the driver gives up.
 SERVING_PATIENCE_S = 1.0
+# Prompts that are left out are named up to so many.
+SHOWN = 5
 
 encoder_option = click.option(
     "--probe",
@@ -172,10 +176,16 @@ def prompts(path: Path, probe: str, largest_similarity: float, seed: int, as_jso
     for note in added.notes:
         click.echo(f"Note: {note}", err=True)
     if as_json:
-        click.echo(json.dumps({"read": added.read, "kept": added.kept, "splits": added.splits}))
+        left_out = [text for text, _ in added.left_out]
+        told = {"read": added.read, "kept": added.kept, "splits": added.splits, "left_out": left_out}
+        click.echo(json.dumps(told))
         return
     counts = ", ".join(f"{added.splits[name]} for {name}" for name in ("train", "validation", "test"))
     click.echo(f"{added.read} prompts read, {added.kept} kept: {counts}.")
+    for text, similarity in added.left_out[:SHOWN]:
+        click.echo(f"Left out: {text!r}, with a cosine of {similarity:.2f} to one that is kept.", err=True)
+    if (more := len(added.left_out) - SHOWN) > 0:
+        click.echo(f"{more} more are left out; --json names all of them.", err=True)
 
 
 @route.command()
@@ -237,7 +247,7 @@ def cost_of(text: str) -> tuple[str, float]:
 @settings_options(
     Drawing,
     only=("guidance", "sampler", "resolution_px", "cache_interval"),
-    resolution_px={"default": None, "help": "Side of the images; 512 or the pipeline's own."},
+    resolution_px={"default": None, "help": "Side of the images; the pipeline's own by default."},
 )
 @json_option
 def variants(as_json: bool, **options: Any) -> None:
@@ -266,6 +276,7 @@ def variants(as_json: bool, **options: Any) -> None:
 )
 @aesthetic_option
 @reward_option
+@near_option
 @click.option("--samples", type=click.IntRange(1), default=4, show_default=True, help="Images per prompt.")
 @click.option(
     "--variant", "variants", multiple=True, metavar="ID", help="Candidate; all by default. Repeatable."
@@ -278,6 +289,7 @@ def score(
     metrics: tuple[str, ...],
     aesthetic_weights: Path | None,
     reward_weights: Path | None,
+    near_images: Path | None,
     device: str,
     **options: Any,
 ) -> None:
@@ -289,10 +301,12 @@ def score(
     from matchgraph.routing.workflow import score as score_prompts
     from matchgraph.training.measure.scorers import load_scorers
 
-    weights = {"aesthetic": aesthetic_weights, "image_reward": reward_weights}
+    weights = {"aesthetic": aesthetic_weights, "image_reward": reward_weights, "nearness": near_images}
     scorers = load_scorers(metrics, probe, weights=weights, device=device)
     with opened_graph() as (_, runner), progress_bar() as progress:
-        drawn = score_prompts(runner, scorers, device=device, on_progress=progress, **options)
+        drawn = score_prompts(
+            runner, scorers, device=device, on_progress=progress, on_work=show_work, **options
+        )
     click.echo(f"{drawn} images drawn and scored.")
 
 

@@ -9,7 +9,7 @@ Source:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Sized
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
@@ -25,6 +25,22 @@ if TYPE_CHECKING:
     from matchgraph.training.pipelines.loading import LoadedPipeline
 
 BATCH = 32
+# A percentile of fewer scores is no threshold.
+FEWEST_PROMPTS = 20
+
+
+def check_enough(prompts: Sized) -> None:
+    """Refuse to take a threshold from a handful of prompts.
+
+    Raises:
+        NoTrials: there are fewer than `FEWEST_PROMPTS`.
+    """
+    if not len(prompts):
+        raise NoTrials("There are no prompts: add some with `matchgraph route prompts`.")
+    if len(prompts) < FEWEST_PROMPTS:
+        raise NoTrials(
+            f"{len(prompts)} prompts are too few to take a threshold from: give at least {FEWEST_PROMPTS}."
+        )
 
 
 def calibrate(

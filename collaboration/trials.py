@@ -23,7 +23,7 @@ from matchgraph.collaboration.collaborate import share_latents
 from matchgraph.collaboration.errors import InvalidPlan, NoTrials
 from matchgraph.collaboration.plan import Correction, check_drawings, price
 from matchgraph.drawing import Drawing
-from matchgraph.progress import Progress
+from matchgraph.progress import OnWork, Pace, Progress, Work, no_work
 from matchgraph.training.measure.drawn import DrawnRows
 
 if TYPE_CHECKING:
@@ -136,6 +136,7 @@ def measure(
     grid: Grid,
     folder: Path,
     on_progress: Progress = lambda *_: None,
+    on_work: OnWork = no_work,
 ) -> Trials:
     """Draw and score every column.
 
@@ -151,6 +152,7 @@ def measure(
         grid: what is tried.
         folder: keeps columns; those of other settings, prompts or weights are left alone there.
         on_progress: called after each column.
+        on_work: called with what there is to draw.
 
     Raises:
         NoTrials: there are no prompts.
@@ -167,12 +169,13 @@ def measure(
         "samples": grid.samples,
         "seed": grid.seed,
     }
-    bench = _Bench(student, teacher, scorers, extractor, tuple(prompts), grid, folder, facts)
     wanted: list[tuple[str, LoadedPipeline, Drawing, float | None]] = [
         *((f"student@{drawing.name}", student, drawing, None) for drawing in grid.students),
         *((f"teacher@{drawing.name}", teacher, drawing, None) for drawing in grid.teachers),
         *((one.id, teacher, one.drawing, one.rollback) for one in grid.refinements),
     ]
+    bench = _Bench(student, teacher, scorers, extractor, tuple(prompts), grid, folder, facts)
+    bench.pace = Pace(bench.work(wanted), on_work)
     columns: dict[str, Column] = {}
     for done, (name, loaded, drawing, rollback) in enumerate(wanted, start=1):
         columns[name] = bench.column(name, loaded, drawing, rollback)
@@ -205,19 +208,40 @@ class _Bench:
         self._grid, self._folder, self._facts = grid, folder, facts
         self._texts = [prompt for prompt in prompts for _ in range(grid.samples)]
         self._numbers = [f"{prompt_id(p)}-{place}" for p in prompts for place in range(grid.samples)]
+        self.pace = Pace(Work(0, 0.0), no_work)
         self._share_latents = share_latents(student, teacher)
+
+    def work(self, wanted: Sequence[tuple[str, LoadedPipeline, Drawing, float | None]]) -> Work:
+        """What is left to draw of some columns."""
+        left = [own for own in wanted if not self._kept(*own)[1].exists()]
+        cost = sum(self._cost(loaded, drawing, rollback) for _, loaded, drawing, rollback in left)
+        return Work(len(left) * len(self._texts), len(self._texts) * cost)
+
+    def _cost(self, loaded: LoadedPipeline, drawing: Drawing, rollback: float | None) -> float:
+        """TFLOP of an image; where it is refined, the student draws it first."""
+        first = 0.0 if rollback is None else price(self._student, self._grid.students[0])
+        return price(loaded, drawing) + first
+
+    def _kept(
+        self,
+        name: str,
+        loaded: LoadedPipeline,  # noqa: ARG002 - a column as `measure` lists them
+        drawing: Drawing,
+        rollback: float | None,
+    ) -> tuple[dict[str, Any], Path]:
+        """What a column depends on, and its file."""
+        facts = {**self._facts, "drawing": asdict(drawing), "rollback": rollback}
+        if rollback is not None:
+            facts["of"] = asdict(self._grid.students[0])
+        digest = hashlib.sha256(json.dumps([name, facts], sort_keys=True).encode()).hexdigest()[:16]
+        return facts, self._folder / f"{digest}.safetensors"
 
     def column(self, name: str, loaded: LoadedPipeline, drawing: Drawing, rollback: float | None) -> Column:
         """A column, from disk where it is there."""
-        first = self._grid.students[0]
-        facts = {**self._facts, "drawing": asdict(drawing), "rollback": rollback}
-        if rollback is not None:
-            facts["of"] = asdict(first)
-        digest = hashlib.sha256(json.dumps([name, facts], sort_keys=True).encode()).hexdigest()[:16]
-        path = self._folder / f"{digest}.safetensors"
+        facts, path = self._kept(name, loaded, drawing, rollback)
         tensors = _read(path)
         if tensors is None:
-            rows = DrawnRows(self._folder / digest, facts)
+            rows = DrawnRows(path.with_suffix(""), facts)
             tensors = self._drawn(rows, loaded, drawing, rollback)
             self._write(path, tensors, {"trial": json.dumps({"id": name, **facts})})
             shutil.rmtree(rows.folder)
@@ -250,6 +274,7 @@ class _Bench:
             if batch.curvature is not None:
                 found["curvature"] = batch.curvature.numpy()
             rows.add(first, found)
+            self.pace.drew(len(places) * self._cost(loaded, drawing, rollback))
         return {name: rows.rows(name) for name in names}
 
     def _batch(

@@ -94,6 +94,20 @@ def frontier(found: list[Choice]) -> list[Choice]:
     return kept
 
 
+def check_budget(budget: float, least: float) -> None:
+    """Refuse a budget that no plan meets.
+
+    Args:
+        budget: TFLOP of an image.
+        least: what the student alone costs.
+
+    Raises:
+        InvalidPlan: the student alone costs more.
+    """
+    if least > budget * (1 + 1e-9):
+        raise InvalidPlan(f"A budget of {budget:g} TFLOP is below {least:g}, the cost of the student alone.")
+
+
 def best_for(found: list[Choice], budget: float) -> Choice:
     """The best choice that costs no more than a budget on average.
 
@@ -104,8 +118,6 @@ def best_for(found: list[Choice], budget: float) -> Choice:
     Raises:
         InvalidPlan: the student alone costs more.
     """
+    check_budget(budget, min(choice.tflop for choice in found))
     affordable = [choice for choice in found if choice.tflop <= budget * (1 + 1e-9)]
-    if not affordable:
-        least = min(choice.tflop for choice in found)
-        raise InvalidPlan(f"A budget of {budget:g} TFLOP is below {least:g}, the cost of the student alone.")
     return max(affordable, key=lambda choice: (choice.quality, -choice.tflop))

@@ -9,19 +9,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from matchgraph.collaboration.calibration import calibrate as calibrate_student
-from matchgraph.collaboration.calibration import check_calibrated
+from matchgraph.collaboration.calibration import check_calibrated, check_enough
 from matchgraph.collaboration.collaborate import Collaboration, Outcome
 from matchgraph.collaboration.errors import InvalidPlan, NotCalibrated, NoTrials
 from matchgraph.collaboration.evaluation import Study
 from matchgraph.collaboration.evaluation import evaluate as evaluate_trials
-from matchgraph.collaboration.plan import Correction, Plan
+from matchgraph.collaboration.plan import Correction, Plan, price
 from matchgraph.collaboration.trials import BATCH, Grid, Trials, measure
-from matchgraph.collaboration.tuning import Choice, best_for, choices, frontier
+from matchgraph.collaboration.tuning import Choice, best_for, check_budget, choices, frontier
 from matchgraph.drawing import Drawing
 from matchgraph.graphdb.distillation import Calibration, DistillationGraph, Distilled, Tuned
 from matchgraph.graphdb.prompts import PromptGraph, check_prompt, prompt_id
 from matchgraph.graphdb.repository import MatchingGraph
-from matchgraph.progress import Progress, no_progress
+from matchgraph.progress import OnWork, Pace, Progress, Work, no_progress, no_work
 from matchgraph.settings import check_settings, same_setting, setting
 from matchgraph.training.prompt_files import read_prompts
 
@@ -258,10 +258,12 @@ def calibrate(
     drawing: Drawing,
     oracle: Oracle,
     *,
+    resolution_px: int | None = None,
     metric: str = "clip_score",
     prompts_file: Path | None = None,
     seed: int = 0,
     on_progress: Progress = no_progress,
+    on_work: OnWork = no_work,
 ) -> Calibration:
     """Measure the scores of a student's images, and store them on its edge to its teacher.
 
@@ -269,26 +271,37 @@ def calibrate(
         runner: the connection.
         student: its id.
         teacher: its id.
-        drawing: how the student draws; its steps are given.
+        drawing: how the student draws, but for the side of the images; its steps are given.
         oracle: scores the images.
+        resolution_px: that side; the student's own by default.
         metric: it scores by.
         prompts_file: one prompt on each line; the graph's validation prompts by default.
         seed: of the noise.
         on_progress: called with the student and the scored images.
+        on_work: called with what there is to draw.
 
     Raises:
         CollaborationError, TrainingError: something about the pair, the prompts or the metric.
     """
+    from matchgraph.training.pipelines.profile import profiler_of
+
     [scorer] = oracle.scorers(metric)
+    prompts = prompts_of(runner, "validation", prompts_file)
+    check_enough(prompts)
+    folders = MatchingGraph(runner).model_folders()
+    if resolution_px is None and student in folders:
+        resolution_px = profiler_of(folders[student]).native_px
+    if resolution_px is not None:
+        drawing = replace(drawing, resolution_px=resolution_px)
     with loaded_pair(runner, student, oracle=oracle, teacher=teacher, drawing=drawing) as pair:
-        found = calibrate_student(
-            pair.student,
-            scorer,
-            prompts_of(runner, "validation", prompts_file),
-            drawing,
-            seed=seed,
-            on_progress=lambda done, total: on_progress(student, done, total),
-        )
+        cost = price(pair.student, drawing)
+        pace = Pace(Work(len(prompts), len(prompts) * cost), on_work)
+
+        def note(done: int, total: int) -> None:
+            pace.drew(done * cost)
+            on_progress(student, done, total)
+
+        found = calibrate_student(pair.student, scorer, prompts, drawing, seed=seed, on_progress=note)
     DistillationGraph(runner).save(Distilled(student, teacher, found))
     return found
 
@@ -305,6 +318,7 @@ def tune(
     samples: int = 1,
     seed: int = 0,
     on_progress: Progress = no_progress,
+    on_work: OnWork = no_work,
 ) -> TuneResult:
     """Choose the teacher's correction, and the percentile below which it is used, for an average cost.
 
@@ -321,17 +335,20 @@ def tune(
         samples: images of each prompt.
         seed: of the noise.
         on_progress: called with a column of the trials and how many are measured.
+        on_work: called with what there is to draw.
 
     Raises:
-        InvalidPlan: the student alone costs more.
+        InvalidPlan: the student alone costs more; nothing was drawn.
         CollaborationError, TrainingError: something about the pair, the prompts or the metric.
     """
     from matchgraph.training.files import write_json
 
     with loaded_pair(runner, student, oracle=oracle) as pair:
         grid = corrections.grid((pair.calibration.drawing,), samples, seed)
+        check_budget(budget_tflop, price(pair.student, pair.calibration.drawing))
         prompts = prompts_of(runner, "validation", prompts_file)
-        trials = measure_pair(pair, prompts, grid, oracle, home, on_progress)
+        check_enough(prompts)
+        trials = measure_pair(pair, prompts, grid, oracle, home, on_progress, on_work)
         metric = pair.calibration.metric
     found = choices(trials, metric)
     best, kept = best_for(found, budget_tflop), frontier(found)
@@ -461,6 +478,7 @@ def evaluate(
     samples: int = 4,
     seed: int = 0,
     on_progress: Progress = no_progress,
+    on_work: OnWork = no_work,
 ) -> Evaluation:
     """Measure the gain of collaboration, tuned on some prompts and tested on others.
 
@@ -479,6 +497,7 @@ def evaluate(
         samples: images of each prompt.
         seed: of noise and bootstrap.
         on_progress: called with a column of the trials and how many are measured.
+        on_work: called with what there is to draw for the tuning prompts, then for the test prompts.
 
     Raises:
         CollaborationError, TrainingError: something about the pair, the prompts or the metric.
@@ -497,7 +516,10 @@ def evaluate(
         drawing = calibration.drawing
         further = tuple(replace(drawing, steps=steps) for steps in student_steps if steps != drawing.steps)
         grid = corrections.grid((drawing, *further), samples, seed)
-        tuned_on, test = (measure_pair(pair, prompts, grid, oracle, home, on_progress) for prompts in asked)
+        check_enough(asked[0])
+        tuned_on, test = (
+            measure_pair(pair, prompts, grid, oracle, home, on_progress, on_work) for prompts in asked
+        )
     statistics = None
     if reference is not None:
         paths = [image.path for image in list_captioned_images(reference)]
@@ -534,6 +556,7 @@ def measure_pair(
     oracle: Oracle,
     home: Path,
     on_progress: Progress = no_progress,
+    on_work: OnWork = no_work,
 ) -> Trials:
     """Trials of a pair, kept in the data folder; by the oracle, CLIPScore and sharpness.
 
@@ -546,4 +569,6 @@ def measure_pair(
     check_calibrated(pair.calibration, scorers[0], grid.students[0])
     extractor = load_clip(oracle.probe, device=oracle.device)
     folder = home / FOLDER / pair.distilled.student
-    return measure(pair.student, pair.teacher, scorers, extractor, prompts, grid, folder, on_progress)
+    return measure(
+        pair.student, pair.teacher, scorers, extractor, prompts, grid, folder, on_progress, on_work
+    )

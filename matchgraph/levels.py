@@ -1,10 +1,11 @@
 """The three levels in one go: the model for a set of images, the candidate for each prompt, and for each
 image whether the student's will do.
 
-What each level is worth is measured by drawing with and without it, with the same noise: from one choice
-for everything (the candidate with the best average quality that the budget pays for), by choosing for each
-prompt, and by letting teachers step in, both among all candidates and among those of the models that were
-chosen for the images and of their students.
+All three serve one measure: nearness to the images, or a metric of images and prompts. Everything is drawn
+once, by all levels together. What each level is worth is measured on request, by drawing with and without it,
+with the same noise: from one choice for everything (the candidate with the best average quality that the
+budget pays for), by choosing for each prompt, and by letting teachers step in, both among all candidates and
+among those of the chosen models and of their students.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from matchgraph.graphdb.prompts import PromptGraph, check_prompt, prompt_id
 from matchgraph.graphdb.repository import MatchingGraph
 from matchgraph.ingest.tables.new_dataset import NewFolder
 from matchgraph.predictor.workflow import predict
-from matchgraph.progress import Progress, no_progress
+from matchgraph.progress import OnWork, Pace, Progress, Work, no_progress, no_work
 from matchgraph.routing.errors import BudgetTooSmall
 from matchgraph.routing.policy import choose as choose_candidates
 from matchgraph.routing.policy import lambda_for_budget
@@ -93,8 +94,9 @@ class Level:
         tflop: spent, likewise.
         expected_quality: by the metric, on average.
         quality: measured, likewise.
-        over_one_choice: difference to the first level, with a 95 % bootstrap interval over prompts.
-        distance: Frechet distance of the images to those given, in the probe's space.
+        over_one_choice: difference to the first level, with a 95 % bootstrap interval over prompts; None
+            where levels are not compared.
+        distance: Frechet distance of the images to those given, in the probe's space; None without.
         by_teacher: share of the images that a teacher refined or drew.
     """
 
@@ -104,50 +106,55 @@ class Level:
     tflop: float
     expected_quality: float
     quality: float
-    over_one_choice: tuple[float, float, float]
-    distance: float
+    over_one_choice: tuple[float, float, float] | None
+    distance: float | None
     by_teacher: float
 
 
 def choose(
     runner: Runner,
     store: RouterStore,
-    images: DatasetFolder,
+    images: DatasetFolder | None,
     prompts_file: Path,
-    models: Sequence[str],
+    models: Sequence[str] | int,
     budget_tflop: float,
     probe: str,
     *,
     metric: str = "clip_score",
+    compare: bool = False,
     adapters: Mapping[str, Path] | None = None,
     out: Path | None = None,
     seed: int = 0,
     device: str = "auto",
     gpu_memory: float | None = None,
     on_progress: Progress = no_progress,
+    on_work: OnWork = no_work,
     on_failure: Callable[[str, str], None] = lambda *_: None,
-) -> list[Level]:
-    """Draw prompts by every level, and measure what each level is worth.
+) -> tuple[list[str], list[Level]]:
+    """Draw prompts by all three levels.
 
     Args:
         runner: the connection.
         store: has a router for the metric.
-        images: folder of the images that the models were chosen for.
+        images: folder of images that distances are measured to, and nearness; the latter needs one.
         prompts_file: what to draw, one prompt on each line.
-        models: chosen for the images, see `models_for`.
+        models: chosen for the images, see `models_for`; or how many, to be chosen by the metric.
         budget_tflop: what an image may cost on average.
         probe: the CLIP that reads prompts and looks at images.
-        metric: quality metric of the router.
+        metric: the measure that all levels serve; the router's.
+        compare: also draw by fewer levels, and measure what each level is worth.
         adapters: what models were fine-tuned to on the images, by model.
         out: folder for the images of the last level.
         seed: of the noise and the bootstrap.
         device: `auto` or a torch device name.
         gpu_memory: GiB of the GPU for the pipelines to stay within; by default what is free.
         on_progress: called with a level and how many are drawn.
+        on_work: called with what there is to draw.
         on_failure: called with a prompt and what failed about its image, which is then the student's.
 
     Returns:
-        The levels, from one choice for everything to all three together.
+        The models, and the levels: all three together, or first all that they are compared with, from one
+        choice for everything on.
 
     Raises:
         BudgetTooSmall: the cheapest candidate of the chosen models costs more.
@@ -162,15 +169,19 @@ def choose(
 
     prompts = read_prompts(prompts_file, check_prompt).texts
     encoder = load_prompt_encoder(probe, device=device)
-    [scorer] = load_scorers([metric], probe, device=device)
+    near = None if images is None else images.folder
+    [scorer] = load_scorers([metric], probe, weights={"nearness": near}, device=device)
     graph = PromptGraph(runner)
     router = store.router(store.load(metric), graph, encoder, exact=True)
     for variant in router.variants:
         variant.require_drawing("choose by another metric")
+    validation = graph.texts("validation")
+    if isinstance(models, int):
+        models = models_by(router, router.compared(encoder.encode(validation)), budget_tflop, models)
     planned = plans(
         router,
         encoder,
-        graph.texts("validation"),
+        validation,
         prompts,
         set(models),
         students_of(runner, router.variants),
@@ -178,15 +189,24 @@ def choose(
         budget_tflop,
         metric,
     )
+    if not compare:
+        planned = dict([list(planned.items())[-1]])
+    cost = sum(candidate.tflop for candidates, _ in planned.values() for candidate in candidates)
+    pace = Pace(Work(len(prompts) * len(planned), cost), on_work)
     folders = MatchingGraph(runner).model_folders()
     drawer = PromptDrawer(folders, scorer, prompts, seed, device, gpu_memory, on_failure)
     extractor = load_clip(probe, device=device)
-    real = extractor.statistics(load_rgb(image.path) for image in list_captioned_images(images))
+    real = None
+    if images is not None:
+        real = extractor.statistics(load_rgb(image.path) for image in list_captioned_images(images))
+    spent = 0.0
     levels: list[Level] = []
     first: np.ndarray | None = None
     for name, (candidates, expected) in planned.items():
         on_progress(name, len(levels), len(planned))
         drawn = drawer.draw(candidates)
+        spent += sum(candidate.tflop for candidate in candidates)
+        pace.drew(spent)
         pictures = [each.image for each in drawn]
         quality = scorer.score(prompts, pictures)
         first = quality if first is None else first
@@ -198,8 +218,8 @@ def choose(
                 float(np.mean([each.tflop for each in drawn])),
                 expected,
                 float(quality.mean()),
-                over(quality, first, seed),
-                distance(extractor.statistics(pictures), real),
+                over(quality, first, seed) if compare else None,
+                None if real is None else distance(extractor.statistics(pictures), real),
                 float(np.mean([each.by_teacher for each in drawn])),
             )
         )
@@ -207,7 +227,7 @@ def choose(
         out.mkdir(parents=True, exist_ok=True)
         for place, picture in enumerate(pictures):
             picture.save(out / f"{place:04d}.png")
-    return levels
+    return list(models), levels
 
 
 def models_for(
@@ -231,6 +251,30 @@ def models_for(
     target = NewFolder(images.folder, probe, images.caption_column)
     answer = predict(graph, target, on_progress=on_progress)
     return [ranked.model for ranked in answer.ranking[:count]], answer.notes
+
+
+def models_by(router: Router, known: np.ndarray, budget: float, count: int = 1) -> list[str]:
+    """The models whose best single candidate within a budget has the best average quality.
+
+    Args:
+        router: has the candidates.
+        known: what it expects of the validation prompts, (n, m).
+        budget: TFLOP of an image.
+        count: how many models.
+
+    Raises:
+        BudgetTooSmall: the cheapest candidate costs more.
+    """
+    best: dict[str, float] = {}
+    for variant, quality in zip(router.variants, known.mean(axis=0), strict=True):
+        if variant.cost <= budget and not np.isnan(quality):
+            best[variant.model] = max(float(quality), best.get(variant.model, float("-inf")))
+    if not best:
+        raise BudgetTooSmall(
+            f"A budget of {budget:g} TFLOP is below {router.cost.min():g}, the cost of the cheapest "
+            "candidate: raise it, or add a cheaper one by `route variants`."
+        )
+    return sorted(best, key=lambda model: -best[model])[:count]
 
 
 def students_of(runner: Runner, variants: Sequence[Variant]) -> dict[str, Distilled]:

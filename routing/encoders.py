@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Sized
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from matchgraph.routing.errors import BadEmbeddingFile, NoPrompts, UnknownPrompt, UnusableEstimator
+from matchgraph.routing.errors import (
+    BadEmbeddingFile,
+    NoPrompts,
+    NotEnoughScores,
+    UnknownPrompt,
+    UnusableEstimator,
+)
 from matchgraph.routing.score_files import column_of, read_frame
 from matchgraph.training.measure.prompts import EncodedPrompts
 from matchgraph.training.prompt_files import PROMPT_FIELDS, read_prompt_file
@@ -25,6 +31,8 @@ VECTOR_FIELDS = ("embedding", "vector")
 PROMPT_FILES = (".txt", ".jsonl", ".csv")
 # Files keep vectors in single precision or as some decimal digits: a cosine below this is another vector.
 SAME = 1 - 1e-4
+# The average cost on fewer prompts says little of that on those to come.
+FEWEST_VALIDATION = 10
 
 
 class GivenPrompts:
@@ -138,6 +146,22 @@ def validation_prompts(
     if not found:
         raise NoPrompts("There are no validation prompts: add prompts with `matchgraph route prompts`.")
     return encoded(found, kind, encoder)
+
+
+def check_enough(validation: Sized) -> None:
+    """Refuse to turn a budget into a lambda by a handful of prompts.
+
+    Args:
+        validation: the validation prompts, or what is estimated for each.
+
+    Raises:
+        NotEnoughScores: there are fewer than `FEWEST_VALIDATION`.
+    """
+    if len(validation) < FEWEST_VALIDATION:
+        raise NotEnoughScores(
+            f"{len(validation)} validation prompts are too few to calibrate on: at least {FEWEST_VALIDATION} "
+            "are needed. Add prompts, or give lambda instead of a budget."
+        )
 
 
 def read_embeddings(path: Path) -> GivenPrompts:

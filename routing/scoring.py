@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from matchgraph.graphdb.prompts import Prompt, PromptGraph, Score, Variant
-from matchgraph.progress import Progress
+from matchgraph.progress import OnWork, Pace, Progress, Work, no_work
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -37,6 +37,7 @@ def score_variants(
     device: str = "auto",
     gpu_memory: float | None = None,
     on_progress: Progress = lambda *_: None,
+    on_work: OnWork = no_work,
 ) -> int:
     """Score every prompt of the graph with every variant, as far as it is not scored yet.
 
@@ -53,6 +54,7 @@ def score_variants(
         device: `auto` or a torch device name.
         gpu_memory: GiB of the GPU to stay within; by default what is free.
         on_progress: called after each batch.
+        on_work: called with what there is to draw.
 
     Returns:
         How many images were drawn.
@@ -65,12 +67,15 @@ def score_variants(
     from matchgraph.training.sampling.generate import stream_images
 
     prompts = graph.prompts()
-    drawn = 0
+    drawn, spent = 0, 0.0
     chosen = graph.variants() if variants is None else variants
+    lacking = {variant.id: _lacking(graph, variant, prompts, scorers, samples) for variant in chosen}
+    images = {variant.id: samples * len(lacking[variant.id]) for variant in chosen}
+    cost = sum(images[variant.id] * variant.cost for variant in chosen)
+    pace = Pace(Work(sum(images.values()), cost), on_work)
     for model in dict.fromkeys(variant.model for variant in chosen):
         own = [variant for variant in chosen if variant.model == model]
-        lacking = {variant.id: _lacking(graph, variant, prompts, scorers, samples) for variant in own}
-        if not any(lacking.values()):
+        if not any(images[variant.id] for variant in own):
             continue
         with opened_to_draw(
             folders[model],
@@ -87,9 +92,11 @@ def score_variants(
                     texts = [prompt.text for prompt in chunk for _ in range(samples)]
                     config = SampleConfig(len(texts), variant.require_drawing(), seed, BATCH)
                     numbers = [image_number(prompt, place) for prompt in chunk for place in range(samples)]
-                    images = list(stream_images(loaded, None, texts, config, numbers=numbers))
-                    graph.save_scores(scores_of(variant, chunk, texts, images, scorers))
-                    drawn += len(images)
+                    pictures = list(stream_images(loaded, None, texts, config, numbers=numbers))
+                    graph.save_scores(scores_of(variant, chunk, texts, pictures, scorers))
+                    drawn += len(pictures)
+                    spent += len(pictures) * variant.cost
+                    pace.drew(spent)
                     done = len(prompts) - len(wanted) + start + len(chunk)
                     on_progress(variant.id, done, len(prompts))
     return drawn

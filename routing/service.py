@@ -20,7 +20,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from matchgraph.graphdb.errors import DatabaseFailed, GraphError, ServerUnreachable
 from matchgraph.graphdb.prompts import MAX_PROMPT_CHARACTERS, Unit
-from matchgraph.routing.errors import BudgetTooSmall, UnknownPrompt
+from matchgraph.routing.encoders import check_enough
+from matchgraph.routing.errors import BudgetTooSmall, NotEnoughScores, UnknownPrompt
 from matchgraph.routing.policy import lambda_for_budget
 
 if TYPE_CHECKING:
@@ -157,7 +158,12 @@ class Served:
     validation: np.ndarray
 
     def lambda_for(self, budget: float) -> float:
-        """See `routing.policy.lambda_for_budget`."""
+        """See `routing.policy.lambda_for_budget`.
+
+        Raises:
+            NotEnoughScores: the validation prompts are too few.
+        """
+        check_enough(self.validation)
         return lambda_for_budget(self.validation, self.router.cost, budget)
 
 
@@ -272,8 +278,9 @@ def create_app(served: Mapping[str, Served], check_graph: Callable[[], None]) ->
     def refused(_: Request, error: Refused) -> JSONResponse:
         return problem(error.status, error.detail)
 
+    @app.exception_handler(NotEnoughScores)
     @app.exception_handler(BudgetTooSmall)
-    def too_small(_: Request, error: BudgetTooSmall) -> JSONResponse:
+    def too_small(_: Request, error: BudgetTooSmall | NotEnoughScores) -> JSONResponse:
         return problem(409, str(error))
 
     @app.exception_handler(UnknownPrompt)

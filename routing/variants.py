@@ -32,7 +32,7 @@ def variants_of(
         model: the model's id.
         folder: of its pipeline.
         steps: numbers of denoising steps.
-        resolution_px: side of the images; 512, or the pipeline's own where that is smaller, by default.
+        resolution_px: side of the images; the pipeline's own by default.
         guidance: guidance scale; the pipeline's own by default.
         sampler: class of diffusers' scheduler; the pipeline's own by default.
         cache_interval: see `training.pipelines.samplers.caching`.
@@ -51,7 +51,7 @@ def variants_of(
         profile = profiler.price(
             steps=count,
             guidance=guidance,
-            resolution_px=resolution_px,
+            resolution_px=resolution_px or profiler.native_px,
             sampler=sampler,
             cache_interval=cache_interval,
         )

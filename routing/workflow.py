@@ -8,13 +8,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from matchgraph.graphdb.errors import GraphError
 from matchgraph.graphdb.models import Model
 from matchgraph.graphdb.prompts import Prompt, PromptGraph, Score, Variant, check_prompt, prompt_id
 from matchgraph.graphdb.repository import MatchingGraph
-from matchgraph.progress import Progress, no_progress
+from matchgraph.progress import OnWork, Progress, no_progress, no_work
 from matchgraph.routing.budget import Budget
-from matchgraph.routing.encoders import GivenPrompts, encoded, load_encoder, validation_prompts
+from matchgraph.routing.encoders import GivenPrompts, check_enough, encoded, load_encoder, validation_prompts
 from matchgraph.routing.errors import BadScoreFile, InvalidScores, NotEnoughScores, UnknownCandidate
 from matchgraph.routing.evaluation import FOLDS, Study
 from matchgraph.routing.evaluation import evaluate as evaluate_table
@@ -48,12 +50,14 @@ class AddedPrompts:
         read: prompts in the file, each counted once.
         kept: those that are not too similar to an earlier one.
         splits: how many of them each split got.
+        left_out: those that are too similar, each with the similarity to the most similar earlier one kept.
         notes: fields of the file that are not read.
     """
 
     read: int
     kept: int
     splits: Mapping[str, int]
+    left_out: tuple[tuple[str, float], ...] = ()
     notes: tuple[str, ...] = ()
 
 
@@ -140,7 +144,10 @@ def add_prompts(
             for number, name in zip(kept, names, strict=True)
         ]
     )
-    return AddedPrompts(len(texts), len(kept), Counter(names), found.notes)
+    out = np.setdiff1d(np.arange(len(texts)), kept)
+    nearest = (embeddings[out] @ embeddings[kept].T).max(axis=1, initial=-1.0)
+    left_out = tuple((texts[row], float(value)) for row, value in zip(out, nearest, strict=True))
+    return AddedPrompts(len(texts), len(kept), Counter(names), left_out, found.notes)
 
 
 def add_scores(
@@ -294,6 +301,7 @@ def score(
     device: str = "auto",
     gpu_memory: float | None = None,
     on_progress: Progress = no_progress,
+    on_work: OnWork = no_work,
 ) -> int:
     """Draw and score images for all prompts; see `routing.scoring.score_variants`.
 
@@ -306,6 +314,7 @@ def score(
         device: `auto` or a torch device name.
         gpu_memory: GiB of the GPU to stay within; by default what is free.
         on_progress: called with a candidate, its scored prompts and all prompts.
+        on_work: called with what there is to draw.
 
     Returns:
         How many images were drawn.
@@ -334,6 +343,7 @@ def score(
         device=device,
         gpu_memory=gpu_memory,
         on_progress=on_progress,
+        on_work=on_work,
     )
 
 
@@ -390,6 +400,7 @@ def lambda_for(
     Raises:
         NotFitted: the metric has no router.
         NoPrompts: there are no validation prompts.
+        NotEnoughScores: there are too few of them.
         BudgetTooSmall: the cheapest candidates cost more.
         InvalidScores: the budget is of another unit than the candidates' costs.
     """
@@ -401,6 +412,7 @@ def lambda_for(
             f"The budget is in {budget.unit}, but the candidates for {metric} cost {router.unit}."
         )
     quality = router.compared(validation_prompts(graph, fitted.kind, encoder))
+    check_enough(quality)
     lam = lambda_for_budget(quality, router.cost, budget.cost)
     return lam, float(router.cost[choose(quality, router.cost, lam)].mean())
 

@@ -20,6 +20,7 @@ import pytest
 
 import matchgraph
 from matchgraph import api
+from matchgraph.collaboration import calibration
 from matchgraph.graphdb.connection import Settings
 from matchgraph.graphdb.metrics import KNOWN_METRICS
 from matchgraph.graphdb.repository import MatchingGraph
@@ -27,6 +28,7 @@ from matchgraph.ingest import workflow
 from matchgraph.ingest.tables.prompt_records import PromptRecords
 from matchgraph.ingest.tables.records import Records, read_records
 from matchgraph.minizoo import ROOT
+from matchgraph.routing import encoders
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 PROBE = ROOT / "probes" / "clip"
@@ -108,6 +110,9 @@ def opened(
         monkeypatch.delenv(f"MATCHGRAPH_NEO4J_{name}", raising=False)
     monkeypatch.setenv("MATCHGRAPH_HOME", str(settings.home))
     monkeypatch.chdir(tmp_path)
+    # As many prompts as the examples show.
+    monkeypatch.setattr(calibration, "FEWEST_PROMPTS", 2)
+    monkeypatch.setattr(encoders, "FEWEST_VALIDATION", 1)
     with matchgraph.connect(probe=PROBE) as connected:
         yield connected
 

@@ -132,6 +132,15 @@ def test_what_was_fine_tuned_is_drawn_so_where_it_was_chosen_for_the_images() ->
         planned(4.0, {}, other="adapter")
 
 
+def test_the_model_is_the_best_by_the_measure_within_the_budget() -> None:
+    router: Any = Known()
+    assert levels.models_by(router, QUALITY, 20.0) == ["other"]
+    assert levels.models_by(router, QUALITY, 20.0, 2) == ["other", "big"]
+    assert levels.models_by(router, QUALITY, 1.0) == ["student"]
+    with pytest.raises(BudgetTooSmall, match="below 1, the cost of the cheapest candidate"):
+        levels.models_by(router, QUALITY, 0.5)
+
+
 def test_a_budget_below_all_is_said() -> None:
     with pytest.raises(BudgetTooSmall, match="below 1, the cost of the cheapest candidate of big"):
         planned(0.5, {"student": STUDENT})

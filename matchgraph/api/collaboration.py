@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -58,7 +57,7 @@ class Collaboration:
             teacher: id of the teacher.
             steps: the student's denoising steps.
             guidance: its guidance scale; the pipeline's own by default.
-            resolution_px: side of its images; 512 by default.
+            resolution_px: side of its images; the pipeline's own by default.
             metric: quality metric that judges.
             prompts_file: one prompt per line; the graph's validation prompts by default.
             seed: of the noise.
@@ -75,14 +74,14 @@ class Collaboration:
         """
         from matchgraph.collaboration import workflow
 
-        drawing = Drawing(steps, guidance)
         with self._following() as on_progress:
             return workflow.calibrate(
                 self._runner,
                 self.student,
                 teacher,
-                drawing if resolution_px is None else replace(drawing, resolution_px=resolution_px),
+                Drawing(steps, guidance),
                 self._oracle,
+                resolution_px=resolution_px,
                 metric=metric,
                 prompts_file=None if prompts_file is None else Path(prompts_file),
                 seed=seed,

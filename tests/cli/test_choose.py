@@ -12,6 +12,7 @@ from click.testing import CliRunner
 
 from matchgraph.cli.choose import adapters_of
 from matchgraph.cli.main import matchgraph
+from matchgraph.collaboration import calibration
 from matchgraph.minizoo import ROOT
 
 
@@ -43,6 +44,7 @@ def test_all_three_levels_draw_and_say_what_each_was_worth(
     environment: Mapping[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(calibration, "FEWEST_PROMPTS", 1)
     clip = str(ROOT / "probes" / "clip")
 
     def invoke(*arguments: str) -> str:
@@ -77,8 +79,14 @@ def test_all_three_levels_draw_and_say_what_each_was_worth(
 
     Path("asked.txt").write_text("\n".join(lines[:2]), encoding="utf-8")
     asked = ("choose", "--images", str(datasets[0]), "--prompts", "asked.txt", "--budget-tflop", "0.001")
-    found = json.loads(invoke(*asked, "--out", "out", "--json"))
-    assert found["models"] == ["tiny-sdxl"]
+    # By one measure, drawn once, unless levels are to be compared.
+    alone = json.loads(invoke(*asked, "--json"))
+    assert [(level["name"], level["over_one_choice"]) for level in alone["levels"]] == [
+        ("model + prompt + image", None)
+    ]
+    found = json.loads(invoke(*asked, "--compare", "--out", "out", "--json"))
+    assert found["models"] == alone["models"]
+    assert {*found["models"]} < {*pair}
     levels = {level["name"]: level for level in found["levels"]}
     assert list(levels) == [
         "one choice",
@@ -96,6 +104,7 @@ def test_all_three_levels_draw_and_say_what_each_was_worth(
     # One choice is the same for all, and its own measure.
     assert len(set(levels["one choice"]["candidates"])) == 1
     assert levels["one choice"]["over_one_choice"] == [0, 0, 0]
+    assert levels["model"]["candidates"] == levels["one choice"]["candidates"]
     for level in ("model", "model + prompt"):
         assert {name.partition("@")[0] for name in levels[level]["candidates"]} <= {*pair}
         assert levels[level]["tflop"] == pytest.approx(levels[level]["expected_tflop"])

@@ -11,6 +11,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from matchgraph.cli.main import matchgraph
+from matchgraph.collaboration import calibration
 from matchgraph.graphdb.distillation import DistillationGraph
 from matchgraph.graphdb.runner import Runner
 from matchgraph.minizoo import ROOT
@@ -24,6 +25,7 @@ SMALL = ("--teacher-steps", "3", "--refine-steps", "2", "--rollbacks", "0.5", "-
 @pytest.fixture
 def invoke(environment: Mapping[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(calibration, "FEWEST_PROMPTS", 1)
 
     def invoke(*arguments: str, code: int = 0) -> Result:
         own = {**environment, "MATCHGRAPH_PROBE": CLIP}
@@ -47,9 +49,12 @@ def test_from_two_models_to_a_report(invoke: Callable[..., Result], runner: Runn
 
     file = tmp_path / "prompts.txt"
     file.write_text("\n".join(PROMPTS), encoding="utf-8")
-    options = ("--steps", "2", "--guidance", "1", "--resolution", "32", "--prompts", str(file), "--json")
-    found = json.loads(invoke("collaborate", "calibrate", STUDENT, TEACHER, *options).stdout)
-    assert (found["samples"], found["steps"], found["guidance"]) == (2, 2, 1)
+    # Icons of 32 pixels: the student's own size.
+    options = ("--steps", "2", "--guidance", "1", "--prompts", str(file), "--json")
+    calibrated = invoke("collaborate", "calibrate", STUDENT, TEACHER, *options)
+    assert "To draw: 2 images" in calibrated.stderr
+    found = json.loads(calibrated.stdout)
+    assert (found["samples"], found["steps"], found["guidance"], found["resolution_px"]) == (2, 2, 1, 32)
     known = DistillationGraph(runner).load(STUDENT)
     assert known is not None
     assert (known.teacher, known.tuned) == (TEACHER, None)

@@ -20,6 +20,7 @@ from PIL import Image
 
 from matchgraph.cli.main import matchgraph
 from matchgraph.minizoo import ROOT
+from matchgraph.routing import encoders
 from tests.routing.test_service import texts
 
 CLIP = str(ROOT / "probes" / "clip")
@@ -43,8 +44,12 @@ def invoke(environment: Mapping[str, str], settings: Any, monkeypatch: pytest.Mo
 
 @pytest.mark.slow
 def test_from_prompts_to_an_image(
-    invoke: Callable[..., Result], environment: Mapping[str, str], tmp_path: Path
+    invoke: Callable[..., Result],
+    environment: Mapping[str, str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(encoders, "FEWEST_VALIDATION", 1)
     invoke("ingest", "models", str(ROOT / "models" / MODEL), "--no-throughput")
     file = tmp_path / "prompts.txt"
     file.write_text("\n".join([*texts()[:12], "", texts()[0]]) + "\n", encoding="utf-8")
@@ -54,6 +59,7 @@ def test_from_prompts_to_an_image(
         "read": 12,
         "kept": 12,
         "splits": {"train": 10, "validation": 1, "test": 1},
+        "left_out": [],
     }
     variants = json.loads(invoke("route", "variants", "--steps", "1,3", "--json").stdout)
     assert [variant["id"] for variant in variants] == [f"{MODEL}@1", f"{MODEL}@3"]
@@ -126,9 +132,10 @@ def test_what_is_missing_is_named(invoke: Callable[..., Result]) -> None:
 
 
 def test_scores_of_ones_own_lead_to_a_decision_in_their_unit(
-    invoke: Callable[..., Result], tmp_path: Path
+    invoke: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Ratings by two people of two closed services, of which the dear one is better."""
+    monkeypatch.setattr(encoders, "FEWEST_VALIDATION", 1)
     rows = [
         [f"a cat, {text}", model, quality + rater, usd]
         for text in texts()[:40]

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from matchgraph.collaboration.calibration import calibrate, check_calibrated
+from matchgraph.collaboration.calibration import calibrate, check_calibrated, check_enough
 from matchgraph.collaboration.errors import CalibrationDiffers, NoTrials
 from matchgraph.drawing import Drawing
 from matchgraph.graphdb.distillation import Calibration
@@ -36,6 +36,14 @@ class Scores:
 
 def scorer(**changed: str) -> Any:
     return SimpleNamespace(**{"metric": "clip_score", "hash": "own", **changed})
+
+
+def test_a_handful_of_prompts_gives_no_threshold() -> None:
+    check_enough(["a cat"] * 20)
+    with pytest.raises(NoTrials, match=r"19 prompts are too few .* at least 20"):
+        check_enough(["a cat"] * 19)
+    with pytest.raises(NoTrials, match="no prompts"):
+        check_enough([])
 
 
 def test_the_same_settings_are_accepted() -> None:

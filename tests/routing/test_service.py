@@ -28,6 +28,7 @@ from matchgraph.graphdb.repository import MatchingGraph
 from matchgraph.graphdb.runner import Runner
 from matchgraph.graphdb.server.managed import ManagedServer
 from matchgraph.minizoo import ROOT
+from matchgraph.routing import encoders
 from matchgraph.routing.errors import AddressUnusable
 from matchgraph.routing.fitting import fit_router
 from matchgraph.routing.prompts import split
@@ -174,8 +175,12 @@ def test_it_decides_as_the_router_does(client: TestClient, served: dict[str, Ser
 
 
 def test_a_budget_becomes_the_lambda_of_the_validation_prompts(
-    client: TestClient, served: dict[str, Served]
+    client: TestClient, served: dict[str, Served], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    few = client.post("/v1/route", json={"prompts": ["a red cat"], "budget": 3.0})
+    assert few.status_code == 409
+    assert "validation prompts are too few to calibrate on" in few.json()["detail"]
+    monkeypatch.setattr(encoders, "FEWEST_VALIDATION", 1)
     lams = []
     for budget in (1.0, 3.0, 8.0, 100.0):
         answer = client.post("/v1/route", json={"prompts": ["a red cat"], "budget": budget})

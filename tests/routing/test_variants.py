@@ -32,7 +32,7 @@ PRINTED = {9: 107.73, 10: 119.70, 20: 239.40, 22: 263.34, 50: 598.50, 65: 778.05
     ids=["euler", "ddim", "deepcache", "lightning", "turbo"],
 )
 def test_sdxl_costs_what_the_paper_says(how: dict, printed: dict[int, float]) -> None:
-    variants = variants_of("sdxl", SDXL, list(printed), **{"resolution_px": 1024, **how})
+    variants = variants_of("sdxl", SDXL, list(printed), **how)
     assert {variant.drawing.steps: variant.cost for variant in variants} == {
         steps: pytest.approx(tflop, rel=0.005) for steps, tflop in printed.items()
     }

@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
+from matchgraph.graphdb.prompts import Prompt
 from matchgraph.routing import serving, workflow
-from matchgraph.routing.errors import BudgetTooSmall, InvalidScores, NoPrompts, NotFitted
+from matchgraph.routing.errors import (
+    BudgetTooSmall,
+    InvalidScores,
+    NoPrompts,
+    NotEnoughScores,
+    NotFitted,
+)
 from matchgraph.routing.store import Kind, RouterStore
 from tests.routing import circle
 
@@ -35,7 +44,7 @@ def loader(monkeypatch: pytest.MonkeyPatch) -> Loader:
 
 @pytest.fixture
 def graph() -> circle.Graph:
-    return circle.Graph(circle.table(60, spread=0.05))
+    return circle.Graph(circle.table(100, spread=0.05))
 
 
 @pytest.fixture
@@ -74,6 +83,27 @@ def test_a_calibrated_router_keeps_its_budget(
     assert decision.lam == found.lam
 
 
+def test_a_handful_of_validation_prompts_sets_no_lambda(store: RouterStore, graph: circle.Graph) -> None:
+    graph.scores = circle.table(60)
+    with pytest.raises(NotEnoughScores, match="6 validation prompts are too few"):
+        workflow.calibrate(graph, store, "clip_score", workflow.Budget(5.0))
+    with pytest.raises(NotEnoughScores, match="or give lambda"):
+        serving.load_served(store, graph, "clip")["clip_score"].lambda_for(5.0)
+
+
+def test_prompts_that_are_left_out_are_named(
+    loader: Loader,  # noqa: ARG001 - stands in for a CLIP
+    tmp_path: Path,
+) -> None:
+    saved: list[Prompt] = []
+    graph = SimpleNamespace(save_prompts=saved.extend)
+    file = tmp_path / "prompts.txt"
+    file.write_text("0.0\n3.0\n0.1\n1.5\n", encoding="utf-8")
+    added = workflow.add_prompts(graph, file, "clip")
+    assert (added.read, added.kept, [prompt.text for prompt in saved]) == (4, 3, ["0.0", "3.0", "1.5"])
+    assert added.left_out == (("0.1", pytest.approx(np.cos(0.1), abs=1e-6)),)
+
+
 def test_serving_loads_the_clip_once_for_all_routers(
     graph: circle.Graph, store: RouterStore, loader: Loader
 ) -> None:
@@ -81,7 +111,7 @@ def test_serving_loads_the_clip_once_for_all_routers(
     assert loader.loaded == ["clip"]
     assert list(served) == ["clip_score"]
     own = served["clip_score"]
-    assert own.validation.shape == (6, 3)
+    assert own.validation.shape == (10, 3)
     lam = own.lambda_for(5.0)
     assert lam == own.router.lambda_for(circle.Encoder().encode(graph.texts("validation")), 5.0)
 

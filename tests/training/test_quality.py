@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,7 +16,8 @@ from matchgraph.minizoo import ROOT
 from matchgraph.training.errors import ScorerUnavailable
 from matchgraph.training.measure.extractors import load_clip
 from matchgraph.training.measure.prompts import load_prompt_encoder
-from matchgraph.training.measure.quality import AestheticScore, ClipScore, Sharpness, sharpness
+from matchgraph.training.measure.quality import AestheticScore, ClipScore, Nearness, Sharpness, sharpness
+from matchgraph.training.measure.scorers import load_scorers
 from tests.training.hub import put_into_cache, use_cache
 
 CLIP = ROOT / "probes" / "clip"
@@ -131,3 +133,17 @@ def test_aesthetic_weights_that_are_not_there_are_named(tmp_path: Path) -> None:
     (tmp_path / "pickled.pth").write_bytes(b"\x80\x04pickle")
     with pytest.raises(ScorerUnavailable, match=r"pickled\.pth is not a safetensors file"):
         AestheticScore(load_clip(CLIP), tmp_path / "pickled.pth")
+
+
+def test_nearness_is_the_cosine_to_the_mean_of_the_images():
+    eyes = SimpleNamespace(
+        hash="eyes",
+        features=lambda images: np.array(list(images), dtype=float),
+        statistics=lambda images: SimpleNamespace(mean=np.mean(list(images), axis=0)),
+    )
+    near = Nearness(eyes, iter([[2.0, 0.0], [0.0, 2.0]]))
+    assert near.score(["", ""], [[3.0, 3.0], [1.0, -1.0]]).tolist() == pytest.approx([1.0, 0.0])
+    assert near.hash == Nearness(eyes, [[4.0, 0.0], [0.0, 4.0]]).hash
+    assert near.hash != Nearness(eyes, [[2.0, 0.0], [0.0, 3.0]]).hash
+    with pytest.raises(ScorerUnavailable, match="--images"):
+        load_scorers(["nearness"], CLIP)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -116,6 +116,30 @@ class ClipScore:
         texts = self._encoder.encode(distinct).embeddings[[row_of[prompt] for prompt in prompts]]
         seen = self._extractor.features(images)
         return (seen * texts).sum(axis=1) / np.linalg.norm(seen, axis=1)
+
+
+class Nearness:
+    """How near an image is to a set of images: the cosine of its features to their mean.
+
+    Args:
+        extractor: what looks at both.
+        images: the set; read one batch at a time.
+    """
+
+    metric = "nearness"
+
+    def __init__(self, extractor: Extractor, images: Iterable[Image.Image]) -> None:
+        mean = extractor.statistics(images).mean
+        self._mean = mean / np.linalg.norm(mean)
+        # As many digits as a batch of another size leaves alone.
+        known = np.round(self._mean, 4).tobytes()
+        self.hash = hashlib.sha256(extractor.hash.encode() + known).hexdigest()[:16]
+        self._extractor = extractor
+
+    def score(self, prompts: Sequence[str], images: Sequence[Image.Image]) -> np.ndarray:  # noqa: ARG002
+        """See `Scorer.score`; prompts have no part in it."""
+        seen = self._extractor.features(images)
+        return (seen @ self._mean) / np.linalg.norm(seen, axis=1)
 
 
 class AestheticScore:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from matchgraph.training.measure.quality import Scorer
 
-SCORE_METRICS = ("clip_score", "sharpness", "aesthetic", "image_reward")
+SCORE_METRICS = ("clip_score", "sharpness", "aesthetic", "image_reward", "nearness")
 
 
 def load_scorers(
@@ -29,7 +29,7 @@ def load_scorers(
         metrics: names among `SCORE_METRICS`; a repeated one counts once.
         probe: the CLIP, see `training.measure.extractors.load_clip`.
         weights: of `aesthetic` and `image_reward`, by metric; see `quality.AestheticScore` and
-            `reward.ImageReward`.
+            `reward.ImageReward`. Of `nearness`, the folder of images to be near to.
         device: `auto` or a torch device name.
 
     Returns:
@@ -39,17 +39,24 @@ def load_scorers(
         ScorerUnavailable: there is no such metric, or its weights are not given.
         TrainingError: weights cannot be read.
     """
+    from matchgraph.training.images import DatasetFolder, list_captioned_images, load_rgb
     from matchgraph.training.measure.extractors import load_clip
     from matchgraph.training.measure.prompts import load_prompt_encoder
-    from matchgraph.training.measure.quality import AestheticScore, ClipScore, Sharpness
+    from matchgraph.training.measure.quality import AestheticScore, ClipScore, Nearness, Sharpness
     from matchgraph.training.measure.reward import ImageReward
 
     def given(metric: str) -> Path:
         path = (weights or {}).get(metric)
         if path is None:
             option = metric.removeprefix("image_")
+            if metric == "nearness":
+                raise ScorerUnavailable("The metric nearness needs images: give them with --images.")
             raise ScorerUnavailable(f"The metric {metric} needs weights: give them with --{option}-weights.")
         return path
+
+    def near_to(folder: Path) -> Scorer:
+        paths = [image.path for image in list_captioned_images(DatasetFolder(folder))]
+        return Nearness(load_clip(probe, device=device), (load_rgb(path) for path in paths))
 
     made: dict[str, Callable[[], Scorer]] = {
         "clip_score": lambda: ClipScore(
@@ -57,6 +64,7 @@ def load_scorers(
         ),
         "sharpness": Sharpness,
         "aesthetic": lambda: AestheticScore(load_clip(probe, device=device), given("aesthetic")),
+        "nearness": lambda: near_to(given("nearness")),
         "image_reward": lambda: ImageReward(given("image_reward"), device=device),
     }
     wanted = list(dict.fromkeys(metrics))

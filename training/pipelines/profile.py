@@ -172,6 +172,11 @@ class PipelineProfiler:
                 self._watch(component, "forward", "text")
         keep_scheduler_in_place(self._pipe.scheduler)
 
+    @property
+    def native_px(self) -> int:
+        """Side in pixels of the images that the pipeline was made for."""
+        return native_resolution(self._pipe)
+
     def price(
         self,
         *,

@@ -1,0 +1,100 @@
+"""`matchgraph collaborate scores`: a student and its teacher by given scores."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+import click
+
+from matchgraph.cli.options import FiniteRange, json_option, opened_graph, seed_option
+
+if TYPE_CHECKING:
+    from matchgraph.stats.intervals import Interval
+
+WHO = {
+    "student": "{student} alone",
+    "teacher": "{teacher} alone",
+    "cascade": "{student}, and {teacher} where {confidence} is below {threshold:.4g}",
+}
+
+
+@click.command()
+@click.argument("student")
+@click.argument("teacher")
+@click.option("--metric", required=True, help="Metric of the quality of both.")
+@click.option("--confidence", required=True, help="Metric of how sure the oracle is of STUDENT's image.")
+@click.option(
+    "--budget", type=FiniteRange(0, min_open=True), help="Average cost of an image, in the candidates' unit."
+)
+@click.option("--student-seconds", type=FiniteRange(0, min_open=True), help="Seconds of an image of STUDENT.")
+@click.option("--teacher-seconds", type=FiniteRange(0, min_open=True), help="Seconds of an image of TEACHER.")
+@click.option(
+    "--longest-seconds",
+    type=FiniteRange(0, min_open=True),
+    help="What any image may take; one that both draw takes the seconds of both.",
+)
+@seed_option("the bootstrap")
+@json_option
+def scores(
+    student: str,
+    teacher: str,
+    metric: str,
+    confidence: str,
+    budget: float | None,
+    student_seconds: float | None,
+    teacher_seconds: float | None,
+    longest_seconds: float | None,
+    seed: int,
+    as_json: bool,
+) -> None:
+    """Choose a threshold by scores that `route scores` added, and report what it gains, without drawing.
+
+    STUDENT and TEACHER are candidates. The threshold is chosen on the validation prompts, from STUDENT alone
+    to TEACHER alone, and judged on the test prompts.
+    """
+    from matchgraph.collaboration.given import cascade
+
+    with opened_graph() as (_, runner):
+        found, unit = cascade(
+            runner,
+            student,
+            teacher,
+            metric,
+            confidence,
+            budget=budget,
+            seconds=(student_seconds, teacher_seconds),
+            longest_seconds=longest_seconds,
+            seed=seed,
+        )
+    plan = found.plan
+    if as_json:
+        # The threshold of one alone is infinite, which JSON lacks.
+        threshold = plan.threshold if plan.kind == "cascade" else None
+        chosen = {"kind": plan.kind, "percentile": plan.k, "threshold": threshold}
+        click.echo(json.dumps({**asdict(found), "plan": chosen, "unit": unit}))
+        return
+    who = WHO[plan.kind].format(
+        student=student, teacher=teacher, confidence=confidence, threshold=plan.threshold
+    )
+    click.echo(f"Draw with {who}.")
+    click.echo(
+        f"On {found.prompts} test prompts: {percent(found.accepted)} of the student's images kept; {metric} "
+        f"{written(found.quality)}, {written(found.over_student, '+')} over {student} alone, "
+        f"{written(found.over_random, '+')} over as many at random, {written(found.over_teacher, '+')} over "
+        f"{teacher} alone; {written(found.cost)} {unit} an image."
+    )
+    if found.seconds is not None:
+        click.echo(f"{written(found.seconds)} s an image, {found.longest_seconds:.4g} s at most.")
+
+
+def written(interval: Interval, sign: str = "") -> str:
+    """A figure with its interval."""
+    value, low, high = (f"{each:{sign}.4g}" for each in (interval.value, interval.low, interval.high))
+    return f"{value} [{low}, {high}]"
+
+
+def percent(interval: Interval) -> str:
+    """A share with its interval."""
+    return f"{100 * interval.value:.0f} % [{100 * interval.low:.0f}, {100 * interval.high:.0f}]"
