@@ -142,6 +142,7 @@ CASES: dict[str, tuple[str, Any]] = {
     "dora by input": (LINEAR, decomposed(lora(128, 16), 1)),
     "dora by input conv": (CONV, decomposed(lora(32, 16, 3, 3), 1)),
     "lokr with magnitudes": (LINEAR, decomposed(lokr(), 0)),
+    "loha tucker with magnitudes": (CONV, decomposed(loha_tucker(), 0)),
 }
 
 
@@ -195,6 +196,12 @@ def test_a_layer_computes_the_published_update(tmp_path: Path, sd: Any, case: st
         ),
         (
             "flux",
+            "diffusion_model.double_blocks.0.img_attn.qkv",
+            [f"transformer_blocks.0.attn.to_{part}" for part in "qkv"],
+            loha,
+        ),
+        (
+            "flux",
             "lora_unet_double_blocks_0_txt_attn_qkv",
             [f"transformer_blocks.0.attn.add_{part}_proj" for part in "qkv"],
             lambda rows, columns: (
@@ -221,6 +228,29 @@ def test_layers_under_their_authors_names(
 
 
 @pytest.mark.parametrize(
+    "prefix",
+    ["lora_te_text_model_encoder_layers_0_mlp_fc1", "text_encoder.text_model.encoder.layers.0.mlp.fc1"],
+)
+def test_text_encoders_take_these_kinds_too(tmp_path: Path, sd: Any, prefix: str) -> None:
+    (where, plain) = next(each for each in sd.text_encoder.named_modules() if each[0].endswith("0.mlp.fc1"))
+    weight, bias = plain.weight.detach(), plain.bias.detach()
+    of, update = loha(*weight.shape)
+    own, _ = loha(128, 16)
+    tensors = {f"{prefix}.{name}": value for name, value in of.items()}
+    tensors |= {f"unet.{LINEAR}.{name}": value for name, value in own.items()}
+    save_file(tensors, tmp_path / "own.safetensors")
+    load_adapter(sd, family("sd"), tmp_path / "own.safetensors")
+    computes(sd.text_encoder.get_submodule(where), weight + update, bias)
+    detach_adapter(sd, family("sd"))
+    assert sd.text_encoder.get_submodule(where) is plain
+    lacking = {name.replace(prefix, "text_encoder_2.x"): value for name, value in tensors.items()}
+    save_file(lacking, tmp_path / "other.safetensors")
+    with pytest.raises(BadAdapter, match="changes text_encoder_2, which this StableDiffusionPipeline lacks"):
+        load_adapter(sd, family("sd"), tmp_path / "other.safetensors")
+    assert not any(hasattr(part, "base_layer") for part in sd.unet.modules())
+
+
+@pytest.mark.parametrize(
     ("content", "said"),
     [
         ({"x.diff": (1,)}, "holds x.diff: full difference adapters are not supported"),
@@ -230,7 +260,7 @@ def test_layers_under_their_authors_names(
         ({f"{LINEAR}.lokr_w1": (4, 2), f"{LINEAR}.lokr_w2": (4, 4)}, f"no layer {LINEAR} of 16 x 8 weights"),
         (
             {"lora_unet_nowhere.lokr_w1": (4, 2), "lora_unet_nowhere.lokr_w2": (4, 4)},
-            "has no layer nowhere of 16 x 8",
+            "layers of unknown names, such as lora_unet_nowhere",
         ),
     ],
 )

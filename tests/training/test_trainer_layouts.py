@@ -109,7 +109,8 @@ def kohya(prefix: str, texts: int, authors: dict[str, str] | None = None) -> Lay
         tensors |= {f"{name}.alpha": torch.tensor(ALPHA) for name in names}
         fused: dict[str, list[torch.Tensor]] = {}
         for name, (down, up) in lora.items():
-            key = f"{prefix}{(authors or {}).get(name, name).replace('.', '_')}"
+            theirs = (authors or {}).get(name, name)
+            key = f"{prefix}{theirs if prefix.endswith('.') else theirs.replace('.', '_')}"
             fused.setdefault(key, []).append(up)
             tensors |= {f"{key}.lora_down.weight": down.clone(), f"{key}.alpha": torch.tensor(ALPHA)}
         return tensors | {f"{key}.lora_up.weight": torch.cat(ups) for key, ups in fused.items()}, {}
@@ -124,6 +125,7 @@ LAYOUTS: dict[str, tuple[str, int, Layout]] = {
     "sdxl, diffusers": ("sdxl", 2, peft("unet", 2, alpha=True)),
     "sdxl, diffusers of 2023": ("sdxl", 2, older_diffusers),
     "flux, kohya": ("flux", 1, kohya("lora_unet_", 1, FLUX)),
+    "flux, kohya's for ComfyUI": ("flux", 0, kohya("diffusion_model.", 0, FLUX)),
     "flux, OneTrainer": ("flux", 1, kohya("lora_transformer_", 1)),
     "flux, diffusers": ("flux", 1, peft("transformer", 1, alpha=True)),
     "flux, ai-toolkit": ("flux", 0, peft("transformer")),

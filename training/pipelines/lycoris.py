@@ -14,7 +14,7 @@ Source:
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -111,7 +111,7 @@ def _placed(pipe: Any, denoiser: Any, path: Path, layers: Mapping[str, Factors])
     if foreign and pipe is None:
         raise BadAdapter(f"{path} has layers of unknown names, such as {min(foreign)}.")
     if foreign:
-        placed |= _translated(pipe, path, foreign)
+        placed |= _translated(pipe, path, foreign, modules)
     for name, factors in placed.items():
         update = _update(factors, "meta")
         size = (len(update), update.numel() // len(update))
@@ -133,19 +133,39 @@ def _size(module: Any) -> tuple[int, int] | None:
     return None
 
 
-def _translated(pipe: Any, path: Path, layers: Mapping[str, Factors]) -> dict[str, Factors]:
-    """Factors under diffusers' names of layers that are called as by the model's authors.
+def _translated(
+    pipe: Any, path: Path, layers: Mapping[str, Factors], own: Collection[str]
+) -> dict[str, Factors]:
+    """Factors under the denoiser's own names of layers that are called as by the model's authors.
 
     diffusers' loader translates a LoRA of rank 1 that has these layers, each with its number and those of its
-    rows as weights, so that what comes back says which rows of which layer go where.
+    rows as weights, so that what comes back says which rows of which layer go where. Names with dots are also
+    tried as kohya's scripts spell them, which more of diffusers' translators know.
     """
+    unknown = set(layers)
+    for spell in (str, lambda layer: f"lora_unet_{PREFIX.sub('', layer, count=1).replace('.', '_')}"):
+        back = _translation(pipe, {spell(layer): layers[layer] for layer in layers})
+        placed: dict[str, Factors] = {}
+        numbered = list(layers)
+        unknown = set(layers)
+        for name, (number, rows) in back.items():
+            if name in own:
+                layer = numbered[number]
+                placed[name] = _part(path, layer, layers[layer], rows)
+                unknown.discard(layer)
+        if not unknown:
+            return placed
+    raise BadAdapter(f"{path} has layers of unknown names, such as {min(unknown)}.")
+
+
+def _translation(pipe: Any, layers: Mapping[str, Factors]) -> dict[str, tuple[int, torch.Tensor]]:
+    """By the name in diffusers, the number of the layer that it is (part of), and its rows there."""
     import torch
     from diffusers.utils import convert_unet_state_dict_to_peft
 
-    numbered = list(layers)
     shown: dict[str, torch.Tensor] = {}
-    for number, layer in enumerate(numbered):
-        rows = torch.arange(float(len(_update(layers[layer], "meta"))))
+    for number, (layer, factors) in enumerate(layers.items()):
+        rows = torch.arange(float(len(_update(factors, "meta"))))
         down, up = ("lora_A", "lora_B") if "." in layer else ("lora_down", "lora_up")
         shown[f"{layer}.{down}.weight"] = torch.full((1, 1), number + 1.0)
         shown[f"{layer}.{up}.weight"] = rows[:, None] + 1
@@ -154,21 +174,17 @@ def _translated(pipe: Any, path: Path, layers: Mapping[str, Factors]) -> dict[st
     options = {"unet_config": pipe.unet.config} if hasattr(pipe, "unet") else {}
     try:
         back = pipe.lora_state_dict(shown, **options)
-    except (ValueError, LookupError, RuntimeError, AttributeError, TypeError) as error:
-        raise BadAdapter(f"{path} has layers of unknown names, such as {numbered[0]}.") from error
+    except (ValueError, LookupError, RuntimeError, AttributeError, TypeError, AssertionError):
+        return {}
     back = convert_unet_state_dict_to_peft(back[0] if isinstance(back, tuple) else back)
-    placed: dict[str, Factors] = {}
-    found = set()
-    for key, down in back.items():
-        if not key.endswith(".lora_A.weight"):
-            continue
-        layer = numbered[int(down.flatten()[0]) - 1]
-        rows = back[key.replace(".lora_A.", ".lora_B.")].flatten().long() - 1
-        placed[key.removesuffix(".lora_A.weight").partition(".")[2]] = _part(path, layer, layers[layer], rows)
-        found.add(layer)
-    if unknown := layers.keys() - found:
-        raise BadAdapter(f"{path} has layers of unknown names, such as {min(unknown)}.")
-    return placed
+    return {
+        key.removesuffix(".lora_A.weight").partition(".")[2]: (
+            int(down.flatten()[0]) - 1,
+            back[key.replace(".lora_A.", ".lora_B.")].flatten().long() - 1,
+        )
+        for key, down in back.items()
+        if key.endswith(".lora_A.weight")
+    }
 
 
 def _part(path: Path, layer: str, factors: Factors, rows: torch.Tensor) -> Factors:
