@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from matchgraph.ingest.tables.fingerprints import fingerprint_files
-from matchgraph.training.captions import FILE_COLUMN, METADATA_FILES, SPLIT_COLUMN, SPLITS
+from matchgraph.training.captions import CAPTION_COLUMNS, FILE_COLUMN, METADATA_FILES, SPLIT_COLUMN, SPLITS
 from matchgraph.training.dataset_files import FORMATS, SUFFIXES, is_junk, is_split
 from matchgraph.training.errors import BadDataset, MissingLibrary, first_line
 from matchgraph.training.files import SCRATCH_PREFIX
@@ -37,7 +37,7 @@ IMAGE_COLUMNS = ("image", "jpg", "png", "jpeg", "webp")
 # WebDataset names a column by the suffix of its file.
 RENAMED = {"txt": "text"}
 # Raised where the same files give another folder.
-VERSION = 1
+VERSION = 2
 
 
 def packed_files(place: Path) -> list[Path]:
@@ -169,7 +169,8 @@ def _undecoded(rows: Dataset | IterableDataset, place: Path) -> Iterator[tuple[b
     from datasets import Image
 
     features = rows.features or rows._resolve_features().features
-    images = [name for name, kind in features.items() if _is_image(kind)]
+    # A WebDataset's `.caption` files come as bytes.
+    images = [name for name, kind in features.items() if _is_image(kind) and name not in CAPTION_COLUMNS]
     if not images:
         raise BadDataset(f"{place} has no column of images; its columns are {', '.join(features)}.")
     column = next((name for name in IMAGE_COLUMNS if name in images), images[0])
@@ -198,6 +199,8 @@ def _texts(row: Mapping[str, Any]) -> dict[str, Any]:
     for name, value in row.items():
         if name.startswith("__"):  # WebDataset's own
             continue
+        if isinstance(value, bytes):
+            value = value.decode("utf-8-sig", errors="replace")
         if isinstance(value, Mapping):
             texts = {**_texts(value), **texts}
         elif isinstance(value, str) or (

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import tarfile
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -52,19 +53,19 @@ def saved(folder: Path) -> Path:
     return folder
 
 
-def webdataset(folder: Path) -> Path:
+def webdataset(folder: Path, text: str = "txt") -> Path:
     folder.mkdir()
     for split, colours in (("train", ("red", "blue")), ("test", ("green",))):
         with tarfile.open(folder / f"{split}-0000.tar", "w") as tar:
             for number, colour in enumerate(colours):
-                for suffix, content in (("jpg", picture(colour, "jpeg")), ("txt", f"a {colour}".encode())):
+                for suffix, content in (("jpg", picture(colour, "jpeg")), (text, f"a {colour}".encode())):
                     entry = tarfile.TarInfo(f"{number}.{suffix}")
                     entry.size = len(content)
                     tar.addfile(entry, io.BytesIO(content))
     return folder
 
 
-@pytest.mark.parametrize("packed", [parquet, saved, webdataset])
+@pytest.mark.parametrize("packed", [parquet, saved, webdataset, partial(webdataset, text="caption")])
 def test_packed_datasets_are_unpacked_once_with_splits_and_captions(tmp_path: Path, packed) -> None:
     folder, home = packed(tmp_path / "pets"), tmp_path / "home"
     (found,) = read_folders(folder, home=home).folders
