@@ -17,6 +17,7 @@ EXACT = "none"
 QUANTISATIONS = (EXACT, "int8", "nf4")
 # AdamW, or the same with moments of 8 bits, by bitsandbytes.
 OPTIMISERS = ("adamw", "adamw8bit")
+SCHEDULES = ("constant", "linear", "cosine")
 
 
 @dataclass(frozen=True)
@@ -24,12 +25,12 @@ class FineTuneConfig:
     """What to train and how; checked when built.
 
     Steps, batch size, learning rate and optimiser default to those of Match & Choose, section 5.1; it does
-    not give the LoRA rank, and has neither warm-up nor a learning-rate schedule.
+    not give the LoRA rank, and has neither warm-up nor a learning-rate schedule, as is the default here.
 
     Attributes:
         steps: optimiser steps.
         batch_size: images per forward pass; may exceed the dataset, which then comes more than once.
-        learning_rate: of AdamW, constant.
+        learning_rate: of AdamW; see `schedule`.
         rank: LoRA rank.
         alpha: LoRA alpha; the update is scaled by alpha / rank.
         resolution_px: images are scaled and cut to a square of this side.
@@ -48,11 +49,16 @@ class FineTuneConfig:
         quantisation: of the denoiser's frozen weights, in training and in sampling, which take less memory
             so: `none`, `int8` or `nf4`.
         optimiser: `adamw`, or `adamw8bit` with moments of 8 bits.
+        schedule: of the learning rate after the warm-up: `constant`, or `linear` or `cosine` down to 0.
+        warmup_steps: first steps, over which the learning rate rises from 0.
+        snr_gamma: bound of the signal-to-noise ratio by which losses are weighted (min-SNR); None for equal
+            weights. For models that predict noise or velocity of a variance-preserving process.
+        ema: decay of an average of the trained weights, which is what is kept in the end; 0 for none.
     """
 
     steps: int = setting(10_000, "Optimiser steps.", at_least=1)
     batch_size: int = setting(8, "Images per forward pass.", at_least=1)
-    learning_rate: float = setting(1e-5, "Learning rate of AdamW, constant.", above=0)
+    learning_rate: float = setting(1e-5, "Learning rate of AdamW.", above=0)
     rank: int = setting(16, "LoRA rank.", at_least=1)
     alpha: float = setting(16, "LoRA alpha; the update is scaled by alpha / rank.", above=0)
     resolution_px: int = setting(512, "Side of the images, in pixels.", at_least=8, option="--resolution")
@@ -74,12 +80,38 @@ class FineTuneConfig:
     optimiser: str = setting(
         "adamw", "AdamW, or AdamW with moments of 8 bits.", choices=OPTIMISERS, identity="changed"
     )
+    schedule: str = setting(
+        "constant",
+        "Learning rate after the warm-up: constant, or down to 0.",
+        choices=SCHEDULES,
+        identity="changed",
+    )
+    warmup_steps: int = setting(
+        0, "Steps over which the learning rate rises from 0.", at_least=0, identity="changed"
+    )
+    snr_gamma: float | None = setting(
+        None,
+        "Weight losses by min-SNR with this bound, 5 for one; not for flow matching.",
+        above=0,
+        identity="changed",
+    )
+    ema: float = setting(
+        0.0,
+        "Decay of an average of the trained weights, which is kept in the end; 0 for none.",
+        at_least=0,
+        below=1,
+        identity="changed",
+    )
 
     def __post_init__(self) -> None:
         check_settings(self, InvalidConfig)
         if self.method == "full" and self.quantisation != EXACT:
             raise InvalidConfig(
                 "Quantised weights cannot be trained: give --method lora, or no quantisation."
+            )
+        if self.warmup_steps > self.steps:
+            raise InvalidConfig(
+                f"warmup_steps must be at most steps, {self.steps}, got {self.warmup_steps}: raise --steps."
             )
 
     def to_dict(self) -> dict[str, Any]:

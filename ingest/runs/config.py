@@ -150,7 +150,13 @@ class RunConfig:
         precision: of the frozen weights, see `training.config.PRECISIONS`.
         quantisation: of the denoiser's frozen weights, see `training.config.QUANTISATIONS`. None leaves it to
             the planner: weights are kept as they are, unless a model fits the GPU in no other way.
-        optimiser: see `training.config.OPTIMISERS`.
+        optimiser: see `FineTuneConfig`, as for the settings that follow.
+        schedule: of the learning rate.
+        warmup_steps: over which it rises.
+        alpha: LoRA alpha; None for the rank, so that the update is not scaled.
+        caption_dropout: share of captions left empty in training.
+        snr_gamma: bound of min-SNR weights.
+        ema: decay of the weights' average.
         seed: of training and sampling.
         samples: images sampled for the score, or the most of them where `tolerance` is given.
         tolerance: sampling stops once the standard error of every Frechet distance (of every metric where
@@ -206,6 +212,17 @@ class RunConfig:
         identity="changed",
     )
     optimiser: str = same_setting(FineTuneConfig, "optimiser")
+    schedule: str = same_setting(FineTuneConfig, "schedule")
+    warmup_steps: int = same_setting(FineTuneConfig, "warmup_steps")
+    alpha: float | None = setting(
+        None,
+        "LoRA alpha; the update is scaled by alpha / rank. By default the rank.",
+        above=0,
+        identity="changed",
+    )
+    caption_dropout: float = same_setting(FineTuneConfig, "caption_dropout")
+    snr_gamma: float | None = same_setting(FineTuneConfig, "snr_gamma")
+    ema: float = same_setting(FineTuneConfig, "ema")
 
     def __post_init__(self) -> None:
         check_settings(self, IngestError)
@@ -224,12 +241,14 @@ class RunConfig:
         return self.quantisation or EXACT
 
     def fine_tuning(self, execution: Execution) -> FineTuneConfig:
-        """Return the part that fine-tunes; LoRA alpha equals the rank, so the update is not scaled."""
+        """Return the part that fine-tunes."""
         given = vars(execution) | vars(self)
         shared = {one.name: given[one.name] for one in fields(FineTuneConfig) if one.name in given}
         passes = execution.passes(self.batch_size)
         split = {"batch_size": self.batch_size // passes, "gradient_accumulation": passes}
-        return FineTuneConfig(**{**shared, **split, "alpha": self.rank, "quantisation": self.kept_in})
+        return FineTuneConfig(
+            **{**shared, **split, "alpha": self.alpha or self.rank, "quantisation": self.kept_in}
+        )
 
     def sampling(self, execution: Execution, n: int | None = None) -> SampleConfig:
         """Return the part that samples n images; by default as many as are asked for at most."""
@@ -262,6 +281,8 @@ class RunConfig:
             asked: what `asked` gave, with or without further entries.
         """
         own = {field.name: asked[field.name] for field in fields(cls) if field.name in asked}
+        if own.get("alpha") == own.get("rank", cls.rank):
+            own["alpha"] = None
         return cls(**{**own, "metrics": tuple(asked["metrics"])})
 
     @classmethod

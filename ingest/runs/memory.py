@@ -232,7 +232,7 @@ def memory_of_models(
 
 
 def _work(config: RunConfig, execution: Execution, held: int) -> Work:
-    from matchgraph.training.memory.plan import Work
+    from matchgraph.training.memory.plan import Work, trained_bytes
     from matchgraph.training.pipelines.encoding import PROMPT_BATCH, images_together
 
     size = config.batch_size
@@ -245,7 +245,7 @@ def _work(config: RunConfig, execution: Execution, held: int) -> Work:
         micro_batch=size // execution.passes(size) if execution.micro_batch else None,
         gradient_checkpointing=execution.gradient_checkpointing or None,
         placement=PLACEMENTS[execution.offload],
-        optimiser=config.optimiser,
+        bytes_per_trained=trained_bytes(config.optimiser, config.ema),
     )
 
 
@@ -284,5 +284,5 @@ def in_words(plan: MemoryPlan) -> str:
 
 
 def _key(folder: Path, config: RunConfig) -> object:
-    names = ("precision", "resolution_px", "method", "rank", "batch_size", "kept_in", "optimiser")
+    names = ("precision", "resolution_px", "method", "rank", "batch_size", "kept_in", "optimiser", "ema")
     return folder, *(getattr(config, name) for name in names)

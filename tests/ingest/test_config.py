@@ -93,7 +93,10 @@ def test_the_default_question_is_what_it_was() -> None:
     assert RunConfig().asked() == FIRST
     # What is said of a default asks nothing else.
     assert RunConfig(quantisation="none").asked() == FIRST
-    changed = {"quantisation": "int8", "optimiser": "adamw8bit"}
+    changed = {
+        "quantisation": "int8", "optimiser": "adamw8bit", "schedule": "cosine", "warmup_steps": 5,
+        "alpha": 8.0, "caption_dropout": 0.5, "snr_gamma": 5.0, "ema": 0.9,
+    }  # fmt: skip
     for name, value in changed.items():
         config = RunConfig(**{name: value})
         assert config.asked() == {**FIRST, name: value}

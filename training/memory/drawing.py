@@ -112,8 +112,10 @@ def opened_to_draw(
             "with more memory."
         )
     try:
-        with LoadedPipeline(folder, device=device, placement=plan and plan.placement) as loaded:
-            loaded.drawn_together = plan and plan.sampling_batch
+        with LoadedPipeline(
+            folder, device=device, placement=None if plan is None else plan.placement
+        ) as loaded:
+            loaded.drawn_together = None if plan is None else plan.sampling_batch
             yield loaded
     except OutOfMemory as error:
         # Of two pipelines the outer one hears of it as well.

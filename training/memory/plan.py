@@ -24,12 +24,24 @@ BYTES_PER_PIXEL = 2 * 3 * 4
 # Of each trained value: itself, its gradient and the two moments of AdamW, in float32 or in 8 bits. All
 # weights of a denoiser are in the passes as they are; their float32 copies come on top.
 BYTES_PER_TRAINED = {"adamw": 16, "adamw8bit": 10}
+# Of its average, where one is kept.
+AVERAGE_BYTES = 4
 # A plan that proved too large is followed by one that takes this much less.
 SMALLER = 0.85
 
 # More than any GPU has.
 EVERYTHING = 2**62
 STAGES = ("loading", "encoding images", "encoding text", "training", "sampling", "decoding", "scoring")
+
+
+def trained_bytes(optimiser: str, ema: float) -> int:
+    """Bytes on the GPU of each value that is trained.
+
+    Args:
+        optimiser: one of `training.config.OPTIMISERS`.
+        ema: decay of its average; 0 for none.
+    """
+    return BYTES_PER_TRAINED[optimiser] + (AVERAGE_BYTES if ema else 0)
 
 
 @dataclass(frozen=True)
@@ -42,7 +54,7 @@ class Work:
         prompt_batch: prompts encoded at a time.
         image_batch: images encoded at a time.
         instrument_bytes: weights of the extractors, which stay on the GPU.
-        optimiser: one of `training.config.OPTIMISERS`.
+        bytes_per_trained: see `trained_bytes`.
         micro_batch: images in a forward pass of training; None to choose.
         gradient_checkpointing: None to choose, as for all that follow.
         placement: fields of `Placement` that are decided.
@@ -53,7 +65,7 @@ class Work:
     prompt_batch: int
     image_batch: int
     instrument_bytes: int = 0
-    optimiser: str = "adamw"
+    bytes_per_trained: int = 16
     micro_batch: int | None = None
     gradient_checkpointing: bool | None = None
     placement: Mapping[str, bool] = field(default_factory=dict)
@@ -314,7 +326,7 @@ def stage_bytes(plan: MemoryPlan, stage: str) -> int:
         passes = footprint.checkpointed if plan.gradient_checkpointing else footprint.training
         # All but the denoiser always waits.
         base = footprint.weights(denoiser) - (footprint.waiting(denoiser) if placed.training_offload else 0)
-        trained = footprint.trained * BYTES_PER_TRAINED[work.optimiser]
+        trained = footprint.trained * work.bytes_per_trained
         own = base + trained + (passes or footprint.training).at(plan.micro_batch)
     elif stage == "sampling":
         rows = plan.sampling_batch * footprint.guided_rows

@@ -19,7 +19,8 @@ from matchgraph.training.pipelines.loading import LoadedPipeline, opened
 from matchgraph.training.pipelines.memory import PeakMemory
 from matchgraph.training.pipelines.placement import placed
 from matchgraph.training.tune.checkpoint import Checkpoints
-from matchgraph.training.tune.loop import Training, attached
+from matchgraph.training.tune.fine_tuning import FineTuning
+from matchgraph.training.tune.loop import attached
 from matchgraph.training.tune.methods import WEIGHT_FILES, Full, Lora, Method
 from matchgraph.training.tune.session import Session, circumstances, identity_of
 
@@ -131,7 +132,9 @@ def fine_tune(
         ):
             trainable = sum(parameter.numel() for parameter in parameters.values())
             with memory_of("training"):
-                session.train(Training(loaded, parameters, dataset, config), on_step)
+                training = FineTuning(loaded, parameters, dataset, config)
+                session.train(training, on_step)
+                training.keep_average()
             adapter = method.save(loaded, out)
         images_per_step = config.batch_size * config.gradient_accumulation
         record = FineTuneRecord(

@@ -257,8 +257,11 @@ class Training:
         for first in range(0, count, config.batch_size):
             noise.set_state(before)
             rows = slice(first, first + config.batch_size)
+            weighting = () if config.snr_gamma is None else (config.snr_gamma,)
             with self._narrowed():
-                loss = loaded.family.loss(loaded.pipe, self._denoiser, latents, conditioning, noise, rows)
+                loss = loaded.family.loss(
+                    loaded.pipe, self._denoiser, latents, conditioning, noise, rows, *weighting
+                )
             yield loss
 
     def _narrowed(self) -> torch.autocast:

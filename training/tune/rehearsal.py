@@ -14,8 +14,9 @@ from matchgraph.training.pipelines.encoding import encode_dataset
 from matchgraph.training.pipelines.placement import placed
 from matchgraph.training.pipelines.samplers import default_drawing
 from matchgraph.training.sampling.generate import sample_images
+from matchgraph.training.tune.fine_tuning import FineTuning
 from matchgraph.training.tune.finetune import method_of
-from matchgraph.training.tune.loop import Training, attached
+from matchgraph.training.tune.loop import attached
 
 if TYPE_CHECKING:
     from matchgraph.training.measure.extractors.base import Extractor
@@ -64,7 +65,7 @@ def rehearse(
             placed(loaded, "denoiser", training=True),
             memory_of("training"),
         ):
-            Training(loaded, parameters, data, replace(training, compile=False)).step(1)
+            FineTuning(loaded, parameters, data, replace(training, compile=False)).step(1)
         steps, _ = default_drawing(loaded.pipe, loaded.family.default_steps, loaded.family.default_guidance)
         steps = sampling.drawing.steps or steps
         drawing = replace(sampling.drawing, steps=min(steps, SAMPLING_STEPS))

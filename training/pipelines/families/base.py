@@ -9,8 +9,14 @@ from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from matchgraph.training.errors import InvalidConfig
 from matchgraph.training.pipelines.decoding import checked_decoding, normalised, single_precision
-from matchgraph.training.pipelines.families.objectives import Density, diffuse, rectified_flow
+from matchgraph.training.pipelines.families.objectives import (
+    Density,
+    diffuse,
+    min_snr_weights,
+    rectified_flow,
+)
 from matchgraph.training.pipelines.rollback import noised, rolled_back
 
 if TYPE_CHECKING:
@@ -208,6 +214,7 @@ class Family(ABC):
         conditioning: Conditioning,
         generator: torch.Generator,
         rows: slice = slice(None),
+        snr_gamma: float | None = None,
     ) -> torch.Tensor:
         """The family's training objective: the mean squared error of `predict`.
 
@@ -221,12 +228,18 @@ class Family(ABC):
             conditioning: n rows as `encode_prompts` gives them, and those of `image_conditioning` if any.
             generator: CPU generator; timesteps are drawn before noise, both for all n rows.
             rows: of which the loss is taken, all by default: a batch too large for one pass comes in several.
+            snr_gamma: see `objectives.min_snr_weights`; None for equal weights.
 
         Returns:
             A float32 scalar that gradients flow from.
+
+        Raises:
+            InvalidConfig: the objective has no min-SNR weights.
         """
         import torch
 
+        if snr_gamma is not None and self.flow_matching:
+            raise InvalidConfig(f"min-SNR is not for flow matching: leave --snr-gamma out for {self.name}.")
         if self.flow_matching:
             noisy, levels, target = rectified_flow(
                 pipe.scheduler, latents, generator, self.density, from_noise=self.counts_from_noise
@@ -235,7 +248,11 @@ class Family(ABC):
             noisy, levels, target = diffuse(pipe.scheduler, latents, generator)
         shown = {name: values[rows] for name, values in conditioning.items()}
         predicted = self.predict(pipe, denoiser, noisy[rows], levels[rows], shown)
-        return torch.nn.functional.mse_loss(predicted.float(), target[rows])
+        if snr_gamma is None:
+            return torch.nn.functional.mse_loss(predicted.float(), target[rows])
+        errors = torch.nn.functional.mse_loss(predicted.float(), target[rows], reduction="none")
+        weights = min_snr_weights(pipe.scheduler, levels[rows], snr_gamma)
+        return (errors.flatten(1).mean(dim=1) * weights).mean()
 
     def sample(
         self,

@@ -69,6 +69,25 @@ def diffuse(
     return noisy, timesteps.to(latents.device), target
 
 
+def min_snr_weights(scheduler: Any, timesteps: torch.Tensor, gamma: float) -> torch.Tensor:
+    """Weights of losses at timesteps of a variance-preserving process, (n,).
+
+    Args:
+        scheduler: see `diffuse`.
+        timesteps: (n,).
+        gamma: bound of the signal-to-noise ratio.
+
+    Source:
+        Hang et al., "Efficient diffusion training via min-SNR weighting strategy" (2023), section 3.4: its
+        weights are of the squared error of the image, here of noise or velocity.
+    """
+    alphas = scheduler.alphas_cumprod
+    kept = alphas[timesteps.to(alphas.device)].to(timesteps.device).float()
+    ratio = kept / (1 - kept)
+    velocity = scheduler.config.prediction_type == "v_prediction"
+    return ratio.clamp(max=gamma) / (ratio + 1 if velocity else ratio)
+
+
 def is_edm(scheduler: Any) -> bool:
     """Whether a scheduler is one of Karras et al.'s process, by its class."""
     return type(scheduler).__name__.startswith("EDM")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from matchgraph.training.errors import InvalidConfig
 from matchgraph.training.pipelines.families.base import Conditioning, Family, without_empty
 from matchgraph.training.pipelines.families.objectives import denoise, is_edm
 from matchgraph.training.pipelines.samplers import guidance_embedding
@@ -76,10 +77,13 @@ class StableDiffusionXL(Family):
         conditioning: Conditioning,
         generator: torch.Generator,
         rows: slice = slice(None),
+        snr_gamma: float | None = None,
     ) -> torch.Tensor:
         """See `Family.loss`."""
         if not is_edm(pipe.scheduler):
-            return super().loss(pipe, denoiser, latents, conditioning, generator, rows)
+            return super().loss(pipe, denoiser, latents, conditioning, generator, rows, snr_gamma)
+        if snr_gamma is not None:
+            raise InvalidConfig("min-SNR is not for the EDM process: leave --snr-gamma out for this model.")
         import torch
 
         noisy, levels, denoised = denoise(pipe.scheduler, latents, generator)
