@@ -27,6 +27,7 @@ from matchgraph.cli.options import (
     settings_options,
     with_options,
 )
+from matchgraph.cli.run_file import family_settings, run_file_option
 from matchgraph.cli.run_output import (
     show_adapters,
     show_changed,
@@ -72,6 +73,7 @@ def run_config(options: dict[str, Any]) -> RunConfig:
 
 planning_options = with_options(
     [
+        run_file_option,
         settings_options(Selection, only=("models", "datasets", "pairs")),
         probe_option(),
         extractor_option,
@@ -143,12 +145,13 @@ def plan(
 
     if budget_hours is None and out is not None:
         raise click.UsageError("--out writes what --budget-hours proposes: give --budget-hours as well.")
+    families = family_settings(options)
     config, selection = run_config(options), configuration(Selection, options)
     execution = configuration(Execution, options)
     with opened_graph() as (graph, _):
         if budget_hours is None:
             home = settings_from_environment().home
-            found = plan_runs(graph, config, selection, home=home, execution=execution)
+            found = plan_runs(graph, config, selection, home=home, execution=execution, families=families)
             show_plan(found, price_per_hour, as_json)
             return
         missing = missing_runs(graph, config, selection, execution)
@@ -220,6 +223,7 @@ def run(
     from matchgraph.ingest.runs.workflow import plan_runs, queue_runs, run_pairs
 
     settings = settings_from_environment()
+    families = family_settings(options)
     config, selection = run_config(options), configuration(Selection, options)
     working = configuration(WorkerOptions, options)
     cluster = configuration(ClusterOptions, options, workers=workers)
@@ -228,10 +232,16 @@ def run(
         raise click.UsageError("--address, --gpus and --cpus are for --executor ray.")
     if here and not _given(ctx, "workers"):
         workers = 1
-    queueing: dict[str, Any] = {"retry_failed": retry_failed, "max_attempts": max_attempts}
+    queueing: dict[str, Any] = {
+        "retry_failed": retry_failed,
+        "max_attempts": max_attempts,
+        "families": families,
+    }
     with opened_graph() as (graph, _):
         if dry_run:
-            found = plan_runs(graph, config, selection, home=settings.home, execution=working)
+            found = plan_runs(
+                graph, config, selection, home=settings.home, execution=working, families=families
+            )
             show_plan(found, price_per_hour, as_json)
             return
         if queue:

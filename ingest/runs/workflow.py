@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from matchgraph.ingest.instruments import extractor_specs, load_instruments
 from matchgraph.ingest.runs import local
@@ -61,6 +61,8 @@ if TYPE_CHECKING:
     from matchgraph.training.measure.extractors import Extractor
 
 WATCH_S = 2.0
+# Settings of runs that differ for models of some families: by the family's name, by theirs.
+Families: TypeAlias = Mapping[str, Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -159,6 +161,7 @@ def plan_runs(
     *,
     home: Path,
     execution: Execution | None = None,
+    families: Families | None = None,
 ) -> PlanSummary:
     """Say which runs there are to do and how long they take; writes nothing.
 
@@ -169,6 +172,7 @@ def plan_runs(
         home: the data folder, in which weights of earlier runs lie.
         execution: how they would be carried out. Where the GPU's memory is known or given, the summary says
             what each model takes of it.
+        families: settings that differ for models of some families, by name.
 
     Raises:
         NothingToDo: no pair is left, or a replicate would repeat a measurement under the same seed.
@@ -180,7 +184,7 @@ def plan_runs(
     """
     ledger = Ledger(graph.runner)
     execution = execution or Execution()
-    plan, _ = planned(graph, config, selection, "cpu", execution, home)
+    plan, _ = planned(graph, config, selection, "cpu", execution, home, families)
     everything = ledger.runs()
     if not selection.also:
         check_unfinished(everything, plan)
@@ -260,6 +264,7 @@ def queue_runs(
     home: Path,
     device: str = "cpu",
     execution: Execution | None = None,
+    families: Families | None = None,
     retry_failed: bool = False,
     max_attempts: int = MAX_ATTEMPTS,
 ) -> QueuedRuns:
@@ -272,13 +277,14 @@ def queue_runs(
         home: the data folder, in which weights of earlier runs lie.
         device: where extractors are loaded, for a worker in this process to use them.
         execution: how they will be carried out: a model that fits its GPU in no other way is quantised.
+        families: see `plan_runs`.
         retry_failed: whether failed runs are queued again.
         max_attempts: how often a run is begun before it counts as failed.
 
     Raises:
         IngestError: as `plan_runs`; nothing was queued.
     """
-    plan, instruments = planned(graph, config, selection, device, execution or Execution(), home)
+    plan, instruments = planned(graph, config, selection, device, execution or Execution(), home, families)
     runs = queue_plan(
         Ledger(graph.runner),
         plan,
@@ -299,6 +305,7 @@ def run_pairs(
     options: WorkerOptions | None = None,
     workers: int | None = 1,
     cluster: ClusterOptions | None = None,
+    families: Families | None = None,
     retry_failed: bool = False,
     max_attempts: int = MAX_ATTEMPTS,
     reporter: Reporter | None = None,
@@ -315,6 +322,7 @@ def run_pairs(
         workers: on this machine: 1 for this process, more for as many child processes, None for one on each
             GPU or every four cores.
         cluster: which cluster, and how much of it; None for this machine.
+        families: see `plan_runs`.
         retry_failed: whether failed runs are queued again.
         max_attempts: how often a run is begun before it counts as failed.
         reporter: hears how it goes.
@@ -344,6 +352,7 @@ def run_pairs(
         home=settings.home,
         device=options.device if alone else "cpu",
         execution=options,
+        families=families,
         retry_failed=retry_failed,
         max_attempts=max_attempts,
     )
@@ -471,6 +480,7 @@ def planned(
     device: str,
     execution: Execution,
     home: Path,
+    families: Families | None = None,
 ) -> tuple[Plan, dict[str, Extractor]]:
     """The plan, and the extractors that it was made with, by name."""
     specs = extractor_specs(selection.probe, selection.extractors)
@@ -486,9 +496,24 @@ def planned(
         instruments,
         selection,
         weights=weights,
-        fitted=lambda folder, asked: quantised_to_fit(folder, asked, execution, kept),
+        fitted=lambda folder, asked: quantised_to_fit(
+            folder, of_family(folder, asked, families or {}), execution, kept
+        ),
     )
     return plan, instruments
+
+
+def of_family(folder: Path, config: RunConfig, families: Families) -> RunConfig:
+    """The configuration with what differs for the family of a model's folder."""
+    from matchgraph.training.errors import UnknownFamily
+    from matchgraph.training.pipelines.families import family_of
+    from matchgraph.training.pipelines.loading import read_model_index
+
+    try:
+        name = family_of(read_model_index(folder)).name if families else ""
+    except UnknownFamily:
+        return config
+    return replace(config, **families.get(name, {}))
 
 
 def on_gpu(execution: Execution) -> bool:
