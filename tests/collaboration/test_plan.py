@@ -30,6 +30,7 @@ def test_shares_of_a_schedule_are_between_none_and_all(share: float) -> None:
         Correction(TEACHER, share)
     with pytest.raises(InvalidPlan, match="strength"):
         replace(PLAN, strength=share)
+    assert replace(PLAN, strength=0.5).strength == Correction(TEACHER, 0.5).rollback == 0.5
 
 
 @pytest.mark.parametrize(

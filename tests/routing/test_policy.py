@@ -114,6 +114,21 @@ def test_a_budget_is_missed_by_no_more_than_one_prompts_step() -> None:
     assert lambda_for_budget(quality, cost, 1000.0) == 0
 
 
+def test_a_budget_that_is_exactly_a_levels_cost_pays_for_it() -> None:
+    quality, cost = np.array([[0.0, 1.0]] * 3), np.array([0.0, 0.1])
+    # In floats the mean of three times 0.1 is above 0.1.
+    assert LambdaPath.of(quality, cost).means(cost)[-1] > 0.1
+    assert lambda_for_budget(quality, cost, 0.1) == 0
+
+
+def test_large_gains_keep_a_level_above_all_and_fall_together_in_spite_of_rounding() -> None:
+    cost = np.array([0.0, 1.0])
+    quality = np.array([[0.0, 3e8], [0.0, 0.1 * 3 * 1e9]])
+    assert quality[0, 1] != quality[1, 1]
+    levels = LambdaPath.of(quality, cost).levels
+    assert [choose(quality, cost, level).tolist() for level in levels] == [[0, 0], [1, 1]]
+
+
 def test_each_request_may_bring_its_own_lambda() -> None:
     quality, cost = np.array([[0.1, 0.9]] * 3), np.array([1.0, 2.0])
     assert choose(quality, cost, np.array([0.0, 0.5, 5.0])).tolist() == [1, 1, 0]
