@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from shlex import quote
+from shlex import join
 from typing import TYPE_CHECKING, Any
 
 from matchgraph.report.verdicts import p_text
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from matchgraph.predictor.starting import StartingPoint
     from matchgraph.shortlist import Shortlisted
     from matchgraph.stats.intervals import Interval
+    from matchgraph.usable import Conditions
 
 PERCENT = 100
 # Orders whose first models are measured.
@@ -202,9 +203,14 @@ def verdict_lines(answer: Answer) -> list[str]:
     return lines
 
 
-def measuring_command(target: str, answer: Answer) -> str:
+def measuring_command(target: str, answer: Answer, conditions: Conditions) -> str:
     """The command that measures the likeliest models on the dataset."""
-    return f"matchgraph predict {quote(target)} --measure {len(answer.verdict.measure)}"
+    words = ["matchgraph", "predict", target, "--measure", str(len(answer.verdict.measure))]
+    if conditions.fits_gib is not None:
+        words += ["--fits", f"{conditions.fits_gib:g}"]
+    for licence in conditions.licences:
+        words += ["--license", licence]
+    return join(words)
 
 
 def confidence_text(sure: Confidence) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -25,6 +26,7 @@ from matchgraph.training.config import FineTuneConfig
 
 if TYPE_CHECKING:
     from matchgraph.ingest.tables.new_dataset import NewFolder
+    from matchgraph.usable import Conditions
 
 method_options = settings_options(
     Method,
@@ -41,6 +43,18 @@ method_options = settings_options(
         "seed",
     ),
 )
+
+
+class Gibibytes(FiniteRange):
+    """Memory of a graphics card in GiB; the unit may stand behind it, as cards are sold."""
+
+    name = "GIB"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """See `click.ParamType`."""
+        if isinstance(value, str):
+            value = value.strip().upper().removesuffix("B").removesuffix("I").removesuffix("G")
+        return super().convert(value, param, ctx)
 
 
 class Shares(click.ParamType):
@@ -81,6 +95,19 @@ class Shares(click.ParamType):
     metavar="HOURS",
     help="Measure as many as fit this time on one device, or fewer with --measure.",
 )
+@click.option(
+    "--fits",
+    type=Gibibytes(0, min_open=True),
+    metavar="GIB",
+    help="Only models whose fine-tuning fits a graphics card of this much memory, such as 24GB.",
+)
+@click.option(
+    "--license",
+    "licences",
+    multiple=True,
+    metavar="NAME",
+    help="Only models under this licence, as their model cards name it; `*` stands for any text. Repeatable.",
+)
 @extractor_option
 @settings_options(FineTuneConfig, only=("device",))
 @method_options
@@ -93,6 +120,8 @@ def predict(
     confidence: float | None,
     measure: int | None,
     budget_hours: float | None,
+    fits: float | None,
+    licences: tuple[str, ...],
     as_json: bool,
     **options: Any,
 ) -> None:
@@ -109,18 +138,25 @@ def predict(
     While the graph has no results, models that `ingest published` added come in the order of their published
     average ranking, and the answer says so.
 
+    With --fits or --license the other models are left out as if the graph did not have them, also those of
+    which it is not known; the answer names them.
+
     With --confidence the method is first run on each of the graph's other datasets, as in `evaluate`, to
     calibrate the set (conformal prediction).
     """
     from matchgraph.cli.answers import measuring_command, show_answer, show_start
+    from matchgraph.graphdb.connection import settings_from_environment
     from matchgraph.ingest.tables import new_dataset
     from matchgraph.predictor import workflow
+    from matchgraph.usable import Conditions
 
     method, asked = configuration(Method, options), new_dataset.target(target, probe, caption_column)
+    conditions = Conditions(fits, licences)
     if measure is not None or budget_hours is not None:
-        decided(asked, method, measure, budget_hours, probe, as_json, options)
+        decided(asked, method, conditions, measure, budget_hours, probe, as_json, options)
         return
     with progress_bar() as progress, opened_graph() as (graph, _):
+        method, notes = conditions.applied(graph, settings_from_environment().home, method)
         answer = workflow.predict_or_start(
             graph,
             asked,
@@ -129,17 +165,19 @@ def predict(
             confidence=confidence,
             on_progress=progress,
         )
+    answer = replace(answer, notes=(*answer.notes, *notes))
     if as_json:
         click.echo(json.dumps(answer.to_dict(), allow_nan=False))
     elif isinstance(answer, StartingPoint):
         show_start(answer)
     else:
-        show_answer(answer, measure=measuring_command(target, answer))
+        show_answer(answer, measure=measuring_command(target, answer, conditions))
 
 
 def decided(
     target: str | NewFolder,
     method: Method,
+    conditions: Conditions,
     measure: int | None,
     budget_hours: float | None,
     probe: str | None,
@@ -159,9 +197,13 @@ def decided(
         stopped_by_signals(announce_stop, grace_s=GRACE_S) as stop,
         run_bar() as reporter,
     ):
+        settings = settings_from_environment()
+        method, notes = conditions.applied(graph, settings.home, method)
+        for note in notes:
+            reporter.notice(note)
         found = measure_and_decide(
             graph,
-            settings_from_environment(),
+            settings,
             target,
             measure=measure,
             budget_hours=budget_hours,

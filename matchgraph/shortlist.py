@@ -20,6 +20,7 @@ from matchgraph.ingest.runs.reporter import Reporter
 from matchgraph.ingest.runs.workflow import measurable_models, run_pairs
 from matchgraph.predictor.decision import Decision, decide, outcomes
 from matchgraph.predictor.errors import NotEnoughResults, UnknownMetricName
+from matchgraph.predictor.nearby import only_models
 from matchgraph.predictor.recipes import Method
 from matchgraph.predictor.starting import RANK
 from matchgraph.predictor.workflow import predict, save_dataset
@@ -123,6 +124,8 @@ def measure_and_decide(
     method, reporter = method or Method(), reporter or Reporter()
     dataset = target if isinstance(target, str) else save_dataset(graph, target, on_progress)
     able = measurable_models(graph, dataset, method.metric)
+    if method.models:
+        able = {model: found for model, found in able.items() if model in method.models}
     answer, chances = _predicted(graph, dataset, method, on_progress)
     hours = {model: found.hours for model, found in able.items()}
     ranks = {model.id: model.properties.get(RANK, math.inf) for model in graph.models()}
@@ -132,6 +135,8 @@ def measure_and_decide(
     started = time.monotonic()
     while True:
         snapshot = graph.snapshot(method.metric, None, method.measured_with)
+        if method.models:
+            snapshot = only_models(snapshot, method.models)
         known = outcomes(snapshot, dataset)
         if model is not None and all(outcome.model != model for outcome in known):
             failed.setdefault(model, "its result was not measured by the extractor asked for")
@@ -175,7 +180,7 @@ def _predicted(
     try:
         answer = predict(graph, dataset, method=method, on_progress=on_progress)
     except (NotEnoughResults, UnknownMetricName):
-        models = [model.id for model in graph.models()]
+        models = [model.id for model in graph.models() if not method.models or model.id in method.models]
         return None, dict.fromkeys(models, 1 / max(len(models), 1))
     return answer, {model.model: model.p_best for model in answer.ranking}
 

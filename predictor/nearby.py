@@ -5,7 +5,7 @@ The work of a prediction grows with the cube of the number of datasets, and far 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -62,3 +62,18 @@ def nearby(
     )
     count = len(kept - {name})
     return part, f"the ranking is computed from the {count} nearest of {len(measured)} measured datasets."
+
+
+def only_models(snapshot: Snapshot, models: Collection[str]) -> Snapshot:
+    """The graph as if it had these models alone.
+
+    Args:
+        snapshot: the graph.
+        models: ids of the models to keep.
+    """
+    performs = snapshot.performs
+    return replace(
+        snapshot,
+        models=tuple(model for model in snapshot.models if model.id in models),
+        performs=performs[performs["model"].isin(models)].reset_index(drop=True),
+    )

@@ -126,6 +126,7 @@ class Method(Ingredients):
             only one there is.
         measured_with: extractors whose values to keep to, where there are several of one metric.
         recipe: the method of ranking, see `RECIPES`.
+        models: ids of the models to choose from, whose results alone are used; all by default.
 
     Raises:
         InvalidRows: an unknown value, or an ingredient other than its default that the recipe does not have.
@@ -145,6 +146,7 @@ class Method(Ingredients):
         "similar datasets, or the paper's classifier on a graph embedding.",
         choices=tuple(RECIPES),
     )
+    models: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -17,10 +17,16 @@ from matchgraph.predictor.active import pair_hours
 from matchgraph.predictor.answer import Answer
 from matchgraph.predictor.confidence import cluster_folds, confidence_of, other_folds
 from matchgraph.predictor.config import ReplayConfig
-from matchgraph.predictor.errors import ExtractorMismatch, InvalidRows, UnknownMetricName, UnknownTarget
+from matchgraph.predictor.errors import (
+    ExtractorMismatch,
+    InvalidRows,
+    NotEnoughResults,
+    UnknownMetricName,
+    UnknownTarget,
+)
 from matchgraph.predictor.folds import rehearsed_folds
 from matchgraph.predictor.matching import Cost
-from matchgraph.predictor.nearby import nearby
+from matchgraph.predictor.nearby import nearby, only_models
 from matchgraph.predictor.pairs import missing_pairs_note
 from matchgraph.predictor.recipes import Method
 from matchgraph.predictor.starting import StartingPoint, starting_point
@@ -96,7 +102,7 @@ def predict(
             raise UnknownTarget(
                 f"--save adds a folder of images to the graph, and {target!r} is a dataset of it already."
             )
-        snapshot = load_snapshot(graph, method.metric, method.similarity, method.measured_with)
+        snapshot = _visible(graph, method, method.similarity)
         _check_known(snapshot, target)
         dataset: str | Dataset = target
         name, distances, compared = target, {}, set()
@@ -107,7 +113,7 @@ def predict(
     else:
         if method.similarity not in (None, target.metric):
             raise InvalidRows(f"A new dataset is compared by {target.metric}, not by {method.similarity}.")
-        snapshot = load_snapshot(graph, method.metric, target.metric, method.measured_with)
+        snapshot = _visible(graph, method, target.metric)
         new = target.measured(graph, snapshot.datasets, on_progress, save=save)
         _check_compared_with(snapshot, new)
         if save:
@@ -159,7 +165,9 @@ def predict_or_start(
             graph, target, method=method, save=save, confidence=confidence, on_progress=on_progress
         )
     except UnknownMetricName:
-        start = None if _measured_metrics(graph) else starting_point(graph.models())
+        wanted = method.models if method else ()
+        models = [model for model in graph.models() if not wanted or model.id in wanted]
+        start = None if _measured_metrics(graph) else starting_point(models)
         if start is None:
             raise
         return start
@@ -211,7 +219,7 @@ def evaluate(
         InvalidRows: a share to remove outside [0, 1), or datasets that make no groups of that kind.
     """
     method = method or Method()
-    snapshot = load_snapshot(graph, method.metric, method.similarity, method.measured_with)
+    snapshot = _visible(graph, method, method.similarity)
     return evaluation.evaluate(
         snapshot,
         method.build(graph.runner),
@@ -247,7 +255,7 @@ def evaluate_by_budget(
         NoSimilarity: the method needs similarities, and no dataset has any.
     """
     method = method or Method()
-    snapshot = load_snapshot(graph, method.metric, method.similarity, method.measured_with)
+    snapshot = _visible(graph, method, method.similarity)
     # Times are no results, so those of all datasets count.
     hours, basis = pair_hours(snapshot, load_costs(graph, snapshot))
     return replay.budget_curve(
@@ -258,6 +266,14 @@ def evaluate_by_budget(
         hours_from=basis,
         progress=lambda done, of, what: on_progress(what, done, of),
     )
+
+
+def _visible(graph: MatchingGraph, method: Method, similarity: str | None) -> Snapshot:
+    """What a method sees of the graph."""
+    if len(method.models) == 1:
+        raise NotEnoughResults(f"{method.models[0]} alone is left to choose from: there is nothing to rank.")
+    snapshot = load_snapshot(graph, method.metric, similarity, method.measured_with)
+    return only_models(snapshot, method.models) if method.models else snapshot
 
 
 def load_snapshot(

@@ -20,6 +20,7 @@ from matchgraph.training.pipelines.families import ALIASES
 from matchgraph.training.pipelines.families import FAMILIES as TRAINABLE
 
 INDEX = "model_index.json"
+CARD = "README.md"
 CONFIGS = ("config.json", "scheduler_config.json")
 DENOISERS = ("unet", "transformer")
 COMPONENT = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
@@ -181,9 +182,28 @@ def _read_pipeline(folder: Path, model_id: str | None) -> tuple[Model, list[str]
     params = count_parameters(folder / denoiser)
     if params is not None:
         properties["params"] = params
+    licence, note = _licence(folder / CARD)
+    properties |= {} if licence is None else {"license": licence}
+    notes += [] if note is None else [note]
     properties["source"] = str(source)
     properties["content_hash"] = pipeline_fingerprint(source)
     return Model(name, dict(sorted(properties.items()))), notes
+
+
+def _licence(card: Path) -> tuple[str | None, str | None]:
+    """The licence that a model card names, and a note where it cannot be read."""
+    if not card.is_file():
+        return None, None
+    import yaml
+    from huggingface_hub import ModelCard
+
+    try:
+        data = ModelCard.load(card, ignore_metadata_errors=True).data
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        return None, f"{card}: its licence is not read: {str(error).splitlines()[0]}"
+    # A licence that the hub has no name for is "other", with the name beside it.
+    own = data.license if data.license != "other" else data.license_name or data.license
+    return (own if isinstance(own, str) and own else None), None
 
 
 def _components(folder: Path, index: Mapping[str, Any]) -> dict[str, str | None]:

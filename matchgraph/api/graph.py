@@ -365,6 +365,8 @@ class Graph:
         method: Method | None = None,
         save: bool = False,
         confidence: float | None = None,
+        fits_gib: float | None = None,
+        licences: Sequence[str] = (),
     ) -> Answer | StartingPoint:
         """Rank the models for a dataset, without fine-tuning any.
 
@@ -375,6 +377,8 @@ class Graph:
             method: how to predict; the default recipe by default.
             save: keep a folder's images in the graph as a dataset.
             confidence: in (0, 1); also find the smallest set of models that contains the best one with it.
+            fits_gib: only models whose fine-tuning fits a graphics card of this much memory, in GiB.
+            licences: only models under one of these, as model cards name them; `*` stands for any text.
 
         Returns:
             The ranking: `.ranking`, `.costs`, `.to_frame()`; notebooks show it as a table. While the graph
@@ -390,10 +394,13 @@ class Graph:
         """
         from matchgraph.ingest.tables.new_dataset import target as target_of
         from matchgraph.predictor.workflow import predict_or_start
+        from matchgraph.usable import Conditions
 
+        conditions = Conditions(fits_gib, tuple(licences))
+        method, notes = conditions.applied(self._graph, self.settings.home, method)
         chosen = self.probe if probe is None else os.fspath(probe)
         with self._following() as on_progress:
-            return predict_or_start(
+            answer = predict_or_start(
                 self._graph,
                 target_of(os.fspath(target), chosen, caption_column, self.settings.home),
                 method=method,
@@ -401,6 +408,7 @@ class Graph:
                 confidence=confidence,
                 on_progress=on_progress,
             )
+        return replace(answer, notes=(*answer.notes, *notes))
 
     def decide(
         self,
@@ -411,6 +419,8 @@ class Graph:
         probe: str | os.PathLike[str] | None = None,
         caption_column: str | None = None,
         method: Method | None = None,
+        fits_gib: float | None = None,
+        licences: Sequence[str] = (),
         extractors: Sequence[str] = (),
         options: WorkerOptions | None = None,
         reporter: Reporter | None = None,
@@ -427,6 +437,8 @@ class Graph:
             probe: the CLIP that the graph's datasets were ingested with; the connection's by default.
             caption_column: the column of a folder's metadata that holds the captions.
             method: how to predict; the default recipe by default.
+            fits_gib: see `predict`.
+            licences: likewise.
             extractors: where other extractors are, each `NAME=WEIGHTS` or `NAME=KIND:WEIGHTS`.
             options: how a worker works.
             reporter: receives the progress of the runs.
@@ -445,7 +457,10 @@ class Graph:
         """
         from matchgraph.ingest.tables.new_dataset import target as target_of
         from matchgraph.shortlist import measure_and_decide
+        from matchgraph.usable import Conditions
 
+        conditions = Conditions(fits_gib, tuple(licences))
+        method, _ = conditions.applied(self._graph, self.settings.home, method)
         chosen = self.probe if probe is None else os.fspath(probe)
         with self._following() as on_progress:
             return measure_and_decide(

@@ -133,6 +133,26 @@ def test_parameters_are_counted_from_the_headers(pipeline: Path) -> None:
     assert read_pipelines(pipeline).models[0].properties["params"] == 18
 
 
+@pytest.mark.parametrize(
+    ("card", "licence", "note"),
+    [
+        ("---\nlicense: apache-2.0\n---\nA model.", "apache-2.0", None),
+        ("---\nlicense: other\nlicense_name: flux-dev\n---\n", "flux-dev", None),
+        ("No metadata.", None, None),
+        ("---\nlicense: [\n---\n", None, "README.md: its licence is not read"),
+    ],
+)
+def test_the_licence_is_that_of_the_model_card(
+    pipeline: Path, card: str, licence: str | None, note: str | None
+) -> None:
+    before = read_pipelines(pipeline)
+    (pipeline / "README.md").write_text(card)
+    after = read_pipelines(pipeline)
+    assert after.models[0].properties.get("license") == licence
+    assert after.models[0].properties["content_hash"] == before.models[0].properties["content_hash"]
+    assert [note in line for line in after.notes[len(before.notes) :]] == ([] if note is None else [True])
+
+
 def test_parameters_of_shards_are_summed(pipeline: Path) -> None:
     unet = pipeline / "unet"
     names = [f"diffusion_pytorch_model-0000{number}-of-00002.safetensors" for number in (1, 2)]
