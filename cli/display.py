@@ -29,7 +29,9 @@ def show_work(work: Work) -> None:
     if work.seconds is None:
         click.echo(f"To draw: {work.images:,} images, {work.tflop:.3g} TFLOP.", err=True)
     else:
-        click.echo(f"About {duration(work.seconds)} left.", err=True)
+        shorter, longer = map(duration, work.seconds)
+        time = f"About {longer}" if shorter == longer else f"Between {shorter} and {longer}"
+        click.echo(f"{time} left.", err=True)
 
 
 def progress_display() -> Progress:

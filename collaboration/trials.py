@@ -274,7 +274,7 @@ class _Bench:
             if batch.curvature is not None:
                 found["curvature"] = batch.curvature.numpy()
             rows.add(first, found)
-            self.pace.drew(len(places) * self._cost(loaded, drawing, rollback))
+            self.pace.drew(len(places), len(places) * self._cost(loaded, drawing, rollback))
         return {name: rows.rows(name) for name in names}
 
     def _batch(

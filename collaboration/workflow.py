@@ -297,8 +297,12 @@ def calibrate(
         cost = price(pair.student, drawing)
         pace = Pace(Work(len(prompts), len(prompts) * cost), on_work)
 
+        drawn = 0
+
         def note(done: int, total: int) -> None:
-            pace.drew(done * cost)
+            nonlocal drawn
+            pace.drew(done - drawn, (done - drawn) * cost)
+            drawn = done
             on_progress(student, done, total)
 
         found = calibrate_student(pair.student, scorer, prompts, drawing, seed=seed, on_progress=note)

@@ -199,14 +199,12 @@ def choose(
     real = None
     if images is not None:
         real = extractor.statistics(load_rgb(image.path) for image in list_captioned_images(images))
-    spent = 0.0
     levels: list[Level] = []
     first: np.ndarray | None = None
     for name, (candidates, expected) in planned.items():
         on_progress(name, len(levels), len(planned))
         drawn = drawer.draw(candidates)
-        spent += sum(candidate.tflop for candidate in candidates)
-        pace.drew(spent)
+        pace.drew(len(candidates), sum(candidate.tflop for candidate in candidates))
         pictures = [each.image for each in drawn]
         quality = scorer.score(prompts, pictures)
         first = quality if first is None else first

@@ -22,16 +22,17 @@ class Work:
     Attributes:
         images: how many.
         tflop: what they cost.
-        seconds: how long the rest of them takes at the pace so far; None before the first are drawn.
+        seconds: how long the rest of them takes at the pace so far, if it follows the number of images, and
+            if it follows their cost, the shorter time first; None before the pace is known.
     """
 
     images: int
     tflop: float
-    seconds: float | None = None
+    seconds: tuple[float, float] | None = None
 
 
 OnWork = Callable[[Work], None]
-"""Called before anything is drawn, and once more when the pace is known."""
+"""Called before anything is drawn, and again as the pace is known better."""
 
 
 def no_work(work: Work) -> None:
@@ -39,7 +40,8 @@ def no_work(work: Work) -> None:
 
 
 class Pace:
-    """Says how much there is to draw, and after the first images how long it takes.
+    """Says how much there is to draw, and then how long it takes: after the second batch, as the first is
+    slowed by what is loaded for it, and each time that twice as long has passed.
 
     Args:
         work: all of it; nothing is said of no images.
@@ -48,16 +50,35 @@ class Pace:
 
     def __init__(self, work: Work, on_work: OnWork) -> None:
         self._work, self._on_work = work, on_work
-        self._began: float | None = time.monotonic()
+        self._images, self._tflop, self._wait = 0, 0.0, 0.0
+        self._first: tuple[float, int, float] | None = None
         if work.images:
             on_work(work)
 
-    def drew(self, tflop: float) -> None:
-        """Count what was drawn; only the first call says something."""
-        if self._began is not None and 0 < tflop < self._work.tflop:
-            taken = time.monotonic() - self._began
-            self._on_work(replace(self._work, seconds=taken * (self._work.tflop / tflop - 1)))
-        self._began = None
+    def drew(self, images: int, tflop: float) -> None:
+        """Count a batch.
+
+        Args:
+            images: of the batch.
+            tflop: what they cost.
+        """
+        self._images, self._tflop = self._images + images, self._tflop + tflop
+        now = time.monotonic()
+        if self._first is None:
+            self._first = (now, self._images, self._tflop)
+            return
+        began, drawn, spent = self._first
+        taken = now - began
+        if taken < self._wait or self._images >= self._work.images:
+            return
+        self._wait = 2 * taken
+        shorter, longer = sorted(
+            (
+                taken / (self._images - drawn) * (self._work.images - self._images),
+                taken / (self._tflop - spent) * (self._work.tflop - self._tflop),
+            )
+        )
+        self._on_work(replace(self._work, seconds=(shorter, longer)))
 
 
 @contextmanager

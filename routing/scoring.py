@@ -67,7 +67,7 @@ def score_variants(
     from matchgraph.training.sampling.generate import stream_images
 
     prompts = graph.prompts()
-    drawn, spent = 0, 0.0
+    drawn = 0
     chosen = graph.variants() if variants is None else variants
     lacking = {variant.id: _lacking(graph, variant, prompts, scorers, samples) for variant in chosen}
     images = {variant.id: samples * len(lacking[variant.id]) for variant in chosen}
@@ -95,8 +95,7 @@ def score_variants(
                     pictures = list(stream_images(loaded, None, texts, config, numbers=numbers))
                     graph.save_scores(scores_of(variant, chunk, texts, pictures, scorers))
                     drawn += len(pictures)
-                    spent += len(pictures) * variant.cost
-                    pace.drew(spent)
+                    pace.drew(len(pictures), len(pictures) * variant.cost)
                     done = len(prompts) - len(wanted) + start + len(chunk)
                     on_progress(variant.id, done, len(prompts))
     return drawn
