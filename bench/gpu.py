@@ -2,8 +2,9 @@
 
     python -m bench.gpu --device cuda
 
-Needs torch, diffusers, transformers, peft and safetensors; no graph, no network. Pipelines have the shape of
-the published ones (FLUX.1 with a few of its blocks) and random weights. Prints one table and writes JSON.
+Needs torch, torchvision, diffusers, transformers, peft and safetensors, bitsandbytes for nf4; no graph and
+no network. Pipelines have the shape of the published ones (FLUX.1 with few of its blocks) and random weights.
+Prints one table, and writes JSON after each model, so that what was measured before an error stays.
 
 On a CPU, memory is that of the tensors; `--tiny` takes pipelines of the smallest size.
 """
@@ -16,9 +17,10 @@ import json
 import shutil
 import tempfile
 import time
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,15 +29,14 @@ import torch
 from PIL import Image
 
 from bench import plain_loop
+from bench.gpu_memory import SAMPLING_STEPS, STEPS, Setting, memory_rows, plain_plan, way_rows
 from bench.provenance import provenance
 from bench.shapes import random_pipeline, tiny
 from matchgraph.drawing import Drawing
-from matchgraph.training.config import FineTuneConfig, SampleConfig
-from matchgraph.training.errors import OutOfMemory, memory_of
-from matchgraph.training.memory.footprint import footprint
-from matchgraph.training.memory.plan import GIB, MemoryPlan, Work, plan_memory, stage_bytes
-from matchgraph.training.memory.tracing import TRACED_ROWS, Tracer
-from matchgraph.training.pipelines.encoding import PROMPT_BATCH, encode_dataset, images_together
+from matchgraph.training.config import SampleConfig
+from matchgraph.training.errors import OutOfMemory, first_line, memory_of
+from matchgraph.training.memory.plan import GIB
+from matchgraph.training.pipelines.encoding import encode_dataset
 from matchgraph.training.pipelines.loading import LoadedPipeline
 from matchgraph.training.pipelines.placement import placed
 from matchgraph.training.sampling.generate import image_generator, sample_images
@@ -49,105 +50,6 @@ SHAPES = ("sd-1.5", "sdxl-base", "flux-1-dev")
 # What is left of a transformer too large for most cards.
 CUT = {"transformer": {"num_layers": 2, "num_single_layers": 4}, "text_encoder_2": {"num_layers": 2}}
 PACKAGES = ("torch", "diffusers", "transformers", "peft", "safetensors")
-STEPS, SAMPLING_STEPS = 4, 4
-EVERYTHING = 2**62
-
-
-@dataclass(frozen=True)
-class Setting:
-    """How the pipelines are run.
-
-    Args:
-        device: a torch device.
-        precision: of the weights.
-        side: of the images, in pixels.
-        batch: images in a step, and drawn together.
-    """
-
-    device: torch.device
-    precision: str
-    side: int
-    batch: int
-
-    def training(self, **changes: Any) -> FineTuneConfig:
-        """A run's configuration."""
-        return FineTuneConfig(
-            **{
-                "steps": STEPS,
-                "batch_size": self.batch,
-                "resolution_px": self.side,
-                "precision": self.precision,
-                "device": str(self.device),
-                **changes,
-            }
-        )
-
-
-def measured(loaded: LoadedPipeline, device: torch.device, work: Callable[[], Any]) -> int:
-    """Peak bytes on the device while some work is done; on a CPU, of its tensors and the weights."""
-    gc.collect()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-        torch.cuda.reset_peak_memory_stats(device)
-        work()
-        torch.cuda.synchronize(device)
-        return torch.cuda.max_memory_allocated(device)
-    networks = [part for part in loaded.pipe.components.values() if isinstance(part, torch.nn.Module)]
-    weights = [value for part in networks for value in (*part.parameters(), *part.buffers())]
-    tracer = Tracer()
-    tracer.know(weights)
-    with tracer.watching():
-        work()
-    return tracer.hull().at(TRACED_ROWS) + sum(value.numel() * value.element_size() for value in weights)
-
-
-def memory_rows(
-    loaded: LoadedPipeline, dataset: Path, plan: MemoryPlan, setting: Setting
-) -> list[dict[str, Any]]:
-    """Estimated and measured peak of each stage."""
-    family, pipe, device = loaded.family, loaded.pipe, setting.device
-    data = encode_dataset(loaded, dataset, resolution_px=setting.side, seed=0)
-    config = setting.training(gradient_checkpointing=plan.gradient_checkpointing)
-    rows: list[dict[str, Any]] = []
-
-    def row(stage: str, work: Callable[[], Any]) -> None:
-        peak = measured(loaded, device, work)
-        estimated = stage_bytes(plan, stage)
-        rows.append({"stage": stage, "estimated": estimated, "measured": peak, "ratio": estimated / peak})
-
-    row("encoding text", lambda: family.encode_prompts(pipe, ["a cat"] * PROMPT_BATCH))
-    pixels = torch.zeros(images_together(setting.side), 3, setting.side, setting.side)
-    row("encoding images", lambda: family.encode_images(pipe, pixels))
-    with attached(loaded, method_of(config), config) as parameters, placed(loaded, "denoiser", training=True):
-        training = Training(loaded, parameters, data, config)
-        # The optimiser's state is made by the first step.
-        training.step(1)
-        row("training", lambda: training.step(2))
-    prompts = data.conditioning.pick([0] * setting.batch, device)
-    negative = data.conditioning.pick([0], device)
-    drawn: list[torch.Tensor] = []
-
-    def sample() -> None:
-        drawn.append(
-            family.sample_latents(
-                pipe,
-                prompts,
-                negative,
-                steps=SAMPLING_STEPS,
-                guidance=family.default_guidance,
-                generators=[image_generator(0, number) for number in range(setting.batch)],
-                resolution_px=setting.side,
-            )
-        )
-
-    row("sampling", sample)
-
-    def decode() -> None:
-        with torch.no_grad():
-            pipe.vae.decode(drawn[0].to(device, pipe.vae.dtype), return_dict=False)
-
-    row("decoding", decode)
-    return rows
 
 
 def timed(device: torch.device, work: Callable[[], Any]) -> float:
@@ -171,7 +73,7 @@ def speeds(loaded: LoadedPipeline, dataset: Path, setting: Setting, out: Path) -
     )
     generators = [image_generator(0, number) for number in range(setting.batch)]
     prompts = ["a cat"] * setting.batch
-    call = {
+    call: dict[str, Any] = {
         "batch_size": setting.batch,
         "steps": SAMPLING_STEPS,
         "guidance": loaded.family.default_guidance,
@@ -279,18 +181,20 @@ def check(
         setting: how it is run.
         out: for what the runs write.
     """
-    device = setting.device
-    found = footprint(folder, precision=setting.precision, resolution_px=setting.side)
-    work = Work(setting.batch, setting.batch, PROMPT_BATCH, images_together(setting.side))
-    budget = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else EVERYTHING
-    plan = plan_memory(found, budget, replace(work, placement={"parked": False}))
+    plan = plain_plan(folder, setting)
+    # A small card takes fewer images, on both sides.
+    setting = replace(setting, batch=min(plan.micro_batch, plan.sampling_batch))
+    result: dict[str, Any] = {"plan": plan.to_dict(), "batch": setting.batch}
+    if plan.too_large:
+        return result | {"left_out": f"{plan.peaks[plan.heaviest] / GIB:.1f} GiB do not fit"}
     with build(setting.precision) as loaded:
-        result: dict[str, Any] = {
-            "plan": plan.to_dict(),
+        result |= {
             "memory": memory_rows(loaded, dataset, plan, setting),
             "speed": speeds(loaded, dataset, setting, out),
             "resume": resumed(loaded, dataset, setting, out),
             "out_of_memory": lacking(loaded, dataset, setting),
+            # Last, as weights are quantised in place.
+            "ways": way_rows(loaded, folder, dataset, setting),
         }
     return result
 
@@ -317,47 +221,75 @@ def cut(folder: Path, target: Path) -> Path:
     return target
 
 
-def run(device: str, *, smallest: bool = False, shapes: Sequence[str] = SHAPES) -> dict[str, Any]:
+def whole_check(
+    name: str, root: Path, dataset: Path, setting: Setting, smallest: bool, precisions: bool
+) -> dict[str, Any]:
+    """Everything about one model, by its name, and if asked for what bf16 differs from fp32."""
+    if smallest:
+        folder = tiny.save(name, root / f"{name}-model")
+    else:
+        folder = cut(ZOO / name, root / f"{name}-cut") if name.startswith("flux") else ZOO / name
+
+    def build(precision: str) -> LoadedPipeline:
+        make = LoadedPipeline if smallest else random_pipeline
+        return make(folder, device=str(setting.device), precision=precision)
+
+    found = check(folder, build, dataset, setting, root / name)
+    if precisions and "left_out" not in found:
+        # In fp32 a card may not hold what it does in bf16.
+        with suppress(OutOfMemory):
+            setting = replace(setting, batch=found["batch"])
+            found["bf16_to_fp32"] = narrowed(build, dataset, setting, root / name)
+    return found
+
+
+def run(
+    device: str,
+    *,
+    smallest: bool = False,
+    shapes: Sequence[str] = SHAPES,
+    keep: Callable[[dict[str, Any]], None] = lambda _: None,
+) -> dict[str, Any]:
     """Check a device with several models.
 
     Args:
         device: a torch device name.
         smallest: take pipelines of the smallest size, in float32.
         shapes: names of folders in the zoo, or of tiny pipelines.
+        keep: called with what is known after each model.
     """
     target = torch.device(device)
     side, batch = (tiny.RESOLUTION_PX, 2) if smallest else (512, 8)
     setting = Setting(target, "fp32" if smallest else "bf16", side, batch)
-    models = {}
-    began = time.perf_counter()
-    with tempfile.TemporaryDirectory() as scratch:
-        root = Path(scratch)
-        dataset = write_dataset(root / "dataset", side, batch)
-        for name in shapes:
-            out = root / name
-            if smallest:
-                folder = tiny.save(name, root / f"{name}-model")
-            else:
-                folder = cut(ZOO / name, root / f"{name}-cut") if name.startswith("flux") else ZOO / name
-
-            def build(precision: str, folder: Path = folder) -> LoadedPipeline:
-                if smallest:
-                    return LoadedPipeline(folder, device=device, precision=precision)
-                return random_pipeline(folder, device=device, precision=precision)
-
-            models[name] = check(folder, build, dataset, setting, out)
-            if name == shapes[0]:
-                models[name]["bf16_to_fp32"] = narrowed(build, dataset, setting, out)
+    models: dict[str, Any] = {}
     name = torch.cuda.get_device_name(target) if target.type == "cuda" else device
-    return {
+    result = {
         "device": name,
-        "seconds": time.perf_counter() - began,
+        "seconds": 0.0,
         "precision": setting.precision,
         "side_px": side,
         "batch": batch,
         "models": models,
         **provenance(PACKAGES),
     }
+    began = time.perf_counter()
+    with tempfile.TemporaryDirectory() as scratch:
+        root = Path(scratch)
+        dataset = write_dataset(root / "dataset", side, batch)
+        for name in shapes:
+            try:
+                models[name] = whole_check(name, root, dataset, setting, smallest, name == shapes[0])
+            except Exception as error:
+                # What the others come to is worth having.
+                models[name] = {"left_out": f"{type(error).__name__}: {first_line(error)}"}
+                models[name]["traceback"] = traceback.format_exc()
+            # Of a model that failed, its error may have held the weights.
+            gc.collect()
+            if target.type == "cuda":
+                torch.cuda.empty_cache()
+            result["seconds"] = time.perf_counter() - began
+            keep(result)
+    return result
 
 
 def table(result: dict[str, Any]) -> str:
@@ -367,11 +299,14 @@ def table(result: dict[str, Any]) -> str:
         "",
     ]
     for name, model in result["models"].items():
+        if "left_out" in model:
+            lines += [f"{name:12} left out: {model['left_out']}", ""]
+            continue
         lines.append(f"{name:12} {'stage':16} {'estimated GiB':>14} {'measured GiB':>13} {'ratio':>6}")
         lines += [
             f"{'':12} {row['stage']:16} {row['estimated'] / GIB:14.3f} {row['measured'] / GIB:13.3f} "
             f"{row['ratio']:6.2f}"
-            for row in model["memory"]
+            for row in [*model["memory"], *model["ways"]]
         ]
         speed = model["speed"]
         lines += [
@@ -397,9 +332,11 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULTS)
     asked = parser.parse_args()
     shapes = asked.shape or (("sd", "sdxl", "flux") if asked.tiny else SHAPES)
-    result = run(asked.device, smallest=asked.tiny, shapes=shapes)
-    print(table(result))
-    asked.out.write_text(json.dumps(result, indent=1) + "\n")
+
+    def keep(result: dict[str, Any]) -> None:
+        asked.out.write_text(json.dumps(result, indent=1) + "\n")
+
+    print(table(run(asked.device, smallest=asked.tiny, shapes=shapes, keep=keep)))
 
 
 if __name__ == "__main__":

@@ -6,19 +6,27 @@ import json
 
 import pytest
 
-from bench import gpu
+from bench import gpu, gpu_memory
 from bench.gpu import run, table
 
 
 @pytest.mark.slow
 def test_every_part_of_the_check_runs_without_a_gpu(monkeypatch):
-    monkeypatch.setattr(gpu, "STEPS", 2)
-    monkeypatch.setattr(gpu, "SAMPLING_STEPS", 1)
-    result = json.loads(json.dumps(run("cpu", smallest=True, shapes=("sd",))))
+    for module in (gpu, gpu_memory):
+        monkeypatch.setattr(module, "STEPS", 2)
+        monkeypatch.setattr(module, "SAMPLING_STEPS", 1)
+    kept = []
+    # The second is no pipeline's name, as a model may fail on some device.
+    result = json.loads(json.dumps(run("cpu", smallest=True, shapes=("sd", "none"), keep=kept.append)))
+    assert len(kept) == 2
+    assert result["models"]["none"]["left_out"].startswith("KeyError: ")
+    assert "none         left out: KeyError: " in table(result)
     model = result["models"]["sd"]
     stages = [row["stage"] for row in model["memory"]]
-    assert stages == ["encoding text", "encoding images", "training", "sampling", "decoding"]
-    for row in model["memory"]:
+    compared = ["loading", "encoding text", "encoding images", "training", "sampling", "decoding"]
+    assert stages == [*compared, "scoring"]
+    assert [row["stage"] for row in model["ways"]][:2] == ["checkpointing", "blocks in turn"]
+    for row in (*model["memory"][:-1], model["ways"][0]):
         # At this size what is held for a moment counts for more than in real models.
         assert 0.8 < row["ratio"] < 1.5, row
     assert all(rate > 0 for rate in model["speed"].values())

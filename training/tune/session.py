@@ -161,8 +161,7 @@ def identity_of(loaded: LoadedPipeline, data: str, config: Any) -> dict[str, Any
         data: hash of what is trained on.
         config: with `to_dict`; all of it counts but how it is carried out.
     """
-    # As JSON has it.
-    known = settings_of(FineTuneConfig)
+    known = {**settings_of(FineTuneConfig), **settings_of(config.__class__)}
     whole = {
         name: value
         for name, value in config.to_dict().items()
