@@ -27,6 +27,7 @@ from matchgraph import api
 from matchgraph.cli.main import matchgraph
 from matchgraph.ingest.runs.workflow import Measurable, measurable_models
 from matchgraph.minizoo import ROOT as ZOO
+from matchgraph.training.pipelines.families import FAMILIES
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
@@ -124,6 +125,12 @@ def test_links_lead_to_files_and_headings(page: Path):
 
 def test_the_readme_is_short():
     assert len(README.read_text(encoding="utf-8").splitlines()) <= MOST_LINES
+
+
+def test_the_readme_shows_the_families_of_the_registry():
+    rows = [line for line in README.read_text(encoding="utf-8").splitlines() if line.startswith("| `")]
+    shown = re.findall(r"`(\w+)`", "".join(rows))
+    assert shown == [pipeline.removesuffix("Pipeline") for pipeline, _ in FAMILIES.values()]
 
 
 def section(title: str) -> str:
