@@ -26,6 +26,7 @@ from matchgraph.predictor.metrics import (
     selected,
     weighted_tau,
     weighted_taus,
+    without_nan,
 )
 
 NAN = float("nan")
@@ -173,6 +174,11 @@ class TestAfterMeasuring:
     def test_at_least_one(self):
         with pytest.raises(InvalidRows, match="at least 1"):
             after_measuring(np.zeros(4), self.truth, 0)
+
+
+def test_figures_for_json_keep_all_but_what_is_not_defined():
+    figures = {"a": 1.5, "b": NAN, "c": float("inf"), "d": 3, "e": None, "f": "nan"}
+    assert without_nan(figures) == {"a": 1.5, "b": None, "c": None, "d": 3, "e": None, "f": "nan"}
 
 
 def test_scipys_tau_is_that_of_scipy():

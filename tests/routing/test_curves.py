@@ -30,16 +30,16 @@ def test_random_mixing_is_the_hull_of_the_candidates() -> None:
 
 
 def test_a_curve_is_read_by_interpolation_and_level_past_its_end() -> None:
-    curve = DeferralCurve(np.array([1.0, 2.0]), np.array([0.2, 0.6]), np.array([1.0, 0.0]))
-    assert curve.quality_at([1.0, 1.5, 2.0, 9.0]).tolist() == pytest.approx([0.2, 0.4, 0.6, 0.6])
+    curve = DeferralCurve(np.array([1.0, 3.0]), np.array([0.2, 0.6]), np.array([1.0, 0.0]))
+    assert curve.quality_at([1.0, 2.0, 3.0, 9.0]).tolist() == pytest.approx([0.2, 0.4, 0.6, 0.6])
     assert np.isnan(curve.quality_at(0.9))
     # Rounding of a mean of equal costs.
     assert curve.quality_at(1.0 - 1e-12) == pytest.approx(0.2)
-    assert curve.cost_of(0.4) == pytest.approx(1.5)
-    assert (curve.cost_of(0.1), curve.cost_of(0.2), curve.cost_of(0.6)) == (1.0, 1.0, 2.0)
+    assert curve.cost_of(0.4) == pytest.approx(2.0)
+    assert (curve.cost_of(0.1), curve.cost_of(0.2), curve.cost_of(0.6)) == (1.0, 1.0, 3.0)
     assert curve.cost_of(0.7) == float("inf")
-    assert curve.area(1.0, 3.0) == pytest.approx((0.4 + 0.6) / 2)
-    assert curve.area(1.5, 2.0) == pytest.approx(0.5)
+    assert curve.area(1.0, 5.0) == pytest.approx((0.4 + 0.6) / 2)
+    assert curve.area(2.0, 3.0) == pytest.approx(0.5)
 
 
 def test_estimates_that_say_nothing_give_random_mixing() -> None:
