@@ -131,7 +131,7 @@ def decision_text(found: Shortlisted, metric: str) -> str:
             "That the best of them fine-tuned is better than the best as it is has a probability of "
             f"{decision.tuning_pays * PERCENT:.0f} %, by the standard errors of sampling."
         )
-    if found.answer is None:
+    if found.answer is None and len(decision.chances) > 1:
         lines.append(
             "The graph had no results to learn from: models came in the order of their published average "
             "ranking, and those without one cheapest first."

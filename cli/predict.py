@@ -214,6 +214,7 @@ def decided(
             reporter=reporter,
             stop=stop,
         )
+    found = replace(found, notes=notes)
     if as_json:
         click.echo(json.dumps(found.to_dict(), allow_nan=False))
     else:

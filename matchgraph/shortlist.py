@@ -58,6 +58,7 @@ class Shortlisted:
         failed: model id to the reason why it could not be measured.
         stopped: why no more models were measured.
         hours: how long the measurements took now.
+        notes: what limits how far the decision can be trusted, one sentence each.
     """
 
     dataset: str
@@ -68,6 +69,7 @@ class Shortlisted:
     failed: Mapping[str, str]
     stopped: str
     hours: float
+    notes: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Everything, ready for JSON."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -36,7 +37,7 @@ class Conditions:
     Attributes:
         fits_gib: memory of a graphics card in GiB: a fine-tuning at the default settings must fit, by a plan
             made from the model's folder, or by a published one for a card of at most this size.
-        licences: acceptable ones, whatever their case; `*` stands for any text.
+        licences: acceptable ones, whatever their case, spaces and hyphens; `*` stands for any text.
     """
 
     fits_gib: float | None = None
@@ -77,11 +78,17 @@ class Conditions:
 
 
 def _not_licensed(model: Model, licences: Sequence[str]) -> str | None:
-    own = next((str(model.properties[name]) for name in LICENCES if name in model.properties), None)
+    own = next((model.properties[name] for name in LICENCES if name in model.properties), None)
     if own is None:
         return "its licence is not known"
-    wanted = any(fnmatchcase(own.casefold(), licence.casefold()) for licence in licences)
-    return None if wanted else f"its licence is {own}"
+    names = str(own).split(" or ")
+    wanted = any(fnmatchcase(_plain(name), _plain(licence)) for name in names for licence in licences)
+    return None if wanted else f"its licence is {' or '.join(names)}"
+
+
+def _plain(licence: str) -> str:
+    """A licence's name without what publishers write in different ways: case, spaces, hyphens."""
+    return re.sub(r"[\s_-]", "", licence.casefold())
 
 
 def _too_large(models: Sequence[Model], fits_gib: float, home: Path) -> dict[str, str]:
@@ -96,7 +103,8 @@ def _too_large(models: Sequence[Model], fits_gib: float, home: Path) -> dict[str
         planned = None
         # Without the folder there may still be a published plan.
         with suppress(SourceChanged):
-            planned = memory_of_models(sources, {model.id: model}, RunConfig(), execution, home).get(model.id)
+            own = {model.id: RunConfig()}
+            planned = memory_of_models(sources, {model.id: model}, own, execution, home).get(model.id)
         if planned is not None:
             if not planned.fits:
                 found[model.id] = f"a fine-tuning takes {planned.peak_gib:.3g} GiB"

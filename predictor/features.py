@@ -30,8 +30,8 @@ IDENTIFYING = re.compile(
     r"(^|_)(id|name|source|path|name_or_path|folder|file|url|hash|sha256|revision|commit|version|extractor|probe)$"
 )
 # How a measured figure is made up, and where it was measured; the figure itself is `tflop` or `throughput`.
-# What is published of a model is known of few, and says nothing that its configs do not.
-PROVENANCE = re.compile(r"^(tflop|throughput|published)_")
+# What is published of a model is known of few, and says nothing that its configs do not. Nor does a licence.
+PROVENANCE = re.compile(r"^(tflop|throughput|published)_|^license$")
 
 
 @dataclass(frozen=True)

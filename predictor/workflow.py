@@ -270,9 +270,9 @@ def evaluate_by_budget(
 
 def _visible(graph: MatchingGraph, method: Method, similarity: str | None) -> Snapshot:
     """What a method sees of the graph."""
+    snapshot = load_snapshot(graph, method.metric, similarity, method.measured_with)
     if len(method.models) == 1:
         raise NotEnoughResults(f"{method.models[0]} alone is left to choose from: there is nothing to rank.")
-    snapshot = load_snapshot(graph, method.metric, similarity, method.measured_with)
     return only_models(snapshot, method.models) if method.models else snapshot
 
 

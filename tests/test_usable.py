@@ -45,7 +45,7 @@ def zoo(graph: MatchingGraph) -> MatchingGraph:
 @pytest.mark.parametrize(
     ("conditions", "kept"),
     [
-        (Conditions(licences=("apache-2.0",)), ("large", "small")),
+        (Conditions(licences=("apache 2.0",)), ("large", "small")),
         (Conditions(licences=("apache-2.0", "OpenRAIL*")), ("closed", "large", "small")),
         (Conditions(fits_gib=48), ("closed", "small")),
     ],

@@ -203,6 +203,8 @@ def _licence(card: Path) -> tuple[str | None, str | None]:
         return None, f"{card}: its licence is not read: {str(error).splitlines()[0]}"
     # A licence that the hub has no name for is "other", with the name beside it.
     own = data.license if data.license != "other" else data.license_name or data.license
+    if isinstance(own, list) and own and all(isinstance(one, str) for one in own):
+        return " or ".join(own), None
     return (own if isinstance(own, str) and own else None), None
 
 

@@ -460,10 +460,10 @@ class Graph:
         from matchgraph.usable import Conditions
 
         conditions = Conditions(fits_gib, tuple(licences))
-        method, _ = conditions.applied(self._graph, self.settings.home, method)
+        method, notes = conditions.applied(self._graph, self.settings.home, method)
         chosen = self.probe if probe is None else os.fspath(probe)
         with self._following() as on_progress:
-            return measure_and_decide(
+            found = measure_and_decide(
                 self._graph,
                 self.settings,
                 target_of(os.fspath(target), chosen, caption_column, self.settings.home),
@@ -476,6 +476,7 @@ class Graph:
                 on_progress=on_progress,
                 reporter=reporter,
             )
+        return replace(found, notes=notes)
 
     def evaluate(
         self,

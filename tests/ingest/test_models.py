@@ -138,6 +138,7 @@ def test_parameters_are_counted_from_the_headers(pipeline: Path) -> None:
     [
         ("---\nlicense: apache-2.0\n---\nA model.", "apache-2.0", None),
         ("---\nlicense: other\nlicense_name: flux-dev\n---\n", "flux-dev", None),
+        ("---\nlicense: [mit, apache-2.0]\n---\n", "mit or apache-2.0", None),
         ("No metadata.", None, None),
         ("---\nlicense: [\n---\n", None, "README.md: its licence is not read"),
     ],

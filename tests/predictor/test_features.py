@@ -195,3 +195,9 @@ class TestAssemble:
     def test_unknown_features(self):
         with pytest.raises(InvalidRows, match="all, graph, node"):
             assemble([("m1", "d1")], self.models, self.datasets, self.embeddings, features="edges")
+
+
+def test_a_licence_says_nothing_of_what_a_model_is_like():
+    plain = model_features([Model("a", {"params": 1}), Model("b", {"params": 2})])
+    licensed = model_features([Model("a", {"params": 1, "license": "mit"}), Model("b", {"params": 2})])
+    assert licensed.columns == plain.columns

@@ -32,6 +32,7 @@ def repository(tiny_folder: Callable[..., Path], tmp_path: Path) -> Path:
     """A repository as people publish them: with pickles, code, a second precision and a single-file copy."""
     folder = tmp_path / "repository"
     shutil.copytree(tiny_folder("sd"), folder)
+    (folder / "README.md").write_text("---\nlicense: mit\n---\n")
     for name in ("unet/diffusion_pytorch_model.bin", "vae/model.pt", "model.ckpt", "run.py"):
         (folder / name).write_bytes(b"never")
     shutil.copy(folder / "vae" / "diffusion_pytorch_model.safetensors", folder / "whole.safetensors")
@@ -123,7 +124,7 @@ def test_only_what_is_loaded_is_fetched_and_then_found_again(cache, repository, 
         if path.suffix in (".json", ".txt", ".safetensors")
         and path.parent.name not in ("safety_checker", "repository")
         and "fp16" not in path.name
-    } | {"model_index.json"}
+    } | {"model_index.json", "README.md"}
     assert "unet/diffusion_pytorch_model.safetensors" in expected
     assert set(fetched) == expected
     assert {path.relative_to(folder).as_posix() for path in files_below(folder)} == expected

@@ -30,6 +30,8 @@ from matchgraph.training.pipelines.weight_files import (
 
 HUB_TIMEOUT_S = 5.0
 INDEX = "model_index.json"
+# Names the licence; diffusers does not fetch it.
+CARD = "README.md"
 LORA_FILE = "pytorch_lora_weights.safetensors"
 # What a name looks like; a path that begins in the root, the home or the working folder is none.
 NAME = re.compile(r"[\w][\w.-]*/[\w][\w.-]*")
@@ -278,7 +280,7 @@ def _fetched_pipeline(repository: str, files: Sequence[str]) -> Path:
     Raises:
         ModelUnavailable: a component has no safetensors, or the components' variants do not go together.
     """
-    components = named_components(read_model_index(_fetched(repository, [INDEX])))
+    components = named_components(read_model_index(_fetched(repository, [INDEX, CARD])))
     networks = {
         component: [file.partition("/")[2] for file in files if file.startswith(f"{component}/")]
         for component in components
