@@ -311,8 +311,10 @@ class PromptGraph:
         """Save variants; one that is there gets exactly these properties, its scores stay.
 
         Raises:
+            InvalidValue: one that has scores is of another model or drawing; nothing is written.
             NodeNotFound: a variant's model is not in the graph.
         """
+        self._check_scored(variants)
         wanted = sorted({variant.model for variant in variants})
         missing = self._runner.read(queries.load("read/missing-models"), ids=wanted)
         if missing:
@@ -330,6 +332,23 @@ class PromptGraph:
                 for variant in variants
             ],
         )
+
+    def _check_scored(self, variants: Sequence[Variant]) -> None:
+        """Refuse another drawing under an id whose scores would then count as scores of that drawing."""
+        there = {variant.id: variant.flat() for variant in self.variants()}
+        changes = {}
+        for variant in variants:
+            now, before = variant.flat(), there.get(variant.id)
+            names = [*Drawing.__dataclass_fields__, "model"]
+            if before and (name := next((one for one in names if before.get(one) != now.get(one)), None)):
+                changes[variant.id] = name, before.get(name), now.get(name)
+        for row in self._runner.read(queries.load("prompts/scored-variants"), ids=list(changes)):
+            name, old, new = changes[row["id"]]
+            again = f"--resolution {old}" if name == "resolution_px" else f"{name} {old}"
+            raise InvalidValue(
+                f"{row['id']} has scores of images with {name} {old}, not {new}: give `{again}`, or remove "
+                f"its scores in Cypher: MATCH (:Variant {{id: '{row['id']}'}})-[s:SCORED]->() DELETE s"
+            )
 
     def save_scores(self, scores: Iterable[Score]) -> None:
         """Save scores of prompts and variants of the graph; one of the same metric is replaced.

@@ -134,6 +134,24 @@ def test_a_variant_moves_to_another_model_as_a_whole(prompt_graph: PromptGraph, 
     assert runner.read("MATCH (:Variant {id: 'm@1'})-[e:OF]->() RETURN count(e) AS n") == [{"n": 1}]
 
 
+def test_scores_do_not_pass_to_another_drawing(prompt_graph: PromptGraph) -> None:
+    """An id leaves the resolution out, and is all that `graph.scored` asks for."""
+    larger = Variant("m@1", "m", Drawing(1, resolution_px=1024), 2.0)
+    prompt_graph.save_variants([larger])
+    prompts = prompts_at(np.eye(2))
+    prompt_graph.save_prompts(prompts)
+    prompt_graph.save_scores([score("m@1", prompts[0], 0.25)])
+    said = "m@1 has scores of images with resolution_px 1024, not 512: give `--resolution 1024`, or remove"
+    with pytest.raises(InvalidValue, match=said):
+        prompt_graph.save_variants([Variant("m@2", "m", Drawing(2), 1.0), VARIANTS[0]])
+    assert larger in prompt_graph.variants()
+    assert "m@2" not in {variant.id for variant in prompt_graph.variants()}
+    with pytest.raises(InvalidValue, match="with model m, not other"):
+        prompt_graph.save_variants([Variant("m@1", "other", larger.drawing, 2.0)])
+    # It may be priced again.
+    prompt_graph.save_variants([Variant("m@1", "m", larger.drawing, 3.0)])
+
+
 def test_what_does_not_fit_is_refused_and_nothing_is_written(prompt_graph: PromptGraph) -> None:
     prompts = prompts_at(np.eye(2))
     prompt_graph.save_prompts(prompts)
