@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -248,6 +249,51 @@ def test_text_encoders_take_these_kinds_too(tmp_path: Path, sd: Any, prefix: str
     with pytest.raises(BadAdapter, match="changes text_encoder_2, which this StableDiffusionPipeline lacks"):
         load_adapter(sd, family("sd"), tmp_path / "other.safetensors")
     assert not any(hasattr(part, "base_layer") for part in sd.unet.modules())
+
+
+@pytest.mark.parametrize(
+    ("config", "scale"),
+    [
+        ({"lora_alpha": 2}, 2 / 4),
+        ({"lora_alpha": 2, "alpha_pattern": {"mlp.fc2": 5, "mlp.fc1": 3}}, 3 / 4),
+        ({"lora_alpha": 2, "use_rslora": True}, 2 / 4**0.5),
+        # The ranks are those of the tensors.
+        ({"lora_alpha": 2, "r": 8, "rank_pattern": {"mlp.fc1": 4}}, 2 / 4),
+    ],
+)
+def test_the_header_scales_text_encoders_as_peft_does(
+    tmp_path: Path, sd: Any, config: dict[str, Any], scale: float
+) -> None:
+    (where, plain) = next(each for each in sd.text_encoder.named_modules() if each[0].endswith("0.mlp.fc1"))
+    of, _ = lora(*plain.weight.shape)
+    layer = "text_encoder.text_model.encoder.layers.0.mlp.fc1"
+    own, _ = loha(128, 16)
+    content = {f"unet.{LINEAR}.{name}": value for name, value in own.items()}
+    content |= {
+        f"{layer}.lora_A.weight": of["lora_down.weight"],
+        f"{layer}.lora_B.weight": of["lora_up.weight"],
+    }
+    header = {f"text_encoder.{name}": value for name, value in config.items()}
+    save_file(content, tmp_path / "own.safetensors", {"lora_adapter_metadata": json.dumps(header)})
+    load_adapter(sd, family("sd"), tmp_path / "own.safetensors")
+    update = of["lora_up.weight"] @ of["lora_down.weight"]
+    computes(sd.text_encoder.get_submodule(where), plain.weight.detach() + update * scale, plain.bias)
+    detach_adapter(sd, family("sd"))
+
+
+def test_kohyas_third_text_encoder_is_the_t5_of_flux(tmp_path: Path) -> None:
+    pipe = tiny.BUILDERS["flux"]()
+    where = "encoder.block.0.layer.0.SelfAttention.q"
+    plain = pipe.text_encoder_2.get_submodule(where)
+    of, update = lora(*plain.weight.shape)
+    content = {f"lora_te3_{where.replace('.', '_')}.{name}": value for name, value in of.items()}
+    denoisers, _ = lora(*pipe.transformer.transformer_blocks[0].attn.to_q.weight.shape)
+    content |= {
+        f"transformer.transformer_blocks.0.attn.to_q.{name}": value for name, value in denoisers.items()
+    }
+    save_file(content, tmp_path / "own.safetensors")
+    load_adapter(pipe, family("flux"), tmp_path / "own.safetensors")
+    computes(pipe.text_encoder_2.get_submodule(where), plain.weight.detach() + update, plain.bias)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Adapters on a pipeline's denoiser: put on, saved, loaded and taken off through diffusers' own code.
+"""Adapters on a pipeline: put on, saved, loaded and taken off, the denoiser's through diffusers' own code.
 
 `PixArtSigmaPipeline` and its transformer lack the adapter methods that diffusers gives its other pipelines.
 Its transformer gets them from diffusers' `PeftAdapterMixin`, and its files have the same form without the
@@ -137,7 +137,10 @@ def save_adapter(pipe: Any, family: Family, folder: str | os.PathLike[str]) -> P
 def load_adapter(
     pipe: Any, family: Family, adapter: str | os.PathLike[str], *, text_encoders: bool = True
 ) -> list[str]:
-    """Load a saved adapter onto a pipeline's denoiser and text encoders, through diffusers' own loader.
+    """Load a saved adapter onto a pipeline's denoiser and text encoders.
+
+    The denoiser's part goes through diffusers' own loader where that knows all of its names, else through
+    `load_lycoris`, as the text encoders' part always does.
 
     Args:
         pipe: the loaded pipeline, without an adapter.

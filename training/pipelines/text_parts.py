@@ -37,7 +37,6 @@ def load_text_parts(pipe: Any, path: Path, tensors: Mapping[str, torch.Tensor], 
     Raises:
         BadAdapter: as `lycoris.load_lycoris`, or the pipeline lacks an encoder.
     """
-    import torch
     from safetensors import safe_open
 
     with safe_open(path, framework="numpy") as file:
@@ -47,16 +46,35 @@ def load_text_parts(pipe: Any, path: Path, tensors: Mapping[str, torch.Tensor], 
         found = TENSOR.fullmatch(name)
         assert found is not None
         number = "" if found["number"] in (None, "", "1") else f"_{found['number']}"
+        # kohya's scripts number FLUX's T5 as that of Stable Diffusion 3.
+        if number == "_3" and not hasattr(pipe, "text_encoder_3"):
+            number = "_2"
         part = parts.setdefault(found["component"] or f"text_encoder{number}", {})
         part[found["rest"]] = tensor
     for component, part in parts.items():
         encoder = getattr(pipe, component, None)
         if encoder is None:
             raise BadAdapter(f"{path} changes {component}, which this {type(pipe).__name__} lacks.")
-        if (alpha := header.get(f"{component}.lora_alpha")) is not None:
-            layers = [name.partition(".lora_A.")[0] for name in part if ".lora_A." in name]
-            part |= {f"{layer}.alpha": torch.tensor(float(alpha)) for layer in layers}
+        scales = {name.removeprefix(f"{component}."): value for name, value in header.items()}
+        part |= _alphas(part, scales if f"{component}.lora_alpha" in header else {})
         load_lycoris(None, encoder, path, part, adapter_name)
+
+
+def _alphas(part: Mapping[str, torch.Tensor], config: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+    """The alpha of each layer by peft's configuration of an encoder; ranks are those of the tensors."""
+    import torch
+    from peft.utils.other import get_pattern_key
+
+    found = {}
+    for name, tensor in part.items():
+        layer, is_down, _ = name.partition(".lora_A.")
+        if config and is_down:
+            patterns = config.get("alpha_pattern") or {}
+            alpha = float(patterns.get(get_pattern_key(patterns, layer), config["lora_alpha"]))
+            # Scaled by alpha / sqrt(rank), where others are by alpha / rank.
+            stabilised = len(tensor) ** 0.5 if config.get("use_rslora") else 1.0
+            found[f"{layer}.alpha"] = torch.tensor(alpha * stabilised)
+    return found
 
 
 def unload_text_parts(pipe: Any) -> None:
