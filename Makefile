@@ -31,12 +31,14 @@ demo clean: export MATCHGRAPH_HOME := $(CURDIR)/.demo
 records report: export MATCHGRAPH_HOME := $(CURDIR)/.records
 demo records: export MATCHGRAPH_PROBE := $(CURDIR)/$(ZOO)/probes/clip
 demo records report: export OMP_NUM_THREADS := 1
+# Bytecode is kept when a module is first loaded, and not made of all that pip installs, which takes minutes.
+export PYTHONDONTWRITEBYTECODE :=
 
 # Beside torch the tests' packages are small, so one environment serves all targets.
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit("matchgraph needs Python 3.11 or newer: make PYTHON=...") if sys.version_info < (3, 11) else None'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[test]'
+	$(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check --constraint constraints.txt --editable '.[test]'
 	touch $@
 
 # The measurements of 31 datasets are shipped; the likeliest models are measured on the 32nd.
@@ -87,8 +89,6 @@ report: $(VENV)/.installed
 # Each process starts a Neo4j of its own.
 PYTEST := $(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist worksteal
 test test-fast: export OMP_NUM_THREADS := 1
-# The processes that tests start load the same modules.
-test test-fast: export PYTHONDONTWRITEBYTECODE :=
 # `make test SLOW=1` adds whole stories, killed servers and workers, and every family at its real size.
 test: $(VENV)/.installed
 	$(PYTEST) $(if $(SLOW),,-m "not slow")
