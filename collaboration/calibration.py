@@ -29,8 +29,12 @@ BATCH = 32
 FEWEST_PROMPTS = 20
 
 
-def check_enough(prompts: Sized) -> None:
-    """Refuse to take a threshold from a handful of prompts.
+def check_enough(prompts: Sized, purpose: str = "take a threshold from") -> None:
+    """Refuse to take a threshold from a handful of prompts, or to judge one by them.
+
+    Args:
+        prompts: what there is one of for each prompt.
+        purpose: what they are for, for the message.
 
     Raises:
         NoTrials: there are fewer than `FEWEST_PROMPTS`.
@@ -38,9 +42,7 @@ def check_enough(prompts: Sized) -> None:
     if not len(prompts):
         raise NoTrials("There are no prompts: add some with `matchgraph route prompts`.")
     if len(prompts) < FEWEST_PROMPTS:
-        raise NoTrials(
-            f"{len(prompts)} prompts are too few to take a threshold from: give at least {FEWEST_PROMPTS}."
-        )
+        raise NoTrials(f"{len(prompts)} prompts are too few to {purpose}: give at least {FEWEST_PROMPTS}.")
 
 
 def calibrate(

@@ -143,6 +143,7 @@ def cascade(
         pair_of(sure, good, student, teacher, split, seconds) for split in ("validation", "test")
     )
     check_enough(held_out.confidence)
+    check_enough(test.confidence, "judge a threshold by")
     plan = best_plan(held_out, budget, longest_seconds)
     return judge(test, plan, seed=seed), test.unit
 

@@ -173,10 +173,12 @@ def read_embeddings(path: Path) -> GivenPrompts:
             in `NAME.txt`, `.jsonl` or `.csv` beside it.
 
     Raises:
-        BadEmbeddingFile: it is no such file, or a vector is empty, of another length, 0 or not finite.
+        BadEmbeddingFile: it is no such file, or a vector is empty, of another length, 0 or not finite, or
+            another one than an earlier row has for the prompt.
     """
     rows = _array(path) if path.suffix.lower() == ".npy" else _table(path)
     vectors: dict[str, np.ndarray] = {}
+    first: dict[str, int] = {}
     length = None
     for number, (text, values) in enumerate(rows, start=1):
         where = f"{path}, row {number}"
@@ -189,7 +191,12 @@ def read_embeddings(path: Path) -> GivenPrompts:
             raise BadEmbeddingFile(f"{where}: the embedding has {vector.size} numbers, not {length}.")
         if not np.isfinite(vector).all() or not vector.any():
             raise BadEmbeddingFile(f"{where}: the embedding is 0 or not finite.")
-        vectors[text] = vector
+        earlier = vectors.setdefault(text, vector)
+        row = first.setdefault(text, number)
+        if earlier @ vector < SAME * np.linalg.norm(earlier) * np.linalg.norm(vector):
+            raise BadEmbeddingFile(
+                f"{path}, rows {row} and {number}: {text[:60]!r} has two embeddings: delete one of the rows."
+            )
     if not vectors:
         raise BadEmbeddingFile(f"{path} has no rows.")
     return GivenPrompts(path.name, vectors)

@@ -9,7 +9,7 @@ from matchgraph.graphdb.prompts import Split
 # CATImage, section 5.2.
 LARGEST_SIMILARITY = 0.75
 SHARES: dict[Split, float] = {"train": 0.8, "validation": 0.1, "test": 0.1}
-# So many similarities are held at a time.
+# The similarities of so many prompts to as many others are held at a time.
 BLOCK = 4096
 
 
@@ -30,11 +30,7 @@ def unlike(embeddings: np.ndarray, largest: float = LARGEST_SIMILARITY) -> np.nd
     count, numbers = 0, []
     for start in range(0, len(embeddings), BLOCK):
         block = embeddings[start : start + BLOCK]
-        free = (
-            (block @ kept[:count].T).max(axis=1, initial=-1.0) < largest
-            if count
-            else np.ones(len(block), dtype=bool)
-        )
+        free = most_similar(block, kept[:count]) < largest
         first = count
         for row in np.flatnonzero(free):
             if first == count or (kept[first:count] @ block[row]).max() < largest:
@@ -42,6 +38,25 @@ def unlike(embeddings: np.ndarray, largest: float = LARGEST_SIMILARITY) -> np.nd
                 numbers.append(start + int(row))
                 count += 1
     return np.array(numbers, dtype=np.int64)
+
+
+def most_similar(embeddings: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """The cosine similarity of each prompt to the most similar of others.
+
+    Args:
+        embeddings: of length 1; float32, (n, d).
+        others: likewise, (m, d).
+
+    Returns:
+        float32, (n,); -1 where there are no others.
+    """
+    found = np.full(len(embeddings), -1.0, dtype=np.float32)
+    for start in range(0, len(embeddings), BLOCK):
+        rows = slice(start, start + BLOCK)
+        for first in range(0, len(others), BLOCK):
+            cosines = embeddings[rows] @ others[first : first + BLOCK].T
+            found[rows] = np.maximum(found[rows], cosines.max(axis=1))
+    return found
 
 
 def split(count: int, seed: int = 0) -> list[Split]:

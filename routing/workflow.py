@@ -23,7 +23,7 @@ from matchgraph.routing.evaluation import evaluate as evaluate_table
 from matchgraph.routing.fitting import fit_router
 from matchgraph.routing.generate import Drawn, draw
 from matchgraph.routing.policy import choose, lambda_for_budget
-from matchgraph.routing.prompts import LARGEST_SIMILARITY, split, unlike
+from matchgraph.routing.prompts import LARGEST_SIMILARITY, most_similar, split, unlike
 from matchgraph.routing.robustness import reword
 from matchgraph.routing.scoring import SAMPLES, score_variants
 from matchgraph.routing.turns import complete
@@ -50,7 +50,7 @@ class AddedPrompts:
         read: prompts in the file, each counted once.
         kept: those that are not too similar to an earlier one.
         splits: how many of them each split got.
-        left_out: those that are too similar, each with the similarity to the most similar earlier one kept.
+        left_out: those that are too similar, each with the similarity to the most similar one kept.
         notes: fields of the file that are not read.
     """
 
@@ -145,7 +145,7 @@ def add_prompts(
         ]
     )
     out = np.setdiff1d(np.arange(len(texts)), kept)
-    nearest = (embeddings[out] @ embeddings[kept].T).max(axis=1, initial=-1.0)
+    nearest = most_similar(embeddings[out], embeddings[kept])
     left_out = tuple((texts[row], float(value)) for row, value in zip(out, nearest, strict=True))
     return AddedPrompts(len(texts), len(kept), Counter(names), left_out, found.notes)
 

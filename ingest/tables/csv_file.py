@@ -150,6 +150,7 @@ def read_table(
     reserved: Collection[str] = (),
     verbatim: Collection[str] = (),
     wanted: str = "table",
+    usual: Sequence[str] = (),
 ) -> Table:
     """Read a UTF-8 CSV file with a header.
 
@@ -161,6 +162,7 @@ def read_table(
         reserved: names that no column may have.
         verbatim: columns whose cells keep the space around them.
         wanted: what the file could be instead, for errors: "model" or "dataset" where a folder would do.
+        usual: columns that the error of an empty file names where none is required.
 
     Returns:
         The table. Rows of a wrong length are in its problems and not among its rows.
@@ -187,7 +189,7 @@ def read_table(
         problem = Problem(str(path), line, f"is not CSV ({error})", "check the quotes from this line on")
         raise BadInput([problem], skippable=False) from error
     if not records:
-        remedy = f"start it with a header naming {', '.join(required)}"
+        remedy = f"start it with a header naming {', '.join(required or usual)}"
         problem = Problem(str(path), 1, "the file is empty", remedy)
         raise BadInput([problem], skippable=False)
 

@@ -21,14 +21,13 @@ from matchgraph.ingest.tables.csv_file import (
     parse_number,
     read_table,
 )
-from matchgraph.ingest.tables.trackers import TrackedColumns, read_tracked
+from matchgraph.ingest.tables.trackers import COLUMNS, TrackedColumns, read_tracked
 
 if TYPE_CHECKING:
     from matchgraph.graphdb.repository import MatchingGraph
 
 OnDuplicate = Literal["error", "mean", "first", "last", "best"]
 
-COLUMNS = ("model", "dataset", "metric", "value")
 COUNTS = ("n_real", "n_gen")
 # How sure a value is, what it cost, and the standard deviation over subsets where the metric has one.
 NUMBERS = ("standard_error", "bias", "std", "training_seconds", "seconds_per_image")

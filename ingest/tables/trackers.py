@@ -25,6 +25,7 @@ METRICS = ("metrics.", "summary.", "")
 RUNS = ("run_id", "ID", "id", "Name", "name")
 STATES = ("status", "State", "state")
 FINISHED = ("", "finished")
+COLUMNS = ("model", "dataset", "metric", "value")
 # Columns that only such an export has, all of a set.
 MARKS = ({"run_id", "status"}, {"Name", "State"}, {"name", "state"}, {"name", "config", "summary"})
 
@@ -58,13 +59,13 @@ def read_tracked(path: Path, columns: TrackedColumns, metric: Callable[[str], Me
         given.
 
     Raises:
-        BadInput: it cannot be read, or lacks a column.
+        BadInput: it cannot be read or lacks a column, or two metrics are of one column or the reverse.
     """
     if path.suffix.lower() == ".json":
         exported = _from_json(path)
     else:
         # pandas gives its numbers of rows no name.
-        exported = read_table(path, required=(), aliases={"": "row"})
+        exported = read_table(path, required=(), aliases={"": "row"}, usual=COLUMNS)
     asked = columns != TrackedColumns()
     if not asked and not any(mark <= _stems(exported) for mark in MARKS):
         return None
@@ -72,18 +73,23 @@ def read_tracked(path: Path, columns: TrackedColumns, metric: Callable[[str], Me
     ids = {kind: _column(exported, kind, column) for kind, column in given.items()}
     metrics = _metrics(exported, columns.metrics, metric)
     run, state = (_first(exported, names) for names in (RUNS, STATES))
-    table = Table(path, ("model", "dataset", "metric", "value", "run"), [], exported.problems)
+    table = Table(path, (*COLUMNS, "run"), [], exported.problems)
     table.bad_lines |= exported.bad_lines
+    finished = False
     for row in exported.rows:
         if (how := row.cells.get(state or "", "")).lower() not in FINISHED:
             table.problem(row.line, f"its run is {how[:40]}", "export finished runs, or delete the row")
             continue
+        finished = True
         filled = {name: row.cells[column] for column, name in metrics.items() if row.cells[column]}
         found = {kind: row.cells[column] for kind, column in ids.items()}
         found["run"] = row.cells.get(run or "", "")
         table.rows += [
             Row(row.line, found | {"metric": name, "value": value}) for name, value in filled.items()
         ]
+    if finished and not table.rows:
+        reason = f"no finished run has a value in {', '.join(metrics)}"
+        table.problem(1, reason, "name the column of a metric with --metric-column")
     return table
 
 
@@ -114,7 +120,13 @@ def _metrics(exported: Table, given: Sequence[str], metric: Callable[[str], Metr
             remedy = f"there are {', '.join(exported.columns)}"
             problem = Problem(str(exported.path), 1, f"no column {name!r}", remedy[:300])
             raise BadInput([problem], skippable=False)
-        found[column] = renamed or column.removeprefix("metrics.").removeprefix("summary.")
+        as_metric = renamed or column.removeprefix("metrics.").removeprefix("summary.")
+        twice = column if column in found else as_metric if as_metric in found.values() else None
+        if twice is not None:
+            reason = f"{twice} is given twice as a {'column' if twice in found else 'metric'}"
+            problem = Problem(str(exported.path), 1, reason, "give each once with --metric-column")
+            raise BadInput([problem], skippable=False)
+        found[column] = as_metric
     if not given:
         prefix = next(one for one in METRICS if any(column.startswith(one) for column in exported.columns))
         for column in exported.columns:

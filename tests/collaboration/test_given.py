@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from matchgraph.collaboration import calibration, given
 from matchgraph.collaboration.errors import InvalidPlan, NoTrials
 from matchgraph.collaboration.given import GivenPair, GivenPlan, Price, best_plan, judge, pair_of
 from matchgraph.graphdb.prompts import ScoreTable, Variant
@@ -73,6 +75,16 @@ def test_what_cannot_be_met_is_refused() -> None:
     with pytest.raises(InvalidPlan, match="needs the seconds"):
         best_plan(replace(PAIR, teacher=Price(4.0)), None, 1.0)
     assert judge(replace(PAIR, teacher=Price(4.0)), GivenPlan("cascade", 40.0, 0.4)).seconds is None
+
+
+def test_a_handful_of_test_prompts_judges_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    table: ScoreTable = circle.table(60, metric="quality")
+    monkeypatch.setattr(given, "PromptGraph", lambda _: SimpleNamespace(table=lambda _: table))
+    monkeypatch.setattr(calibration, "FEWEST_PROMPTS", 6)
+    assert given.cascade(None, "m-1", "m-20", "quality", "quality")[0].prompts == 6  # type: ignore[arg-type]
+    table.mean[table.rows("test")[0], 0] = np.nan
+    with pytest.raises(NoTrials, match="5 prompts are too few to judge a threshold by: give at least 6"):
+        given.cascade(None, "m-1", "m-20", "quality", "quality")  # type: ignore[arg-type]
 
 
 def test_prompts_with_all_three_scores_count() -> None:

@@ -113,6 +113,33 @@ def test_problems_name_their_row(tmp_path: Path, old: str, new: str, line: int, 
     assert (problem.line, said in f"{problem.reason}; {problem.remedy}") == (line, True)
 
 
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (("clip_fid=fid", "loss=fid"), "fid is given twice as a metric"),
+        (("clip_fid=fid", "metrics.clip_fid=clip_fid"), "metrics.clip_fid is given twice as a column"),
+    ],
+)
+def test_no_value_is_lost_to_a_repeated_column_or_metric(
+    tmp_path: Path, given: tuple[str, ...], said: str
+) -> None:
+    with pytest.raises(BadInput, match=said):
+        read(tmp_path / "a.csv", MLFLOW, None, None, given, skip_bad=True)
+
+
+def test_a_file_without_values_says_which_columns_lack_them(tmp_path: Path) -> None:
+    content = MLFLOW.replace(",12.5,", ",,").replace(",30.0,", ",,")
+    with pytest.raises(BadInput, match=r"no finished run has a value in metrics\.clip_fid"):
+        read(tmp_path / "a.csv", content)
+    found = read(tmp_path / "a.csv", content.replace("1,FINISHED", "1,FAILED", 1), skip_bad=True)
+    assert [problem.reason for problem in found.skipped] == [
+        "no finished run has a value in metrics.clip_fid",
+        "its run is FAILED",
+    ]
+    with pytest.raises(BadInput, match="start it with a header naming model, dataset, metric, value"):
+        read(tmp_path / "a.csv", "")
+
+
 def test_the_command_reads_an_export(graph: MatchingGraph, invoke: Invoke, tmp_path: Path) -> None:
     from matchgraph.graphdb.models import Dataset, Model
 

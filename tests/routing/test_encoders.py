@@ -79,6 +79,10 @@ def test_a_file_of_another_encoder_is_refused_by_the_prompts_that_both_have(tmp_
         ('prompt,embedding\na cat,"[0, 0]"\n', "row 1: the embedding is 0 or not finite"),
         ('prompt,embedding\na cat,"[NaN, 1]"\n', "row 1: the embedding is 0 or not finite"),
         ("prompt,embedding\n", "has no rows"),
+        (
+            'prompt,embedding\na cat,"[1, 2]"\na dog,"[2, 1]"\na cat,"[2, 4]"\na cat,"[1, 3]"\n',
+            "rows 1 and 4: 'a cat' has two embeddings",
+        ),
     ],
 )
 def test_what_cannot_be_used_is_named(text: str, message: str, tmp_path: Path) -> None:

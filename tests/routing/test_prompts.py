@@ -2,18 +2,33 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from collections import Counter
 
 import numpy as np
 import pytest
 
 from matchgraph.routing import prompts
-from matchgraph.routing.prompts import split, unlike
+from matchgraph.routing.prompts import most_similar, split, unlike
 
 
 def unit(count: int, dimension: int, seed: int) -> np.ndarray:
     points = np.random.default_rng(seed).normal(size=(count, dimension)).astype(np.float32)
     return points / np.linalg.norm(points, axis=1, keepdims=True)
+
+
+def test_similarities_are_held_block_by_block(monkeypatch: pytest.MonkeyPatch) -> None:
+    points, others = unit(700, 8, 0), unit(900, 8, 1)
+    expected = (points @ others.T).max(axis=1)
+    monkeypatch.setattr(prompts, "BLOCK", 64)
+    tracemalloc.start()
+    found = most_similar(points, others)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert found == pytest.approx(expected, abs=1e-6)
+    # All of them are 2.5 MB.
+    assert peak < 200_000
+    assert most_similar(points[:2], others[:0]).tolist() == [-1, -1]
 
 
 @pytest.mark.parametrize("block", [1, 7, 1000])
