@@ -39,6 +39,7 @@ def load_scorers(
         ScorerUnavailable: there is no such metric, or its weights are not given.
         TrainingError: weights cannot be read.
     """
+    from matchgraph.training.files import file_hash, json_hash
     from matchgraph.training.images import DatasetFolder, list_captioned_images, load_rgb
     from matchgraph.training.measure.extractors import load_clip
     from matchgraph.training.measure.prompts import load_prompt_encoder
@@ -56,7 +57,9 @@ def load_scorers(
 
     def near_to(folder: Path) -> Scorer:
         paths = [image.path for image in list_captioned_images(DatasetFolder(folder))]
-        return Nearness(load_clip(probe, device=device), (load_rgb(path) for path in paths))
+        # Neither names nor the order of the files matter.
+        fingerprint = json_hash(sorted(map(file_hash, paths)))
+        return Nearness(load_clip(probe, device=device), (load_rgb(path) for path in paths), fingerprint)
 
     made: dict[str, Callable[[], Scorer]] = {
         "clip_score": lambda: ClipScore(
