@@ -53,7 +53,8 @@ class FineTuneConfig:
         warmup_steps: first steps, over which the learning rate rises from 0.
         snr_gamma: bound of the signal-to-noise ratio by which losses are weighted (min-SNR); None for equal
             weights. For models that predict noise or velocity of a variance-preserving process.
-        ema: decay of an average of the trained weights, which is what is kept in the end; 0 for none.
+        ema: decay of an average of the trained weights, which is what is kept in the end; 0 for none. After
+            step n it is at most n / (9 + n), and 0 after the first.
     """
 
     steps: int = setting(10_000, "Optimiser steps.", at_least=1)
@@ -97,7 +98,8 @@ class FineTuneConfig:
     )
     ema: float = setting(
         0.0,
-        "Decay of an average of the trained weights, which is kept in the end; 0 for none.",
+        "Decay of an average of the trained weights, which is kept in the end; after step n at most "
+        "n / (9 + n). 0 for none.",
         at_least=0,
         below=1,
         identity="changed",

@@ -32,7 +32,7 @@ STATUSES = (QUEUED, RUNNING, DONE, FAILED, CANCELLED)
 LEASE_MS = 60_000
 HEARTBEAT_S = 10.0
 MAX_ATTEMPTS = 3
-# A lost worker, or a lost connection to it, says nothing of the run; this many in a row do.
+# A lost worker, or a lost connection to it, says nothing of the run; this many in all do.
 MOST_LOST = 10
 ERROR_LIMIT = 2_000
 TRACEBACK_LIMIT = 8_000

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 from diffusers.optimization import get_scheduler
-from diffusers.training_utils import compute_snr
+from diffusers.training_utils import EMAModel, compute_snr
 from safetensors.torch import load_file
 
 from matchgraph.training.config import SCHEDULES, FineTuneConfig
@@ -15,7 +15,7 @@ from matchgraph.training.errors import InvalidConfig
 from matchgraph.training.pipelines.encoding import encode_dataset
 from matchgraph.training.pipelines.loading import LoadedPipeline
 from matchgraph.training.tune.checkpoint import Checkpoints
-from matchgraph.training.tune.fine_tuning import FineTuning, learning_rate_share
+from matchgraph.training.tune.fine_tuning import FineTuning, average_decay, learning_rate_share
 from matchgraph.training.tune.finetune import fine_tune
 from matchgraph.training.tune.loop import attached
 from matchgraph.training.tune.methods import Lora
@@ -77,14 +77,19 @@ def test_min_snr_is_refused_where_it_means_nothing(tiny_folder, dataset, tmp_pat
 
 def test_what_is_kept_is_the_average_of_the_weights(sd, dataset):
     data = encode_dataset(sd, dataset, resolution_px=32, seed=0)
-    config = replace(TINY, ema=0.75)
+    config = replace(TINY, ema=0.15)
+    theirs = EMAModel([], decay=0.15)
+    # As diffusers has it: the start weights are left at once, and the decay rises to what is asked for.
+    decays = [theirs.get_decay(step) for step in (1, 2, 3)]
+    assert decays == [0.0, 0.15, 0.15]
+    assert [average_decay(0.9, step) for step in (2, 3)] == [2 / 11, 3 / 12]
     with attached(sd, Lora(2, 2), config) as parameters:
         training = FineTuning(sd, parameters, data, config)
         wanted = {name: parameter.detach().clone() for name, parameter in parameters.items()}
-        for step in (1, 2):
+        for step, decay in enumerate(decays, 1):
             training.step(step)
             for name, parameter in parameters.items():
-                wanted[name] = 0.75 * wanted[name] + 0.25 * parameter.detach()
+                wanted[name] = decay * wanted[name] + (1 - decay) * parameter.detach()
         training.keep_average()
         for name, parameter in parameters.items():
             torch.testing.assert_close(parameter.detach(), wanted[name])

@@ -115,6 +115,18 @@ def test_a_layer_is_nearly_what_it_was_and_its_gradient_too(kind):
         assert torch.equal(layer(rows), found)
 
 
+def test_scales_of_int8_are_not_rounded_to_the_weights_precision():
+    block = torch.nn.Module()
+    block.transformer_blocks = torch.nn.ModuleList([torch.nn.Sequential(torch.nn.Linear(128, 64))])
+    exact = block.transformer_blocks[0][0].to(torch.bfloat16).weight.detach().float()
+    quantise(block, "int8")
+    layer = block.transformer_blocks[0][0]
+    largest = exact.abs().argmax(dim=1, keepdim=True)
+    torch.testing.assert_close(
+        layer.dense_weight().gather(1, largest).float(), exact.gather(1, largest), rtol=0, atol=0
+    )
+
+
 def test_what_cannot_be_done_is_said(monkeypatch, tiny_folder):
     with pytest.raises(InvalidConfig, match="--method lora"):
         replace(TINY, method="full")

@@ -112,7 +112,9 @@ def _quantised_linear() -> Any:
             if self.weight.is_meta:
                 return torch.empty(shape, dtype=self.dtype, device="meta")
             if self.kind == "int8":
-                return self.weight.to(self.dtype) * self.scales
+                # Multiplied in float32 and rounded once: scales in bf16 put whole rows off by up to 0.4 %.
+                dense = torch.empty(shape, dtype=self.dtype, device=self.weight.device)
+                return torch.mul(self.weight, self.scales, out=dense)
             from bitsandbytes.functional import QuantState, dequantize_4bit
 
             state = QuantState(self.scales, shape, blocksize=NF4_BLOCK, quant_type="nf4", dtype=self.dtype)
@@ -130,7 +132,7 @@ def _stored(weight: torch.Tensor, kind: str) -> tuple[torch.Tensor, torch.Tensor
 
     if kind == "int8":
         scales = weight.float().abs().amax(dim=1, keepdim=True).clamp(min=SMALLEST) / 127
-        return (weight / scales).round().to(torch.int8), scales.to(weight.dtype)
+        return (weight / scales).round().to(torch.int8), scales
     if weight.is_meta:
         packed = torch.empty((-(-weight.numel() // 2), 1), dtype=torch.uint8, device="meta")
         return packed, torch.empty(-(-weight.numel() // NF4_BLOCK), device="meta")

@@ -46,7 +46,7 @@ class FineTuning(Training):
             group["lr"] = config.learning_rate * share
         loss = super().step(number)
         for name, average in self._average.items():
-            average.lerp_(self.parameters[name].detach(), 1 - config.ema)
+            average.lerp_(self.parameters[name].detach(), 1 - average_decay(config.ema, number))
         return loss
 
     def keep_average(self) -> None:
@@ -63,6 +63,19 @@ class FineTuning(Training):
         super().restore(tensors, **numbers)
         for name, average in self._average.items():
             average.copy_(tensors[f"average/{name}"])
+
+
+def average_decay(most: float, step: int) -> float:
+    """The decay of the weights' average after a step, as diffusers' `EMAModel` has it.
+
+    It rises to `most`, so that the average of a short run does not keep the start weights.
+
+    Args:
+        most: the decay that is asked for.
+        step: from 1.
+    """
+    passed = step - 1
+    return min(most, (1 + passed) / (10 + passed)) if passed else 0.0
 
 
 def learning_rate_share(schedule: str, step: int, steps: int, warmup_steps: int) -> float:
