@@ -15,6 +15,8 @@ from matchgraph.training.pipelines.families import FAMILIES
 FAMILIES_KEY = "families"
 # What is measured is the same for all models, or they could not be compared.
 COMMON = ("metrics", "samples", "tolerance", "seed", "initial")
+# Types of options that a number with a fraction is a value of.
+FRACTIONS = (click.types.FloatParamType, click.types.StringParamType, click.Path)
 
 
 def _read(ctx: click.Context, parameter: click.Parameter, path: Path | None) -> dict[str, dict[str, Any]]:
@@ -24,26 +26,71 @@ def _read(ctx: click.Context, parameter: click.Parameter, path: Path | None) -> 
     content = _mapping(_content(path), f"{path}")
     families = _mapping(content.pop(FAMILIES_KEY, {}), f"{path}: {FAMILIES_KEY}")
     known = {_plain(name): one for one in ctx.command.params for name in (one.name or "", *one.opts)}
-    # `seed`, say, or `learning-rate`, or the parameter's own name.
-    named = {name: known.get(_plain(name)) for name in content}
-    for name, option in named.items():
-        if option is None or option is parameter:
-            raise click.UsageError(f"{path}: {name!r} is no option of this command; see --help.")
-    ctx.default_map = {option.name: content[name] for name, option in named.items() if option}
+    del known[_plain(str(parameter.name))], known["run_file"]
+    ctx.default_map = _settings(ctx, content, known, f"{path}", "is no option of this command; see --help")
     own = set(settings_of(RunConfig)) - set(COMMON)
+    differing = {name: option for name, option in known.items() if option.name in own}
     found: dict[str, dict[str, Any]] = {}
-    for family, settings in families.items():
+    for family, given in families.items():
         if family not in FAMILIES:
             raise click.UsageError(
                 f"{path}: there is no family {family!r}; known: {', '.join(sorted(FAMILIES))}."
             )
-        found[family] = {}
-        for name, value in _mapping(settings, f"{path}: {family}").items():
-            option = known.get(_plain(name))
-            if option is None or option.name not in own:
-                raise click.UsageError(f"{path}: {name!r} cannot differ between families.")
-            found[family][str(option.name)] = option.type_cast_value(ctx, value)
+        where = f"{path}: {family}"
+        settings = _settings(ctx, _mapping(given, where), differing, where, "cannot differ between families")
+        found[family] = {name: known[name].type_cast_value(ctx, value) for name, value in settings.items()}
     return found
+
+
+def _settings(
+    ctx: click.Context,
+    content: Mapping[str, Any],
+    known: Mapping[str, click.Parameter],
+    where: str,
+    otherwise: str,
+) -> dict[str, Any]:
+    """Values by the parameters' names, checked.
+
+    Args:
+        ctx: of the command.
+        content: values by the options' names: `seed`, say, or `learning-rate`, or the parameter's own name.
+        known: the options that may be set, by all of their names.
+        where: the beginning of each message.
+        otherwise: what is said of another option.
+    """
+    found: dict[str, Any] = {}
+    names: dict[str, str] = {}
+    for name, value in content.items():
+        option = known.get(_plain(name))
+        if option is None:
+            raise click.UsageError(f"{where}: {name!r} {otherwise}.")
+        key = str(option.name)
+        if key in names:
+            raise click.UsageError(f"{where}: {names[key]!r} and {name!r} are the same option.")
+        names[key] = name
+        found[key] = _value(option, value, f"{where}: {name}")
+        try:
+            option.type_cast_value(ctx, found[key])
+        except click.BadParameter as error:
+            raise click.UsageError(f"{where}: {name}: {error.message.rstrip('.')}.") from None
+    return found
+
+
+def _value(option: click.Parameter, value: Any, where: str) -> Any:
+    """A value of a kind that click converts without a loss; of an option that is repeatable a list."""
+    several = isinstance(option, click.Option) and option.multiple
+    if several:
+        value = value if isinstance(value, list) else [value]
+    for one in value if several else [value]:
+        if isinstance(option.type, click.types.BoolParamType):
+            wrong = not isinstance(one, bool)
+        elif isinstance(option.type, FRACTIONS):
+            wrong = not isinstance(one, str | int | float) or isinstance(one, bool)
+        else:
+            wrong = not isinstance(one, str | int) or isinstance(one, bool)
+        if wrong:
+            raise click.UsageError(f"{where}: {one!r} is no value of this option.")
+    return value
 
 
 run_file_option = click.option(
@@ -79,8 +126,10 @@ def _content(path: Path) -> Any:
     try:
         return yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        problem = str(error).splitlines()[0]
-        raise click.UsageError(f"{path} cannot be read as YAML: {problem}.") from None
+        mark = getattr(error, "problem_mark", None)
+        place = f"{path}:{mark.line + 1}" if mark else f"{path}"
+        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
+        raise click.UsageError(f"{place} cannot be read as YAML: {problem}.") from None
 
 
 def _mapping(value: Any, where: str) -> dict[str, Any]:

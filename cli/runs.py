@@ -105,11 +105,12 @@ class WorkerCount(click.ParamType):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | None:
         """See `click.ParamType`."""
-        if isinstance(value, int) or value == "auto":
-            return None if value == "auto" else value
-        if not value.isascii() or not value.isdecimal() or int(value) < 1:
+        text = str(value)
+        if text == "auto":
+            return None
+        if not text.isascii() or not text.isdecimal() or int(text) < 1:
             self.fail(f"{value!r} is not a number of workers: give 1 or more, or auto.", param, ctx)
-        return int(value)
+        return int(text)
 
 
 @click.command()
@@ -154,7 +155,7 @@ def plan(
             found = plan_runs(graph, config, selection, home=home, execution=execution, families=families)
             show_plan(found, price_per_hour, as_json)
             return
-        missing = missing_runs(graph, config, selection, execution)
+        missing = missing_runs(graph, config, selection, execution, families)
     from matchgraph.ingest.runs.plan import write_pairs
     from matchgraph.predictor.active import propose
 
@@ -417,7 +418,9 @@ def check_selection(ids: Sequence[str], everything: bool) -> None:
 
 
 def _given(ctx: click.Context, name: str) -> bool:
-    return ctx.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
+    """Whether an option was given, on the command line or in a run file."""
+    source = click.core.ParameterSource
+    return ctx.get_parameter_source(name) in (source.COMMANDLINE, source.DEFAULT_MAP)
 
 
 COMMANDS = (plan, run, adapter, worker, status, retry, cancel)

@@ -10,7 +10,8 @@ import pytest
 from click.testing import CliRunner
 
 from matchgraph.cli.run_file import family_settings
-from matchgraph.cli.runs import planning_options, run_config
+from matchgraph.cli.runs import _given, planning_options, run, run_config
+from matchgraph.ingest.errors import IngestError
 from matchgraph.ingest.runs.config import RunConfig
 from matchgraph.ingest.runs.workflow import of_family
 
@@ -55,6 +56,31 @@ def test_a_file_has_the_settings_of_runs_and_those_of_families(tmp_path):
     assert of_family(ZOO / "sd-1.5", config, families) == config
 
 
+def test_a_single_value_of_a_repeatable_option_is_taken_as_one(tmp_path):
+    assert read(tmp_path, "metric: kid\nmodel: sd15")[0].metrics == ("kid",)
+
+
+@pytest.mark.parametrize(("value", "workers"), [("4", 4), ("auto", None)])
+def test_the_number_of_workers_may_stand_in_a_file(tmp_path, value, workers):
+    (tmp_path / "runs.yaml").write_text(f"workers: {value}")
+    with run.make_context("run", ["--run-file", str(tmp_path / "runs.yaml")]) as ctx:
+        assert (ctx.params["workers"], _given(ctx, "workers")) == (workers, True)
+
+
+@pytest.mark.parametrize(
+    ("config", "families", "words"),
+    [
+        (RunConfig(snr_gamma=5.0), {}, "flux-1-dev is of the family flux and has no min-SNR .*--snr-gamma"),
+        (RunConfig(), {"flux": {"snr_gamma": 5.0}}, "family flux and has no min-SNR"),
+        (RunConfig(), {"flux": {"steps": 3, "warmup_steps": 5}}, "^flux: warmup_steps must be at most steps"),
+    ],
+)
+def test_settings_that_a_family_cannot_take_are_refused_before_a_run(config, families, words):
+    with pytest.raises(IngestError, match=words):
+        of_family(ZOO / "flux-1-dev", config, families)
+    assert of_family(ZOO / "sd-1.5", config, families) == config
+
+
 def test_options_that_are_given_win(tmp_path):
     config, families, _ = read(tmp_path, FILE, "--learning-rate", 2e-4, "--steps", 7)
     assert (config.steps, config.learning_rate) == (7, 2e-4)
@@ -73,6 +99,15 @@ def test_options_that_are_given_win(tmp_path):
         ("families: {sd: {metrics: [kid]}}", "'metrics' cannot differ between families."),
         ("families: {sd: {rank: many}}", "'many' is not a valid integer"),
         ("families: {sd: 3}", "sd: settings are expected"),
+        ("steps: 1.9", "runs.yaml: steps: 1.9 is no value of this option."),
+        ("rank: yes", "rank: True is no value"),
+        ("steps: [1, 2]", "steps: [1, 2] is no value"),
+        ("precision: yes", "precision: True is no value"),
+        ("replicate: 3", "replicate: 3 is no value"),
+        ("families: {sdxl: {steps: null}}", "runs.yaml: sdxl: steps: None is no value"),
+        ("families: {sdxl: {rank: 0}}", "runs.yaml: sdxl: rank: 0 is not in the range x>=1."),
+        ("learning-rate: 1\nlearning_rate: 2", "'learning-rate' and 'learning_rate' are the same option."),
+        ("steps: 3\nrank: ]", "runs.yaml:2 cannot be read as YAML"),
     ],
 )
 def test_a_file_with_errors_is_refused(tmp_path, content, words):
