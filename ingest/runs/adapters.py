@@ -142,6 +142,7 @@ def score_adapters(
     selection = Selection((model,), (dataset,), probe=probe, extractors=tuple(extractors))
     plan, instruments = planned(graph, config, selection, options.device, options, home)
     config = plan.configs[model]
+    notes += plan.notes
     (request,) = plan.requests.values()
     for metric in config.metrics:
         define_metric(graph, parse_metric(metric))

@@ -15,6 +15,7 @@ from matchgraph.ingest.tables.comparison import METRIC
 from matchgraph.ingest.tables.image_folders import MINIMUM_IMAGES
 from matchgraph.settings import check_settings, identity, same_setting, setting
 from matchgraph.training.config import EXACT, QUANTISATIONS, FineTuneConfig, SampleConfig
+from matchgraph.training.pipelines.changed_drawing import identity_of_drawing
 
 # Images of 512 px that are sampled together unless a number is given; of smaller ones as many pixels.
 SAMPLING_BATCH, MOST_SAMPLED_TOGETHER = 8, 128
@@ -266,12 +267,24 @@ class RunConfig:
         """Return everything that the answer depends on, defaults of the training package included."""
         # The order in which metrics are named does not make another question.
         whole = identity(self.fine_tuning(Execution())) | identity(self) | {"metrics": sorted(self.metrics)}
+        # The default, said as a float.
+        if self.alpha == self.rank:
+            whole["alpha"] = self.rank
         # Of a step all images count, and not in how many passes they come.
         del whole["gradient_accumulation"]
         # Whether said or found by the planner.
         if whole.get("quantisation") == EXACT:
             del whole["quantisation"]
         return whole
+
+    def drawn_by_default(self, folder: Path) -> dict[str, float]:
+        """What a run's identity must say beyond `asked`; see `training.pipelines.changed_drawing`.
+
+        Args:
+            folder: the model's.
+        """
+        given = {"default_steps": self.sampling_steps, "default_guidance": self.guidance}
+        return {name: value for name, value in identity_of_drawing(folder).items() if given.get(name) is None}
 
     @classmethod
     def as_recorded(cls, asked: Mapping[str, Any]) -> RunConfig:

@@ -29,7 +29,7 @@ BINNED = {"pixart": 8, "pixart_alpha": 8, "sana": 32}
 TOKEN_PX = 16
 # For a model of no known family: what most pipelines default to.
 OTHER_STEPS, OTHER_GUIDED = 30, True
-# The device of runs that are recorded without one, and of a machine without a GPU.
+# The device of a machine without a GPU.
 CPU = "cpu"
 # Where nothing at all has been measured: what one data-centre GPU comes to in practice.
 ASSUMED_TFLOP_PER_S = 50.0
@@ -60,7 +60,8 @@ class Estimator:
         runs: all runs of the ledger, of which those that are done serve as measurements.
         models: the models by id.
         gpu: whether the runs are estimated for a GPU: those that were done on a CPU say nothing of it, and
-            the reverse. None where that is not known, and all count.
+            the reverse. None where that is not known, and all count. A run of a version that did not record
+            its device counts for both; one without a machine, as of the small zoo, for a CPU.
     """
 
     def __init__(self, runs: Sequence[Run], models: Mapping[str, Model], *, gpu: bool | None = None) -> None:
@@ -69,7 +70,7 @@ class Estimator:
             for run in runs
             if run.status == DONE
             and run.properties.get("training_seconds") is not None
-            and (gpu is None or gpu == (run.properties.get("device", CPU) != CPU))
+            and (gpu is None or _on_gpu(run) in (None, gpu))
         ]
         self._models, self._gpu = models, gpu
         # By the precision that they were done in.
@@ -216,6 +217,13 @@ def _defaults(family_name: str) -> tuple[int, bool, float]:
     except UnknownFamily:
         return OTHER_STEPS, OTHER_GUIDED, 7.5
     return found.default_steps, found.classifier_free, found.default_guidance
+
+
+def _on_gpu(run: Run) -> bool | None:
+    """Whether a run was done on a GPU; None where nobody knows."""
+    if "device" not in run.properties and "machine" in run.properties:
+        return None
+    return run.properties.get("device", CPU) != CPU
 
 
 def _setting(config: Mapping[str, Any], kind: str) -> tuple[Any, ...]:

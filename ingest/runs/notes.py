@@ -36,11 +36,16 @@ def few_samples(config: RunConfig, extractors: Mapping[str, Extractor]) -> list[
     return notes
 
 
-def quantised(config: RunConfig, configs: Mapping[str, RunConfig]) -> list[str]:
-    """Say which models are quantised although nobody asked for it."""
+def quantised(asked: Mapping[str, RunConfig], configs: Mapping[str, RunConfig]) -> list[str]:
+    """Say which models are quantised although nobody asked for it.
+
+    Args:
+        asked: by model, what was asked for, with the settings of its family.
+        configs: by model, what its runs do.
+    """
     return [
         f"{model} fits the GPU's memory only with its denoiser's weights in {own.quantisation}, which "
         "changes its results a little. Give --quantisation none to run it with exact weights or not at all."
         for model, own in configs.items()
-        if config.quantisation is None and own.kept_in != EXACT
+        if asked[model].quantisation is None and own.kept_in != EXACT
     ]

@@ -133,7 +133,9 @@ def make_plan(
     selection: Selection,
     *,
     weights: Mapping[str, str] | None = None,
+    own: Callable[[Path, RunConfig], RunConfig] = lambda _, config: config,
     fitted: Callable[[Path, RunConfig], RunConfig] = lambda _, config: config,
+    known: Collection[str] = (),
 ) -> Plan:
     """Decide which runs there are; reads the graph and the folders, writes nothing.
 
@@ -144,7 +146,9 @@ def make_plan(
             the datasets were ingested with.
         selection: which pairs.
         weights: where workers find each extractor, by its name: `WEIGHTS` or `KIND:WEIGHTS`.
-        fitted: the configuration as a model with this folder needs it.
+        own: the configuration with the settings of the family of a model's folder.
+        fitted: that as the device needs it; of a pair whose run as asked for is known, it is left as it is.
+        known: ids of runs that are done or unfinished.
 
     Returns:
         The plan, grouped by model.
@@ -159,32 +163,41 @@ def make_plan(
     all_datasets = {dataset.id: dataset for dataset in graph.datasets()}
     wanted = select_pairs(all_models, all_datasets, selection)
     sources = Sources()
-    configs = {
-        model: fitted(sources.model(all_models[model]), config)
-        for model in dict.fromkeys(model for model, _ in wanted)
-    }
+    folders = {model: sources.model(all_models[model]) for model, _ in wanted}
+    asked = {model: own(folder, config) for model, folder in folders.items()}
     chosen = [all_datasets[dataset] for dataset in dict.fromkeys(dataset for _, dataset in wanted)]
     for dataset in chosen:
         sources.images(dataset)
     if PROBE in extractors:
         _check_measured_by(graph, extractors[PROBE], chosen)
     hashes = {name: extractors[name].hash for name in sorted(extractors)}
-    requests = [
-        RunRequest(
+
+    def request(model: str, dataset: str, config: RunConfig) -> RunRequest:
+        return RunRequest(
             model,
             dataset,
-            {**configs[model].asked(), "extractors": hashes},
+            {**config.asked(), **config.drawn_by_default(folders[model]), "extractors": hashes},
             str(all_models[model].properties["content_hash"]),
             str(all_datasets[dataset].properties["content_hash"]),
             selection.replicate,
             dict(weights or {}),
         )
-        for model, dataset in wanted
-    ]
+
+    fits: dict[str, RunConfig] = {}
+    requests = []
+    for model, place in wanted:
+        # Another device must not ask another question where there is a run already.
+        if (exact := request(model, place, asked[model])).id in known:
+            requests.append(exact)
+            continue
+        if model not in fits:
+            fits[model] = fitted(folders[model], asked[model])
+        requests.append(request(model, place, fits[model]))
+    configs = asked | fits
     notes = (
         *without_captions([all_datasets[dataset] for dataset in sorted({pair[1] for pair in wanted})]),
         *few_samples(config, extractors),
-        *quantised(config, configs),
+        *quantised(asked, configs),
     )
     return Plan(
         {request.id: request for request in requests},

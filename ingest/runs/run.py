@@ -371,6 +371,12 @@ def make_job(
         ConfigChanged: this version of the program would do something else than was asked for.
     """
     config = RunConfig.from_asked(run.config)
+    for name, value in config.drawn_by_default(model_folder).items():
+        if run.config.get(name) != value:
+            raise ConfigChanged(
+                f"The run was queued by another version of matchgraph, which drew {run.model} otherwise: "
+                f"{name} is {value:g} here. Cancel the run and queue it again."
+            )
     resume_from = carry_checkpoint(out)
     return Job(
         run=run.id,

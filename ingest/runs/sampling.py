@@ -65,6 +65,7 @@ def drawing_hash(job: Job, weights: str | None) -> str:
         "weights": weights,
         "drawing": asdict(sampling.drawing),
         **identity(sampling),
+        **job.config.drawn_by_default(job.model_folder),
     }
     # The first images of a larger sample are those of a smaller one.
     del facts["n"]

@@ -13,6 +13,8 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from matchgraph.errors import Error
+from matchgraph.ingest.errors import IngestError
 from matchgraph.ingest.instruments import extractor_specs, load_instruments
 from matchgraph.ingest.runs import local
 from matchgraph.ingest.runs.artefacts import remove_run
@@ -49,6 +51,7 @@ from matchgraph.ingest.runs.plan import (
 from matchgraph.ingest.runs.reporter import Reporter
 from matchgraph.ingest.runs.status import RunsStatus, recorded_adapters
 from matchgraph.ingest.runs.worker import WorkerOptions, WorkSummary, local_executor, summarise, work
+from matchgraph.training.files import folder_name
 from matchgraph.training.measure.extractors import require_images
 from matchgraph.training.measure.scoring import needed_extractors
 from matchgraph.words import SECONDS_PER_HOUR
@@ -199,7 +202,11 @@ def plan_runs(
 
 
 def missing_runs(
-    graph: MatchingGraph, config: RunConfig, selection: Selection, execution: Execution | None = None
+    graph: MatchingGraph,
+    config: RunConfig,
+    selection: Selection,
+    execution: Execution | None = None,
+    families: Families | None = None,
 ) -> Candidates:
     """Find the pairs that a proposal may choose from; writes nothing and looks into no folder.
 
@@ -208,6 +215,7 @@ def missing_runs(
         config: what each run would do; results are those by its first metric.
         selection: which pairs.
         execution: how they would be carried out.
+        families: see `plan_runs`.
 
     Raises:
         NothingToDo: a model or dataset is unknown, or none has a folder.
@@ -220,7 +228,10 @@ def missing_runs(
     unfinished = {(run.model, run.dataset) for run in runs if run.status != DONE}
     pairs = frozenset(select_pairs(models, datasets, selection)) - unfinished
     estimator = Estimator(runs, models, gpu=on_gpu(execution or Execution()))
-    estimated = {model: estimator.whole(model, config.asked()).hours for model in models}
+    estimated = {}
+    for name, model in models.items():
+        own = replace(config, **(families or {}).get(str(model.properties.get("family")), {}))
+        estimated[name] = estimator.whole(name, own.asked()).hours
     known = [hours for hours in estimated.values() if hours]
     # A model of which nothing is known may cost as much as any.
     usual = median(known) if known else 1.0
@@ -496,24 +507,42 @@ def planned(
         instruments,
         selection,
         weights=weights,
-        fitted=lambda folder, asked: quantised_to_fit(
-            folder, of_family(folder, asked, families or {}), execution, kept
-        ),
+        own=lambda folder, asked: of_family(folder, asked, families or {}),
+        fitted=lambda folder, asked: quantised_to_fit(folder, asked, execution, kept),
+        known={run.id for run in Ledger(graph.runner).runs() if run.status in {DONE, QUEUED, RUNNING}},
     )
     return plan, instruments
 
 
 def of_family(folder: Path, config: RunConfig, families: Families) -> RunConfig:
-    """The configuration with what differs for the family of a model's folder."""
+    """The configuration with what differs for the family of a model's folder.
+
+    Raises:
+        IngestError: the settings do not go together, or the family has no min-SNR weights.
+    """
     from matchgraph.training.errors import UnknownFamily
     from matchgraph.training.pipelines.families import family_of
     from matchgraph.training.pipelines.loading import read_model_index
 
+    if not families and config.snr_gamma is None:
+        return config
     try:
-        name = family_of(read_model_index(folder)).name if families else ""
+        own = family_of(read_model_index(folder))
     except UnknownFamily:
         return config
-    return replace(config, **families.get(name, {}))
+    settings = families.get(own.name, {})
+    try:
+        found = replace(config, **settings)
+        # What fine-tuning refuses.
+        found.fine_tuning(Execution())
+    except Error as error:
+        raise IngestError(f"{own.name}: {error}") from error
+    if found.snr_gamma is not None and not own.has_min_snr(folder):
+        raise IngestError(
+            f"{folder_name(folder)} is of the family {own.name} and has no min-SNR weights: leave "
+            "--snr-gamma out, or set it in a --run-file for other families only."
+        )
+    return found
 
 
 def on_gpu(execution: Execution) -> bool:

@@ -102,6 +102,7 @@ def test_a_model_fine_tuned_in_full_is_scored_as_its_base_with_other_weights(
     (folder,) = (report := score_adapters(zoo, tmp_path / "epoch-3", **given)).adapters
     found = edge(runner)
     assert "epoch-3 was fine-tuned in full: its denoiser was loaded" in report.notes[0]
+    assert "4 generated images" in report.notes[-1]
     assert found["clip_fid"] == folder.values["clip_fid"] != pytest.approx(found["initial_clip_fid"])
     assert (found["clip_fid__adapter"], found["clip_fid__trained_kind"]) == ("epoch-3", "full")
     (file,) = score_adapters(zoo, tmp_path / "whole.safetensors", **given).adapters

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import pytest
 
 from matchgraph.errors import Error
 from matchgraph.ingest.errors import ConfigChanged, IngestError
+from matchgraph.ingest.runs import config as config_module
 from matchgraph.ingest.runs.config import Execution, RunConfig
 from matchgraph.settings import identity, setting, settings_of
 from matchgraph.training.config import FineTuneConfig
@@ -93,6 +95,7 @@ def test_the_default_question_is_what_it_was() -> None:
     assert RunConfig().asked() == FIRST
     # What is said of a default asks nothing else.
     assert RunConfig(quantisation="none").asked() == FIRST
+    assert json.dumps(RunConfig(alpha=16.0).asked()["alpha"]) == "16"
     changed = {
         "quantisation": "int8", "optimiser": "adamw8bit", "schedule": "cosine", "warmup_steps": 5,
         "alpha": 8.0, "caption_dropout": 0.5, "snr_gamma": 5.0, "ema": 0.9,
@@ -105,6 +108,14 @@ def test_the_default_question_is_what_it_was() -> None:
     assert RunConfig(quantisation="int8").sampling(Execution()).quantisation == "int8"
     with pytest.raises(IngestError, match="--method lora"):
         RunConfig(quantisation="nf4", method="full")
+
+
+def test_what_a_run_says_of_its_drawing_is_not_said_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = {"default_steps": 40, "default_guidance": 4.5, "prompt_tokens": 256}
+    monkeypatch.setattr(config_module, "identity_of_drawing", lambda _: drawn)
+    assert RunConfig().drawn_by_default(Path()) == drawn
+    given = RunConfig(sampling_steps=40, guidance=0.0).drawn_by_default(Path())
+    assert given == {"prompt_tokens": 256}
 
 
 @pytest.mark.parametrize("change", [{"weight_decay": 0.5}, {"caption_dropout": None}])

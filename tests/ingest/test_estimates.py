@@ -87,6 +87,10 @@ def test_a_gpu_is_never_judged_by_runs_on_a_cpu() -> None:
     assert Estimator(both, MODELS, gpu=True).whole("m", CONFIG).seconds == pytest.approx(1.2)
     assert Estimator(both, MODELS, gpu=False).whole("m", CONFIG).seconds == 120
     assert Estimator(both, MODELS).whole("m", CONFIG).seconds == pytest.approx((120 + 1.2) / 2)
+    # Of a version that did not record the device.
+    earlier = [run(properties={"machine": "abc"})]
+    assert Estimator(earlier, MODELS, gpu=True).whole("m", CONFIG).seconds == 120
+    assert Estimator(earlier, MODELS, gpu=False).whole("m", CONFIG).seconds == 120
     timed = {"t": Model("t", {"throughput": 2.0, "throughput_device": "A processor, 2 threads"})}
     assert Estimator([], timed, gpu=False).stage("sampling after", "t", CONFIG).seconds == pytest.approx(5)
     assert Estimator([], timed, gpu=True).stage("sampling after", "t", CONFIG).seconds is None

@@ -12,12 +12,16 @@ import pytest
 
 from matchgraph.graphdb.models import Dataset
 from matchgraph.graphdb.repository import MatchingGraph
-from matchgraph.ingest.errors import BadInput, ExtractorMismatch, NothingToDo, SourceChanged
+from matchgraph.ingest.errors import BadInput, ConfigChanged, ExtractorMismatch, NothingToDo, SourceChanged
 from matchgraph.ingest.runs import memory
 from matchgraph.ingest.runs.config import Execution, RunConfig, Selection
 from matchgraph.ingest.runs.memory import quantised_to_fit
 from matchgraph.ingest.runs.plan import make_plan
-from tests.ingest.stub import CONFIG, EXTRACTOR, elsewhere, plan
+from matchgraph.ingest.runs.run import make_job
+from matchgraph.ingest.runs.sampling import drawing_hash
+from matchgraph.ingest.runs.workflow import missing_runs
+from matchgraph.ingest.tables.models import ingest_models
+from tests.ingest.stub import CONFIG, EXTRACTOR, ZOO, elsewhere, plan
 
 
 def test_all_models_and_datasets_with_a_folder_grouped_by_model(zoo: MatchingGraph) -> None:
@@ -120,3 +124,50 @@ def test_a_model_that_is_quantised_to_fit_is_named_and_asks_another_question(zoo
     assert {run for run, request in made.requests.items() if request.model == "sd-1.5"} < set(
         plan(zoo).requests
     )
+    # A run as it was asked for, done or unfinished, is not asked in fewer bits by another device.
+    exact = plan(zoo).requests
+    pair = next(run for run, request in exact.items() if request.model == "kolors")
+    made = make_plan(zoo, CONFIG, {"clip": EXTRACTOR}, Selection(), fitted=fitted, known=[pair])
+    assert len(set(made.requests) & set(exact)) == 3
+    assert pair in made.requests
+    made = make_plan(zoo, CONFIG, {"clip": EXTRACTOR}, Selection(), fitted=fitted, known=exact)
+    assert (set(made.requests), made.notes) == (set(exact), ())
+
+    # Asked for by a family's settings, it is no choice of the plan.
+    def own(_: Path, config: RunConfig) -> RunConfig:
+        return replace(config, quantisation="int8")
+
+    assert make_plan(zoo, CONFIG, {"clip": EXTRACTOR}, Selection(), own=own).notes == ()
+
+
+def test_what_missing_runs_take_goes_by_their_familys_settings(zoo: MatchingGraph) -> None:
+    usual, longer = (
+        missing_runs(zoo, CONFIG, Selection(), families=families).hours
+        for families in ({}, {"sd": {"steps": 300}})
+    )
+    assert longer["sd-1.5"] > usual["sd-1.5"]
+    assert longer["kolors"] == usual["kolors"]
+
+
+def test_a_model_that_is_drawn_otherwise_than_before_asks_another_question(
+    zoo: MatchingGraph, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(ZOO / "sdxl-base", tmp_path / "playground-v2.5-1024px-aesthetic")
+    ingest_models(zoo, folder)
+    (request, _) = plan(zoo, models=[folder.name]).requests.values()
+    assert request.config["default_guidance"] == 3.0
+    values: dict[str, Any] = {
+        "config": request.config,
+        "extractors": {},
+        "id": "0" * 16,
+        "model": folder.name,
+    }
+    values |= {"dataset": "cats", "properties": {"model_fingerprint": "1", "dataset_fingerprint": "2"}}
+    run: Any = SimpleNamespace(**values)
+    job = make_job(run, folder, Path(), [], None, tmp_path / "out")
+    other = replace(job, model_folder=ZOO / "sdxl-base")
+    assert drawing_hash(job, None) != drawing_hash(other, None)
+    # As an earlier version queued it.
+    run.config = {name: value for name, value in request.config.items() if name != "default_guidance"}
+    with pytest.raises(ConfigChanged, match="default_guidance is 3 here"):
+        make_job(run, folder, Path(), [], None, tmp_path / "out")

@@ -12,6 +12,7 @@ import pytest
 from safetensors.torch import save_file
 
 from matchgraph.training.errors import InvalidConfig
+from matchgraph.training.pipelines.changed_drawing import identity_of_drawing
 from matchgraph.training.pipelines.families import family
 from matchgraph.training.pipelines.few_steps import of_pipeline, of_weights
 from matchgraph.training.pipelines.loading import LoadedPipeline
@@ -76,6 +77,36 @@ def scheduled(pipe, scheduler: str, **changes):
 )
 def test_which_models_are_of_few_steps(pipe, name, expected):
     assert of_pipeline(pipe(), name) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "pipeline", "scheduler", "changed"),
+    [
+        (
+            "stable-diffusion-3.5-large", "StableDiffusion3Pipeline", {},
+            {"default_steps": 40, "default_guidance": 4.5},
+        ),
+        ("stable-diffusion-3.5-large-turbo", "StableDiffusion3Pipeline", {}, {}),
+        ("stable-diffusion-3.5-medium", "StableDiffusion3Pipeline", {}, {}),
+        ("playground-v2.5", "StableDiffusionXLPipeline", {}, {"default_guidance": 3.0}),
+        ("playground-v2.5-student", "StableDiffusionXLPipeline", {"_class_name": "LCMScheduler"}, {}),
+        ("playground-v2.5-student", "StableDiffusionXLPipeline", {"few_steps": 4}, {}),
+        ("any", "FluxPipeline", {}, {"prompt_tokens": 256}),
+        ("any", "UnknownPipeline", {}, {}),
+    ],
+)  # fmt: skip
+def test_only_drawings_that_changed_are_part_of_a_run(tmp_path, name, pipeline, scheduler, changed):
+    folder = tmp_path / name
+    contents = {
+        "model_index.json": {"_class_name": pipeline},
+        "scheduler/scheduler_config.json": scheduler,
+        "transformer/config.json": {"guidance_embeds": False},
+    }
+    for file, content in contents.items():
+        (folder / file).parent.mkdir(parents=True, exist_ok=True)
+        (folder / file).write_text(json.dumps(content))
+    assert identity_of_drawing(folder) == changed
+    assert identity_of_drawing(tmp_path / "gone") == {}
 
 
 @pytest.mark.parametrize(("guidance_embeds", "tokens"), [(True, 512), (False, 256)])

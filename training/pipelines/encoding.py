@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import math
 import os
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
@@ -182,6 +183,9 @@ def encode_prompts(loaded: LoadedPipeline, prompts: Sequence[str], use: CacheUse
     use = use or CacheUse(None)
     # Only asked for where it is needed: it reads all of the text encoders' weights.
     facts = _facts(loaded, "prompts", _text_folders(loaded)) if use.active else {}
+    # Which no file of the model says.
+    if (limit := loaded.family.prompt_limit(loaded.folder)) < math.inf:
+        facts |= {"prompt_tokens": limit}
     shards = []
     encoding = False
     # The libraries warn of each batch with long captions; the record has their number instead.

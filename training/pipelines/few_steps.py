@@ -26,13 +26,16 @@ TRAILING_SAMPLERS = ("EulerDiscreteScheduler", "EulerAncestralDiscreteScheduler"
 # diffusers' ZImagePipeline for Tongyi-MAI/Z-Image-Turbo (8). Of many steps: the settings of the publisher's
 # `sd3_infer.py` for stable-diffusion-3.5-large (not those of its medium, 50 at 5.0, since Match & Choose
 # priced that by its pipeline's defaults), and the cards of playground-v2-1024px-aesthetic and -v2.5.
+MANY_STEPS: tuple[tuple[re.Pattern[str], int, float], ...] = (
+    (re.compile(r"(stable[-_]diffusion[-_]|sd)3\.5[-_]large$", re.IGNORECASE), 40, 4.5),
+    (re.compile(r"playground[-_]v2", re.IGNORECASE), 50, 3.0),
+)
 MODELS: tuple[tuple[re.Pattern[str], int, float], ...] = (
     (re.compile(r"sd(xl)?[-_]turbo", re.IGNORECASE), 1, 0.0),
     (re.compile(r"flux\.?1[-_]schnell", re.IGNORECASE), 4, 0.0),
     (re.compile(r"z[-_]image[-_]turbo", re.IGNORECASE), 8, 0.0),
     (re.compile(r"(stable[-_]diffusion[-_]|sd)3\.5[-_]large[-_]turbo", re.IGNORECASE), 4, 0.0),
-    (re.compile(r"(stable[-_]diffusion[-_]|sd)3\.5[-_]large$", re.IGNORECASE), 40, 4.5),
-    (re.compile(r"playground[-_]v2", re.IGNORECASE), 50, 3.0),
+    *MANY_STEPS,
 )
 
 

@@ -108,6 +108,10 @@ class Family(ABC):
         """Tokens of a prompt that the model in a folder is shown at most, where no tokenizer says so."""
         return math.inf
 
+    def has_min_snr(self, folder: Path) -> bool:  # noqa: ARG002
+        """Whether the objective of the model in a folder has min-SNR weights; see `loss`."""
+        return not self.flow_matching
+
     def shown_prompts(self, pipe: Any, prompts: Sequence[str]) -> list[str]:  # noqa: ARG002
         """The prompts as the pipeline hands them to its tokenizers."""
         return list(prompts)

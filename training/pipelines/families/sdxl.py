@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -11,6 +12,8 @@ from matchgraph.training.pipelines.families.objectives import denoise, is_edm
 from matchgraph.training.pipelines.samplers import guidance_embedding
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import torch
 
 # Row of each image among those that `image_conditioning` gives.
@@ -68,6 +71,14 @@ class StableDiffusionXL(Family):
             top, left = ((side * scale - resolution_px) / 2 for side in (height, width))
             rows.append([height, width, round(top), round(left), resolution_px, resolution_px])
         return {TIME_IDS: torch.tensor(rows, dtype=torch.float32, device=pipe.device)}
+
+    def has_min_snr(self, folder: Path) -> bool:
+        """See `Family.has_min_snr`."""
+        try:
+            text = (folder / "scheduler" / "scheduler_config.json").read_text(encoding="utf-8")
+        except OSError:  # the folder is on another machine
+            return True
+        return not str(json.loads(text).get("_class_name")).startswith("EDM")
 
     def loss(
         self,
