@@ -118,7 +118,9 @@ def test_a_layer_is_nearly_what_it_was_and_its_gradient_too(kind):
 def test_scales_of_int8_are_not_rounded_to_the_weights_precision():
     block = torch.nn.Module()
     block.transformer_blocks = torch.nn.ModuleList([torch.nn.Sequential(torch.nn.Linear(128, 64))])
-    exact = block.transformer_blocks[0][0].to(torch.bfloat16).weight.detach().float()
+    linear = block.transformer_blocks[0][0].to(torch.bfloat16)
+    torch.nn.init.normal_(linear.weight, generator=torch.Generator().manual_seed(0))
+    exact = linear.weight.detach().float()
     quantise(block, "int8")
     layer = block.transformer_blocks[0][0]
     scales = exact.abs().amax(dim=1, keepdim=True) / 127
