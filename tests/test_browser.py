@@ -59,6 +59,7 @@ def chrome(tmp_path: Path) -> Iterator[Chrome]:
     driver.quit()
 
 
+@pytest.mark.slow
 def test_browser_logs_in_and_draws_the_graph(graph: MatchingGraph, settings: Settings, chrome: Chrome):
     from selenium.webdriver.common.by import By
     from selenium.webdriver.support.wait import WebDriverWait

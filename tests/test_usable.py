@@ -61,6 +61,7 @@ def test_what_does_not_meet_a_condition_or_is_not_known_to_is_left_out(
     assert sum(model.p_best for model in answer.ranking) == pytest.approx(1)
 
 
+@pytest.mark.slow
 def test_a_folder_is_planned_for_the_card(graph: MatchingGraph, tmp_path: Path) -> None:
     from matchgraph.ingest.tables.models import ingest_models
 

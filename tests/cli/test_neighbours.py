@@ -182,7 +182,7 @@ READING = [
 NOT_HERE = {
     *("choose", "report", "ingest adapter", "ingest minizoo", "ingest plan", "ingest run", "ingest worker"),
     *(f"collaborate {name}" for name in ("calibrate", "control-image", "distill", "evaluate", "generate")),
-    *("collaborate student", "collaborate tune"),
+    *("collaborate scores", "collaborate student", "collaborate tune"),
     *(f"route {name}" for name in ("ask", "calibrate", "curve", "fit", "generate", "prompts", "score")),
     *("route serve", "route variants", "route scores", "doctor"),
     # Of the managed server alone: they take the whole database along, or stop the server under the tests.
@@ -201,6 +201,7 @@ def test_other_applications_nodes_stay_as_they_are(
     ]
     writing += [["graph", "refresh"], ["graph", "open", "--no-launch"]]
     upkeep = [
+        ["ingest", "published"],
         ["export", str(tmp_path / "records")],
         ["ingest", "records", str(tmp_path / "records")],
         ["graph", "rename", "model", "m4", "m9"],

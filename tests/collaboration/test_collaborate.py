@@ -125,6 +125,7 @@ def test_what_shares_no_latents_goes_through_pixels(pipelines, scorer, teacher):
     assert {outcome.decision for outcome in made} == {"refined"}
 
 
+@pytest.mark.slow
 def test_a_teacher_of_another_resolution_corrects_what_is_scaled_to_its_own(pipelines, scorer):
     side = 64
     larger = replace(TEACHER, resolution_px=side)

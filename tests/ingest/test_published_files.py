@@ -26,6 +26,7 @@ from tests.training.ldm import checkpoint
 PLAIN, CHECKPOINT, FOLDER, CACHED = "tiny-unet", "dreamy_v8", "pets", "alice/animals"
 
 
+@pytest.mark.slow
 def test_published_files_go_from_ingest_over_a_run_or_an_adapter_to_a_prediction(
     graph: MatchingGraph,
     settings: Settings,

@@ -20,6 +20,7 @@ CONFIG = SampleConfig(n=4, drawing=Drawing(1, resolution_px=32), batch_size=4, d
 TINY = {"device": "cpu", "resolution_px": 32, "batch_size": 4}
 
 
+@pytest.mark.slow
 def test_what_only_draws_is_planned_without_training():
     options = {"held_bytes": 2 * GIB, "resolution_px": 1024, "batch_size": 32}
     plan = drawing_plan(ZOO / "sd-1.5", budget_bytes=10 * GIB, **options)
@@ -47,6 +48,7 @@ def test_fewer_images_at_a_time_are_the_same_images(tiny_folder):
         np.testing.assert_allclose(np.asarray(one).astype(int), other.astype(int), atol=1)
 
 
+@pytest.mark.slow
 def test_a_lack_of_memory_is_one_line_that_names_the_flags(tiny_folder, monkeypatch):
     with pytest.raises(InsufficientMemory, match=r"needs about \d\.\d GiB for .*, and there are 0\.0\."):
         opened_to_draw(tiny_folder("sd"), gpu_memory=1e-3, **TINY).__enter__()

@@ -389,7 +389,9 @@ def _token_limits(pipe: Any) -> list[int]:
         return []
     name = names[-1] if names[-1] in present else names[0]
     encoder = getattr(pipe, name.replace("tokenizer", "text_encoder"))
-    # A processor of texts and pictures has a tokenizer inside.
-    tokenizer = getattr(getattr(pipe, name), "tokenizer", getattr(pipe, name))
+    tokenizer = getattr(pipe, name)
+    # A processor of texts and pictures has a tokenizer inside; Kolors' tokenizer has one of another kind.
+    if not hasattr(tokenizer, "model_max_length"):
+        tokenizer = tokenizer.tokenizer
     limits = (tokenizer.model_max_length, getattr(encoder.config, "max_position_embeddings", None))
     return [limit for limit in limits if limit]
