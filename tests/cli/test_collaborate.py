@@ -121,6 +121,7 @@ def test_from_two_models_to_a_report(invoke: Callable[..., Result], runner: Runn
     assert (page / "collaboration.html").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("graph")
 def test_what_is_no_pair_is_refused(invoke: Callable[..., Result]) -> None:
     for model in (STUDENT, TEACHER):

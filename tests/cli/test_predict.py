@@ -92,6 +92,7 @@ def colours(graph, tmp_path, probe) -> Path:
 
 
 class TestPredictDataset:
+    @pytest.mark.slow
     def test_json(self, graph, command, zoo, save):
         save(graph, zoo(n_datasets=5))
         code, out, err = command("predict", "d03", "--json", *FAST)

@@ -30,6 +30,9 @@ from tests.ingest.conftest import write_images
 from tests.ingest.dump import RUN_TIMES, dump
 from tests.training import tiny
 
+pytestmark = pytest.mark.slow
+
+
 FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(["tests.faults.loaded"])
 PATIENCE_S = 180

@@ -52,6 +52,7 @@ def test_tables_in_and_results_out(invoke: Invoke, graph: MatchingGraph, tmp_pat
     assert snapshot.similar.value.tolist() == [7.0]
 
 
+@pytest.mark.slow
 def test_pipeline_folders_and_a_table_add_up(
     invoke: Invoke, graph: MatchingGraph, runner: Runner, tmp_path: Path
 ) -> None:

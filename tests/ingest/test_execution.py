@@ -124,6 +124,7 @@ def test_a_pretrained_model_is_scored_once_for_all_ways_to_train_it(
     assert done["already_done"] == 1
 
 
+@pytest.mark.slow
 def test_a_run_that_goes_on_tells_from_where(
     zoo: MatchingGraph, runner: Runner, invoke: Invoke, asked: list[Any], tmp_path: Path
 ) -> None:

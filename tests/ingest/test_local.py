@@ -163,6 +163,7 @@ def test_a_child_ends_with_its_parent(settings: Settings, environment: Mapping[s
     assert child.returncode == 130, errors
 
 
+@pytest.mark.slow
 def test_children_that_die_at_once_end_the_work(
     graph: MatchingGraph, runner: Runner, image_folders: Path, tmp_path: Path
 ) -> None:

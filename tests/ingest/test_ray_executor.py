@@ -217,6 +217,7 @@ def test_a_node_killed_in_mid_run_changes_nothing(
     assert dump(runner, without=RUN_TIMES) == clean
 
 
+@pytest.mark.slow
 def test_workers_that_cannot_start_are_not_started_for_ever(
     settings: Settings,
     runner: Runner,

@@ -399,6 +399,7 @@ def test_fine_tuning_from_folders_to_edges(
     assert dump(runner) == before
 
 
+@pytest.mark.slow
 def test_failures_are_listed_and_exit_with_1(
     invoke: Invoke, graph: MatchingGraph, image_folders: Path, probe: Path
 ) -> None:

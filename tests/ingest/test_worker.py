@@ -70,6 +70,7 @@ def test_out_of_memory_is_tried_again_when_nothing_else_is_left(
     assert do(zoo, ledger, home, StubExecutor(), retry_failed=True).done == 2
 
 
+@pytest.mark.slow
 def test_a_poison_pair_stops_after_its_attempts_and_tells_where(
     zoo: MatchingGraph, ledger: Ledger, home: Path
 ) -> None:
@@ -112,6 +113,7 @@ def test_a_dead_process_of_this_host_is_replaced_at_once(
     assert do(zoo, ledger, home, StubExecutor()).done == 4
 
 
+@pytest.mark.slow
 def test_a_worker_takes_what_the_ledger_has_and_no_more_than_it_may(
     zoo: MatchingGraph, ledger: Ledger, home: Path
 ) -> None:

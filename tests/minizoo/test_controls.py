@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import pytest
+
 from matchgraph.minizoo import ROOT
 from matchgraph.minizoo.build.controls import gather, held_out
 from matchgraph.training.images import list_captioned_images
 from matchgraph.training.pipelines.encoding import dataset_hash
 
 
+@pytest.mark.slow
 def test_all_datasets_come_together_with_their_splits(tmp_path):
     images = list_captioned_images(gather(tmp_path / "images"))
     datasets = sorted(path for path in (ROOT / "datasets").iterdir() if path.is_dir())

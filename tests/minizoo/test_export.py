@@ -57,6 +57,7 @@ def test_the_product_loads_a_folder_of_links(model, exported: Path) -> None:
     assert scheduler["_class_name"] == type(new_scheduler(model.shape)).__name__
 
 
+@pytest.mark.slow
 @each_model
 def test_links_lead_to_the_shared_parts_and_nowhere_else(model, exported: Path) -> None:
     folder = exported / "models" / model.name

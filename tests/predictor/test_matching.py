@@ -194,6 +194,7 @@ def test_the_targets_results_change_nothing_in_a_real_graph(graph, runner, zoo, 
     assert outcome(predict(graph.snapshot(), "d03", PaperMatcher(gds, ranker))) != outcome(elsewhere)
 
 
+@pytest.mark.slow
 def test_a_rebuilt_graph_gives_the_same_prediction(graph, runner, zoo, save):
     gds = GdsNode2Vec(runner, Node2VecConfig(dimension=16, walk_length=20))
     ranker = CatBoostRanker(CatBoostConfig(iterations=10, depth=3))

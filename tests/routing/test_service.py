@@ -307,6 +307,7 @@ def test_a_hundred_clients_at_once_get_their_own_answers(live: str, served: dict
     asyncio.run(all_at_once())
 
 
+@pytest.mark.slow
 def test_it_says_so_while_neo4j_is_away_and_goes_on_when_it_is_back(live: str, line: Line) -> None:
     asked = {"prompts": ["a red cat"], "lambda": 0.03}
     before = httpx.post(f"{live}/v1/route", json=asked).json()

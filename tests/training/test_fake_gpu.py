@@ -35,6 +35,7 @@ def to_fake_gpu(pipe) -> None:
                 held[name] = torch.nn.Parameter(made, value.requires_grad) if parameter else made
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["sdxl", "sana", "sd3", "flux"])
 def test_every_stage_goes_through_on_a_gpu(tiny_folder, name):
     narrow = torch.bfloat16

@@ -67,6 +67,7 @@ def test_a_saved_adapter_reproduces_the_images_bit_for_bit(loaded, adapters, nam
     assert [image.tobytes() for image in unloaded] == [image.tobytes() for image in plain]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_diffusers_own_pipeline_loads_the_file(tiny_folder, adapters, name):
     import diffusers

@@ -63,6 +63,7 @@ def test_stages_of_other_families_are_traced(tiny_folder, name):
         assert 0 < hull.at(1) < hull.at(8)
 
 
+@pytest.mark.slow
 def test_a_plan_that_proved_too_large_is_followed_by_smaller_ones_until_none_is_left():
     plan = plan_memory(traced("sd-1.5"), 160 * GIB, WORK)
     assert plan.choices() == []
@@ -79,6 +80,7 @@ def test_a_plan_that_proved_too_large_is_followed_by_smaller_ones_until_none_is_
     assert plan.smaller("sampling").sampling_batch < 8
 
 
+@pytest.mark.slow
 def test_what_the_user_decided_stays():
     work = Work(8, 8, 16, 16, micro_batch=2, gradient_checkpointing=False, placement={"parked": False})
     plan = plan_memory(traced("sdxl-base"), 12 * GIB, work)

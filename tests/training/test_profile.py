@@ -148,6 +148,7 @@ def test_a_position_table_is_stored_but_not_trained():
     assert sd3.params - sd3.trainable == 384 * 384 * 1536
 
 
+@pytest.mark.slow
 def test_sana_instruction_counts_where_the_tokenizer_is_there(tmp_path):
     folder = Path(shutil.copytree(ZOO / "sana-1.6b", tmp_path / "sana"))
     bare = profiler("sana-1.6b").price(steps=1)

@@ -38,6 +38,7 @@ def weights(module: torch.nn.Module) -> int:
     return sum(value.numel() * value.element_size() for value in module.state_dict().values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["int8", "nf4"])
 @pytest.mark.parametrize("name", ["sd", "flux"])
 def test_the_estimate_has_the_bytes_of_the_real_weights(tiny_folder, name, kind):
