@@ -367,7 +367,7 @@ def test_fine_tuning_from_folders_to_edges(
     result = invoke("run", *options)
     done = answer(result)
     assert listed == [image_folders / "cats"]
-    assert len(read) == 4
+    assert len(read) == 5
     assert sum(read) == 6
     monkeypatch.undo()
     assert invoke("cancel", "--all").exit_code == 0
