@@ -368,7 +368,7 @@ def test_fine_tuning_from_folders_to_edges(
     done = answer(result)
     assert listed == [image_folders / "cats"]
     assert len(read) == 5
-    assert sum(read) == 6
+    assert sum(read) == 8
     monkeypatch.undo()
     assert invoke("cancel", "--all").exit_code == 0
     assert (done["total"], done["already_done"], done["done"]) == (2, 0, 2)
