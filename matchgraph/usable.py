@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 # As `ingest models` reads it from a model card, and as `ingest published` has it.
 LICENCES = ("license", "published_license")
 PUBLISHED_MEMORY = "published_memory_{}_gib"
-# For which cards `ingest published` has plans.
-CARDS_GIB = (12, 24, 48, 80)
 FITS = "fits"
 
 
@@ -96,6 +94,7 @@ def _too_large(models: Sequence[Model], fits_gib: float, home: Path) -> dict[str
     from matchgraph.ingest.runs.config import Execution, RunConfig
     from matchgraph.ingest.runs.memory import memory_of_models
     from matchgraph.ingest.runs.sources import Sources
+    from matchgraph.ingest.tables.published import CARDS_GIB
 
     found = {}
     sources, execution = Sources(), Execution(device="cpu", gpu_memory=fits_gib)
