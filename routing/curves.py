@@ -38,6 +38,20 @@ class DeferralCurve:
     quality: np.ndarray
     lam: np.ndarray
 
+    @classmethod
+    def along(
+        cls, path: LambdaPath, truth: np.ndarray, cost: np.ndarray, weights: np.ndarray | None = None
+    ) -> DeferralCurve:
+        """The curve of a path's choices.
+
+        Args:
+            path: of the estimates.
+            truth: the measured quality, (n, m), without NaN.
+            cost: (m,).
+            weights: how often each prompt counts, (n,); once by default.
+        """
+        return cls(path.means(cost, weights), path.means(truth, weights), path.levels)
+
     def quality_at(self, cost: ArrayLike) -> np.ndarray:
         """Average quality at average costs; NaN below the cheapest point.
 
@@ -83,8 +97,7 @@ def routed(estimates: np.ndarray, truth: np.ndarray, cost: np.ndarray) -> Deferr
     Raises:
         InvalidScores: as `routing.policy.choose`.
     """
-    path = LambdaPath.of(estimates, cost)
-    return DeferralCurve(path.means(cost), path.means(truth), path.levels)
+    return DeferralCurve.along(LambdaPath.of(estimates, cost), truth, cost)
 
 
 def oracle(truth: np.ndarray, cost: np.ndarray) -> DeferralCurve:
@@ -140,7 +153,7 @@ def compare(
     path = LambdaPath.of(estimates, cost)
 
     def figures(weights: np.ndarray) -> list[float]:
-        curve = DeferralCurve(path.means(cost, weights), path.means(truth, weights), path.levels)
+        curve = DeferralCurve.along(path, truth, cost, weights)
         mean = np.average(truth, axis=0, weights=weights)[None]
         low, high = float(curve.cost[0]), float(cost.max())
         mixing = routed(mean, mean, cost)

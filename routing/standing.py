@@ -66,14 +66,11 @@ def standing(
     router, oracle = LambdaPath.of(estimates, cost), LambdaPath.of(truth, cost)
     quality, spent = truth[np.arange(len(truth)), single], cost[single]
 
-    def curve(path: LambdaPath, weights: np.ndarray) -> DeferralCurve:
-        return DeferralCurve(path.means(cost, weights), path.means(truth, weights), path.levels)
-
     def figures(weights: np.ndarray) -> list[float]:
         alone, at = float(np.average(quality, weights=weights)), float(np.average(spent, weights=weights))
-        own = curve(router, weights)
+        own = DeferralCurve.along(router, truth, cost, weights)
         reached = float(own.quality_at(at))
-        best = float(curve(oracle, weights).quality_at(at))
+        best = float(DeferralCurve.along(oracle, truth, cost, weights).quality_at(at))
         return [reached - alone, best - reached, min(own.cost_of(alone) / at, NEVER)]
 
     return Standing(*bootstrap(figures, len(truth), seed=seed, resamples=resamples))
