@@ -205,7 +205,7 @@ def loaded_pair(
         NotCalibrated: the student has no teacher in the graph.
         InvalidPlan: one of the two has no pipeline folder.
     """
-    from matchgraph.training.memory.drawing import opened_to_draw
+    from matchgraph.training.memory.drawing import opened_pair_to_draw
 
     known = DistillationGraph(runner).load(student)
     folders = MatchingGraph(runner).model_folders()
@@ -221,18 +221,14 @@ def loaded_pair(
             raise InvalidPlan(f"There is no pipeline folder of {model!r}: ingest one.")
     if drawing is None and known.calibration is not None:
         drawing = known.calibration.drawing
-    options: dict[str, Any] = {
-        "device": oracle.device,
-        "gpu_memory": oracle.gpu_memory,
-        "resolution_px": (drawing or Drawing()).resolution_px,
-        "batch_size": BATCH,
-        # Both stay loaded.
-        "share": 0.5,
-    }
-    with (
-        opened_to_draw(folders[known.student], **options) as one,
-        opened_to_draw(folders[known.teacher], **options) as other,
-    ):
+    with opened_pair_to_draw(
+        folders[known.student],
+        folders[known.teacher],
+        device=oracle.device,
+        gpu_memory=oracle.gpu_memory,
+        resolution_px=(drawing or Drawing()).resolution_px,
+        batch_size=BATCH,
+    ) as (one, other):
         yield Pair(known, one, other)
 
 

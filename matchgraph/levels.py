@@ -443,7 +443,7 @@ class PromptDrawer:
             }
 
     def _together(self, distilled: Distilled, rows: Sequence[int]) -> dict[int, DrawnImage]:
-        from matchgraph.training.memory.drawing import opened_to_draw
+        from matchgraph.training.memory.drawing import opened_pair_to_draw
 
         calibration, tuned = distilled.calibration, distilled.tuned
         assert calibration is not None
@@ -452,12 +452,9 @@ class PromptDrawer:
         check_calibrated(calibration, self._scorer, plan.student)
         texts, numbers = self._of(rows)
         found = {}
-        # Both stay loaded.
-        options = self._options(calibration.drawing) | {"share": 0.5}
-        with (
-            opened_to_draw(self._folders[distilled.student], **options) as student,
-            opened_to_draw(self._folders[distilled.teacher], **options) as teacher,
-        ):
+        options = self._options(calibration.drawing)
+        folders = (self._folders[distilled.student], self._folders[distilled.teacher])
+        with opened_pair_to_draw(*folders, **options) as (student, teacher):
             threshold = calibration.threshold(tuned.k)
             both = Collaboration(student, teacher, self._scorer, threshold, plan)
             for outcome in both.generate(texts, numbers=numbers):

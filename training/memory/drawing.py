@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from matchgraph.training.errors import CannotProfile, InsufficientMemory, OutOfMemory
 from matchgraph.training.memory.footprint import footprint
@@ -121,3 +121,21 @@ def opened_to_draw(
         # Of two pipelines the outer one hears of it as well.
         told = str(error) if WHAT_HELPS in str(error) else f"{error}. {WHAT_HELPS}."
         raise OutOfMemory(error.stage, told) from None
+
+
+@contextmanager
+def opened_pair_to_draw(
+    student: str | os.PathLike[str], teacher: str | os.PathLike[str], **options: Any
+) -> Iterator[tuple[LoadedPipeline, LoadedPipeline]]:
+    """Load two pipelines that draw in turn and both stay loaded; see `opened_to_draw`.
+
+    Args:
+        student: folder of one.
+        teacher: folder of the other.
+        options: of `opened_to_draw`, for both.
+    """
+    with (
+        opened_to_draw(student, share=0.5, **options) as one,
+        opened_to_draw(teacher, share=0.5, **options) as other,
+    ):
+        yield one, other
