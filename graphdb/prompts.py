@@ -36,7 +36,7 @@ MAX_PROMPT_CHARACTERS = 4000
 BATCH_ROWS = 1000
 # A transaction is held in the heap of the server until it ends.
 TRANSACTION_ROWS = 50_000
-# How many times as many neighbours the index is asked for as are wanted; measured by bench/nearest.py.
+# How many times as many neighbours the index is asked for as are wanted; measured in bench/README.md.
 REACH = 4
 LINE_BREAKS = frozenset("\t\n\r")
 
