@@ -52,7 +52,7 @@ def control_image(
     as_json: bool,
 ) -> None:
     """Turn an image into the input of a ControlNet: its edges, or a map of its segments."""
-    from matchgraph.training.files import SCRATCH_PREFIX, publish
+    from matchgraph.training.files import replacing
     from matchgraph.training.images import load_rgb, square
     from matchgraph.training.sampling.controls import canny, segmentation
 
@@ -65,14 +65,11 @@ def control_image(
         drawn = canny(picture, low, high)
     else:
         drawn = segmentation(picture, segmenter, device=device)
-    scratch = out.with_name(f"{SCRATCH_PREFIX}{out.name}")
     try:
-        drawn.save(scratch, format="PNG")
-        publish(scratch, out)
+        with replacing(out) as scratch:
+            drawn.save(scratch, format="PNG")
     except FileNotFoundError:
         raise click.UsageError(f"Cannot write {out.name}: there is no folder {out.parent}.") from None
-    finally:
-        scratch.unlink(missing_ok=True)
     facts = {"out": str(out), "kind": kind, "width_px": drawn.width, "height_px": drawn.height}
     click.echo(
         json.dumps(facts)

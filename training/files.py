@@ -37,6 +37,18 @@ def publish(scratch: Path, target: Path) -> None:
         os.close(directory)
 
 
+@contextmanager
+def replacing(target: Path) -> Iterator[Path]:
+    """The path of a new file, which takes the target's place at the end, and is removed if that fails."""
+    # Not tempfile's: its files are for their owner alone, and keep that when they are renamed.
+    scratch = target.with_name(f"{SCRATCH_PREFIX}{os.getpid()}-{secrets.token_hex(6)}")
+    try:
+        yield scratch
+        publish(scratch, target)
+    finally:
+        scratch.unlink(missing_ok=True)
+
+
 def write_tensors(
     target: Path, tensors: Mapping[str, torch.Tensor] | Mapping[str, np.ndarray], metadata: Mapping[str, str]
 ) -> None:
@@ -53,7 +65,7 @@ def write_tensors(
     import numpy as np
 
     given: Mapping[str, Any] = tensors
-    if given and all(isinstance(tensor, np.ndarray) for tensor in given.values()):
+    if all(isinstance(tensor, np.ndarray) for tensor in given.values()):
         from safetensors.numpy import save_file
 
         whole = {name: np.ascontiguousarray(array) for name, array in given.items()}
@@ -61,17 +73,13 @@ def write_tensors(
         from safetensors.torch import save_file
 
         whole = {name: tensor.detach().contiguous() for name, tensor in given.items()}
-    scratch = _scratch_beside(target)
-    scratch.touch()
-    usual = stat.S_IMODE(scratch.stat().st_mode)
-    try:
+    with replacing(target) as scratch:
+        scratch.touch()
+        usual = stat.S_IMODE(scratch.stat().st_mode)
         with failing_as_files_do(target):
             save_file(whole, scratch, metadata=dict(metadata))
         # The library makes files that their owner alone may read.
         scratch.chmod(usual)
-        publish(scratch, target)
-    finally:
-        scratch.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -98,13 +106,9 @@ def write_json(target: Path, content: Mapping[str, Any]) -> None:
 
 def write_text(target: Path, text: str) -> Path:
     """Write a text file so that it is there whole or not at all, and return its path."""
-    scratch = _scratch_beside(target)
-    try:
+    with replacing(target) as scratch:
         # A lone surrogate, which a caption may hold, has no UTF-8 form.
         scratch.write_text(text, encoding="utf-8", errors="replace")
-        publish(scratch, target)
-    finally:
-        scratch.unlink(missing_ok=True)
     return target
 
 
@@ -130,11 +134,6 @@ def json_hash(content: Any) -> str:
     """SHA-256 of a JSON-ready value, whatever the order of its keys."""
     text = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _scratch_beside(target: Path) -> Path:
-    # Not tempfile's: its files are for their owner alone, and keep that when they are renamed.
-    return target.with_name(f"{SCRATCH_PREFIX}{os.getpid()}-{secrets.token_hex(6)}")
 
 
 @functools.lru_cache(maxsize=100_000)

@@ -18,7 +18,7 @@ from matchgraph.graphdb.errors import InvalidId
 from matchgraph.graphdb.models import FORBIDDEN_CATEGORIES, INTEGER_RANGE, MAX_ID_LENGTH, check_id
 from matchgraph.ingest.errors import BadInput, Problem
 from matchgraph.training.contents import EXPECTED, recognise, remedy
-from matchgraph.training.files import SCRATCH_PREFIX, publish
+from matchgraph.training.files import replacing
 
 Scalar = str | int | float | bool
 
@@ -225,21 +225,16 @@ def write_table(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, 
     """
     # The csv module does not quote a carriage return by itself, and readers take it for the end of the row.
     quoted = any("\r" in cell for row in rows for cell in row.values() if isinstance(cell, str))
-    scratch = path.with_name(f"{SCRATCH_PREFIX}{path.name}")
-    try:
-        with scratch.open("w", encoding="utf-8", newline="") as file:
-            writer = csv.DictWriter(
-                file,
-                columns,
-                lineterminator="\n",
-                extrasaction="ignore",
-                quoting=csv.QUOTE_NONNUMERIC if quoted else csv.QUOTE_MINIMAL,
-            )
-            writer.writeheader()
-            writer.writerows({key: cell_of(value) for key, value in row.items()} for row in rows)
-        publish(scratch, path)
-    finally:
-        scratch.unlink(missing_ok=True)
+    with replacing(path) as scratch, scratch.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(
+            file,
+            columns,
+            lineterminator="\n",
+            extrasaction="ignore",
+            quoting=csv.QUOTE_NONNUMERIC if quoted else csv.QUOTE_MINIMAL,
+        )
+        writer.writeheader()
+        writer.writerows({key: cell_of(value) for key, value in row.items()} for row in rows)
 
 
 def cell_of(value: Any) -> Any:

@@ -33,6 +33,7 @@ from matchgraph.ingest.tables.results import COUNTS, LISTS, NUMBERS, STAGES, TEX
 from matchgraph.ingest.tables.similarities import COUNTS as SIMILAR_COUNTS
 from matchgraph.ingest.tables.similarities import NUMBERS as SIMILAR_NUMBERS
 from matchgraph.ingest.tables.similarities import TEXTS as SIMILAR_TEXTS
+from matchgraph.training.files import write_tensors
 
 if TYPE_CHECKING:
     from matchgraph.graphdb.models import Dataset
@@ -260,17 +261,10 @@ def _columns(first: str, rows: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _write_statistics(path: Path, statistics: Sequence[Statistics]) -> None:
-    import numpy as np
-    from safetensors.numpy import save_file
-
     tensors, about = {}, []
     for number, own in enumerate(statistics):
-        tensors[f"{number}.mean"] = np.ascontiguousarray(own.mean)
+        tensors[f"{number}.mean"] = own.mean
         tensors[f"{number}.covariance"] = own.triangle
         searched = [list(own.searched)] if own.searched else []
         about.append([own.dataset, own.extractor, own.resize, own.n, *searched])
-    partial = path.with_suffix(".partial")
-    save_file(tensors, partial, metadata={"statistics": json.dumps(about)})
-    # The library makes files that their owner alone may read.
-    partial.chmod(path.parent.stat().st_mode & 0o666)
-    partial.replace(path)
+    write_tensors(path, tensors, {"statistics": json.dumps(about)})

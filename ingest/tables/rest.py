@@ -17,7 +17,7 @@ from typing import Any, Literal, TypeAlias, TypeVar
 from matchgraph.graphdb.errors import GraphError
 from matchgraph.ingest.errors import BadInput, Problem
 from matchgraph.ingest.tables.csv_file import Row, Table, cell_of, typed_columns
-from matchgraph.training.files import SCRATCH_PREFIX, publish
+from matchgraph.training.files import replacing
 
 Kind: TypeAlias = Literal["model", "dataset", "similarity", "result", "run", "student", "prompt"]
 # What a row is known by.
@@ -85,12 +85,8 @@ def write_rest(path: Path, rows: Iterable[RestRow]) -> int:
     if not lines:
         path.unlink(missing_ok=True)
         return 0
-    scratch = path.with_name(f"{SCRATCH_PREFIX}{path.name}")
-    try:
+    with replacing(path) as scratch:
         scratch.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8", newline="\n")
-        publish(scratch, path)
-    finally:
-        scratch.unlink(missing_ok=True)
     return len(lines)
 
 
