@@ -20,9 +20,9 @@ from matchgraph.ingest.runs.reporter import Reporter
 from matchgraph.ingest.runs.workflow import measurable_models, run_pairs
 from matchgraph.predictor.decision import Decision, decide, outcomes
 from matchgraph.predictor.errors import NotEnoughResults, UnknownMetricName
-from matchgraph.predictor.nearby import only_models
 from matchgraph.predictor.recipes import Method
 from matchgraph.predictor.starting import RANK
+from matchgraph.predictor.visibility import part_of
 from matchgraph.predictor.workflow import predict, save_dataset
 from matchgraph.progress import Progress, no_progress
 from matchgraph.words import SECONDS_PER_HOUR, duration
@@ -138,7 +138,7 @@ def measure_and_decide(
     while True:
         snapshot = graph.snapshot(method.metric, None, method.measured_with)
         if method.models:
-            snapshot = only_models(snapshot, method.models)
+            snapshot = part_of(snapshot, models=method.models)
         known = outcomes(snapshot, dataset)
         if model is not None and all(outcome.model != model for outcome in known):
             failed.setdefault(model, "its result was not measured by the extractor asked for")

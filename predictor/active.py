@@ -20,7 +20,7 @@ Source:
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import product
 from statistics import median
 from typing import TYPE_CHECKING
@@ -29,6 +29,7 @@ import numpy as np
 
 from matchgraph.predictor.belief import Belief, Pair
 from matchgraph.predictor.errors import InvalidRows, NothingToPropose
+from matchgraph.predictor.visibility import part_of
 from matchgraph.words import SECONDS_PER_HOUR
 
 if TYPE_CHECKING:
@@ -277,20 +278,4 @@ def _within_reach(snapshot: Snapshot, seed: int) -> Snapshot:
         models = [models[i] for i in sorted(rng.permutation(len(models))[:fewer])]
     fewer = MOST_PAIRS // len(models)
     datasets = [datasets[i] for i in sorted(rng.permutation(len(datasets))[:fewer])]
-    return restricted(snapshot, {m.id for m in models}, {d.id for d in datasets})
-
-
-def restricted(snapshot: Snapshot, models: Collection[str], datasets: Collection[str]) -> Snapshot:
-    """The part of a graph between some of its models and datasets."""
-    performs, similar = snapshot.performs, snapshot.similar
-    return replace(
-        snapshot,
-        models=tuple(model for model in snapshot.models if model.id in models),
-        datasets=tuple(dataset for dataset in snapshot.datasets if dataset.id in datasets),
-        performs=performs[
-            performs["model"].isin(list(models)) & performs["dataset"].isin(list(datasets))
-        ].reset_index(drop=True),
-        similar=similar[
-            similar["dataset"].isin(list(datasets)) & similar["other"].isin(list(datasets))
-        ].reset_index(drop=True),
-    )
+    return part_of(snapshot, models={m.id for m in models}, datasets={d.id for d in datasets})

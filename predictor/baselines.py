@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from matchgraph.predictor.features import dataset_features
-from matchgraph.predictor.ranks import DEFAULT_MAX_CLASSES, RankClasses
+from matchgraph.predictor.ranks import MAX_CLASSES, RankClasses
 from matchgraph.predictor.visibility import LossMatrix, loss_matrix, similarities_of, similarity_weights
 
 if TYPE_CHECKING:
@@ -168,7 +168,7 @@ def direct_classifier(snapshot: Snapshot, dataset: str, seed: int) -> np.ndarray
     means = _mean_of_known(ranks)
     known = ~np.isnan(means)
     filled = np.where(np.isnan(ranks), means[:, None], ranks)[known]
-    n_classes = RankClasses(len(matrix.models), DEFAULT_MAX_CLASSES).n_classes
+    n_classes = RankClasses(len(matrix.models), MAX_CLASSES).n_classes
     classes = np.clip((filled * n_classes).astype(int), 0, n_classes - 1).T
     forest = RandomForestClassifier(FOREST_TREES, random_state=seed, n_jobs=1)
     # A single output comes back without its list.

@@ -27,12 +27,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 
-from matchgraph.predictor.config import FEATURE_SETS, FeatureSet
-from matchgraph.predictor.errors import InvalidRows
 from matchgraph.predictor.features import FeatureTable, model_features
 from matchgraph.predictor.kernels import embedding_kernel, similarity_kernel
 from matchgraph.predictor.matching import Ranked
@@ -41,10 +39,10 @@ from matchgraph.predictor.visibility import LossMatrix, check_enough, loss_matri
 
 if TYPE_CHECKING:
     from matchgraph.graphdb.models import Metric, Snapshot
+    from matchgraph.predictor.config import FeatureSet
 
 GENERAL = "general"
 Scale: TypeAlias = Literal["value", "rank"]
-SCALES: tuple[str, ...] = get_args(Scale)
 
 # Variance of a model's standing anywhere and of the noise, in units of that on a kind of dataset; and how
 # much of the kernel of datasets comes from their embeddings, the rest from their similarities. With the
@@ -76,9 +74,6 @@ class GaussianMatcher:
             ("node").
         scale: of the scores: "value", one for all datasets, or "rank", normal scores of the ranks within each
             dataset.
-
-    Raises:
-        InvalidRows: unknown features or scale.
     """
 
     name = "gaussian"
@@ -86,10 +81,6 @@ class GaussianMatcher:
     notes = ()
 
     def __init__(self, features: FeatureSet = "all", scale: Scale = "value") -> None:
-        if features not in FEATURE_SETS:
-            raise InvalidRows(f"unknown features {features!r}: choose one of {', '.join(FEATURE_SETS)}")
-        if scale not in SCALES:
-            raise InvalidRows(f"unknown scale {scale!r}: choose one of {', '.join(SCALES)}")
         self.features: FeatureSet = features
         self.scale: Scale = scale
 

@@ -1,85 +1,35 @@
 """From a matching graph and a dataset to a ranking of the zoo's models, with its reasons.
 
-A `Matcher` is a whole method of ranking. `PaperMatcher` is the one of Match & Choose: embed the visible
-graph, put together one row for each measured (model, dataset) pair, learn the rank from the rows, and ask for
-the rows of the new dataset.
+A `Matcher` is a whole method of ranking: see `predictor.stack`, `predictor.gaussian` and `predictor.paper`.
 """
 
 from __future__ import annotations
 
 import importlib.metadata
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from matchgraph.predictor.config import FEATURE_SETS, OPERATORS, FeatureSet, Operator
-from matchgraph.predictor.errors import InvalidRows, NoSimilarity
 from matchgraph.predictor.familiarity import Familiarity, familiarity
-from matchgraph.predictor.features import (
-    assemble,
-    dataset_features,
-    model_features,
-)
-from matchgraph.predictor.ranker import Ranker, spread_rows
-from matchgraph.predictor.ranks import (
-    DEFAULT_MAX_CLASSES,
-    RankClasses,
-    RankPrediction,
-    ranks_within,
-    summarise,
-)
 from matchgraph.predictor.samples import widened
 from matchgraph.predictor.visibility import (
     add_dataset,
-    check_enough,
     graph_hash,
     hide_results,
     loss_matrix,
-    node_names,
     similarities_of,
     similarity_direction,
-    weighted_edges,
-    without_results,
 )
 
 if TYPE_CHECKING:
-    from matchgraph.graphdb.embedding import Embedder
     from matchgraph.graphdb.models import Dataset, Snapshot
+    from matchgraph.predictor.ranks import RankPrediction
 
-# A row is hundreds of numbers, held in several copies while trees are grown: this many take about a gigabyte.
-MOST_ROWS = 50_000
 TOP_ATTRIBUTES = 4
 EVIDENCE_DATASETS = 3
 LIBRARIES = ("catboost", "gensim", "graphdatascience", "neo4j", "numpy", "scikit-learn", "scipy")
-
-
-@dataclass(frozen=True)
-class RowConfig:
-    """What goes into a row, and how many classes of ranks there are.
-
-    Attributes:
-        features: which of the three vectors: all, only the edge embedding ("graph"), only the nodes' features
-            ("node").
-        operator: how two node embeddings make an edge embedding.
-        max_classes: see `RankClasses`.
-
-    Raises:
-        InvalidRows: an unknown name, or no class.
-    """
-
-    features: FeatureSet = "all"
-    operator: Operator = "concat"
-    max_classes: int = DEFAULT_MAX_CLASSES
-
-    def __post_init__(self) -> None:
-        if self.features not in FEATURE_SETS:
-            raise InvalidRows(f"unknown features {self.features!r}: choose one of {', '.join(FEATURE_SETS)}")
-        if self.operator not in OPERATORS:
-            raise InvalidRows(f"unknown operator {self.operator!r}: choose one of {', '.join(OPERATORS)}")
-        if self.max_classes < 2:
-            raise InvalidRows(f"max_classes must be at least 2, got {self.max_classes}")
 
 
 @dataclass(frozen=True)
@@ -242,95 +192,6 @@ class Matcher(Protocol):
         ...
 
 
-class PaperMatcher:
-    """The method of the paper: ranks as classes, learned from features and a graph embedding.
-
-    Args:
-        embedder: of the graph's nodes; not called for features="node", and may be None then.
-        ranker: is trained for each call.
-        rows: what goes into the rows.
-
-    Source:
-        Match & Choose, sections 4.4 and 4.5.
-    """
-
-    name = "paper"
-    notes = ()
-
-    def __init__(self, embedder: Embedder | None, ranker: Ranker, rows: RowConfig | None = None) -> None:
-        self.embedder, self.ranker, self.rows = embedder, ranker, rows or RowConfig()
-        self.needs_similarities = self.rows.features != "node"
-
-    def rank(self, visible: Snapshot, datasets: Sequence[str], *, explain: bool = False) -> dict[str, Ranked]:
-        """See `Matcher.rank`; the ranker is trained once for all of the datasets.
-
-        Of more than 50,000 results it learns from that many, see `spread_rows`, by their ranks among all.
-        """
-        visible = without_results(visible, datasets)
-        check_enough(visible)
-        if self.needs_similarities:
-            check_similarities(visible, datasets)
-        matrix = loss_matrix(visible)
-        # A dataset with a single measured model ranks nothing.
-        usable = (~np.isnan(matrix.losses)).sum(axis=0) >= 2
-        measured, columns = np.nonzero(~np.isnan(matrix.losses) & usable)
-        classes = RankClasses(len(matrix.models), self.rows.max_classes)
-        ranks = ranks_within(matrix.losses[measured, columns], columns)
-        kept = spread_rows(columns, ranks, MOST_ROWS)
-        targets = classes.targets(ranks, columns)[kept]
-        pairs = [(matrix.models[measured[row]], matrix.datasets[columns[row]]) for row in kept]
-        asked = [(model, dataset) for dataset in datasets for model in matrix.models]
-        embeddings = (
-            self.embedder.embed(node_names(visible), weighted_edges(visible))
-            if self.needs_similarities
-            else {}
-        )
-        table = assemble(
-            pairs + asked,
-            model_features(visible.models),
-            dataset_features(visible.datasets),
-            embeddings,
-            features=self.rows.features,
-            operator=self.rows.operator,
-        )
-        self.ranker.fit(table.values[: len(pairs)], targets)
-        ranked = {}
-        for number, dataset in enumerate(datasets):
-            start = len(pairs) + number * len(matrix.models)
-            own = table.values[start : start + len(matrix.models)]
-            prediction = summarise(self.ranker.predict_distribution(own), classes)
-            contributions = self.ranker.contributions(own) if explain else None
-            ranked[dataset] = Ranked(matrix.models, prediction, table.parts, contributions)
-        return ranked
-
-    def quick(self) -> PaperMatcher:
-        """See `Matcher.quick`."""
-        return self
-
-    def describe(self) -> dict[str, Any]:
-        """See `Matcher.describe`."""
-        return {
-            "embedder": described(self.embedder) if self.needs_similarities else None,
-            "ranker": described(self.ranker),
-            "rows": asdict(self.rows),
-        }
-
-
-def check_similarities(visible: Snapshot, datasets: Sequence[str]) -> None:
-    """Refuse to place a dataset in the graph that no edge joins to it.
-
-    Raises:
-        NoSimilarity: one of them has no SIMILAR edge.
-    """
-    for dataset in datasets:
-        if not similarities_of(visible, dataset):
-            raise NoSimilarity(
-                f"Dataset {dataset!r} has no similarity to any other dataset, so the graph cannot predict "
-                "for it. Add some with `matchgraph ingest similarities FILE.csv`, ingest the datasets' "
-                "images with one probe, or use --features node."
-            )
-
-
 def predict(
     snapshot: Snapshot,
     dataset: str | Dataset,
@@ -461,9 +322,3 @@ def provenance(visible: Snapshot, dataset: str, matcher: Matcher) -> dict[str, A
         **matcher.describe(),
         "versions": {name: importlib.metadata.version(name) for name in LIBRARIES},
     }
-
-
-def described(part: object) -> dict[str, Any]:
-    """The name and the configuration of an embedder or a ranker, ready for JSON."""
-    config = getattr(part, "config", None)
-    return {"name": part.name, **(asdict(config) if config is not None else {})}

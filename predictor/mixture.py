@@ -48,7 +48,6 @@ class Learned:
         lead: mean weighted tau above that of the best simple part, each on datasets that no weight saw; NaN
             where nothing was judged.
         lead_error: its standard error.
-        simple: number of the best simple part.
         fell_back: whether the simple part alone is used.
     """
 
@@ -57,7 +56,6 @@ class Learned:
     scores: tuple[np.ndarray, ...]
     lead: float
     lead_error: float
-    simple: int
     fell_back: bool
 
 
@@ -106,7 +104,7 @@ def learn(left_out: Sequence[np.ndarray], losses: np.ndarray, simple: Sequence[i
     rows = [np.flatnonzero(measured[:, column]) for column in chosen]
     if len(chosen) < FEWEST_DATASETS:
         scores = tuple(own[simple[0]] for own in parts)
-        return Learned(alone[simple[0]], chosen, scores, np.nan, np.nan, simple[0], True)
+        return Learned(alone[simple[0]], chosen, scores, np.nan, np.nan, True)
     taus = []
     for own, column, there in zip(parts, chosen, rows, strict=True):
         some = _evenly(there, MOST_MODELS)
@@ -132,7 +130,6 @@ def learn(left_out: Sequence[np.ndarray], losses: np.ndarray, simple: Sequence[i
         tuple(weights @ own for weights, own in zip(rest, parts, strict=True)),
         lead,
         error,
-        best,
         fell_back,
     )
 

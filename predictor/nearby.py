@@ -5,13 +5,12 @@ The work of a prediction grows with the cube of the number of datasets, and far 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from dataclasses import replace
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from matchgraph.predictor.visibility import similarities_of, similarity_direction
+from matchgraph.predictor.visibility import part_of, similarities_of, similarity_direction
 
 if TYPE_CHECKING:
     from matchgraph.graphdb.models import Dataset, Snapshot
@@ -53,27 +52,6 @@ def nearby(
                 apart[place] = np.sum((np.asarray(embedding) - own.embedding) ** 2)
         rest = [rest[place] for place in np.argsort(apart, kind="stable")]
     kept = {*near, *rest[: most - len(near)], name}
-    performs, similar = snapshot.performs, snapshot.similar
-    part = replace(
-        snapshot,
-        datasets=tuple(dataset for dataset in snapshot.datasets if dataset.id in kept),
-        performs=performs[performs["dataset"].isin(kept)].reset_index(drop=True),
-        similar=similar[similar["dataset"].isin(kept) & similar["other"].isin(kept)].reset_index(drop=True),
-    )
+    part = part_of(snapshot, datasets=kept)
     count = len(kept - {name})
     return part, f"the ranking is computed from the {count} nearest of {len(measured)} measured datasets."
-
-
-def only_models(snapshot: Snapshot, models: Collection[str]) -> Snapshot:
-    """The graph as if it had these models alone.
-
-    Args:
-        snapshot: the graph.
-        models: ids of the models to keep.
-    """
-    performs = snapshot.performs
-    return replace(
-        snapshot,
-        models=tuple(model for model in snapshot.models if model.id in models),
-        performs=performs[performs["model"].isin(models)].reset_index(drop=True),
-    )

@@ -19,7 +19,8 @@ from matchgraph.graphdb.models import Snapshot
 from matchgraph.predictor.baselines import average_loss, average_rank
 from matchgraph.predictor.gaussian import GaussianMatcher, comparable, without_levels
 from matchgraph.predictor.kernels import dataset_distances
-from matchgraph.predictor.matching import PaperMatcher, Ranked
+from matchgraph.predictor.matching import Ranked
+from matchgraph.predictor.paper import PaperMatcher
 from matchgraph.predictor.visibility import LossMatrix, loss_matrix
 
 AVERAGE_RANK, AVERAGE_VALUE, PAPER = "average_rank", "average_value", "paper"
@@ -123,7 +124,7 @@ def papers(
 
     def rank(job: list[str]) -> dict[str, Ranked]:
         # A ranker of its own, as training one changes it.
-        return PaperMatcher(matcher.embedder, copy(matcher.ranker), matcher.rows).rank(visible, job)
+        return matcher.with_ranker(copy(matcher.ranker)).rank(visible, job)
 
     # Threads, as what takes time, the walks in the database and the trees, leaves Python's lock to others.
     with ThreadPoolExecutor(len(jobs)) as pool:

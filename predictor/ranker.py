@@ -93,7 +93,7 @@ class CatBoostRanker:
         Raises:
             InvalidRows: for wrong shapes, numbers that are not finite, or no rows.
         """
-        values, labels, weights = _weighted_examples(rows, targets)
+        values, labels, weights = weighted_examples(rows, targets)
         self._prior = targets.mean(axis=0)
         self._trees = None
         self._seen = np.unique(labels).astype(np.int64)
@@ -167,7 +167,7 @@ class ForestRanker:
         """Learn from rows (n_rows, n_columns), finite, and their class shares (n_rows, n_classes)."""
         from sklearn.ensemble import RandomForestClassifier
 
-        values, labels, weights = _weighted_examples(rows, targets)
+        values, labels, weights = weighted_examples(rows, targets)
         self._n_classes = targets.shape[1]
         self._forest = RandomForestClassifier(self.n_trees, random_state=self.seed, n_jobs=1)
         self._forest.fit(values, labels, sample_weight=weights)
@@ -217,7 +217,7 @@ def spread_rows(groups: np.ndarray, ranks: np.ndarray, most: int) -> np.ndarray:
     return np.sort(np.concatenate(chosen))
 
 
-def _weighted_examples(rows: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def weighted_examples(rows: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """One weighted example for each class that a row has a share in."""
     values, shares = finite_matrix(rows, "rows"), checked_distributions(targets)
     if len(values) != len(shares):

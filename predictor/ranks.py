@@ -15,7 +15,7 @@ from matchgraph.graphdb.weights import average_ranks
 from matchgraph.predictor.errors import InvalidRows
 
 MOST_EXACT_FACTORS = 480
-DEFAULT_MAX_CLASSES = 10
+MAX_CLASSES = 10
 # The grid on which normal losses are integrated: how far it goes beyond the means, how fine it is, in
 # standard deviations, and its bounds.
 TAIL, STEPS_PER_DEVIATION = 7.0, 12
@@ -75,7 +75,7 @@ class RankClasses:
     """
 
     n_models: int
-    max_classes: int = DEFAULT_MAX_CLASSES
+    max_classes: int = MAX_CLASSES
 
     def __post_init__(self) -> None:
         if self.n_models < 1 or self.max_classes < 1:

@@ -76,7 +76,7 @@ def _embedder(runner: Runner | None, chosen: Ingredients, walks: Mapping[str, in
 
 
 def _paper(runner: Runner | None, chosen: Ingredients) -> Matcher:
-    from matchgraph.predictor.matching import PaperMatcher, RowConfig
+    from matchgraph.predictor.paper import PaperMatcher
     from matchgraph.predictor.ranker import CatBoostConfig, CatBoostRanker, ForestRanker
 
     ranker = (
@@ -84,11 +84,11 @@ def _paper(runner: Runner | None, chosen: Ingredients) -> Matcher:
         if chosen.ranker == "catboost"
         else ForestRanker(chosen.trees, chosen.seed)
     )
-    return PaperMatcher(_embedder(runner, chosen, WALKS), ranker, RowConfig(chosen.features, chosen.operator))
+    return PaperMatcher(_embedder(runner, chosen, WALKS), ranker, chosen.features, chosen.operator)
 
 
 def _stack(runner: Runner | None, chosen: Ingredients) -> Matcher:
-    from matchgraph.predictor.matching import PaperMatcher, RowConfig
+    from matchgraph.predictor.paper import PaperMatcher
     from matchgraph.predictor.ranker import CatBoostConfig, CatBoostRanker
     from matchgraph.predictor.stack import StackMatcher
 
@@ -99,7 +99,7 @@ def _stack(runner: Runner | None, chosen: Ingredients) -> Matcher:
         embedder = _embedder(None, replace(chosen, embedder="node2vec+"), STACK_WALKS)
         notes = ("Neo4j has no Graph Data Science library: the graph is embedded by node2vec+ instead.",)
     ranker = CatBoostRanker(CatBoostConfig(**STACK_TREES, seed=chosen.seed))
-    paper = PaperMatcher(embedder, ranker, RowConfig(chosen.features))
+    paper = PaperMatcher(embedder, ranker, chosen.features)
     return StackMatcher(paper, chosen.features, chosen.seed, notes)
 
 

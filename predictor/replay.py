@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from matchgraph.predictor.active import SLACK_H, check_costs, propose, restricted, round_robin
+from matchgraph.predictor.active import SLACK_H, check_costs, propose, round_robin
 from matchgraph.predictor.baselines import average_rank
 from matchgraph.predictor.belief import Pair
 from matchgraph.predictor.config import ReplayConfig
@@ -32,7 +32,7 @@ from matchgraph.predictor.metrics import (
     optimal_selection,
     weighted_tau,
 )
-from matchgraph.predictor.visibility import loss_matrix
+from matchgraph.predictor.visibility import loss_matrix, part_of
 from matchgraph.stats.intervals import Interval, mean_interval
 
 if TYPE_CHECKING:
@@ -265,11 +265,8 @@ class _Replay:
 
     def run_fold(self, targets: Sequence[str], seed: int) -> None:
         """Replay all orders with these datasets as the users'."""
-        pool = restricted(
-            self.snapshot,
-            {model.id for model in self.snapshot.models},
-            {dataset.id for dataset in self.snapshot.datasets} - set(targets),
-        )
+        others = {dataset.id for dataset in self.snapshot.datasets} - set(targets)
+        pool = part_of(self.snapshot, datasets=others)
         measured = pool.performs[pool.performs["value"].notna()]
         pairs = sorted(zip(measured["model"], measured["dataset"], strict=True))
         total = sum(self.hours[model] for model, _ in pairs)

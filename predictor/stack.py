@@ -17,8 +17,9 @@ import numpy as np
 
 from matchgraph.predictor import mixture, parts
 from matchgraph.predictor.gaussian import GaussianMatcher
-from matchgraph.predictor.matching import PaperMatcher, Ranked
+from matchgraph.predictor.matching import Ranked
 from matchgraph.predictor.metrics import without_nan
+from matchgraph.predictor.paper import PaperMatcher
 from matchgraph.predictor.visibility import check_enough, without_results
 
 if TYPE_CHECKING:

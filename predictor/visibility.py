@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -86,15 +86,36 @@ def remove_results(snapshot: Snapshot, share: float, seed: int) -> Snapshot:
     return replace(snapshot, performs=snapshot.performs.drop(index=gone).reset_index(drop=True))
 
 
+def part_of(
+    snapshot: Snapshot, *, models: Collection[str] | None = None, datasets: Collection[str] | None = None
+) -> Snapshot:
+    """The graph as if it had these models and datasets alone.
+
+    Args:
+        snapshot: the graph.
+        models: ids of the models to keep; None for all.
+        datasets: ids of the datasets to keep; None for all.
+    """
+    part = snapshot
+    if models is not None:
+        performs = part.performs[part.performs["model"].isin(list(models))].reset_index(drop=True)
+        own = tuple(model for model in part.models if model.id in models)
+        part = replace(part, models=own, performs=performs)
+    if datasets is not None:
+        wanted, similar = list(datasets), part.similar
+        joined = similar["dataset"].isin(wanted) & similar["other"].isin(wanted)
+        part = replace(
+            part,
+            datasets=tuple(dataset for dataset in part.datasets if dataset.id in datasets),
+            performs=part.performs[part.performs["dataset"].isin(wanted)].reset_index(drop=True),
+            similar=similar[joined].reset_index(drop=True),
+        )
+    return part
+
+
 def without_dataset(snapshot: Snapshot, dataset: str) -> Snapshot:
     """The graph without a dataset, its results and its similarities, if it has it at all."""
-    similar, performs = snapshot.similar, snapshot.performs
-    return replace(
-        snapshot,
-        datasets=tuple(known for known in snapshot.datasets if known.id != dataset),
-        performs=performs[performs["dataset"] != dataset].reset_index(drop=True),
-        similar=similar[(similar[["dataset", "other"]] != dataset).all(axis=1)].reset_index(drop=True),
-    )
+    return part_of(snapshot, datasets={known.id for known in snapshot.datasets} - {dataset})
 
 
 def add_dataset(snapshot: Snapshot, dataset: Dataset, distances: Mapping[str, float]) -> Snapshot:

@@ -26,11 +26,12 @@ from matchgraph.predictor.errors import (
 )
 from matchgraph.predictor.folds import rehearsed_folds
 from matchgraph.predictor.matching import Cost
-from matchgraph.predictor.nearby import nearby, only_models
+from matchgraph.predictor.nearby import nearby
 from matchgraph.predictor.pairs import missing_pairs_note
 from matchgraph.predictor.recipes import Method
 from matchgraph.predictor.starting import StartingPoint, starting_point
 from matchgraph.predictor.verdict import verdict
+from matchgraph.predictor.visibility import part_of
 from matchgraph.progress import Progress, no_progress
 
 if TYPE_CHECKING:
@@ -273,7 +274,7 @@ def _visible(graph: MatchingGraph, method: Method, similarity: str | None) -> Sn
     snapshot = load_snapshot(graph, method.metric, similarity, method.measured_with)
     if len(method.models) == 1:
         raise NotEnoughResults(f"{method.models[0]} alone is left to choose from: there is nothing to rank.")
-    return only_models(snapshot, method.models) if method.models else snapshot
+    return part_of(snapshot, models=method.models) if method.models else snapshot
 
 
 def load_snapshot(

@@ -16,6 +16,7 @@ from matchgraph.predictor.calibration import (
     reliability,
 )
 from matchgraph.report.comparisons import INTERVALS, recipe_title
+from matchgraph.report.config import section_of
 from matchgraph.report.page import Figure, Section
 from matchgraph.report.tables import Column, Table, table
 from matchgraph.report.verdicts import percent
@@ -111,10 +112,8 @@ def calibration_section(studies: Sequence[Chances]) -> Section:
         "How often a model was the best, against its predicted probability, in bins of equally many "
         f"pairs; bars are 95 % bootstrap intervals over datasets. {first.title}."
     )
-    return Section(
+    return section_of(
         "calibration",
-        "Are the probabilities calibrated?",
-        "",
         f"The probabilities of {first.title} are off by {percent(first.error)} on average.",
         "Expected calibration error: mean distance of the predicted probability from the observed share; "
         "with few datasets it is above 0 even for perfect probabilities. The sets of `predict "

@@ -8,7 +8,8 @@ from typing import Any
 from matchgraph.predictor.metrics import OSR, SELECTION_METRICS, TAU, SelectionMetric
 from matchgraph.predictor.recipes import RECIPES
 from matchgraph.report.comparisons import INTERVALS, ORACLE, Comparison, Row
-from matchgraph.report.page import Figure, Section, without_data
+from matchgraph.report.config import section_of, without_data
+from matchgraph.report.page import Figure, Section
 from matchgraph.report.tables import Column, Kind, Table, table
 from matchgraph.report.verdicts import listed, number, p_text, percent, verdict
 from matchgraph.svg import COLOURS, FAINT, INK, drawing, shortened
@@ -22,12 +23,10 @@ def selection_section(study: Comparison, models: int) -> Section:
     """Table 3."""
     first = study.rows[study.highlighted]
     if not first.figures:
-        return without_data("selection", "Choosing the model", "Table 3", first.note)
+        return without_data("selection", first.note)
     drawing = intervals("selection", study)
-    return Section(
+    return section_of(
         "selection",
-        "Choosing the model",
-        "Table 3",
         chosen(first, study.folds, models),
         "Each dataset is held out in turn and the models are ranked for it from all others. OSR: how "
         "often the best model was chosen. τ_w: agreement of the whole order; errors among the best models "
@@ -49,8 +48,6 @@ def inputs_section(study: Comparison) -> Section:
     reached = [f"{row.title}: OSR {_reached(row)}" for row in study.rows[:3] if row.figures]
     return _compared(
         "inputs",
-        "Inputs of the ranker",
-        "Table 4",
         "table4-inputs",
         study,
         "The same recipe with only the nodes' own features, only the graph's embedding, or both; p compares "
@@ -64,8 +61,6 @@ def metrics_section(study: Comparison, *, alone: bool) -> Section:
     """Table 5; `alone` where there is one metric only."""
     return _compared(
         "metrics",
-        "Other metrics of quality",
-        "Table 5",
         "table5-metrics",
         study,
         "Results and similarities by another metric, everything else the same. O2B and O2O are shares of the "
@@ -81,8 +76,6 @@ def probes_section(study: Comparison, *, alone: bool) -> Section:
     """Table 6; `alone` where there is one probe only."""
     return _compared(
         "probes",
-        "Other probes of the datasets",
-        "Table 6",
         "table6-probes",
         study,
         "The same results, with another probe of the datasets: other features, or other "
@@ -96,8 +89,6 @@ def rankers_section(study: Comparison) -> Section:
     """Table 7."""
     return _compared(
         "rankers",
-        "Other rankers",
-        "Table 7",
         "table7-rankers",
         study,
         "The paper's recipe with another classifier of ranks: an RBF kernel for SVC, a hidden layer of "
@@ -155,8 +146,6 @@ def _by_verdict(first: Row, others: Sequence[Row], figure: str) -> str:
 
 def _compared(
     key: str,
-    title: str,
-    source: str,
     name: str,
     study: Comparison,
     caption: str,
@@ -168,12 +157,10 @@ def _compared(
     filled = [row for row in study.rows if row.figures]
     if not filled:
         why = next((row.note for row in study.rows if row.note), "There is nothing to compare.")
-        return without_data(key, title, source, why)
+        return without_data(key, why)
     metrics = SELECTION_METRICS if scaled else (OSR, TAU)
-    return Section(
+    return section_of(
         key,
-        title,
-        source,
         lead or highest(filled, study.against),
         caption,
         figures=_intervals_drawn(intervals(key, study)),

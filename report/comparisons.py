@@ -79,10 +79,6 @@ class Comparison:
         """The number of the row that the others are compared with."""
         return next((i for i, row in enumerate(self.rows) if row.key == self.reference), 0)
 
-    def row(self, key: str) -> Row | None:
-        """The row of that key."""
-        return next((row for row in self.rows if row.key == key), None)
-
 
 def selection(outcomes: Mapping[tuple[str, int], Outcome]) -> Comparison:
     """Table 3: the recipes against all baselines, the random choice and the oracle.

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import Any
 
 from matchgraph.predictor.config import EMBEDDERS
 from matchgraph.predictor.errors import InvalidRows
 from matchgraph.predictor.recipes import Method
+from matchgraph.report.page import Section
 from matchgraph.settings import check_settings, same_setting, setting
 
 # Title and, where there is one, the part of the paper; in the order of the page.
@@ -73,3 +75,20 @@ class ReportConfig:
     def few(self) -> range:
         """The seeds of the other comparisons."""
         return range(-(-self.seeds // SEEDS_OF_A_SWEEP))
+
+
+def section_of(study: str, lead: str, caption: str = "", **further: Any) -> Section:
+    """The section of a study, under its title.
+
+    Args:
+        study: its key.
+        lead: see `Section`, as all that follow.
+        caption: how to read it.
+        further: figures, tables and the like.
+    """
+    return Section(study, *STUDIES[study], lead, caption, **further)
+
+
+def without_data(study: str, why: str) -> Section:
+    """The section of a study that the graph has no data for."""
+    return section_of(study, why, missing=True)

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from matchgraph.predictor.features import dataset_features, model_features
-from matchgraph.predictor.matching import PaperMatcher
-from matchgraph.report.page import Figure, Section, without_data
+from matchgraph.predictor.paper import PaperMatcher
+from matchgraph.report.config import section_of, without_data
+from matchgraph.report.page import Figure, Section
 from matchgraph.report.paper import figures_of
 from matchgraph.report.rankers import TITLES, TREES
 from matchgraph.report.tables import Column, Table, table
@@ -98,7 +99,7 @@ def learned_importances(
     groups: list[str] = []
     for seed in seeds:
         matcher, kept = build(seed), RowsKept()
-        PaperMatcher(matcher.embedder, kept, matcher.rows).rank(snapshot, [])
+        matcher.with_ranker(kept).rank(snapshot, [])
         rows, shares = np.nonzero(kept.targets)
         forest = RandomForestClassifier(TREES, random_state=seed, n_jobs=1)
         forest.fit(kept.rows[rows], shares, sample_weight=kept.targets[rows, shares])
@@ -203,20 +204,13 @@ def importances_figure(study: Importances) -> str:
 def importances_section(study: Importances) -> Section:
     """Table 1."""
     if not study.features:
-        return without_data(
-            "importances",
-            "Importance of model attributes",
-            "Table 1",
-            "The models' attributes do not differ.",
-        )
+        return without_data("importances", "The models' attributes do not differ.")
     ranker = next(iter(study.features[0].share))
     groups = ", ".join(f"{g.name.lower()} {100 * g.share[ranker]:.0f} %" for g in study.groups)
     named = study.features[0]
     drawing = importances_figure(study)
-    return Section(
+    return section_of(
         "importances",
-        "Importance of model attributes",
-        "Table 1",
         f"Importance for the {TITLES[ranker].lower()}: {groups}. The most important model attribute is "
         f"{named.name} ({100 * named.share[ranker]:.1f} % of the importance of attributes).",
         "Trained on all results by the paper's recipe. Random forest: mean decrease in impurity. "

@@ -10,6 +10,7 @@ import numpy as np
 
 from matchgraph.predictor.baselines import average_rank
 from matchgraph.predictor.visibility import loss_matrix
+from matchgraph.report.config import section_of
 from matchgraph.report.page import Figure, Section
 from matchgraph.report.tables import Column, Table, table
 from matchgraph.svg import COLOURS, INK, drawing, shortened
@@ -203,10 +204,8 @@ def landscape_section(study: Landscape) -> Section:
     if scatter:
         side = "Above" if study.larger_is_better else "Below"
         figures.append(Figure(scatter, f"{side} the dotted line, fine-tuning helped."))
-    return Section(
+    return section_of(
         "landscape",
-        "What was measured",
-        "Figure 3",
         lead,
         figures=tuple(figures),
         data=(landscape_table(study),),

@@ -12,7 +12,8 @@ import numpy as np
 
 from matchgraph.predictor.metrics import optimal_selection, weighted_tau
 from matchgraph.predictor.visibility import loss_matrix
-from matchgraph.report.page import Section, without_data
+from matchgraph.report.config import section_of, without_data
+from matchgraph.report.page import Section
 from matchgraph.report.tables import Column, Table, cell, table
 
 if TYPE_CHECKING:
@@ -141,8 +142,6 @@ def noise_section(study: Noise) -> Section:
     if not study.pairs:
         return without_data(
             "noise",
-            "Noise between seeds",
-            "",
             "No measurement was repeated under another seed, so the noise is not known: measure it with "
             "`matchgraph ingest run --replicate`.",
         )
@@ -159,10 +158,8 @@ def noise_section(study: Noise) -> Section:
         lead += (
             f" If all were measured again, {100 * study.ceiling:.0f} % of the best models would stay best."
         )
-    return Section(
+    return section_of(
         "noise",
-        "Noise between seeds",
-        "",
         lead,
         "No method can choose the best model much more often than the best model stays the best: even "
         "fine-tuning all models on the dataset under other seeds would only reach the figures of the mean of "

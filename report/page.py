@@ -174,11 +174,6 @@ def render_page(head: Head, sections: Sequence[Section]) -> str:
     return environment.get_template(TEMPLATE).render(head=head, sections=sections, drawn=Markup)
 
 
-def without_data(key: str, title: str, source: str, why: str) -> Section:
-    """A section that the graph has no data for."""
-    return Section(key, title, source, why, missing=True)
-
-
 def plain(value: Any) -> Any:
     """Anything of a report as JSON has it; what is not finite becomes null."""
     if is_dataclass(value) and not isinstance(value, type):

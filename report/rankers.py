@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from matchgraph.predictor.errors import InvalidRows
+from matchgraph.predictor.ranker import CatBoostConfig, CatBoostRanker, ForestRanker, weighted_examples
 
 if TYPE_CHECKING:
     from matchgraph.predictor.ranker import Ranker
@@ -55,11 +56,7 @@ class ClassifierRanker:
 
     def fit(self, rows: np.ndarray, targets: np.ndarray) -> None:
         """Learn from rows (n_rows, n_columns), finite, and their class shares (n_rows, n_classes)."""
-        if rows.ndim != 2 or targets.ndim != 2 or len(rows) != len(targets) or not len(rows):
-            raise InvalidRows(f"rows of shape {rows.shape} for targets of shape {targets.shape}")
-        if not (np.isfinite(rows).all() and np.isfinite(targets).all()):
-            raise InvalidRows("rows and targets must be finite")
-        index, labels = np.nonzero(targets)
+        values, labels, shares = weighted_examples(rows, targets)
         self._n_classes = targets.shape[1]
         # XGBoost wants the labels 0, 1, 2... without a gap.
         self._known, dense = np.unique(labels, return_inverse=True)
@@ -67,11 +64,10 @@ class ClassifierRanker:
         if len(self._known) < 2:
             return
         self._estimator = _estimator(self.name, self.config)
-        shares = targets[index, labels]
         with warnings.catch_warnings():
             # A perceptron that stops at its last pass over the rows says so on every fold.
             warnings.simplefilter("ignore")
-            self._estimator.fit(rows[index], dense, sample_weight=shares)
+            self._estimator.fit(values, dense, sample_weight=shares)
 
     def predict_distribution(self, rows: np.ndarray) -> np.ndarray:
         """Class probabilities, float64, (n_rows, n_classes); rows sum to 1."""
@@ -112,8 +108,6 @@ def compared_ranker(name: str, seed: int) -> Ranker:
     Source:
         Match & Choose, section 5.7, Table 7.
     """
-    from matchgraph.predictor.ranker import CatBoostConfig, CatBoostRanker, ForestRanker
-
     match name:
         case "catboost":
             return CatBoostRanker(CatBoostConfig(iterations=TREES, seed=seed))

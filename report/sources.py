@@ -8,7 +8,7 @@ import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -42,8 +42,7 @@ class View:
     note: str = ""
 
 
-@dataclass(frozen=True)
-class Replicate:
+class Replicate(NamedTuple):
     """A value that was measured again under another seed."""
 
     model: str

@@ -13,6 +13,7 @@ from matchgraph.predictor.folds import METHOD
 from matchgraph.predictor.metrics import OSR, TAU
 from matchgraph.report.by_dataset import fold_figures
 from matchgraph.report.comparisons import AVERAGE_RANK, RANDOM, most_folds, recipe_title
+from matchgraph.report.config import section_of
 from matchgraph.report.page import Figure, Section
 from matchgraph.report.tables import Column, Table, table
 from matchgraph.report.verdicts import SURE, percent
@@ -129,10 +130,8 @@ def sparsity_section(study: Sparsity) -> Section:
         lead += " At every share it is clearly above chance."
     else:
         lead += f" From {100 * study.lost_at:.0f} % on it is not clearly above chance (p ≥ {SURE})."
-    return Section(
+    return section_of(
         "sparsity",
-        "Fewer results",
-        "Figure 6",
         lead,
         "A share of the visible results is removed at random, independently in each fold; similarities and "
         "the held-out results stay. The band is the 95 % bootstrap interval over datasets of the first line. "

@@ -19,8 +19,8 @@ from matchgraph.report import (
     sparsity,
     timing,
 )
-from matchgraph.report.config import STUDIES, ReportConfig
-from matchgraph.report.page import Section, without_data
+from matchgraph.report.config import ReportConfig, without_data
+from matchgraph.report.page import Section
 from matchgraph.report.rankers import TITLES
 from matchgraph.report.variants import MethodVariant, Outcome, Workplace
 
@@ -116,7 +116,7 @@ def _inputs_variants(bench: Bench) -> Mapping[Any, MethodVariant]:
 def _inputs(bench: Bench, outcomes: Mapping[Any, Outcome]) -> tuple[Section, Any]:
     if not bench.sources.has_similarities:
         why = "No two datasets were compared, so there is no graph to embed: features are all there is."
-        return without_data("inputs", *STUDIES["inputs"], why), None
+        return without_data("inputs", why), None
     study = comparisons.inputs(outcomes)
     return comparison_sections.inputs_section(study), study
 
@@ -133,7 +133,7 @@ def _sparsity_variants(bench: Bench) -> Mapping[Any, MethodVariant]:
 def _sparsity(_: Bench, outcomes: Mapping[Any, Outcome]) -> tuple[Section, Any]:
     failure = next((outcome.failure for outcome in outcomes.values() if outcome.failure), "")
     if failure:
-        return without_data("sparsity", *STUDIES["sparsity"], failure), None
+        return without_data("sparsity", failure), None
     study = sparsity.sparsity(outcomes)
     return sparsity.sparsity_section(study), study
 
@@ -220,13 +220,12 @@ def _calibration(_: Bench, outcomes: Mapping[Any, Outcome]) -> tuple[Section, An
     ]
     if not judged:
         why = next(outcome.failure for outcome in outcomes.values())
-        return without_data("calibration", *STUDIES["calibration"], why), None
+        return without_data("calibration", why), None
     return calibration.calibration_section(judged), judged
 
 
 def _noise(bench: Bench, _: Mapping[Any, Outcome]) -> tuple[Section, Any]:
-    repeated = [(r.model, r.dataset, r.seed, r.value) for r in bench.sources.replicates]
-    study = noise.noise(bench.sources.main, repeated)
+    study = noise.noise(bench.sources.main, bench.sources.replicates)
     return noise.noise_section(study), study
 
 

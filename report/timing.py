@@ -11,6 +11,7 @@ import numpy as np
 
 from matchgraph.predictor.matching import predict
 from matchgraph.report.comparisons import recipe_title
+from matchgraph.report.config import section_of
 from matchgraph.report.page import Section
 from matchgraph.report.tables import Column, Table, table
 
@@ -68,10 +69,8 @@ def timed_predictions(snapshot: Snapshot, recipe: str, matcher: Matcher) -> Timi
 def time_section(studies: Sequence[Timing]) -> Section:
     """Section 5.2's time of a prediction."""
     first = studies[0]
-    return Section(
+    return section_of(
         "time",
-        "Time of a prediction",
-        "Section 5.2",
         f"A prediction takes {first.median:.2g} s (median of {len(first.seconds)}, {first.models} models and "
         f"{first.datasets} datasets), from the graph in memory to the ranking and its reasons.",
         "This includes weights, embedding and ranker, but not reading the images of a new dataset. "

@@ -56,7 +56,7 @@ class MethodVariant:
     Attributes:
         view: key of the view, see `report.sources`.
         recipe: its name, see `predictor.recipes.RECIPES`.
-        features: what its rows are made of, see `predictor.matching.RowConfig`.
+        features: what its rows are made of, see `predictor.paper.PaperMatcher`.
         ranker: a ranker of Table 7 in place of the recipe's own; "" for that.
         embedder: see `predictor.recipes.Ingredients`.
         removed: share of the visible results that is taken away.
@@ -83,7 +83,7 @@ class MethodVariant:
             runner: of the database, where the embedder asks for it.
             results: keeps embeddings; None to compute them each time.
         """
-        from matchgraph.predictor.matching import PaperMatcher
+        from matchgraph.predictor.paper import PaperMatcher
         from matchgraph.report.rankers import compared_ranker
 
         matcher = build_recipe(
@@ -96,7 +96,7 @@ class MethodVariant:
         if embedder is not None and results is not None and not self.removed:
             embedder = KeptEmbedder(embedder, results)
         ranker = compared_ranker(self.ranker, self.seed) if self.ranker else matcher.ranker
-        return PaperMatcher(embedder, ranker, matcher.rows)
+        return PaperMatcher(embedder, ranker, matcher.features, matcher.operator)
 
 
 @dataclass(frozen=True)

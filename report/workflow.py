@@ -16,8 +16,8 @@ from matchgraph.predictor.samples import small_samples_note
 from matchgraph.predictor.visibility import graph_hash, loss_matrix
 from matchgraph.predictor.workflow import load_snapshot
 from matchgraph.progress import Progress, no_progress
-from matchgraph.report.config import STUDIES, ReportConfig
-from matchgraph.report.page import Head, Page, Section, plain, without_data, write_page
+from matchgraph.report.config import STUDIES, ReportConfig, without_data
+from matchgraph.report.page import Head, Page, Section, plain, write_page
 from matchgraph.report.paper import NOTE
 from matchgraph.report.sources import read_sources
 from matchgraph.report.studies import MAKERS, Bench
@@ -111,12 +111,11 @@ def report_of(
     sections: list[Section] = []
     studies: dict[str, Any] = {}
     for number, key in enumerate(config.chosen):
-        title, source = STUDIES[key]
-        on_progress(title.lower(), number, len(config.chosen))
+        on_progress(STUDIES[key][0].lower(), number, len(config.chosen))
         try:
             section, data = MAKERS[key].build(bench, {name: outcomes[v] for name, v in needed[key].items()})
         except (PredictorError, ImportError) as error:
-            section, data = without_data(key, title, source, str(error)), None
+            section, data = without_data(key, str(error)), None
         sections.append(section)
         studies[key] = {
             "says": " ".join(text for text in (section.lead, section.also) if text),

@@ -13,7 +13,7 @@ from matchgraph.graphdb.metrics import KNOWN_METRICS
 from matchgraph.graphdb.models import Dataset, Model, Result, Similar, Snapshot
 from matchgraph.graphdb.node2vecplus import Node2VecPlus
 from matchgraph.graphdb.repository import MatchingGraph
-from matchgraph.predictor.matching import PaperMatcher
+from matchgraph.predictor.paper import PaperMatcher
 from matchgraph.predictor.ranker import CatBoostConfig, CatBoostRanker
 
 

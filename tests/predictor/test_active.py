@@ -10,11 +10,12 @@ import pytest
 
 import matchgraph.predictor.active
 from matchgraph.graphdb.models import Dataset, Model
-from matchgraph.predictor.active import missing_pairs, pair_hours, propose, restricted, round_robin
+from matchgraph.predictor.active import missing_pairs, pair_hours, propose, round_robin
 from matchgraph.predictor.belief import Belief, Kernel
 from matchgraph.predictor.errors import InvalidRows, NothingToPropose
 from matchgraph.predictor.matching import Cost
 from matchgraph.predictor.replay import only
+from matchgraph.predictor.visibility import part_of
 
 KERNEL = Kernel(general=0.4, special=0.3, noise=0.3, reach=1.0, feature_share=0.5)
 
@@ -258,6 +259,6 @@ class TestHours:
 
 
 def test_a_part_of_a_graph_has_no_loose_ends(zoo):
-    part = restricted(zoo(n_datasets=4), {"m0", "m1"}, {"d00", "d01", "d02"})
+    part = part_of(zoo(n_datasets=4), models={"m0", "m1"}, datasets={"d00", "d01", "d02"})
     assert len(part.performs) == 6
     assert set(part.similar["dataset"]) | set(part.similar["other"]) == {"d00", "d01", "d02"}

@@ -15,11 +15,10 @@ from matchgraph.predictor.errors import NoSimilarity, NotEnoughResults
 from matchgraph.predictor.evaluation import evaluate
 from matchgraph.predictor.folds import METHOD, evaluate_fold
 from matchgraph.predictor.gaussian import GaussianMatcher
-from matchgraph.predictor.matching import PaperMatcher, RowConfig
+from matchgraph.predictor.paper import PaperMatcher
 from matchgraph.predictor.ranker import CatBoostConfig, CatBoostRanker
 from matchgraph.stats.permutation import paired_p_value
 
-NODE = RowConfig(features="node")
 # All but the forest, which is most of the work.
 LIGHT = tuple(baseline for baseline in BASELINES if baseline.key != "direct")
 
@@ -31,7 +30,7 @@ def of(evaluation, key):
 @pytest.fixture
 def quick():
     """The paper's method on features alone, with few trees."""
-    return PaperMatcher(None, CatBoostRanker(CatBoostConfig(iterations=5, depth=2)), NODE)
+    return PaperMatcher(None, CatBoostRanker(CatBoostConfig(iterations=5, depth=2)), "node")
 
 
 class TestFigures:

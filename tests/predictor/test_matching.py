@@ -10,13 +10,13 @@ import pytest
 
 from matchgraph.graphdb.embedding import GdsNode2Vec, Node2VecConfig
 from matchgraph.graphdb.models import Dataset, Model
-from matchgraph.predictor.errors import InvalidRows, NoSimilarity, NotEnoughResults, UnknownTarget
-from matchgraph.predictor.matching import Cost, PaperMatcher, RowConfig, explain, predict
+from matchgraph.predictor.errors import NoSimilarity, NotEnoughResults, UnknownTarget
+from matchgraph.predictor.matching import Cost, explain, predict
+from matchgraph.predictor.paper import PaperMatcher
 from matchgraph.predictor.ranker import CatBoostConfig, CatBoostRanker, ForestRanker
 from matchgraph.predictor.visibility import hide_results, similarities_of
 
 NAN = float("nan")
-NODE = RowConfig(features="node")
 
 
 def outcome(prediction):
@@ -132,7 +132,7 @@ class TestOddZoos:
 
     def test_a_large_zoo(self, zoo, ranker):
         snapshot = zoo(n_datasets=6, n_models=120)
-        prediction = predict(snapshot, "d00", PaperMatcher(None, ranker, NODE))
+        prediction = predict(snapshot, "d00", PaperMatcher(None, ranker, "node"))
         assert len(prediction.ranking) == 120
         assert sum(model.p_best for model in prediction.ranking) == pytest.approx(1)
 
@@ -142,7 +142,7 @@ class TestOddZoos:
         seen = []
         fit = ranker.fit
         monkeypatch.setattr(ranker, "fit", lambda rows, targets: (seen.append(targets), fit(rows, targets)))
-        monkeypatch.setattr("matchgraph.predictor.matching.MOST_ROWS", 51)
+        monkeypatch.setattr("matchgraph.predictor.paper.MOST_ROWS", 51)
         predict(zoo(), "d00", PaperMatcher(embedder, ranker))
         # Three models of each of 17 datasets, and as many of each rank as 51 in all can be.
         assert seen[0].sum() == 51
@@ -160,7 +160,7 @@ class TestOddZoos:
             models=tuple(Model(model.id) for model in snapshot.models),
             datasets=tuple(Dataset(dataset.id) for dataset in snapshot.datasets),
         )
-        prediction = predict(blank, "d00", PaperMatcher(None, ranker, NODE))
+        prediction = predict(blank, "d00", PaperMatcher(None, ranker, "node"))
         assert [model.p_best for model in prediction.ranking] == pytest.approx([1 / 6] * 6)
 
     def test_refuses_what_cannot_be_predicted(self, zoo, matcher):
@@ -170,15 +170,12 @@ class TestOddZoos:
         )
         with pytest.raises(NoSimilarity, match="d00"):
             predict(alone, "d00", matcher)
-        assert predict(alone, "d00", PaperMatcher(None, matcher.ranker, NODE)).neighbours == ()
+        assert predict(alone, "d00", PaperMatcher(None, matcher.ranker, "node")).neighbours == ()
         one = pd.DataFrame([("m0", "d01", 1.0, NAN)], columns=["model", "dataset", "value", "initial"])
         with pytest.raises(NotEnoughResults):
             predict(replace(snapshot, performs=one), "d00", matcher)
         with pytest.raises(UnknownTarget):
             predict(snapshot, "d99", matcher)
-        for wrong in ({"features": "edges"}, {"operator": "sum"}, {"max_classes": 1}):
-            with pytest.raises(InvalidRows):
-                RowConfig(**wrong)
 
 
 @pytest.mark.slow

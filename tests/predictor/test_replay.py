@@ -10,7 +10,7 @@ from matchgraph.graphdb.embedding import Node2VecConfig
 from matchgraph.graphdb.node2vecplus import Node2VecPlus
 from matchgraph.predictor.config import ReplayConfig
 from matchgraph.predictor.errors import InvalidRows, NotEnoughResults
-from matchgraph.predictor.matching import PaperMatcher
+from matchgraph.predictor.paper import PaperMatcher
 from matchgraph.predictor.ranker import ForestRanker
 from matchgraph.predictor.replay import (
     ORDERS,

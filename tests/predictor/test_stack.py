@@ -9,8 +9,9 @@ import pytest
 
 from matchgraph.predictor import mixture, parts
 from matchgraph.predictor.baselines import average_loss, average_rank
-from matchgraph.predictor.matching import PaperMatcher, predict
+from matchgraph.predictor.matching import predict
 from matchgraph.predictor.metrics import weighted_tau
+from matchgraph.predictor.paper import PaperMatcher
 from matchgraph.predictor.ranker import CatBoostConfig, CatBoostRanker
 from matchgraph.predictor.stack import StackMatcher
 from matchgraph.predictor.visibility import hide_results, loss_matrix, remove_results

@@ -16,13 +16,17 @@ from matchgraph.report.comparison_sections import (
     rankers_section,
     selection_section,
 )
-from matchgraph.report.comparisons import inputs, rankers, selection, views
+from matchgraph.report.comparisons import Comparison, Row, inputs, rankers, selection, views
 from matchgraph.report.sources import View
 from matchgraph.report.sparsity import sparsity, sparsity_section
 from matchgraph.report.variants import Outcome
 from tests.report.conftest import rows_of
 
 RANDOM = [1 / 3] * 10
+
+
+def row(table: Comparison, key: str) -> Row:
+    return next(row for row in table.rows if row.key == key)
 
 
 def test_selection_averages_seeds_within_datasets_and_tests_over_datasets(outcome):
@@ -33,7 +37,7 @@ def test_selection_averages_seeds_within_datasets_and_tests_over_datasets(outcom
         (PAPER, 1): outcome(method=half, average_value=never, average_rank=never, random=RANDOM),
     }
     table = selection(outcomes)
-    method, overall = table.row(PAPER), table.row("average_rank")
+    method, overall = row(table, PAPER), row(table, "average_rank")
     assert table.folds == 10
     assert table.seeds == (0, 1)
     assert method.figures["osr"].value == pytest.approx(0.75)
@@ -43,8 +47,8 @@ def test_selection_averages_seeds_within_datasets_and_tests_over_datasets(outcom
     assert overall.p_value["osr"] == pytest.approx(2 / 1024)
     assert not method.p_value
     assert method.paper["osr"] == 0.613
-    assert table.row("initial").note == "no values from before fine-tuning are recorded"
-    oracle = table.row("oracle").figures
+    assert row(table, "initial").note == "no values from before fine-tuning are recorded"
+    oracle = row(table, "oracle").figures
     assert (oracle["osr"].value, oracle["tau_w"].value, oracle["o2o"].value) == (1, 1, 0)
     # The model best on average is 1 behind the best one in each fold, so who knows the truth leads it by 1.
     assert oracle["o2b"].value == pytest.approx(-1)
@@ -73,7 +77,7 @@ def test_selection_keeps_to_the_datasets_that_all_have(outcome):
     }
     table = selection(outcomes)
     assert table.folds == 2
-    assert table.row(PAPER).figures["osr"].value == pytest.approx(0.5)
+    assert row(table, PAPER).figures["osr"].value == pytest.approx(0.5)
 
 
 def test_selection_without_folds_says_why():
@@ -91,9 +95,9 @@ def test_inputs_compares_parts_with_the_whole(outcome):
         }
     )
     assert [row.title for row in table.rows] == ["Both", "Model and dataset features", "Graph embeddings"]
-    assert table.row(f"{PAPER}:node").p_value["osr"] == pytest.approx(2 / 256)
-    assert table.row(f"{PAPER}:graph").note == "no graph"
-    assert table.row(f"{PAPER}:node").paper == {"osr": 0.484, "tau_w": 0.46}
+    assert row(table, f"{PAPER}:node").p_value["osr"] == pytest.approx(2 / 256)
+    assert row(table, f"{PAPER}:graph").note == "no graph"
+    assert row(table, f"{PAPER}:node").paper == {"osr": 0.484, "tau_w": 0.46}
     lead = inputs_section(table).lead
     assert lead == "Both: OSR 100.0 %, τ_w 0.50; Model and dataset features: OSR 0.0 %, τ_w 0.50."
 
@@ -127,9 +131,9 @@ def test_rankers_have_the_papers_rows(outcome):
     outcomes["xgboost", 0] = Outcome(failure="No module named 'xgboost'. It is needed for this row only.")
     table = rankers(outcomes)
     assert [row.key for row in table.rows] == ["svc", "mlp", "forest", "xgboost", "catboost"]
-    assert "No module named" in table.row("xgboost").note
-    assert table.row("catboost").paper == {"osr": 0.613, "tau_w": 0.51}
-    assert not table.row("catboost").p_value
+    assert "No module named" in row(table, "xgboost").note
+    assert row(table, "catboost").paper == {"osr": 0.613, "tau_w": 0.51}
+    assert not row(table, "catboost").p_value
     assert rankers_section(table).lead == (
         "SVC has the highest OSR: 50.0 %, τ_w 0.50; not clearly more or less than CatBoost (p = 1.000)."
     )
