@@ -54,17 +54,14 @@ def control_image(
     """Turn an image into the input of a ControlNet: its edges, or a map of its segments."""
     from matchgraph.training.files import replacing
     from matchgraph.training.images import load_rgb, square
-    from matchgraph.training.sampling.controls import canny, segmentation
+    from matchgraph.training.sampling.controls import Segmenter, canny
 
     if (kind == "segmentation") != (segmenter is not None):
         raise click.UsageError("--segmenter and --kind segmentation must be given together.")
     picture = load_rgb(source)
     if resolution is not None:
         picture = square(picture, resolution)
-    if segmenter is None:
-        drawn = canny(picture, low, high)
-    else:
-        drawn = segmentation(picture, segmenter, device=device)
+    drawn = canny(picture, low, high) if segmenter is None else Segmenter(segmenter, device).draw(picture)
     try:
         with replacing(out) as scratch:
             drawn.save(scratch, format="PNG")

@@ -14,11 +14,12 @@ from matchgraph.collaboration.errors import InvalidPlan
 from matchgraph.collaboration.plan import Correction, Plan, price
 from matchgraph.drawing import Drawing
 from matchgraph.minizoo import ROOT
+from matchgraph.minizoo.build.controls import edge_agreement
 from matchgraph.training.config import SampleConfig
 from matchgraph.training.errors import InvalidConfig
 from matchgraph.training.measure.quality import Sharpness
 from matchgraph.training.pipelines.controlnet import controlled
-from matchgraph.training.sampling.controls import canny, edge_agreement
+from matchgraph.training.sampling.controls import canny
 from matchgraph.training.sampling.generate import sample_images, stream_images
 
 CLIP = ROOT / "probes" / "clip"

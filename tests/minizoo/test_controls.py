@@ -1,11 +1,13 @@
-"""The images that the zoo's ControlNet learns from and is measured on never meet."""
+"""The images that the zoo's ControlNet learns from and is measured on never meet; edges agree as counted."""
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from matchgraph.minizoo import ROOT
-from matchgraph.minizoo.build.controls import gather, held_out
+from matchgraph.minizoo.build.controls import edge_agreement, gather, held_out
 from matchgraph.training.images import list_captioned_images
 from matchgraph.training.pipelines.encoding import dataset_hash
 
@@ -27,3 +29,28 @@ def test_measuring_takes_held_out_images_of_every_dataset():
     assert len(images) == 64
     assert all(image.held_out for image in images)
     assert len({image.path.parent for image in images}) == 32
+
+
+def lines(*columns: int) -> Image.Image:
+    """White columns on black."""
+    pixels = np.zeros((20, 20, 3), dtype=np.uint8)
+    pixels[:, list(columns)] = 255
+    return Image.fromarray(pixels)
+
+
+@pytest.mark.parametrize(
+    ("asked", "drawn", "agreement"),
+    [
+        ((5,), (5,), 1.0),
+        ((5,), (6,), 1.0),
+        ((5,), (7,), 0.0),
+        ((5, 15), (5,), 2 / 3),
+        ((5,), (5, 15), 2 / 3),
+        ((5, 15), (4, 10), 0.5),
+        ((), (), 1.0),
+        ((), (5,), 0.0),
+        ((5,), (), 0.0),
+    ],
+)
+def test_edges_agree_as_counted_by_hand(asked, drawn, agreement):
+    assert edge_agreement(lines(*asked), lines(*drawn)) == pytest.approx(agreement)

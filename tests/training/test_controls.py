@@ -11,13 +11,12 @@ import torch
 from PIL import Image
 
 from matchgraph.training.errors import (
-    BadImage,
     InvalidConfig,
     MissingLibrary,
     ScorerUnavailable,
     UnsafeWeights,
 )
-from matchgraph.training.sampling.controls import Segmenter, canny, edge_agreement, segmentation
+from matchgraph.training.sampling.controls import Segmenter, canny
 from matchgraph.training.sampling.palettes import ADE20K_LABELS, palette
 from tests.training import tiny
 
@@ -26,13 +25,6 @@ def square_picture(inside: int = 255) -> Image.Image:
     """A square of 16 pixels, from 8 to 23, on black."""
     pixels = np.zeros((32, 32, 3), dtype=np.uint8)
     pixels[8:24, 8:24] = inside
-    return Image.fromarray(pixels)
-
-
-def lines(*columns: int) -> Image.Image:
-    """White columns on black."""
-    pixels = np.zeros((20, 20, 3), dtype=np.uint8)
-    pixels[:, list(columns)] = 255
     return Image.fromarray(pixels)
 
 
@@ -80,7 +72,7 @@ def test_a_map_has_its_palettes_colour_where_the_model_has_that_label(segmenter_
 
     rng = np.random.default_rng(3)
     picture = Image.fromarray(rng.integers(0, 256, (4, 6, 3), dtype=np.uint8)).resize((60, 40))
-    drawn = segmentation(picture, segmenter_folder, device="cpu")
+    drawn = Segmenter(segmenter_folder, "cpu").draw(picture)
     assert drawn.mode == "RGB"
     assert drawn.size == (60, 40)
     # transformers' own way to labels.
@@ -146,31 +138,3 @@ def test_weights_that_lack_a_layer_are_refused(segmenter_folder, tmp_path):
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(ScorerUnavailable, match=r"classifier\.bias"):
         Segmenter(folder, "cpu")
-
-
-@pytest.mark.parametrize(
-    ("asked", "drawn", "agreement"),
-    [
-        ((5,), (5,), 1.0),
-        ((5,), (6,), 1.0),
-        ((5,), (7,), 0.0),
-        ((5, 15), (5,), 2 / 3),
-        ((5,), (5, 15), 2 / 3),
-        ((5, 15), (4, 10), 0.5),
-        ((), (), 1.0),
-        ((), (5,), 0.0),
-        ((5,), (), 0.0),
-    ],
-)
-def test_edges_agree_as_counted_by_hand(asked, drawn, agreement):
-    assert edge_agreement(lines(*asked), lines(*drawn)) == pytest.approx(agreement)
-
-
-def test_tolerance_is_in_pixels():
-    assert edge_agreement(lines(5), lines(7), tolerance_px=2) == 1.0
-    assert edge_agreement(lines(5), lines(6), tolerance_px=0) == 0.0
-
-
-def test_edges_of_two_sizes_are_not_compared():
-    with pytest.raises(BadImage, match="one size"):
-        edge_agreement(lines(5), square_picture())

@@ -67,22 +67,11 @@ class GaussianAccumulator:
             raise NonFiniteDistance("Features hold infinite values or NaN.")
         if len(batch) == 0:
             return
-        mean = batch.mean(axis=0)
+        n, mean = len(batch), batch.mean(axis=0)
         centred = batch - mean
-        self._fold(len(batch), mean, centred.T @ centred)
-
-    def merge(self, other: GaussianAccumulator) -> None:
-        """Take in all that another accumulator has seen; the other one stays as it is.
-
-        Raises:
-            ShapeMismatch: it has seen features of another dimension.
-        """
-        if other._mean is not None and other._scatter is not None:
-            self._fold(other.n, other._mean, other._scatter)
-
-    def _fold(self, n: int, mean: np.ndarray, scatter: np.ndarray) -> None:
+        scatter = centred.T @ centred
         if self._mean is None or self._scatter is None:
-            self.n, self._mean, self._scatter = n, mean.copy(), scatter.copy()
+            self.n, self._mean, self._scatter = n, mean, scatter
             return
         if mean.shape != self._mean.shape:
             raise ShapeMismatch(f"Features have dimension {mean.size}, those before {self._mean.size}.")

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from matchgraph.training.errors import (
-    BadImage,
     BadPipeline,
     InvalidConfig,
     MissingLibrary,
@@ -142,56 +141,3 @@ class Segmenter:
         size = (image.height, image.width)
         logits = torch.nn.functional.interpolate(logits, size=size, mode="bilinear", align_corners=False)
         return Image.fromarray(self.palette[logits[0].argmax(dim=0).cpu().numpy()])
-
-
-def segmentation(image: Image.Image, folder: str | os.PathLike[str], *, device: str = "auto") -> Image.Image:
-    """Draw one image's map of labels; keep a `Segmenter` for several.
-
-    Args:
-        image: mode RGB.
-        folder: see `Segmenter`.
-        device: `auto` or a torch device name.
-
-    Returns:
-        Mode RGB and the same size.
-
-    Raises:
-        ScorerUnavailable: see `Segmenter`.
-    """
-    return Segmenter(folder, device).draw(image)
-
-
-def edge_agreement(asked: Image.Image, drawn: Image.Image, tolerance_px: int = 1) -> float:
-    """How well the edges of two edge images agree.
-
-    The harmonic mean (F1) of the share of drawn edge pixels that have an asked one near, and of the share of
-    asked ones that have a drawn one near.
-
-    Args:
-        asked: edges as `canny` draws them.
-        drawn: the same, of the same size.
-        tolerance_px: how far off, in pixels to the side, up or down, near still is.
-
-    Returns:
-        0..1, higher is better; two images without edges agree.
-
-    Raises:
-        BadImage: the sizes differ.
-    """
-    import numpy as np
-    from scipy.ndimage import maximum_filter
-
-    if asked.size != drawn.size:
-        raise BadImage(f"Edge images of one size can be compared, not of {asked.size} and {drawn.size}.")
-    first, second = (np.asarray(image.convert("L")) > 127 for image in (asked, drawn))
-    if not first.any() and not second.any():
-        return 1.0
-    if not first.any() or not second.any():
-        return 0.0
-    side = 2 * tolerance_px + 1
-    near_first, near_second = (
-        maximum_filter(edges, size=side, mode="constant", cval=False) for edges in (first, second)
-    )
-    precision = float(near_first[second].mean())
-    recall = float(near_second[first].mean())
-    return 2 * precision * recall / (precision + recall) if precision + recall else 0.0
