@@ -19,7 +19,7 @@ import click
 import numpy as np
 
 from bench.provenance import provenance
-from matchgraph.graphdb.prompts import ScoreTable
+from matchgraph.graphdb.prompt_models import ScoreTable
 from matchgraph.ingest.tables.prompt_records import PromptRecords, read_prompt_records
 from matchgraph.report.page import plain
 from matchgraph.report.routing import TITLES, figures_of, named

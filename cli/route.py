@@ -30,13 +30,13 @@ from matchgraph.cli.options import (
     settings_options,
 )
 from matchgraph.drawing import Drawing
-from matchgraph.graphdb.prompts import SPLITS, UNITS
+from matchgraph.graphdb.prompt_models import SPLITS, UNITS
 from matchgraph.routing.budget import BUDGETS, Budget
 from matchgraph.routing.store import Kind
 from matchgraph.training.measure.scorers import SCORE_METRICS
 
 if TYPE_CHECKING:
-    from matchgraph.graphdb.prompts import Unit
+    from matchgraph.graphdb.prompt_models import Unit
     from matchgraph.routing.router import Decision
     from matchgraph.routing.store import RouterStore
 

@@ -67,7 +67,7 @@ def calibrate(
     Raises:
         NoTrials: there are no prompts, or no image could be scored.
     """
-    from matchgraph.graphdb.prompts import prompt_id
+    from matchgraph.graphdb.prompt_models import prompt_id
     from matchgraph.training.config import SampleConfig
     from matchgraph.training.sampling.generate import stream_batches
 

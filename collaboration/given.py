@@ -23,7 +23,7 @@ from matchgraph.graphdb.prompts import PromptGraph
 from matchgraph.stats.intervals import Interval, bootstrap
 
 if TYPE_CHECKING:
-    from matchgraph.graphdb.prompts import ScoreTable, Split, Unit
+    from matchgraph.graphdb.prompt_models import ScoreTable, Split, Unit
     from matchgraph.graphdb.runner import Runner
 
 

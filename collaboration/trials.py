@@ -202,7 +202,7 @@ class _Bench:
         folder: Path,
         facts: Mapping[str, Any],
     ) -> None:
-        from matchgraph.graphdb.prompts import prompt_id
+        from matchgraph.graphdb.prompt_models import prompt_id
 
         self._student, self._scorers, self._extractor = student, scorers, extractor
         self._grid, self._folder, self._facts = grid, folder, facts

@@ -19,14 +19,15 @@ from matchgraph.collaboration.trials import BATCH, Grid, Trials, measure
 from matchgraph.collaboration.tuning import Choice, best_for, check_budget, choices, frontier
 from matchgraph.drawing import Drawing
 from matchgraph.graphdb.distillation import Calibration, DistillationGraph, Distilled, Tuned
-from matchgraph.graphdb.prompts import PromptGraph, check_prompt, prompt_id
+from matchgraph.graphdb.prompt_models import check_prompt, prompt_id
+from matchgraph.graphdb.prompts import PromptGraph
 from matchgraph.graphdb.repository import MatchingGraph
 from matchgraph.progress import OnWork, Pace, Progress, Work, no_progress, no_work
 from matchgraph.settings import check_settings, same_setting, setting
 from matchgraph.training.prompt_files import read_prompts
 
 if TYPE_CHECKING:
-    from matchgraph.graphdb.prompts import Split
+    from matchgraph.graphdb.prompt_models import Split
     from matchgraph.graphdb.runner import Runner
     from matchgraph.training.images import DatasetFolder
     from matchgraph.training.measure.quality import Scorer

@@ -14,9 +14,9 @@ import numpy as np
 
 from matchgraph.drawing import Drawing
 from matchgraph.graphdb import queries
+from matchgraph.graphdb.checks import check_metric_name, check_number
 from matchgraph.graphdb.edges import lock
 from matchgraph.graphdb.errors import InvalidValue, NodeNotFound
-from matchgraph.graphdb.models import check_metric_name, check_number
 
 if TYPE_CHECKING:
     from matchgraph.graphdb.runner import Runner

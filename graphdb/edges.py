@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from matchgraph.graphdb import queries
-from matchgraph.graphdb.models import INITIAL, Metric, Property, Result, Similar
+from matchgraph.graphdb.checks import INITIAL, Property
+from matchgraph.graphdb.models import Metric, Result, Similar
 
 Statement = tuple[str, dict[str, Any]]
 

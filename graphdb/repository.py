@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
 import numpy as np
 
 from matchgraph.graphdb import queries
+from matchgraph.graphdb.checks import INITIAL
 from matchgraph.graphdb.edges import (
     TRANSACTION_EDGES,
     Edges,
@@ -39,7 +40,7 @@ from matchgraph.graphdb.errors import (
     UnknownMetric,
 )
 from matchgraph.graphdb.metrics import DEFAULT_METRIC, KNOWN_METRICS
-from matchgraph.graphdb.models import INITIAL, Dataset, Metric, Model, Result, Similar, Snapshot, Statistics
+from matchgraph.graphdb.models import Dataset, Metric, Model, Result, Similar, Snapshot, Statistics
 from matchgraph.graphdb.queries import did_you_mean
 from matchgraph.graphdb.sketches import KnownSketches, read_sketches, sketched
 from matchgraph.graphdb.snapshot import (

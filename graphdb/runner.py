@@ -9,12 +9,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import PurePath
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import urlsplit
-
-import numpy as np
 
 from matchgraph.graphdb import queries
 from matchgraph.graphdb.errors import (
@@ -30,14 +27,13 @@ from matchgraph.graphdb.errors import (
     ServerUnreachable,
     SettingsInvalid,
 )
+from matchgraph.graphdb.values import plain, rendered_row
 
 if TYPE_CHECKING:
     import neo4j
     from graphdatascience import GraphDataScience
 
 CONNECTION_TIMEOUT_S = 10
-# Types of values that are plain already.
-SIMPLE = frozenset({type(None), bool, int, float, str, bytes})
 PATIENCE_S = 30.0
 SCHEMES = ("bolt", "bolt+s", "bolt+ssc", "neo4j", "neo4j+s", "neo4j+ssc")
 ADDRESS_HINT = "Use bolt://HOST:PORT or neo4j+s://HOST."
@@ -349,72 +345,3 @@ def as_graph_error(error: Exception, uri: str, user: str, database: str | None =
             )
         case _:
             return DatabaseFailed(f"The connection to Neo4j at {uri} failed: {first_line}")
-
-
-def plain(value: Any) -> Any:
-    """A parameter as the driver takes it: NumPy scalars and arrays become numbers and lists, paths become
-    text.
-
-    Args:
-        value: a value, or mappings and sequences of them, nested at will.
-
-    Returns:
-        The same in plain Python; `bytes` and dates stay as they are.
-    """
-    match value:
-        case np.ndarray():
-            return plain(value.tolist())
-        case np.generic():
-            return value.item()
-        case Mapping():
-            return {str(key): plain(item) for key, item in value.items()}
-        case PurePath():
-            return str(value)
-        case list() | tuple() | set() | frozenset():
-            return [plain(item) for item in value]
-        case _:
-            return value
-
-
-def rendered_row(record: neo4j.Record) -> dict[str, Any]:
-    """A row in plain Python, see `rendered`."""
-    # Tens of thousands of rows hold little else than these.
-    return {name: own if type(own) in SIMPLE else rendered(own) for name, own in record.items()}
-
-
-def rendered(value: Any) -> Any:
-    """A value of a result in plain Python, ready for JSON but for `bytes`.
-
-    Args:
-        value: what the driver gives.
-
-    Returns:
-        A node as `{"labels", "properties"}`, a relationship as `{"type", "properties"}`, a path as
-        `{"nodes", "relationships"}`, dates, times and durations as ISO 8601 text, a point as its coordinates,
-        the rest as it is.
-    """
-    if type(value) in SIMPLE:
-        return value
-    import neo4j
-
-    match value:
-        case neo4j.graph.Node():
-            return {"labels": sorted(value.labels), "properties": rendered(dict(value))}
-        case neo4j.graph.Relationship():
-            return {"type": value.type, "properties": rendered(dict(value))}
-        case neo4j.graph.Path():
-            return {
-                "nodes": [rendered(node) for node in value.nodes],
-                "relationships": [rendered(relationship) for relationship in value.relationships],
-            }
-        case neo4j.time.DateTime() | neo4j.time.Date() | neo4j.time.Time() | neo4j.time.Duration():
-            return value.iso_format()
-        case neo4j.spatial.Point():
-            return list(value)
-        case dict():
-            return {key: rendered(item) for key, item in value.items()}
-        case list():
-            # Lists are long: an embedding has hundreds of numbers, and a dataset hundreds of edges.
-            return value if SIMPLE.issuperset(map(type, value)) else [rendered(item) for item in value]
-        case _:
-            return value

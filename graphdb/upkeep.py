@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 from matchgraph.graphdb import queries
+from matchgraph.graphdb.checks import check_id
 from matchgraph.graphdb.edges import lock
 from matchgraph.graphdb.errors import InvalidId, NodeNotFound
-from matchgraph.graphdb.models import check_id
 from matchgraph.graphdb.repository import MatchingGraph, statistics_key
 
 if TYPE_CHECKING:

@@ -13,17 +13,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from matchgraph.collaboration.calibration import check_calibrated
-from matchgraph.collaboration.collaborate import Collaboration
-from matchgraph.collaboration.plan import Correction, Plan
-from matchgraph.drawing import Drawing
+from matchgraph.candidates import Candidate, PromptDrawer
 from matchgraph.errors import Error
 from matchgraph.graphdb.distillation import DistillationGraph
-from matchgraph.graphdb.prompts import PromptGraph, check_prompt, prompt_id
+from matchgraph.graphdb.prompt_models import check_prompt
+from matchgraph.graphdb.prompts import PromptGraph
 from matchgraph.graphdb.repository import MatchingGraph
 from matchgraph.ingest.tables.new_dataset import NewFolder
 from matchgraph.predictor.workflow import predict
@@ -35,52 +33,18 @@ from matchgraph.stats.intervals import bootstrap
 from matchgraph.training.prompt_files import read_prompts
 
 if TYPE_CHECKING:
-    from PIL import Image
-
     from matchgraph.graphdb.distillation import Distilled
-    from matchgraph.graphdb.prompts import Variant
+    from matchgraph.graphdb.prompt_models import Variant
     from matchgraph.graphdb.runner import Runner
     from matchgraph.routing.router import Router
     from matchgraph.routing.store import RouterStore
     from matchgraph.training.images import DatasetFolder
     from matchgraph.training.measure.frechet import GaussianStatistics
     from matchgraph.training.measure.prompts import PromptEncoder
-    from matchgraph.training.measure.quality import Scorer
-
-# Images drawn at a time.
-BATCH = 32
 
 
 class NotChosen(Error):
     """An adapter is of a model that was not chosen for the images."""
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """A routing candidate as it is drawn: alone, with an adapter, or with its teacher behind it.
-
-    Attributes:
-        variant: model and drawing.
-        tflop: expected cost of an image, the teacher's share included.
-        gain: quality that the teacher adds on average.
-        distilled: student and teacher, where the teacher steps in.
-        adapter: what the model was fine-tuned to, see `training.sampling.generate.sample_images`.
-    """
-
-    variant: Variant
-    tflop: float
-    gain: float = 0.0
-    distilled: Distilled | None = None
-    adapter: Path | None = None
-
-    @property
-    def name(self) -> str:
-        """The variant's id, with `+ adapter` or `+ teacher`."""
-        return (
-            self.variant.id
-            + (" + adapter" if self.adapter else "")
-            + (" + teacher" if self.distilled else "")
-        )
 
 
 @dataclass(frozen=True)
@@ -371,111 +335,6 @@ def with_teacher(candidate: Candidate, distilled: Distilled | None, metric: str)
         return candidate
     gain = distilled.tuned.quality - float(np.mean(calibration.percentiles))
     return Candidate(variant, distilled.tuned.tflop, gain, distilled)
-
-
-@dataclass(frozen=True, eq=False)
-class DrawnImage:
-    """An image of a prompt.
-
-    Attributes:
-        image: mode RGB.
-        tflop: spent on it.
-        by_teacher: whether a teacher refined or drew it.
-    """
-
-    image: Image.Image
-    tflop: float
-    by_teacher: bool
-
-
-class PromptDrawer:
-    """Draws prompts with the candidates chosen for them.
-
-    Args:
-        folders: of the models' pipelines.
-        scorer: the oracle of collaborations.
-        prompts: n of them; noise follows from seed and prompt, so it is the same for every level.
-        seed: of the noise.
-        device: `auto` or a torch device name.
-        gpu_memory: GiB of the GPU to stay within; None for what is free.
-        on_failure: called with a prompt and what failed.
-    """
-
-    def __init__(
-        self,
-        folders: Mapping[str, Path],
-        scorer: Scorer,
-        prompts: Sequence[str],
-        seed: int,
-        device: str,
-        gpu_memory: float | None,
-        on_failure: Callable[[str, str], None],
-    ) -> None:
-        self._folders, self._scorer, self._prompts = folders, scorer, prompts
-        self._seed, self._device, self._on_failure = seed, device, on_failure
-        self._gpu_memory = gpu_memory
-        self._numbers = [f"{prompt_id(prompt)}-0" for prompt in prompts]
-
-    def draw(self, candidates: Sequence[Candidate]) -> list[DrawnImage]:
-        """Draw each prompt with its candidate; every model is loaded once a candidate."""
-        found: dict[int, DrawnImage] = {}
-        for candidate in dict.fromkeys(candidates):
-            rows = [row for row, own in enumerate(candidates) if own == candidate]
-            if candidate.distilled is None:
-                found |= self._alone(candidate, rows)
-            else:
-                found |= self._together(candidate.distilled, rows)
-        return [found[row] for row in range(len(candidates))]
-
-    def _alone(self, candidate: Candidate, rows: Sequence[int]) -> dict[int, DrawnImage]:
-        from matchgraph.training.config import SampleConfig
-        from matchgraph.training.memory.drawing import opened_to_draw
-        from matchgraph.training.sampling.generate import stream_images
-
-        variant = candidate.variant
-        config = SampleConfig(len(rows), variant.require_drawing(), self._seed, BATCH)
-        texts, numbers = self._of(rows)
-        options = self._options(variant.require_drawing())
-        with opened_to_draw(self._folders[variant.model], **options) as loaded:
-            images = stream_images(loaded, candidate.adapter, texts, config, numbers=numbers)
-            return {
-                row: DrawnImage(image, variant.cost, False) for row, image in zip(rows, images, strict=True)
-            }
-
-    def _together(self, distilled: Distilled, rows: Sequence[int]) -> dict[int, DrawnImage]:
-        from matchgraph.training.memory.drawing import opened_pair_to_draw
-
-        calibration, tuned = distilled.calibration, distilled.tuned
-        assert calibration is not None
-        assert tuned is not None
-        plan = Plan(calibration.drawing, Correction(tuned.teacher, tuned.rollback), self._seed, BATCH)
-        check_calibrated(calibration, self._scorer, plan.student)
-        texts, numbers = self._of(rows)
-        found = {}
-        options = self._options(calibration.drawing)
-        folders = (self._folders[distilled.student], self._folders[distilled.teacher])
-        with opened_pair_to_draw(*folders, **options) as (student, teacher):
-            threshold = calibration.threshold(tuned.k)
-            both = Collaboration(student, teacher, self._scorer, threshold, plan)
-            for outcome in both.generate(texts, numbers=numbers):
-                if outcome.failure is not None:
-                    self._on_failure(texts[outcome.place], outcome.failure)
-                by_teacher = outcome.decision in ("refined", "regenerated")
-                found[rows[outcome.place]] = DrawnImage(outcome.image, outcome.tflop, by_teacher)
-        return found
-
-    def _options(self, drawing: Drawing) -> dict[str, Any]:
-        """How a pipeline is opened."""
-        return {
-            "device": self._device,
-            "gpu_memory": self._gpu_memory,
-            "resolution_px": drawing.resolution_px,
-            "batch_size": BATCH,
-        }
-
-    def _of(self, rows: Sequence[int]) -> tuple[list[str], list[str]]:
-        """Prompts and numbers of some images."""
-        return [self._prompts[row] for row in rows], [self._numbers[row] for row in rows]
 
 
 def over(quality: np.ndarray, first: np.ndarray, seed: int) -> tuple[float, float, float]:

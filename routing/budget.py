@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from matchgraph.graphdb.prompts import Unit
+    from matchgraph.graphdb.prompt_models import Unit
 
 # The option or argument that a budget is given by.
 BUDGETS: Mapping[Unit, str] = {"TFLOP": "budget_tflop", "s": "budget_seconds", "USD": "budget_usd"}

@@ -21,7 +21,8 @@ from matchgraph.training.measure.prompts import EncodedPrompts
 from matchgraph.training.prompt_files import PROMPT_FIELDS, read_prompt_file
 
 if TYPE_CHECKING:
-    from matchgraph.graphdb.prompts import Prompt, PromptGraph
+    from matchgraph.graphdb.prompt_models import Prompt
+    from matchgraph.graphdb.prompts import PromptGraph
     from matchgraph.routing.store import Kind
     from matchgraph.training.measure.prompts import PromptEncoder
 

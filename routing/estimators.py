@@ -20,7 +20,8 @@ import numpy as np
 from matchgraph.routing.errors import NotEnoughScores, UnusableEstimator
 
 if TYPE_CHECKING:
-    from matchgraph.graphdb.prompts import PromptGraph, ScoreTable
+    from matchgraph.graphdb.prompt_models import ScoreTable
+    from matchgraph.graphdb.prompts import PromptGraph
     from matchgraph.training.measure.prompts import EncodedPrompts
 
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from matchgraph.graphdb.prompts import ScoreTable, Variant
+from matchgraph.graphdb.prompt_models import ScoreTable, Variant
 from matchgraph.routing.curves import Comparison, DeferralCurve, compare, oracle, random_mixing, routed
 from matchgraph.routing.policy import choose
 from matchgraph.routing.robustness import Rewording, World, another_world, rewording
@@ -27,7 +27,7 @@ from matchgraph.routing.standing import Standing, standing
 from matchgraph.routing.turns import rotated, turn_of
 
 if TYPE_CHECKING:
-    from matchgraph.graphdb.prompts import Unit
+    from matchgraph.graphdb.prompt_models import Unit
     from matchgraph.training.measure.prompts import EncodedPrompts
 
 FOLDS = 10

@@ -16,7 +16,7 @@ from matchgraph.routing.store import Fitted, Kind
 from matchgraph.routing.turns import best_neighbours, best_process, complete
 
 if TYPE_CHECKING:
-    from matchgraph.graphdb.prompts import ScoreTable
+    from matchgraph.graphdb.prompt_models import ScoreTable
     from matchgraph.training.measure.prompts import PromptEncoder
 
 

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from matchgraph.graphdb.prompts import prompt_id
+from matchgraph.graphdb.prompt_models import prompt_id
 
 if TYPE_CHECKING:
-    from matchgraph.graphdb.prompts import Unit, Variant
+    from matchgraph.graphdb.prompt_models import Unit, Variant
     from matchgraph.routing.router import Decision
 
 # Images drawn at a time.

@@ -19,7 +19,7 @@ from matchgraph.routing.estimators import Estimates, read_saved, unusable
 if TYPE_CHECKING:
     import torch
 
-    from matchgraph.graphdb.prompts import ScoreTable
+    from matchgraph.graphdb.prompt_models import ScoreTable
     from matchgraph.training.measure.prompts import EncodedPrompts
 
 HIDDEN = 256

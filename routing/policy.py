@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import ArrayLike
 
-    from matchgraph.graphdb.prompts import Unit, Variant
+    from matchgraph.graphdb.prompt_models import Unit, Variant
 
 # Changes of choice that are nearer to each other than this, relatively, are one.
 ROUNDING = 1e-9

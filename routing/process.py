@@ -11,7 +11,7 @@ import numpy as np
 from matchgraph.routing.estimators import Estimates, known_mean, read_saved, scored_rows, unusable
 
 if TYPE_CHECKING:
-    from matchgraph.graphdb.prompts import ScoreTable
+    from matchgraph.graphdb.prompt_models import ScoreTable
     from matchgraph.training.measure.prompts import EncodedPrompts
 
 SAVED_PROCESS = "matchgraph-process-2"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from matchgraph.graphdb.prompts import Split
+from matchgraph.graphdb.prompt_models import Split
 
 # CATImage, section 5.2.
 LARGEST_SIMILARITY = 0.75

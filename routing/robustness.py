@@ -16,7 +16,7 @@ from matchgraph.routing.turns import turn_of
 from matchgraph.stats.intervals import Interval, mean_interval
 
 if TYPE_CHECKING:
-    from matchgraph.graphdb.prompts import ScoreTable, Split
+    from matchgraph.graphdb.prompt_models import ScoreTable, Split
     from matchgraph.training.measure.prompts import EncodedPrompts
 
 TOPICS = 8

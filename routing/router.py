@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from matchgraph.graphdb.prompts import ScoreTable, Unit, Variant, check_prompt
+from matchgraph.graphdb.prompt_models import ScoreTable, Unit, Variant, check_prompt
 from matchgraph.routing.errors import UnusableEstimator
 from matchgraph.routing.estimators import Estimates, columns, known_mean, scored_rows
 from matchgraph.routing.policy import choose, lambda_for_budget, one_unit

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from matchgraph.errors import Error
-from matchgraph.graphdb.models import check_id, check_metric_name
-from matchgraph.graphdb.prompts import Unit, check_prompt
+from matchgraph.graphdb.checks import check_id, check_metric_name
+from matchgraph.graphdb.prompt_models import Unit, check_prompt
 from matchgraph.routing.errors import BadScoreFile
 from matchgraph.training.contents import recognise
 from matchgraph.training.prompt_files import PROMPT_FIELDS

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from matchgraph.graphdb.prompts import Prompt, PromptGraph, Score, Variant
+from matchgraph.graphdb.prompt_models import Prompt, Score, Variant
+from matchgraph.graphdb.prompts import PromptGraph
 from matchgraph.progress import OnWork, Pace, Progress, Work, no_work
 
 if TYPE_CHECKING:

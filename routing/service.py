@@ -19,7 +19,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from matchgraph.graphdb.errors import DatabaseFailed, GraphError, ServerUnreachable
-from matchgraph.graphdb.prompts import MAX_PROMPT_CHARACTERS, Unit
+from matchgraph.graphdb.prompt_models import MAX_PROMPT_CHARACTERS, Unit
 from matchgraph.routing.encoders import check_enough
 from matchgraph.routing.errors import BudgetTooSmall, NotEnoughScores, UnknownPrompt
 from matchgraph.routing.policy import lambda_for_budget
@@ -35,7 +35,7 @@ MAX_PROMPTS = 64
 MAX_BODY_BYTES = 6 * MAX_PROMPTS * MAX_PROMPT_CHARACTERS + 4096
 RETRY_AFTER_S = 5
 LATENCIES_S = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 5.0)
-# As `graphdb.prompts.check_prompt` demands: something visible, no control characters but tabs and breaks.
+# As `prompt_models.check_prompt` demands: something visible, no control characters but tabs and breaks.
 PROMPT_PATTERN = (
     r"^[^\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]*"
     r"[^\x00-\x20\x7f-\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
-from matchgraph.graphdb.prompts import ScoreTable
+from matchgraph.graphdb.prompt_models import ScoreTable
 from matchgraph.routing.curves import routed
 from matchgraph.routing.errors import NotEnoughScores
 from matchgraph.routing.estimators import NearestPrompts
@@ -18,7 +18,7 @@ from matchgraph.routing.process import GaussianQuality
 from matchgraph.routing.standing import best_single, decision_ms
 
 if TYPE_CHECKING:
-    from matchgraph.graphdb.prompts import Split
+    from matchgraph.graphdb.prompt_models import Split
     from matchgraph.routing.estimators import QualityEstimator
     from matchgraph.training.measure.prompts import EncodedPrompts
 

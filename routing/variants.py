@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 
 from matchgraph.drawing import Drawing
-from matchgraph.graphdb.prompts import Variant
+from matchgraph.graphdb.prompt_models import Variant
 
 
 def variants_of(

@@ -12,7 +12,8 @@ import numpy as np
 
 from matchgraph.graphdb.errors import GraphError
 from matchgraph.graphdb.models import Model
-from matchgraph.graphdb.prompts import Prompt, PromptGraph, Score, Variant, check_prompt, prompt_id
+from matchgraph.graphdb.prompt_models import Prompt, Score, Variant, check_prompt, prompt_id
+from matchgraph.graphdb.prompts import PromptGraph
 from matchgraph.graphdb.repository import MatchingGraph
 from matchgraph.progress import OnWork, Progress, no_progress, no_work
 from matchgraph.routing.budget import Budget
@@ -31,7 +32,7 @@ from matchgraph.routing.variants import variants_of
 from matchgraph.training.prompt_files import read_prompts
 
 if TYPE_CHECKING:
-    from matchgraph.graphdb.prompts import Unit
+    from matchgraph.graphdb.prompt_models import Unit
     from matchgraph.graphdb.runner import Runner
     from matchgraph.routing.router import Decision
     from matchgraph.routing.score_files import ScoreFile

@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 
 from matchgraph import levels
+from matchgraph.candidates import Candidate
 from matchgraph.drawing import Drawing
 from matchgraph.graphdb.distillation import Calibration, Distilled, Tuned
-from matchgraph.graphdb.prompts import Variant
-from matchgraph.levels import Candidate, NotChosen, plans, with_teacher
+from matchgraph.graphdb.prompt_models import Variant
+from matchgraph.levels import NotChosen, plans, with_teacher
 from matchgraph.routing.errors import BudgetTooSmall
 from matchgraph.training.images import DatasetFolder
 

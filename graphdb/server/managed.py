@@ -33,17 +33,7 @@ from matchgraph.graphdb.errors import (
     SettingsInvalid,
 )
 from matchgraph.graphdb.runner import Runner
-from matchgraph.graphdb.server.artifacts import (
-    RELEASES,
-    VERSION_VARIABLE,
-    Jars,
-    Release,
-    chosen_release,
-    link_plugins,
-    provide,
-    read_lock,
-    release_named,
-)
+from matchgraph.graphdb.server.artifacts import Jars, link_plugins, provide
 from matchgraph.graphdb.server.launch import (
     USER,
     ServerState,
@@ -53,6 +43,14 @@ from matchgraph.graphdb.server.launch import (
     heap_size,
     java_command,
     listens,
+)
+from matchgraph.graphdb.server.releases import (
+    RELEASES,
+    VERSION_VARIABLE,
+    Release,
+    chosen_release,
+    read_lock,
+    release_named,
 )
 from matchgraph.progress import Progress
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from matchgraph.drawing import Drawing
-from matchgraph.graphdb.models import check_metric_name
+from matchgraph.graphdb.checks import check_metric_name
 from matchgraph.ingest.errors import ConfigChanged, IngestError
 from matchgraph.ingest.tables.comparison import METRIC
 from matchgraph.ingest.tables.image_folders import MINIMUM_IMAGES

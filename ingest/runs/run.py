@@ -20,8 +20,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from matchgraph.errors import Error
+from matchgraph.graphdb.checks import INITIAL
 from matchgraph.graphdb.errors import AuthenticationFailed, DatabaseFailed, GraphError, ServerUnreachable
-from matchgraph.graphdb.models import INITIAL, STANDARD_ERROR, Result, Statistics
+from matchgraph.graphdb.models import STANDARD_ERROR, Result, Statistics
 from matchgraph.ingest.errors import ConfigChanged, ExtractorMismatch, SourceChanged, StaleFence
 from matchgraph.ingest.runs.artefacts import (
     CHECKPOINT_FOLDER,

@@ -8,9 +8,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from matchgraph.graphdb.checks import Property
 from matchgraph.graphdb.defaults import NEIGHBOURS
 from matchgraph.graphdb.errors import ContentChanged, GraphChanged, UnknownMetric
-from matchgraph.graphdb.models import Dataset, Metric, Property, Similar, Statistics
+from matchgraph.graphdb.models import Dataset, Metric, Similar, Statistics
 from matchgraph.ingest.tables.image_folders import ImageFolder, listed_hash, source_of
 from matchgraph.ingest.tables.nearest import KnownSamples
 from matchgraph.training.measure.kernels import Distance

@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from matchgraph.graphdb.checks import FORBIDDEN_CATEGORIES, INTEGER_RANGE, MAX_ID_LENGTH, check_id
 from matchgraph.graphdb.errors import InvalidId
-from matchgraph.graphdb.models import FORBIDDEN_CATEGORIES, INTEGER_RANGE, MAX_ID_LENGTH, check_id
 from matchgraph.ingest.errors import BadInput, Problem
 from matchgraph.training.contents import EXPECTED, recognise, remedy
 from matchgraph.training.files import replacing

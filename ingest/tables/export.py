@@ -9,12 +9,13 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from matchgraph.graphdb.models import INITIAL, STANDARD_ERROR, Metric, Statistics
+from matchgraph.graphdb.checks import INITIAL
+from matchgraph.graphdb.models import STANDARD_ERROR, Metric, Statistics
 from matchgraph.graphdb.prompts import PromptGraph
 from matchgraph.graphdb.queries import load
 from matchgraph.ingest.tables.csv_file import write_table
 from matchgraph.ingest.tables.datasets import EMBEDDING_COLUMN
-from matchgraph.ingest.tables.prompt_records import prompt_records, write_prompt_records
+from matchgraph.ingest.tables.prompt_export import prompt_records, write_prompt_records
 from matchgraph.ingest.tables.records import (
     DATASETS,
     METRICS,

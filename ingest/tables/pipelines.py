@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from matchgraph.graphdb.models import INTEGER_RANGE, Model
+from matchgraph.graphdb.checks import INTEGER_RANGE
+from matchgraph.graphdb.models import Model
 from matchgraph.ingest.errors import BadInput, Problem
 from matchgraph.ingest.tables.csv_file import Scalar, id_fault
 from matchgraph.ingest.tables.fingerprints import pipeline_fingerprint

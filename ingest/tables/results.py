@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from matchgraph.graphdb.checks import check_metric_name
 from matchgraph.graphdb.errors import GraphError, InvalidValue, UnknownMetric
-from matchgraph.graphdb.models import Metric, Result, check_metric_name
+from matchgraph.graphdb.models import Metric, Result
 from matchgraph.graphdb.names import nearest_ids
 from matchgraph.ingest.errors import Problem
 from matchgraph.ingest.tables.csv_file import (

@@ -22,7 +22,8 @@ from matchgraph.graphdb import queries, schema
 from matchgraph.graphdb.connection import PASSWORD_VARIABLE, URI_VARIABLE, Settings
 from matchgraph.graphdb.distillation import DistillationGraph, Distilled
 from matchgraph.graphdb.models import Statistics
-from matchgraph.graphdb.prompts import Prompt, PromptGraph, Score, Variant
+from matchgraph.graphdb.prompt_models import Prompt, Score, Variant
+from matchgraph.graphdb.prompts import PromptGraph
 from matchgraph.graphdb.repository import MatchingGraph
 from matchgraph.graphdb.runner import Runner
 from matchgraph.graphdb.server.managed import ManagedServer

@@ -14,7 +14,7 @@ from matchgraph.collaboration.calibration import calibrate, check_calibrated, ch
 from matchgraph.collaboration.errors import CalibrationDiffers, NoTrials
 from matchgraph.drawing import Drawing
 from matchgraph.graphdb.distillation import Calibration
-from matchgraph.graphdb.prompts import prompt_id
+from matchgraph.graphdb.prompt_models import prompt_id
 
 DRAWING = Drawing(2, 1.0, resolution_px=32)
 CALIBRATION = Calibration("clip_score", "own", DRAWING, 9, tuple(np.linspace(0, 1, 101).tolist()))

@@ -11,7 +11,7 @@ import pytest
 from matchgraph.collaboration import calibration, given
 from matchgraph.collaboration.errors import InvalidPlan, NoTrials
 from matchgraph.collaboration.given import GivenPair, GivenPlan, Price, best_plan, judge, pair_of
-from matchgraph.graphdb.prompts import ScoreTable, Variant
+from matchgraph.graphdb.prompt_models import ScoreTable, Variant
 from tests.routing import circle
 
 # The oracle is surer of an image the better it is; the teacher's are all at 0.8.

@@ -98,7 +98,7 @@ def test_a_choice_comes_true(pipelines, scorer, trials, correction):
     rollback, drawing = (None, TEACHER) if "regen" in correction else (0.5, REFINER)
     plan = Plan(STUDENTS[0], Correction(drawing, rollback), seed=7, batch_size=6)
     both = Collaboration(pipelines["tiny-vega"], pipelines["tiny-sdxl"], scorer, choice.threshold, plan)
-    from matchgraph.graphdb.prompts import prompt_id
+    from matchgraph.graphdb.prompt_models import prompt_id
 
     numbers = [f"{prompt_id(text)}-{place}" for text in PROMPTS for place in range(2)]
     made = sorted(both.generate(trials.prompts, numbers=numbers), key=lambda outcome: outcome.place)

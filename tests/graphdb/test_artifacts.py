@@ -18,7 +18,8 @@ import pytest
 
 from matchgraph.graphdb.errors import ArtifactMismatch, ArtifactUnavailable, SettingsInvalid
 from matchgraph.graphdb.server import artifacts
-from matchgraph.graphdb.server.artifacts import PinnedJar, link_plugins, lock_text, provide, read_lock
+from matchgraph.graphdb.server.artifacts import link_plugins, lock_text, provide
+from matchgraph.graphdb.server.releases import PinnedJar, read_lock
 
 
 class MavenRepository:

@@ -21,8 +21,8 @@ from matchgraph.graphdb.connection import (
 from matchgraph.graphdb.errors import ServerNotManaged
 from matchgraph.graphdb.repository import MatchingGraph
 from matchgraph.graphdb.runner import Runner
-from matchgraph.graphdb.server.artifacts import chosen_release
 from matchgraph.graphdb.server.managed import ManagedServer
+from matchgraph.graphdb.server.releases import chosen_release
 
 
 def invoke(arguments: Sequence[str], environment: Mapping[str, str]) -> Result:

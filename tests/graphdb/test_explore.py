@@ -24,7 +24,8 @@ from matchgraph.graphdb.distillation import DistillationGraph, Distilled
 from matchgraph.graphdb.errors import NodeNotFound, ParameterInvalid, UnknownMetric
 from matchgraph.graphdb.explore import explore
 from matchgraph.graphdb.models import Dataset, Metric, Model, Result, Similar, Statistics
-from matchgraph.graphdb.prompts import Prompt, PromptGraph, Score, Variant
+from matchgraph.graphdb.prompt_models import Prompt, Score, Variant
+from matchgraph.graphdb.prompts import PromptGraph
 from matchgraph.graphdb.repository import MatchingGraph
 from matchgraph.graphdb.runner import Runner
 

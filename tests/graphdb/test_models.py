@@ -7,18 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from matchgraph.graphdb.checks import check_id, check_metric_name
 from matchgraph.graphdb.errors import GraphError, InvalidId, InvalidValue
 from matchgraph.graphdb.metrics import KNOWN_METRICS
-from matchgraph.graphdb.models import (
-    Dataset,
-    Metric,
-    Model,
-    Result,
-    Similar,
-    Statistics,
-    check_id,
-    check_metric_name,
-)
+from matchgraph.graphdb.models import Dataset, Metric, Model, Result, Similar, Statistics
 
 HOSTILE_IDS = [
     "back`tick",

@@ -10,14 +10,8 @@ from matchgraph.graphdb import prompts as module
 from matchgraph.graphdb.errors import InvalidValue, MixedExtractors, NodeNotFound
 from matchgraph.graphdb.explore import explore
 from matchgraph.graphdb.models import Model
-from matchgraph.graphdb.prompts import (
-    MAX_PROMPT_CHARACTERS,
-    Prompt,
-    PromptGraph,
-    Score,
-    Variant,
-    check_prompt,
-)
+from matchgraph.graphdb.prompt_models import MAX_PROMPT_CHARACTERS, Prompt, Score, Variant, check_prompt
+from matchgraph.graphdb.prompts import PromptGraph
 from matchgraph.graphdb.repository import MatchingGraph
 from matchgraph.graphdb.runner import Runner
 

@@ -11,7 +11,8 @@ from neo4j.exceptions import TransientError
 
 from matchgraph.graphdb.errors import ConstraintViolated, DatabaseFailed, QueryRefused, SettingsInvalid
 from matchgraph.graphdb.repository import MatchingGraph
-from matchgraph.graphdb.runner import Runner, as_graph_error, plain
+from matchgraph.graphdb.runner import Runner, as_graph_error
+from matchgraph.graphdb.values import plain
 
 pytestmark = pytest.mark.usefixtures("graph")
 CREATE = "UNWIND $rows AS row MERGE (p:Probe {id: row.id})"

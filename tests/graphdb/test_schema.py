@@ -11,7 +11,8 @@ from matchgraph.drawing import Drawing
 from matchgraph.graphdb import queries, schema
 from matchgraph.graphdb.errors import ConstraintViolated, MigrationFailed
 from matchgraph.graphdb.models import Metric
-from matchgraph.graphdb.prompts import PromptGraph, Variant
+from matchgraph.graphdb.prompt_models import Variant
+from matchgraph.graphdb.prompts import PromptGraph
 from matchgraph.graphdb.repository import MatchingGraph
 from matchgraph.graphdb.runner import Runner
 

@@ -20,9 +20,9 @@ import psutil
 import pytest
 
 from matchgraph.graphdb.errors import AuthenticationFailed, ServerDidNotStart, SettingsInvalid
-from matchgraph.graphdb.server.artifacts import VERSION_VARIABLE, release_named
 from matchgraph.graphdb.server.launch import HEAP_VARIABLE, USER, ServerState
 from matchgraph.graphdb.server.managed import ManagedServer
+from matchgraph.graphdb.server.releases import VERSION_VARIABLE, release_named
 from tests.conftest import starting
 
 PATIENCE_S = 300

@@ -14,7 +14,8 @@ from matchgraph.cli.graph import graph as graph_command
 from matchgraph.drawing import Drawing
 from matchgraph.graphdb.errors import InvalidId, NodeNotFound
 from matchgraph.graphdb.models import Dataset, Model, Result, Similar, Statistics
-from matchgraph.graphdb.prompts import Prompt, PromptGraph, Score, Variant
+from matchgraph.graphdb.prompt_models import Prompt, Score, Variant
+from matchgraph.graphdb.prompts import PromptGraph
 from matchgraph.graphdb.repository import MatchingGraph
 from matchgraph.graphdb.runner import Runner
 from matchgraph.graphdb.upkeep import Belongings, Check, check, listed, remove, rename

@@ -18,7 +18,8 @@ from matchgraph.cli.main import matchgraph
 from matchgraph.graphdb.distillation import DistillationGraph, Distilled
 from matchgraph.graphdb.errors import ContentChanged
 from matchgraph.graphdb.models import Dataset, Metric, Model, Result, Similar, Statistics
-from matchgraph.graphdb.prompts import Prompt, PromptGraph
+from matchgraph.graphdb.prompt_models import Prompt
+from matchgraph.graphdb.prompts import PromptGraph
 from matchgraph.graphdb.queries import load
 from matchgraph.graphdb.repository import MatchingGraph
 from matchgraph.graphdb.runner import Runner

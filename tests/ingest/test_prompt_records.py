@@ -16,18 +16,15 @@ from matchgraph.cli.main import matchgraph
 from matchgraph.drawing import Drawing
 from matchgraph.graphdb.errors import MixedExtractors
 from matchgraph.graphdb.models import Model
-from matchgraph.graphdb.prompts import Prompt, PromptGraph, Score, Variant, prompt_id
+from matchgraph.graphdb.prompt_models import Prompt, Score, Variant, prompt_id
+from matchgraph.graphdb.prompts import PromptGraph
 from matchgraph.graphdb.repository import MatchingGraph
 from matchgraph.graphdb.runner import Runner
 from matchgraph.ingest.errors import BadInput, IngestError
 from matchgraph.ingest.tables import prompt_records as files
 from matchgraph.ingest.tables.export import write_records
-from matchgraph.ingest.tables.prompt_records import (
-    PromptRecords,
-    prompt_records,
-    read_prompt_records,
-    write_prompt_records,
-)
+from matchgraph.ingest.tables.prompt_export import prompt_records, write_prompt_records
+from matchgraph.ingest.tables.prompt_records import PromptRecords, read_prompt_records
 from matchgraph.ingest.tables.records import read_records, save_records
 from tests.ingest.conftest import answer
 from tests.ingest.dump import dump

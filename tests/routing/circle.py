@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from matchgraph.drawing import Drawing
-from matchgraph.graphdb.prompts import Prompt, Score, ScoreTable, Variant
+from matchgraph.graphdb.prompt_models import Prompt, Score, ScoreTable, Variant
 from matchgraph.routing.prompts import split
 from matchgraph.training.measure.prompts import EncodedPrompts
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from matchgraph.graphdb.prompts import Prompt, ScoreTable
+from matchgraph.graphdb.prompt_models import Prompt, ScoreTable
 from matchgraph.routing.prompts import split
 from matchgraph.training.measure.prompts import EncodedPrompts
 from tests.routing import circle

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from matchgraph.graphdb.prompts import Prompt
+from matchgraph.graphdb.prompt_models import Prompt
 from matchgraph.routing.encoders import load_encoder, read_embeddings
 from matchgraph.routing.errors import BadEmbeddingFile, UnknownPrompt
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from matchgraph.graphdb.prompts import Neighbour, Prompt, ScoreTable, Split
+from matchgraph.graphdb.prompt_models import Neighbour, Prompt, ScoreTable, Split
 from matchgraph.routing.errors import NotEnoughScores, UnusableEstimator
 from matchgraph.routing.estimators import NearestInGraph, NearestPrompts, averaged, columns
 from matchgraph.routing.network import Scale, TokenQuality

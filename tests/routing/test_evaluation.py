@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from matchgraph.graphdb.prompts import ScoreTable
+from matchgraph.graphdb.prompt_models import ScoreTable
 from matchgraph.report.routing import TITLES, write_report
 from matchgraph.routing import evaluation
 from matchgraph.routing.errors import NotEnoughScores

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from matchgraph.drawing import Drawing
-from matchgraph.graphdb.prompts import Variant, prompt_id
+from matchgraph.graphdb.prompt_models import Variant, prompt_id
 from matchgraph.routing.generate import draw
 from tests.routing.drawing import Pipelines
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from matchgraph.graphdb.prompts import ScoreTable
+from matchgraph.graphdb.prompt_models import ScoreTable
 from matchgraph.routing import robustness
 from matchgraph.routing.robustness import another_world, reword, rewording
 from matchgraph.routing.router import least_familiar

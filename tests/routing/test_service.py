@@ -23,7 +23,8 @@ from fastapi.testclient import TestClient
 from matchgraph.drawing import Drawing
 from matchgraph.graphdb.connection import Settings
 from matchgraph.graphdb.models import Model
-from matchgraph.graphdb.prompts import MAX_PROMPT_CHARACTERS, Prompt, PromptGraph, Score, Variant
+from matchgraph.graphdb.prompt_models import MAX_PROMPT_CHARACTERS, Prompt, Score, Variant
+from matchgraph.graphdb.prompts import PromptGraph
 from matchgraph.graphdb.repository import MatchingGraph
 from matchgraph.graphdb.runner import Runner
 from matchgraph.graphdb.server.managed import ManagedServer

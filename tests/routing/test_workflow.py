@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from matchgraph.graphdb.prompts import Prompt
+from matchgraph.graphdb.prompt_models import Prompt
 from matchgraph.routing import serving, workflow
 from matchgraph.routing.errors import (
     BudgetTooSmall,
