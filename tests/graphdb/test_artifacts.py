@@ -17,7 +17,7 @@ from zipfile import ZipFile
 import pytest
 
 from matchgraph.graphdb.errors import ArtifactMismatch, ArtifactUnavailable, SettingsInvalid
-from matchgraph.graphdb.server import artifacts
+from matchgraph.graphdb.server import artifacts, releases
 from matchgraph.graphdb.server.artifacts import link_plugins, lock_text, provide
 from matchgraph.graphdb.server.releases import PinnedJar, read_lock
 
@@ -203,8 +203,8 @@ def test_plugins_are_copied_where_linking_fails_and_repaired_when_damaged(
     assert copy.read_bytes() == b"whole"
 
 
-@pytest.mark.parametrize("release", artifacts.RELEASES, ids=lambda release: release.name)
-def test_the_committed_locks_are_complete_and_name_no_host(release: artifacts.Release):
+@pytest.mark.parametrize("release", releases.RELEASES, ids=lambda release: release.name)
+def test_the_committed_locks_are_complete_and_name_no_host(release: releases.Release):
     pinned = read_lock(release.lock_file)
     coordinates = {jar.coordinate for jar in pinned}
     assert coordinates.issuperset((*release.neo4j, *release.gds))
