@@ -26,7 +26,7 @@ from matchgraph.training.tune.loop import purpose_generator
 
 if TYPE_CHECKING:
     from matchgraph.training.config import FineTuneConfig
-    from matchgraph.training.pipelines.families.base import Conditioning
+    from matchgraph.training.pipelines.families.rows import Conditioning
     from matchgraph.training.pipelines.loading import LoadedPipeline
 
 

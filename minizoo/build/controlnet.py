@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     import torch
     from PIL import Image
 
-    from matchgraph.training.pipelines.families.base import Conditioning
+    from matchgraph.training.pipelines.families.rows import Conditioning
 
 RECORD_FILE = "control.json"
 # diffusers' widths of the layers that bring a control image to the latents' size, one halving between two.

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
 
-    from matchgraph.training.pipelines.families.base import Conditioning
+    from matchgraph.training.pipelines.families.rows import Conditioning
 
 # Raised when an entry's content would change for the same facts, so that older entries are not found.
 CACHE_FORMAT = 1

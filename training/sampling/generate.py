@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     import torch
     from PIL import Image
 
-    from matchgraph.training.pipelines.families.base import Conditioning
+    from matchgraph.training.pipelines.families.rows import Conditioning
 
 # Decoding takes about 0.4 GiB for each image of 512 px in half precision.
 DECODED_PIXELS = 8 * 512 * 512

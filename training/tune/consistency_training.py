@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from matchgraph.training.config import DistillConfig
 from matchgraph.training.pipelines.encoding import EncodedDataset
-from matchgraph.training.pipelines.families.base import repeat_row
 from matchgraph.training.pipelines.families.objectives import training_noise
+from matchgraph.training.pipelines.families.rows import repeat_row
 from matchgraph.training.pipelines.loading import LoadedPipeline
 from matchgraph.training.tune.consistency import TeacherPath
 from matchgraph.training.tune.loop import Training
@@ -16,7 +16,7 @@ from matchgraph.training.tune.loop import Training
 if TYPE_CHECKING:
     import torch
 
-    from matchgraph.training.pipelines.families.base import Conditioning
+    from matchgraph.training.pipelines.families.rows import Conditioning
 
 # Guidance that means none to every family's pipeline; where guidance is an input, the student's value.
 NO_GUIDANCE = 1.0

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from matchgraph.training.pipelines.families.base import Conditioning, Family
+from matchgraph.training.pipelines.families.base import Family
+from matchgraph.training.pipelines.families.rows import Conditioning
 
 if TYPE_CHECKING:
     import torch
-
-# The default of the pipeline's call.
-MAX_PROMPT_TOKENS = 256
 
 
 class AuraFlow(Family):
@@ -31,25 +28,21 @@ class AuraFlow(Family):
     default_steps = 50
     default_guidance = 3.5
     flow_matching = True
+    # The default of the pipeline's call.
+    max_prompt_tokens = 256
     density = "logit_normal"
 
     def prepare(self, pipe: Any) -> None:
         if pipe.transformer.device.type == "meta":
             _read_without_positions(pipe.text_encoder)
 
-    def _prompt_tokens(self, pipe: Any) -> int:
-        return min(MAX_PROMPT_TOKENS, pipe.tokenizer.model_max_length)
-
-    def encode_prompts(self, pipe: Any, prompts: Sequence[str]) -> Conditioning:
-        import torch
-
-        with torch.no_grad():
-            embeddings, *_ = pipe.encode_prompt(
-                list(prompts),
-                do_classifier_free_guidance=False,
-                device=pipe.device,
-                max_sequence_length=self._prompt_tokens(pipe),
-            )
+    def _encoded(self, pipe: Any, prompts: list[str]) -> Conditioning:
+        embeddings, *_ = pipe.encode_prompt(
+            prompts,
+            do_classifier_free_guidance=False,
+            device=pipe.device,
+            max_sequence_length=self._prompt_tokens(pipe),
+        )
         return {"prompt_embeds": embeddings}
 
     def as_arguments(self, conditioning: Conditioning) -> dict[str, Any]:
@@ -59,9 +52,6 @@ class AuraFlow(Family):
             for name, rows in conditioning.items()
             for argument, value in ((name, rows), ("prompt_attention_mask", rows.new_ones(len(rows), 1)))
         }
-
-    def token_limits(self, pipe: Any) -> list[tuple[Any, int]]:
-        return [(pipe.tokenizer, self._prompt_tokens(pipe))]
 
     def predict(
         self,

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from functools import partial
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from matchgraph.training.errors import InvalidConfig
 from matchgraph.training.pipelines.decoding import checked_decoding, normalised, single_precision
+from matchgraph.training.pipelines.families.consistency import as_student
 from matchgraph.training.pipelines.families.objectives import (
     Density,
     diffuse,
     min_snr_weights,
     rectified_flow,
 )
+from matchgraph.training.pipelines.families.rows import Conditioning, repeat_row
 from matchgraph.training.pipelines.rollback import noised, rolled_back
 
 if TYPE_CHECKING:
@@ -26,10 +27,6 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from matchgraph.training.pipelines.rollback import Start
-
-# One row per prompt (or per image) in every tensor, so rows can be cached, picked and dropped without knowing
-# the family.
-Conditioning = dict[str, "torch.Tensor"]
 
 
 class Family(ABC):
@@ -51,6 +48,7 @@ class Family(ABC):
         flow_matching: the denoiser predicts the velocity of a straight line from image to noise.
         density: of a flow's noise levels in training, see `objectives.draw_sigmas`.
         counts_from_noise: the level drawn in training is the share of the image instead of the noise.
+        max_prompt_tokens: of a prompt, with specials, shown to the text encoder, if the tokenizer allows.
         guidance_argument: the argument of the pipeline's call that takes the scale.
         negative_prompt: what the call needs to guide at all; None where it guides without being given one.
         call_options: further arguments of the pipeline's call when sampling.
@@ -72,6 +70,7 @@ class Family(ABC):
     flow_matching: ClassVar[bool] = False
     density: ClassVar[Density] = "uniform"
     counts_from_noise: ClassVar[bool] = False
+    max_prompt_tokens: ClassVar[float] = math.inf
     guidance_argument: ClassVar[str] = "guidance_scale"
     negative_prompt: ClassVar[str | None] = None
     call_options: ClassVar[Mapping[str, Any]] = {}
@@ -87,7 +86,6 @@ class Family(ABC):
         """The part of the pipeline that is trained: its U-Net or transformer."""
         return getattr(pipe, self.denoiser_attribute)
 
-    @abstractmethod
     def encode_prompts(self, pipe: Any, prompts: Sequence[str]) -> Conditioning:
         """Encode prompts with the pipeline's own text encoders.
 
@@ -99,10 +97,21 @@ class Family(ABC):
             Tensors whose first dimension is n, row i for prompt i, under the names of the arguments that the
             pipeline's call takes them by; see also `as_arguments`.
         """
+        import torch
+
+        with torch.no_grad():
+            return self._encoded(pipe, list(prompts))
 
     @abstractmethod
+    def _encoded(self, pipe: Any, prompts: list[str]) -> Conditioning:
+        """What `encode_prompts` gives."""
+
+    def _prompt_tokens(self, pipe: Any) -> int:
+        return int(min(self.max_prompt_tokens, pipe.tokenizer.model_max_length))
+
     def token_limits(self, pipe: Any) -> list[tuple[Any, int]]:
         """The tokenizers in use, each with the number of tokens (with specials) its text encoder is shown."""
+        return [(pipe.tokenizer, self._prompt_tokens(pipe))]
 
     def prompt_limit(self, folder: Path) -> float:  # noqa: ARG002
         """Tokens of a prompt that the model in a folder is shown at most, where no tokenizer says so."""
@@ -358,7 +367,7 @@ class Family(ABC):
                 **self.as_arguments(conditioning),
                 **{f"negative_{name}": rows for name, rows in self.as_arguments(unconditional).items()},
                 **self.call_options,
-                **around.enter_context(_as_student(pipe.scheduler, asked, generators)),
+                **around.enter_context(as_student(pipe.scheduler, asked, generators)),
                 "num_inference_steps": asked,
                 self.guidance_argument: guidance,
                 "generator": list(generators),
@@ -400,51 +409,6 @@ class Family(ABC):
         side = side_px // pipe.vae_scale_factor
         config = pipe.vae.config
         return (config.get("latent_channels") or config["z_dim"], side, side)
-
-
-@contextmanager
-def _as_student(
-    scheduler: Any, steps: int, generators: Sequence[torch.Generator]
-) -> Iterator[dict[str, Any]]:
-    """What the multistep sampler of a consistency-distilled flow needs that pipelines do not give it.
-
-    Some pipelines hand no generator to their scheduler's step, whose noise would then come from torch's
-    global one. And by itself the scheduler shifts the ends of its grid twice and puts its last step next to
-    noise level 0, where nothing is left to do; the even levels are those that Flux's pipeline asks for.
-
-    Args:
-        scheduler: the pipeline's; one of another class is left alone.
-        steps: denoising steps.
-        generators: of the images.
-
-    Yields:
-        Further arguments of the pipeline's call.
-    """
-    if type(scheduler).__name__ != "FlowMatchLCMScheduler":
-        yield {}
-        return
-    # Others may have put something in its place, which is to be there again after.
-    before = vars(scheduler).get("step")
-    scheduler.step = partial(scheduler.step, generator=list(generators))
-    try:
-        yield {"sigmas": [1 - step / steps for step in range(steps)]}
-    finally:
-        del scheduler.step
-        if before is not None:
-            scheduler.step = before
-
-
-def repeat_row(negative: Conditioning, count: int) -> Conditioning:
-    """Repeat a one-row conditioning `count` times."""
-    return {key: value.expand(count, *value.shape[1:]) for key, value in negative.items()}
-
-
-def without_empty(rows: torch.Tensor, prompts: Sequence[str]) -> torch.Tensor:
-    """Put zeros into the rows of empty prompts, as pipelines with `force_zeros_for_empty_prompt` do."""
-    import torch
-
-    empty = torch.tensor([prompt == "" for prompt in prompts], device=rows.device)
-    return rows.masked_fill(empty.view(-1, *[1] * (rows.ndim - 1)), 0.0)
 
 
 def number_shift(pipe: Any) -> None:

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from matchgraph.training.pipelines.families.base import Conditioning, number_shift
+from matchgraph.training.pipelines.families.base import number_shift
 from matchgraph.training.pipelines.families.flux import ATTENTION_AND_FEED_FORWARD
 from matchgraph.training.pipelines.families.packed import Packed, pack, positions, unpack
+from matchgraph.training.pipelines.families.rows import Conditioning
 
 if TYPE_CHECKING:
     import torch
-
-# The default of the pipeline's call, and the most that it takes.
-MAX_PROMPT_TOKENS = 512
 
 
 class Chroma(Packed):
@@ -38,28 +36,21 @@ class Chroma(Packed):
     default_guidance = 5.0
     guided_apart = True
     flow_matching = True
+    # The default of the pipeline's call, and the most that it takes.
+    max_prompt_tokens = 512
     density = "logit_normal"
 
     def prepare(self, pipe: Any) -> None:
         number_shift(pipe)
 
-    def _prompt_tokens(self, pipe: Any) -> int:
-        return min(MAX_PROMPT_TOKENS, pipe.tokenizer.model_max_length)
-
-    def encode_prompts(self, pipe: Any, prompts: Sequence[str]) -> Conditioning:
-        import torch
-
-        with torch.no_grad():
-            embeddings, _, mask, *_ = pipe.encode_prompt(
-                list(prompts),
-                device=pipe.device,
-                do_classifier_free_guidance=False,
-                max_sequence_length=self._prompt_tokens(pipe),
-            )
+    def _encoded(self, pipe: Any, prompts: list[str]) -> Conditioning:
+        embeddings, _, mask, *_ = pipe.encode_prompt(
+            prompts,
+            device=pipe.device,
+            do_classifier_free_guidance=False,
+            max_sequence_length=self._prompt_tokens(pipe),
+        )
         return {"prompt_embeds": embeddings, "prompt_attention_mask": mask}
-
-    def token_limits(self, pipe: Any) -> list[tuple[Any, int]]:
-        return [(pipe.tokenizer, self._prompt_tokens(pipe))]
 
     def predict(
         self,

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from matchgraph.training.pipelines.families.base import Conditioning, number_shift
+from matchgraph.training.pipelines.families.base import number_shift
 from matchgraph.training.pipelines.families.packed import Packed, pack, positions, unpack
+from matchgraph.training.pipelines.families.rows import Conditioning
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -71,13 +71,10 @@ class Flux(Packed):
     def _t5_tokens(self, pipe: Any) -> int:
         return min(MAX_T5_TOKENS, pipe.tokenizer_2.model_max_length)
 
-    def encode_prompts(self, pipe: Any, prompts: Sequence[str]) -> Conditioning:
-        import torch
-
-        with torch.no_grad():
-            embeddings, pooled, _ = pipe.encode_prompt(
-                list(prompts), device=pipe.device, max_sequence_length=self._t5_tokens(pipe)
-            )
+    def _encoded(self, pipe: Any, prompts: list[str]) -> Conditioning:
+        embeddings, pooled, _ = pipe.encode_prompt(
+            prompts, device=pipe.device, max_sequence_length=self._t5_tokens(pipe)
+        )
         return {"prompt_embeds": embeddings, "pooled_prompt_embeds": pooled}
 
     def token_limits(self, pipe: Any) -> list[tuple[Any, int]]:

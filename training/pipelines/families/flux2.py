@@ -6,14 +6,13 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from matchgraph.training.pipelines.families.base import Conditioning, Family
+from matchgraph.training.pipelines.families.base import Family
 from matchgraph.training.pipelines.families.chat import in_chat, tokens_behind
+from matchgraph.training.pipelines.families.rows import Conditioning
 
 if TYPE_CHECKING:
     import torch
 
-# The default of the pipeline's call.
-MAX_PROMPT_TOKENS = 512
 # The most single blocks that a published model has (FLUX.2-dev); names of those that others lack do no harm.
 MAX_SINGLE_BLOCKS = 48
 
@@ -44,6 +43,8 @@ class Flux2Klein(Family):
     default_guidance = 4.0
     guided_apart = True
     flow_matching = True
+    # The default of the pipeline's call.
+    max_prompt_tokens = 512
 
     def prepare(self, pipe: Any) -> None:
         if pipe.transformer.device.type == "meta":
@@ -74,16 +75,10 @@ class Flux2Klein(Family):
     def from_steps(self, pipe: Any, latents: torch.Tensor, side_px: int) -> torch.Tensor:
         return grid(latents, *self.latent_shape(pipe, side_px)[1:])
 
-    def _prompt_tokens(self, pipe: Any) -> int:
-        return min(MAX_PROMPT_TOKENS, pipe.tokenizer.model_max_length)
-
-    def encode_prompts(self, pipe: Any, prompts: Sequence[str]) -> Conditioning:
-        import torch
-
-        with torch.no_grad():
-            embeddings, _ = pipe.encode_prompt(
-                list(prompts), device=pipe.device, max_sequence_length=self._prompt_tokens(pipe)
-            )
+    def _encoded(self, pipe: Any, prompts: list[str]) -> Conditioning:
+        embeddings, _ = pipe.encode_prompt(
+            prompts, device=pipe.device, max_sequence_length=self._prompt_tokens(pipe)
+        )
         return {"prompt_embeds": embeddings}
 
     def shown_prompts(self, pipe: Any, prompts: Sequence[str]) -> list[str]:

@@ -8,7 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from matchgraph.training.pipelines.families.chat import MARK
-from matchgraph.training.pipelines.families.flux2 import MAX_PROMPT_TOKENS, Flux2Klein, grid
+from matchgraph.training.pipelines.families.flux2 import Flux2Klein, grid
 
 if TYPE_CHECKING:
     import torch
@@ -43,7 +43,7 @@ class Flux2Dev(Flux2Klein):
         return self.from_steps(pipe, latents, side_px)
 
     def _prompt_tokens(self, pipe: Any) -> int:
-        return min(MAX_PROMPT_TOKENS, _text_tokenizer(pipe).model_max_length)
+        return int(min(self.max_prompt_tokens, _text_tokenizer(pipe).model_max_length))
 
     def shown_prompts(self, pipe: Any, prompts: Sequence[str]) -> list[str]:
         from diffusers.pipelines.flux2.pipeline_flux2 import format_input

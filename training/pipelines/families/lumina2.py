@@ -6,13 +6,12 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from matchgraph.training.pipelines.families.base import Conditioning, Family, number_shift
+from matchgraph.training.pipelines.families.base import Family, number_shift
+from matchgraph.training.pipelines.families.rows import Conditioning
 
 if TYPE_CHECKING:
     import torch
 
-# The pipeline's own default.
-MAX_PROMPT_TOKENS = 256
 # Stands between the pipeline's instruction and the prompt.
 PROMPT_MARK = " <Prompt Start> "
 PATCH = 2
@@ -38,6 +37,8 @@ class Lumina2(Family):
     default_guidance = 4.0
     guided_apart = True
     flow_matching = True
+    # The pipeline's own default.
+    max_prompt_tokens = 256
     counts_from_noise = True
 
     def prepare(self, pipe: Any) -> None:
@@ -49,25 +50,16 @@ class Lumina2(Family):
         # The pipeline's own check.
         return math.lcm(8, pipe.vae_scale_factor * PATCH)
 
-    def _prompt_tokens(self, pipe: Any) -> int:
-        return min(MAX_PROMPT_TOKENS, pipe.tokenizer.model_max_length)
-
-    def encode_prompts(self, pipe: Any, prompts: Sequence[str]) -> Conditioning:
-        import torch
-
-        with torch.no_grad():
-            embeddings, masks = pipe._get_gemma_prompt_embeds(
-                self.shown_prompts(pipe, prompts),
-                device=pipe.device,
-                max_sequence_length=self._prompt_tokens(pipe),
-            )
+    def _encoded(self, pipe: Any, prompts: list[str]) -> Conditioning:
+        embeddings, masks = pipe._get_gemma_prompt_embeds(
+            self.shown_prompts(pipe, prompts),
+            device=pipe.device,
+            max_sequence_length=self._prompt_tokens(pipe),
+        )
         return {"prompt_embeds": embeddings, "prompt_attention_mask": masks}
 
     def shown_prompts(self, pipe: Any, prompts: Sequence[str]) -> list[str]:
         return [pipe.system_prompt + PROMPT_MARK + prompt if prompt else "" for prompt in prompts]
-
-    def token_limits(self, pipe: Any) -> list[tuple[Any, int]]:
-        return [(pipe.tokenizer, self._prompt_tokens(pipe))]
 
     def predict(
         self,

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from matchgraph.training.pipelines.families.base import Conditioning, Family
+from matchgraph.training.pipelines.families.base import Family
+from matchgraph.training.pipelines.families.rows import Conditioning
 
 if TYPE_CHECKING:
     import torch
@@ -25,7 +26,7 @@ class PixArtSigma(Family):
         max_prompt_tokens: the length that it was trained with, the default of the pipeline's call.
     """
 
-    max_prompt_tokens: ClassVar[int] = 300
+    max_prompt_tokens = 300
 
     name = "pixart"
     pipeline_class = "PixArtSigmaPipeline"
@@ -40,26 +41,17 @@ class PixArtSigma(Family):
         "use_resolution_binning": False,
     }
 
-    def _prompt_tokens(self, pipe: Any) -> int:
-        return min(self.max_prompt_tokens, pipe.tokenizer.model_max_length)
-
-    def encode_prompts(self, pipe: Any, prompts: Sequence[str]) -> Conditioning:
-        import torch
-
-        with torch.no_grad():
-            embeddings, mask, _, _ = pipe.encode_prompt(
-                list(prompts),
-                do_classifier_free_guidance=False,
-                device=pipe.device,
-                max_sequence_length=self._prompt_tokens(pipe),
-            )
+    def _encoded(self, pipe: Any, prompts: list[str]) -> Conditioning:
+        embeddings, mask, _, _ = pipe.encode_prompt(
+            prompts,
+            do_classifier_free_guidance=False,
+            device=pipe.device,
+            max_sequence_length=self._prompt_tokens(pipe),
+        )
         return {"prompt_embeds": embeddings, "prompt_attention_mask": mask}
 
     def shown_prompts(self, pipe: Any, prompts: Sequence[str]) -> list[str]:  # noqa: ARG002
         return [prompt.lower().strip() for prompt in prompts]
-
-    def token_limits(self, pipe: Any) -> list[tuple[Any, int]]:
-        return [(pipe.tokenizer, self._prompt_tokens(pipe))]
 
     def predict(
         self,

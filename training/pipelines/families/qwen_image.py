@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from matchgraph.training.pipelines.families.base import Conditioning
 from matchgraph.training.pipelines.families.packed import Packed, pack, unpack
+from matchgraph.training.pipelines.families.rows import Conditioning
 
 if TYPE_CHECKING:
     import torch
@@ -48,12 +48,11 @@ class QwenImage(Packed):
         if pipe.transformer.device.type == "meta":
             _read_whole_prompts(pipe)
 
-    def encode_prompts(self, pipe: Any, prompts: Sequence[str]) -> Conditioning:
+    def _encoded(self, pipe: Any, prompts: list[str]) -> Conditioning:
         import torch
 
         length = pipe.tokenizer_max_length
-        with torch.no_grad():
-            rows, mask = pipe.encode_prompt([prompt or " " for prompt in prompts], device=pipe.device)
+        rows, mask = pipe.encode_prompt([prompt or " " for prompt in prompts], device=pipe.device)
         embeddings = rows.new_zeros(len(rows), length, rows.shape[-1])
         embeddings[:, : rows.shape[1]] = rows
         kept = torch.zeros(len(rows), length, dtype=torch.bool, device=rows.device)

@@ -7,13 +7,11 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from matchgraph.training.pipelines.families.base import Conditioning, Family
+from matchgraph.training.pipelines.families.base import Family
+from matchgraph.training.pipelines.families.rows import Conditioning
 
 if TYPE_CHECKING:
     import torch
-
-# The prompt length that Sana was trained with (the pipeline's own default).
-MAX_PROMPT_TOKENS = 300
 
 
 class Sana(Family):
@@ -35,6 +33,8 @@ class Sana(Family):
     default_steps = 20
     default_guidance = 4.5
     flow_matching = True
+    # The prompt length that Sana was trained with (the pipeline's own default).
+    max_prompt_tokens = 300
     call_options: ClassVar[Mapping[str, Any]] = {
         # The pipeline insists on its default "" being withdrawn when embeddings are given.
         "negative_prompt": None,
@@ -57,13 +57,10 @@ class Sana(Family):
         # The pipeline's own check, whatever its autoencoder.
         return math.lcm(32, super().size_unit_px(pipe))
 
-    def _prompt_tokens(self, pipe: Any) -> int:
-        return min(MAX_PROMPT_TOKENS, pipe.tokenizer.model_max_length)
-
     def _instruction(self, pipe: Any) -> list[str]:
         return inspect.signature(type(pipe).__call__).parameters["complex_human_instruction"].default
 
-    def encode_prompts(self, pipe: Any, prompts: Sequence[str]) -> Conditioning:
+    def _encoded(self, pipe: Any, prompts: list[str]) -> Conditioning:
         import torch
 
         embeddings: list[Any] = [None] * len(prompts)
@@ -72,14 +69,13 @@ class Sana(Family):
             rows = [row for row, prompt in enumerate(prompts) if (prompt != "") == wanted]
             if not rows:
                 continue
-            with torch.no_grad():
-                encoded, mask, _, _ = pipe.encode_prompt(
-                    [prompts[row] for row in rows],
-                    do_classifier_free_guidance=False,
-                    device=pipe.device,
-                    max_sequence_length=self._prompt_tokens(pipe),
-                    complex_human_instruction=instruction,
-                )
+            encoded, mask, _, _ = pipe.encode_prompt(
+                [prompts[row] for row in rows],
+                do_classifier_free_guidance=False,
+                device=pipe.device,
+                max_sequence_length=self._prompt_tokens(pipe),
+                complex_human_instruction=instruction,
+            )
             for position, row in enumerate(rows):
                 embeddings[row], masks[row] = encoded[position], mask[position]
         return {"prompt_embeds": torch.stack(embeddings), "prompt_attention_mask": torch.stack(masks)}

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from matchgraph.training.pipelines.families.base import Conditioning, Family
+from matchgraph.training.pipelines.families.base import Family
+from matchgraph.training.pipelines.families.rows import Conditioning
 from matchgraph.training.pipelines.samplers import guidance_embedding
 
 if TYPE_CHECKING:
@@ -27,15 +27,9 @@ class StableDiffusion(Family):
     default_steps = 50
     default_guidance = 7.5
 
-    def encode_prompts(self, pipe: Any, prompts: Sequence[str]) -> Conditioning:
-        import torch
-
-        with torch.no_grad():
-            embeddings, _ = pipe.encode_prompt(list(prompts), pipe.device, 1, False)
+    def _encoded(self, pipe: Any, prompts: list[str]) -> Conditioning:
+        embeddings, _ = pipe.encode_prompt(prompts, pipe.device, 1, False)
         return {"prompt_embeds": embeddings}
-
-    def token_limits(self, pipe: Any) -> list[tuple[Any, int]]:
-        return [(pipe.tokenizer, pipe.tokenizer.model_max_length)]
 
     def predict(
         self,

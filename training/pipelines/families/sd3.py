@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from matchgraph.training.pipelines.families.base import Conditioning, Family, number_shift
+from matchgraph.training.pipelines.families.base import Family, number_shift
+from matchgraph.training.pipelines.families.rows import Conditioning
 
 if TYPE_CHECKING:
     import torch
@@ -51,18 +51,15 @@ class StableDiffusion3(Family):
             return pipe.tokenizer.model_max_length
         return min(MAX_T5_TOKENS, pipe.tokenizer_3.model_max_length)
 
-    def encode_prompts(self, pipe: Any, prompts: Sequence[str]) -> Conditioning:
-        import torch
-
-        with torch.no_grad():
-            embeddings, _, pooled, _ = pipe.encode_prompt(
-                list(prompts),
-                None,
-                None,
-                device=pipe.device,
-                do_classifier_free_guidance=False,
-                max_sequence_length=self._t5_tokens(pipe),
-            )
+    def _encoded(self, pipe: Any, prompts: list[str]) -> Conditioning:
+        embeddings, _, pooled, _ = pipe.encode_prompt(
+            prompts,
+            None,
+            None,
+            device=pipe.device,
+            do_classifier_free_guidance=False,
+            max_sequence_length=self._t5_tokens(pipe),
+        )
         return {"prompt_embeds": embeddings, "pooled_prompt_embeds": pooled}
 
     def token_limits(self, pipe: Any) -> list[tuple[Any, int]]:

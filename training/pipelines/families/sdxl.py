@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from matchgraph.training.errors import InvalidConfig
-from matchgraph.training.pipelines.families.base import Conditioning, Family, without_empty
+from matchgraph.training.pipelines.families.base import Family
 from matchgraph.training.pipelines.families.objectives import denoise, is_edm
+from matchgraph.training.pipelines.families.rows import Conditioning, without_empty
 from matchgraph.training.pipelines.samplers import guidance_embedding
 
 if TYPE_CHECKING:
@@ -40,11 +41,8 @@ class StableDiffusionXL(Family):
     load_options: ClassVar[Mapping[str, Any]] = {"add_watermarker": False}
     denormalises = True
 
-    def encode_prompts(self, pipe: Any, prompts: Sequence[str]) -> Conditioning:
-        import torch
-
-        with torch.no_grad():
-            embeddings, pooled = self._encode(pipe, list(prompts))
+    def _encoded(self, pipe: Any, prompts: list[str]) -> Conditioning:
+        embeddings, pooled = self._encode(pipe, prompts)
         if pipe.config.force_zeros_for_empty_prompt:
             embeddings, pooled = without_empty(embeddings, prompts), without_empty(pooled, prompts)
         return {"prompt_embeds": embeddings, "pooled_prompt_embeds": pooled}

@@ -6,8 +6,9 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from matchgraph.training.pipelines.families.base import Conditioning, Family, number_shift
+from matchgraph.training.pipelines.families.base import Family, number_shift
 from matchgraph.training.pipelines.families.chat import in_chat, tokens_behind
+from matchgraph.training.pipelines.families.rows import Conditioning
 
 if TYPE_CHECKING:
     import torch
@@ -36,6 +37,7 @@ class ZImage(Family):
     default_steps = 50
     default_guidance = 5.0
     flow_matching = True
+    max_prompt_tokens = MAX_PROMPT_TOKENS
 
     def prepare(self, pipe: Any) -> None:
         number_shift(pipe)
@@ -49,17 +51,13 @@ class ZImage(Family):
     def image_tokens(self, pipe: Any, latent_side: int) -> int:  # noqa: ARG002
         return (latent_side // PATCH) ** 2
 
-    def _prompt_tokens(self, pipe: Any) -> int:
-        return min(MAX_PROMPT_TOKENS, pipe.tokenizer.model_max_length)
-
-    def encode_prompts(self, pipe: Any, prompts: Sequence[str]) -> Conditioning:
+    def _encoded(self, pipe: Any, prompts: list[str]) -> Conditioning:
         import torch
 
         length = self._prompt_tokens(pipe)
-        with torch.no_grad():
-            rows, _ = pipe.encode_prompt(
-                list(prompts), pipe.device, do_classifier_free_guidance=False, max_sequence_length=length
-            )
+        rows, _ = pipe.encode_prompt(
+            prompts, pipe.device, do_classifier_free_guidance=False, max_sequence_length=length
+        )
         embeddings = rows[0].new_zeros(len(rows), length, rows[0].shape[-1])
         mask = torch.zeros(len(rows), length, dtype=torch.bool, device=rows[0].device)
         for place, row in enumerate(rows):
