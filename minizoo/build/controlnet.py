@@ -1,4 +1,4 @@
-"""ControlNets: trained beside a frozen U-Net, and put on pipelines of that architecture."""
+"""ControlNets for Canny edges, trained beside a frozen U-Net."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from statistics import mean
 from typing import TYPE_CHECKING, Any
 
 from matchgraph.training.config import PRECISIONS, FineTuneConfig
-from matchgraph.training.dataset_files import SUFFIXES
-from matchgraph.training.errors import BadControlNet, BadDataset, InvalidConfig, first_line
+from matchgraph.training.errors import BadControlNet, InvalidConfig, first_line
 from matchgraph.training.files import file_hash, folder_name, write_json, write_tensors
-from matchgraph.training.images import CaptionedImage, list_captioned_images, load_rgb, square
+from matchgraph.training.images import list_captioned_images, load_rgb, square
 from matchgraph.training.pipelines.cache import CacheUse, EncodingCache
 from matchgraph.training.pipelines.controlnet import CONFIG_FILE, WEIGHTS_FILE, check_controllable
 from matchgraph.training.pipelines.encoding import EncodedDataset, dataset_hash, encode_dataset
@@ -29,7 +29,7 @@ from matchgraph.training.pipelines.loading import (
 )
 from matchgraph.training.pipelines.memory import PeakMemory
 from matchgraph.training.pipelines.placement import placed
-from matchgraph.training.sampling.controls import HIGH, KINDS, LOW, Segmenter, canny, check_thresholds
+from matchgraph.training.sampling.controls import HIGH, LOW, canny, check_thresholds
 from matchgraph.training.tune.checkpoint import Checkpoints
 from matchgraph.training.tune.loop import Training, attached
 from matchgraph.training.tune.session import Session, circumstances, identity_of
@@ -52,11 +52,8 @@ class ControlConfig:
     Learning rate, optimiser and share of empty captions default to those of Zhang et al.
 
     Attributes:
-        kind: `canny`; `segmentation`, by a model; or `maps`, ready-made ones.
         low: Canny's lower threshold, see `training.sampling.controls.canny`.
         high: Canny's upper one.
-        source: for `segmentation` the model's folder; for `maps` the folder that holds a map for each image,
-            under its path with any suffix of an image.
         steps: optimiser steps.
         batch_size: images per forward pass.
         learning_rate: of AdamW, constant.
@@ -76,10 +73,8 @@ class ControlConfig:
         4 (half of the prompts are empty; AdamW at 1e-5).
     """
 
-    kind: str = "canny"
     low: float = LOW
     high: float = HIGH
-    source: str | None = None
     steps: int = 10_000
     batch_size: int = 8
     learning_rate: float = 1e-5
@@ -95,13 +90,7 @@ class ControlConfig:
     gradient_checkpointing: bool = False
 
     def __post_init__(self) -> None:
-        if self.kind not in KINDS:
-            raise InvalidConfig(f"kind must be one of {', '.join(KINDS)}, got {self.kind!r}.")
-        if self.kind == "canny":
-            check_thresholds(self.low, self.high)
-        if (self.kind == "canny") != (self.source is None):
-            needed = "takes no source" if self.kind == "canny" else "needs a source, a folder"
-            raise InvalidConfig(f"{self.kind} {needed}, got {self.source!r}.")
+        check_thresholds(self.low, self.high)
         if self.saved_precision not in PRECISIONS:
             raise InvalidConfig(
                 f"saved_precision must be one of {', '.join(PRECISIONS)}, got {self.saved_precision!r}."
@@ -112,7 +101,7 @@ class ControlConfig:
     @property
     def training(self) -> FineTuneConfig:
         """The part that the training loop knows."""
-        own = {"kind", "low", "high", "source", "saved_precision"}
+        own = {"low", "high", "saved_precision"}
         return FineTuneConfig(
             **{field.name: getattr(self, field.name) for field in fields(self) if field.name not in own},
             method="full",
@@ -209,8 +198,7 @@ def train_controlnet(
 
     Raises:
         BadControlNet: no ControlNet can be made for the pipeline.
-        TrainingError: as `training.tune.finetune.fine_tune`, and as `training.sampling.controls` on the
-            control images.
+        TrainingError: as `training.tune.finetune.fine_tune`.
 
     Source:
         Zhang et al., "Adding conditional control to text-to-image diffusion models" (2023), section 3, by
@@ -229,14 +217,12 @@ def train_controlnet(
         dataset = encode_dataset(
             loaded, dataset_folder, resolution_px=config.resolution_px, seed=config.seed, use=use
         )
-        segmenter = Segmenter(config.source, config.device) if config.kind == "segmentation" else None
-        drawn = _drawn(images, Path(dataset_folder), config, segmenter)
+        # Edges of the picture as it is trained on: those of a larger one are finer.
+        pictures = (square(load_rgb(image.path), config.resolution_px) for image in images)
         controls = ControlImages(
-            (square(image, config.resolution_px) for image in drawn), config.resolution_px
+            (canny(picture, config.low, config.high) for picture in pictures), config.resolution_px
         )
-        identity = identity_of(loaded, dataset_hash(images), config)
-        # Not where maps lie, but what they are.
-        identity |= {"source": None, "controls": controls.sha256}
+        identity = {**identity_of(loaded, dataset_hash(images), config), "controls": controls.sha256}
         session = Session(config.steps, checkpoints, identity, began, memory)
         encoding_seconds = time.perf_counter() - began
         out.mkdir(parents=True, exist_ok=True)
@@ -252,8 +238,8 @@ def train_controlnet(
             weights = method.save(loaded, out)
             trainable = sum(parameter.numel() for parameter in parameters.values())
         content = {
-            "kind": config.kind,
-            "parameters": _parameters(config, segmenter),
+            "kind": "canny",
+            "parameters": {"low": config.low, "high": config.high},
             "asked": {"model": folder_name(loaded.folder), "config": config.to_dict()},
             "hashes": {name: identity[name] for name in ("model", "dataset", "controls")}
             | {"weights": file_hash(weights)},
@@ -268,7 +254,7 @@ def train_controlnet(
                 "epochs": config.steps * config.batch_size * config.gradient_accumulation / len(dataset),
                 "trainable_parameters": trainable,
                 "first_loss": session.losses[0],
-                "last_losses": _mean(session.losses[-100:]),
+                "last_losses": mean(session.losses[-100:]),
                 "skipped_steps": session.skipped_steps,
                 "resumed_at": session.resumed_at,
                 "notes": session.notes,
@@ -346,7 +332,7 @@ class ControlMethod:
 
 
 class ControlImages:
-    """A dataset's control images, packed in memory: edges and maps shrink to a few per cent.
+    """A dataset's control images, packed in memory: edges shrink to a few per cent.
 
     Args:
         images: of mode RGB, squares of one size.
@@ -410,37 +396,3 @@ def embedding_widths(factor: int) -> tuple[int, ...]:
             f"ControlNets halve an image some times over; the VAE's factor {factor} is not a power of two."
         )
     return (WIDTHS + WIDTHS[-1:] * halvings)[: halvings + 1]
-
-
-def _drawn(
-    images: Sequence[CaptionedImage], root: Path, config: ControlConfig, segmenter: Segmenter | None
-) -> Iterator[Image.Image]:
-    """Each image's control image."""
-    for image in images:
-        if config.kind == "maps":
-            yield load_rgb(_map_of(image, root, Path(str(config.source))))
-            continue
-        # Edges of the picture as it is trained on: those of a larger one are finer.
-        picture = square(load_rgb(image.path), config.resolution_px)
-        yield canny(picture, config.low, config.high) if segmenter is None else segmenter.draw(picture)
-
-
-def _parameters(config: ControlConfig, segmenter: Segmenter | None) -> dict[str, Any]:
-    """What makes control images of this kind, beside the kind."""
-    if segmenter is not None:
-        return {"segmenter": segmenter.hash}
-    return {"low": config.low, "high": config.high} if config.kind == "canny" else {}
-
-
-def _map_of(image: CaptionedImage, root: Path, maps: Path) -> Path:
-    place = maps / image.path.relative_to(root)
-    found = [path for suffix in sorted(SUFFIXES) if (path := place.with_suffix(suffix)).is_file()]
-    if not found:
-        raise BadDataset(
-            f"{maps} has no map of {image.path.relative_to(root)}; add {place.with_suffix('.png')}."
-        )
-    return found[0]
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)

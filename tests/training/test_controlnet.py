@@ -28,22 +28,18 @@ from matchgraph.minizoo.build.controls import SHIPPED, TEACHER, evaluate, held_o
 from matchgraph.training.config import SampleConfig
 from matchgraph.training.errors import (
     BadControlNet,
-    BadDataset,
     CheckpointMismatch,
     InvalidConfig,
     NonFiniteLoss,
     UnsafeWeights,
 )
-from matchgraph.training.images import load_rgb, square
 from matchgraph.training.pipelines.adapters import attach_adapter, detach_adapter, save_adapter
 from matchgraph.training.pipelines.controlnet import CONFIG_FILE, WEIGHTS_FILE, controlled, load_controlnet
 from matchgraph.training.pipelines.encoding import EncodedDataset
 from matchgraph.training.pipelines.loading import LoadedPipeline
-from matchgraph.training.sampling.controls import Segmenter
 from matchgraph.training.sampling.generate import start_with, stream_batches, stream_images
 from matchgraph.training.tune.checkpoint import Checkpoints
 from matchgraph.training.tune.loop import purpose_generator
-from tests.training import tiny
 
 FAMILIES = ("sd", "sdxl")
 PROMPTS = ("a cat", "dogs", "a sea")
@@ -265,27 +261,6 @@ def test_training_moves_the_controlnet_alone(loaded, dataset, tmp_path, name):
     assert (tmp_path / WEIGHTS_FILE).stat().st_mode & 0o044
 
 
-@pytest.mark.parametrize("precision", ["bf16", "fp16"])
-def test_half_precision_trains_and_draws(tiny_folder, dataset, controls, tmp_path, precision):
-    config = replace(
-        CONFIG,
-        steps=2,
-        precision=precision,
-        saved_precision=precision,
-        gradient_checkpointing=True,
-        learning_rate=1e-3,
-    )
-    sampling = replace(SAMPLING, precision=precision)
-    with LoadedPipeline(tiny_folder("sdxl"), device="cpu", precision=precision) as one:
-        train_controlnet(one, dataset, tmp_path, config)
-        weights = load_file(tmp_path / WEIGHTS_FILE)
-        assert {tensor.dtype for tensor in weights.values()} == {one.pipe.unet.dtype}
-        assert weights["controlnet_mid_block.weight"].any()
-        with controlled(one, tmp_path):
-            images = list(stream_images(one, None, PROMPTS, sampling, controls=controls))
-    assert len(images) == 3
-
-
 def test_a_resumed_run_equals_an_uninterrupted_one(loaded, dataset, tmp_path):
     whole = train_controlnet(loaded["sd"], dataset, tmp_path / "whole", CONFIG)
     checkpoints = Checkpoints(tmp_path / "state", every_steps=100, resume_from=tmp_path / "state")
@@ -329,32 +304,6 @@ def test_a_loss_that_is_no_number_leaves_nothing(loaded, dataset, tmp_path, monk
     assert not list((tmp_path / "state").iterdir()) if (tmp_path / "state").exists() else True
 
 
-def test_ready_made_maps_are_found_by_the_images_path(loaded, dataset, tmp_path):
-    maps = tmp_path / "maps"
-    maps.mkdir()
-    for image in dataset.glob("*.png"):
-        Image.new("RGB", (40, 40), (0, 128, 255)).save(maps / f"{image.stem}.bmp")
-    config = replace(CONFIG, kind="maps", source=str(maps), steps=1)
-    record = train_controlnet(loaded["sd"], dataset, tmp_path / "out", config)
-    expected = ControlImages([Image.new("RGB", (32, 32), (0, 128, 255))] * 5, 32)
-    assert record.content["hashes"]["controls"] == expected.sha256
-    (maps / "3.bmp").unlink()
-    with pytest.raises(BadDataset, match=r"no map of 3\.png"):
-        train_controlnet(loaded["sd"], dataset, tmp_path / "out", config)
-
-
-def test_maps_are_drawn_by_a_segmentation_model(loaded, dataset, tmp_path):
-    folder = tiny.save_segmenter(tmp_path / "segmenter")
-    config = replace(CONFIG, kind="segmentation", source=str(folder), steps=1)
-    content = train_controlnet(loaded["sd"], dataset, tmp_path / "out", config).content
-    assert content["kind"] == "segmentation"
-    segmenter = Segmenter(folder, "cpu")
-    assert content["parameters"] == {"segmenter": segmenter.hash}
-    pictures = [square(load_rgb(dataset / f"{number}.png"), 32) for number in range(5)]
-    expected = ControlImages([segmenter.draw(picture) for picture in pictures], 32)
-    assert content["hashes"]["controls"] == expected.sha256
-
-
 def test_each_batch_comes_with_its_own_controls(loaded, dataset, tmp_path, monkeypatch):
     batch, pick = EncodedDataset.batch, ControlImages.pick
     images: list[list[int]] = []
@@ -392,9 +341,6 @@ def test_a_factor_that_halving_does_not_reach_is_refused():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"kind": "depth"}, "kind must be one of"),
-        ({"kind": "maps"}, "maps needs a source"),
-        ({"source": "folder"}, "canny takes no source"),
         ({"low": 300.0}, "0 <= low <= high"),
         ({"steps": 0}, "steps must be"),
         ({"saved_precision": "int8"}, "saved_precision"),
@@ -482,4 +428,4 @@ def test_the_shipped_controlnet_makes_images_follow_edges():
     assert plain.images == 8
     assert steered.agreement > plain.agreement + 0.15
     content = json.loads((SHIPPED / RECORD_FILE).read_text())
-    assert content["asked"]["config"] == SHIPPED_CONFIG.to_dict()
+    assert content["asked"]["config"].items() >= SHIPPED_CONFIG.to_dict().items()

@@ -22,7 +22,6 @@ from matchgraph.training.sampling.palettes import palette
 if TYPE_CHECKING:
     from PIL import Image
 
-KINDS = ("canny", "segmentation", "maps")
 # Of diffusers' ControlNet examples.
 LOW, HIGH = 100.0, 200.0
 
