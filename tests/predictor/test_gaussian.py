@@ -24,6 +24,7 @@ from matchgraph.predictor.gaussian import (
 from matchgraph.predictor.kernels import embedding_kernel, similarity_kernel
 from matchgraph.predictor.matching import predict
 from matchgraph.predictor.ranks import summarise_normal
+from matchgraph.predictor.recipes import Method
 from matchgraph.predictor.visibility import hide_results, loss_matrix, remove_results
 from tests.predictor.zoos import PROCESSES, measured_zoo
 
@@ -235,7 +236,7 @@ class TestOddZoos:
         with pytest.raises(NotEnoughResults):
             matcher.rank(replace(snapshot, performs=one), [snapshot.datasets[0].id])
         with pytest.raises(InvalidRows, match="'edges'"):
-            GaussianMatcher("edges")
+            Method(features="edges")
 
     def test_datasets_without_anything_known_get_the_general_ranking(self, matcher):
         snapshot = measured_zoo(5, n_datasets=8, embedding=0)

@@ -149,6 +149,6 @@ def test_chances_fit_how_often_the_first_was_best():
     chosen = np.arange(30)
     for scores, low, high in ((rng.normal(size=losses.shape), 0.0, 0.45), (losses, 0.7, 1.0)):
         columns = tuple(mixture.standardised(own) for own in scores.T)
-        learned = mixture.Learned(np.ones(1), chosen, columns, 0.0, 0.0, 0, False)
+        learned = mixture.Learned(np.ones(1), chosen, columns, 0.0, 0.0, False)
         sure = [own.p_best.max() for own in mixture.Chances(learned, losses).rehearsed.values()]
         assert low <= np.mean(sure) <= high

@@ -45,7 +45,7 @@ def test_a_full_disk_is_told_as_one(tmp_path, monkeypatch):
     def full(*_: object, **__: object) -> None:
         raise SafetensorError("I/O error: No space left on device (os error 28)")
 
-    monkeypatch.setattr("safetensors.torch.save_file", full)
+    monkeypatch.setattr("safetensors.numpy.save_file", full)
     with pytest.raises(OSError, match="No space left") as told:
         write_tensors(tmp_path / "a.safetensors", {}, {})
     assert told.value.errno == errno.ENOSPC
