@@ -83,7 +83,7 @@ def check_metric_name(name: str) -> str:
     return name
 
 
-def check_number(value: float, what: str) -> float:
+def check_number(value: object, what: str) -> float:
     """Return `value` as a float if it is a finite number.
 
     Raises:
@@ -147,7 +147,7 @@ def _checked_property(value: Any, what: str) -> Property:
         value = value.tolist()
     if not isinstance(value, Sequence) or isinstance(value, str | bytes):
         return _checked_scalar(value, what)
-    items = [_checked_scalar(item, f"{what}[{index}]") for index, item in enumerate(value)]
+    items: list[Any] = [_checked_scalar(item, f"{what}[{index}]") for index, item in enumerate(value)]
     types = {type(item) for item in items}
     # A stored list has one type; whole and decimal numbers are both numbers to the user.
     if types == {int, float}:

@@ -43,7 +43,8 @@ def plain(value: Any) -> Any:
 def rendered_row(record: neo4j.Record) -> dict[str, Any]:
     """A row in plain Python, see `rendered`."""
     # Tens of thousands of rows hold little else than these.
-    return {name: own if type(own) in SIMPLE else rendered(own) for name, own in record.items()}
+    items = record.items()  # type: ignore[no-untyped-call]
+    return {name: own if type(own) in SIMPLE else rendered(own) for name, own in items}
 
 
 def rendered(value: Any) -> Any:

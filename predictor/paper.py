@@ -86,11 +86,10 @@ class PaperMatcher:
         targets = classes.targets(ranks, columns)[kept]
         pairs = [(matrix.models[measured[row]], matrix.datasets[columns[row]]) for row in kept]
         asked = [(model, dataset) for dataset in datasets for model in matrix.models]
-        embeddings = (
-            self.embedder.embed(node_names(visible), weighted_edges(visible))
-            if self.needs_similarities
-            else {}
-        )
+        embeddings = {}
+        if self.needs_similarities:
+            assert self.embedder is not None
+            embeddings = self.embedder.embed(node_names(visible), weighted_edges(visible))
         table = assemble(
             pairs + asked,
             model_features(visible.models),

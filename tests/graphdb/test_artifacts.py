@@ -216,13 +216,13 @@ def test_the_committed_locks_are_complete_and_name_no_host(release: releases.Rel
 
 
 def test_the_release_is_chosen_by_name(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.delenv(artifacts.VERSION_VARIABLE, raising=False)
-    assert artifacts.chosen_release().name == "5.26"
-    monkeypatch.setenv(artifacts.VERSION_VARIABLE, "2026.01")
-    assert artifacts.chosen_release() == artifacts.release_named("2026.01")
-    monkeypatch.setenv(artifacts.VERSION_VARIABLE, "4.4")
+    monkeypatch.delenv(releases.VERSION_VARIABLE, raising=False)
+    assert releases.chosen_release().name == "5.26"
+    monkeypatch.setenv(releases.VERSION_VARIABLE, "2026.01")
+    assert releases.chosen_release() == releases.release_named("2026.01")
+    monkeypatch.setenv(releases.VERSION_VARIABLE, "4.4")
     with pytest.raises(SettingsInvalid, match=r"is '4.4', but the managed Neo4j is one of 5.26, 2026.01"):
-        artifacts.chosen_release()
+        releases.chosen_release()
 
 
 @pytest.mark.parametrize(
