@@ -25,7 +25,7 @@ from matchgraph.report.page import plain
 from matchgraph.report.routing import TITLES, figures_of, named
 from matchgraph.routing.encoders import encoded
 from matchgraph.routing.evaluation import CHOSEN, Study, evaluate
-from matchgraph.routing.robustness import reword
+from matchgraph.routing.paraphrases import BY_RULE, by_rule
 from matchgraph.routing.standing import NEVER
 from matchgraph.routing.turns import complete
 from matchgraph.stats.intervals import Interval
@@ -56,9 +56,7 @@ def studied(table: ScoreTable, encoder: PromptEncoder | None, folds: int, seed: 
     return evaluate(
         table,
         encoded(table.prompts, "network" if reads else "gaussian", encoder),
-        reworded=encoder.encode([reword(prompt.text) for prompt in table.prompts])
-        if encoder is not None and reads
-        else None,
+        rewordings={BY_RULE: by_rule(table.prompts, encoder)} if encoder is not None and reads else None,
         folds=folds,
         seed=seed,
     )
@@ -89,6 +87,15 @@ def lines_of(name: str, study: Study) -> list[str]:
             f"{written(stands.below_oracle, digits)} | {share(stands.cost)} | "
             f"{'' if took is None else f'{took:.1f} ms'} |"
         )
+    if study.best is not None and study.enough is not None:
+        lines += [
+            "",
+            f"Chances, as `ask` gives them: calibration error {written(study.best.error, 3)} of a prompt's "
+            f"likeliest candidate being the best, {written(study.enough.error, 3)} of a success (at least "
+            "the best single candidate's mean on the training prompts); squared error saved over the "
+            f"candidates' shares {written(study.best.over_share, 4, '+')} and "
+            f"{written(study.enough.over_share, 4, '+')}.",
+        ]
     if (world := study.world) is not None:
         lines += [
             "",
@@ -97,10 +104,10 @@ def lines_of(name: str, study: Study) -> list[str]:
             f"{written(world.standing.over_single, digits, '+')} over the best single candidate; "
             f"{share(world.unfamiliar)} of these prompts are marked as unfamiliar.",
         ]
-    if (other := study.rewording) is not None:
+    for kind, other in study.rewordings.items():
         lines += [
             "",
-            f"Reworded by rule, {share(other.same)} of the prompts keep their candidate at the middle of all "
+            f"Reworded {kind}, {share(other.same)} of the prompts keep their candidate at the middle of all "
             f"budgets; quality changes by {written(other.change, digits, '+')}.",
         ]
     return lines
@@ -119,6 +126,15 @@ def share(interval: Interval) -> str:
         for each in (interval.value, interval.low, interval.high)
     )
     return f"{value}{'' if interval.value >= NEVER else ' %'} [{low}, {high}]"
+
+
+def with_tables(page: str, tables: str) -> str:
+    """The page with these tables in place of those between its marks."""
+    before, begin, rest = page.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not (begin and end):
+        raise click.ClickException(f"The page has no {BEGIN} with {END} after it.")
+    return f"{before}{BEGIN}\n{tables}\n\n{END}{after}"
 
 
 def name_of(folder: Path) -> str:
@@ -158,9 +174,7 @@ def main(
     text = "\n".join(lines)
     click.echo(text)
     if page is not None:
-        before, _, rest = page.read_text(encoding="utf-8").partition(BEGIN)
-        _, _, after = rest.partition(END)
-        page.write_text(f"{before}{BEGIN}\n{text}\n\n{END}{after}", encoding="utf-8")
+        page.write_text(with_tables(page.read_text(encoding="utf-8"), text), encoding="utf-8")
 
 
 if __name__ == "__main__":

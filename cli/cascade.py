@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from matchgraph.cli.options import FiniteRange, json_option, opened_graph, seed_option
 
 if TYPE_CHECKING:
+    from matchgraph.collaboration.routed import RoutedResult
     from matchgraph.stats.intervals import Interval
 
 WHO = {
@@ -35,6 +36,11 @@ WHO = {
     type=FiniteRange(0, min_open=True),
     help="What any image may take; one that both draw takes the seconds of both.",
 )
+@click.option(
+    "--route-first",
+    is_flag=True,
+    help="Let a router, fitted on the training prompts, choose STUDENT, TEACHER or both for each prompt.",
+)
 @seed_option("the bootstrap")
 @json_option
 def scores(
@@ -42,32 +48,32 @@ def scores(
     teacher: str,
     metric: str,
     confidence: str,
-    budget: float | None,
     student_seconds: float | None,
     teacher_seconds: float | None,
-    longest_seconds: float | None,
-    seed: int,
+    route_first: bool,
     as_json: bool,
+    **limits: Any,
 ) -> None:
     """Choose a threshold by scores that `route scores` added, and report what it gains, without drawing.
 
     STUDENT and TEACHER are candidates. The threshold is chosen on the validation prompts, from STUDENT alone
-    to TEACHER alone, and judged on the test prompts.
+    to TEACHER alone, and judged on the test prompts. With --route-first, prompts whose image by STUDENT is
+    expected to be rejected go to TEACHER at once, and only those in between are drawn by STUDENT and judged.
     """
     from matchgraph.collaboration.given import cascade
+    from matchgraph.levels.routed import route_first as route_pair
 
+    given = (student, teacher, metric, confidence)
+    seconds = (student_seconds, teacher_seconds)
     with opened_graph() as (_, runner):
-        found, unit = cascade(
-            runner,
-            student,
-            teacher,
-            metric,
-            confidence,
-            budget=budget,
-            seconds=(student_seconds, teacher_seconds),
-            longest_seconds=longest_seconds,
-            seed=seed,
-        )
+        if route_first:
+            routed, unit = route_pair(runner, *given, seconds=seconds, **limits)
+            if as_json:
+                click.echo(json.dumps({**asdict(routed), "unit": unit}))
+            else:
+                show_routed(routed, *given, unit)
+            return
+        found, unit = cascade(runner, *given, seconds=seconds, **limits)
     plan = found.plan
     if as_json:
         # The threshold of one alone is infinite, which JSON lacks.
@@ -84,6 +90,30 @@ def scores(
         f"{written(found.quality)}, {written(found.over_student, '+')} over {student} alone, "
         f"{written(found.over_random, '+')} over as many at random, {written(found.over_teacher, '+')} over "
         f"{teacher} alone; {written(found.cost)} {unit} an image."
+    )
+    if found.seconds is not None:
+        click.echo(f"{written(found.seconds)} s an image, {found.longest_seconds:.4g} s at most.")
+
+
+def show_routed(
+    found: RoutedResult, student: str, teacher: str, metric: str, confidence: str, unit: str
+) -> None:
+    """Print who draws which share of the prompts, and what that is worth."""
+    shares = {way: percent(found.shares[way]) for way in found.shares}
+    click.echo(
+        f"Route {shares['student']} of the prompts to {student} alone, {shares['teacher']} to {teacher} "
+        f"alone; {shares['cascade']} are drawn by {student}, and by {teacher} where {confidence} is below "
+        f"{found.plan.threshold:.4g}."
+    )
+    click.echo(
+        f"On {found.prompts} test prompts: {metric} {written(found.quality)}, "
+        f"{written(found.over_student, '+')} over {student} alone, {written(found.over_teacher, '+')} over "
+        f"{teacher} alone, {written(found.over_routing, '+')} over routing without the cascade; "
+        f"{written(found.cost)} {unit} an image."
+    )
+    click.echo(
+        f"Against the best plan without routing: {metric} {written(found.over_cascade, '+')}, "
+        f"{written(found.over_cascade_cost, '+')} {unit} an image."
     )
     if found.seconds is not None:
         click.echo(f"{written(found.seconds)} s an image, {found.longest_seconds:.4g} s at most.")

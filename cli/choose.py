@@ -1,10 +1,10 @@
-"""`matchgraph choose`: one graph, three levels; see `matchgraph.levels`."""
+"""`matchgraph choose`: one graph, three levels; see `matchgraph.levels.choosing`."""
 
 from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -21,17 +21,14 @@ from matchgraph.cli.options import (
     out_option,
     probe_option,
     prompts_option,
+    scorer_options,
     seed_option,
 )
 from matchgraph.cli.route import budget_option, router_store
 
 
 @click.command()
-@click.option(
-    "--images",
-    type=click.Path(exists=True, file_okay=False, path_type=Path),
-    help="Folder of images: to be near to, with --metric nearness; else only to measure the distance to.",
-)
+@scorer_options
 @caption_column_option
 @prompts_option("Prompts to draw, one per line.", required=True)
 @budget_option("Average cost of an image.", required=True)
@@ -40,7 +37,8 @@ from matchgraph.cli.route import budget_option, router_store
     "--metric",
     default="clip_score",
     show_default=True,
-    help="The measure that all levels serve: nearness to the images, or another metric of a fitted router.",
+    help="The measure that all levels serve: nearness to the images, another metric of a fitted router, or a "
+    "mixture that `route mix` stated.",
 )
 @click.option(
     "--compare", is_flag=True, help="Also draw by fewer levels, and report the gain of each: six drawings."
@@ -67,7 +65,7 @@ from matchgraph.cli.route import budget_option, router_store
 @gpu_memory_option
 @json_option
 def choose(
-    images: Path | None,
+    weights: Mapping[str, Path | None],
     caption_column: str | None,
     prompts_file: Path,
     budget_tflop: float,
@@ -82,13 +80,15 @@ def choose(
     Needs a graph with scored prompts, a router fitted for the measure and, for the last level, students tuned
     by it. For nearness, the model is the one predicted to be best for the images after fine-tuning, from the
     graph's results: fine-tune it (`matchgraph ingest run`) and pass its adapter with --adapter; the router
-    uses the scores of the model without it. For another measure, it is the one that is best by it.
+    uses the scores of the model without it. For another measure, it is the one that is best by it, and the
+    distance to the images is measured only.
     """
-    from matchgraph.levels import choose as choose_levels
-    from matchgraph.levels import models_for
+    from matchgraph.levels.choosing import choose as choose_levels
+    from matchgraph.levels.choosing import models_for
     from matchgraph.progress import progress_bar
     from matchgraph.training.images import DatasetFolder
 
+    images = weights["nearness"]
     folder = None if images is None else DatasetFolder(images, caption_column)
     if metric == "nearness" and folder is None:
         raise click.UsageError("--metric nearness needs --images.")
@@ -113,6 +113,7 @@ def choose(
             budget_tflop,
             probe,
             metric=metric,
+            weights=weights,
             on_work=show_work,
             on_failure=show_failure,
             **options,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,18 +16,17 @@ from matchgraph.cli.display import show_work
 from matchgraph.cli.distill import distill, student
 from matchgraph.cli.groups import SuggestingGroup
 from matchgraph.cli.options import (
-    aesthetic_option,
     caption_column_option,
     configuration,
+    data_folder,
     device_option,
     gpu_memory_option,
     json_option,
-    near_option,
     opened_graph,
     out_option,
     probe_option,
     prompts_option,
-    reward_option,
+    scorer_options,
     seed_option,
     settings_options,
     with_options,
@@ -41,16 +40,7 @@ if TYPE_CHECKING:
     from matchgraph.progress import Progress
 
 student_argument = click.argument("student", metavar="STUDENT")
-oracle_options = with_options(
-    [
-        probe_option(required=True),
-        aesthetic_option,
-        reward_option,
-        near_option,
-        device_option,
-        gpu_memory_option,
-    ]
-)
+oracle_options = with_options([probe_option(required=True), scorer_options, device_option, gpu_memory_option])
 
 
 corrections_options = settings_options(
@@ -70,14 +60,11 @@ def with_oracle(command: Callable[..., Any]) -> Callable[..., Any]:
     def called(
         *arguments: Any,
         probe: str,
-        aesthetic_weights: Path | None,
-        reward_weights: Path | None,
-        near_images: Path | None,
+        weights: Mapping[str, Path | None],
         device: str,
         gpu_memory: float | None,
         **options: Any,
     ) -> Any:
-        weights = {"aesthetic": aesthetic_weights, "image_reward": reward_weights, "nearness": near_images}
         return command(*arguments, oracle=Oracle(probe, weights, device, gpu_memory), **options)
 
     return called
@@ -94,13 +81,6 @@ def with_corrections(command: Callable[..., Any]) -> Callable[..., Any]:
         return command(*arguments, corrections=corrections, **options)
 
     return called
-
-
-def data_folder() -> Path:
-    """The data folder of the environment."""
-    from matchgraph.graphdb.connection import settings_from_environment
-
-    return settings_from_environment().home
 
 
 def shown_progress(unit: str) -> Progress:
@@ -132,10 +112,9 @@ for each in (distill, student, control_image, scores):
 @with_oracle
 @click.option(
     "--metric",
-    type=click.Choice(SCORE_METRICS),
     default="clip_score",
     show_default=True,
-    help="Quality metric to judge by.",
+    help=f"Quality metric to judge by: {', '.join(SCORE_METRICS)}, or a mixture.",
 )
 @prompts_option("One prompt per line; the graph's validation prompts by default.")
 @settings_options(

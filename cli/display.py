@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -30,8 +31,30 @@ def show_work(work: Work) -> None:
         click.echo(f"To draw: {work.images:,} images, {work.tflop:.3g} TFLOP.", err=True)
     else:
         shorter, longer = map(duration, work.seconds)
-        time = f"About {longer}" if shorter == longer else f"Between {shorter} and {longer}"
-        click.echo(f"{time} left.", err=True)
+        left = f"About {longer}" if shorter == longer else f"Between {shorter} and {longer}"
+        click.echo(f"{left} left.", err=True)
+
+
+class TimeLeft:
+    """How long the rest of something takes at the pace since its first part was done."""
+
+    def __init__(self) -> None:
+        self._first: tuple[float, int] | None = None
+
+    def after(self, done: int, total: int) -> str:
+        """How long is left, to be put behind what is shown; nothing before the pace is known, and at the end.
+
+        Args:
+            done: parts.
+            total: of so many.
+        """
+        now = time.monotonic()
+        if self._first is None:
+            self._first = now, done
+        began, first = self._first
+        if done <= first or done >= total:
+            return ""
+        return f"; about {duration((now - began) / (done - first) * (total - done))} left"
 
 
 def progress_display() -> Progress:

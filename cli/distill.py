@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from matchgraph.cli.display import TimeLeft
 from matchgraph.cli.options import (
     GivenPath,
     caption_column_option,
@@ -81,12 +82,18 @@ def distill(
         for note in read_image_folder(folder).all_notes():
             click.echo(f"Note: {images}: {note}", err=True)
 
+    drawing, training = TimeLeft(), TimeLeft()
+
     def show_drawn(drawn: int, count: int) -> None:
-        click.echo(f"The teacher has drawn {drawn} of {count} images.", err=True)
+        left = drawing.after(drawn, count)
+        click.echo(f"The teacher has drawn {drawn} of {count} images{left}.", err=True)
 
     def show_step(step: int, loss: float) -> None:
+        left = training.after(step, config.steps)
         if step % SHOWN_EVERY_STEPS == 0 or step == config.steps:
-            click.echo(f"Step {step} of {config.steps}: loss {loss:.4g}", err=True)
+            click.echo(f"Step {step} of {config.steps}: loss {loss:.4g}{left}", err=True)
+
+    click.echo(f"The teacher draws first; then the student is trained for {config.steps} steps.", err=True)
 
     made = distill_student(
         teacher,

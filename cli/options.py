@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -121,21 +122,13 @@ neighbours_option = click.option(
     show_default=True,
     help="Of how many nearest datasets to keep the distances; 0 for all.",
 )
-aesthetic_option = click.option(
-    "--aesthetic-weights",
-    type=GivenPath(),
-    help="For --metric aesthetic: a safetensors file, or OWNER/NAME on the hub.",
-)
-near_option = click.option(
-    "--images",
-    "near_images",
-    type=click.Path(exists=True, file_okay=False, path_type=Path),
-    help="For --metric nearness: the folder of images to be near to.",
-)
-reward_option = click.option(
-    "--reward-weights",
-    type=GivenPath(),
-    help="For --metric image_reward: a folder, or OWNER/NAME on the hub.",
+encoder_option = click.option(
+    "--probe",
+    envvar=PROBE_VARIABLE,
+    required=True,
+    help="What reads prompts: a CLIP (a folder in open_clip's layout, or MODEL/TAG), a sentence model (a "
+    "folder of sentence-transformers, or sentence-transformers/NAME), or a file of embeddings (.npy, "
+    f".parquet, .csv, .jsonl). [env: {PROBE_VARIABLE}]",
 )
 
 
@@ -221,6 +214,55 @@ def with_options(options: Sequence[Decorator]) -> Decorator:
         return command
 
     return decorate
+
+
+def data_folder() -> Path:
+    """The data folder of the environment."""
+    from matchgraph.graphdb.connection import settings_from_environment
+
+    return settings_from_environment().home
+
+
+def scorer_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options of what scores images; the command gets them as `weights`, by metric, with the mixtures of
+    the data folder.
+    """
+
+    @with_options(
+        [
+            click.option(
+                "--aesthetic-weights",
+                type=GivenPath(),
+                help="For --metric aesthetic: a safetensors file, or OWNER/NAME on the hub.",
+            ),
+            click.option(
+                "--reward-weights",
+                type=GivenPath(),
+                help="For --metric image_reward: a folder, or OWNER/NAME on the hub.",
+            ),
+            click.option(
+                "--images",
+                "near_images",
+                type=click.Path(exists=True, file_okay=False, path_type=Path),
+                help="For --metric nearness: the folder of images to be near to.",
+            ),
+        ]
+    )
+    @functools.wraps(command)
+    def called(
+        *arguments: Any,
+        aesthetic_weights: Path | None,
+        reward_weights: Path | None,
+        near_images: Path | None,
+        **options: Any,
+    ) -> Any:
+        from matchgraph.training.measure.mixture import mixtures_in
+
+        weights = {"aesthetic": aesthetic_weights, "image_reward": reward_weights, "nearness": near_images}
+        weights |= mixtures_in(data_folder())
+        return command(*arguments, weights=weights, **options)
+
+    return called
 
 
 def settings_options(

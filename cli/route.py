@@ -4,33 +4,32 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
+from matchgraph.cli.curve import SHOWN, curve, network_option
 from matchgraph.cli.display import show_work
+from matchgraph.cli.given import mix, scores
 from matchgraph.cli.groups import SuggestingGroup
 from matchgraph.cli.options import (
-    PROBE_VARIABLE,
     FiniteRange,
-    aesthetic_option,
+    data_folder,
     device_option,
+    encoder_option,
     gpu_memory_option,
     json_option,
-    near_option,
     opened_graph,
     out_option,
     probe_option,
-    reward_option,
+    scorer_options,
     seed_option,
     settings_options,
 )
 from matchgraph.drawing import Drawing
-from matchgraph.graphdb.prompt_models import SPLITS, UNITS
 from matchgraph.routing.budget import BUDGETS, Budget
 from matchgraph.routing.store import Kind
 from matchgraph.training.measure.scorers import SCORE_METRICS
@@ -42,18 +41,7 @@ if TYPE_CHECKING:
 
 # A serving stack prefers an error at once to waiting until the driver gives up.
 SERVING_PATIENCE_S = 1.0
-# Prompts that are left out are named up to so many.
-SHOWN = 5
 
-encoder_option = click.option(
-    "--probe",
-    envvar=PROBE_VARIABLE,
-    required=True,
-    help="What reads prompts: a CLIP (a folder in open_clip's layout, or MODEL/TAG), a sentence model (a "
-    "folder of sentence-transformers, or sentence-transformers/NAME), or a file of embeddings (.npy, "
-    f".parquet, .csv, .jsonl). [env: {PROBE_VARIABLE}]",
-)
-network_option = probe_option(note="Only routers of the kind network need it.")
 metric_option = click.option(
     "--metric", default="clip_score", show_default=True, help="Quality metric to route by."
 )
@@ -135,10 +123,9 @@ class Numbers(click.ParamType):
 
 def router_store() -> RouterStore:
     """The fitted routers of the environment's data folder."""
-    from matchgraph.graphdb.connection import settings_from_environment
     from matchgraph.routing.store import RouterStore
 
-    return RouterStore(settings_from_environment().home)
+    return RouterStore(data_folder())
 
 
 @click.group(cls=SuggestingGroup)
@@ -149,6 +136,10 @@ def route() -> None:
     of your own instead. `fit` learns from the scores, and `calibrate` turns a budget into lambda. Then `ask`
     decides for a prompt.
     """
+
+
+for each in (scores, mix, curve):
+    route.add_command(each)
 
 
 @route.command()
@@ -189,55 +180,6 @@ def prompts(path: Path, probe: str, largest_similarity: float, seed: int, as_jso
 
 
 @route.command()
-@click.argument("path", metavar="FILE", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@encoder_option
-@click.option(
-    "--metric",
-    help="Name of the metric, where no column has it; larger is better. By default the name of the column.",
-)
-@click.option(
-    "--cost",
-    "costs",
-    multiple=True,
-    metavar="CANDIDATE=COST",
-    help="What an image of a candidate costs, where the file does not say. Repeatable.",
-)
-@click.option("--unit", type=click.Choice(UNITS), help="Unit of the costs, where the file does not say.")
-@seed_option("the split of new prompts")
-@json_option
-def scores(path: Path, costs: tuple[str, ...], as_json: bool, **options: Any) -> None:
-    """Add scores of your own: ratings by people, or any metric, of any candidates.
-
-    FILE is CSV, JSON Lines, JSON or Parquet. Long: columns prompt, candidate (or model), value (or score,
-    rating), and if need be metric and cost (or tflop, seconds, usd). Wide: prompt, and a column for each
-    candidate. Several values of one candidate on one prompt are averaged. Candidates need no pipeline here.
-    """
-    from matchgraph.routing.workflow import add_scores
-
-    with opened_graph() as (_, runner):
-        added = add_scores(runner, path, costs=dict(map(cost_of, costs)), **options)
-    for note in added.notes:
-        click.echo(f"Note: {note}", err=True)
-    if as_json:
-        click.echo(json.dumps(asdict(added)))
-        return
-    values = ", ".join(f"{count} values of {name}" for name, count in added.values.items())
-    new = ", ".join(f"{added.splits[name]} for {name}" for name in SPLITS if added.splits.get(name))
-    click.echo(
-        f"{values} for {len(added.candidates)} candidates on {added.prompts} prompts; {added.new_prompts} of "
-        f"these are new{': ' + new if new else ''}."
-    )
-
-
-def cost_of(text: str) -> tuple[str, float]:
-    """CANDIDATE=COST as a pair."""
-    name, equals, cost = text.rpartition("=")
-    if not (name and equals):
-        raise click.BadParameter(f"{text!r} is not CANDIDATE=COST.", param_hint="--cost")
-    return name, FiniteRange(0, min_open=True).convert(cost, None, None)
-
-
-@route.command()
 @click.option(
     "--model", "models", multiple=True, metavar="ID", help="Model to route to; all by default. Repeatable."
 )
@@ -274,9 +216,7 @@ def variants(as_json: bool, **options: Any) -> None:
     show_default=True,
     help="Quality metric. Repeatable.",
 )
-@aesthetic_option
-@reward_option
-@near_option
+@scorer_options
 @click.option("--samples", type=click.IntRange(1), default=4, show_default=True, help="Images per prompt.")
 @click.option(
     "--variant", "variants", multiple=True, metavar="ID", help="Candidate; all by default. Repeatable."
@@ -287,9 +227,7 @@ def variants(as_json: bool, **options: Any) -> None:
 def score(
     probe: str,
     metrics: tuple[str, ...],
-    aesthetic_weights: Path | None,
-    reward_weights: Path | None,
-    near_images: Path | None,
+    weights: Mapping[str, Path | None],
     device: str,
     **options: Any,
 ) -> None:
@@ -301,7 +239,6 @@ def score(
     from matchgraph.routing.workflow import score as score_prompts
     from matchgraph.training.measure.scorers import load_scorers
 
-    weights = {"aesthetic": aesthetic_weights, "image_reward": reward_weights, "nearness": near_images}
     scorers = load_scorers(metrics, probe, weights=weights, device=device)
     with opened_graph() as (_, runner), progress_bar() as progress:
         drawn = score_prompts(
@@ -371,6 +308,12 @@ def calibrate(probe: str | None, metric: str, budget: Budget, as_json: bool) -> 
 @metric_option
 @budget_options("Average cost of an image; by default the budget that the router was calibrated for.")
 @lambda_option
+@click.option(
+    "--least",
+    type=FiniteRange(),
+    metavar="QUALITY",
+    help="Quality that counts as a success: shows each candidate's chance of it.",
+)
 @json_option
 def ask(
     prompt: str,
@@ -378,51 +321,26 @@ def ask(
     metric: str,
     budget: Budget | None,
     lam: float | None,
+    least: float | None,
     as_json: bool,
 ) -> None:
-    """Show which candidate is worth its cost for a prompt."""
+    """Show which candidate is worth its cost for a prompt.
+
+    P(best) is the chance that a candidate's images are the best for this prompt, calibrated on the validation
+    prompts; `curve` measures how reliable such chances are.
+    """
     if budget is not None and lam is not None:
         raise click.UsageError("Give a budget or --lambda, not both.")
     from matchgraph.routing.workflow import decide
 
     with opened_graph() as (_, runner):
-        [decision] = decide(runner, router_store(), [prompt], metric, probe, budget=budget, lam=lam)
+        [decision] = decide(
+            runner, router_store(), [prompt], metric, probe, budget=budget, lam=lam, least=least
+        )
     if as_json:
         click.echo(json.dumps(decision.to_dict()))
         return
     show_decision(decision, metric)
-
-
-@route.command()
-@network_option
-@click.option(
-    "--metric",
-    "metrics",
-    multiple=True,
-    help="By default every metric that prompts are scored by. Repeatable.",
-)
-@out_option("Folder for the page, its tables and routing.json.", default="routing-report")
-@click.option(
-    "--folds",
-    type=click.IntRange(3),
-    default=10,
-    show_default=True,
-    help="Parts that the prompts are divided into; each is the test part once.",
-)
-@seed_option("the parts, the network and the bootstrap")
-def curve(probe: str | None, metrics: tuple[str, ...], out: Path, folds: int, seed: int) -> None:
-    """Measure the gain of routing on held-out prompts, as a page of curves and tables."""
-    from matchgraph.report.routing import write_report
-    from matchgraph.routing.workflow import evaluate
-
-    with opened_graph() as (_, runner):
-        found = evaluate(runner, probe, metrics=metrics, folds=folds, seed=seed)
-    named = "".join(f" --metric {metric}" for metric in metrics)
-    command = f"matchgraph route curve --folds {folds} --seed {seed}{named}"
-    page, summary = write_report(found.studies, out, command, found.facts)
-    for sentence in summary:
-        click.echo(sentence)
-    click.echo(f"Written to {page}.")
 
 
 @route.command()
@@ -482,12 +400,19 @@ def show_decision(decision: Decision, metric: str) -> None:
 
     console = stdout_console()
     table = new_table("")
-    for title in ("candidate", metric, decision.unit):
+    chances = {
+        "P(best)": [option.p_best for option in decision.options],
+        "P(success)": [option.p_success for option in decision.options],
+    }
+    shown = {name: own for name, own in chances.items() if any(chance is not None for chance in own)}
+    for title in ("candidate", metric, decision.unit, *shown):
         table.add_column(title, justify="left" if title == "candidate" else "right")
-    for option in decision.options:
+    for number, option in enumerate(decision.options):
         quality = "?" if option.quality is None else f"{option.quality:.4f}"
         quality += "" if option.std is None else f" ± {option.std:.4f}"
-        table.add_row(option.variant, quality, f"{option.cost:.4g}")
+        here = [own[number] for own in shown.values()]
+        likely = ["?" if chance is None else f"{100 * chance:.0f} %" for chance in here]
+        table.add_row(option.variant, quality, f"{option.cost:.4g}", *likely)
     console.print(table)
     why = (
         "the most similar known prompt has a cosine of"

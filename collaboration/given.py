@@ -179,16 +179,8 @@ def pair_of(
     one, other = (quality.variants[column[name]] for name in (student, teacher))
     if one.unit != other.unit:
         raise InvalidPlan(f"{student} costs {one.unit} and {teacher} {other.unit}: price both in one unit.")
-    rows = quality.rows(split)
-    values = np.stack(
-        [
-            confidence.mean[rows, column[student]],
-            quality.mean[rows, column[student]],
-            quality.mean[rows, column[teacher]],
-        ]
-    )
-    known = values[:, ~np.isnan(values).any(axis=0)]
-    if not known.shape[1]:
+    rows = known_rows(confidence, quality, student, teacher, split)
+    if not len(rows):
         raise NoTrials(
             f"No {split} prompt has {confidence.metric} of {student} and {quality.metric} of both: add them "
             "with `matchgraph route scores`."
@@ -197,7 +189,25 @@ def pair_of(
         Price(own.cost, own.cost if given is None and own.unit == "s" else given)
         for own, given in zip((one, other), seconds, strict=True)
     ]
-    return GivenPair(known[0], known[1], known[2], prices[0], prices[1], one.unit)
+    return GivenPair(
+        confidence.mean[rows, column[student]],
+        quality.mean[rows, column[student]],
+        quality.mean[rows, column[teacher]],
+        prices[0],
+        prices[1],
+        one.unit,
+    )
+
+
+def known_rows(
+    confidence: ScoreTable, quality: ScoreTable, student: str, teacher: str, split: Split
+) -> np.ndarray:
+    """Numbers of a split's prompts that have all three scores; see `pair_of`."""
+    names = [variant.id for variant in quality.variants]
+    one, other = names.index(student), names.index(teacher)
+    values = np.stack([confidence.mean[:, one], quality.mean[:, one], quality.mean[:, other]])
+    rows = quality.rows(split)
+    return rows[~np.isnan(values[:, rows]).any(axis=0)]
 
 
 def best_plan(
@@ -216,14 +226,12 @@ def best_plan(
     plans = [GivenPlan("student", 0.0, float("-inf")), GivenPlan("teacher", 100.0, float("inf"))]
     for k in PERCENTILES[1:-1]:
         plans.append(GivenPlan("cascade", float(k), rejected(pair.confidence, k)[1]))
-    if longest_seconds is not None and None in (pair.student.seconds, pair.teacher.seconds):
-        raise InvalidPlan("A bound on latency needs the seconds of an image of student and teacher.")
     found = []
     for plan in plans:
-        quality, cost, _ = _outcome(pair, plan)
-        longest = _longest(pair, plan)
-        within = longest_seconds is None or (longest is not None and longest <= longest_seconds)
-        if within and (budget is None or cost.mean() <= budget * (1 + 1e-9)):
+        quality, cost, _ = outcome(pair, plan)
+        if within(pair, plan.kind, longest_seconds) and (
+            budget is None or cost.mean() <= budget * (1 + 1e-9)
+        ):
             found.append((float(quality.mean()), -float(cost.mean()), plan))
     if not found:
         raise InvalidPlan("No plan is within the budget and the bound on latency: raise one of them.")
@@ -238,7 +246,7 @@ def judge(pair: GivenPair, plan: GivenPlan, *, seed: int = 0) -> GivenResult:
         plan: who draws.
         seed: of the bootstrap.
     """
-    quality, cost, kept = _outcome(pair, plan)
+    quality, cost, kept = outcome(pair, plan)
     seconds = _seconds(pair, plan)
     columns = np.stack([kept, quality, pair.quality_student, pair.quality_teacher, cost])
 
@@ -261,11 +269,11 @@ def judge(pair: GivenPair, plan: GivenPlan, *, seed: int = 0) -> GivenResult:
         over_teacher,
         spent,
         None if seconds is None else took,
-        _longest(pair, plan),
+        longest_of(pair, plan.kind),
     )
 
 
-def _outcome(pair: GivenPair, plan: GivenPlan) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def outcome(pair: GivenPair, plan: GivenPlan) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Quality and cost of each image, and whether the student's is kept."""
     kept = pair.confidence >= plan.threshold
     quality = np.where(kept, pair.quality_student, pair.quality_teacher)
@@ -281,9 +289,23 @@ def _seconds(pair: GivenPair, plan: GivenPlan) -> np.ndarray | None:
     return first + np.where(pair.confidence >= plan.threshold, 0.0, pair.teacher.seconds)
 
 
-def _longest(pair: GivenPair, plan: GivenPlan) -> float | None:
-    """Seconds of the slowest image that the plan may draw."""
+def longest_of(pair: GivenPair, way: str) -> float | None:
+    """Seconds of the slowest image by `student`, `teacher` or `cascade`; None where a time is not known."""
     if pair.student.seconds is None or pair.teacher.seconds is None:
         return None
-    parts = {"student": (1, 0), "teacher": (0, 1), "cascade": (1, 1)}[plan.kind]
+    parts = {"student": (1, 0), "teacher": (0, 1), "cascade": (1, 1)}[way]
     return parts[0] * pair.student.seconds + parts[1] * pair.teacher.seconds
+
+
+def within(pair: GivenPair, way: str, longest_seconds: float | None) -> bool:
+    """Whether no image of a way takes longer than a bound.
+
+    Raises:
+        InvalidPlan: there is a bound, and a time is not known.
+    """
+    if longest_seconds is None:
+        return True
+    longest = longest_of(pair, way)
+    if longest is None:
+        raise InvalidPlan("A bound on latency needs the seconds of an image of student and teacher.")
+    return longest <= longest_seconds

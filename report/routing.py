@@ -135,6 +135,7 @@ def sections(study: Study) -> list[Section]:
             f"By the router {TITLES[CHOSEN]}.",
             figures=(Figure(shares(study, CHOSEN), "Share of the prompts by mean cost."),),
         ),
+        *chances(study),
         *robustness(study),
     ]
 
@@ -251,15 +252,49 @@ def standing_table(study: Study) -> Table:
     )
 
 
+def chances(study: Study) -> list[Section]:
+    """How reliable the chances are that the router gives."""
+    if study.best is None or study.enough is None:
+        return []
+    rows = [("The best of all", study.best), ("A success", study.enough)]
+    return [
+        Section(
+            f"{study.metric}-chances",
+            f"{study.metric}: chances of success",
+            "split conformal predictive distributions",
+            "The chance that a prompt's likeliest candidate is the best for it is "
+            f"{percent(study.best.error)} from what happened, on average over bins of a tenth; the chance of "
+            f"a success {percent(study.enough.error)}.",
+            "A success is a quality of at least the best single candidate's mean on the training prompts. "
+            "Chances that are right are not at 0 either, with so many prompts. The squared error is compared "
+            "with that of a candidate's share of the training prompts, the same chance for every prompt.",
+            tables=(
+                table(
+                    f"{study.metric}-chances",
+                    rows,
+                    [
+                        Column("what", "Chance of", lambda each: each[0]),
+                        Column("error", "Calibration error", lambda each: each[1].error, "score"),
+                        Column("over_share", "Squared error saved", lambda each: each[1].over_share, "score"),
+                    ],
+                ),
+            ),
+        )
+    ]
+
+
 def robustness(study: Study) -> list[Section]:
     """What becomes of the gain where prompts are worded otherwise, or are of another world."""
     found, statements = [], []
-    if (own := study.rewording) is not None:
+    for kind, own in study.rewordings.items():
         statements.append(
-            f"Reworded by rule, {percent(own.same)} of the prompts keep their candidate at the middle of all "
-            f"budgets, and their quality changes by {signed(own.change)}."
+            f"Reworded {kind} ({own.wordings} wordings), {percent(own.same)} of the prompts keep their "
+            f"candidate at the middle of all budgets, and their quality changes by {signed(own.change)}."
         )
-        found += [("Reworded: the same candidate", own.same), ("Reworded: change of quality", own.change)]
+        found += [
+            (f"Reworded {kind}: the same candidate", own.same),
+            (f"Reworded {kind}: change of quality", own.change),
+        ]
     if (world := study.world) is not None:
         statements.append(
             f"With one of {world.topics} topics held out at a time, the router is "
@@ -280,9 +315,9 @@ def robustness(study: Study) -> list[Section]:
             f"{study.metric}: other wordings and other topics",
             "RouterArena",
             " ".join(statements),
-            "A rewording is lower case, with the parts between commas in reverse order after 'a picture of'; "
-            "its decision is judged by the images of the prompt. Topics are k-means clusters of the prompts' "
-            "embeddings.",
+            "A rewording by rule is lower case, with the parts between commas in reverse order after 'a "
+            "picture of'; the decision for a rewording is judged by the images of the prompt. Topics are "
+            "k-means clusters of the prompts' embeddings.",
             tables=(
                 table(
                     f"{study.metric}-robustness",
@@ -338,8 +373,9 @@ def figures_of(study: Study) -> dict[str, Any]:
         "test_prompts": len(study.prompts),
         "chosen": list(study.chosen),
         "best_single": list(study.singles),
-        "rewording": study.rewording,
+        "rewordings": study.rewordings,
         "another_world": study.world,
+        "chances": {"best": study.best, "success": study.enough},
         "neighbours": list(study.neighbours),
         "processes": [list(process) for process in study.processes],
         "candidates": {

@@ -37,6 +37,10 @@ class BadEmbeddingFile(RoutingError):
     """A file of embeddings cannot be used, or another encoder made those of the graph."""
 
 
+class BadPromptPairs(RoutingError):
+    """A file of paraphrases cannot be used."""
+
+
 class UnknownPrompt(RoutingError):
     """A file of embeddings does not have a prompt."""
 

@@ -20,14 +20,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from matchgraph.graphdb.prompt_models import ScoreTable, Variant
+from matchgraph.progress import Progress, no_progress
+from matchgraph.routing.chances import Reliability, reliability
 from matchgraph.routing.curves import Comparison, DeferralCurve, compare, oracle, random_mixing, routed
 from matchgraph.routing.policy import choose
-from matchgraph.routing.robustness import Rewording, World, another_world, rewording
+from matchgraph.routing.robustness import TOPICS, Rewording, World, another_world, rewording
 from matchgraph.routing.standing import Standing, standing
 from matchgraph.routing.turns import rotated, turn_of
 
 if TYPE_CHECKING:
     from matchgraph.graphdb.prompt_models import Unit
+    from matchgraph.routing.paraphrases import Rewordings
     from matchgraph.training.measure.prompts import EncodedPrompts
 
 FOLDS = 10
@@ -60,7 +63,11 @@ class Study:
         neighbours: K, as chosen on the validation prompts; of each turn.
         processes: concentration and noise of the Gaussian process, likewise.
         world: prompts of topics that the router was not fitted on; None where no topic has enough.
-        rewording: decisions for other wordings; None without.
+        rewordings: decisions for other wordings, by kind; see `routing.paraphrases`.
+        best: how reliable the chosen router's chances are that a prompt's likeliest candidate is the best for
+            it; None where the validation prompts are too few for chances.
+        enough: likewise that a candidate's quality is at least the best single candidate's mean on the
+            training prompts.
     """
 
     metric: str
@@ -78,7 +85,9 @@ class Study:
     neighbours: tuple[int, ...]
     processes: tuple[tuple[float, float], ...]
     world: World | None
-    rewording: Rewording | None
+    rewordings: Mapping[str, Rewording]
+    best: Reliability | None = None
+    enough: Reliability | None = None
 
     @property
     def cost(self) -> np.ndarray:
@@ -102,21 +111,35 @@ def evaluate(
     table: ScoreTable,
     encoded: EncodedPrompts,
     *,
-    reworded: EncodedPrompts | None = None,
+    rewordings: Mapping[str, Rewordings] | None = None,
     folds: int = FOLDS,
     seed: int = 0,
+    on_progress: Progress = no_progress,
 ) -> Study:
     """Fit the estimators and route the test prompts at every lambda.
 
     Args:
         table: complete scores, see `routing.turns.complete`; candidates must not all cost the same.
         encoded: its prompts, in its order; without tokens the network is left out.
-        reworded: another wording of each prompt, such as `routing.robustness.reword` makes.
+        rewordings: other wordings of prompts, by kind.
         folds: turns of rotation, see `routing.turns.rotated`; 1 for the table's own split alone.
         seed: of the rotation, of the network and of the bootstrap.
+        on_progress: called with the metric, parts done and all parts.
     """
     tables = [table] if folds == 1 else [rotated(table, turn, folds, seed) for turn in range(folds)]
-    turns = [turn_of(own, encoded, seed, reworded) for own in tables]
+    done = 0
+
+    def part() -> None:
+        nonlocal done
+        done += 1
+        on_progress(table.metric, done, total)
+
+    # Turns, topics, and the comparisons of the chosen router, both without tokens and the network.
+    total = len(tables) + TOPICS + (3 if encoded.tokens is None else 4)
+    turns = []
+    for each in tables:
+        turns.append(turn_of(each, encoded, seed, rewordings))
+        part()
     rows = np.concatenate([turn.rows for turn in turns])
     truth, cost = table.mean[rows], table.cost
     names = list(turns[0].estimates)
@@ -125,6 +148,26 @@ def evaluate(
         **{name: np.concatenate([turn.estimates[name] for turn in turns]) for name in names},
     }
     single = np.concatenate([np.full(len(turn.rows), turn.single) for turn in turns])
+    comparisons, standings = {}, {}
+    for name, own in estimates.items():
+        comparisons[name] = compare(own, truth, cost, seed=seed)
+        standings[name] = standing(own, truth, cost, single, seed=seed)
+        part()
+
+    place = np.full(len(table.prompts), -1)
+    place[rows] = np.arange(len(rows))
+
+    def worded(own: Rewordings, found: Sequence[np.ndarray]) -> Rewording:
+        numbers = np.concatenate([own.of(turn.rows) for turn in turns])
+        at = place[own.rows[numbers]]
+        return rewording(estimates[CHOSEN], at, np.concatenate(found), truth, cost, seed=seed)
+
+    def judged(parts: Sequence[np.ndarray], likeliest: bool) -> Reliability | None:
+        chances, shares, happened = np.concatenate(parts, axis=1)
+        if np.isnan(chances).any():
+            return None
+        return reliability(chances, shares, happened, likeliest=likeliest, seed=seed)
+
     return Study(
         table.metric,
         table.variants,
@@ -137,19 +180,21 @@ def evaluate(
             MIXING: random_mixing(truth, cost),
             ORACLE: oracle(truth, cost),
         },
-        {name: compare(own, truth, cost, seed=seed) for name, own in estimates.items()},
-        {name: standing(own, truth, cost, single, seed=seed) for name, own in estimates.items()},
+        comparisons,
+        standings,
         tuple(turn.chosen for turn in turns),
         tuple(table.variants[turn.single].id for turn in turns),
         {name: float(np.median([turn.decision_ms[name] for turn in turns])) for name in names},
         tuple(turn.neighbours for turn in turns),
         tuple(turn.process for turn in turns),
-        another_world(table, encoded, seed=seed),
-        None
-        if reworded is None
-        else rewording(
-            estimates[CHOSEN], np.concatenate([turn.reworded for turn in turns]), truth, cost, seed=seed
-        ),
+        another_world(table, encoded, seed=seed, on_topic=part),
+        {
+            name: worded(own, [turn.reworded[name] for turn in turns if name in turn.reworded])
+            for name, own in (rewordings or {}).items()
+            if len(own.of(rows))
+        },
+        judged([turn.best for turn in turns], likeliest=True),
+        judged([turn.enough for turn in turns], likeliest=False),
     )
 
 

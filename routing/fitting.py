@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from matchgraph.routing.chances import Errors
 from matchgraph.routing.encoders import encoded as read
 from matchgraph.routing.errors import NotEnoughScores
 from matchgraph.routing.estimators import NearestPrompts
@@ -27,7 +28,7 @@ def fit_router(
     encoder: PromptEncoder | None = None,
     neighbours: int | None = None,
     seed: int = 0,
-) -> tuple[Fitted, TokenQuality | GaussianQuality | None]:
+) -> tuple[Fitted, TokenQuality | GaussianQuality | None, Errors]:
     """Fit the estimator of quality to scores, and the threshold of familiar prompts.
 
     Args:
@@ -38,7 +39,8 @@ def fit_router(
         seed: of the network.
 
     Returns:
-        What there is to keep, and the estimator that has weights, which `knn` has not.
+        What there is to keep, the estimator that has weights, which `knn` has not, and the errors on the
+        validation prompts.
 
     Raises:
         NotEnoughScores: no training or no validation prompt is scored.
@@ -71,4 +73,4 @@ def fit_router(
         familiarity.least_similarity,
         neighbours or 1,
     )
-    return fitted, estimator
+    return fitted, estimator, Errors.of(estimator or nearest, table, validation, seed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -28,11 +29,15 @@ FEWEST_PROMPTS = 10
 class Rewording:
     """Decisions for other wordings of the test prompts, at the middle of all budgets.
 
+    Several wordings of a prompt count as one on average; intervals are over prompts.
+
     Attributes:
+        wordings: how many.
         same: share of the prompts whose candidate stays the same.
         change: of the quality on the prompts themselves, if the other wordings decide.
     """
 
+    wordings: int
     same: Interval
     change: Interval
 
@@ -54,41 +59,54 @@ class World:
     standing: Standing
 
 
-def reword(text: str) -> str:
-    """Another wording by rule: lower case, parts between commas in reverse order, "a picture of" in front."""
-    parts = [part.strip() for part in text.strip().rstrip(".").split(",") if part.strip()]
-    return f"a picture of {', '.join(reversed(parts)).lower()}"
-
-
 def rewording(
-    estimates: np.ndarray, reworded: np.ndarray, truth: np.ndarray, cost: np.ndarray, *, seed: int = 0
+    estimates: np.ndarray,
+    rows: np.ndarray,
+    reworded: np.ndarray,
+    truth: np.ndarray,
+    cost: np.ndarray,
+    *,
+    seed: int = 0,
 ) -> Rewording:
     """Compare decisions for prompts with those for other wordings.
 
     Args:
         estimates: of the prompts, (n, m).
-        reworded: of the other wordings, likewise.
-        truth: of the prompts, likewise.
+        rows: number of the prompt that each other wording is of, (p,).
+        reworded: of the other wordings, (p, m).
+        truth: of the prompts, (n, m).
         cost: (m,).
         seed: of the bootstrap.
     """
     budget = float(np.sqrt(cost.min() * cost.max()))
     lam = lambda_for_budget(estimates, cost, budget)
-    own, other = choose(estimates, cost, lam), choose(reworded, cost, lam)
-    rows = np.arange(len(truth))
+    own, other = choose(estimates, cost, lam)[rows], choose(reworded, cost, lam)
+    count = np.bincount(rows, minlength=len(truth))
+
+    def by_prompt(values: np.ndarray) -> np.ndarray:
+        return (np.bincount(rows, values, len(truth)) / np.maximum(count, 1))[count > 0]
+
     return Rewording(
-        mean_interval((own == other).astype(float), seed=seed),
-        mean_interval(truth[rows, other] - truth[rows, own], seed=seed),
+        len(rows),
+        mean_interval(by_prompt((own == other).astype(float)), seed=seed),
+        mean_interval(by_prompt(truth[rows, other] - truth[rows, own]), seed=seed),
     )
 
 
-def another_world(table: ScoreTable, encoded: EncodedPrompts, *, seed: int = 0) -> World | None:
+def another_world(
+    table: ScoreTable,
+    encoded: EncodedPrompts,
+    *,
+    seed: int = 0,
+    on_topic: Callable[[], None] = lambda: None,
+) -> World | None:
     """Hold out one topic of prompts at a time: k-means over their embeddings.
 
     Args:
         table: complete scores.
         encoded: its prompts, in its order; the network is left out.
         seed: of the topics, the validation prompts and the bootstrap.
+        on_topic: called after each topic.
 
     Returns:
         None where no topic has enough prompts.
@@ -112,6 +130,7 @@ def another_world(table: ScoreTable, encoded: EncodedPrompts, *, seed: int = 0) 
         estimates.append(np.where(unlike[:, None], average, turn.estimates[turn.chosen]))
         single.append(np.full(len(turn.rows), turn.single))
         marked.append(unlike)
+        on_topic()
     if not rows:
         return None
     truth, quality = table.mean[np.concatenate(rows)], np.concatenate(estimates)

@@ -14,6 +14,7 @@ from matchgraph.routing.estimators import Estimates, columns, known_mean, scored
 from matchgraph.routing.policy import choose, lambda_for_budget, one_unit
 
 if TYPE_CHECKING:
+    from matchgraph.routing.chances import Errors
     from matchgraph.routing.estimators import QualityEstimator
     from matchgraph.training.measure.prompts import EncodedPrompts, PromptEncoder
 
@@ -33,12 +34,17 @@ class Option:
         quality: to expect, on the metric's scale; None where nothing is known.
         std: standard error of that; None where unknown.
         cost: of an image, in the decision's unit.
+        p_best: how likely it is the best of all candidates for this prompt; None where too little is known,
+            as of an unfamiliar prompt.
+        p_success: how likely its quality is at least what was asked for; likewise, and None if nothing was.
     """
 
     variant: str
     quality: float | None
     std: float | None
     cost: float
+    p_best: float | None = None
+    p_success: float | None = None
 
 
 @dataclass(frozen=True)
@@ -137,6 +143,7 @@ class Router:
         familiarity: of prompts.
         lam: what a unit of cost is worth in quality, unless a request says otherwise.
         encoder: reads prompts as the known ones were read; `decide` needs it.
+        errors: of the estimator on held-out prompts, from which chances are made; None for none.
 
     Raises:
         UnusableEstimator: the estimator knows none of the candidates.
@@ -150,6 +157,7 @@ class Router:
         familiarity: Familiarity,
         lam: float = 0.0,
         encoder: PromptEncoder | None = None,
+        errors: Errors | None = None,
     ) -> None:
         if not {variant.id for variant in variants} & set(estimator.variants):
             raise UnusableEstimator(
@@ -160,13 +168,20 @@ class Router:
         self.metric = estimator.metric
         self._encoder, self.estimator, self._familiarity = encoder, estimator, familiarity
         self.cost = np.array([variant.cost for variant in variants])
+        self._errors = None if errors is None else errors.ordered([variant.id for variant in variants])
 
-    def decide(self, prompts: Sequence[str], lam: float | Sequence[float] | None = None) -> list[Decision]:
+    def decide(
+        self,
+        prompts: Sequence[str],
+        lam: float | Sequence[float] | None = None,
+        least: float | None = None,
+    ) -> list[Decision]:
         """Route prompts.
 
         Args:
             prompts: at least one.
             lam: for all, or for each; the router's by default.
+            least: quality that counts as a success; None for no chances of one.
 
         Raises:
             InvalidValue: a prompt is none.
@@ -181,11 +196,15 @@ class Router:
             np.asarray(self.lam if lam is None else lam, dtype=np.float64), (len(prompts),)
         )
         chosen = choose(quality, self.cost, lams)
+        unknown = np.full(quality.shape, np.nan)
+        # The errors are those of estimates, and averages are none.
+        sure = np.where(familiar[:, None], quality, np.nan)
+        best = unknown if self._errors is None else self._errors.best(sure)
+        enough = unknown if self._errors is None or least is None else self._errors.enough(sure, least)
         return [
             self._decision(
                 int(chosen[row]),
-                quality[row],
-                std[row],
+                np.stack([quality[row], std[row], best[row], enough[row]], axis=1),
                 float(lams[row]),
                 bool(familiar[row]),
                 float(estimates.similarity[row]),
@@ -233,22 +252,23 @@ class Router:
         )
 
     def _decision(
-        self, chosen: int, quality: np.ndarray, std: np.ndarray, lam: float, familiar: bool, similarity: float
+        self, chosen: int, figures: np.ndarray, lam: float, familiar: bool, similarity: float
     ) -> Decision:
+        """Of each candidate's quality, standard error and chances, (m, 4)."""
         variant = self.variants[chosen]
         return Decision(
             variant.id,
             variant.model,
             None if variant.drawing is None else variant.drawing.steps,
-            float(quality[chosen]),
+            float(figures[chosen, 0]),
             variant.cost,
             variant.unit,
             lam,
             "prompt" if familiar else "average",
             similarity,
             tuple(
-                Option(each.id, _number(quality[number]), _number(std[number]), each.cost)
-                for number, each in enumerate(self.variants)
+                Option(each.id, _number(quality), _number(std), each.cost, _number(best), _number(enough))
+                for each, (quality, std, best, enough) in zip(self.variants, figures, strict=True)
             ),
         )
 

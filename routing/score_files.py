@@ -2,14 +2,15 @@
 
 Long tables have a row for each score: the prompt, the candidate, its value, and perhaps the metric, the cost
 of an image, the rater and the image. Wide tables have a row for each prompt and a column of values for each
-candidate. Several values of one candidate on one prompt (raters, images) give a mean and its spread.
+candidate. Several values of one candidate on one prompt (raters, images) give a mean and its spread. A long
+table without values may name the images themselves, which are then to be scored.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -35,6 +36,7 @@ NAMES = {
     "metric": ("metric",),
     "value": ("value", "score", "rating", "quality"),
     "cost": ("cost",),
+    "image": ("image",),
 }
 COSTS: Mapping[str, Unit] = {"tflop": "TFLOP", "seconds": "s", "latency_s": "s", "usd": "USD"}
 # Told apart in a long table, but of no use beyond the spread.
@@ -81,6 +83,7 @@ class ScoreFile:
         costs: of an image of each candidate, as far as the file says.
         unit: of the costs; None where the file has none, or does not say of which unit they are.
         notes: columns that are not read.
+        images: files by candidate and prompt, in a table without values; there are no scores then.
     """
 
     prompts: tuple[str, ...]
@@ -89,6 +92,7 @@ class ScoreFile:
     costs: Mapping[str, float] = field(default_factory=dict)
     unit: Unit | None = None
     notes: tuple[str, ...] = ()
+    images: Mapping[tuple[str, str], tuple[Path, ...]] = field(default_factory=dict)
 
 
 def read_score_file(path: Path, metric: str | None = None) -> ScoreFile:
@@ -99,7 +103,8 @@ def read_score_file(path: Path, metric: str | None = None) -> ScoreFile:
             `seconds` (or `latency_s`) or `usd` has the cost of an image, as has `cost`, whose unit it leaves
             open.
         metric: name of the metric where no column has it; by default the name of the column of values, or
-            `score` where that is `value` and in a wide table.
+            `score` where that is `value` and in a wide table. Without a column of values, a column `image`
+            has the paths of images, from the folder of the table.
 
     Raises:
         BadScoreFile: it is no such table, or a row cannot be used (the message has its number, from 1 below
@@ -111,9 +116,10 @@ def read_score_file(path: Path, metric: str | None = None) -> ScoreFile:
         raise BadScoreFile(f"{path} has no column prompt; it has {_named(frame.columns)}.")
     if columns["candidate"] is None:
         return _wide(path, frame, columns["prompt"], metric or "score")
-    if columns["value"] is None:
+    if columns["value"] is None and columns["image"] is None:
         raise BadScoreFile(
-            f"{path} has no column value (or score, rating, quality); it has {_named(frame.columns)}."
+            f"{path} has no column value (or score, rating, quality), and no column image; it has "
+            f"{_named(frame.columns)}."
         )
     return _long(path, frame, columns, metric)
 
@@ -122,20 +128,25 @@ def _long(
     path: Path, frame: pd.DataFrame, columns: Mapping[str, str | None], metric: str | None
 ) -> ScoreFile:
     prompt, candidate, value = columns["prompt"], columns["candidate"], columns["value"]
+    image = columns["image"] if value is None else None
     costs = columns["cost"] or column_of(frame, tuple(COSTS))
     found: dict[str, dict[tuple[str, str], list[float]]] = {}
+    images: dict[tuple[str, str], tuple[Path, ...]] = {}
     prices: dict[str, float] = {}
     prompts: dict[str, None] = {}
     candidates: dict[str, None] = {}
     for number, row in enumerate(frame.to_dict("records"), start=1):
         where = f"{path}, row {number}"
         text, name = _prompt(row[prompt], where), _candidate(row[candidate], where)
-        by = _checked(check_metric_name, _metric(row, columns, metric), where)
-        score = _number(row[value], f"{where}: {value}")
-        if score is None:
-            raise BadScoreFile(f"{where}: {value} is empty: fill it in, or delete the row.")
         prompts[text] = candidates[name] = None
-        found.setdefault(by, {}).setdefault((name, text), []).append(score)
+        if image is not None:
+            images[name, text] = (*images.get((name, text), ()), _image(path, row[image], where))
+        else:
+            by = _checked(check_metric_name, _metric(row, columns, metric), where)
+            score = _number(row[value], f"{where}: {value}")
+            if score is None:
+                raise BadScoreFile(f"{where}: {value} is empty: fill it in, or delete the row.")
+            found.setdefault(by, {}).setdefault((name, text), []).append(score)
         cost = None if costs is None else _number(row[costs], f"{where}: {costs}")
         if cost is not None and prices.setdefault(name, cost) != cost:
             raise BadScoreFile(
@@ -146,9 +157,8 @@ def _long(
         for name in frame.columns
         if name not in {*columns.values(), costs} and str(name).lower() not in SOURCES
     ]
-    return _file(
-        path, prompts, candidates, found, prices, None if costs is None else COSTS.get(costs.lower()), unread
-    )
+    unit = None if costs is None else COSTS.get(costs.lower())
+    return replace(_file(path, prompts, candidates, found, prices, unit, unread), images=images)
 
 
 def _wide(path: Path, frame: pd.DataFrame, prompt: str, metric: str) -> ScoreFile:
@@ -248,6 +258,13 @@ def _candidate(value: Any, where: str) -> str:
     name = value.strip() if isinstance(value, str) else str(value)
     _checked(partial(check_id, kind="variant"), name, where)
     return name
+
+
+def _image(table: Path, value: Any, where: str) -> Path:
+    path = table.parent / str(value).strip()
+    if _empty(value) or not path.is_file():
+        raise BadScoreFile(f"{where}: there is no image {str(value)!r}: give its path from {table.parent}.")
+    return path
 
 
 def _checked(check: Callable[[Any], T], value: Any, where: str) -> T:

@@ -81,6 +81,10 @@ class RouteRequest(BaseModel):
             description="Quality that a unit of cost is worth, in place of a budget.",
         ),
     ] = None
+    least: Annotated[
+        float | None,
+        Field(ge=-1e12, le=1e12, allow_inf_nan=False, description="Quality that counts as a success."),
+    ] = None
 
     @model_validator(mode="before")
     @classmethod
@@ -98,6 +102,13 @@ class OptionAnswer(BaseModel):
     quality: float | None
     std: float | None
     cost: float
+    p_best: Annotated[
+        float | None,
+        Field(description="How likely it is the best candidate; null where too little is known."),
+    ] = None
+    p_success: Annotated[float | None, Field(description="How likely its quality is at least `least`.")] = (
+        None
+    )
 
 
 class DecisionAnswer(BaseModel):
@@ -229,7 +240,7 @@ def create_app(served: Mapping[str, Served], check_graph: Callable[[], None]) ->
         began = time.perf_counter()
         own = served[metric]
         lam = request.lam if request.budget is None else own.lambda_for(request.budget)
-        made = own.router.decide(request.prompts or [request.prompt], lam)
+        made = own.router.decide(request.prompts or [request.prompt], lam, request.least)
         latency.observe(time.perf_counter() - began)
         for decision in made:
             decisions.labels(metric, decision.variant).inc()

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from matchgraph.routing.chances import Errors
 from matchgraph.routing.errors import NotFitted, UnusableEstimator
 from matchgraph.routing.estimators import NEIGHBOURS, NearestInGraph, NearestPrompts, QualityEstimator
 from matchgraph.routing.network import TokenQuality
@@ -60,8 +61,18 @@ class RouterStore:
     def __init__(self, home: Path) -> None:
         self._folder = home / FOLDER
 
-    def save(self, fitted: Fitted, estimator: TokenQuality | GaussianQuality | None = None) -> Path:
+    def save(
+        self,
+        fitted: Fitted,
+        estimator: TokenQuality | GaussianQuality | None = None,
+        errors: Errors | None = None,
+    ) -> Path:
         """Keep a fitted router; the weights are written first, so that a crash leaves the old one.
+
+        Args:
+            fitted: what was fitted.
+            estimator: that has weights; without one, those that are there stay.
+            errors: on the validation prompts, likewise.
 
         Returns:
             The file.
@@ -71,6 +82,8 @@ class RouterStore:
         self._folder.mkdir(parents=True, exist_ok=True)
         if estimator is not None:
             estimator.save(self._weights(fitted.metric))
+        if errors is not None:
+            errors.save(self._errors(fitted.metric))
         path = self._path(fitted.metric)
         write_json(path, asdict(fitted))
         return path
@@ -156,10 +169,14 @@ class RouterStore:
             Familiarity(fitted.least_similarity, known),
             fitted.lam,
             encoder,
+            Errors.load(kept) if (kept := self._errors(fitted.metric)).is_file() else None,
         )
 
     def _path(self, metric: str) -> Path:
         return self._folder / f"{metric}.json"
+
+    def _errors(self, metric: str) -> Path:
+        return self._folder / f"{metric}.errors.safetensors"
 
     def _weights(self, metric: str) -> Path:
         return self._folder / f"{metric}.safetensors"

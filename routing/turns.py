@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 
 from matchgraph.graphdb.prompt_models import ScoreTable
+from matchgraph.routing.chances import Errors, winners
 from matchgraph.routing.curves import routed
 from matchgraph.routing.errors import NotEnoughScores
 from matchgraph.routing.estimators import NearestPrompts
@@ -20,6 +21,7 @@ from matchgraph.routing.standing import best_single, decision_ms
 if TYPE_CHECKING:
     from matchgraph.graphdb.prompt_models import Split
     from matchgraph.routing.estimators import QualityEstimator
+    from matchgraph.routing.paraphrases import Rewordings
     from matchgraph.training.measure.prompts import EncodedPrompts
 
 T = TypeVar("T")
@@ -123,7 +125,11 @@ class Turn:
         neighbours: K.
         process: concentration and noise.
         decision_ms: by estimator, see `routing.standing.decision_ms`.
-        reworded: estimates of the chosen one for other wordings of the test prompts, (t, m); None without.
+        reworded: estimates of the chosen one for the other wordings of the test prompts, in their order, by
+            the kind of wording, (w, m).
+        best: chances to be the best by the chosen one, shares of the training prompts on which each candidate
+            is the best, and whether it was, (3, t, m); see `routing.chances.reliability`.
+        enough: likewise of a quality that is at least the mean of `single` on the training prompts.
     """
 
     rows: np.ndarray
@@ -133,11 +139,16 @@ class Turn:
     neighbours: int
     process: tuple[float, float]
     decision_ms: Mapping[str, float]
-    reworded: np.ndarray | None
+    reworded: Mapping[str, np.ndarray]
+    best: np.ndarray
+    enough: np.ndarray
 
 
 def turn_of(
-    table: ScoreTable, encoded: EncodedPrompts, seed: int = 0, reworded: EncodedPrompts | None = None
+    table: ScoreTable,
+    encoded: EncodedPrompts,
+    seed: int = 0,
+    rewordings: Mapping[str, Rewordings] | None = None,
 ) -> Turn:
     """Fit the estimators to the training prompts, and ask them about the test prompts.
 
@@ -145,7 +156,7 @@ def turn_of(
         table: complete scores.
         encoded: its prompts, in its order; without tokens the network is left out.
         seed: of the network.
-        reworded: another wording of each prompt.
+        rewordings: other wordings of prompts, by kind.
     """
     neighbours, process = best_neighbours(table, encoded), best_process(table, encoded)
     concentration, noise = process
@@ -157,13 +168,28 @@ def turn_of(
         made["network"] = TokenQuality.fit(table, encoded, seed=seed)
     rows, chosen = table.rows("test"), _best(made, table, encoded)
     asked = encoded.part(rows)
+    estimates = {name: own.estimate(asked).quality for name, own in made.items()}
+    errors = Errors.of(made[chosen], table, encoded.part(table.rows("validation")))
+    known, truth = table.mean[table.rows("train")], table.mean[rows]
+    single = best_single(known, table.cost)
+    least = float(known[:, single].mean())
+
+    def judged(chances: np.ndarray, share: np.ndarray, happened: np.ndarray) -> np.ndarray:
+        return np.stack([chances, np.broadcast_to(share, truth.shape), happened])
+
     return Turn(
         rows,
-        {name: own.estimate(asked).quality for name, own in made.items()},
+        estimates,
         chosen,
-        best_single(table.mean[table.rows("train")], table.cost),
+        single,
         neighbours,
         process,
         {name: decision_ms(own, asked, table.cost) for name, own in made.items()},
-        None if reworded is None else made[chosen].estimate(reworded.part(rows)).quality,
+        {
+            name: made[chosen].estimate(own.encoded.part(numbers)).quality
+            for name, own in (rewordings or {}).items()
+            if len(numbers := own.of(rows))
+        },
+        judged(errors.best(estimates[chosen]), winners(known).mean(axis=0), winners(truth)),
+        judged(errors.enough(estimates[chosen], least), (known >= least).mean(axis=0), truth >= least),
     )

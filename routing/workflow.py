@@ -6,41 +6,30 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from matchgraph.graphdb.errors import GraphError
-from matchgraph.graphdb.models import Model
-from matchgraph.graphdb.prompt_models import Prompt, Score, Variant, check_prompt, prompt_id
+from matchgraph.graphdb.prompt_models import Prompt, Variant, check_prompt
 from matchgraph.graphdb.prompts import PromptGraph
 from matchgraph.graphdb.repository import MatchingGraph
 from matchgraph.progress import OnWork, Progress, no_progress, no_work
 from matchgraph.routing.budget import Budget
-from matchgraph.routing.encoders import GivenPrompts, check_enough, encoded, load_encoder, validation_prompts
-from matchgraph.routing.errors import BadScoreFile, InvalidScores, NotEnoughScores, UnknownCandidate
-from matchgraph.routing.evaluation import FOLDS, Study
-from matchgraph.routing.evaluation import evaluate as evaluate_table
+from matchgraph.routing.encoders import check_enough, load_encoder, validation_prompts
+from matchgraph.routing.errors import InvalidScores, UnknownCandidate
 from matchgraph.routing.fitting import fit_router
 from matchgraph.routing.generate import Drawn, draw
 from matchgraph.routing.policy import choose, lambda_for_budget
 from matchgraph.routing.prompts import LARGEST_SIMILARITY, most_similar, split, unlike
-from matchgraph.routing.robustness import reword
 from matchgraph.routing.scoring import SAMPLES, score_variants
-from matchgraph.routing.turns import complete
 from matchgraph.routing.variants import variants_of
 from matchgraph.training.prompt_files import read_prompts
 
 if TYPE_CHECKING:
-    from matchgraph.graphdb.prompt_models import Unit
     from matchgraph.graphdb.runner import Runner
     from matchgraph.routing.router import Decision
-    from matchgraph.routing.score_files import ScoreFile
     from matchgraph.routing.store import Kind, RouterStore
     from matchgraph.training.measure.quality import Scorer
-
-# The scorer of scores that were made elsewhere.
-GIVEN = "given"
 
 
 @dataclass(frozen=True)
@@ -63,27 +52,6 @@ class AddedPrompts:
 
 
 @dataclass(frozen=True)
-class AddedScores:
-    """What a file of scores added.
-
-    Attributes:
-        prompts: in the file.
-        new_prompts: those that the graph did not have.
-        splits: how many of the new ones each split got.
-        candidates: in file order.
-        values: number of values by metric, each rater's and image's counted.
-        notes: columns that are not read.
-    """
-
-    prompts: int
-    new_prompts: int
-    splits: Mapping[str, int]
-    candidates: tuple[str, ...]
-    values: Mapping[str, int]
-    notes: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
 class Calibrated:
     """A budget as lambda.
 
@@ -96,19 +64,6 @@ class Calibrated:
     lam: float
     budget: Budget
     validation_cost: float
-
-
-@dataclass(frozen=True, eq=False)
-class Evaluation:
-    """The gain of routing on held-out prompts.
-
-    Attributes:
-        studies: one for each metric.
-        facts: what they were made with, ready for JSON.
-    """
-
-    studies: Sequence[Study]
-    facts: Mapping[str, Any]
 
 
 def add_prompts(
@@ -149,104 +104,6 @@ def add_prompts(
     nearest = most_similar(embeddings[out], embeddings[kept])
     left_out = tuple((texts[row], float(value)) for row, value in zip(out, nearest, strict=True))
     return AddedPrompts(len(texts), len(kept), Counter(names), left_out, found.notes)
-
-
-def add_scores(
-    runner: Runner,
-    file: Path,
-    probe: str,
-    *,
-    metric: str | None = None,
-    costs: Mapping[str, float] | None = None,
-    unit: Unit | None = None,
-    seed: int = 0,
-) -> AddedScores:
-    """Add scores that were made elsewhere, with their prompts and candidates.
-
-    A candidate that the graph does not have is added with its cost, as a model that is not drawn here. A
-    prompt that the graph has keeps its split. A score that is there is replaced.
-
-    Args:
-        runner: the connection.
-        file: see `routing.score_files.read_score_file`.
-        probe: what embeds the prompts, see `routing.encoders.load_encoder`.
-        metric: name of the metric, where the file has no column of it; larger is better.
-        costs: of an image of each candidate, beside those of the file.
-        unit: of the costs; by default as the file's column says.
-        seed: of the split of new prompts into 80 % to learn from, 10 % to choose by and 10 % to report.
-
-    Raises:
-        BadScoreFile: the file cannot be used, or a candidate has no cost or another one than in the graph;
-            nothing was written.
-        MixedExtractors: another encoder embedded the graph's prompts.
-    """
-    from matchgraph.routing.score_files import read_score_file
-
-    found = read_score_file(file, metric)
-    graph = PromptGraph(runner)
-    candidates = _candidates(file, found, dict(costs or {}), unit, graph.variants())
-    known = {prompt.text: prompt for prompt in graph.prompts()}
-    new = [text for text in found.prompts if text not in known]
-    prompts = []
-    if new:
-        encoder = load_encoder(probe, graph)
-        embeddings = encoder.encode(new).embeddings
-        prompts = [
-            Prompt(text, name, encoder.hash, embedding)
-            for text, name, embedding in zip(new, split(len(new), seed), embeddings, strict=True)
-        ]
-        graph.check_probes(prompts)
-    models = MatchingGraph(runner)
-    there = {model.id for model in models.models()}
-    models.save_models([Model(variant.model) for variant in candidates if variant.model not in there])
-    graph.save_variants(candidates)
-    graph.save_prompts(prompts)
-    graph.save_scores(
-        Score(candidate, prompt_id(text), name, own.mean, len(own.values), own.std, GIVEN)
-        for name, scores in found.scores.items()
-        for (candidate, text), own in scores.items()
-    )
-    counts = {name: sum(len(own.values) for own in scores.values()) for name, scores in found.scores.items()}
-    return AddedScores(
-        len(found.prompts),
-        len(new),
-        dict(Counter(prompt.split for prompt in prompts)),
-        found.candidates,
-        counts,
-        found.notes,
-    )
-
-
-def _candidates(
-    file: Path, found: ScoreFile, costs: Mapping[str, float], unit: Unit | None, known: Sequence[Variant]
-) -> list[Variant]:
-    """The file's candidates that are not in the graph."""
-    there = {variant.id: variant for variant in known}
-    if strange := sorted(costs.keys() - set(found.candidates)):
-        raise BadScoreFile(f"{file} has no candidate {strange[0]!r}: it has {', '.join(found.candidates)}.")
-    unit = unit or found.unit
-    new = []
-    for name in found.candidates:
-        cost = costs.get(name, found.costs.get(name))
-        old = there.get(name)
-        if old is not None and (cost is None or (cost, unit) == (old.cost, old.unit)):
-            continue
-        if old is not None:
-            raise BadScoreFile(
-                f"{name} costs {old.cost:g} {old.unit} in the graph and {cost:g} {unit or ''} here: give the "
-                "same cost, or name the candidate otherwise."
-            )
-        if cost is None:
-            raise BadScoreFile(
-                f"{file}: the cost of {name} is missing: add a column cost (tflop, seconds, usd), or give it."
-            )
-        if unit is None:
-            raise BadScoreFile(f"{file}: the costs' unit is missing: TFLOP, s or USD.")
-        try:
-            new.append(Variant(name, name, None, cost, unit))
-        except GraphError as error:
-            raise BadScoreFile(f"{file}: {error}") from None
-    return new
 
 
 def add_variants(
@@ -375,8 +232,8 @@ def fit(
     graph = PromptGraph(runner)
     table = graph.table(metric)
     encoder = load_encoder(probe, graph) if probe and kind == "network" else None
-    fitted, estimator = fit_router(table, kind, encoder=encoder, neighbours=neighbours, seed=seed)
-    return store.save(fitted, estimator), len(table.variants)
+    made = fit_router(table, kind, encoder=encoder, neighbours=neighbours, seed=seed)
+    return store.save(*made), len(table.variants)
 
 
 def lambda_for(
@@ -447,6 +304,7 @@ def decide(
     *,
     budget: Budget | None = None,
     lam: float | None = None,
+    least: float | None = None,
 ) -> list[Decision]:
     """Decide which candidate is worth its cost for each prompt.
 
@@ -458,6 +316,7 @@ def decide(
         probe: what reads prompts, see `routing.encoders.load_encoder`.
         budget: what an image may cost on average.
         lam: quality that a unit of cost is worth, instead of a budget; the router's own by default.
+        least: quality that counts as a success; options then have their chance of it.
 
     Raises:
         RoutingError: there is no router, or no candidate is within the budget.
@@ -466,7 +325,7 @@ def decide(
     if budget is not None:
         lam, _ = lambda_for(graph, store, metric, budget, probe)
     router = store.router(fitted, graph, load_encoder(probe, graph))
-    return router.decide(prompts, lam)
+    return router.decide(prompts, lam, least)
 
 
 def generate(
@@ -504,59 +363,3 @@ def generate(
     yield from draw(
         prompts, decisions, variants, folders, out, seed=seed, device=device, gpu_memory=gpu_memory
     )
-
-
-def evaluate(
-    runner: Runner,
-    probe: str | None = None,
-    *,
-    metrics: Sequence[str] = (),
-    folds: int = FOLDS,
-    seed: int = 0,
-) -> Evaluation:
-    """Measure the gain of routing on held-out prompts.
-
-    Args:
-        runner: the connection.
-        probe: the CLIP that embedded the prompts; without it the network is not among the routers.
-        metrics: to route by; all that the graph has scores of by default.
-        folds: turns of rotation, see `routing.evaluation.rotated`.
-        seed: of the parts, the network and the bootstrap.
-
-    Raises:
-        NotEnoughScores: nothing is scored, or not enough of it.
-    """
-    from importlib.metadata import version
-
-    graph = PromptGraph(runner)
-    tables = [complete(graph.table(metric)) for metric in metrics or sorted(graph.metrics())]
-    if not tables:
-        raise NotEnoughScores("No prompt is scored: run `matchgraph route score` first.")
-    encoder = load_encoder(probe, graph) if probe else None
-    probe_hash = tables[0].prompts[0].probe
-    kind: Kind = "gaussian" if encoder is None or encoder.hash != probe_hash else "network"
-    # A file of embeddings has none of other wordings.
-    rewords = encoder is not None and encoder.hash == probe_hash and not isinstance(encoder, GivenPrompts)
-    studies = [
-        evaluate_table(
-            table,
-            encoded(table.prompts, kind, encoder),
-            reworded=encoder.encode([reword(prompt.text) for prompt in table.prompts])
-            if encoder is not None and rewords
-            else None,
-            folds=folds,
-            seed=seed,
-        )
-        for table in tables
-    ]
-    facts = {
-        "prompts": len(tables[0].prompts),
-        "folds": folds,
-        "candidates": len(tables[0].variants),
-        "images a prompt": int(tables[0].samples.max()),
-        "probe": probe_hash,
-        "scorers": {table.metric: table.scorer for table in tables},
-        "seed": seed,
-        "versions": {name: version(name) for name in ("matchgraph", "torch", "numpy", "scikit-learn")},
-    }
-    return Evaluation(studies, facts)

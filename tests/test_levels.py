@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -9,14 +10,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from matchgraph import levels
-from matchgraph.candidates import Candidate
 from matchgraph.drawing import Drawing
 from matchgraph.graphdb.distillation import Calibration, Distilled, Tuned
 from matchgraph.graphdb.prompt_models import Variant
-from matchgraph.levels import NotChosen, plans, with_teacher
+from matchgraph.levels import choosing as levels
+from matchgraph.levels import routed
+from matchgraph.levels.choosing import Candidate, NotChosen, plans, with_teacher
 from matchgraph.routing.errors import BudgetTooSmall
 from matchgraph.training.images import DatasetFolder
+from tests.routing import circle
 
 VARIANTS = (
     Variant("student@1", "student", Drawing(1, 1.0, resolution_px=32), 1.0),
@@ -155,3 +157,28 @@ def test_the_notes_of_the_prediction_come_with_the_models(monkeypatch: pytest.Mo
     monkeypatch.setattr(levels, "predict", predicted)
     images: Any = DatasetFolder(Path("my"), "title")
     assert levels.models_for(None, images, "clip", 1) == (["a"], ("only 2 images",))
+
+
+def test_a_router_learns_where_the_student_is_bound_to_fail(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The student draws prompts of the first third well, of the last badly, and of the middle at random."""
+    table = circle.table(300)
+    angles = np.array([float(prompt.text) for prompt in table.prompts])
+    luck = np.random.default_rng(0).uniform(size=300) < 0.5
+    fails = (angles > 2.1) | ((angles > 1.05) & luck)
+    good = np.where(fails, 0.1, 0.8)
+    good += np.random.default_rng(1).normal(scale=0.01, size=300)
+    mean = np.column_stack([np.full(300, np.nan), good, np.full(300, 0.8)])
+    priced = [
+        replace(own, unit="s", cost=cost) for own, cost in zip(table.variants, (1, 10, 20), strict=True)
+    ]
+    scores = replace(table, mean=mean, variants=tuple(priced))
+    monkeypatch.setattr(routed, "PromptGraph", lambda _: SimpleNamespace(table=lambda _: scores))
+    pair = ("m-4", "m-20", "quality", "confidence")
+    # An image costs 10, 20 and 10 + 20 / 2 by the best ways, 16.7 on average; 20, drawn by the student first.
+    found, unit = routed.route_first(None, *pair, budget=17.0)  # type: ignore[arg-type]
+    assert (unit, found.prompts, found.plan.ways) == ("s", 30, ("student", "teacher", "cascade"))
+    assert min(found.shares["student"].value, found.shares["cascade"].value) > 0.1
+    assert found.over_cascade.value > 0
+    assert found.quality.value > 0.7
+    bound, _ = routed.route_first(None, *pair, longest_seconds=20.0)  # type: ignore[arg-type]
+    assert (bound.plan.ways, bound.longest_seconds) == (("student", "teacher"), 20.0)

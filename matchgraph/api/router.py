@@ -99,6 +99,7 @@ class Router:
         budget_seconds: float | None = None,
         budget_usd: float | None = None,
         lam: float | None = None,
+        least: float | None = None,
     ) -> list[Decision]:
         """Decide which candidate is worth its cost for each prompt.
 
@@ -108,6 +109,7 @@ class Router:
             budget_seconds: likewise in seconds.
             budget_usd: likewise in US dollars.
             lam: quality that a unit of cost is worth, instead of a budget; what `calibrate` found by default.
+            least: quality that counts as a success; options then have their chance of it.
 
         Returns:
             One decision per prompt.
@@ -129,6 +131,7 @@ class Router:
             self.probe,
             budget=_budget(budget_tflop, budget_seconds, budget_usd),
             lam=lam,
+            least=least,
         )
 
     def generate(

@@ -69,7 +69,7 @@ def test_all_three_levels_draw_and_say_what_each_was_worth(
     invoke("route", "prompts", "prompts.txt", "--largest-similarity", "1.01")
     for model, guidance in (("tiny-sdxl-lcm", "1"), ("tiny-sdxl", "2")):
         invoke("route", "variants", "--model", model, "--steps", "2", "--guidance", guidance)
-    invoke("route", "score", "--metric", "clip_score", "--samples", "1")
+    invoke("route", "score", "--metric", "clip_score", "--metric", "sharpness", "--samples", "1")
     invoke("route", "fit", "--kind", "gaussian")
     pair = ("tiny-sdxl-lcm", "tiny-sdxl")
     shown = ("--steps", "2", "--guidance", "1", "--resolution", "32", "--prompts", "prompts.txt")
@@ -84,6 +84,11 @@ def test_all_three_levels_draw_and_say_what_each_was_worth(
     assert [(level["name"], level["over_one_choice"]) for level in alone["levels"]] == [
         ("model + prompt + image", None)
     ]
+    # A mixture is a measure as well.
+    invoke("route", "mix", "both", "--of", "clip_score=4", "--of", "sharpness=1")
+    invoke("route", "fit", "--metric", "both")
+    [mixed] = json.loads(invoke(*asked, "--metric", "both", "--json"))["levels"]
+    assert -3 < mixed["quality"] < 3
     found = json.loads(invoke(*asked, "--compare", "--out", "out", "--json"))
     assert found["models"] == alone["models"]
     assert {*found["models"]} < {*pair}

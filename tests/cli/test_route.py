@@ -19,6 +19,7 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 from matchgraph.cli.main import matchgraph
+from matchgraph.collaboration import calibration
 from matchgraph.minizoo import ROOT
 from matchgraph.routing import encoders
 from tests.routing.test_service import texts
@@ -137,8 +138,8 @@ def test_scores_of_ones_own_lead_to_a_decision_in_their_unit(
     """Ratings by two people of two closed services, of which the dear one is better."""
     monkeypatch.setattr(encoders, "FEWEST_VALIDATION", 1)
     rows = [
-        [f"a cat, {text}", model, quality + rater, usd]
-        for text in texts()[:40]
+        [f"a cat, {text}", model, quality + rater + (number / 100 if model == "cheap" else 0), usd]
+        for number, text in enumerate(texts()[:40])
         for model, quality, usd in (("cheap", 3, 0.01), ("dear", 4, 0.04))
         for rater in (-0.1, 0.1)
     ]
@@ -161,6 +162,22 @@ def test_scores_of_ones_own_lead_to_a_decision_in_their_unit(
         assert (decision["variant"], decision["cost"], decision["steps"]) == (variant, cost, None)
     wrong = invoke("route", "calibrate", "--metric", "rating", "--budget-tflop", "1", fails=True)
     assert "the candidates for rating cost USD" in str(wrong.exception)
+    # The same scores are those of a student and its teacher.
+    monkeypatch.setattr(calibration, "FEWEST_PROMPTS", 1)
+    pair = ("collaborate", "scores", "cheap", "dear", "--metric", "rating", "--confidence", "rating")
+    judged = json.loads(invoke(*pair, "--budget", "0.03", "--json").stdout)
+    assert (judged["plan"]["kind"], judged["unit"], judged["prompts"]) == ("cascade", "USD", 4)
+    assert 3 < judged["quality"]["value"] < 4
+    assert "Draw with cheap alone." in invoke(*pair, "--budget", "0.01").stdout
+    first = json.loads(invoke(*pair, "--budget", "0.03", "--route-first", "--json").stdout)
+    assert sum(share["value"] for share in first["shares"].values()) == pytest.approx(1)
+    assert "Against the best plan without routing" in invoke(*pair, "--route-first").stdout
+    # Images instead of values are scored here.
+    images = [{"prompt": "a cat, drawn", "model": "dear", "image": "dear.png"}]
+    Image.new("RGB", (8, 8)).save(tmp_path / "dear.png")
+    (tmp_path / "drawn.json").write_text(json.dumps(images), encoding="utf-8")
+    shown = invoke("route", "scores", str(tmp_path / "drawn.json"), "--metric", "sharpness").stdout
+    assert "1 values of sharpness for 1 candidates on 1 prompts" in shown
     undrawn = invoke("route", "generate", "a cat", "--metric", "rating", "--out", str(tmp_path), fails=True)
     assert "not drawn by a pipeline" in str(undrawn.exception)
     file.write_text(file.read_text().replace(",0.04", ",0.05"), encoding="utf-8")

@@ -9,7 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from click import ClickException
 
+from bench.routing import BEGIN, END, with_tables
 from matchgraph.graphdb.prompt_models import ScoreTable
 from matchgraph.report.routing import TITLES, write_report
 from matchgraph.routing import evaluation
@@ -19,6 +21,8 @@ from matchgraph.routing.robustness import Rewording, World
 from matchgraph.routing.turns import complete, rotated
 from matchgraph.stats.intervals import Interval
 from matchgraph.training.measure.prompts import EncodedPrompts
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(autouse=True)
@@ -58,6 +62,11 @@ def test_the_validation_prompts_choose_the_router_and_the_best_single_candidate(
     mean[rows["test"]] = -mean[rows["test"]]
     other = evaluate(replace(table, mean=mean), without, folds=1)
     assert (other.chosen, other.singles) == (study.chosen, study.singles)
+    # Chances are those of the scores, and wrong of scores that are turned round.
+    for name in ("best", "enough"):
+        own, turned = getattr(study, name), getattr(other, name)
+        assert own.over_share.low > 0
+        assert own.error.value < 0.2 < turned.error.value
 
 
 @pytest.mark.slow
@@ -127,7 +136,7 @@ def test_the_page_holds_every_figure_and_loads_nothing(
     share, change = Interval(0.75, 0.5, 1.0, 4), Interval(-0.25, -0.5, 0.125, 4)
     study = replace(
         study,
-        rewording=Rewording(share, change),
+        rewordings={"by rule": Rewording(40, share, change)},
         world=World(3, share, change, study.standings["knn"]),
     )
     page, summary = write_report([study], tmp_path / "out", "matchgraph route curve", {"seed": 0})
@@ -144,7 +153,17 @@ def test_the_page_holds_every_figure_and_loads_nothing(
     assert area["low"] < area["value"] < area["high"]
     assert {path.name for path in (tmp_path / "out").glob("*.csv")} == {
         "clip_score-areas.csv",
+        "clip_score-chances.csv",
         "clip_score-standing.csv",
         "clip_score-robustness.csv",
         "clip_score-equal.csv",
     }
+
+
+def test_the_tables_of_the_evidence_page_are_replaced_and_nothing_else() -> None:
+    page = f"before\n{BEGIN}\nold\n{END}\nafter\n"
+    assert with_tables(page, "new") == f"before\n{BEGIN}\nnew\n\n{END}\nafter\n"
+    for broken in (page.replace(BEGIN, ""), page.replace(END, "")):
+        with pytest.raises(ClickException, match="The page has no"):
+            with_tables(broken, "new")
+    assert BEGIN in (ROOT / "docs" / "evidence" / "routing.md").read_text(encoding="utf-8")

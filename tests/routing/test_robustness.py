@@ -7,7 +7,8 @@ import pytest
 
 from matchgraph.graphdb.prompt_models import ScoreTable
 from matchgraph.routing import robustness
-from matchgraph.routing.robustness import another_world, reword, rewording
+from matchgraph.routing.paraphrases import reword
+from matchgraph.routing.robustness import another_world, rewording
 from matchgraph.routing.router import least_familiar
 from matchgraph.training.measure.prompts import EncodedPrompts
 
@@ -26,11 +27,16 @@ def test_a_prompt_is_worded_otherwise(text: str, other: str) -> None:
 def test_another_wording_is_judged_by_the_prompts_own_images() -> None:
     cost = np.array([1.0, 4.0])
     truth = np.array([[0.5, 0.9], [0.5, 0.6], [0.5, 0.5], [0.5, 0.5]])
-    assert rewording(truth, truth, truth, cost).same.value == 1
+    rows = np.arange(4)
+    assert rewording(truth, rows, truth, truth, cost).same.value == 1
     # At 2 an image, the first prompt alone gets the dear candidate; its other wording gets the cheap one.
     other = truth.copy()
     other[0] = [0.5, 0.5]
-    found = rewording(truth, other, truth, cost)
+    found = rewording(truth, rows, other, truth, cost)
+    assert (found.same.value, found.change.value) == (0.75, pytest.approx(-0.1))
+    # Three wordings of two prompts: of the first, one in two keeps the candidate.
+    found = rewording(truth, np.array([0, 0, 3]), np.stack([truth[0], other[0], truth[3]]), truth, cost)
+    assert (found.wordings, found.same.count) == (3, 2)
     assert (found.same.value, found.change.value) == (0.75, pytest.approx(-0.1))
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from matchgraph.graphdb.errors import InvalidValue
+from matchgraph.routing.chances import Errors
 from matchgraph.routing.errors import BudgetTooSmall, InvalidScores, NotEnoughScores, UnusableEstimator
 from matchgraph.routing.estimators import Estimates
 from matchgraph.routing.router import Familiarity, Router
@@ -67,6 +68,18 @@ def test_averages_decide_for_an_unfamiliar_prompt() -> None:
     assert [option.quality for option in far.options] == [1.0, 2.0, 2.5]
     assert [option.std for option in far.options] == [None] * 3
     assert router().compared(circle.Encoder().encode(["4.0"])).tolist() == [AVERAGE.tolist()]
+
+
+def test_options_have_their_chances_unless_the_prompt_is_unfamiliar() -> None:
+    # In the order of another fit, and without the last candidate: of that one nothing is known.
+    errors = Errors(("m-4", "m-1"), np.array([[0.0, 0.0]] * 16 + [[-0.7, 0.0]] * 3))
+    near, far = router(errors=errors).decide(["1.0", "4.0"], least=0.5)
+    best = [(3 + 0.5) / 20, (16 + 0.5) / 20, None]
+    assert [option.p_best for option in near.options] == [*map(pytest.approx, best[:2]), None]
+    assert [option.p_success for option in near.options] == [0.5 / 20, (16 + 0.5) / 20, None]
+    assert {(option.p_best, option.p_success) for option in far.options} == {(None, None)}
+    [without] = router(errors=errors).decide(["1.0"])
+    assert [option.p_success for option in without.options] == [None] * 3
 
 
 def test_candidates_that_the_estimator_does_not_know_are_not_chosen() -> None:

@@ -66,11 +66,29 @@ def test_a_column_of_metrics_gives_several(tmp_path: Path) -> None:
     assert (found.costs, found.unit) == ({"A": 3.0}, None)
 
 
+def test_images_stand_in_for_values(tmp_path: Path) -> None:
+    for name in ("1.png", "2.png"):
+        (tmp_path / name).touch()
+    rows = "prompt,model,image,usd\na cat,A,1.png,0.04\na cat,A,2.png,0.04\na cat,B,1.png,0.01\n"
+    found = read_score_file(written(tmp_path, rows))
+    assert found.images == {
+        ("A", "a cat"): (tmp_path / "1.png", tmp_path / "2.png"),
+        ("B", "a cat"): (tmp_path / "1.png",),
+    }
+    assert (found.scores, found.candidates, found.costs, found.unit) == (
+        {},
+        ("A", "B"),
+        {"A": 0.04, "B": 0.01},
+        "USD",
+    )
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         ("words,model,value\nx,A,1\n", "has no column prompt; it has 'words', 'model', 'value'"),
         ("prompt,model,points\nx,A,1\n", "has no column value"),
+        ("prompt,model,image\nx,A,gone.png\n", "row 1: there is no image 'gone.png'"),
         ("prompt,A\nx,1\n", "fewer than two columns of numbers"),
         ("prompt,model,value\nx,A,1\nx,A,good\n", "row 2: value is 'good': write a finite number"),
         ("prompt,model,value\nx,A,nan\n", "row 1: value is 'nan'"),

@@ -136,8 +136,8 @@ def served(
     runner.read("CALL db.awaitIndexes(30)")
     store = RouterStore(tmp_path_factory.mktemp("served"))
     for metric, kind in (("clip_score", "knn"), ("sharpness", "network")):
-        fitted, network = fit_router(graph.table(metric), kind, encoder=encoder, neighbours=8)
-        store.save(replace(fitted, lam=0.01), network)
+        fitted, *kept = fit_router(graph.table(metric), kind, encoder=encoder, neighbours=8)
+        store.save(replace(fitted, lam=0.01), *kept)
     return load_served(store, graph, str(CLIP))
 
 

@@ -7,8 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
+from matchgraph.routing.chances import Errors
 from matchgraph.routing.errors import NotFitted, UnusableEstimator
 from matchgraph.routing.estimators import NearestInGraph, NearestPrompts
 from matchgraph.routing.network import TokenQuality
@@ -28,6 +30,11 @@ def test_what_is_kept_comes_back(store: RouterStore) -> None:
     path = store.save(FITTED)
     assert path.name == "clip_score.json"
     assert store.load("clip_score") == FITTED
+    router = store.router(FITTED, circle.Graph(circle.table(40)), circle.Encoder(), exact=True)
+    assert {option.p_best for option in router.decide(["1.0"])[0].options} == {None}
+    store.save(FITTED, errors=Errors(FITTED.variants, np.zeros((10, 3))))
+    router = store.router(FITTED, circle.Graph(circle.table(40)), circle.Encoder(), exact=True)
+    assert sum(option.p_best or 0 for option in router.decide(["1.0"])[0].options) == pytest.approx(1)
     store.save(replace(FITTED, metric="aesthetic"))
     assert store.metrics() == ["aesthetic", "clip_score"]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,10 +27,10 @@ def load_scorers(
     """Load what scores images.
 
     Args:
-        metrics: names among `SCORE_METRICS`; a repeated one counts once.
+        metrics: names among `SCORE_METRICS`, or of mixtures; a repeated one counts once.
         probe: the CLIP, see `training.measure.extractors.load_clip`.
         weights: of `aesthetic` and `image_reward`, by metric; see `quality.AestheticScore` and
-            `reward.ImageReward`. Of `nearness`, the folder of images to be near to.
+            `reward.ImageReward`. Of `nearness`, the folder of images to be near to; of a mixture, its file.
         device: `auto` or a torch device name.
 
     Returns:
@@ -42,6 +43,7 @@ def load_scorers(
     from matchgraph.training.files import file_hash, json_hash
     from matchgraph.training.images import DatasetFolder, list_captioned_images, load_rgb
     from matchgraph.training.measure.extractors import load_clip
+    from matchgraph.training.measure.mixture import MixedScore, Mixture
     from matchgraph.training.measure.prompts import load_prompt_encoder
     from matchgraph.training.measure.quality import AestheticScore, ClipScore, Nearness, Sharpness
     from matchgraph.training.measure.reward import ImageReward
@@ -61,6 +63,11 @@ def load_scorers(
         fingerprint = json_hash(sorted(map(file_hash, paths)))
         return Nearness(load_clip(probe, device=device), (load_rgb(path) for path in paths), fingerprint)
 
+    def mixed(path: Path) -> Scorer:
+        mixture = Mixture.load(path)
+        names = [part.metric for part in mixture.parts]
+        return MixedScore(mixture, load_scorers(names, probe, weights=weights, device=device))
+
     made: dict[str, Callable[[], Scorer]] = {
         "clip_score": lambda: ClipScore(
             load_clip(probe, device=device), load_prompt_encoder(probe, device=device)
@@ -70,9 +77,10 @@ def load_scorers(
         "nearness": lambda: near_to(given("nearness")),
         "image_reward": lambda: ImageReward(given("image_reward"), device=device),
     }
+    for name, path in (weights or {}).items():
+        if name not in made and path is not None:
+            made[name] = functools.partial(mixed, path)
     wanted = list(dict.fromkeys(metrics))
     if unknown := [metric for metric in wanted if metric not in made]:
-        raise ScorerUnavailable(
-            f"There is no scorer called {unknown[0]!r}: use one of {', '.join(SCORE_METRICS)}."
-        )
+        raise ScorerUnavailable(f"There is no scorer called {unknown[0]!r}: use one of {', '.join(made)}.")
     return [made[metric]() for metric in wanted]

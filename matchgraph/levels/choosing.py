@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
 
 class NotChosen(Error):
-    """An adapter is of a model that was not chosen for the images."""
+    """An adapter or scores are not of what was chosen."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +85,7 @@ def choose(
     probe: str,
     *,
     metric: str = "clip_score",
+    weights: Mapping[str, Path | None] | None = None,
     compare: bool = False,
     adapters: Mapping[str, Path] | None = None,
     out: Path | None = None,
@@ -106,6 +107,7 @@ def choose(
         budget_tflop: what an image may cost on average.
         probe: the CLIP that reads prompts and looks at images.
         metric: the measure that all levels serve; the router's.
+        weights: of what scores images, and mixtures, see `training.measure.scorers.load_scorers`.
         compare: also draw by fewer levels, and measure what each level is worth.
         adapters: what models were fine-tuned to on the images, by model.
         out: folder for the images of the last level.
@@ -122,7 +124,7 @@ def choose(
 
     Raises:
         BudgetTooSmall: the cheapest candidate of the chosen models costs more.
-        NotChosen: an adapter is of no chosen model.
+        NotChosen: an adapter is of no chosen model, or the scores of nearness are to other images.
         InvalidValue: a candidate of the router is not drawn by a pipeline of the graph.
         RoutingError, CollaborationError, TrainingError: something about router, students or files.
     """
@@ -134,8 +136,13 @@ def choose(
     prompts = read_prompts(prompts_file, check_prompt).texts
     encoder = load_prompt_encoder(probe, device=device)
     near = None if images is None else images.folder
-    [scorer] = load_scorers([metric], probe, weights={"nearness": near}, device=device)
+    [scorer] = load_scorers([metric], probe, weights={**(weights or {}), "nearness": near}, device=device)
     graph = PromptGraph(runner)
+    if metric == "nearness" and (made := graph.table(metric).scorer) not in ("", scorer.hash):
+        raise NotChosen(
+            f"The graph's scores of nearness are to other images ({made}, not {scorer.hash}): give those, or "
+            "score by these with `route score`."
+        )
     router = store.router(store.load(metric), graph, encoder, exact=True)
     for variant in router.variants:
         variant.require_drawing("choose by another metric")

@@ -1,0 +1,97 @@
+"""`matchgraph route curve`: the gain of routing, as a page."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from matchgraph.cli.display import TimeLeft
+from matchgraph.cli.options import opened_graph, out_option, probe_option, seed_option
+
+if TYPE_CHECKING:
+    from matchgraph.progress import Progress
+
+# Prompts that are left out are named up to so many.
+SHOWN = 5
+
+network_option = probe_option(note="Only routers of the kind network need it.")
+
+
+@click.command()
+@network_option
+@click.option(
+    "--metric",
+    "metrics",
+    multiple=True,
+    help="By default every metric that prompts are scored by. Repeatable.",
+)
+@out_option("Folder for the page, its tables and routing.json.", default="routing-report")
+@click.option(
+    "--paraphrases",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Other wordings of prompts, to decide for: a table of prompt and paraphrase. Needs --probe.",
+)
+@click.option(
+    "--folds",
+    type=click.IntRange(3),
+    default=10,
+    show_default=True,
+    help="Parts that the prompts are divided into; each is the test part once.",
+)
+@seed_option("the parts, the network and the bootstrap")
+def curve(
+    probe: str | None,
+    metrics: tuple[str, ...],
+    out: Path,
+    paraphrases: Path | None,
+    folds: int,
+    seed: int,
+) -> None:
+    """Measure the gain of routing on held-out prompts, as a page of curves and tables."""
+    from matchgraph.report.routing import write_report
+    from matchgraph.routing.studies import evaluate
+
+    with opened_graph() as (_, runner):
+        found = evaluate(
+            runner,
+            probe,
+            metrics=metrics,
+            paraphrases=paraphrases,
+            folds=folds,
+            seed=seed,
+            on_progress=show_time_left(),
+        )
+    for metric, texts in found.left_out.items():
+        click.echo(
+            f"{metric}: {len(texts)} prompts are left out, as some candidate has no score there:", err=True
+        )
+        for text in texts[:SHOWN]:
+            click.echo(f"  {text!r}", err=True)
+    if any(len(texts) > SHOWN for texts in found.left_out.values()):
+        click.echo(f"{out / 'left-out.json'} names all of them.", err=True)
+    named = "".join(f" --metric {metric}" for metric in metrics)
+    command = f"matchgraph route curve --folds {folds} --seed {seed}{named}"
+    page, summary = write_report(found.studies, out, command, found.facts)
+    if found.left_out:
+        (out / "left-out.json").write_text(json.dumps(found.left_out, indent=1), encoding="utf-8")
+    for sentence in summary:
+        click.echo(sentence)
+    click.echo(f"Written to {page}.")
+
+
+def show_time_left() -> Progress:
+    """Say on stderr about how long the rest takes: after two parts, and when twice that has passed."""
+    clock, began, wait = TimeLeft(), time.monotonic(), 0.0
+
+    def show(step: str, done: int, total: int) -> None:
+        nonlocal wait
+        left, taken = clock.after(done, total), time.monotonic() - began
+        if left and wait <= taken:
+            wait = 2 * taken
+            click.echo(f"{step}: {done} of {total} parts{left}.", err=True)
+
+    return show

@@ -1,0 +1,1 @@
+"""What takes more than one level: models for images, candidates for prompts, teachers for images."""
