@@ -30,6 +30,12 @@ if TYPE_CHECKING:
 
 DECLINED_EXIT = 1
 FOUND_EXIT = 1
+ADDED_BY = {
+    "models": "add some with `matchgraph ingest models`, or load the small zoo with `ingest minizoo`",
+    "datasets": "add some with `matchgraph ingest datasets`, or load the small zoo with `ingest minizoo`",
+    "runs": "`matchgraph ingest run` starts some",
+    "metrics": "they come with results and similarities, such as those of `matchgraph ingest minizoo`",
+}
 
 
 @click.group(cls=SuggestingGroup)
@@ -68,9 +74,9 @@ def status(as_json: bool) -> None:
 @graph.command()
 @json_option
 def refresh(as_json: bool) -> None:
-    """Update what Neo4j Browser shows of each edge: its main value, quality band and weight.
+    """Update what Neo4j Browser shows: main values, quality bands, weights, nearest datasets and short names.
 
-    They depend on all other edges, so writing a result does not update them. `graph open` does this, too.
+    These depend on the whole graph, so writing a result does not update them. `graph open` does this too.
     """
     with connect(settings_from_environment()) as runner:
         done = refreshed(runner)
@@ -100,14 +106,14 @@ def list_command(kind: Listed, as_json: bool) -> None:
     elif rows:
         rendering.stdout_console().print(rendering.as_table(list(rows[0]), rows))
     else:
-        click.echo(f"No {kind}.", err=True)
+        click.echo(f"No {kind}: {ADDED_BY[kind]}.", err=True)
 
 
 @graph.command()
 @click.argument("kind", type=click.Choice(NAMED))
 @click.argument("identifier", metavar="ID")
 @click.option("--dry-run", is_flag=True, help="Show what would be removed, and remove nothing.")
-@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
 @json_option
 @click.pass_context
 def remove(ctx: click.Context, kind: Named, identifier: str, dry_run: bool, yes: bool, as_json: bool) -> None:
@@ -177,20 +183,35 @@ def _with(own: Belongings) -> str:
 @click.option("--launch/--no-launch", default=True, help="Open a web browser, if there is one.")
 @json_option
 def open_browser(launch: bool, as_json: bool) -> None:
-    """Open Neo4j Browser on the refreshed graph; start the managed Neo4j if it is not running."""
+    """Open Neo4j Browser on the graph, with the server, the user and a first query filled in.
+
+    Starts the managed Neo4j if it is not running, and refreshes what Browser shows. On a terminal the
+    password is printed; Browser remembers it. Run the statement in the editor to see which model is best on
+    which dataset; the ones below it are comments to try next.
+    """
+    from matchgraph.graphdb.browser import address, statements
+
     settings = settings_from_environment()
     with connect(settings) as runner:
         refreshed(runner)
+        text = statements(runner)
     found = status_of(settings)
-    launched = launch and has_display() and webbrowser.open(found.browser or "")
+    page = address(found.browser or "", found.uri or "", found.user, settings.database, text)
+    launched = launch and has_display() and webbrowser.open(page)
     fact = {key: getattr(found, key) for key in ("browser", "uri", "user", "password_file")}
-    password = f"in {found.password_file}" if found.password_file else "as in MATCHGRAPH_NEO4J_PASSWORD"
-    text = f"{found.browser}\nConnect to {found.uri} as user {found.user}, password {password}"
-    show_fact({**fact, "launched": launched}, text, as_json)
+    if as_json:
+        click.echo(json.dumps({**fact, "page": page, "launched": launched}))
+        return
+    password = "the one in MATCHGRAPH_NEO4J_PASSWORD"
+    if found.password_file:
+        # On a terminal only, for a pipe may end in a log.
+        shown = sys.stdout.isatty()
+        password = Path(found.password_file).read_text().strip() if shown else f"in {found.password_file}"
+    click.echo(f"{page}\nUser: {found.user}\nPassword: {password}")
 
 
 @graph.command()
-@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
 @json_option
 @click.pass_context
 def reset(ctx: click.Context, yes: bool, as_json: bool) -> None:
@@ -232,7 +253,7 @@ def reset(ctx: click.Context, yes: bool, as_json: bool) -> None:
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
 @json_option
 def backup(file: Path, as_json: bool) -> None:
-    """Write the whole managed database to FILE, as Neo4j's own dump; the server is stopped meanwhile."""
+    """Write the whole managed database to FILE, as a Neo4j dump; the server is stopped in the meantime."""
     from matchgraph.graphdb.server.backup import backup as backup_database
 
     size = backup_database(managed_server("back up"), file)
@@ -241,13 +262,14 @@ def backup(file: Path, as_json: bool) -> None:
 
 @graph.command()
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False, exists=True))
-@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
 @json_option
 @click.pass_context
 def restore(ctx: click.Context, file: Path, yes: bool, as_json: bool) -> None:
-    """Replace the managed database by the one that `graph backup` wrote to FILE.
+    """Replace the managed database with the one that `graph backup` wrote to FILE.
 
-    The one in use is kept until the server has started on the other. The server is stopped meanwhile.
+    The current database is kept until the server has started with the other one. The server is stopped in
+    the meantime.
     """
     from matchgraph.graphdb.server.backup import restore as restore_database
 
@@ -259,7 +281,7 @@ def restore(ctx: click.Context, file: Path, yes: bool, as_json: bool) -> None:
             click.echo("Nothing was replaced.", err=True)
             ctx.exit(DECLINED_EXIT)
     restore_database(server, file)
-    show_fact({"restored": str(file)}, f"The graph is that of {file}.", as_json)
+    show_fact({"restored": str(file)}, f"Restored the graph from {file}.", as_json)
 
 
 def managed_server(action: str) -> ManagedServer:

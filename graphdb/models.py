@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 Stage: TypeAlias = Literal["initial", "finetuned"]
 
+# The property of a node that Neo4j Browser shows, see `graphdb.browser`; none of the node's own.
+BROWSER_NAME = "matchgraph_name"
 # After a metric's name, that of its standard error.
 STANDARD_ERROR = "__standard_error"
 
@@ -94,8 +96,9 @@ class Model:
 
     def __post_init__(self) -> None:
         check_id(self.id, "model")
+        reserved = {"id", BROWSER_NAME}
         object.__setattr__(
-            self, "properties", checked_properties(self.properties, f"Model {self.id!r}", {"id"})
+            self, "properties", checked_properties(self.properties, f"Model {self.id!r}", reserved)
         )
 
 
@@ -117,7 +120,8 @@ class Dataset:
     def __post_init__(self) -> None:
         check_id(self.id, "dataset")
         what = f"Dataset {self.id!r}"
-        object.__setattr__(self, "properties", checked_properties(self.properties, what, {"id", "embedding"}))
+        reserved = {"id", "embedding", BROWSER_NAME}
+        object.__setattr__(self, "properties", checked_properties(self.properties, what, reserved))
         if self.embedding is None:
             return
         values = np.asarray(self.embedding, dtype=np.float64)

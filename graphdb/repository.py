@@ -15,7 +15,7 @@ a small one. For Neo4j Browser, `graphdb.refresh` stores it.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
 
@@ -40,7 +40,16 @@ from matchgraph.graphdb.errors import (
     UnknownMetric,
 )
 from matchgraph.graphdb.metrics import DEFAULT_METRIC, KNOWN_METRICS
-from matchgraph.graphdb.models import Dataset, Metric, Model, Result, Similar, Snapshot, Statistics
+from matchgraph.graphdb.models import (
+    BROWSER_NAME,
+    Dataset,
+    Metric,
+    Model,
+    Result,
+    Similar,
+    Snapshot,
+    Statistics,
+)
 from matchgraph.graphdb.queries import did_you_mean
 from matchgraph.graphdb.sketches import KnownSketches, read_sketches, sketched
 from matchgraph.graphdb.snapshot import (
@@ -68,7 +77,7 @@ CHANGED = {
         "command again."
     ),
     ContentChanged: (
-        "Another writer has saved other content under the same id in the meantime: run the command again."
+        "Another writer has saved different content under the same id in the meantime: run the command again."
     ),
 }
 
@@ -305,12 +314,17 @@ class MatchingGraph:
         }
 
     def _models(self, query: str) -> list[Model]:
-        rows = (dict(row["properties"]) for row in self._runner.read(queries.load(query)))
+        rows = self._nodes(query)
         return sorted((Model(row.pop("id"), row) for row in rows), key=lambda model: model.id)
+
+    def _nodes(self, query: str) -> Iterator[dict[str, Any]]:
+        """The nodes' own properties, without what Neo4j Browser shows."""
+        for row in self._runner.read(queries.load(query)):
+            yield {name: value for name, value in row["properties"].items() if name != BROWSER_NAME}
 
     def datasets(self) -> list[Dataset]:
         """All datasets, sorted by id."""
-        rows = (dict(row["properties"]) for row in self._runner.read(queries.load("read/datasets")))
+        rows = self._nodes("read/datasets")
         found = (Dataset(row.pop("id"), embedding=row.pop("embedding", None), properties=row) for row in rows)
         return sorted(found, key=lambda dataset: dataset.id)
 

@@ -1,80 +1,50 @@
-"""Neo4j Browser against the managed server: it logs in with our password and draws the graph.
+"""Neo4j Browser against the managed server: it opens with a statement, in our style, and draws the graph.
 
-Needs Chromium and its driver on the PATH (Debian: packages `chromium` and `chromium-driver`); skipped where
-they are not.
 `MATCHGRAPH_SCREENSHOT=FILE.png` keeps a picture of what it saw.
 """
 
 from __future__ import annotations
 
 import os
-import shutil
-from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import quote
 
-import pytest
-
+from matchgraph.graphdb.browser import address, statements
 from matchgraph.graphdb.connection import Settings
-from matchgraph.graphdb.models import Dataset, Metric, Model, Result, Similar
+from matchgraph.graphdb.models import Dataset, Model, Result, Similar
+from matchgraph.graphdb.refresh import refresh
 from matchgraph.graphdb.repository import MatchingGraph
+from matchgraph.graphdb.runner import Runner
 from matchgraph.graphdb.server.managed import ManagedServer
+from tests.chrome import chrome, needs_chromium
 
 if TYPE_CHECKING:
     from selenium.webdriver import Chrome
 
-CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
-DRIVER = shutil.which("chromedriver")
+__all__ = ["chrome"]
+
 TIMEOUT_S = 60
-FLAGS = (
-    "--headless=new",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--no-first-run",
-    "--window-size=1400,900",
-)
 
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="needs chromium and chromedriver on the PATH"),
-]
+pytestmark = needs_chromium
 
 
-@pytest.fixture
-def chrome(tmp_path: Path) -> Iterator[Chrome]:
-    """A headless Chromium with a profile of its own."""
-    from selenium import webdriver
-    from selenium.webdriver.chrome.service import Service
-
-    options = webdriver.ChromeOptions()
-    options.binary_location = CHROMIUM
-    for flag in (*FLAGS, f"--user-data-dir={tmp_path / 'profile'}"):
-        options.add_argument(flag)
-    driver = webdriver.Chrome(options=options, service=Service(DRIVER))
-    yield driver
-    driver.quit()
-
-
-@pytest.mark.slow
-def test_browser_logs_in_and_draws_the_graph(graph: MatchingGraph, settings: Settings, chrome: Chrome):
+def test_browser_opens_with_all_but_the_password_filled_in_and_draws_who_wins_where(
+    graph: MatchingGraph, runner: Runner, settings: Settings, chrome: Chrome
+):
     from selenium.webdriver.common.by import By
     from selenium.webdriver.support.wait import WebDriverWait
 
-    graph.save_metric(Metric("clip_fid", larger_is_better=False))
-    graph.save_models([Model("tiny-unet", {}), Model("tiny-sd3", {})])
-    graph.save_datasets([Dataset("cats", {}, None), Dataset("dogs", {}, None)])
+    models, datasets = ("tiny-unet", "tiny-sd3", "tiny-flux"), ("noto-cats", "noto-dogs")
+    graph.save_models([Model(name) for name in models])
+    graph.save_datasets([Dataset(name) for name in datasets])
     graph.save_results(
         [
-            Result(m, d, "clip_fid", 1.0, "finetuned", {})
-            for m in ("tiny-unet", "tiny-sd3")
-            for d in ("cats", "dogs")
+            Result(m, d, "clip_fid", float(rank))
+            for d, order in zip(datasets, (models, models[::-1]), strict=True)
+            for rank, m in enumerate(order)
         ]
     )
-    graph.save_similarities([Similar("cats", "dogs", "clip_fid", 2.0, {})])
+    graph.save_similarities([Similar(*datasets, "clip_fid", 2.0)])
+    refresh(runner)
     server = ManagedServer(settings.home)
     state = server.running()
     assert state is not None
@@ -86,17 +56,20 @@ def test_browser_logs_in_and_draws_the_graph(graph: MatchingGraph, settings: Set
     def wait_for(condition):
         return WebDriverWait(chrome, TIMEOUT_S).until(lambda _: condition())
 
-    query = quote("MATCH (m)-[r:PERFORMS|SIMILAR]->(d) RETURN m, r, d")
-    chrome.get(f"{state.browser}?cmd=edit&arg={query}")
-    wait_for(lambda: element("username")).send_keys("neo4j")
+    chrome.get(address(state.browser, state.uri, "neo4j", None, statements(runner)))
+    assert wait_for(lambda: element("username")).get_attribute("value") == "neo4j"
     element("password").send_keys(server.password_file.read_text().strip())
     element("connect").click()
     wait_for(lambda: not element("password"))
+    # The style comes with the connection, and has a frame of its own.
+    wait_for(lambda: "relationship.BEST" in chrome.page_source)
     wait_for(lambda: element("editor-Run")).click()
     wait_for(lambda: len(chrome.find_elements(By.CSS_SELECTOR, "g.node")) == 4)
-    assert len(chrome.find_elements(By.CSS_SELECTOR, "g.relationship")) == 5
     drawn = {label.text for label in chrome.find_elements(By.CSS_SELECTOR, "g.node text")}
-    assert {"cats", "dogs"} <= drawn, drawn
+    assert {"unet", "flux", "cats", "dogs"} <= drawn, drawn
+    edges = chrome.find_elements(By.CSS_SELECTOR, "g.relationship path.b-outline")
+    colours = sorted(edge.get_attribute("fill") for edge in edges)
+    assert colours == ["#0072B2", "#0072B2", "#009E73", "#009E73"]
 
     kept = os.environ.get("MATCHGRAPH_SCREENSHOT")
     if kept:

@@ -6,6 +6,7 @@ CALL () {
   RETURN 1 AS place, 'nodes' AS kind, substring(label, size('MatchGraph')) AS name, count(*) AS count, null AS share
   UNION ALL
   MATCH (:MatchGraphModel|MatchGraphDataset|MatchGraphRun|MatchGraphStatistics|MatchGraphPrompt|MatchGraphVariant)-[e]->(:MatchGraphModel|MatchGraphDataset|MatchGraphRun|MatchGraphStatistics|MatchGraphPrompt|MatchGraphVariant)
+  WHERE NOT type(e) IN ['BEST', 'GOOD', 'FAIR', 'POOR', 'NEAREST', 'NEAR']
   RETURN 2 AS place, 'edges' AS kind, type(e) AS name, count(*) AS count, null AS share
   UNION ALL
   MATCH (graph:MatchGraph)

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import psutil
 
+from matchgraph.graphdb.browser import first_commands
 from matchgraph.graphdb.errors import SettingsInvalid
 
 HOST = "127.0.0.1"
@@ -131,6 +132,7 @@ def configuration(state: ServerState) -> str:
         "internal.dbms.cypher_ip_blocklist": "0.0.0.0/0,::/0",
         "dbms.usage_report.enabled": "false",
         "client.allow_telemetry": "false",
+        "browser.post_connect_cmd": first_commands(),
         "server.memory.pagecache.size": "128m",
         "db.logs.query.enabled": "OFF",
         "db.tx_log.rotation.retention_policy": "2 files",

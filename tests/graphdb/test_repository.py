@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from matchgraph.graphdb import queries
 from matchgraph.graphdb.errors import (
     ConstraintViolated,
     GraphChanged,
@@ -231,17 +232,42 @@ def test_stored_weights_of_results_are_those_of_the_function(
     np.testing.assert_allclose(weights["d2"], result_weight([0, 1, 2], larger), rtol=1e-12)
 
 
-@pytest.mark.parametrize(("metric", "larger"), [("fid", False), ("kid", False), ("accuracy", True)])
-def test_bands_are_quartiles(graph: MatchingGraph, runner: Runner, metric: str, larger: bool) -> None:
-    values = {"fid": [0.0, 1.0, 5.0, 90.0]}.get(metric, [-0.1 if metric == "kid" else 0.0, 0.1, 0.2, 0.9])
-    names = [f"d{i}" for i in range(len(values))]
-    graph.save_models([Model("m")])
-    graph.save_datasets([Dataset(name) for name in names])
-    graph.save_results([Result("m", names[0], metric, values[0])])
-    graph.save_results([Result("m", d, metric, v) for d, v in zip(names[1:], values[1:], strict=True)])
-    refresh(runner)
-    rows = runner.read("MATCH ()-[e:PERFORMS]->(d) RETURN e.band AS b ORDER BY d.id")
-    assert [row["b"] for row in rows] == (BANDS[::-1] if larger else BANDS)
+@pytest.mark.parametrize(("metric", "larger"), [("fid", False), ("accuracy", True)])
+def test_bands_and_the_edges_that_browser_draws_go_by_rank_within_a_dataset(
+    graph: MatchingGraph, runner: Runner, metric: str, larger: bool
+) -> None:
+    values = {"fid": [0.0, 1.0, 5.0, 90.0]}.get(metric, [0.0, 0.1, 0.2, 0.9])
+    models = [f"m{i}" for i in range(len(values))]
+    graph.save_models([Model(name) for name in models])
+    graph.save_datasets(
+        [Dataset(name) for name in ("easy", "hard")], similar=[Similar("easy", "hard", "fid", 3.0)]
+    )
+    # On the easy dataset the worst value is smaller than most of the hard one.
+    graph.save_results(
+        [
+            Result(m, d, metric, v / scale)
+            for d, scale in (("easy", 1000), ("hard", 1))
+            for m, v in zip(models, values, strict=True)
+        ]
+    )
+    expected = [[band, band, rank] for rank, band in enumerate(BANDS, start=1)]
+    for _ in range(2):
+        refresh(runner)
+        rows = runner.read(
+            "MATCH (m)-[e:PERFORMS]->(d)<-[s:BEST|GOOD|FAIR|POOR]-(m) WITH d, e, s ORDER BY s.rank "
+            "RETURN d.id AS d, collect([e.band, toLower(type(s)), s.rank]) AS bands"
+        )
+        assert {row["d"]: row["bands"] for row in rows} == {"easy": expected, "hard": expected}
+    best = runner.read("MATCH (m)-[:BEST]->({id: 'hard'}) RETURN m.id AS m")
+    assert best == [{"m": models[-1 if larger else 0]}]
+    near = runner.read("MATCH (a)-[e:NEAREST]->(b) RETURN a.id AS a, e.value AS value ORDER BY a")
+    assert near == [{"a": "easy", "value": 3.0}, {"a": "hard", "value": 3.0}]
+    # What only Browser shows is no part of the graph.
+    assert [model.properties for model in graph.models()] == [{}] * len(models)
+    named = runner.read("MATCH (m:Model) WITH m ORDER BY m.id RETURN collect(m.matchgraph_name) AS names")
+    assert named == [{"names": models}]
+    counted = {row["type"]: row["count"] for row in runner.read(queries.load("status/relationships"))}
+    assert counted == {"PERFORMS": 8, "SIMILAR": 1}
 
 
 def test_many_edges_take_several_transactions_and_end_up_as_in_one(
