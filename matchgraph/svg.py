@@ -124,4 +124,4 @@ def _within_page(svg: str, name: str, description: str) -> str:
     if not description:
         return body
     opening, rest = body.split(">", 1)
-    return f'{opening} role="img"><desc>{html.escape(description, quote=False)}</desc>{rest}'
+    return f'{opening} role="img" aria-label="{html.escape(description)}">{rest}'

@@ -81,8 +81,9 @@ def summary_of(study: Study) -> str:
         )
     )
     return (
-        f"{study.metric}: {len(above)} of {len(study.leads)} tuned collaborations are clearly above student, "
-        f"teacher and chance at equal cost; {best.strategy.name} at {best.strategy.steps:.1f} steps: {spans} "
+        f"{study.metric}: {len(above)} of {len(study.leads)} tuned collaborations are clearly above "
+        f"student, teacher and random correction at equal cost; {best.strategy.name} at "
+        f"{best.strategy.steps:.1f} steps: {spans} "
         f"({study.prompts} test prompts, {study.samples} images each)."
     )
 
@@ -170,7 +171,7 @@ def ways_table(study: Study) -> Table:
         "collaboration-ways",
         sorted(study.strategies, key=lambda way: way.tflop),
         [
-            Column("way", "Way", lambda way: way.name),
+            Column("way", "Strategy", lambda way: way.name),
             Column("kind", "Kind", lambda way: TITLES[way.kind]),
             Column("steps", "Steps", lambda way: way.steps, "number"),
             Column("tflop", "TFLOP", lambda way: way.tflop, "number"),
@@ -200,7 +201,7 @@ def leads_table(study: Study) -> Table:
                 "score",
             ),
             Column("over_teacher", "Over the teacher at equal cost", lambda lead: lead.over_teacher, "score"),
-            Column("over_random", "Over chance", lambda lead: lead.over_random, "score"),
+            Column("over_random", "Over random correction", lambda lead: lead.over_random, "score"),
         ],
     )
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from matchgraph.pages import page_environment
 from matchgraph.report.tables import Table
 from matchgraph.svg import standalone
 from matchgraph.training.files import write_text
@@ -151,7 +152,6 @@ def render_page(head: Head, sections: Sequence[Section]) -> str:
     Returns:
         A self-contained HTML document; every value is escaped, and nothing in it can load or run anything.
     """
-    from jinja2 import Environment, PackageLoader, StrictUndefined
     from markupsafe import Markup, escape
 
     def with_code(text: str) -> Markup:
@@ -162,13 +162,7 @@ def render_page(head: Head, sections: Sequence[Section]) -> str:
             for number, part in enumerate(parts)
         )
 
-    environment = Environment(
-        loader=PackageLoader("matchgraph.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = page_environment("matchgraph.report")
     environment.filters["with_code"] = with_code
     # Drawings escape the names within them themselves.
     return environment.get_template(TEMPLATE).render(head=head, sections=sections, drawn=Markup)

@@ -91,7 +91,7 @@ def named(each: Sequence[str]) -> str:
     counts = Counter(each).most_common()
     if len(counts) == 1:
         return counts[0][0]
-    return ", ".join(f"{name} in {count} of {len(each)} turns" for name, count in counts)
+    return ", ".join(f"{name} in {count} of {len(each)} folds" for name, count in counts)
 
 
 def sections(study: Study) -> list[Section]:

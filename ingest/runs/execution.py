@@ -11,7 +11,7 @@ from matchgraph.ingest.errors import ExtractorMismatch
 from matchgraph.ingest.runs.config import Execution
 from matchgraph.ingest.runs.estimates import AFTER, BEFORE, TRAINING
 from matchgraph.ingest.runs.memory import WHAT_HELPS, MemoryPlans, carried_out, check_fits, in_words
-from matchgraph.ingest.runs.pages import GRID_BEFORE_FILE, GRID_FILE
+from matchgraph.ingest.runs.pages import GRID_BEFORE_FILE, GRID_FILE, GRID_REAL_FILE
 from matchgraph.ingest.runs.run import Job, OnStep, Outcome
 from matchgraph.ingest.runs.sampling import GRID_SIDE, Sampling, drawing_hash
 from matchgraph.training.errors import OutOfMemory
@@ -125,6 +125,7 @@ class LoraExecutor:
             adapter, digest, seconds, trained = job.adapter, file_hash(job.adapter), None, {}
         rows = DrawnRows(job.checkpoint, {"of": drawing_hash(job, digest)}, "after")
         after = sampling.measure(rows, adapter, AFTER, job.out / GRID_FILE)
+        sampling.save_real(job.out / GRID_REAL_FILE)
         on_gpu = pipeline.device.type == "cuda"
         details = {
             **trained,
@@ -221,7 +222,7 @@ class LoraExecutor:
             found = load_extractor(spec, device=self.execution.device)
             if found.hash != wanted:
                 raise ExtractorMismatch(
-                    f"The extractor at {spec.weights} is {found.hash}, and run {job.run} was planned with "
+                    f"The extractor at {spec.weights} is {found.hash}, but run {job.run} was planned with "
                     f"{wanted}; restore those weights, or queue the run again."
                 )
             self.extractors[wanted] = require_images(found, name)

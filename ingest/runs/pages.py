@@ -14,6 +14,7 @@ from typing import Any
 
 from matchgraph.graphdb.metrics import KNOWN_METRICS
 from matchgraph.ingest.runs.curves import loss_curve
+from matchgraph.pages import page_environment
 from matchgraph.svg import standalone
 from matchgraph.training.files import write_text
 from matchgraph.words import in_words
@@ -23,11 +24,15 @@ PAGE_FILE = "index.html"
 CURVE_FILE = "loss.svg"
 GRID_FILE = "samples.png"
 GRID_BEFORE_FILE = "samples_before.png"
+GRID_REAL_FILE = "real.png"
 # A larger grid is embedded at this size, or a page of 16 images of 1024 pixels would weigh tens of megabytes.
 EMBEDDED_PX = 1024
 EMBEDDED_QUALITY = 88
 # A smaller one is enlarged, and looks best with its pixels as they are.
 SMALL_PX = 320
+# Standard errors that a change must exceed.
+CLEAR = 1.96
+COLOURS = {"better": "good", "worse": "bad"}
 
 
 @dataclass(frozen=True)
@@ -61,7 +66,8 @@ class ScoreRow:
         before: of the pretrained model; empty where it was not scored.
         after: of the fine-tuned model.
         change: of the value, in per cent.
-        improved: whether that is for the better; None where that is not known.
+        verdict: "better" or "worse"; "not clear" where standard errors are known and leave that open; empty
+            where nothing changed or the metric's direction is not known.
         images: how many images it is an estimate from.
         extractor: name of what looked at the images.
         extractor_hash: what tells it from another of that name.
@@ -74,7 +80,7 @@ class ScoreRow:
     before: str
     after: str
     change: str
-    improved: bool | None
+    verdict: str
     images: str
     extractor: str
     extractor_hash: str
@@ -86,7 +92,7 @@ def write_run_page(folder: Path, record: Mapping[str, Any]) -> Path:
     """Write `index.html` and `loss.svg` into a run's folder, from its record and the pictures beside it.
 
     Args:
-        folder: the run's folder; `samples.png` and `samples_before.png` are shown where they are there.
+        folder: the run's folder; `samples.png`, `samples_before.png` and `real.png` are shown if they exist.
         record: the content of `record.json`.
 
     Returns:
@@ -95,7 +101,6 @@ def write_run_page(folder: Path, record: Mapping[str, Any]) -> Path:
     Raises:
         OSError: it cannot be written, or a picture cannot be read.
     """
-    from jinja2 import Environment, PackageLoader, StrictUndefined
     from markupsafe import Markup
 
     asked, happened, used = record["asked"], *training_blocks(record)
@@ -104,28 +109,27 @@ def write_run_page(folder: Path, record: Mapping[str, Any]) -> Path:
         write_text(folder / CURVE_FILE, standalone(curve))
     scores = score_rows(record)
     # Ids and captions are others' text: every value is escaped, but for the curve, which holds none of them.
-    environment = Environment(
-        loader=PackageLoader("matchgraph.ingest.runs"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    page = environment.get_template(TEMPLATE).render(
-        run=record["run"],
-        model=asked["model"],
-        dataset=asked["dataset"],
-        scores=scores,
-        scored_before=any(row.before for row in scores),
-        pictures=pictures_of(folder),
-        prompts=record["with"].get("prompts") or [],
-        small_px=SMALL_PX,
-        curve=None if curve is None else Markup(curve),
-        blocks={
-            "What was asked": halves(facts(asked)),
-            "What happened": halves(facts(_happened(record, happened))),
-            "What was used": halves(facts(used)),
-        },
+    page = (
+        page_environment("matchgraph.ingest.runs")
+        .get_template(TEMPLATE)
+        .render(
+            run=record["run"],
+            model=asked["model"],
+            dataset=asked["dataset"],
+            scores=scores,
+            scored_before=any(row.before for row in scores),
+            judged=any(row.verdict for row in scores),
+            colours=COLOURS,
+            pictures=pictures_of(folder),
+            prompts=record["with"].get("prompts") or [],
+            small_px=SMALL_PX,
+            curve=None if curve is None else Markup(curve),
+            blocks={
+                "Settings": halves(facts(asked)),
+                "What happened": halves(facts(_happened(record, happened))),
+                "Machine and versions": halves(facts(used)),
+            },
+        )
     )
     return write_text(folder / PAGE_FILE, page)
 
@@ -144,7 +148,6 @@ def score_rows(record: Mapping[str, Any]) -> list[ScoreRow]:
     for after in measured["finetuned"]:
         larger = larger_is_better(after["metric"])
         start, end = before.get(after["metric"], {}).get("value"), after["value"]
-        gain = None if start is None or larger is None else (end - start) * (1 if larger else -1)
         rows.append(
             ScoreRow(
                 metric=after["metric"],
@@ -152,7 +155,7 @@ def score_rows(record: Mapping[str, Any]) -> list[ScoreRow]:
                 before="" if start is None else _with_deviation(before[after["metric"]]),
                 after=_with_deviation(after),
                 change="" if not start else f"{100 * (end - start) / abs(start):+.1f} %".replace("-", "−"),
-                improved=None if not gain else gain > 0,
+                verdict=_verdict(before.get(after["metric"]), after, larger),
                 images=f"{after['n_real']:,} real, {after['n_gen']:,} generated",
                 extractor=after["extractor_name"],
                 extractor_hash=after["extractor"],
@@ -161,6 +164,17 @@ def score_rows(record: Mapping[str, Any]) -> list[ScoreRow]:
             )
         )
     return rows
+
+
+def _verdict(before: Mapping[str, Any] | None, after: Mapping[str, Any], larger: bool | None) -> str:
+    """Whether a change is for the better, beyond the errors of sampling; see `ScoreRow`."""
+    if before is None or larger is None or after["value"] == before["value"]:
+        return ""
+    gain = (after["value"] - before["value"]) * (1 if larger else -1)
+    error = math.hypot(*(score.get("standard_error") or 0.0 for score in (before, after)))
+    if abs(gain) <= CLEAR * error:
+        return "not clear"
+    return "better" if gain > 0 else "worse"
 
 
 def larger_is_better(metric: str) -> bool | None:
@@ -173,10 +187,14 @@ def larger_is_better(metric: str) -> bool | None:
 
 
 def pictures_of(folder: Path) -> list[Picture]:
-    """The sample grids of a run that are there, the earlier one first, each small enough for a page."""
+    """The grids of a run that are there, each small enough for a page."""
     return [
         _picture(folder / name, title)
-        for title, name in (("Before fine-tuning", GRID_BEFORE_FILE), ("After fine-tuning", GRID_FILE))
+        for title, name in (
+            ("Before fine-tuning", GRID_BEFORE_FILE),
+            ("After fine-tuning", GRID_FILE),
+            ("Real images with the same captions", GRID_REAL_FILE),
+        )
         if (folder / name).is_file()
     ]
 

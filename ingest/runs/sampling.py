@@ -127,6 +127,14 @@ class Sampling:
         save_grid([_image(row) for row in rows.rows("picture", GRID_SIDE**2)], picture)
         return Measured(scores, float(rows.rows("seconds", n).mean()), plain)
 
+    def save_real(self, picture: Path) -> None:
+        """Save the real images whose captions the first samples have, side by side as these are."""
+        from matchgraph.training.images import load_rgb, square
+
+        side = self.job.config.resolution_px
+        shown = [self.job.images[place].path for place in self.places[: GRID_SIDE**2]]
+        save_grid([square(load_rgb(path), side) for path in shown], picture)
+
     def _draw(self, rows: DrawnRows, adapter: Path | None, stage: str, n: int) -> None:
         """Draw up to n images and keep their rows."""
         from matchgraph.training.sampling.generate import stream_batches

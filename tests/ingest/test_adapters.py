@@ -82,6 +82,7 @@ def test_a_folder_of_adapters_is_scored_and_the_best_recorded_with_its_training(
     }
     assert list(facts.values()) == ["kohya sd-scripts", 1200, 0.0001, 3, "sd15"]
     assert (report.adapters[0].folder / "samples.png").is_file()
+    assert (report.adapters[0].folder / "real.png").is_file()
     # Again it is the same question; another adapter's result is not overwritten unasked.
     score_adapters(zoo, folder / "a.safetensors", **given)
     with pytest.raises(IngestError, match=r"has a clip_fid already, of .*--replace"):

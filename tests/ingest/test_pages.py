@@ -82,16 +82,19 @@ def test_the_page_needs_nothing_but_itself(tmp_path: Path) -> None:
     assert "default-src 'none'" in (tmp_path / "index.html").read_text()
 
 
-def test_both_grids_are_shown_and_a_large_one_reduced(tmp_path: Path) -> None:
+def test_all_grids_are_shown_and_a_large_one_reduced(tmp_path: Path) -> None:
     save_grid(tmp_path / "samples_before.png", 64)
+    save_grid(tmp_path / "real.png", 32)
     save_grid(tmp_path / "samples.png", 2 * EMBEDDED_PX)
     seen = Reader(write_run_page(tmp_path, record()))
-    before, after = (
+    before, after, real = (
         base64.b64decode(address.partition(",")[2]) for address in seen.addresses if "base64" in address
     )
     assert before == (tmp_path / "samples_before.png").read_bytes()
     assert Image.open(io.BytesIO(after)).size == (EMBEDDED_PX, EMBEDDED_PX)
-    assert seen.text.index("Before fine-tuning") < seen.text.index("After fine-tuning")
+    assert real == (tmp_path / "real.png").read_bytes()
+    titles = ("Before fine-tuning", "After fine-tuning", "Real images")
+    assert sorted(titles, key=seen.text.index) == list(titles)
     assert "in full: samples.png" in seen.text
     assert "in full: samples_before.png" not in seen.text
 
@@ -118,13 +121,23 @@ def test_better_depends_on_the_metric() -> None:
         "finetuned": [score(name, 2.0) for name in ("clip_fid", "clip_score", "dinov2_kid", "own")],
         "initial": [score(name, 1.0) for name in ("clip_fid", "clip_score", "dinov2_kid", "own")],
     }
-    rows = {row.metric: (row.better, row.improved, row.change) for row in score_rows(told)}
+    rows = {row.metric: (row.better, row.verdict, row.change) for row in score_rows(told)}
     assert rows == {
-        "clip_fid": ("smaller", False, "+100.0 %"),
-        "clip_score": ("larger", True, "+100.0 %"),
-        "dinov2_kid": ("smaller", False, "+100.0 %"),
-        "own": ("", None, "+100.0 %"),
+        "clip_fid": ("smaller", "worse", "+100.0 %"),
+        "clip_score": ("larger", "better", "+100.0 %"),
+        "dinov2_kid": ("smaller", "worse", "+100.0 %"),
+        "own": ("", "", "+100.0 %"),
     }
+
+
+@pytest.mark.parametrize(("error", "verdict"), [(0.3, "better"), (0.4, "not clear")])
+def test_a_change_within_the_errors_of_sampling_is_not_judged(error: float, verdict: str) -> None:
+    told = record()
+    told["measured"] = {
+        "finetuned": [score("clip_fid", 1.0, standard_error=error)],
+        "initial": [score("clip_fid", 2.0, standard_error=error)],
+    }
+    assert [row.verdict for row in score_rows(told)] == [verdict]
 
 
 def test_a_page_is_there_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
