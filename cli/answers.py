@@ -28,8 +28,8 @@ METHODS = {
     "average_value": "average value",
     "similar": "similar datasets",
     "wider": "all datasets by similarity",
-    "process": "process on values",
-    "process_of_ranks": "process on ranks",
+    "process": "Gaussian process on values",
+    "process_of_ranks": "Gaussian process on ranks",
     "paper": "the paper's recipe",
 }
 
@@ -64,7 +64,7 @@ def show_answer(answer: Answer, *, measure: str) -> None:
     console.print(sentences(answer), soft_wrap=True)
     if answer.confidence is not None:
         console.print(confidence_text(answer.confidence), soft_wrap=True)
-    console.print(f"To be sure, measure the likeliest: {measure}", soft_wrap=True)
+    console.print(f"To be sure, measure the likeliest ones: {measure}", soft_wrap=True)
 
 
 def show_start(start: StartingPoint) -> None:
@@ -101,7 +101,7 @@ def show_decision(found: Shortlisted, metric: str) -> None:
     console, decision = stdout_console(), found.decision
     table = new_table(f"Measured on {found.dataset} by {metric}")
     table.add_column("model", overflow="fold")
-    for name in ("as it is", "fine-tuned", "P(best)"):
+    for name in ("pretrained", "fine-tuned", "P(best)"):
         table.add_column(name, justify="right", overflow="fold")
     for outcome in decision.measured:
         before = with_error(outcome.initial, outcome.initial_standard_error)
@@ -116,25 +116,25 @@ def decision_text(found: Shortlisted, metric: str) -> str:
     """The decision in sentences: what to take, its chance, why no more was measured, and where it lies."""
     decision = found.decision
     share = f"{len(decision.measured)} of {len(decision.chances)} models are measured"
-    chance = "how likely it is the best one is not known without standard errors"
+    chance = "the probability that it is the best is unknown, as standard errors are missing"
     if decision.chance is not None:
-        chance = f"the best one with a probability of {decision.chance * PERCENT:.0f} %"
+        chance = f"the best with a probability of {decision.chance * PERCENT:.0f} %"
     if decision.tuned:
         lines = [f"Take {decision.model}, fine-tuned: {metric} {decision.value:.4g}, {chance}; {share}."]
     else:
         lines = [
-            f"Do not fine-tune: {decision.model} as it is has {metric} {decision.value:.4g}, and fine-tuning "
-            f"was no better; {share}."
+            f"Do not fine-tune: pretrained {decision.model} has {metric} {decision.value:.4g}, and no "
+            f"fine-tuned model is better; {share}."
         ]
     if decision.tuning_pays is not None:
         lines.append(
-            "That the best of them fine-tuned is better than the best as it is has a probability of "
-            f"{decision.tuning_pays * PERCENT:.0f} %, by the standard errors of sampling."
+            "Given the standard errors of sampling, the best fine-tuned model beats the best pretrained one "
+            f"with a probability of {decision.tuning_pays * PERCENT:.0f} %."
         )
     if found.answer is None and len(decision.chances) > 1:
         lines.append(
-            "The graph had no results to learn from: models came in the order of their published average "
-            "ranking, and those without one cheapest first."
+            "The graph had no results to learn from, so models were taken in the order of their published "
+            "average rank; those without one followed, cheapest first."
         )
     lines.append(found.stopped)
     lines += [f"Not measured: {model}: {reason}" for model, reason in found.failed.items()]
@@ -155,7 +155,7 @@ def sentences(answer: Answer) -> str:
     first = answer.ranking[0]
     lines = [
         f"Fine-tune {first.model}: expected rank {first.expected_rank:.1f} ± {first.rank_std:.1f} of "
-        f"{len(answer.ranking)}, the best one with a probability of {first.p_best * PERCENT:.0f} % "
+        f"{len(answer.ranking)}, the best with a probability of {first.p_best * PERCENT:.0f} % "
         f"(answered in {answer.seconds:.1f} s)."
     ]
     lines += verdict_lines(answer)
@@ -164,7 +164,7 @@ def sentences(answer: Answer) -> str:
     if first.why:
         reasons = ", ".join(f"{readable(reason.part)} {reason.lift:+.2f}" for reason in first.why[:4])
         unit = "log-odds" if answer.provenance["recipe"] == "paper" else "standard deviations"
-        lines.append(f"Moved up (+) or down (-) by, in {unit}: {reasons}.")
+        lines.append(f"What moves it up (+) or down (-), in {unit}: {reasons}.")
     if answer.neighbours:
         near = "; ".join(
             f"{neighbour.dataset} ({neighbour.similarity:.4g}"
@@ -176,7 +176,7 @@ def sentences(answer: Answer) -> str:
         choose = max if answer.provenance["larger_is_better"] else min
         best = choose(answer.measured, key=lambda model: answer.measured[model])
         place = next(i for i, model in enumerate(answer.ranking, start=1) if model.model == best)
-        lines.append(f"Measured (and not used): {best} was best, ranked {place} here.")
+        lines.append(f"Measured before, and not used here: {best} was the best; it is ranked {place}.")
     lines += [f"Note: {note}" for note in answer.notes]
     return "\n".join(lines)
 
@@ -187,17 +187,17 @@ def verdict_lines(answer: Answer) -> list[str]:
     lines = []
     if verdict.judged_on:
         lines.append(
-            f"That chance is calibrated on {verdict.judged_on} other datasets, each ranked as if it had no "
-            "results."
+            f"This probability is calibrated on {verdict.judged_on} other datasets, each ranked as if it had "
+            "no results."
         )
     if verdict.expected_loss is not None:
-        lines.append(f"Expected loss against the best model: {verdict.expected_loss:.3g} {metric}.")
+        lines.append(f"Expected loss compared with the best model: {verdict.expected_loss:.3g} {metric}.")
     if (familiar := verdict.familiarity) and familiar.off_zoo:
         times = f", {familiar.times:.1f} times as far" if familiar.times else ""
         lines.append(
-            f"Warning: {answer.dataset} is unlike all that was measured. The nearest dataset is "
-            f"{familiar.nearest} ({familiar.value:.4g}{times}), where known ones are at most "
-            f"{familiar.farthest:.4g} from their nearest. The chances are widened; measure before you rely "
+            f"Warning: {answer.dataset} is unlike any measured dataset. Its nearest one is "
+            f"{familiar.nearest} ({familiar.value:.4g}{times}); every measured dataset has one within "
+            f"{familiar.farthest:.4g}. The probabilities are evened out accordingly; measure before you rely "
             "on the ranking."
         )
     return lines
@@ -218,7 +218,7 @@ def confidence_text(sure: Confidence) -> str:
     chosen, coverage = sure.chosen, sure.coverage
     count = len(chosen.models)
     lines = [
-        f"With a confidence of {chosen.confidence:g} the best model is "
+        f"With {PERCENT * chosen.confidence:g} % confidence, the best model is "
         + (f"one of {count}: {', '.join(chosen.models)}." if count > 1 else f"{chosen.models[0]}.")
     ]
     if chosen.reason:
@@ -226,16 +226,16 @@ def confidence_text(sure: Confidence) -> str:
     if coverage is not None:
         share, size = coverage.coverage, coverage.size
         lines.append(
-            f"On the other {share.count} datasets such sets, each calibrated on the rest, had "
+            f"On the other {share.count} datasets, such sets (each calibrated on the rest) had "
             f"{size.value:.1f} models on average and contained the best one in {share.value * PERCENT:.0f} % "
-            f"[{share.low * PERCENT:.0f}, {share.high * PERCENT:.0f}]."
+            f"[{share.low * PERCENT:.0f}, {share.high * PERCENT:.0f}] of cases."
         )
     if sure.shifted is not None:
         share, size = sure.shifted.coverage, sure.shifted.size
         lines.append(
             "With whole clusters of datasets held out, sets calibrated on the other clusters had "
-            f"{size.value:.1f} models and contained it in {share.value * PERCENT:.0f} % "
-            f"[{share.low * PERCENT:.0f}, {share.high * PERCENT:.0f}]."
+            f"{size.value:.1f} models on average and contained it in {share.value * PERCENT:.0f} % "
+            f"[{share.low * PERCENT:.0f}, {share.high * PERCENT:.0f}] of cases."
         )
     return "\n".join(lines)
 
@@ -246,14 +246,15 @@ def mixture_text(mixture: Mapping[str, Any]) -> str:
     if mixture["fell_back"]:
         name = METHODS[max(weights, key=weights.get)]
         return (
-            f"On the other datasets of this graph no mixture of methods clearly beats the {name}: used alone."
+            f"No mixture of methods clearly beats the {name} on the other datasets of this graph, so it is "
+            "used alone."
         )
     shares = [
         f"{METHODS[name]} {weight * PERCENT:.0f} %"
         for name, weight in sorted(weights.items(), key=lambda one: -one[1])
         if round(weight * PERCENT)
     ]
-    return f"Weights, learned from the other datasets: {', '.join(shares)}."
+    return f"Weights learned from the other datasets: {', '.join(shares)}."
 
 
 def readable(part: str) -> str:
@@ -317,10 +318,10 @@ def shortlist_text(evaluation: Evaluation) -> str:
             continue
         osr, regret = own.osr, own.regret
         lines.append(
-            f"{own.title}: the best of the first {own.measured} measured is the best of all on "
+            f"{own.title}: the best model is among the first {own.measured} on "
             f"{osr.value * PERCENT:.0f} % [{osr.low * PERCENT:.0f}, {osr.high * PERCENT:.0f}] of the "
-            f"datasets, and on average behind that by {regret.value:.3g} [{regret.low:.3g}, "
-            f"{regret.high:.3g}] {metric}."
+            f"datasets; on average, the best of these is worse than the best of all by {regret.value:.3g} "
+            f"[{regret.low:.3g}, {regret.high:.3g}] {metric}."
         )
     return "\n".join(lines)
 
@@ -331,8 +332,8 @@ def tau_text(evaluation: Evaluation) -> str:
         next(own for own in evaluation.summaries if own.key == key) for key in ("method", "average_rank")
     )
     return (
-        "τ_w weighs by the true ranks; by SciPy's default, the mean of that and of the predicted ranks, it "
-        f"is {method.figures['tau_scipy'].value:.3g} for {method.title} and "
+        "τ_w weighs errors by the true ranks. With SciPy's default, the mean over true and predicted ranks, "
+        f"it is {method.figures['tau_scipy'].value:.3g} for {method.title} and "
         f"{average.figures['tau_scipy'].value:.3g} for the average rank."
     )
 
@@ -391,9 +392,9 @@ def verdict(evaluation: Evaluation) -> str:
     if not gain.count:
         judged = "cannot be compared with the average rank"
     elif gain.low > 0:
-        judged = "orders models better than their average rank does"
+        judged = "orders models better than the average rank does"
     elif gain.high < 0:
-        judged = "orders models worse than their average rank does: prefer that"
+        judged = "orders models worse than the average rank does: use that instead"
     else:
         judged = "is not clearly better or worse than the average rank"
     return (

@@ -24,17 +24,21 @@ WHO = {
 @click.command()
 @click.argument("student")
 @click.argument("teacher")
-@click.option("--metric", required=True, help="Metric of the quality of both.")
-@click.option("--confidence", required=True, help="Metric of how sure the oracle is of STUDENT's image.")
+@click.option("--metric", required=True, help="Quality metric for both.")
+@click.option("--confidence", required=True, help="Metric with the oracle's confidence in STUDENT's image.")
 @click.option(
-    "--budget", type=FiniteRange(0, min_open=True), help="Average cost of an image, in the candidates' unit."
+    "--budget", type=FiniteRange(0, min_open=True), help="Average cost per image, in the candidates' unit."
 )
-@click.option("--student-seconds", type=FiniteRange(0, min_open=True), help="Seconds of an image of STUDENT.")
-@click.option("--teacher-seconds", type=FiniteRange(0, min_open=True), help="Seconds of an image of TEACHER.")
+@click.option(
+    "--student-seconds", type=FiniteRange(0, min_open=True), help="Seconds that STUDENT takes per image."
+)
+@click.option(
+    "--teacher-seconds", type=FiniteRange(0, min_open=True), help="Seconds that TEACHER takes per image."
+)
 @click.option(
     "--longest-seconds",
     type=FiniteRange(0, min_open=True),
-    help="What any image may take; one that both draw takes the seconds of both.",
+    help="Longest time for any image, in seconds; one that both draw takes the sum of both.",
 )
 @click.option(
     "--route-first",
@@ -54,7 +58,7 @@ def scores(
     as_json: bool,
     **limits: Any,
 ) -> None:
-    """Choose a threshold by scores that `route scores` added, and report what it gains, without drawing.
+    """Choose a threshold from scores that `route scores` added, and report the gain, without drawing.
 
     STUDENT and TEACHER are candidates. The threshold is chosen on the validation prompts, from STUDENT alone
     to TEACHER alone, and judged on the test prompts. With --route-first, prompts whose image by STUDENT is
@@ -88,11 +92,11 @@ def scores(
     click.echo(
         f"On {found.prompts} test prompts: {percent(found.accepted)} of the student's images kept; {metric} "
         f"{written(found.quality)}, {written(found.over_student, '+')} over {student} alone, "
-        f"{written(found.over_random, '+')} over as many at random, {written(found.over_teacher, '+')} over "
-        f"{teacher} alone; {written(found.cost)} {unit} an image."
+        f"{written(found.over_random, '+')} over as many chosen at random, "
+        f"{written(found.over_teacher, '+')} over {teacher} alone; {written(found.cost)} {unit} per image."
     )
     if found.seconds is not None:
-        click.echo(f"{written(found.seconds)} s an image, {found.longest_seconds:.4g} s at most.")
+        click.echo(f"{written(found.seconds)} s per image, {found.longest_seconds:.4g} s at most.")
 
 
 def show_routed(
@@ -116,7 +120,7 @@ def show_routed(
         f"{written(found.over_cascade_cost, '+')} {unit} an image."
     )
     if found.seconds is not None:
-        click.echo(f"{written(found.seconds)} s an image, {found.longest_seconds:.4g} s at most.")
+        click.echo(f"{written(found.seconds)} s per image, {found.longest_seconds:.4g} s at most.")
 
 
 def written(interval: Interval, sign: str = "") -> str:

@@ -31,7 +31,7 @@ from matchgraph.cli.route import budget_option, router_store
 @scorer_options
 @caption_column_option
 @prompts_option("Prompts to draw, one per line.", required=True)
-@budget_option("Average cost of an image.", required=True)
+@budget_option("Average cost per image.", required=True)
 @probe_option(required=True)
 @click.option(
     "--metric",
@@ -41,7 +41,9 @@ from matchgraph.cli.route import budget_option, router_store
     "mixture that `route mix` stated.",
 )
 @click.option(
-    "--compare", is_flag=True, help="Also draw by fewer levels, and report the gain of each: six drawings."
+    "--compare",
+    is_flag=True,
+    help="Also draw with fewer levels (six times in all) and report each gain.",
 )
 @click.option(
     "--models",
@@ -49,7 +51,7 @@ from matchgraph.cli.route import budget_option, router_store
     type=click.IntRange(1),
     default=1,
     show_default=True,
-    help="Number of best models to choose from.",
+    help="How many of the best models to choose from.",
 )
 @click.option(
     "--adapter",
@@ -75,7 +77,7 @@ def choose(
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Choose model, candidate and teacher for prompts, by one measure, and draw.
+    """Choose model, candidate and teacher for prompts by one measure, and draw them.
 
     Needs a graph with scored prompts, a router fitted for the measure and, for the last level, students tuned
     by it. For nearness, the model is the one predicted to be best for the images after fine-tuning, from the
@@ -130,7 +132,7 @@ def choose(
         gain = ""
         if level.over_one_choice is not None:
             value, low, high = level.over_one_choice
-            gain = f", {value:+.4f} [{low:+.4f}, {high:+.4f}] over one choice"
+            gain = f", {value:+.4f} [{low:+.4f}, {high:+.4f}] over a single choice"
         away = "" if level.distance is None else f" distance to the images {level.distance:.2f},"
         click.echo(
             f"{level.name}: {metric} {level.quality:.4f} ({level.expected_quality:.4f} expected{gain}) for "

@@ -98,7 +98,7 @@ def collaborate() -> None:
 
     `distill` or `student` makes a student. `calibrate` measures the scores of its images, `tune` chooses the
     teacher's correction and the threshold for an average cost, `generate` draws, and `evaluate` reports the
-    gain. `scores` does so for scores of your own, without drawing.
+    gain. `scores` does the same with scores of your own, without drawing.
     """
 
 
@@ -121,7 +121,7 @@ for each in (distill, student, control_image, scores):
     Drawing,
     only=("steps", "guidance", "sampler", "resolution_px"),
     steps={"default": 4, "show_default": True},
-    resolution_px={"default": None, "help": "Side of the images; the student's own by default."},
+    resolution_px={"default": None, "help": "Side of the images, in pixels; the student's own by default."},
 )
 @seed_option("the noise")
 @json_option
@@ -163,7 +163,7 @@ def calibrate(
 
 @collaborate.command()
 @student_argument
-@budget_option("Average cost of an image.", required=True)
+@budget_option("Average cost per image.", required=True)
 @with_oracle
 @with_corrections
 @prompts_option("One prompt per line; the graph's validation prompts by default.")
@@ -171,9 +171,9 @@ def calibrate(
 @seed_option("the noise")
 @json_option
 def tune(student: str, budget_tflop: float, oracle: Oracle, as_json: bool, **options: Any) -> None:
-    """Choose the teacher's correction, and the percentile below which it is used, for an average cost.
+    """Choose the teacher's correction, and the percentile below which it is used, for a given average cost.
 
-    Measurements are kept and reused. The whole frontier of quality over cost is written to
+    Measurements are kept and reused. The full frontier of quality over cost is written to
     `collaboration/STUDENT/frontier.json` in the data folder.
     """
     from matchgraph.collaboration.workflow import frontier_rows
@@ -199,11 +199,13 @@ def tune(student: str, budget_tflop: float, oracle: Oracle, as_json: bool, **opt
         return
     for row in rows:
         name = row["correction"] or "student alone"
-        click.echo(f"{row['tflop']:.4g} TFLOP: {row['quality']:.4f} by {name} below {row['k']:g} %")
+        click.echo(
+            f"{row['tflop']:.4g} TFLOP: quality {row['quality']:.4f}, {name} below percentile {row['k']:g}"
+        )
     click.echo(
-        f"For {budget_tflop:g} TFLOP: {best.correction or 'student alone'} below {best.k:g} % "
-        f"({calibration.metric} under {calibration.threshold(best.k):.4f}); expect {best.quality:.4f} for "
-        f"{best.tflop:.4g}."
+        f"For {budget_tflop:g} TFLOP: {best.correction or 'student alone'} below percentile {best.k:g} "
+        f"({calibration.metric} below {calibration.threshold(best.k):.4f}); expect quality "
+        f"{best.quality:.4f} for {best.tflop:.4g} TFLOP."
     )
 
 
@@ -211,22 +213,31 @@ def tune(student: str, budget_tflop: float, oracle: Oracle, as_json: bool, **opt
 @student_argument
 @click.argument("prompts", metavar="PROMPT...", nargs=-1, required=True)
 @with_oracle
-@click.option("--percentile", "k", type=click.FloatRange(0, 100), help="Instead of the tuned percentile.")
+@click.option(
+    "--percentile",
+    "k",
+    type=click.FloatRange(0, 100),
+    help="Percentile below which images are rejected, instead of the tuned one.",
+)
 @click.option("--rollback", type=float, help="Refine with this rollback, instead of the tuned correction.")
 @click.option(
     "--regenerate", is_flag=True, help="Draw rejected images from noise, instead of the tuned correction."
 )
-@click.option("--teacher-steps", type=click.IntRange(1), help="Instead of the tuned steps.")
+@click.option(
+    "--teacher-steps",
+    type=click.IntRange(1),
+    help="Denoising steps of the teacher, instead of the tuned number.",
+)
 @click.option(
     "--teacher-resolution",
     "teacher_resolution_px",
     type=click.IntRange(8),
-    help="Side of the teacher's images, instead of the tuned one or the student's.",
+    help="Side of the teacher's images, in pixels, instead of the tuned one or the student's.",
 )
 @click.option(
     "--edit",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="Picture to edit (SDEdit), the same for each prompt.",
+    help="Image to edit (SDEdit), the same for each prompt.",
 )
 @click.option("--strength", type=float, help="With --edit: share of the schedule that is repeated.")
 @click.option(
@@ -298,7 +309,7 @@ def generate(
     "--student-steps",
     type=Numbers(int, 1),
     default="",
-    help="More step counts of the student alone, for comparison.",
+    help="Further step counts of the student alone, for comparison.",
 )
 @click.option(
     "--reference",
@@ -306,11 +317,15 @@ def generate(
     help="Folder of real images for the Frechet distance.",
 )
 @caption_column_option
-@prompts_option("One prompt per line; the graph's validation prompts by default.", name="--tune-prompts")
-@prompts_option("One prompt per line; the graph's test prompts by default.", name="--test-prompts")
+@prompts_option(
+    "Prompts to tune on, one per line; the graph's validation prompts by default.", name="--tune-prompts"
+)
+@prompts_option(
+    "Prompts to measure on, one per line; the graph's test prompts by default.", name="--test-prompts"
+)
 @click.option("--samples", type=click.IntRange(1), default=4, show_default=True, help="Images per prompt.")
 @out_option("Folder for the report.", default="collaboration-report")
-@seed_option("noise and bootstrap")
+@seed_option("the noise and the bootstrap")
 @click.pass_context
 def evaluate(
     context: click.Context,

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 # Prompts that are left out are named up to so many.
 SHOWN = 5
 
-network_option = probe_option(note="Only routers of the kind network need it.")
+network_option = probe_option(note="Only `--kind network` needs it.")
 
 
 @click.command()
@@ -40,9 +40,9 @@ network_option = probe_option(note="Only routers of the kind network need it.")
     type=click.IntRange(3),
     default=10,
     show_default=True,
-    help="Parts that the prompts are divided into; each is the test part once.",
+    help="Number of folds; each is the test set once.",
 )
-@seed_option("the parts, the network and the bootstrap")
+@seed_option("the folds, the network and the bootstrap")
 def curve(
     probe: str | None,
     metrics: tuple[str, ...],

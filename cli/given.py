@@ -36,9 +36,9 @@ from matchgraph.training.measure.scorers import SCORE_METRICS
     "costs",
     multiple=True,
     metavar="CANDIDATE=COST",
-    help="What an image of a candidate costs, where the file does not say. Repeatable.",
+    help="Cost per image of a candidate, if the file does not have it. Repeatable.",
 )
-@click.option("--unit", type=click.Choice(UNITS), help="Unit of the costs, where the file does not say.")
+@click.option("--unit", type=click.Choice(UNITS), help="Unit of the costs, if the file does not have it.")
 @scorer_options
 @seed_option("the split of new prompts")
 @device_option
@@ -49,11 +49,11 @@ def scores(
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Add scores of your own: ratings by people, or any metric, of any candidates.
+    """Add scores of your own: ratings by people, or any metric, for any candidates.
 
-    FILE is CSV, JSON Lines, JSON or Parquet. Long: columns prompt, candidate (or model), value (or score,
-    rating), and if need be metric and cost (or tflop, seconds, usd). Wide: prompt, and a column for each
-    candidate. Several values of one candidate on one prompt are averaged. Candidates need no pipeline here.
+    FILE is CSV, JSON Lines, JSON or Parquet. Long form: columns prompt, candidate (or model), value (or
+    score, rating), and optionally metric and cost (or tflop, seconds, usd). Wide form: prompt, and a column
+    per candidate. Several values of one candidate on one prompt are averaged. Candidates need no pipeline.
     Without values, a column image has the paths of images that the candidates drew: they are scored.
     """
     from matchgraph.progress import progress_bar

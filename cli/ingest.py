@@ -50,12 +50,12 @@ for command in (*RUN_COMMANDS, *RECORD_COMMANDS):
 
 @ingest.command()
 @path_argument("FILE.csv|FOLDER|FILE.safetensors|OWNER/NAME")
-@click.option("--id", "model_id", metavar="ID", help="Id of a single pipeline, instead of its name.")
+@click.option("--id", "model_id", metavar="ID", help="Id of a single pipeline, instead of its folder's name.")
 @click.option(
     "--config",
     metavar="FOLDER|MODEL",
-    help="For a checkpoint in a single file: a pipeline folder, model of the graph or OWNER/NAME of the same "
-    "architecture, which gives configurations, tokenizers and parts that the file lacks.",
+    help="For a checkpoint in a single file: a pipeline folder, a model of the graph or OWNER/NAME of the "
+    "same architecture, to take configurations, tokenizers and missing components from.",
 )
 @replace_option("model")
 @settings_options(FactsConfig)
@@ -77,10 +77,10 @@ def models(
     The table has a column `model` (or `id`); every other column is an attribute. A folder is one pipeline
     (model_index.json and its components' configs) or contains several. OWNER/NAME is a pipeline on the
     Hugging Face hub, taken from the hub's local cache or fetched into it. A single .safetensors file, as from
-    Civitai, is converted once into a pipeline folder in the data folder; nothing is fetched for it. The
-    configs alone give `params` (parameters of the denoiser) and `tflop` of the pipeline's default call for
-    one image of 512 pixels, as in the paper; if the weights are there, `throughput` is measured. Unchanged
-    folders are not measured again.
+    Civitai, is converted once into a pipeline folder in the data folder; nothing is fetched for it. `params`
+    (of the denoiser) and `tflop` (the pipeline's default call for one image of 512 pixels, as in the paper)
+    come from the configs alone; if the weights are there, `throughput` is measured. Unchanged folders are not
+    measured again.
     """
     from matchgraph.ingest.workflow import ingest_models
 
@@ -147,7 +147,7 @@ def datasets(sources: Sequence[Path], as_json: bool, **options: Any) -> None:
     concepts of one dataset, as for kohya's scripts; other subfolders are datasets of their own. Parquet,
     Arrow (save_to_disk) and WebDataset files are unpacked once into the data folder; OWNER/NAME is a dataset
     in the hub's local cache. Images need --probe. Each dataset is compared with its nearest ones by every
-    --metric. Paths are processed in order; the first with problems ends the command.
+    --metric. Paths are processed in order; the command stops at the first one with problems.
     """
     from matchgraph.graphdb.connection import settings_from_environment
     from matchgraph.ingest.workflow import ingest_datasets
@@ -178,21 +178,22 @@ def datasets(sources: Sequence[Path], as_json: bool, **options: Any) -> None:
 @ingest.command()
 @path_argument("FILE.csv|FILE.json")
 @direction_option
-@click.option("--model-column", metavar="COLUMN", help="Of an export: where the models' ids are.")
-@click.option("--dataset-column", metavar="COLUMN", help="Of an export: where the datasets' ids are.")
+@click.option("--model-column", metavar="COLUMN", help="In an export: column with the models' ids.")
+@click.option("--dataset-column", metavar="COLUMN", help="In an export: column with the datasets' ids.")
 @click.option(
     "--metric-column",
     "metric_columns",
     multiple=True,
     metavar="COLUMN[=METRIC]",
-    help="Of an export: a metric's values. Repeatable; by default those of metrics that the graph knows.",
+    help="In an export: column with a metric's values; by default those of metrics that the graph knows. "
+    "Repeatable.",
 )
 @click.option(
     "--on-duplicate",
     type=click.Choice(["error", "mean", "first", "last", "best"]),
     default="error",
     show_default=True,
-    help="Which value to use if a model has several for one dataset, metric and stage.",
+    help="Which value to use where a model has several for one dataset, metric and stage.",
 )
 @skip_bad_option
 @json_option
@@ -208,7 +209,7 @@ def results(
 
     Optional columns: stage (initial or finetuned), n_real, n_gen, standard_error, bias, seeds, run,
     extractor, extractor_name, resize, version, std, training_seconds, seconds_per_image. An export of runs by
-    MLflow (`search_runs`) or W&B, as CSV or JSON, is read as well: by default from the parameters `model` and
+    MLflow (`search_runs`) or W&B, as CSV or JSON, is read as well: by default the parameters `model` and
     `dataset`, and the metrics that the graph knows.
     """
     from matchgraph.ingest.tables.trackers import TrackedColumns

@@ -48,7 +48,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     ),
     "choose": (
         "matchgraph.cli.choose:choose",
-        "Choose model, candidate and teacher for images and prompts in one go.",
+        "Choose model, candidate and teacher for prompts in one go.",
     ),
     "route": (
         "matchgraph.cli.route:route",
@@ -56,7 +56,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     ),
     "report": (
         "matchgraph.cli.report:report",
-        "Run the paper's whole evaluation on the graph, as one page.",
+        "Run the paper's full evaluation on the graph and write it as one page.",
     ),
 }
 # What scripts of version 0.1 still call; each use names what it is called now.
@@ -112,7 +112,7 @@ def present_name(option: str) -> str:
 )
 @click.version_option(package_name="matchgraph")
 def matchgraph() -> None:
-    """Choose the right text-to-image model for a dataset, out of a matching graph in Neo4j."""
+    """Choose the right text-to-image model for a dataset, from a matching graph in Neo4j."""
 
 
 def run(arguments: Sequence[str] | None = None) -> int:

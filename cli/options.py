@@ -52,6 +52,16 @@ class FiniteRange(click.FloatRange):
         return number
 
 
+class SeedRange(click.IntRange):
+    """A seed; its upper bound, which has 19 digits, is left to the error of a larger one."""
+
+    def __init__(self) -> None:
+        super().__init__(0, LARGEST_SEED)
+
+    def _describe_range(self) -> str:
+        return "x>=0"
+
+
 def replace_option(kind: str) -> Decorator:
     """The option `--replace` of a command that adds nodes of a kind."""
     return click.option(
@@ -73,8 +83,8 @@ gpu_memory_option = click.option(
     "--gpu-memory",
     type=FiniteRange(0, min_open=True),
     metavar="GIB",
-    help="GPU memory to stay within; by default what is free. Fewer images are drawn at a time, and parts of "
-    "a model wait in the computer's memory, as needed.",
+    help="GPU memory to stay within, in GiB; by default all that is free. As needed, fewer images are drawn "
+    "at a time, and parts of a model are offloaded to main memory.",
 )
 skip_bad_option = click.option(
     "--skip-bad", is_flag=True, help="Skip bad rows, folders and images, list them, and write the rest."
@@ -84,7 +94,7 @@ text_option = click.option(
     "text",
     multiple=True,
     metavar="COLUMN",
-    help="Keep a column as text although it looks like numbers. Repeatable.",
+    help="Keep a column as text even if it looks like numbers. Repeatable.",
 )
 metric_option = click.option(
     "--metric",
@@ -108,7 +118,7 @@ direction_option = click.option(
     "--larger-is-better/--smaller-is-better",
     "larger_is_better",
     default=None,
-    help="Direction of a metric that is new to the graph; it is stored there.",
+    help="Direction of a metric that is new to the graph, which stores it.",
 )
 caption_column_option = click.option(
     "--caption-column",
@@ -120,13 +130,13 @@ neighbours_option = click.option(
     type=click.IntRange(0),
     default=NEIGHBOURS,
     show_default=True,
-    help="Of how many nearest datasets to keep the distances; 0 for all.",
+    help="Number of nearest datasets whose distances are kept; 0 for all.",
 )
 encoder_option = click.option(
     "--probe",
     envvar=PROBE_VARIABLE,
     required=True,
-    help="What reads prompts: a CLIP (a folder in open_clip's layout, or MODEL/TAG), a sentence model (a "
+    help="Encoder of prompts: a CLIP (a folder in open_clip's layout, or MODEL/TAG), a sentence model (a "
     "folder of sentence-transformers, or sentence-transformers/NAME), or a file of embeddings (.npy, "
     f".parquet, .csv, .jsonl). [env: {PROBE_VARIABLE}]",
 )
@@ -153,7 +163,7 @@ def seed_option(of: str) -> Decorator:
     """
     return click.option(
         "--seed",
-        type=click.IntRange(0, LARGEST_SEED),
+        type=SeedRange(),
         default=DEFAULT_SEED,
         show_default=True,
         help=f"Seed of {of}.",
@@ -244,7 +254,7 @@ def scorer_options(command: Callable[..., Any]) -> Callable[..., Any]:
                 "--images",
                 "near_images",
                 type=click.Path(exists=True, file_okay=False, path_type=Path),
-                help="For --metric nearness: the folder of images to be near to.",
+                help="For --metric nearness: folder of reference images.",
             ),
         ]
     )
@@ -314,6 +324,8 @@ def _type(one: Setting) -> click.ParamType:
     about = one.about
     if one.choices:
         return click.Choice(one.choices)
+    if about.at_most == LARGEST_SEED:
+        return SeedRange()
     if one.kind in (int, float):
         ranged = click.IntRange if one.kind is int else FiniteRange
         return ranged(

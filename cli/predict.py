@@ -93,13 +93,13 @@ class Shares(click.ParamType):
     "--budget-hours",
     type=FiniteRange(0, min_open=True),
     metavar="HOURS",
-    help="Measure as many as fit this time on one device, or fewer with --measure.",
+    help="Measure as many models as fit into this time on one device; --measure limits their number.",
 )
 @click.option(
     "--fits",
     type=Gibibytes(0, min_open=True),
     metavar="GIB",
-    help="Only models whose fine-tuning fits a graphics card of this much memory, such as 24GB.",
+    help="Only models whose fine-tuning fits a graphics card with this much memory, such as 24GB.",
 )
 @click.option(
     "--license",
@@ -128,20 +128,20 @@ def predict(
     """Rank the models for a dataset; with --measure, measure the likeliest and decide.
 
     FOLDER_OR_DATASET_ID is a folder of images or the id of a dataset in the graph. A folder is compared with
-    the known datasets, and not added to the graph unless --save or --measure is given. The results of a
-    dataset are not used for its ranking, and shown next to it.
+    the known datasets, and not added to the graph unless --save or --measure is given. A dataset's own
+    results are not used for its ranking, only shown next to it.
 
-    With --measure or --budget-hours the likeliest models are fine-tuned as the graph's results were, each
-    once: after Ctrl-C the same command goes on. It ends early when one model is the best with a chance of
-    95 %. What the graph has of the dataset counts as measured.
+    With --measure or --budget-hours, the likeliest models are fine-tuned with the settings of the graph's
+    results, each once; after Ctrl-C the same command continues. It stops early when one model is the best
+    with a probability of 95 %. Results that the graph already has for the dataset count as measured.
 
-    While the graph has no results, models that `ingest published` added come in the order of their published
-    average ranking, and the answer says so.
+    As long as the graph has no results, the models that `ingest published` added are listed by their
+    published average rank, and the answer says so.
 
-    With --fits or --license the other models are left out as if the graph did not have them, also those of
-    which it is not known; the answer names them.
+    With --fits or --license, all other models are left out as if they were not in the graph, including those
+    whose memory or licence is unknown; the answer names them.
 
-    With --confidence the method is first run on each of the graph's other datasets, as in `evaluate`, to
+    With --confidence, the method is first run on each of the graph's other datasets, as in `evaluate`, to
     calibrate the set (conformal prediction).
     """
     from matchgraph.cli.answers import measuring_command, show_answer, show_start
@@ -226,8 +226,8 @@ def decided(
     "--budget-curve",
     "curve",
     is_flag=True,
-    help="Show accuracy against budget instead: hide all results, and reveal them in the order of active "
-    "measurement and of simpler ones.",
+    help="Show accuracy over budget instead: hide all results, and reveal them in the order of active "
+    "measurement and in simpler orders.",
 )
 @settings_options(
     ReplayConfig,
@@ -242,7 +242,7 @@ def decided(
     type=FiniteRange(0, 1, max_open=True),
     default=0.0,
     show_default=True,
-    help="Share of the visible results that is removed at random in each fold.",
+    help="Share of the visible results to remove at random in each fold.",
 )
 @click.option(
     "--hold-out",
@@ -254,7 +254,7 @@ def decided(
     "--measure",
     type=click.IntRange(min=1),
     metavar="K",
-    help="Also show what measuring the first K models and taking the best of them gives.",
+    help="Also show the outcome of measuring the first K models and taking the best of them.",
 )
 @method_options
 @json_option
@@ -277,8 +277,8 @@ def evaluate(
     intervals over datasets; p is from a paired permutation test of the method against each baseline.
 
     With --budget-curve, a quarter of the datasets at a time is treated as new and ranked from the results of
-    the others, which are revealed step by step. The method is trained 68 times for each replay with four
-    budget points.
+    the others, which are revealed step by step. The method is trained 68 times per replay with four budget
+    points.
     """
     from matchgraph.cli import answers
     from matchgraph.predictor import workflow

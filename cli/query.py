@@ -49,13 +49,13 @@ class NamedQueries(click.Group):
 
 
 @click.group(cls=NamedQueries, invoke_without_command=True)
-@click.option("--cypher", metavar="STATEMENT", help="Run this statement; one that writes is refused.")
+@click.option("--cypher", metavar="STATEMENT", help="Run this statement; statements that write are refused.")
 @click.option(
     "--param",
     "parameters",
     multiple=True,
     metavar="NAME=VALUE",
-    help='A value for $NAME in the statement: JSON where it is (3, true, [1,2], "3"), else text. Repeatable.',
+    help='Value of $NAME in the statement, as JSON (3, true, [1,2], "3") or else as text. Repeatable.',
 )
 @_output_options
 @click.pass_context
@@ -166,7 +166,7 @@ def _why_empty(runner: Runner, info: queries.QueryInfo, given: Mapping[str, Any]
 
     values = {row["metric"]: row for row in listed(runner, "metrics")}
     if not any(row["results"] or row["similarities"] for row in values.values()):
-        return " The graph has no results: `matchgraph ingest minizoo` loads the small zoo's."
+        return " The graph has no results: `matchgraph ingest minizoo` loads those of the small zoo."
     for parameter in info.parameters:
         if parameter.type == "metric":
             kind = "similarities" if parameter.name == "similarity" else "results"

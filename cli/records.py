@@ -19,7 +19,7 @@ without_option = click.option(
     "--without",
     multiple=True,
     metavar="DATASET",
-    help="Leave out a dataset and its records, to predict for it as for a new one. Repeatable.",
+    help="Leave out a dataset and its results, to predict for it as for a new one. Repeatable.",
 )
 
 
@@ -34,7 +34,7 @@ without_option = click.option(
 def export(folder: Path, shareable: bool, as_json: bool) -> None:
     """Write the whole graph to FOLDER, as tables that `ingest records` loads again.
 
-    Loading them gives the same graph, property by property. What no table can hold, such as lists, is in
+    Loading them gives the same graph, property by property. What a table cannot hold, such as lists, goes to
     rest.jsonl. Weights and images are not copied.
     """
     from matchgraph.ingest.workflow import export_records
@@ -56,8 +56,8 @@ def records(path: Path, without: Sequence[str], as_json: bool) -> None:
     """Load a folder of records that `export` wrote: models, datasets, similarities, results, runs, and scored
     prompts.
 
-    Other content of the graph stays, also properties that the records do not have; where both have an
-    entry, that of the records is used. Records with other images or weights under an id of the graph are
+    The graph's other content stays, including properties that the records do not have; where both have an
+    entry, the one in the records wins. Records of other images or weights under an id of the graph are
     refused.
     """
     from matchgraph.ingest.workflow import load_records
@@ -70,7 +70,7 @@ def records(path: Path, without: Sequence[str], as_json: bool) -> None:
 @without_option
 @json_option
 def minizoo(without: Sequence[str], as_json: bool) -> None:
-    """Load the records that come with matchgraph: ten tiny models, 32 datasets, 320 measured fine-tunings."""
+    """Load the records that come with matchgraph: ten tiny models, 32 datasets, 320 measured runs."""
     from matchgraph.ingest.workflow import load_minizoo
 
     with opened_graph() as (graph, _):
@@ -81,13 +81,13 @@ def minizoo(without: Sequence[str], as_json: bool) -> None:
 @click.argument("names", metavar="[OWNER/NAME]...", nargs=-1)
 @json_option
 def published(names: Sequence[str], as_json: bool) -> None:
-    """Add what is published of well-known models: parameters, TFLOP, licence, memory of runs, average rank.
+    """Add published facts about well-known models: parameters, TFLOP, licence, memory of runs, average rank.
 
-    Each fact has its source and the day it was read beside it; facts without a source are left out. Without
-    names all models of the table are added, the ten of Match & Choose and others. Facts are added to a model
-    that the graph has under the same name, and what was read from its folder stays. `predict` starts from
-    them while the graph has no results. To fine-tune a model, add its folder: `ingest models OWNER/NAME`, or
-    `ingest models FOLDER --id OWNER/NAME`.
+    Each fact is stored with its source and the date it was read; facts without a source are left out. Without
+    names, all models of the table are added: the ten of Match & Choose and others. A model that the graph has
+    under the same name gets the facts in addition to what was read from its folder. `predict` starts from
+    them as long as the graph has no results. To fine-tune a model, add its folder with
+    `ingest models OWNER/NAME` or `ingest models FOLDER --id OWNER/NAME`.
     """
     from matchgraph.ingest.workflow import ingest_published
 
@@ -98,7 +98,7 @@ def published(names: Sequence[str], as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps({"models": dict(report.models), "notes": list(report.notes)}))
     else:
-        click.echo(f"Published facts of {count(len(report.models), 'model')} in the graph.")
+        click.echo(f"Added published facts of {count(len(report.models), 'model')}.")
 
 
 def show_counts(found: RecordCounts, as_json: bool) -> None:

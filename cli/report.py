@@ -16,8 +16,8 @@ from matchgraph.report.config import ReportConfig
 
 @click.command()
 @out_option(
-    "Folder for index.html, report.json and a CSV file per table. Intermediate results are kept there as "
-    "well, so an interrupted report can be resumed.",
+    "Folder for index.html, report.json and a CSV file per table. Intermediate results are kept there too, "
+    "so an interrupted report can be resumed.",
     required=True,
 )
 @settings_options(ReportConfig)
@@ -26,7 +26,7 @@ def report(out: Path, as_json: bool, **options: Any) -> None:
     """Repeat the paper's evaluation on the graph: every table and figure, as one page to read.
 
     Each dataset in turn is held out and the models are ranked for it from the others: by the default recipe,
-    the paper's and all baselines; with parts of the input; with fewer results; by other metrics, probes and
+    the paper's and all baselines; with parts of the input; with fewer results; with other metrics, probes and
     rankers. After Ctrl-C the same command resumes.
     """
     from matchgraph.report.workflow import write_report

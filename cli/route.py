@@ -89,7 +89,7 @@ def budget_options(help: str, *, required: bool = False) -> Any:
             return command(*args, budget=budget, **options)
 
         for unit in reversed(BUDGETS):
-            called = budget_option(f"{help} For candidates that cost {unit}.", unit)(called)
+            called = budget_option(f"{help} For candidates with costs in {unit}.", unit)(called)
         return called
 
     return decorated
@@ -115,7 +115,7 @@ class Numbers(click.ParamType):
         try:
             numbers = tuple(dict.fromkeys(self._kind(part) for part in value.split(",") if value))
         except ValueError:
-            self.fail(f"{value!r} is not a list of numbers with commas between them.", param, ctx)
+            self.fail(f"{value!r} is not a list of numbers separated by commas.", param, ctx)
         if not all(number >= self._at_least for number in numbers):
             self.fail(f"{value!r}: the smallest number allowed is {self._at_least:g}.", param, ctx)
         return numbers
@@ -150,7 +150,7 @@ for each in (scores, mix, curve):
     type=click.FloatRange(0, 1.01),
     default=0.75,
     show_default=True,
-    help="Leave out a prompt whose CLIP similarity to an earlier one is at least this; above 1: keep all.",
+    help="Leave out prompts whose similarity to an earlier one is at least this; above 1: keep all.",
 )
 @seed_option("the split")
 @json_option
@@ -174,9 +174,9 @@ def prompts(path: Path, probe: str, largest_similarity: float, seed: int, as_jso
     counts = ", ".join(f"{added.splits[name]} for {name}" for name in ("train", "validation", "test"))
     click.echo(f"{added.read} prompts read, {added.kept} kept: {counts}.")
     for text, similarity in added.left_out[:SHOWN]:
-        click.echo(f"Left out: {text!r}, with a cosine of {similarity:.2f} to one that is kept.", err=True)
+        click.echo(f"Left out: {text!r} (cosine {similarity:.2f} to a prompt that is kept).", err=True)
     if (more := len(added.left_out) - SHOWN) > 0:
-        click.echo(f"{more} more are left out; --json names all of them.", err=True)
+        click.echo(f"{more} more are left out; --json lists all of them.", err=True)
 
 
 @route.command()
@@ -189,7 +189,7 @@ def prompts(path: Path, probe: str, largest_similarity: float, seed: int, as_jso
 @settings_options(
     Drawing,
     only=("guidance", "sampler", "resolution_px", "cache_interval"),
-    resolution_px={"default": None, "help": "Side of the images; the pipeline's own by default."},
+    resolution_px={"default": None, "help": "Side of the images, in pixels; the pipeline's own by default."},
 )
 @json_option
 def variants(as_json: bool, **options: Any) -> None:
@@ -255,8 +255,8 @@ def score(
     type=click.Choice(get_args(Kind)),
     default="gaussian",
     show_default=True,
-    help="A Gaussian process over prompts, the mean of the nearest ones in the graph's vector index, or a "
-    "network on the prompt's tokens.",
+    help="A Gaussian process over prompts, the mean score of the nearest prompts in the graph's vector index "
+    "(knn), or a network on the prompt's tokens.",
 )
 @click.option(
     "--neighbours",
@@ -270,13 +270,13 @@ def fit(metric: str, probe: str | None, **options: Any) -> None:
 
     with opened_graph() as (_, runner):
         path, candidates = fit_metric(runner, router_store(), metric, probe, **options)
-    click.echo(f"A router for {metric} over {candidates} candidates is in {path}.")
+    click.echo(f"Saved a router for {metric} over {candidates} candidates to {path}.")
 
 
 @route.command()
 @network_option
 @metric_option
-@budget_options("Average cost of an image.", required=True)
+@budget_options("Average cost per image.", required=True)
 @json_option
 def calibrate(probe: str | None, metric: str, budget: Budget, as_json: bool) -> None:
     """Find the lambda that keeps the average cost on the validation prompts within a budget."""
@@ -306,7 +306,7 @@ def calibrate(probe: str | None, metric: str, budget: Budget, as_json: bool) -> 
 @click.argument("prompt")
 @encoder_option
 @metric_option
-@budget_options("Average cost of an image; by default the budget that the router was calibrated for.")
+@budget_options("Average cost per image; by default the budget that the router was calibrated for.")
 @lambda_option
 @click.option(
     "--least",
@@ -353,7 +353,7 @@ def ask(
 @device_option
 @gpu_memory_option
 def generate(prompts: tuple[str, ...], metric: str, probe: str, out: Path, **options: Any) -> None:
-    """Draw each prompt with the candidate it is routed to."""
+    """Draw each prompt with the candidate that it is routed to."""
     from matchgraph.routing.workflow import generate as generate_images
 
     with opened_graph() as (_, runner):
@@ -366,7 +366,7 @@ def generate(prompts: tuple[str, ...], metric: str, probe: str, out: Path, **opt
 @click.option(
     "--metric", "metrics", multiple=True, help="Routers to serve; all fitted ones by default. Repeatable."
 )
-@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen at.")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option(
     "--port", type=click.IntRange(0, 65535), default=8080, show_default=True, help="Port; 0 takes a free one."
 )
@@ -415,9 +415,9 @@ def show_decision(decision: Decision, metric: str) -> None:
         table.add_row(option.variant, quality, f"{option.cost:.4g}", *likely)
     console.print(table)
     why = (
-        "the most similar known prompt has a cosine of"
+        "cosine to the most similar known prompt:"
         if decision.basis == "prompt"
-        else "unlike all known prompts, so averages decided; the most similar one has a cosine of"
+        else "unlike all known prompts, so averages decided; cosine to the most similar one:"
     )
     console.print(
         f"Draw it with {decision.variant}: expected {metric} {decision.quality:.4f} for "

@@ -27,7 +27,9 @@ def _read(ctx: click.Context, parameter: click.Parameter, path: Path | None) -> 
     families = _mapping(content.pop(FAMILIES_KEY, {}), f"{path}: {FAMILIES_KEY}")
     known = {_plain(name): one for one in ctx.command.params for name in (one.name or "", *one.opts)}
     del known[_plain(str(parameter.name))], known["run_file"]
-    ctx.default_map = _settings(ctx, content, known, f"{path}", "is no option of this command; see --help")
+    ctx.default_map = _settings(
+        ctx, content, known, f"{path}", "is not an option of this command; see --help"
+    )
     own = set(settings_of(RunConfig)) - set(COMMON)
     differing = {name: option for name, option in known.items() if option.name in own}
     found: dict[str, dict[str, Any]] = {}
@@ -89,7 +91,7 @@ def _value(option: click.Parameter, value: Any, where: str) -> Any:
         else:
             wrong = not isinstance(one, str | int) or isinstance(one, bool)
         if wrong:
-            raise click.UsageError(f"{where}: {one!r} is no value of this option.")
+            raise click.UsageError(f"{where}: {one!r} is not a value of this option.")
     return value
 
 
@@ -100,8 +102,8 @@ run_file_option = click.option(
     metavar="FILE.yaml",
     is_eager=True,
     callback=_read,
-    help="Settings by the options' names, and under `families` those that differ for some families, such as "
-    "`sdxl: {learning-rate: 5e-5}`. Options that are given win.",
+    help="Settings under the options' names, and under `families` those that differ by family, such as "
+    "`sdxl: {learning-rate: 5e-5}`. Options on the command line take precedence.",
 )
 
 
@@ -136,7 +138,7 @@ def _mapping(value: Any, where: str) -> dict[str, Any]:
     if value is None:
         return {}
     if not isinstance(value, dict) or not all(isinstance(name, str) for name in value):
-        raise click.UsageError(f"{where}: settings are expected, as NAME: VALUE.")
+        raise click.UsageError(f"{where}: expected settings as NAME: VALUE.")
     return dict(value)
 
 

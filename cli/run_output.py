@@ -75,7 +75,7 @@ def show_plan_table(runs: Sequence[PlannedRun]) -> None:
         by_model[run.model].append(run)
     table = new_table()
     table.add_column("model", overflow="fold")
-    for name in ("runs", "to do", "with a value", "time"):
+    for name in ("runs", "to do", "with a result", "time"):
         table.add_column(name, justify="right")
     table.add_column("estimated from", overflow="fold")
     for model, own in by_model.items():
@@ -107,7 +107,7 @@ def show_proposal(
     table.add_column("model", overflow="fold")
     table.add_column("dataset", overflow="fold")
     table.add_column("time", justify="right")
-    table.add_column("teaches", justify="right")
+    table.add_column("gain", justify="right")
     table.add_column("why", overflow="fold")
     for place, pair in enumerate(proposal.pairs, start=1):
         cells = [place, pair.model, pair.dataset, duration(pair.hours * SECONDS_PER_HOUR)]
@@ -145,13 +145,14 @@ def show_changed(what: str, found: ChangedRuns, otherwise: str, as_json: bool) -
         click.echo(f"{count(len(found.changed), 'run')} {what}.")
 
 
-def show_status(found: RunsStatus, limit: int, *, details: bool) -> None:
+def show_status(found: RunsStatus, limit: int, *, details: bool, filtered: bool) -> None:
     """Print how many runs there are of each status, and the first of them.
 
     Args:
         found: the runs.
         limit: how many to list.
         details: whether to print all that is known of each.
+        filtered: whether only some of the graph's runs were asked for.
     """
     click.echo(counts_line(found))
     runs = found.newest_first()
@@ -161,8 +162,8 @@ def show_status(found: RunsStatus, limit: int, *, details: bool) -> None:
             show_details(run)
     if len(runs) > limit:
         click.echo(
-            f"and {count(len(runs) - limit, 'more run')}: see --limit, --running, --model and --dataset, or "
-            "--json for all.",
+            f"{count(len(runs) - limit, 'more run')} not shown: raise --limit, filter by --running, --model "
+            "or --dataset, or use --json.",
             err=True,
         )
     for one in found.adapters[:limit]:
@@ -174,9 +175,14 @@ def show_status(found: RunsStatus, limit: int, *, details: bool) -> None:
         )
         click.echo(f"ADAPTER   {one.adapter}  {one.model} x {one.dataset}  {values}  {trained}")
     if len(found.adapters) > limit:
-        click.echo(f"and {count(len(found.adapters) - limit, 'more adapter')}: see --limit.", err=True)
+        click.echo(
+            f"{count(len(found.adapters) - limit, 'more adapter')} not shown: raise --limit.", err=True
+        )
     if not runs and not found.adapters:
-        click.echo("No runs: `matchgraph ingest run` makes them.", err=True)
+        why = (
+            "leave out --running, --model or --dataset" if filtered else "`matchgraph ingest run` starts some"
+        )
+        click.echo(f"No runs: {why}.", err=True)
 
 
 def show_details(run: Run) -> None:
@@ -184,7 +190,7 @@ def show_details(run: Run) -> None:
     from matchgraph.graphdb.connection import settings_from_environment
 
     if run.status != "RUNNING" and (words := progress_words(run)):
-        click.echo(f"  last at: {words}")
+        click.echo(f"  last stage: {words}")
     if "adapter" in run.properties:
         # Relative to the data folder of whoever carried it out.
         folder = (settings_from_environment().home / run.properties["adapter"]).parent
@@ -192,7 +198,7 @@ def show_details(run: Run) -> None:
     for name in ("machine", "note", "host"):
         if name in run.properties:
             click.echo(f"  {name}: {run.properties[name]}")
-    click.echo(f"  asked: {json.dumps(dict(run.config), sort_keys=True, ensure_ascii=False)}")
+    click.echo(f"  settings: {json.dumps(dict(run.config), sort_keys=True, ensure_ascii=False)}")
     if run.error:
         click.echo(f"  error: {run.error}")
     if "traceback" in run.properties:

@@ -131,15 +131,15 @@ class WorkerCount(click.ParamType):
 def plan(
     budget_hours: float | None, out: Path | None, price_per_hour: float | None, as_json: bool, **options: Any
 ) -> None:
-    """Show which runs `ingest run` would do, which are done, and how long the rest takes.
+    """Show which runs `ingest run` would carry out, which are done, and how long the rest takes.
 
-    With a GPU, or --gpu-memory, it also shows what each model takes of its memory, and what will not fit.
-    Nothing is written. Times are estimated from finished runs, of the same model if possible, otherwise from
-    the model's TFLOP.
+    With a GPU or --gpu-memory, also show how much GPU memory each model takes and what does not fit. Nothing
+    is written. Times are estimated from finished runs, of the same model if possible, otherwise from the
+    model's TFLOP.
 
-    With --budget-hours: propose those pairs without a result from which the predictor would learn most per
-    hour, without near-duplicates. Without results and similarities the proposal covers models and datasets
-    evenly.
+    With --budget-hours, propose the pairs without a result from which the predictor would learn most per
+    hour, without near-duplicates. In a graph without results and similarities, the proposal covers models and
+    datasets evenly.
     """
     from matchgraph.graphdb.connection import settings_from_environment
     from matchgraph.ingest.runs.workflow import missing_runs, plan_runs
@@ -212,8 +212,8 @@ def run(
     """Fine-tune models on datasets, sample, and record every --metric before and after.
 
     Finished work is not repeated: after Ctrl-C, a crash or a power cut the same command resumes, within a run
-    from its last checkpoint. Several of these can run at once, also on several machines, if they use the same
-    Neo4j. The defaults are the paper's and take hours on a GPU for each pair.
+    from its last checkpoint. Several of these can run at once, on several machines too, if they use the same
+    Neo4j. The defaults are the paper's and take hours per pair on a GPU.
 
     With --executor ray the workers are tasks on a Ray cluster, each with a share of its GPUs or cores. Its
     nodes need matchgraph, a Neo4j that all of them can reach, and a file system with the models, the datasets
@@ -269,18 +269,18 @@ def run(
 @probe_option()
 @extractor_option
 @settings_options(RunConfig, only=SAMPLED)
-@click.option("--replace", "replace_result", is_flag=True, help="Replace a result that the edge has already.")
+@click.option("--replace", "replace_result", is_flag=True, help="Replace a result that the edge already has.")
 @working_options
 @json_option
 @click.pass_context
 def adapter(ctx: click.Context, path: Path, as_json: bool, **options: Any) -> None:
     """Score an adapter that was trained elsewhere, and record it as the model's result on the dataset.
 
-    Nothing is trained. The adapter (LoRA, LoHa, LoKr or DoRA) is sampled as the graph's newest run was, of
-    this dataset if there is one; options that are given win. What its file says of its training (kohya's
-    scripts, ai-toolkit, OneTrainer, diffusers) is kept on the edge. Of a folder of adapters all are scored,
-    and the edge gets the best. A pipeline folder, or a checkpoint in a single file, is a model that was
-    fine-tuned in full.
+    Nothing is trained. The adapter (LoRA, LoHa, LoKr or DoRA) is sampled with the settings of the graph's
+    newest run, on this dataset if there is one; options take precedence. What its file says about its
+    training (kohya's scripts, ai-toolkit, OneTrainer, diffusers) is kept on the edge. In a folder, all
+    adapters are scored and the edge gets the best one. A pipeline folder, or a checkpoint in a single file,
+    is taken as a model that was fine-tuned in full.
     """
     from matchgraph.graphdb.connection import settings_from_environment
     from matchgraph.ingest.runs.adapters import score_adapters
@@ -307,11 +307,11 @@ def adapter(ctx: click.Context, path: Path, as_json: bool, **options: Any) -> No
 @click.command()
 @click.argument("ids", metavar="[RUN]...", nargs=-1)
 @settings_options(WorkerOptions)
-@click.option("--forever", is_flag=True, help="Wait for new runs when none is left.")
+@click.option("--forever", is_flag=True, help="Wait for new runs when none are left.")
 @json_option
 @click.pass_context
 def worker(ctx: click.Context, ids: Sequence[str], forever: bool, as_json: bool, **options: Any) -> None:
-    """Carry out queued runs until none is left: all of them, or those given.
+    """Carry out queued runs, all or those given, until none are left.
 
     Any number of workers can share the queue. A worker needs Neo4j (MATCHGRAPH_NEO4J_URI, _USER and
     _PASSWORD) and the folders of models and datasets, under the paths they were ingested from. If
@@ -352,18 +352,18 @@ def worker(ctx: click.Context, ids: Sequence[str], forever: bool, as_json: bool,
     show_default=True,
     help="List at most this many runs, the newest of each status first.",
 )
-@click.option("--watch", is_flag=True, help="Follow the runs until none is left to do.")
+@click.option("--watch", is_flag=True, help="Follow the runs until none are left.")
 @json_option
 def status(ids: Sequence[str], limit: int, watch: bool, as_json: bool, **kept: Any) -> None:
-    """List fine-tuning runs by status, the newest first, and adapters trained elsewhere; with ids, show those
+    """List fine-tuning runs by status, newest first, and adapters trained elsewhere; with ids, show those
     runs in detail.
 
-    --json has all runs that were asked for, whatever the limit.
+    --json lists all matching runs, regardless of --limit.
     """
     from matchgraph.ingest.runs.workflow import runs_status, watch_runs
 
     if watch and as_json:
-        raise click.UsageError("--watch cannot print JSON: leave --json out, or poll without --watch.")
+        raise click.UsageError("--watch cannot print JSON: leave out --json, or poll without --watch.")
     with opened_graph() as (graph, _):
         if watch:
             with suppress(KeyboardInterrupt), joint_display() as display:
@@ -372,7 +372,7 @@ def status(ids: Sequence[str], limit: int, watch: bool, as_json: bool, **kept: A
     if as_json:
         click.echo(json.dumps(found.to_dict(), ensure_ascii=False))
     else:
-        show_status(found, len(ids) or limit, details=bool(ids))
+        show_status(found, len(ids) or limit, details=bool(ids), filtered=any(kept.values()))
 
 
 @click.command()

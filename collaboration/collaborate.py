@@ -172,7 +172,7 @@ class Collaboration:
         count = len(prompts)
         if not count or len(named) != count:
             raise InvalidPlan(
-                f"{count} prompts and {len(named)} numbers: as many, and at least one, are needed."
+                f"{count} prompts and {len(named)} numbers: as many of each are needed, and at least one."
             )
         if (pictures is None) != (self.plan.strength is None) or (pictures and len(pictures) != count):
             raise InvalidPlan("To edit, give a strength and one picture per prompt, or neither.")

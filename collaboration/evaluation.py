@@ -338,7 +338,7 @@ def _wins(test: Trials, metric: str, seed: int) -> Wins:
         "words in the prompt": np.array([len(prompt.split()) for prompt in test.prompts], dtype=float),
     }
     if teacher.curvature is not None:
-        aspects["curvature of the teacher's way"] = teacher.curvature
+        aspects["curvature of the teacher's path"] = teacher.curvature
 
     compared = np.array([distance, gap, *aspects.values()])
 

@@ -234,7 +234,7 @@ def best_plan(
         ):
             found.append((float(quality.mean()), -float(cost.mean()), plan))
     if not found:
-        raise InvalidPlan("No plan is within the budget and the bound on latency: raise one of them.")
+        raise InvalidPlan("No plan is within both the budget and the bound on latency: raise one of them.")
     return max(found, key=lambda each: each[:2])[2]
 
 

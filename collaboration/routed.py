@@ -125,7 +125,7 @@ def best_routed_plan(
                 found.append((*_value(pair, plan, chosen), plan))
                 break
     if not found:
-        raise InvalidPlan("No plan is within the budget and the bound on latency: raise one of them.")
+        raise InvalidPlan("No plan is within both the budget and the bound on latency: raise one of them.")
     return max(found, key=lambda each: each[:2])[2]
 
 

@@ -74,7 +74,7 @@ class Corrections:
     """
 
     teacher_steps: tuple[int, ...] = setting(
-        (4, 10, 20), "Step counts of the teacher, alone and from noise.", at_least=1
+        (4, 10, 20), "Step counts of the teacher, alone and when it regenerates.", at_least=1
     )
     refine_steps: tuple[int, ...] = setting(
         (2, 4, 8), "Step counts of the teacher when it refines.", at_least=1
@@ -321,7 +321,7 @@ def tune(
     on_progress: Progress = no_progress,
     on_work: OnWork = no_work,
 ) -> TuneResult:
-    """Choose the teacher's correction, and the percentile below which it is used, for an average cost.
+    """Choose the teacher's correction, and the percentile below which it is used, for a given average cost.
 
     What is measured once is kept. The frontier goes into `collaboration/STUDENT/frontier.json`.
 
@@ -532,7 +532,7 @@ def evaluate(
         "teacher": pair.distilled.teacher,
         "oracle": {"metric": calibration.metric, "scorer": calibration.scorer},
         "prompts": {"validation": len(asked[0]), "test": len(asked[1])},
-        "images a prompt": samples,
+        "images per prompt": samples,
         "seed": seed,
         "versions": {name: version(name) for name in ("matchgraph", "torch", "diffusers", "numpy")},
     }

@@ -136,7 +136,7 @@ def checked_properties(
         if not isinstance(name, str) or not name.strip() or _forbidden_character(name):
             raise InvalidValue(f"{what}: {name!r} cannot name a property.")
         if name in reserved:
-            raise InvalidValue(f"{what}: a property cannot be called {name!r}, that name is taken.")
+            raise InvalidValue(f"{what}: a property cannot be called {name!r}: that name is taken.")
         if value is not None:
             checked[name] = _checked_property(value, f"{what}: {name}")
     return MappingProxyType(checked)

@@ -72,7 +72,7 @@ class Calibration:
             InvalidValue: k is not from 0 to 100.
         """
         if not 0 <= k <= 100:
-            raise InvalidValue(f"A percentile is from 0 to 100, got {k!r}.")
+            raise InvalidValue(f"A percentile lies between 0 and 100, got {k!r}.")
         if k in (0, 100):
             return math.copysign(math.inf, k - 50)
         return float(np.interp(k, np.arange(PERCENTILES), self.percentiles))
@@ -152,7 +152,8 @@ class DistillationGraph:
         missing = self._runner.read(queries.load("read/missing-models"), ids=ids)
         if missing:
             raise NodeNotFound(
-                f"There is no model {missing[0]['id']!r} in the graph: add it by `matchgraph ingest models`."
+                f"There is no model {missing[0]['id']!r} in the graph: "
+                "add it with `matchgraph ingest models`."
             )
         properties: dict[str, Any] = {}
         for part in (distilled.calibration, distilled.tuned):

@@ -190,7 +190,7 @@ def index_graph(nodes: Sequence[str], edges: pd.DataFrame) -> IndexedGraph:
         what = f"The edge between {source!r} and {target!r}"
         for end in (source, target):
             if end not in place:
-                raise EmbeddingFailed(f"{what}: {end!r} is none of the nodes given.")
+                raise EmbeddingFailed(f"{what}: {end!r} is not among the nodes given.")
         if source == target:
             raise EmbeddingFailed(f"{what} joins a node to itself.")
         if again[row]:

@@ -97,7 +97,7 @@ class Runner:
             )
         except (ConfigurationError, ValueError) as error:
             raise SettingsInvalid(
-                f"{uri!r} is not an address of a Neo4j: {str(error).rstrip('.')}. {ADDRESS_HINT}"
+                f"{uri!r} is not the address of a Neo4j server: {str(error).rstrip('.')}. {ADDRESS_HINT}"
             ) from error
 
     def __enter__(self) -> Self:
@@ -277,18 +277,20 @@ class Runner:
 def _check_address(uri: str) -> None:
     # The driver also speaks HTTP, as a preview and without transactions of the kind we need.
     if uri.partition("://")[0] not in SCHEMES:
-        raise SettingsInvalid(f"{uri!r} is not an address of a Neo4j. {ADDRESS_HINT}")
+        raise SettingsInvalid(f"{uri!r} is not the address of a Neo4j server. {ADDRESS_HINT}")
     try:
         # Reading the port checks it, which the driver would put off until it connects.
         parts = urlsplit(uri)
         _ = parts.port
     except ValueError as error:
-        raise SettingsInvalid(f"{uri!r} is not an address of a Neo4j: {error}. {ADDRESS_HINT}") from error
+        raise SettingsInvalid(
+            f"{uri!r} is not the address of a Neo4j server: {error}. {ADDRESS_HINT}"
+        ) from error
     if parts.username or parts.password:
         # Not shown, as it may hold a password.
         raise SettingsInvalid(
-            "The address of the Neo4j holds a user or a password. Put them in MATCHGRAPH_NEO4J_USER and "
-            "MATCHGRAPH_NEO4J_PASSWORD instead."
+            "The address of the Neo4j server contains a user or a password. Put them in "
+            "MATCHGRAPH_NEO4J_USER and MATCHGRAPH_NEO4J_PASSWORD instead."
         )
 
 
@@ -328,7 +330,7 @@ def as_graph_error(error: Exception, uri: str, user: str, database: str | None =
         case driver_errors.ConstraintError():
             return ConstraintViolated(first_line)
         case driver_errors.ClientError() if code == ACCESS_MODE_CODE:
-            return QueryRefused("The statement writes, and only reading is allowed here.")
+            return QueryRefused("The statement writes, but only reading is allowed here.")
         case driver_errors.ClientError():
             return QueryRefused(f"Neo4j refuses the statement: {first_line}")
         case driver_errors.Neo4jError() if code in MEMORY_CODES:

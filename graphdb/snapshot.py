@@ -59,7 +59,7 @@ def one_extractor(
     unknown = chosen - {extractor for _, used in kinds for extractor in used}
     if unknown:
         raise MixedExtractors(
-            f"No value was measured with the extractor {min(unknown)!r}; those there are: "
+            f"No value was measured with the extractor {min(unknown)!r}; the graph has: "
             f"{'; '.join(_listed(used) for _, used in kinds if used)}."
         )
     kept: list[str | None] = []

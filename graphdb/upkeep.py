@@ -153,9 +153,7 @@ def rename(runner: Runner, kind: Named, old: str, new: str, *, dry_run: bool = F
     except NodeNotFound:
         pass
     else:
-        raise InvalidId(
-            f"There is a {kind} {new!r} in the graph already: choose another id, or remove that one."
-        )
+        raise InvalidId(f"The graph already has a {kind} {new!r}: choose another id, or remove that one.")
     if not dry_run:
         rows = runner.read(queries.load("upkeep/statistics-of"), id=old) if kind == "dataset" else []
         keys = {row["key"]: statistics_key(new, row["extractor"], row["resize"]) for row in rows}

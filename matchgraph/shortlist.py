@@ -154,7 +154,9 @@ def measure_and_decide(
         model = left[0]
         own = hours[model]
         takes = "" if own is None else f", in about {duration(SECONDS_PER_HOUR * own)}"
-        reporter.notice(f"Measuring {model}, the best one with a chance of {chances[model]:.0%}{takes}.")
+        reporter.notice(
+            f"Measuring {model}, the best with a probability of {100 * chances[model]:.0f} %{takes}."
+        )
         summary = run_pairs(
             graph,
             settings,
@@ -167,7 +169,7 @@ def measure_and_decide(
         )
         reasons = [*summary.failed.values(), *summary.not_here.values()]
         if reasons or not (summary.done or summary.already_done or summary.done_elsewhere):
-            failed[model] = "; ".join(reasons) or "another worker holds its run"
+            failed[model] = "; ".join(reasons) or "another worker has its run"
     if decision is None:
         because = "; ".join(f"{model}: {reason}" for model, reason in failed.items())
         raise NothingMeasured(f"No model is measured on {dataset!r}. {because or stopped}")
@@ -200,7 +202,7 @@ def _reason(
     if measure is not None and known >= measure:
         return f"{known} measured, as many as asked for."
     if decision is not None and (decision.chance or 0.0) >= ENOUGH:
-        return f"{decision.measured[0].model} is the best one with a chance of {ENOUGH:.0%} or more."
+        return f"{decision.measured[0].model} is the best with a probability of {100 * ENOUGH:.0f} % or more."
     if not left:
         return (
             "No other model can be measured: those have a folder that `matchgraph ingest models` was given."

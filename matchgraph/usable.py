@@ -106,7 +106,7 @@ def _too_large(models: Sequence[Model], fits_gib: float, home: Path) -> dict[str
             planned = memory_of_models(sources, {model.id: model}, own, execution, home).get(model.id)
         if planned is not None:
             if not planned.fits:
-                found[model.id] = f"a fine-tuning takes {planned.peak_gib:.3g} GiB"
+                found[model.id] = f"fine-tuning takes {planned.peak_gib:.3g} GiB"
             continue
         plans = [
             str(model.properties[name])
@@ -114,7 +114,7 @@ def _too_large(models: Sequence[Model], fits_gib: float, home: Path) -> dict[str
             if card <= fits_gib and (name := PUBLISHED_MEMORY.format(card)) in model.properties
         ]
         if not plans:
-            found[model.id] = "what its fine-tuning takes is not known"
+            found[model.id] = "the memory that fine-tuning takes is not known"
         elif not plans[-1].startswith(FITS):
             found[model.id] = plans[-1]
     return found

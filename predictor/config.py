@@ -42,7 +42,7 @@ class Ingredients:
     )
     ranker: str = setting("catboost", "With --recipe paper: the classifier of ranks.", choices=RANKERS)
     features: FeatureSet = setting(
-        "all", "Input of the method: all, only the graph, or only the nodes' own features."
+        "all", "Inputs of the method: all, only the graph, or only the nodes' own features."
     )
     operator: Operator = setting("concat", "With --recipe paper: how two node embeddings are combined.")
     trees: int = setting(300, "With --recipe paper: number of trees.", at_least=1, at_most=10_000)

@@ -90,7 +90,7 @@ def starting_point(models: Sequence[Model]) -> StartingPoint | None:
         key=lambda row: (row.rank or len(models) + 1, row.tflop or float("inf"), row.model),
     )
     sources = sorted({str(model.properties[RANK_SOURCE]) for model in models if RANK in model.properties})
-    notes = ["The graph has no results, so this is not a prediction and the same for each dataset."]
+    notes = ["The graph has no results, so this is not a prediction: it is the same for every dataset."]
     if sources:
         notes.append(
             f"Models with a rank are in the order of their average after fine-tuning on other datasets "

@@ -45,7 +45,7 @@ def hide_results(snapshot: Snapshot, dataset: str) -> Snapshot:
     """
     if all(known.id != dataset for known in snapshot.datasets):
         raise UnknownTarget(
-            f"The graph has no dataset {dataset!r}: list them with `matchgraph query datasets`."
+            f"The graph has no dataset {dataset!r}: list them with `matchgraph graph list datasets`."
         )
     visible = snapshot.performs[snapshot.performs["dataset"] != dataset].reset_index(drop=True)
     return replace(snapshot, performs=visible)

@@ -101,7 +101,7 @@ def predict(
     if isinstance(target, str):
         if save:
             raise UnknownTarget(
-                f"--save adds a folder of images to the graph, and {target!r} is a dataset of it already."
+                f"--save adds a folder of images to the graph, and {target!r} is already a dataset of it."
             )
         snapshot = _visible(graph, method, method.similarity)
         _check_known(snapshot, target)

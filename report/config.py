@@ -49,12 +49,12 @@ class ReportConfig:
     )
     seeds: int = setting(
         3,
-        "Seeds of Tables 3 and 4; the other studies take a third of them, rounded up.",
+        "Seeds of Tables 3 and 4; the other studies use a third of them, rounded up.",
         at_least=1,
         at_most=100,
     )
     only: tuple[str, ...] = setting(
-        (), "Only this study; by default all. Repeatable.", choices=tuple(STUDIES)
+        (), "Run only this study; by default all. Repeatable.", choices=tuple(STUDIES)
     )
     jobs: int = setting(2, "Number of processes.", at_least=1, at_most=64)
 

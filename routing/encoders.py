@@ -129,7 +129,7 @@ def encoded(prompts: Sequence[Prompt], kind: Kind, encoder: PromptEncoder | None
         return EncodedPrompts(np.stack([prompt.embedding for prompt in prompts]))
     if encoder is None or encoder.hash != prompts[0].probe:
         raise UnusableEstimator(
-            f"The network reads prompts by the CLIP that embedded them, {prompts[0].probe}: give it by "
+            f"The network reads prompts by the CLIP that embedded them, {prompts[0].probe}: give it with "
             "--probe."
         )
     return encoder.encode([prompt.text for prompt in prompts])

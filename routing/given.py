@@ -167,7 +167,7 @@ def _candidates(
         if old is not None:
             raise BadScoreFile(
                 f"{name} costs {old.cost:g} {old.unit} in the graph and {cost:g} {unit or ''} here: give the "
-                "same cost, or name the candidate otherwise."
+                "same cost, or rename the candidate."
             )
         if cost is None:
             raise BadScoreFile(

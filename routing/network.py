@@ -242,8 +242,8 @@ def _tokens(prompts: EncodedPrompts) -> tuple[torch.Tensor, torch.Tensor]:
 
     if prompts.tokens is None or prompts.mask is None:
         raise UnusableEstimator(
-            "The network reads the tokens of a CLIP, and these prompts were read without: give a CLIP by "
-            "--probe, or fit a router of another kind."
+            "The network reads the tokens of a CLIP, but these prompts were read without one: give a CLIP "
+            "with --probe, or fit a router of another kind."
         )
     return torch.from_numpy(prompts.tokens), torch.from_numpy(prompts.mask)
 

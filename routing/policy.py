@@ -187,7 +187,7 @@ def lambda_for_budget(quality: ArrayLike, cost: ArrayLike, budget: float) -> flo
     affordable = np.flatnonzero(spent <= budget * (1 + 1e-12))
     if not len(affordable):
         raise BudgetTooSmall(
-            f"A budget of {budget:g} is below {spent[0]:g}, what the cheapest candidates cost on average: "
+            f"A budget of {budget:g} is below {spent[0]:g}, the average cost of the cheapest candidates: "
             "raise it, or add a cheaper candidate."
         )
     return float(path.levels[affordable[-1]])

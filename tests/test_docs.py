@@ -133,6 +133,40 @@ def test_the_readme_shows_the_families_of_the_registry():
     assert shown == [pipeline.removesuffix("Pipeline") for pipeline, _ in FAMILIES.values()]
 
 
+# Turns of phrase that a native engineer stumbles on.
+STUMBLED_OVER = re.compile(
+    r"\b(foretell|alike by|those alike|said to be so|out of reach of who|by by\b|reckon|anew\b|mended|"
+    r"take so many|where it was chosen|no numbers with|the one of|waits? in the computer's|"
+    r"(is|are|has|holds) no (row|list|part|option|value) of|as good as its word|too little is known)",
+    re.IGNORECASE,
+)
+
+
+def helps(command: click.Command, name: str) -> Iterator[tuple[str, str]]:
+    """The help of a command and of all below it."""
+    context = click.Context(command, info_name=name)
+    yield name, command.get_help(context)
+    if isinstance(command, click.Group):
+        for below in command.list_commands(context):
+            found = command.get_command(context, below)
+            assert found is not None
+            yield from helps(found, f"{name} {below}")
+
+
+def test_help_and_pages_are_in_plain_english():
+    texts = {name_of(page): page.read_text(encoding="utf-8") for page in PAGES} | dict(
+        helps(matchgraph, "matchgraph")
+    )
+    stumbled = {
+        name: found[0]
+        for name, text in texts.items()
+        if (found := STUMBLED_OVER.search(" ".join(text.split())))
+    }
+    assert not stumbled
+    # No list of commands is cut to the width of a line.
+    assert not [name for name, text in texts.items() if re.search(r"^  [a-z].*\.\.\.$", text, re.MULTILINE)]
+
+
 def section(title: str) -> str:
     return README.read_text(encoding="utf-8").partition(f"\n## {title}\n")[2].partition("\n## ")[0]
 

@@ -126,7 +126,7 @@ def test_a_clear_leader_ends_the_measurements(
     found = decided({model: (30.0, 10 * value) for model, value in QUALITY.items()}, measure=4)
     assert len(runs) < 4
     assert found.decision.model == "good"
-    assert "50% or more" in found.stopped
+    assert "50 % or more" in found.stopped
 
 
 def test_the_budget_is_kept(

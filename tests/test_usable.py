@@ -68,7 +68,7 @@ def test_a_folder_is_planned_for_the_card(graph: MatchingGraph, tmp_path: Path) 
     ingest_models(graph, TINY)
     method, notes = Conditions(fits_gib=8).applied(graph, tmp_path)
     assert (method.models, notes) == (("tiny-sd15",), ())
-    with pytest.raises(NothingUsable, match=r"tiny-sd15 \(a fine-tuning takes [0-9.]+ GiB\)"):
+    with pytest.raises(NothingUsable, match=r"tiny-sd15 \(fine-tuning takes [0-9.]+ GiB\)"):
         Conditions(fits_gib=0.01).applied(graph, tmp_path)
 
 

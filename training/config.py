@@ -76,10 +76,10 @@ class FineTuneConfig:
     method: str = setting("lora", "Train an adapter, or all weights of the denoiser.", choices=METHODS)
     compile: bool = setting(False, "Run the denoiser through torch.compile.", identity="never")
     quantisation: str = setting(
-        EXACT, "Bits of the denoiser's frozen weights.", choices=QUANTISATIONS, identity="changed"
+        EXACT, "Precision of the denoiser's frozen weights.", choices=QUANTISATIONS, identity="changed"
     )
     optimiser: str = setting(
-        "adamw", "AdamW, or AdamW with moments of 8 bits.", choices=OPTIMISERS, identity="changed"
+        "adamw", "AdamW, or AdamW with 8-bit moments.", choices=OPTIMISERS, identity="changed"
     )
     schedule: str = setting(
         "constant",
@@ -92,14 +92,14 @@ class FineTuneConfig:
     )
     snr_gamma: float | None = setting(
         None,
-        "Weight losses by min-SNR with this bound, 5 for one; not for flow matching.",
+        "Weight losses by min-SNR with this gamma, such as 5; not for flow matching.",
         above=0,
         identity="changed",
     )
     ema: float = setting(
         0.0,
-        "Decay of an average of the trained weights, which is kept in the end; after step n at most "
-        "n / (9 + n). 0 for none.",
+        "Decay of a moving average of the trained weights, which replaces them at the end; after step n at "
+        "most n / (9 + n). 0 for none.",
         at_least=0,
         below=1,
         identity="changed",
@@ -188,7 +188,10 @@ class DistillConfig:
     batch_size: int = setting(16, "Images per step.", at_least=1)
     learning_rate: float = setting(1e-4, "Learning rate of AdamW.", above=0)
     decay_share: float = setting(
-        0.25, "Last share of the steps over which the learning rate falls to 0.", at_least=0, at_most=1
+        0.25,
+        "Share of the steps, at the end, over which the learning rate falls to 0.",
+        at_least=0,
+        at_most=1,
     )
     method: str = setting(
         "lora",
@@ -214,7 +217,7 @@ class DistillConfig:
     )
     draws: int = setting(1, "Images drawn per prompt.", at_least=1)
     resolution_px: int = same_setting(FineTuneConfig, "resolution_px")
-    seed: int = same_setting(FineTuneConfig, "seed", help="Seed of everything random.")
+    seed: int = same_setting(FineTuneConfig, "seed", help="Random seed.")
     precision: str = same_setting(FineTuneConfig, "precision")
     weight_decay: float = same_setting(FineTuneConfig, "weight_decay", default=0.0)
     max_gradient_norm: float = same_setting(FineTuneConfig, "max_gradient_norm")

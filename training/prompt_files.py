@@ -17,7 +17,7 @@ from matchgraph.training.errors import BadPromptFile
 # Names of the field or column, in any case, in the order in which they count.
 PROMPT_FIELDS = ("prompt", "text", "caption")
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
-ADVICE = "Give a text file with one prompt a line, or JSON Lines or CSV with the field prompt."
+ADVICE = "Give a text file with one prompt per line, or JSON Lines or CSV with the field prompt."
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 // Every model measured on the dataset after fine-tuning, best first, with its value before fine-tuning.
 // :param dataset dataset -- id of the dataset
 // :param metric metric clip_fid -- metric of the results
-// :param limit integer 20 -- most rows to return
+// :param limit integer 20 -- maximum number of rows
 MATCH (graph:MatchGraph)
 WITH CASE WHEN $metric IN graph.larger_is_better THEN -1 ELSE 1 END AS sign
 MATCH (m:MatchGraphModel)-[e:PERFORMS]->(:MatchGraphDataset {id: $dataset})

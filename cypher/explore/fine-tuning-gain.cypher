@@ -1,7 +1,7 @@
 // Gain of fine-tuning, for each pair measured before and after it
 // A positive gain is an improvement, whatever the metric's direction. The smallest gains come first: pairs that fine-tuning made worse.
 // :param metric metric clip_fid -- metric of the results
-// :param limit integer 20 -- most rows to return
+// :param limit integer 20 -- maximum number of rows
 MATCH (graph:MatchGraph)
 WITH CASE WHEN $metric IN graph.larger_is_better THEN -1 ELSE 1 END AS sign
 MATCH (m:MatchGraphModel)-[e:PERFORMS]->(d:MatchGraphDataset)

@@ -4,7 +4,7 @@
 // :param metric metric clip_fid -- metric of the results
 // :param similarity metric clip_fid -- metric by which datasets were compared
 // :param neighbours integer 3 -- nearest datasets to average over
-// :param limit integer 20 -- most rows to return
+// :param limit integer 20 -- maximum number of rows
 MATCH (graph:MatchGraph)
 WITH CASE WHEN $metric IN graph.larger_is_better THEN -1 ELSE 1 END AS sign,
      CASE WHEN $similarity IN graph.larger_is_better THEN -1 ELSE 1 END AS far

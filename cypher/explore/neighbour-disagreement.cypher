@@ -1,10 +1,10 @@
 // Similar datasets that order the models differently
-// For each pair of near datasets, the share of pairs of models (of those measured on both) that the two order oppositely.
+// For each pair of near datasets, the share of pairs of models (of those measured on both) that the two rank in opposite order.
 // 0 is the same order, 1 the reverse; such pairs are where similarity misleads. Pairs that agree are left out.
 // :param metric metric clip_fid -- metric of the results
 // :param similarity metric clip_fid -- metric by which datasets were compared
-// :param neighbours integer 3 -- use pairs in which one is among this many nearest of the other
-// :param limit integer 20 -- most rows to return
+// :param neighbours integer 3 -- compare each dataset with this many nearest ones
+// :param limit integer 20 -- maximum number of rows
 MATCH (graph:MatchGraph)
 WITH CASE WHEN $metric IN graph.larger_is_better THEN -1 ELSE 1 END AS sign,
      CASE WHEN $similarity IN graph.larger_is_better THEN -1 ELSE 1 END AS far

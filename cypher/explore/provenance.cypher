@@ -14,6 +14,8 @@ RETURN metric, source.stage AS stage, e[source.name] AS value, e[prefix + 'run']
        e[prefix + 'resize'] AS resize,
        [k IN keys(e) WHERE k STARTS WITH prefix
         AND NOT substring(k, size(prefix)) IN ['run', 'n_real', 'n_gen', 'extractor', 'resize']
-        | substring(k, size(prefix)) + '=' + coalesce(toStringOrNull(e[k]), '[...]')] AS further,
+        | substring(k, size(prefix)) + '=' + coalesce(
+            toStringOrNull(CASE WHEN e[k] IS :: FLOAT NOT NULL THEN round(e[k], CASE WHEN abs(e[k]) < 1 THEN 5 ELSE 2 END) ELSE e[k] END),
+            '[...]')] AS further,
        properties(run) AS config
 ORDER BY metric, stage

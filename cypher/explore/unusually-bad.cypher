@@ -3,7 +3,7 @@
 // model that failed where others did not, or a faulty run.
 // :param metric metric clip_fid -- metric of the results
 // :param threshold float 0.5 -- smallest excess over one of the two medians; 0.5 is 50 % worse
-// :param limit integer 20 -- most rows to return
+// :param limit integer 20 -- maximum number of rows
 MATCH (graph:MatchGraph)
 WITH CASE WHEN $metric IN graph.larger_is_better THEN -1 ELSE 1 END AS sign
 MATCH (m:MatchGraphModel)-[e:PERFORMS]->(d:MatchGraphDataset)

@@ -1,7 +1,7 @@
 // Prompts that gain most from a costlier candidate
 // The best candidate's gain in quality over the cheapest one, and its extra cost, for each prompt.
 // :param quality string clip_score -- quality metric of the scores
-// :param limit integer 20 -- most rows to return
+// :param limit integer 20 -- maximum number of rows
 MATCH (v:MatchGraphVariant)-[e:SCORED]->(p:MatchGraphPrompt)
 WHERE e[$quality] IS NOT NULL
 WITH p, v, e[$quality] AS value

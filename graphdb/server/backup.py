@@ -43,7 +43,7 @@ def backup(server: ManagedServer, file: Path) -> int:
     if release is None:
         raise BackupFailed(f"There is no database in {server.folder} to back up.")
     if file.exists():
-        raise BackupFailed(f"{file} is there already: name another file, or move that one away.")
+        raise BackupFailed(f"{file} already exists: name another file, or move that one away.")
     partial = file.with_name(f".{file.name}.partial")
     try:
         with partial.open("wb") as target:

@@ -278,7 +278,7 @@ def _check_free(
     if others and not replaced:
         by = before.get(f"{others[0]}__run")
         raise IngestError(
-            f"{model!r} on {dataset!r} has a {others[0]} already{f', of {by}' if by else ''}; --replace puts "
+            f"{model!r} on {dataset!r} already has a {others[0]}{f', of {by}' if by else ''}; --replace puts "
             "this adapter's in its place."
         )
 

@@ -60,8 +60,8 @@ class Selection:
     extractors: tuple[str, ...] = ()
     replicate: bool = setting(
         False,
-        "Measure again under another --seed, to estimate the noise: figures stay on the run, the graph's "
-        "edges as they are.",
+        "Measure again under another --seed, to estimate the noise; the results are stored on the run, and "
+        "the graph's edges do not change.",
     )
     also: bool = setting(
         False, "Run these even if unfinished runs of the same pairs and seed have other settings."
@@ -108,16 +108,16 @@ class Execution:
     )
     gpu_memory: float | None = setting(
         None,
-        "GPU memory to stay within, in GiB; by default what is free. Smaller passes, recomputed activations "
-        "and parts that wait in the computer's memory are chosen as needed.",
+        "GPU memory to stay within, in GiB; by default all that is free. Smaller passes, recomputed "
+        "activations and offloading to main memory are chosen as needed.",
         above=0,
         identity="never",
         metavar="GIB",
     )
     offload: str = setting(
         "auto",
-        "What waits in the computer's memory while not needed: nothing, whole parts, or single blocks too; "
-        "auto moves what must.",
+        "What is offloaded to main memory while not needed: nothing, whole parts, or single blocks too; auto "
+        "offloads only what it must.",
         choices=("auto", "none", "parts", "blocks"),
         identity="never",
     )
@@ -194,7 +194,7 @@ class RunConfig:
     tolerance: float | None = setting(
         None,
         "Stop sampling once the standard error of every Frechet distance, or else of every metric, is at "
-        "most this share of its value; --samples is then the most.",
+        "most this share of its value; --samples is then the maximum.",
         above=0,
         identity="changed",
     )
@@ -207,8 +207,8 @@ class RunConfig:
     initial: bool = setting(True, "Score the pretrained model as well.")
     quantisation: str | None = setting(
         None,
-        "Keep the denoiser's frozen weights in fewer bits, in training and sampling; by default only where "
-        "a model fits the GPU's memory in no other way.",
+        "Quantise the denoiser's frozen weights, in training and sampling; by default only if the model does "
+        "not fit the GPU's memory otherwise.",
         choices=QUANTISATIONS,
         identity="changed",
     )

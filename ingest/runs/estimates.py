@@ -138,7 +138,7 @@ class Estimator:
             return config["samples"] / rate * scale / self._steps(model, {}), "the model's throughput"
         work = self._tflop(model, config, kind)
         if not work:
-            return None, "nothing known of this model"
+            return None, "nothing known about this model"
         if self._speeds[kind]:
             alike_speeds = [speed for given, speed in self._speeds[kind] if given == config.get("precision")]
             speeds = alike_speeds or [speed for _, speed in self._speeds[kind]]

@@ -145,7 +145,7 @@ def work_on_ray(
         if not share.room:
             notify(
                 f"No node of the cluster has {share.cpus:g} cores and {share.gpus:g} GPUs for a worker: "
-                "waiting for one; --cpus and --gpus ask for less."
+                "waiting for one. Ask for less with --cpus and --gpus."
             )
         return _Dispatcher(ray, settings, ledger, ids, options, share, notify).run(watch, stop)
 

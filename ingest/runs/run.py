@@ -375,8 +375,8 @@ def make_job(
     for name, value in config.drawn_by_default(model_folder).items():
         if run.config.get(name) != value:
             raise ConfigChanged(
-                f"The run was queued by another version of matchgraph, which drew {run.model} otherwise: "
-                f"{name} is {value:g} here. Cancel the run and queue it again."
+                f"The run was queued by another version of matchgraph, which sampled {run.model} "
+                f"differently: {name} is {value:g} here. Cancel the run and queue it again."
             )
     resume_from = carry_checkpoint(out)
     return Job(

@@ -80,8 +80,8 @@ def source_folder(kind: str, node: Model | Dataset) -> Path:
     source = node.properties.get("source")
     if not isinstance(source, str):
         raise SourceChanged(
-            f"The {kind} {node.id!r} has no folder, as it came from a table; add one with `matchgraph ingest "
-            f"{kind}s FOLDER`."
+            f"The {kind} {node.id!r} has no folder, since it came from a table; add one with "
+            f"`matchgraph ingest {kind}s FOLDER`."
         )
     folder = Path(source)
     if not folder.is_dir():

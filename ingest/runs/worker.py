@@ -75,7 +75,7 @@ class WorkerOptions(Execution):
 
     checkpoint_steps: int = setting(
         CHECKPOINT_STEPS,
-        "Training steps between two checkpoints; Ctrl-C loses no step.",
+        "Training steps between two checkpoints; Ctrl-C loses none.",
         at_least=1,
     )
     cache_gib: float = setting(

@@ -539,7 +539,7 @@ def of_family(folder: Path, config: RunConfig, families: Families) -> RunConfig:
         raise IngestError(f"{own.name}: {error}") from error
     if found.snr_gamma is not None and not own.has_min_snr(folder):
         raise IngestError(
-            f"{folder_name(folder)} is of the family {own.name} and has no min-SNR weights: leave "
+            f"{folder_name(folder)} is of the family {own.name}, which has no min-SNR weights: leave "
             "--snr-gamma out, or set it in a --run-file for other families only."
         )
     return found

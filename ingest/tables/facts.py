@@ -42,8 +42,8 @@ class FactsConfig:
 
     throughput: bool | None = setting(
         None,
-        "Measure images per second, or do not. By default measured on a GPU, and on a CPU if it takes a "
-        "minute at most.",
+        "Whether to measure images per second; by default on a GPU, and on a CPU if it takes at most a "
+        "minute.",
     )
     device: str = same_setting(FineTuneConfig, "device")
     precision: str = same_setting(
@@ -218,7 +218,7 @@ def _too_slow(model: Model, config: FactsConfig, device: torch.device) -> str | 
         return None
     cost = model.properties.get("tflop_with_attention")
     if cost is None:
-        return "it is not known how long a call takes on a CPU; --throughput measures it all the same"
+        return "it is not known how long a call takes on a CPU; --throughput measures it anyway"
     # Read from what was counted for the default call: a fair guess for others too.
     if config.steps is not None:
         cost *= config.steps / model.properties["tflop_steps"]
@@ -229,7 +229,7 @@ def _too_slow(model: Model, config: FactsConfig, device: torch.device) -> str | 
         return None
     return (
         f"{1 + REPEATS} calls of {cost:.3g} TFLOP would keep a CPU busy for some {_duration(seconds)}; "
-        "--throughput measures it all the same, --device names a GPU"
+        "--throughput measures it anyway, --device names a GPU"
     )
 
 

@@ -30,7 +30,7 @@ class Identity:
     replace: bool = False
 
     def is_other(self, node: str, content: str) -> bool:
-        """Whether the graph has other content under this id."""
+        """Whether the graph has different content under this id."""
         return self._content(node) not in (None, content)
 
     def is_replaced(self, node: str, content: str) -> bool:
@@ -91,7 +91,9 @@ class Identity:
             reason = f"{self.kind} {node!r} has changed since it was ingested"
         else:
             origin = f"from {before}" if before else "from a folder that is not recorded"
-            reason = f"{self.kind} {node!r} is in the graph already, {origin}, and {source} has other content"
+            reason = (
+                f"{self.kind} {node!r} is in the graph already, {origin}, and {source} has different content"
+            )
         results = f", with what was measured with it ({count})" if count else ""
         remedy = f"add this one under another id with --id, or replace that one{results} with --replace"
         return Problem(place, 0, reason, remedy)

@@ -60,7 +60,7 @@ def ingest_published(graph: MatchingGraph, names: Collection[str] = ()) -> Publi
     """
     known = {model.id: model for model in published_models()}
     if unknown := sorted(set(names) - set(known)):
-        raise IngestError(f"No facts are published here of {', '.join(unknown)}; known: {', '.join(known)}.")
+        raise IngestError(f"There are no published facts of {', '.join(unknown)}; known: {', '.join(known)}.")
     stored = {model.id: model for model in graph.models()}
     also = {entry["id"]: entry.get("also", []) for entry in json.loads(TABLE.read_text("utf-8"))["models"]}
     models: dict[str, str] = {}

@@ -222,7 +222,7 @@ def _check_contents(
         content = node.properties.get("content_hash")
         if content is not None and identity.is_other(node.id, str(content)):
             raise IngestError(
-                f"The graph has a {kind} {node.id!r} already, of other content than that of the records: "
+                f"The graph has a {kind} {node.id!r} already, with content other than that of the records: "
                 f"rename or remove it with `matchgraph graph rename {kind}` or `graph remove {kind}` first."
             )
 

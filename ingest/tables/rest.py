@@ -118,7 +118,7 @@ class Rest:
                 }:
                     raise ValueError
             except (ValueError, TypeError, KeyError, RecursionError):
-                problems.append(Problem(str(path), number, "is no row of records", EXPORT_AGAIN))
+                problems.append(Problem(str(path), number, "is not a row of records", EXPORT_AGAIN))
             else:
                 self._rows[key] = (number, row)
         if problems:

@@ -155,7 +155,7 @@ def _from_json(path: Path) -> Table:
         raise BadInput([problem], skippable=False) from error
     if not isinstance(records, list) or not records or not all(isinstance(one, dict) for one in records):
         hint = "export a list of runs, as `to_json(orient='records')` writes it"
-        raise BadInput([Problem(str(path), 0, "is no list of runs", hint)], skippable=False)
+        raise BadInput([Problem(str(path), 0, "is not a list of runs", hint)], skippable=False)
     flat = [_flat(record) for record in records]
     columns = tuple(dict.fromkeys(name for record in flat for name in record))
     rows = [

@@ -241,7 +241,7 @@ def models_by(router: Router, known: np.ndarray, budget: float, count: int = 1) 
     if not best:
         raise BudgetTooSmall(
             f"A budget of {budget:g} TFLOP is below {router.cost.min():g}, the cost of the cheapest "
-            "candidate: raise it, or add a cheaper one by `route variants`."
+            "candidate: raise it, or add a cheaper one with `route variants`."
         )
     return sorted(best, key=lambda model: -best[model])[:count]
 
@@ -304,7 +304,7 @@ def plans(
             least = cost[allowed & scored].min() if (allowed & scored).any() else float("nan")
             raise BudgetTooSmall(
                 f"A budget of {budget:g} TFLOP is below {least:g}, the cost of the cheapest candidate of "
-                f"{', '.join(sorted(chosen))}: raise it, or add a cheaper one by `route variants`."
+                f"{', '.join(sorted(chosen))}: raise it, or add a cheaper one with `route variants`."
             )
         best = affordable[known[:, affordable].mean(axis=0).argmax()]
         return [candidates[best]] * len(prompts), float(asked[:, best].mean())

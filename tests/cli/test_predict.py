@@ -128,7 +128,7 @@ class TestPredictDataset:
         code, out, _ = command("predict", "d03", *PROCESS)
         assert code == 0
         assert "Fine-tune m" in out
-        assert "Measured (and not used)" in out
+        assert "Measured before" in out
         assert "expected rank" in out
         assert "…" not in out
 
@@ -184,12 +184,10 @@ class TestDefaultRecipe:
         assert set(found["models"]) == {m for m, chance in chances.items() if chance >= found["least_p_best"]}
         assert found["coverage"]["folds"] == found["size"]["folds"] == 17
         out = command("predict", "d03", "--confidence", "0.8")[1]
-        assert "With a confidence of 0.8 the best model is" in out
+        assert "With 80 % confidence, the best model is" in out
         assert "On the other 17 datasets such sets" in out
         assert "calibrated on 17 other datasets" in out
-        assert (
-            f"Expected loss against the best model: {answer['verdict']['expected_loss']:.3g} clip_fid" in out
-        )
+        assert f"Expected loss compared with the best model: {answer['verdict']['expected_loss']:.3g} " in out
         assert out.rstrip().endswith("matchgraph predict d03 --measure 3")
         assert json.loads(command("predict", "d03", "--json")[1])["confidence"] is None
         for impossible in ("0", "1", "nan", "x"):
@@ -255,7 +253,7 @@ class TestPredictFolder:
         code, _, err = command("predict", folder, "--probe", probe, "--save", *FAST)
         assert code == 2
         assert (
-            f"'reds' is in the graph already, from {colours / 'known' / 'reds'}, and {folder} has other"
+            f"'reds' is in the graph already, from {colours / 'known' / 'reds'}, and {folder} has different"
             in err
         )
         assert graph.datasets() == before
@@ -277,7 +275,7 @@ class TestPredictFolder:
         monkeypatch.setattr(MatchingGraph, "save_datasets", save_after_another)
         code, _, err = command("predict", folder, "--probe", probe, "--save", *FAST)
         assert code == 2
-        assert f"'plums' is in the graph already, from /theirs, and {folder} has other content" in err
+        assert f"'plums' is in the graph already, from /theirs, and {folder} has different content" in err
         assert [known for known in graph.datasets() if known.id == "plums"] == [theirs]
 
     def test_everything_is_read_and_decoded_once(self, command, colours, probe, monkeypatch):

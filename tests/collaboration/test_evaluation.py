@@ -110,7 +110,7 @@ def test_when_the_student_wins_is_said(informed: Study) -> None:
     complexity = aspects["complexity of the teacher's image"]
     assert complexity.distance.low > 0.3
     assert complexity.wins == (pytest.approx(1, abs=0.05), pytest.approx(0, abs=0.2), 0)
-    curvature = aspects["curvature of the teacher's way"]
+    curvature = aspects["curvature of the teacher's path"]
     assert curvature.distance.high < -0.3
     assert curvature.wins[0] == 0
     assert curvature.gap.value == pytest.approx(-complexity.gap.value)

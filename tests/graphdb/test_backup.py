@@ -32,7 +32,7 @@ def test_a_database_comes_back_as_it_was(
     done = CliRunner().invoke(graph_command, ["backup", str(file)], env=environment)
     assert done.exit_code == 0, done.output
     assert not own_server.running(), "it was stopped before"
-    with pytest.raises(BackupFailed, match="is there already"):
+    with pytest.raises(BackupFailed, match="already exists"):
         backup(own_server, file)
     half = tmp_path / "half.dump"
     half.write_bytes(file.read_bytes()[:-200])

@@ -172,7 +172,7 @@ def test_a_configuration_is_checked_when_built(field: str, value: Any) -> None:
     [
         ([], [], "no node"),
         (["a", "a"], [], "'a' is given twice"),
-        (["a"], [("a", "b", 1.0)], "'b' is none of the nodes"),
+        (["a"], [("a", "b", 1.0)], "'b' is not among the nodes"),
         (["a"], [("a", "a", 1.0)], "to itself"),
         (["a", "b"], [("a", "b", 1.0), ("b", "a", 1.0)], "twice"),
         (["a", "b"], [("a", "b", 0.0)], "weight 0"),

@@ -116,7 +116,7 @@ def test_any_reading_statement_with_parameters(command: Command) -> None:
         (["best-models", "--dataset", "d1", "--metric", "clip"], "'clip' is not a known metric"),
         (["--cypher", "MATCH (n) RETRUN n"], "Invalid input 'RETRUN'"),
         (["--cypher", "RETURN $missing"], "missing"),
-        (["--cypher", "CREATE (:X)"], "writes, and only reading is allowed"),
+        (["--cypher", "CREATE (:X)"], "writes, but only reading is allowed"),
         (["--cypher", "RETURN 1", "--param", "x"], "--param 'x' is not NAME=VALUE"),
         (["--cypher", "RETURN $x", "--param", f"x={2**63}"], "must fit 64 bits"),
         (["--cypher", "RETURN $x", "--param", f"x={'9' * 5000}"], "--param x cannot be read as JSON"),

@@ -421,7 +421,7 @@ def test_the_same_name_elsewhere_with_other_images_is_refused_and_can_be_told_ap
     with pytest.raises(BadInput) as caught:
         ingest_image_folders(graph, two, extractor)
     assert f"from {one}" in str(caught.value)
-    assert f"{two} has other content" in str(caught.value)
+    assert f"{two} has different content" in str(caught.value)
     assert "--id" in str(caught.value)
     assert "--replace" in str(caught.value)
     assert dump(runner) == before
@@ -461,7 +461,7 @@ def test_another_writer_takes_the_id_meanwhile(
         return measure(*arguments, **options)
 
     monkeypatch.setattr(Comparison, "measure", measure_slowly)
-    said = f"'pets' is in the graph already, from /theirs, and {folder} has other content"
+    said = f"'pets' is in the graph already, from /theirs, and {folder} has different content"
     if skip_bad:
         report = ingest_image_folders(graph, folder, extractor, skip_bad=True)
         assert (report.written, said in str(report.skipped[0])) == ((), True)

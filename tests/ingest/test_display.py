@@ -52,7 +52,7 @@ def test_a_line_tells_what_matters_of_each_status() -> None:
     line = status_line(running(), now.seconds_left[running().id])
     # 50 steps at 0.2 s, and then the sampling as before.
     assert "fine-tuning 50/100, loss 0.125  40 s left" in line
-    assert "its worker is gone" in status_line(running(expired=True), 5.0)
+    assert "worker lost" in status_line(running(expired=True), 5.0)
     assert "clip_fid 7 -> 5, 60 s training" in status_line(done(), None)
     failed = running(status="FAILED", error="no more\nsecond line")
     assert status_line(failed, None).endswith("no more")
@@ -78,7 +78,7 @@ def test_ended_runs_are_told_once_and_running_ones_only_on_a_screen(terminal: bo
     else:
         show_all(JointDisplay(None, console), other)
     text = console.file.getvalue()
-    assert text.count("1 of 2 runs ended before.") == 1
+    assert text.count("1 of 2 runs had already ended.") == 1
     assert text.count("[red]m[/red] x d: clip_fid 7 -> 5, 60 s training") == 1
     assert ("50/100" in text) == terminal
 

@@ -117,7 +117,7 @@ def test_without_any_run_the_work_is_estimated() -> None:
     assert by_params.seconds == pytest.approx(2e9 * 1024 / 1e12 * 3 * 200 / ASSUMED_TFLOP_PER_S)
     assert Estimator([], models).stage("sampling after", "t", CONFIG).seconds == pytest.approx(10 / 2)
     nothing = Estimator([], models).whole("t", CONFIG)
-    assert (nothing.seconds, nothing.basis) == (None, "nothing known of this model")
+    assert (nothing.seconds, nothing.basis) == (None, "nothing known about this model")
     assert Estimator([], {}).whole("gone", CONFIG).seconds is None
 
 

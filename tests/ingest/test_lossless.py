@@ -199,7 +199,7 @@ def test_records_of_other_images_are_refused(graph: MatchingGraph, runner: Runne
     write_records(graph, runner, tmp_path)
     graph.save_datasets([Dataset("d", {"content_hash": "2"})])
     before, found = whole(runner), read_records(tmp_path, graph.metric)
-    with pytest.raises(IngestError, match="has a dataset 'd' already, of other content"):
+    with pytest.raises(IngestError, match="has a dataset 'd' already, with content other than"):
         save_records(graph, runner, found)
     assert whole(runner) == before
 
@@ -207,7 +207,7 @@ def test_records_of_other_images_are_refused(graph: MatchingGraph, runner: Runne
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("{", "1: is no row of records"),
+        ("{", "1: is not a row of records"),
         ('{"of": "model", "model": "m", "properties": {"x": [1, "a"]}}', "1: Model 'm': x mixes int, str"),
         ('{"of": "model", "model": "gone", "properties": {}}', "1: is of model gone, which no table lists"),
         (

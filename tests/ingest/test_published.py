@@ -125,7 +125,7 @@ def test_the_commands_add_facts_and_start_from_them(
     def run(*arguments: str) -> str:
         return CliRunner().invoke(matchgraph, arguments, env=dict(environment)).stdout
 
-    assert run("ingest", "published", SDXL, VEGA) == "Published facts of 2 models in the graph.\n"
+    assert run("ingest", "published", SDXL, VEGA) == "Added published facts of 2 models.\n"
     shown = run("predict", "cats")
     assert "not a prediction" in shown
     assert shown.index("segmind/Segmind-Vega") > shown.index("stabilityai")

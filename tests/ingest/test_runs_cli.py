@@ -239,7 +239,7 @@ def test_status_tells_how_far_a_run_is(invoke: Invoke, runner: Runner, zoo: list
     assert "fine-tuning 1/2, loss 0.125" in line
     assert " left" in line
     runner.write("MATCH (run:Run {id: $id}) SET run.lease_until = 0", id=run)
-    assert "its worker is gone" in invoke("status").stdout
+    assert "worker lost" in invoke("status").stdout
 
 
 def test_status_lists_the_newest_and_keeps_to_what_was_asked_for(
@@ -258,7 +258,7 @@ def test_status_lists_the_newest_and_keeps_to_what_was_asked_for(
     counted, *lines = shown.stdout.splitlines()
     assert counted == "2 queued, 1 running, 0 done, 1 failed, 0 cancelled"
     assert [line.split()[:2] for line in lines] == [["RUNNING", running.id], ["QUEUED", newest.id]]
-    assert shown.stderr.startswith("and 2 more runs: see --limit")
+    assert shown.stderr.startswith("2 more runs not shown: raise --limit")
     assert [line.split()[1] for line in invoke("status", "--running").stdout.splitlines()[1:]] == [running.id]
     of_one = answer(invoke("status", "--dataset", ended.dataset, "--model", ended.model, "--json"))
     assert [run["id"] for run in of_one["runs"]] == [ended.id]

@@ -301,7 +301,7 @@ def test_kohyas_third_text_encoder_is_the_t5_of_flux(tmp_path: Path) -> None:
     [
         ({"x.diff": (1,)}, "holds x.diff: full difference adapters are not supported"),
         ({"x.oft_blocks": (1,)}, "holds x.oft_blocks: OFT adapters"),
-        ({"lora_unet_x.hada_w1_a": (2, 2), "y.z": (1,)}, "holds y.z, which is no part of a LoRA, LoHa"),
+        ({"lora_unet_x.hada_w1_a": (2, 2), "y.z": (1,)}, "holds y.z, which is not part of a LoRA, LoHa"),
         ({f"{LINEAR}.hada_w1_a": (128, 4)}, f"parts of {LINEAR} are missing or do not fit each other"),
         ({f"{LINEAR}.lokr_w1": (4, 2), f"{LINEAR}.lokr_w2": (4, 4)}, f"no layer {LINEAR} of 16 x 8 weights"),
         (

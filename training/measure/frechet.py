@@ -248,7 +248,7 @@ def frechet_between(one: Root, two: Root) -> float:
     if one.gaussian.mean.shape != two.gaussian.mean.shape:
         raise ShapeMismatch(
             f"Gaussians have dimensions {one.gaussian.mean.size} and {two.gaussian.mean.size}; "
-            "are both of one extractor?"
+            "are both from one extractor?"
         )
     # Overflow shows as a result that is not finite, which is refused below.
     with np.errstate(over="ignore", invalid="ignore"):

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 # All that a pipeline comes to that is not trained.
 STAGES = ("loading", "encoding text", "sampling", "decoding", "scoring")
 WHAT_HELPS = (
-    "Give --gpu-memory with less than the GPU has, so that more of the model waits in the computer's memory, "
+    "Give --gpu-memory with less than the GPU has, so that more of the model is offloaded to main memory, "
     "a smaller --resolution, or use a GPU with more memory"
 )
 

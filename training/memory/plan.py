@@ -139,10 +139,10 @@ class MemoryPlan:
             "gradient checkpointing": self.gradient_checkpointing,
             f"{self.sampling_batch} images sampled at a time": self.sampling_batch
             != self.work.sampling_batch,
-            "parts wait in the computer's memory while not needed": placed.parked,
-            "blocks of the text encoders move in turn": placed.encoder_offload,
-            "blocks of the denoiser move in turn in training": placed.training_offload,
-            "blocks of the denoiser move in turn in sampling": placed.sampling_offload,
+            "parts are offloaded to main memory while not needed": placed.parked,
+            "blocks of the text encoders are loaded in turn": placed.encoder_offload,
+            "blocks of the denoiser are loaded in turn in training": placed.training_offload,
+            "blocks of the denoiser are loaded in turn in sampling": placed.sampling_offload,
             "the VAE takes one image at a time": placed.vae_slicing,
             "the VAE takes an image in tiles": placed.vae_tiling,
         }

@@ -85,7 +85,7 @@ def _factors(pipe: Any, denoiser: Any, path: Path, tensors: Mapping[str, torch.T
         plain = OLDER.sub(r".\1_proj.lora_\2.", name)
         plain = PEFT.sub(lambda found: DOWN_OR_UP[found["factor"]], plain)
         if (found := LEAF.fullmatch(plain)) is None:
-            raise BadAdapter(f"{path} holds {name}, which is no part of a LoRA, LoHa, LoKr or DoRA.")
+            raise BadAdapter(f"{path} holds {name}, which is not part of a LoRA, LoHa, LoKr or DoRA.")
         layers.setdefault(found["layer"], {})[found["leaf"]] = tensor
     for layer, factors in layers.items():
         try:
