@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from shlex import join
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from matchgraph.predictor.sentences import confidence_text, sentences, time_cell
 from matchgraph.report.verdicts import p_text
 from matchgraph.words import SECONDS_PER_HOUR, duration
 
 if TYPE_CHECKING:
     from matchgraph.predictor.answer import Answer
-    from matchgraph.predictor.confidence import Confidence
     from matchgraph.predictor.evaluation import Evaluation
     from matchgraph.predictor.replay import BudgetCurve
     from matchgraph.predictor.starting import StartingPoint
@@ -22,16 +22,6 @@ if TYPE_CHECKING:
 PERCENT = 100
 # Orders whose first models are measured.
 SHORTLISTED = ("method", "average_rank", "average_value", "random")
-# Of the default recipe's parts.
-METHODS = {
-    "average_rank": "average rank",
-    "average_value": "average value",
-    "similar": "similar datasets",
-    "wider": "all datasets by similarity",
-    "process": "Gaussian process on values",
-    "process_of_ranks": "Gaussian process on ranks",
-    "paper": "the paper's recipe",
-}
 
 
 def show_answer(answer: Answer, *, measure: str) -> None:
@@ -150,59 +140,6 @@ def with_error(value: float | None, error: float | None) -> str:
     return f"{value:.4g}" if error is None else f"{value:.4g} ± {error:.2g}"
 
 
-def sentences(answer: Answer) -> str:
-    """The answer in sentences: the choice, its probability, the reasons, and the measured best."""
-    first = answer.ranking[0]
-    lines = [
-        f"Fine-tune {first.model}: expected rank {first.expected_rank:.1f} ± {first.rank_std:.1f} of "
-        f"{len(answer.ranking)}, the best with a probability of {first.p_best * PERCENT:.0f} % "
-        f"(answered in {answer.seconds:.1f} s)."
-    ]
-    lines += verdict_lines(answer)
-    if mixture := answer.provenance.get("mixture"):
-        lines.append(mixture_text(mixture))
-    if first.why:
-        reasons = ", ".join(f"{readable(reason.part)} {reason.lift:+.2f}" for reason in first.why[:4])
-        unit = "log-odds" if answer.provenance["recipe"] == "paper" else "standard deviations"
-        lines.append(f"What moves it up (+) or down (-), in {unit}: {reasons}.")
-    if answer.neighbours:
-        near = "; ".join(
-            f"{neighbour.dataset} ({neighbour.similarity:.4g}"
-            + (f", best there: {', '.join(neighbour.best)})" if neighbour.best else ")")
-            for neighbour in answer.neighbours
-        )
-        lines.append(f"Most similar datasets: {near}.")
-    if answer.measured:
-        choose = max if answer.provenance["larger_is_better"] else min
-        best = choose(answer.measured, key=lambda model: answer.measured[model])
-        place = next(i for i, model in enumerate(answer.ranking, start=1) if model.model == best)
-        lines.append(f"Measured before, and not used here: {best} was the best; it is ranked {place}.")
-    lines += [f"Note: {note}" for note in answer.notes]
-    return "\n".join(lines)
-
-
-def verdict_lines(answer: Answer) -> list[str]:
-    """What the chance was measured on, what a wrong choice costs, and a warning off the zoo."""
-    verdict, metric = answer.verdict, answer.provenance["metric"]
-    lines = []
-    if verdict.judged_on:
-        lines.append(
-            f"This probability is calibrated on {verdict.judged_on} other datasets, each ranked as if it had "
-            "no results."
-        )
-    if verdict.expected_loss is not None:
-        lines.append(f"Expected loss compared with the best model: {verdict.expected_loss:.3g} {metric}.")
-    if (familiar := verdict.familiarity) and familiar.off_zoo:
-        times = f", {familiar.times:.1f} times as far" if familiar.times else ""
-        lines.append(
-            f"Warning: {answer.dataset} is unlike any measured dataset. Its nearest one is "
-            f"{familiar.nearest} ({familiar.value:.4g}{times}); every measured dataset has one within "
-            f"{familiar.farthest:.4g}. The probabilities are evened out accordingly; measure before you rely "
-            "on the ranking."
-        )
-    return lines
-
-
 def measuring_command(target: str, answer: Answer, conditions: Conditions) -> str:
     """The command that measures the likeliest models on the dataset."""
     words = ["matchgraph", "predict", target, "--measure", str(len(answer.verdict.measure))]
@@ -211,68 +148,6 @@ def measuring_command(target: str, answer: Answer, conditions: Conditions) -> st
     for licence in conditions.licences:
         words += ["--license", licence]
     return join(words)
-
-
-def confidence_text(sure: Confidence) -> str:
-    """The prediction set in sentences: its models, why if it has all, and the coverage of such sets."""
-    chosen, coverage = sure.chosen, sure.coverage
-    count = len(chosen.models)
-    lines = [
-        f"With {PERCENT * chosen.confidence:g} % confidence, the best model is "
-        + (f"one of {count}: {', '.join(chosen.models)}." if count > 1 else f"{chosen.models[0]}.")
-    ]
-    if chosen.reason:
-        lines.append(f"{chosen.reason[0].upper()}{chosen.reason[1:]}.")
-    if coverage is not None:
-        share, size = coverage.coverage, coverage.size
-        lines.append(
-            f"On the other {share.count} datasets, such sets (each calibrated on the rest) had "
-            f"{size.value:.1f} models on average and contained the best one in {share.value * PERCENT:.0f} % "
-            f"[{share.low * PERCENT:.0f}, {share.high * PERCENT:.0f}] of cases."
-        )
-    if sure.shifted is not None:
-        share, size = sure.shifted.coverage, sure.shifted.size
-        lines.append(
-            "With whole clusters of datasets held out, sets calibrated on the other clusters had "
-            f"{size.value:.1f} models on average and contained it in {share.value * PERCENT:.0f} % "
-            f"[{share.low * PERCENT:.0f}, {share.high * PERCENT:.0f}] of cases."
-        )
-    return "\n".join(lines)
-
-
-def mixture_text(mixture: Mapping[str, Any]) -> str:
-    """Which methods the default answer is a mixture of, by their weights on this graph."""
-    weights = mixture["weights"]
-    if mixture["fell_back"]:
-        name = METHODS[max(weights, key=weights.get)]
-        return (
-            f"No mixture of methods clearly beats the {name} on the other datasets of this graph, so it is "
-            "used alone."
-        )
-    shares = [
-        f"{METHODS[name]} {weight * PERCENT:.0f} %"
-        for name, weight in sorted(weights.items(), key=lambda one: -one[1])
-        if round(weight * PERCENT)
-    ]
-    return f"Weights learned from the other datasets: {', '.join(shares)}."
-
-
-def readable(part: str) -> str:
-    """A readable name of a part of the input."""
-    names = {
-        "dataset": "the dataset's embedding",
-        "graph": "similar datasets",
-        "general": "results anywhere",
-        "recipe": "the paper's recipe",
-    }
-    return names.get(part, part.removeprefix("model:"))
-
-
-def time_cell(seconds: float | None) -> str:
-    """A time in its own unit; empty where it is not known."""
-    if seconds is None:
-        return ""
-    return f"{seconds:.3g} s" if seconds < 120 else duration(seconds)
 
 
 def show_evaluation(evaluation: Evaluation) -> None:

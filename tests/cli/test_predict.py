@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from matchgraph.cli.answers import time_cell
 from matchgraph.cli.main import run
 from matchgraph.graphdb import queries
 from matchgraph.graphdb.models import Dataset, Metric, Model, Result, Similar
+from matchgraph.predictor.sentences import time_cell
 
 FAST = ["--recipe", "paper", "--trees", "10"]
 # Where any method does: in closed form.
