@@ -3,8 +3,8 @@
     python -m bench.routing minizoo/records RECORDS... --encoder minizoo/probes/clip \
         --page docs/evidence/routing.md
 
-Folders are as `matchgraph export` writes them; one without scores of prompts is named and left out. Prompts
-are not read again, but for the network and the rewordings, which need the encoder that embedded them.
+Folders are as `matchgraph graph export` writes them; one without scores of prompts is named and left out.
+Prompts are not read again, but for the network and the rewordings, which need the encoder that embedded them.
 """
 
 from __future__ import annotations

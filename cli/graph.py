@@ -14,6 +14,7 @@ import click
 
 from matchgraph.cli.groups import SuggestingGroup
 from matchgraph.cli.options import json_option
+from matchgraph.cli.records import export
 from matchgraph.graphdb import upkeep
 from matchgraph.graphdb.connection import connect, settings_from_environment
 from matchgraph.graphdb.errors import ServerNotManaged
@@ -282,6 +283,9 @@ def restore(ctx: click.Context, file: Path, yes: bool, as_json: bool) -> None:
             ctx.exit(DECLINED_EXIT)
     restore_database(server, file)
     show_fact({"restored": str(file)}, f"Restored the graph from {file}.", as_json)
+
+
+graph.add_command(export)
 
 
 def managed_server(action: str) -> ManagedServer:

@@ -30,10 +30,6 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "matchgraph.cli.ingest:ingest",
         "Add models, datasets, results and fine-tuning runs to the graph.",
     ),
-    "export": (
-        "matchgraph.cli.records:export",
-        "Write the whole graph as a folder of tables.",
-    ),
     "predict": (
         "matchgraph.cli.predict:predict",
         "Rank the models for a dataset, without fine-tuning any.",
@@ -58,9 +54,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "matchgraph.cli.report:report",
         "Run the paper's full evaluation on the graph and write it as one page.",
     ),
+    "ui": ("matchgraph.cli.ui:ui", "Choose models, watch runs and walk the graph in a web browser."),
 }
 # What scripts of version 0.1 still call; each use names what it is called now.
-MOVED = {"distill": "collaborate", "student": "collaborate"}
+MOVED = {"distill": "collaborate", "student": "collaborate", "export": "graph"}
 RENAMED = {"output": "out", "checkpoint-every": "checkpoint-steps"}
 USER_ERROR_EXIT = 2
 INTERRUPTED_EXIT = 130

@@ -192,6 +192,26 @@ def out_option(
     )
 
 
+def listening_options(port: int) -> Decorator:
+    """`--host` and `--port` of a command that serves.
+
+    Args:
+        port: the default.
+    """
+    return with_options(
+        [
+            click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on."),
+            click.option(
+                "--port",
+                type=click.IntRange(0, 65535),
+                default=port,
+                show_default=True,
+                help="Port; 0 takes a free one.",
+            ),
+        ]
+    )
+
+
 def prompts_option(help: str, *, required: bool = False, name: str = "--prompts") -> Decorator:
     """A file of prompts, see `training.prompt_files`, as the parameter `prompts_file`.
 

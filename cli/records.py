@@ -1,4 +1,4 @@
-"""`matchgraph export`, `ingest records`, `ingest minizoo` and `ingest published`: what comes in tables."""
+"""`graph export`, `ingest records`, `ingest minizoo` and `ingest published`: what comes in tables."""
 
 from __future__ import annotations
 
@@ -53,8 +53,8 @@ def export(folder: Path, shareable: bool, as_json: bool) -> None:
 @without_option
 @json_option
 def records(path: Path, without: Sequence[str], as_json: bool) -> None:
-    """Load a folder of records that `export` wrote: models, datasets, similarities, results, runs, and scored
-    prompts.
+    """Load a folder of records that `graph export` wrote: models, datasets, similarities, results, runs, and
+    scored prompts.
 
     The graph's other content stays, including properties that the records do not have; where both have an
     entry, the one in the records wins. Records of other images or weights under an id of the graph are

@@ -22,6 +22,7 @@ from matchgraph.cli.options import (
     encoder_option,
     gpu_memory_option,
     json_option,
+    listening_options,
     opened_graph,
     out_option,
     probe_option,
@@ -366,10 +367,7 @@ def generate(prompts: tuple[str, ...], metric: str, probe: str, out: Path, **opt
 @click.option(
     "--metric", "metrics", multiple=True, help="Routers to serve; all fitted ones by default. Repeatable."
 )
-@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
-@click.option(
-    "--port", type=click.IntRange(0, 65535), default=8080, show_default=True, help="Port; 0 takes a free one."
-)
+@listening_options(port=8080)
 def serve(probe: str, metrics: tuple[str, ...], host: str, port: int) -> None:
     """Serve decisions over HTTP: POST /v1/route; see /docs."""
     from matchgraph.graphdb.prompts import PromptGraph
@@ -397,6 +395,7 @@ def serve(probe: str, metrics: tuple[str, ...], host: str, port: int) -> None:
 def show_decision(decision: Decision, metric: str) -> None:
     """Print all candidates and the one chosen."""
     from matchgraph.cli.rendering import new_table, stdout_console
+    from matchgraph.routing.sentences import decision_text
 
     console = stdout_console()
     table = new_table("")
@@ -414,13 +413,4 @@ def show_decision(decision: Decision, metric: str) -> None:
         likely = ["?" if chance is None else f"{100 * chance:.0f} %" for chance in here]
         table.add_row(option.variant, quality, f"{option.cost:.4g}", *likely)
     console.print(table)
-    why = (
-        "cosine to the most similar known prompt:"
-        if decision.basis == "prompt"
-        else "unlike all known prompts, so averages decided; cosine to the most similar one:"
-    )
-    console.print(
-        f"Draw it with {decision.variant}: expected {metric} {decision.quality:.4f} for "
-        f"{decision.cost:.4g} {decision.unit} ({why} {decision.similarity:.2f}).",
-        soft_wrap=True,
-    )
+    console.print(decision_text(decision, metric), soft_wrap=True)

@@ -9,15 +9,15 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from matchgraph.errors import Error
 from matchgraph.ingest.runs.config import Selection
-from matchgraph.ingest.runs.ledger import DONE, Ledger
+from matchgraph.ingest.runs.ledger import DONE, Ledger, Run
 from matchgraph.ingest.runs.reporter import Reporter
-from matchgraph.ingest.runs.workflow import measurable_models, run_pairs
+from matchgraph.ingest.runs.workflow import measurable_models, queue_runs, run_pairs
 from matchgraph.predictor.decision import Decision, decide, outcomes
 from matchgraph.predictor.errors import NotEnoughResults, UnknownMetricName
 from matchgraph.predictor.recipes import Method
@@ -175,6 +175,50 @@ def measure_and_decide(
         raise NothingMeasured(f"No model is measured on {dataset!r}. {because or stopped}")
     adapter = _adapter(graph, settings, decision, dataset)
     return Shortlisted(dataset, answer, order, decision, adapter, failed, stopped, spent)
+
+
+def queue_models(
+    graph: MatchingGraph,
+    settings: Settings,
+    target: str | NewFolder,
+    models: Sequence[str],
+    *,
+    metric: str,
+    probe: str | None = None,
+    extractors: tuple[str, ...] = (),
+    on_progress: Progress = no_progress,
+) -> list[Run]:
+    """Queue the runs that `measure_and_decide` would do for some models; workers carry them out.
+
+    Args:
+        graph: the graph.
+        settings: the data folder.
+        target: id of a dataset, or a folder of images, which becomes one.
+        models: ids.
+        metric: what is measured.
+        probe: the CLIP model that the datasets were ingested with.
+        extractors: where other extractors are, each `NAME=WEIGHTS` or `NAME=KIND:WEIGHTS`.
+        on_progress: called with the step, and how much of it is done.
+
+    Returns:
+        The runs as they stand.
+
+    Raises:
+        NothingMeasured: a model has no folder; nothing was queued.
+        IngestError: as `ingest.runs.workflow.plan_runs`.
+    """
+    able = measurable_models(graph, None, metric)
+    if missing := [model for model in models if model not in able]:
+        raise NothingMeasured(
+            f"No folder is known of {', '.join(missing)}: add it with `matchgraph ingest models FOLDER`."
+        )
+    dataset = target if isinstance(target, str) else save_dataset(graph, target, on_progress)
+    runs: list[Run] = []
+    for model in models:
+        selection = Selection((model,), (dataset,), probe=probe, extractors=extractors)
+        queued = queue_runs(graph, able[model].config, selection, home=settings.home, retry_failed=True)
+        runs += queued.runs
+    return runs
 
 
 def _predicted(

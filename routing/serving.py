@@ -4,26 +4,27 @@ from __future__ import annotations
 
 import errno
 import socket
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TYPE_CHECKING, TypeAlias
 
 from matchgraph.routing.encoders import load_encoder, validation_prompts
 from matchgraph.routing.errors import AddressUnusable, NotFitted
 
 if TYPE_CHECKING:
     import uvicorn
-    from fastapi import FastAPI
 
     from matchgraph.graphdb.prompts import PromptGraph
     from matchgraph.routing.service import Served
     from matchgraph.routing.store import RouterStore
 
+# As ASGI defines it.
+Application: TypeAlias = Callable[..., Awaitable[None]]
 # Longer than clients keep idle connections (httpx 5 s, common proxies 60 s): whichever side closes first
 # has to be the client's, or a request sent at that moment is lost.
 KEEP_ALIVE_S = 75
 
 
-def web_server(app: FastAPI, host: str = "127.0.0.1", port: int = 0) -> uvicorn.Server:
+def web_server(app: Application, host: str = "127.0.0.1", port: int = 0) -> uvicorn.Server:
     """A server of an application, to run.
 
     Args:

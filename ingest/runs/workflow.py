@@ -238,12 +238,12 @@ def missing_runs(
     return Candidates(snapshot, pairs, {model: hours or usual for model, hours in estimated.items()})
 
 
-def measurable_models(graph: MatchingGraph, dataset: str, metric: str) -> dict[str, Measurable]:
+def measurable_models(graph: MatchingGraph, dataset: str | None, metric: str) -> dict[str, Measurable]:
     """Find the models that can be measured on a dataset as the graph's results were; writes nothing.
 
     Args:
         graph: the graph.
-        dataset: id of one of its datasets.
+        dataset: id of one of its datasets; None for one that it does not have yet.
         metric: what is measured.
 
     Returns:
@@ -252,7 +252,8 @@ def measurable_models(graph: MatchingGraph, dataset: str, metric: str) -> dict[s
     Raises:
         NodeNotFound: the dataset is not in the graph.
     """
-    graph.require("dataset", dataset)
+    if dataset is not None:
+        graph.require("dataset", dataset)
     models = {model.id: model for model in graph.models()}
     runs = Ledger(graph.runner).runs()
     done = [run for run in finished(runs) if metric in run.config["metrics"]]

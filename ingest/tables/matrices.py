@@ -15,7 +15,7 @@ def snapshots(folder: Path) -> Mapping[str, Snapshot]:
     """Read a folder of records by each metric of its results.
 
     Args:
-        folder: as `matchgraph export` writes it.
+        folder: as `matchgraph graph export` writes it.
 
     Returns:
         By metric, those first that come first; without metrics of which nothing was measured after

@@ -121,7 +121,7 @@ def _read(folder: Path, metric: Callable[[str], Metric]) -> Records:
     for name in (MODELS, DATASETS, METRICS, SIMILARITIES, RESULTS, RUNS, STATISTICS):
         if not (folder / name).is_file():
             reason = f"there is no {name}"
-            raise BadInput([Problem(str(folder), 0, reason, "name a folder that `matchgraph export` wrote")])
+            raise BadInput([Problem(str(folder), 0, reason, "name a folder that `graph export` wrote")])
     rest = Rest(folder / REST)
     models = read_model_table(folder / MODELS, exact=True)[0] if _has_rows(folder / MODELS) else ()
     datasets = read_dataset_table(folder / DATASETS, exact=True)[0] if _has_rows(folder / DATASETS) else ()

@@ -203,7 +203,7 @@ def test_other_applications_nodes_stay_as_they_are(
     writing += [["graph", "refresh"], ["graph", "open", "--no-launch"]]
     upkeep = [
         ["ingest", "published"],
-        ["export", str(tmp_path / "records")],
+        ["graph", "export", str(tmp_path / "records")],
         ["ingest", "records", str(tmp_path / "records")],
         ["graph", "rename", "model", "m4", "m9"],
         ["graph", "rename", "dataset", "d4", "d9"],

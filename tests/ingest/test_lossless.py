@@ -182,7 +182,9 @@ def test_the_commands_keep_what_the_records_do_not_have(
     here, shared = tmp_path / "here", tmp_path / "shared"
     for folder, options in ((here, []), (shared, ["--shareable"])):
         counts = answer(
-            CliRunner().invoke(matchgraph, ["export", str(folder), *options, "--json"], env=environment)
+            CliRunner().invoke(
+                matchgraph, ["graph", "export", str(folder), *options, "--json"], env=environment
+            )
         )
         assert counts["runs.csv"] == (1 if folder == here else 0)
     assert b"mine" in (here / "datasets.csv").read_bytes()

@@ -131,7 +131,7 @@ def test_commands_count_the_prompt_level(
         return CliRunner().invoke(matchgraph, arguments, env=dict(environment))
 
     folder = str(tmp_path / "records")
-    assert answer(invoke("export", folder, "--json"))["prompts.csv"] == 12
+    assert answer(invoke("graph", "export", folder, "--json"))["prompts.csv"] == 12
     graph.clear()
     counts = answer(invoke("ingest", "records", folder, "--json"))
     assert (counts["prompts"], counts["variants"], counts["scores"]) == (12, 5, 42)

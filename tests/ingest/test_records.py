@@ -116,7 +116,9 @@ def test_runs_of_another_machine_are_not_done_again_but_those_left_out_are(measu
 
 def test_a_dataset_left_out_leaves_nothing_behind(measured, runner, tmp_path, invoke, environment):
     folder = tmp_path / "records"
-    exported = CliRunner().invoke(matchgraph, ["export", str(folder), "--json"], env=dict(environment))
+    exported = CliRunner().invoke(
+        matchgraph, ["graph", "export", str(folder), "--json"], env=dict(environment)
+    )
     assert answer(exported)["results.csv"] == 8
     measured.clear()
     counts = answer(invoke("records", str(folder), "--without", "cats", "--json"))

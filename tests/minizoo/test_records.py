@@ -113,7 +113,7 @@ def test_a_run_done_again_gives_its_record(invoke: Any, tmp_path: Path) -> None:
     asked = [word for name, option in OPTIONS.items() for word in (option, str(config[name]))]
     invoke("ingest", "run", "--model", model, "--dataset", dataset, *asked, *probes, *metrics)
     fresh = tmp_path / "fresh"
-    invoke("export", str(fresh))
+    invoke("graph", "export", str(fresh))
     with (fresh / "results.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     # The id is a hash of the whole question: weights, images, captions, instruments and configuration.

@@ -1,0 +1,72 @@
+"""`matchgraph ui`: the page."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import webbrowser
+from contextlib import suppress
+from importlib.util import find_spec
+
+import click
+
+from matchgraph.cli.graph import has_display
+from matchgraph.cli.options import listening_options, opened_graph, probe_option
+
+TOKEN_VARIABLE = "MATCHGRAPH_UI_TOKEN"
+SHORTEST_TOKEN = 16
+
+
+@click.command()
+@probe_option(note="Without it, only datasets of the graph can be asked about.")
+@listening_options(port=8090)
+@click.option("--read-only", is_flag=True, help="Queue, cancel and retry nothing.")
+@click.option("--no-token", is_flag=True, help="Let in whoever reaches the address; on this machine only.")
+@click.option("--launch/--no-launch", default=True, help="Open a web browser, if there is one.")
+def ui(probe: str | None, host: str, port: int, read_only: bool, no_token: bool, launch: bool) -> None:
+    """Show the graph, its answers and its runs on a page in a web browser.
+
+    By default it can be reached from this machine alone, by the address that is printed: it holds a token,
+    which is random unless MATCHGRAPH_UI_TOKEN sets it. Fine-tuning runs are queued, and carried out in
+    processes of their own.
+    """
+    from matchgraph.graphdb.connection import settings_from_environment
+    from matchgraph.routing.serving import listening, web_server
+    from matchgraph.ui.app import create_app
+    from matchgraph.ui.desk import Desk
+    from matchgraph.ui.guard import Guard, is_loopback
+    from matchgraph.ui.work import Work
+
+    token = None if no_token else os.environ.get(TOKEN_VARIABLE) or secrets.token_urlsafe(24)
+    local = is_loopback(host)
+    if token is None and not local:
+        raise click.UsageError(f"{host} can be reached by other machines: leave --no-token out.")
+    if token is not None and len(token) < SHORTEST_TOKEN:
+        raise click.UsageError(f"{TOKEN_VARIABLE} needs {SHORTEST_TOKEN} characters or more.")
+    if find_spec("nicegui") is None:
+        raise click.UsageError("nicegui is not installed: pip install 'matchgraph[ui]'.")
+    with listening(host, port) as address, opened_graph() as (_, runner):
+        number = address.getsockname()[1]
+        desk = Desk(
+            runner, settings_from_environment(), probe, read_only, names_folders=local and not read_only
+        )
+        work = Work(desk)
+        server = web_server(Guard(create_app(desk, work), token, host=host, port=number), host, number)
+        address.listen()
+        shown = f"[{host}]" if ":" in host else host
+        url = f"http://{shown}:{number}/" + ("" if token is None else f"?token={token}")
+        click.echo(f"Open {url} (Ctrl-C to stop)", err=True)
+        if not local:
+            click.echo(
+                "Other machines can reach it, and what is sent can be read on the way: prefer an SSH tunnel "
+                "or a proxy with TLS.",
+                err=True,
+            )
+        if launch and has_display():
+            webbrowser.open(url)
+        try:
+            with suppress(KeyboardInterrupt):
+                server.run(sockets=[address])
+        finally:
+            work.end()
+            desk.close()

@@ -1,0 +1,82 @@
+"""What is dropped on the page: images and captions alone, under names that lead nowhere."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from matchgraph.training.images import list_captioned_images
+from matchgraph.ui import uploads
+from matchgraph.ui.uploads import Refused, Uploads
+
+
+def png(side: int = 4) -> bytes:
+    content = io.BytesIO()
+    Image.new("RGB", (side, side), "red").save(content, "PNG")
+    return content.getvalue()
+
+
+@pytest.fixture
+def dropped(tmp_path: Path) -> Uploads:
+    return Uploads(tmp_path)
+
+
+def test_images_and_captions_make_a_dataset_that_is_gone_unless_it_is_kept(dropped: Uploads, tmp_path: Path):
+    dropped.add("../../a cat.PNG", png())
+    dropped.add("C:\\pictures\\a cat.txt", b"a cat")
+    dropped.rename("cats")
+    assert dropped.folder is not None
+    assert dropped.folder.is_relative_to(tmp_path / "uploads")
+    [image] = list_captioned_images(dropped.folder)
+    assert (image.path.name, image.caption, dropped.folder.name) == ("a_cat.png", "a cat", "cats")
+    dropped.kept = True
+    dropped.discard()
+    assert image.path.exists()
+    with pytest.raises(Refused, match="dataset"):
+        dropped.add("b.png", png())
+    dropped.kept = False
+    dropped.discard()
+    assert list((tmp_path / "uploads").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "why"),
+    [
+        ("page.html", b"<script>", "not an image"),
+        ("image.svg", b"<svg/>", "not an image"),
+        ("image.png", b"<script>alert(1)</script>", "not an image in one of the formats"),
+        ("image.png", png(64)[:80], "cannot be decoded"),
+        ("image.png", b"", "is empty"),
+        ("image.txt", b"\xff\xfe", "no caption"),
+        ("image.txt", b"a" * 9_000, "no caption"),
+        ("large.png", bytes(2_000), "too large"),
+    ],
+)
+def test_nothing_else_is_kept(
+    dropped: Uploads, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, content: bytes, why: str
+):
+    monkeypatch.setattr(uploads, "MAX_FILE_BYTES", 1_000 if name == "large.png" else 10_000)
+    with pytest.raises(Refused, match=why):
+        dropped.add(name, content)
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+    assert dropped.folder is None
+
+
+def test_a_name_is_taken_once_and_the_number_of_files_is_limited(
+    dropped: Uploads, monkeypatch: pytest.MonkeyPatch
+):
+    dropped.add("a.png", png())
+    with pytest.raises(Refused, match="already"):
+        dropped.add("x/a.png", png())
+    monkeypatch.setattr(uploads, "MAX_FILES", 1)
+    with pytest.raises(Refused, match="More than 1"):
+        dropped.add("b.png", png())
+
+
+@pytest.mark.parametrize("name", ["", "..", ".hidden", "a/b", "a\\b", "ä" * 3, "a" * 81])
+def test_a_dataset_gets_no_name_that_is_a_path(dropped: Uploads, name: str):
+    with pytest.raises(Refused, match="letters"):
+        dropped.rename(name)

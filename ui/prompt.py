@@ -1,0 +1,98 @@
+"""The tab that routes a prompt: which candidate is worth its cost, and why; it draws only if asked to."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from matchgraph.routing.sentences import decision_text
+from matchgraph.ui.parts import answered, busy, image, notice, table, tagged
+
+if TYPE_CHECKING:
+    from matchgraph.routing.router import Decision
+    from matchgraph.ui.desk import Desk
+
+NO_ROUTER = "No router is fitted here yet: score prompts for several candidates, then fit one with"
+FIT_COMMAND = "matchgraph route fit"
+MAX_CHARACTERS = 2_000
+
+
+class PromptTab:
+    """What one visitor asks about prompts.
+
+    Args:
+        desk: the services.
+    """
+
+    def __init__(self, desk: Desk) -> None:
+        from nicegui import ui
+
+        self._desk = desk
+        metrics = desk.routers()
+        with ui.element("section").classes("mg-card"):
+            ui.label("Which candidate is this prompt worth?").classes("mg-title")
+            if not metrics:
+                ui.label(NO_ROUTER).classes("mg-line")
+                tagged("code", FIT_COMMAND)
+                return
+            self._prompt = (
+                ui.input("Prompt").props(f"outlined dense maxlength={MAX_CHARACTERS}").classes("mg-wide")
+            )
+            self._prompt.on("keydown.enter", self._asked)
+            with ui.element("div").classes("mg-actions"):
+                self._metric = ui.select(metrics, label="By", value=metrics[0]).props("outlined dense")
+                self._ask = ui.button("Decide", on_click=self._asked).props("no-caps unelevated")
+        self._result = ui.element("div").classes("mg-result").props("aria-live=polite")
+
+    async def _asked(self) -> None:
+        prompt, metric = (self._prompt.value or "").strip()[:MAX_CHARACTERS], self._metric.value
+        self._result.clear()
+        if not prompt:
+            return
+        with busy(self._ask):
+            decision = await answered(lambda: self._desk.decide(prompt, metric), self._failed)
+        if decision is not None and not self._result.is_deleted:
+            with self._result:
+                self._show(prompt, metric, decision)
+
+    def _failed(self, reason: str) -> None:
+        with self._result:
+            notice(reason, "error")
+
+    def _show(self, prompt: str, metric: str, decision: Decision) -> None:
+        from nicegui import ui
+
+        def named(variant: str) -> Any:
+            return lambda: (
+                ui.label(variant).classes("mg-strong") if variant == decision.variant else ui.label(variant)
+            )
+
+        with ui.element("section").classes("mg-card"):
+            ui.label(decision_text(decision, metric)).classes("mg-verdict")
+            rows = [
+                [named(one.variant), _quality(one.quality, one.std), f"{one.cost:.4g}"]
+                for one in decision.options
+            ]
+            table(["candidate", metric, decision.unit], rows, numbers=(metric, decision.unit))
+            ui.label(
+                f"A unit of cost is worth {decision.lam:.4g} of {metric} here: the candidate with the most "
+                "quality after that is taken."
+            ).classes("mg-line")
+            if self._desk.read_only:
+                return
+            place = ui.element("div")
+
+            async def draw() -> None:
+                place.clear()
+                with busy(button):
+                    uri = await answered(lambda: self._desk.draw(prompt, metric))
+                if uri is not None and not place.is_deleted:
+                    with place, ui.element("figure").classes("mg-grid"):
+                        image(uri, prompt)
+
+            button = ui.button("Draw it", on_click=draw).props("no-caps outline")
+
+
+def _quality(value: float | None, std: float | None) -> str:
+    if value is None:
+        return "?"
+    return f"{value:.4f}" if std is None else f"{value:.4f} ± {std:.4f}"
