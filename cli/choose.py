@@ -37,8 +37,8 @@ from matchgraph.cli.route import budget_option, router_store
     "--metric",
     default="clip_score",
     show_default=True,
-    help="The measure that all levels serve: nearness to the images, another metric of a fitted router, or a "
-    "mixture that `route mix` stated.",
+    help="Measure that all levels optimise: nearness to the images, a metric with a fitted router, or a "
+    "mixture that `route mix` defined.",
 )
 @click.option(
     "--compare",
@@ -80,10 +80,10 @@ def choose(
     """Choose model, candidate and teacher for prompts by one measure, and draw them.
 
     Needs a graph with scored prompts, a router fitted for the measure and, for the last level, students tuned
-    by it. For nearness, the model is the one predicted to be best for the images after fine-tuning, from the
-    graph's results: fine-tune it (`matchgraph ingest run`) and pass its adapter with --adapter; the router
-    uses the scores of the model without it. For another measure, it is the one that is best by it, and the
-    distance to the images is measured only.
+    for it. For nearness, the model is the one predicted to be best for the images after fine-tuning:
+    fine-tune it (`matchgraph ingest run`) and pass its adapter with --adapter; the router uses the scores of
+    the pretrained model. For any other measure, it is the model with the best scores, and the distance to the
+    images is only reported.
     """
     from matchgraph.levels.choosing import choose as choose_levels
     from matchgraph.levels.choosing import models_for

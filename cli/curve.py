@@ -33,7 +33,7 @@ network_option = probe_option(note="Only `--kind network` needs it.")
 @click.option(
     "--paraphrases",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="Other wordings of prompts, to decide for: a table of prompt and paraphrase. Needs --probe.",
+    help="Table of prompt and paraphrase, to measure how decisions depend on the wording. Needs --probe.",
 )
 @click.option(
     "--folds",

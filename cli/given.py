@@ -28,8 +28,8 @@ from matchgraph.training.measure.scorers import SCORE_METRICS
 @encoder_option
 @click.option(
     "--metric",
-    help="Name of the metric, where no column has it; larger is better. By default the name of the column. "
-    f"Of images, what they are scored by ({', '.join(SCORE_METRICS)}); by default clip_score.",
+    help="Name of the metric, if no column has it; by default the name of the column. Larger is better. For "
+    f"images, the score to compute ({', '.join(SCORE_METRICS)}); by default clip_score.",
 )
 @click.option(
     "--cost",
@@ -54,7 +54,7 @@ def scores(
     FILE is CSV, JSON Lines, JSON or Parquet. Long form: columns prompt, candidate (or model), value (or
     score, rating), and optionally metric and cost (or tflop, seconds, usd). Wide form: prompt, and a column
     per candidate. Several values of one candidate on one prompt are averaged. Candidates need no pipeline.
-    Without values, a column image has the paths of images that the candidates drew: they are scored.
+    Instead of values, a column image may hold the paths of images that the candidates drew, to be scored.
     """
     from matchgraph.progress import progress_bar
     from matchgraph.routing.given import add_scores
@@ -88,14 +88,14 @@ def scores(
     multiple=True,
     required=True,
     metavar="METRIC=WEIGHT",
-    help="A metric of scores in the graph, and what it counts; only the weights' ratios matter. Repeatable.",
+    help="A metric that the graph has scores of, and its weight; only ratios of weights matter. Repeatable.",
 )
 @json_option
 def mix(name: str, parts: tuple[str, ...], as_json: bool) -> None:
-    """State a mixture of metrics as a metric NAME of its own, to route by and to be served at all levels.
+    """Define a mixture of metrics as a metric NAME of its own, to route by and to use at all levels.
 
-    Each metric counts in standard deviations: of all its scores on the training prompts, their mean is taken
-    off and their standard deviation is 1. Prompts scored later need the same command again.
+    Each metric is standardised by the mean and the standard deviation of its scores on the training prompts.
+    Run the same command again after scoring more prompts.
     """
     from matchgraph.routing.mixing import mix as mix_metrics
 

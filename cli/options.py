@@ -44,6 +44,10 @@ class GivenPath(click.Path):
 class FiniteRange(click.FloatRange):
     """A range of numbers without nan, which passes every comparison with a bound, and infinity."""
 
+    def _describe_range(self) -> str:
+        # Without bounds click would print `x<=None`.
+        return "" if self.min is None and self.max is None else super()._describe_range()
+
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """See `click.ParamType`."""
         number = super().convert(value, param, ctx)

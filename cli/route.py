@@ -313,7 +313,7 @@ def calibrate(probe: str | None, metric: str, budget: Budget, as_json: bool) -> 
     "--least",
     type=FiniteRange(),
     metavar="QUALITY",
-    help="Quality that counts as a success: shows each candidate's chance of it.",
+    help="Quality that counts as a success: shows each candidate's probability of reaching it.",
 )
 @json_option
 def ask(
@@ -327,8 +327,8 @@ def ask(
 ) -> None:
     """Show which candidate is worth its cost for a prompt.
 
-    P(best) is the chance that a candidate's images are the best for this prompt, calibrated on the validation
-    prompts; `curve` measures how reliable such chances are.
+    P(best) is the probability that a candidate's images are the best for this prompt, calibrated on the
+    validation prompts; `curve` measures how reliable these probabilities are.
     """
     if budget is not None and lam is not None:
         raise click.UsageError("Give a budget or --lambda, not both.")

@@ -260,20 +260,20 @@ def chances(study: Study) -> list[Section]:
     return [
         Section(
             f"{study.metric}-chances",
-            f"{study.metric}: chances of success",
+            f"{study.metric}: are the probabilities calibrated?",
             "split conformal predictive distributions",
-            "The chance that a prompt's likeliest candidate is the best for it is "
-            f"{percent(study.best.error)} from what happened, on average over bins of a tenth; the chance of "
-            f"a success {percent(study.enough.error)}.",
+            "The probability that a prompt's likeliest candidate is the best for it is off by "
+            f"{percent(study.best.error)} on average over bins of a tenth; the probability of a success by "
+            f"{percent(study.enough.error)}.",
             "A success is a quality of at least the best single candidate's mean on the training prompts. "
-            "Chances that are right are not at 0 either, with so many prompts. The squared error is compared "
-            "with that of a candidate's share of the training prompts, the same chance for every prompt.",
+            "With so many prompts, the error is above 0 even for perfect probabilities. The squared error is "
+            "compared with that of a candidate's share of the training prompts, the same for every prompt.",
             tables=(
                 table(
                     f"{study.metric}-chances",
                     rows,
                     [
-                        Column("what", "Chance of", lambda each: each[0]),
+                        Column("what", "Probability of", lambda each: each[0]),
                         Column("error", "Calibration error", lambda each: each[1].error, "score"),
                         Column("over_share", "Squared error saved", lambda each: each[1].over_share, "score"),
                     ],
