@@ -14,8 +14,8 @@ from typing import IO, TYPE_CHECKING
 
 from matchgraph.graphdb.errors import BackupFailed
 from matchgraph.graphdb.server.artifacts import provide
+from matchgraph.graphdb.server.folder import USER_DATABASE
 from matchgraph.graphdb.server.launch import java_command
-from matchgraph.graphdb.server.managed import USER_DATABASE
 from matchgraph.graphdb.server.releases import Release, chosen_release, read_lock
 
 if TYPE_CHECKING:
