@@ -17,7 +17,7 @@ from PIL import Image
 
 from matchgraph.collaboration.evaluation import Study
 from matchgraph.graphdb.models import Dataset, Metric, Model, Snapshot
-from matchgraph.graphdb.prompts import ScoreTable
+from matchgraph.graphdb.prompt_models import ScoreTable
 from matchgraph.ingest.runs.pages import write_run_page
 from matchgraph.predictor.recipes import PAPER
 from matchgraph.report import collaboration, routing
