@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import hypothesis
 import pytest
 
+from matchgraph.graphdb import queries
 from matchgraph.graphdb.connection import (
     DATABASE_VARIABLE,
     HOME_VARIABLE,
@@ -130,6 +131,8 @@ def starting(home: Path) -> subprocess.Popen[str]:
 def runner(settings: Settings) -> Iterator[Runner]:
     """A runner on the run's server, with the schema applied."""
     with connect(settings) as connected:
+        # Of a run that was killed, where the server is kept.
+        drop_projections(connected)
         yield connected
 
 
@@ -138,12 +141,10 @@ def graph(runner: Runner) -> Iterator[MatchingGraph]:
     """The matching graph, empty. A GDS projection that a test leaves behind fails it."""
     from matchgraph.graphdb.repository import MatchingGraph
 
-    drop_projections(runner)
-    matching_graph = MatchingGraph(runner)
-    matching_graph.clear()
-    # What a test wrote as another application would.
-    runner.write("MATCH (n) WHERE NOT n:MatchGraph DETACH DELETE n")
-    yield matching_graph
+    # In one transaction, with what a test wrote as another application would.
+    everything = "MATCH (n) WHERE NOT n:MatchGraph DETACH DELETE n"
+    runner.write_many([(everything, {}), (queries.load("write/clear-metrics"), {})])
+    yield MatchingGraph(runner)
     left_behind = drop_projections(runner)
     assert not left_behind, f"GDS projections left behind: {left_behind}"
 
