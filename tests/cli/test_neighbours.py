@@ -185,7 +185,7 @@ NOT_HERE = {
     *(f"collaborate {name}" for name in ("calibrate", "control-image", "distill", "evaluate", "generate")),
     *("collaborate scores", "collaborate student", "collaborate tune"),
     *(f"route {name}" for name in ("ask", "calibrate", "curve", "fit", "generate", "prompts", "score")),
-    *("route mix", "route serve", "route variants", "route scores", "doctor"),
+    *("route mix", "route serve", "route variants", "route scores", "doctor", "ui"),
     # It reads the graph as `predict` does.
     "evaluate",
     # Of the managed server alone: they take the whole database along, or stop the server under the tests.
