@@ -84,7 +84,8 @@ def main(home: Path, captions: int, budget: float, seed: int, note: str) -> None
     student, teacher = PAIR
 
     run("ingest", "records", without_prompts(home / "records"), "--without", DATASET)
-    run("ingest", "models", ROOT / "models", ROOT / "students", "--no-throughput")
+    for folder in ("models", "students"):
+        run("ingest", "models", ROOT / folder, "--no-throughput")
     run("route", "prompts", near, "--largest-similarity", "1.01")
     models = [path.name for path in sorted((ROOT / "models").iterdir())]
     every = [word for model in models for word in ("--model", model)]

@@ -1,12 +1,13 @@
 """Chances of success: how likely a candidate's quality on a prompt is enough, or the best of all.
 
-What came of the validation prompts differs from what was expected of them. These differences, with those of
-one prompt kept together, stand for what may come of another prompt; nothing is assumed of their distribution.
-So chances are right on average over prompts like the validation prompts, not for each kind of prompt.
+What came of prompts that an estimator did not learn from differs from what was expected of them: of the
+validation prompts, and of each training prompt by the others. These differences, with those of one prompt
+kept together, stand for what may come of another prompt; nothing is assumed of their distribution. So chances
+are right on average over prompts like these, not for each kind of prompt.
 
 Source:
     Vovk, Petej, Nouretdinov, Manokhin, Gammerman, "Computationally efficient versions of conformal predictive
-    distributions" (2020): split conformal predictive distributions.
+    distributions" (2020): split and cross-conformal predictive distributions.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from matchgraph.routing.estimators import columns, read_saved, unusable
+from matchgraph.routing.estimators import NearestPrompts, columns, read_saved, unusable
+from matchgraph.routing.process import GaussianQuality
 from matchgraph.stats.intervals import Interval, bootstrap
 
 if TYPE_CHECKING:
@@ -28,8 +30,10 @@ if TYPE_CHECKING:
     from matchgraph.training.measure.prompts import EncodedPrompts
 
 SAVED_ERRORS = "matchgraph-errors-1"
-# Of fewer validation prompts, chances are not known.
+# Of fewer errors, chances are not known.
 FEWEST_PROMPTS = 10
+# Leaving each of more training prompts out takes too long.
+MOST_LEFT_OUT = 2_000
 # More errors than this are drawn at random: a chance has no more digits.
 MOST_PROMPTS = 1_000
 BINS = 10
@@ -37,7 +41,7 @@ BINS = 10
 
 @dataclass(frozen=True, eq=False)
 class Errors:
-    """What validation prompts came to, less what was expected of them.
+    """What prompts came to, less what was expected of them by others.
 
     Attributes:
         variants: ids of the candidates, in the order of the columns.
@@ -51,7 +55,7 @@ class Errors:
     def of(
         cls, estimator: QualityEstimator, table: ScoreTable, validation: EncodedPrompts, seed: int = 0
     ) -> Errors:
-        """Compare an estimator with the validation prompts.
+        """Compare an estimator with the validation prompts, and with the training prompts one by one.
 
         Args:
             estimator: fitted on the training prompts.
@@ -62,6 +66,14 @@ class Errors:
         names = tuple(variant.id for variant in table.variants)
         expected = columns(estimator.estimate(validation).quality, estimator.variants, names)
         values = table.mean[table.rows("validation")] - expected
+        known = table.mean[table.rows("train")]
+        if (
+            isinstance(estimator, (NearestPrompts, GaussianQuality))
+            and estimator.variants == names
+            and len(known) <= MOST_LEFT_OUT
+            and not np.isnan(known).any()
+        ):
+            values = np.concatenate([values, estimator.left_out()])
         if len(values) > MOST_PROMPTS:
             values = values[np.random.default_rng(seed).choice(len(values), MOST_PROMPTS, replace=False)]
         return cls(names, values)

@@ -84,6 +84,14 @@ class NearestPrompts:
         nearest = np.argpartition(-similarity, self._count - 1, axis=1)[:, : self._count]
         return averaged(self._scores[nearest], similarity.max(axis=1))
 
+    def left_out(self) -> np.ndarray:
+        """What each training prompt came to, less what is expected of it by the others; float64, (k, m)."""
+        similarity = self._embeddings @ self._embeddings.T
+        np.fill_diagonal(similarity, -np.inf)
+        count = max(1, min(self._count, len(similarity) - 1))
+        nearest = np.argpartition(-similarity, count - 1, axis=1)[:, :count]
+        return self._scores - known_mean(self._scores[nearest], 1)
+
 
 class NearestInGraph:
     """The mean quality on the most similar prompts, found by Neo4j's vector index.

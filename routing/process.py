@@ -114,6 +114,17 @@ class GaussianQuality:
             quality, np.where(np.isnan(quality), np.nan, error), (asked @ self._known.T).max(axis=1)
         )
 
+    def left_out(self) -> np.ndarray:
+        """What each training prompt came to, less what is expected of it by the others; float64, (k, m).
+
+        Source:
+            Rasmussen and Williams (2006), Eq. 5.12.
+        """
+        from scipy.linalg import cho_solve
+
+        inverse = cho_solve(self._factor, np.eye(len(self._known)))
+        return np.asarray(self._weights / np.diag(inverse)[:, None])
+
     def _kernel(self, asked: np.ndarray) -> np.ndarray:
         """With the training prompts, (n, k)."""
         return np.exp(self.concentration * (asked @ self._known.T - 1.0))

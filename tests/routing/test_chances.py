@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,10 @@ import pytest
 
 from matchgraph.routing.chances import Errors, reliability, winners
 from matchgraph.routing.errors import UnusableEstimator
+from matchgraph.routing.estimators import NearestPrompts
+from matchgraph.routing.process import GaussianQuality
+from matchgraph.training.measure.prompts import EncodedPrompts
+from tests.routing import circle
 
 NAMES = ("a", "b")
 
@@ -71,3 +76,27 @@ def test_chances_are_judged_by_what_happened() -> None:
     bold = np.where(chances > 0.5, 1.0, 0.0)
     assert reliability(bold, shares, happened, likeliest=True).error.value == pytest.approx(0.25, abs=0.03)
     assert reliability(bold, shares, happened).over_share.value < 0.02
+
+
+def test_a_training_prompt_is_judged_by_the_others() -> None:
+    table = circle.table(40, spread=0.3)
+    train = table.rows("train")
+    out = train[5]
+    prompts = tuple(
+        replace(prompt, split="test" if row == out else prompt.split)
+        for row, prompt in enumerate(table.prompts)
+    )
+    asked = EncodedPrompts(table.embeddings[out : out + 1])
+    without = NearestPrompts(replace(table, prompts=prompts), 4).estimate(asked).quality[0]
+    assert NearestPrompts(table, 4).left_out()[5] == pytest.approx(table.mean[out] - without)
+    # The averages of a process are those of all, so that one prompt is missing in the kernel alone.
+    process = GaussianQuality.fit(table)
+    facts = {"metric": "", "variants": process.variants, "concentration": 3.0, "noise": 1.0}
+    average, others = table.mean[train].mean(axis=0), np.delete(train, 5)
+    other = GaussianQuality(
+        **facts,
+        known=table.embeddings[others].astype(np.float64),
+        apart=table.mean[others] - average,
+        average=average,
+    )
+    assert process.left_out()[5] == pytest.approx(table.mean[out] - other.estimate(asked).quality[0])
