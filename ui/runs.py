@@ -44,9 +44,11 @@ class RunsTab:
         with ui.element("section").classes("mg-card"):
             self._counts = ui.label("…").classes("mg-title").props("aria-live=polite")
             self._workers = ui.element("div").classes("mg-actions")
-            self._list = ui.element("div")
+        # Above the list, which may be long.
         self._detail = ui.element("section").classes("mg-card")
         self._detail.set_visibility(False)
+        with ui.element("section").classes("mg-card"):
+            self._list = ui.element("div")
         ui.timer(EVERY_S, self.look)
 
     def choose(self, run: str | None) -> None:
@@ -174,7 +176,9 @@ class RunsTab:
         if run.error:
             notice(run.error, "error" if run.status == FAILED else "warning")
         if run.status == DONE:
-            table(["metric", "as it is", "fine-tuned"], scores_of(run), numbers=("as it is", "fine-tuned"))
+            table(
+                ["metric", "pretrained", "fine-tuned"], scores_of(run), numbers=("pretrained", "fine-tuned")
+            )
         if len(losses) > 1:
             ui.echart(loss_options(losses), renderer="svg").classes("mg-chart").props(
                 "role=img aria-label='Training loss by step'"
