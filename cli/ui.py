@@ -20,8 +20,8 @@ SHORTEST_TOKEN = 16
 @click.command()
 @probe_option(note="Without it, only datasets of the graph can be asked about.")
 @listening_options(port=8090)
-@click.option("--read-only", is_flag=True, help="Queue, cancel and retry nothing.")
-@click.option("--no-token", is_flag=True, help="Let in whoever reaches the address; on this machine only.")
+@click.option("--read-only", is_flag=True, help="Do not queue, cancel or retry runs.")
+@click.option("--no-token", is_flag=True, help="Let in anyone who reaches the address; on this machine only.")
 @click.option("--launch/--no-launch", default=True, help="Open a web browser, if there is one.")
 def ui(probe: str | None, host: str, port: int, read_only: bool, no_token: bool, launch: bool) -> None:
     """Show the graph, its answers and its runs on a page in a web browser.

@@ -94,7 +94,7 @@ class Guard:
             return 421, "Another host's name. Open the address that `matchgraph ui` printed."
         origin = headers.get("origin")
         if origin is not None and urlsplit(origin).netloc.lower() != host.lower():
-            return 403, "A request of another site's page."
+            return 403, "The request comes from another site's page."
         return None
 
     def _has_cookie(self, headers: Mapping[str, str]) -> bool:

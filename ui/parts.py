@@ -133,7 +133,7 @@ async def answered(work: Callable[[], T], failed: Callable[[str], object] | None
         tell(str(error))
     except Exception:
         LOG.exception("A call of the page failed")
-        tell("This failed for a reason that it should not; the terminal of `matchgraph ui` has it.")
+        tell("This failed unexpectedly; the terminal of `matchgraph ui` says why.")
     return None
 
 

@@ -113,7 +113,7 @@ class Uploads:
             (self._root / self._name).mkdir()
         target = self._root / self._name / f"{stem}{suffix}"
         if target.exists():
-            raise Refused(f"There is a file {name} already.")
+            raise Refused(f"A file {name} already exists.")
         return target
 
 
@@ -123,7 +123,7 @@ def _check_caption(name: str, content: bytes) -> None:
     except UnicodeDecodeError:
         text = "\0"
     if "\0" in text or len(content) > MAX_CAPTION_BYTES:
-        raise Refused(f"{name} is no caption: a text in UTF-8 of at most {MAX_CAPTION_BYTES:,} bytes.")
+        raise Refused(f"{name} is not a caption: give UTF-8 text of at most {MAX_CAPTION_BYTES:,} bytes.")
 
 
 def _check_image(name: str, file: Path) -> None:
