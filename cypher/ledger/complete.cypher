@@ -6,6 +6,6 @@ WHERE run.fence = $fence AND run.status IN ['RUNNING', 'DONE']
 SET run += $outcome,
     run.status = 'DONE',
     run.ended_at = timestamp()
-REMOVE run.error, run.traceback, run.lost, run.owner, run.token, run.lease_until, run.stage, run.stage_at, run.stage_from, run.step, run.of,
+REMOVE run.error, run.traceback, run.lost, run.furthest, run.owner, run.token, run.lease_until, run.stage, run.stage_at, run.stage_from, run.step, run.of,
        run.loss, run.updated_at
 RETURN properties(run) AS run, model.id AS model, dataset.id AS dataset, false AS expired, timestamp() AS now

@@ -6,6 +6,7 @@ WHERE run.fence = $fence AND run.status IN ['RUNNING', 'QUEUED', 'FAILED']
 SET run.status = CASE WHEN run.attempt < run.max_attempts AND NOT $final THEN 'QUEUED' ELSE 'FAILED' END,
     run.error = $error,
     run.traceback = $traceback,
-    run.ended_at = timestamp()
+    run.ended_at = timestamp(),
+    run.lost = 0
 REMOVE run.owner, run.token, run.lease_until
 RETURN run.status AS status

@@ -1,4 +1,4 @@
-// Take a run back from a worker that is gone: to the queue, without an attempt less, unless too many workers were lost at it.
+// Take a run back from a worker that is gone: to the queue, without an attempt less, unless too many workers in a row were lost at it.
 // Run after lock.cypher in one transaction. No row: the run was taken from that worker, or is not running.
 // Parameters: id, fence, error (why), most_lost.
 MATCH (run:MatchGraphRun {id: $id})

@@ -5,6 +5,7 @@ MATCH (run:MatchGraphRun {id: $id})
 WHERE run.fence = $fence AND run.status = 'RUNNING'
 SET run.status = 'QUEUED',
     run.attempt = run.attempt - 1,
-    run.error = $note
+    run.error = $note,
+    run.lost = 0
 REMOVE run.owner, run.token, run.lease_until
 RETURN run.id AS id

@@ -6,5 +6,5 @@ WHERE run.status IN $from
 SET run.status = 'QUEUED',
     run.attempt = 0,
     run.queued_at = timestamp()
-REMOVE run.error, run.traceback, run.lost, run.ended_at
+REMOVE run.error, run.traceback, run.lost, run.furthest, run.ended_at
 RETURN run.id AS id

@@ -41,6 +41,8 @@ class ServerFolder:
         self.data = self.folder / "data"
         # The database in use while another one takes its place.
         self.former_data = self.folder / "data.former"
+        # Held by the server as long as it lives.
+        self.store_lock = self.data / "databases" / "store_lock"
         self.logs = self.folder / "logs"
         self.plugins = self.folder / "plugins"
         self.configuration = self.folder / "conf" / "neo4j.conf"

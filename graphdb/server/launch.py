@@ -98,6 +98,23 @@ def listens(process: psutil.Process, port: int) -> bool:
     return any(s.status == psutil.CONN_LISTEN and s.laddr.port == port for s in sockets)
 
 
+def is_locked(file: Path) -> bool:
+    """Whether another process holds a file's lock; False where that cannot be asked."""
+    try:
+        import fcntl
+    except ModuleNotFoundError:  # Windows
+        return False
+    try:
+        with file.open("r+b") as opened:
+            fcntl.lockf(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    # Closing the file has given the lock back.
+    return False
+
+
 @contextmanager
 def bound_socket(port: int) -> Iterator[socket.socket]:
     """A socket on the port, or on a free one if it is 0 or taken."""

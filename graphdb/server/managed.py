@@ -32,6 +32,7 @@ from matchgraph.graphdb.server.launch import (
     bound_socket,
     configuration,
     heap_size,
+    is_locked,
     java_command,
     listens,
 )
@@ -41,7 +42,8 @@ from matchgraph.progress import Progress
 START_TIMEOUT_S = 300
 STOP_TIMEOUT_S = 60
 POLL_S = 0.25
-KILLED_WAIT_S = 10
+PORT_WAIT_S = 10
+LOCK_WAIT_S = 60
 LOG_LINES_SHOWN = 3
 PORT_TRIES = 3
 # How far a process's recorded and read-back start may differ: the clock may be set while it runs.
@@ -322,14 +324,20 @@ class ManagedServer(ServerFolder):
         )
 
     def _with_free_ports(self, remembered: ServerState | None) -> ServerState:
-        """The remembered ports where they are still free, so that a browser's bookmark keeps working."""
+        """The remembered ports where they are still free, so that a browser's bookmark keeps working, once
+        nothing locks the database.
+        """
         wanted = (remembered.bolt_port, remembered.http_port) if remembered else (0, 0)
-        # One that was killed: the threads of a dead process may hold its ports for a moment longer.
-        deadline = time.monotonic() + (KILLED_WAIT_S if remembered and remembered.pid else 0)
+        began = time.monotonic()
+        # One that was killed: the threads of a dead process hold its ports and its lock, with which no other
+        # starts, until the last of them is gone.
+        port_wait, lock_wait = (PORT_WAIT_S, LOCK_WAIT_S) if remembered and remembered.pid else (0, 0)
         while True:
+            waited = time.monotonic() - began
             with bound_socket(wanted[0]) as bolt, bound_socket(wanted[1]) as http:
                 found = bolt.getsockname()[1], http.getsockname()[1]
-            if found == wanted or time.monotonic() >= deadline:
+            free = found == wanted or waited >= port_wait
+            if free and (waited >= lock_wait or not is_locked(self.store_lock)):
                 return ServerState(0, 0.0, *found)
             time.sleep(POLL_S)
 
@@ -343,7 +351,8 @@ class ManagedServer(ServerFolder):
                 process is not None
                 and process.status() != psutil.STATUS_ZOMBIE
                 and abs(process.create_time() - state.created) < SAME_START_S
-                and self._home_argument in process.cmdline()
+                # A process that is just becoming Java has no command line for a moment.
+                and self._home_argument in (process.cmdline() or [self._home_argument])
             ):
                 return process
         except (psutil.NoSuchProcess, psutil.AccessDenied):

@@ -14,10 +14,9 @@ from statistics import median
 from typing import Any
 
 from matchgraph.graphdb.models import Model
-from matchgraph.ingest.runs.ledger import DONE, Run
+from matchgraph.ingest.runs.ledger import AFTER, BEFORE, DONE, TRAINING, Run
 from matchgraph.words import SECONDS_PER_HOUR
 
-BEFORE, TRAINING, AFTER = "sampling before", "fine-tuning", "sampling after"
 # Backward costs about two forwards, so a training step is three: Kaplan et al. (2020), section 2.1.
 FORWARDS_PER_STEP = 3
 # The side at which `tflop` is counted where nothing else is known, see `training.pipelines.profile`.

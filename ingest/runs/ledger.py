@@ -32,8 +32,13 @@ STATUSES = (QUEUED, RUNNING, DONE, FAILED, CANCELLED)
 LEASE_MS = 60_000
 HEARTBEAT_S = 10.0
 MAX_ATTEMPTS = 3
-# A lost worker, or a lost connection to it, says nothing of the run; this many in all do.
+# A lost worker, or a lost connection to it, says nothing of the run; this many in a row do, of which none
+# came further than those before.
 MOST_LOST = 10
+# The stages of a run that take long, in their order.
+BEFORE, TRAINING, AFTER = LONG_STAGES = ("sampling before", "fine-tuning", "sampling after")
+# More than any stage has steps.
+STAGE_LENGTH = 10**12
 ERROR_LIMIT = 2_000
 TRACEBACK_LIMIT = 8_000
 
@@ -87,6 +92,13 @@ class RunProgress:
     step: int = 0
     of: int = 0
     loss: float | None = None
+
+    @property
+    def position(self) -> int:
+        """A number that grows with the run's progress over all its long stages; 0 outside of them."""
+        if self.stage not in LONG_STAGES:
+            return 0
+        return (LONG_STAGES.index(self.stage) + 1) * STAGE_LENGTH + self.step
 
 
 @dataclass(frozen=True)
@@ -306,7 +318,11 @@ class Ledger:
         Raises:
             StaleFence: the run was taken from this worker, or cancelled.
         """
-        self._fenced(held, "ledger/heartbeat", {"lease_ms": self._lease_ms, **asdict(progress)})
+        self._fenced(
+            held,
+            "ledger/heartbeat",
+            {"lease_ms": self._lease_ms, "position": progress.position, **asdict(progress)},
+        )
 
     def complete(
         self, held: Run, graph: MatchingGraph, results: Sequence[Result], outcome: Mapping[str, Any]
@@ -379,7 +395,7 @@ class Ledger:
     def recover(self, runs: Sequence[Run]) -> list[str]:
         """Take runs back from workers that are gone: leases that ran out, processes of this host that died.
 
-        The attempt does not count as failed, unless `MOST_LOST` workers were lost at the run.
+        The attempt does not count as failed, unless `MOST_LOST` workers in a row were lost at the run.
 
         Args:
             runs: as they were read just now.

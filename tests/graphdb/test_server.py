@@ -10,6 +10,7 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -20,7 +21,7 @@ import psutil
 import pytest
 
 from matchgraph.graphdb.errors import AuthenticationFailed, ServerDidNotStart, SettingsInvalid
-from matchgraph.graphdb.server.launch import HEAP_VARIABLE, USER, ServerState
+from matchgraph.graphdb.server.launch import HEAP_VARIABLE, USER, ServerState, is_locked
 from matchgraph.graphdb.server.managed import ManagedServer
 from matchgraph.graphdb.server.releases import VERSION_VARIABLE, release_named
 from tests.conftest import starting
@@ -170,6 +171,39 @@ def test_a_server_that_cannot_start_shows_the_end_of_its_log(tmp_path: Path, mon
     assert str(managed.console_log) in str(caught.value)
     assert "\n" not in str(caught.value)
     assert managed.running() is None
+
+
+HOLDS_A_LOCK = """
+import fcntl, sys, time
+with open(sys.argv[1], "r+b") as file:
+    fcntl.lockf(file, fcntl.LOCK_EX)
+    print(flush=True)
+    time.sleep(0.4)
+"""
+
+
+def test_a_killed_server_is_followed_once_its_database_is_not_locked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("matchgraph.graphdb.server.managed.PORT_WAIT_S", 0)
+    managed = ManagedServer(tmp_path)
+    managed.store_lock.parent.mkdir(parents=True)
+    managed.store_lock.touch()
+    command = [sys.executable, "-S", "-c", HOLDS_A_LOCK, managed.store_lock]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as dying:
+        assert dying.stdout is not None
+        dying.stdout.readline()
+        assert is_locked(managed.store_lock)
+        managed._with_free_ports(ServerState(2**22 - 1, 0.0, 1, 2))
+        assert not is_locked(managed.store_lock)
+
+
+def test_a_process_that_is_just_becoming_java_is_running(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    managed, own = ManagedServer(tmp_path), psutil.Process()
+    state = ServerState(own.pid, own.create_time(), 1, 1)
+    assert managed._process(state) is None
+    monkeypatch.setattr(psutil.Process, "cmdline", lambda _: [])
+    assert managed._process(state) is not None
 
 
 @pytest.mark.parametrize(("pid", "same"), [(2**22 - 1, True), (0, False)])

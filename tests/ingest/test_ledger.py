@@ -16,11 +16,13 @@ from matchgraph.graphdb.repository import MatchingGraph
 from matchgraph.graphdb.runner import Runner
 from matchgraph.ingest.errors import IngestError, RunOutdated, StaleFence, UnknownRun
 from matchgraph.ingest.runs.ledger import (
+    BEFORE,
     CANCELLED,
     DONE,
     FAILED,
     QUEUED,
     RUNNING,
+    TRAINING,
     Ledger,
     Run,
     RunProgress,
@@ -203,6 +205,33 @@ def test_lost_workers_are_no_failed_attempts_until_too_many_were_lost(
     ledger.requeue([run], statuses=[FAILED])
     assert ledger.fail(claim(ledger, run), "wrong") == FAILED
     assert ledger.run(run).properties["lost"] == 0
+
+
+def test_lost_workers_count_in_a_row(ledger: Ledger, runner: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("matchgraph.ingest.runs.ledger.MOST_LOST", 3)
+    (run,) = ledger.enqueue([request()])
+    lost = []
+
+    def lose(stage: str, step: int) -> None:
+        held = claim(ledger, run)
+        ledger.heartbeat(held, RunProgress(stage, step, 9))
+        runner.write("MATCH (r:Run) SET r.lease_until = timestamp() - 1")
+        assert ledger.recover(ledger.runs()) == [run]
+        lost.append(ledger.run(run).properties["lost"])
+
+    lose(BEFORE, 4)
+    lose(TRAINING, 1)
+    # Each came further than all before it; these two did not.
+    lose("loading", 8)
+    lose(BEFORE, 9)
+    assert lost == [1, 1, 2, 3]
+    assert ledger.run(run).status == FAILED
+    # Whoever gave it back was not lost.
+    ledger.requeue([run], statuses=[FAILED])
+    lose(BEFORE, 1)
+    ledger.release(claim(ledger, run))
+    lose(BEFORE, 1)
+    assert lost[4:] == [1, 1]
 
 
 def test_complete_writes_edge_and_status_at_once(ledger: Ledger, zoo: MatchingGraph, runner: Runner) -> None:
