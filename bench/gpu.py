@@ -49,6 +49,8 @@ RESULTS = Path(__file__).parent / "results" / "gpu.json"
 SHAPES = ("sd-1.5", "sdxl-base", "flux-1-dev")
 # What is left of a transformer too large for most cards.
 CUT = {"transformer": {"num_layers": 2, "num_single_layers": 4}, "text_encoder_2": {"num_layers": 2}}
+# The longest part takes under a minute on a GPU, so that a check ends within six.
+SECONDS = 290.0
 PACKAGES = ("torch", "diffusers", "transformers", "peft", "safetensors")
 
 
@@ -170,7 +172,12 @@ def narrowed(build: Callable[[str], LoadedPipeline], dataset: Path, setting: Set
 
 
 def check(
-    folder: Path, build: Callable[[str], LoadedPipeline], dataset: Path, setting: Setting, out: Path
+    folder: Path,
+    build: Callable[[str], LoadedPipeline],
+    dataset: Path,
+    setting: Setting,
+    out: Path,
+    ends: float,
 ) -> dict[str, Any]:
     """Everything about one model.
 
@@ -180,6 +187,7 @@ def check(
         dataset: captioned images.
         setting: how it is run.
         out: for what the runs write.
+        ends: see `attempted`.
     """
     plan = plain_plan(folder, setting)
     # A small card takes fewer images, on both sides.
@@ -188,15 +196,40 @@ def check(
     if plan.too_large:
         return result | {"left_out": f"{plan.peaks[plan.heaviest] / GIB:.1f} GiB do not fit"}
     with build(setting.precision) as loaded:
-        result |= {
-            "memory": memory_rows(loaded, dataset, plan, setting),
-            "speed": speeds(loaded, dataset, setting, out),
-            "resume": resumed(loaded, dataset, setting, out),
-            "out_of_memory": lacking(loaded, dataset, setting),
+        parts: dict[str, Callable[[], Any]] = {
+            "memory": lambda: memory_rows(loaded, dataset, plan, setting),
+            "speed": lambda: speeds(loaded, dataset, setting, out),
+            "resume": lambda: resumed(loaded, dataset, setting, out),
+            "out_of_memory": lambda: lacking(loaded, dataset, setting),
             # Last, as weights are quantised in place.
-            "ways": way_rows(loaded, folder, dataset, setting),
+            "ways": lambda: way_rows(loaded, folder, dataset, setting),
         }
+        attempted(parts, result, ends)
     return result
+
+
+def attempted(parts: dict[str, Callable[[], Any]], result: dict[str, Any], ends: float) -> None:
+    """Put what parts of a check find into a result; what failed or came too late is under `failed`.
+
+    Args:
+        parts: by name.
+        result: gets theirs.
+        ends: `time.monotonic()` after which none begins.
+    """
+    failed: dict[str, str] = result.setdefault("failed", {})
+    for name, part in parts.items():
+        if time.monotonic() > ends:
+            failed[name] = "no time was left"
+            continue
+        try:
+            result[name] = part()
+        except Exception as error:
+            # What the others come to is worth having.
+            failed[name] = f"{type(error).__name__}: {first_line(error)}"
+            result.setdefault("tracebacks", {})[name] = traceback.format_exc()
+        # Of a part that failed, its error may have held tensors; nothing where there is no GPU.
+        gc.collect()
+        torch.cuda.empty_cache()
 
 
 def write_dataset(folder: Path, side: int, count: int) -> Path:
@@ -222,7 +255,7 @@ def cut(folder: Path, target: Path) -> Path:
 
 
 def whole_check(
-    name: str, root: Path, dataset: Path, setting: Setting, smallest: bool, precisions: bool
+    name: str, root: Path, dataset: Path, setting: Setting, smallest: bool, precisions: bool, ends: float
 ) -> dict[str, Any]:
     """Everything about one model, by its name, and if asked for what bf16 differs from fp32."""
     if smallest:
@@ -234,12 +267,11 @@ def whole_check(
         make = LoadedPipeline if smallest else random_pipeline
         return make(folder, device=str(setting.device), precision=precision)
 
-    found = check(folder, build, dataset, setting, root / name)
+    found = check(folder, build, dataset, setting, root / name, ends)
     if precisions and "left_out" not in found:
         # In fp32 a card may not hold what it does in bf16.
-        with suppress(OutOfMemory):
-            setting = replace(setting, batch=found["batch"])
-            found["bf16_to_fp32"] = narrowed(build, dataset, setting, root / name)
+        same = replace(setting, batch=found["batch"])
+        attempted({"bf16_to_fp32": lambda: narrowed(build, dataset, same, root / name)}, found, ends)
     return found
 
 
@@ -248,6 +280,7 @@ def run(
     *,
     smallest: bool = False,
     shapes: Sequence[str] = SHAPES,
+    seconds: float = SECONDS,
     keep: Callable[[dict[str, Any]], None] = lambda _: None,
 ) -> dict[str, Any]:
     """Check a device with several models.
@@ -256,6 +289,7 @@ def run(
         device: a torch device name.
         smallest: take pipelines of the smallest size, in float32.
         shapes: names of folders in the zoo, or of tiny pipelines.
+        seconds: after which no further part begins.
         keep: called with what is known after each model.
     """
     target = torch.device(device)
@@ -272,13 +306,14 @@ def run(
         "models": models,
         **provenance(PACKAGES),
     }
-    began = time.perf_counter()
+    began, ends = time.perf_counter(), time.monotonic() + seconds
     with tempfile.TemporaryDirectory() as scratch:
         root = Path(scratch)
         dataset = write_dataset(root / "dataset", side, batch)
         for name in shapes:
             try:
-                models[name] = whole_check(name, root, dataset, setting, smallest, name == shapes[0])
+                first = name == shapes[0]
+                models[name] = whole_check(name, root, dataset, setting, smallest, first, ends)
             except Exception as error:
                 # What the others come to is worth having.
                 models[name] = {"left_out": f"{type(error).__name__}: {first_line(error)}"}
@@ -306,19 +341,23 @@ def table(result: dict[str, Any]) -> str:
         lines += [
             f"{'':12} {row['stage']:16} {row['estimated'] / GIB:14.3f} {row['measured'] / GIB:13.3f} "
             f"{row['ratio']:6.2f}"
-            for row in [*model["memory"], *model["ways"]]
+            for row in [*model.get("memory", []), *model.get("ways", [])]
         ]
-        speed = model["speed"]
-        lines += [
-            f"{'':12} {speed['steps_per_s']:.2f} steps/s (diffusers {speed['diffusers_steps_per_s']:.2f}), "
-            f"{speed['images_per_s']:.2f} images/s of {SAMPLING_STEPS} steps "
-            f"(diffusers {speed['diffusers_images_per_s']:.2f})",
-            f"{'':12} resumed: losses differ by {model['resume']['largest_relative_difference']:.1e}; "
-            f"out of memory: {model['out_of_memory']['error']}, "
-            f"{model['out_of_memory']['held_bytes'] / GIB:.3f} GiB held after it",
-        ]
+        if speed := model.get("speed"):
+            lines.append(
+                f"{'':12} {speed['steps_per_s']:.2f} steps/s (diffusers "
+                f"{speed['diffusers_steps_per_s']:.2f}), {speed['images_per_s']:.2f} images/s of "
+                f"{SAMPLING_STEPS} steps (diffusers {speed['diffusers_images_per_s']:.2f})"
+            )
+        if resume := model.get("resume"):
+            lines.append(f"{'':12} resumed: losses differ by {resume['largest_relative_difference']:.1e}")
+        if lack := model.get("out_of_memory"):
+            lines.append(
+                f"{'':12} out of memory: {lack['error']}, {lack['held_bytes'] / GIB:.3f} GiB held after it"
+            )
         if "bf16_to_fp32" in model:
             lines.append(f"{'':12} bf16 losses differ from fp32 by {model['bf16_to_fp32']:.1e}")
+        lines += [f"{'':12} no {part}: {why}" for part, why in model["failed"].items()]
         lines.append("")
     return "\n".join([*lines, f"{result['seconds']:.0f} s"])
 
@@ -329,6 +368,7 @@ def main() -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--tiny", action="store_true", help="pipelines of the smallest size")
     parser.add_argument("--shape", action="append", help="one of the models; all by default")
+    parser.add_argument("--seconds", type=float, default=SECONDS, help="after which no further part begins")
     parser.add_argument("--out", type=Path, default=RESULTS)
     asked = parser.parse_args()
     shapes = asked.shape or (("sd", "sdxl", "flux") if asked.tiny else SHAPES)
@@ -336,7 +376,7 @@ def main() -> None:
     def keep(result: dict[str, Any]) -> None:
         asked.out.write_text(json.dumps(result, indent=1) + "\n")
 
-    print(table(run(asked.device, smallest=asked.tiny, shapes=shapes, keep=keep)))
+    print(table(run(asked.device, smallest=asked.tiny, shapes=shapes, seconds=asked.seconds, keep=keep)))
 
 
 if __name__ == "__main__":

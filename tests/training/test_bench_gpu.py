@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 
 import pytest
 
@@ -22,6 +23,7 @@ def test_every_part_of_the_check_runs_without_a_gpu(monkeypatch):
     assert result["models"]["none"]["left_out"].startswith("KeyError: ")
     assert "none         left out: KeyError: " in table(result)
     model = result["models"]["sd"]
+    assert model["failed"] == {}
     stages = [row["stage"] for row in model["memory"]]
     compared = ["loading", "encoding text", "encoding images", "training", "sampling", "decoding"]
     assert stages == [*compared, "scoring"]
@@ -34,3 +36,18 @@ def test_every_part_of_the_check_runs_without_a_gpu(monkeypatch):
     assert model["out_of_memory"]["error"].startswith("Out of memory in training: ")
     assert model["bf16_to_fp32"] < 0.05
     assert "steps/s (diffusers" in table(result)
+
+
+def test_a_part_that_fails_or_comes_too_late_costs_no_other():
+    def fails():
+        raise RuntimeError("CUDA error\nand more")
+
+    result = {"plan": {}}
+    gpu.attempted({"memory": fails, "ways": list}, result, ends=time.monotonic() + 60)
+    gpu.attempted({"speed": fails}, result, ends=0)
+    assert result["ways"] == []
+    assert result["failed"] == {"memory": "RuntimeError: CUDA error", "speed": "no time was left"}
+    whole = {"device": "cpu", "precision": "fp32", "side_px": 32, "batch": 2, "seconds": 1.0}
+    text = table(whole | {"models": {"sd": result}})
+    assert "no memory: RuntimeError: CUDA error" in text
+    assert "no speed: no time was left" in text

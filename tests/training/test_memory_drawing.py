@@ -11,7 +11,8 @@ import torch
 from matchgraph.drawing import Drawing
 from matchgraph.training.config import SampleConfig
 from matchgraph.training.errors import InsufficientMemory, OutOfMemory
-from matchgraph.training.memory.drawing import drawing_plan, opened_to_draw
+from matchgraph.training.memory import drawing
+from matchgraph.training.memory.drawing import drawing_plan, opened_pair_to_draw, opened_to_draw
 from matchgraph.training.memory.plan import GIB, STAGES
 from matchgraph.training.sampling.generate import joined, sample_images, stream_batches
 
@@ -67,3 +68,33 @@ def test_a_lack_of_memory_is_one_line_that_names_the_flags(tiny_folder, monkeypa
         draw()
     assert str(raised.value).count("--gpu-memory") == 1
     assert "\n" not in str(raised.value)
+
+
+def test_two_that_stay_loaded_have_half_of_what_is_left_each(monkeypatch):
+    held, planned = [2 * GIB], []
+
+    class Weights:
+        def __init__(self, *_: object, **__: object) -> None:
+            held[0] += 5 * GIB
+
+        def __enter__(self) -> Weights:
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            pass
+
+    def plan(_: object, *, budget_bytes: int, held_bytes: int, **__: object) -> None:
+        planned.append((budget_bytes / GIB, held_bytes / GIB))
+
+    monkeypatch.setattr(drawing, "choose_device", torch.device)
+    monkeypatch.setattr(drawing, "free_memory", lambda _: (22 * GIB, held[0]))
+    monkeypatch.setattr(drawing, "drawing_plan", plan)
+    monkeypatch.setattr(drawing, "LoadedPipeline", Weights)
+    with opened_pair_to_draw("student", "teacher", device="cuda", resolution_px=32, batch_size=1):
+        pass
+    with opened_pair_to_draw(
+        "student", "teacher", device="cuda", resolution_px=32, batch_size=1, gpu_memory=14
+    ):
+        pass
+    # What scores their images stays beside either.
+    assert planned == [(12, 2), (12, 2), (13, 12), (13, 12)]

@@ -32,6 +32,23 @@ def free_memory(device: torch.device) -> tuple[int, int]:
     return free + torch.cuda.memory_reserved(device), torch.cuda.memory_allocated(device)
 
 
+def memory_to_draw(device: str, gpu_memory: float | None) -> tuple[int, int] | None:
+    """Bytes of a device to stay within, and what of them is taken by this process's tensors already.
+
+    Args:
+        device: `auto` or a torch device name.
+        gpu_memory: GiB to stay within; by default what is free.
+
+    Returns:
+        None where memory is not planned: on a CPU, unless it is given.
+    """
+    chosen = choose_device(device)
+    if chosen.type != "cuda" and gpu_memory is None:
+        return None
+    free, held = free_memory(chosen) if chosen.type == "cuda" else (EVERYTHING, 0)
+    return free if gpu_memory is None else min(free, int(gpu_memory * GIB)), held
+
+
 def drawing_plan(
     folder: str | os.PathLike[str],
     *,
@@ -76,7 +93,7 @@ def opened_to_draw(
     resolution_px: int,
     batch_size: int,
     gpu_memory: float | None = None,
-    share: float = 1.0,
+    within: tuple[int, int] | None = None,
 ) -> Iterator[LoadedPipeline]:
     """Load a pipeline that only draws, in float32, so that it fits the GPU; freed after.
 
@@ -86,21 +103,19 @@ def opened_to_draw(
         resolution_px: side of the images.
         batch_size: the most images to draw at a time.
         gpu_memory: GiB of the GPU to stay within; by default what is free.
-        share: of that, where several pipelines draw in turn.
+        within: see `memory_to_draw`; by default what it says now.
 
     Raises:
         InsufficientMemory: it does not fit, however it is drawn with.
         OutOfMemory: it should, and did not.
         BadPipeline: see `training.pipelines.loading.LoadedPipeline`.
     """
-    chosen = choose_device(device)
     plan = None
-    if chosen.type == "cuda" or gpu_memory is not None:
-        free, held = free_memory(chosen) if chosen.type == "cuda" else (EVERYTHING, 0)
-        budget = free if gpu_memory is None else min(free, int(gpu_memory * GIB))
+    if (memory := within or memory_to_draw(device, gpu_memory)) is not None:
+        budget, held = memory
         plan = drawing_plan(
             folder,
-            budget_bytes=int(budget * share),
+            budget_bytes=budget,
             held_bytes=held,
             resolution_px=resolution_px,
             batch_size=batch_size,
@@ -125,17 +140,29 @@ def opened_to_draw(
 
 @contextmanager
 def opened_pair_to_draw(
-    student: str | os.PathLike[str], teacher: str | os.PathLike[str], **options: Any
+    student: str | os.PathLike[str],
+    teacher: str | os.PathLike[str],
+    *,
+    device: str,
+    gpu_memory: float | None = None,
+    **options: Any,
 ) -> Iterator[tuple[LoadedPipeline, LoadedPipeline]]:
-    """Load two pipelines that draw in turn and both stay loaded; see `opened_to_draw`.
+    """Load two pipelines that draw in turn and both stay loaded, each in half of what is left.
 
     Args:
         student: folder of one.
         teacher: folder of the other.
+        device: see `opened_to_draw`.
+        gpu_memory: likewise, for both together.
         options: of `opened_to_draw`, for both.
     """
+    within = None
+    # Asked once: what the first takes is not to be counted against the second.
+    if (memory := memory_to_draw(device, gpu_memory)) is not None:
+        budget, held = memory
+        within = held + (budget - held) // 2, held
     with (
-        opened_to_draw(student, share=0.5, **options) as one,
-        opened_to_draw(teacher, share=0.5, **options) as other,
+        opened_to_draw(student, device=device, within=within, **options) as one,
+        opened_to_draw(teacher, device=device, within=within, **options) as other,
     ):
         yield one, other
