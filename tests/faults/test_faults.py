@@ -187,8 +187,6 @@ COMMIT = (
 MOMENTS = {
     "claimed": "matchgraph.ingest.runs.ledger:Ledger.claim_next:1:killed",
     "training": "torch.nn.utils:clip_grad_norm_:3:kill",
-    "saving": "diffusers:StableDiffusionPipeline.save_lora_weights:1:killed",
-    "keeping a batch of samples": "matchgraph.training.measure.drawn:DrawnRows.add:2:kill",
     "scoring": "matchgraph.training.measure.scoring:Scorer.scores:2:killed",
     "recording": "matchgraph.ingest.runs.ledger:Ledger.complete:1:kill",
     "committing": COMMIT + "kill",
@@ -207,6 +205,41 @@ def test_a_worker_killed_while(scene: Scene, clean: list[str], moment: str) -> N
     assert scene.finished() == clean
     (claim,) = (scene.home / "runs").glob("*/claim-*")
     assert {path.suffix for path in claim.iterdir()} >= {".safetensors", ".json", ".png", ".html"}
+
+
+DRAW = "matchgraph.training.pipelines.families.base:Family.sample"
+KEEP = "matchgraph.training.measure.drawn:DrawnRows.add"
+STEP = "torch.nn.utils:clip_grad_norm_"
+IN_MID_WRITE = f"{KEEP}:1:then=matchgraph.training.files:publish:1:kill"
+# How one worker after another is killed, each of which goes on where the one before was: before fine-tuning,
+# in it and after it.
+ONE_AFTER_ANOTHER = (
+    f"{DRAW}:1:killed",
+    IN_MID_WRITE,
+    f"{KEEP}:2:kill",
+    f"{STEP}:1:killed",
+    f"{STEP}:2:kill",
+    f"{STEP}:2:killed",
+    "diffusers:StableDiffusionPipeline.save_lora_weights:1:killed",
+    f"{DRAW}:1:killed",
+    f"{KEEP}:1:killed",
+    IN_MID_WRITE,
+)
+
+
+def test_workers_killed_at_every_image_shard_and_step(scene: Scene, clean: list[str], tmp_path: Path) -> None:
+    drawn, made = tmp_path / "drawn", tmp_path / "made"
+    counted = f"{DRAW}:1:count={drawn} and {STEP}:1:count={made}"
+    command = (*RUN, "--checkpoint-steps", "1")
+    for moment in ONE_AFTER_ANOTHER:
+        status, said = scene.run(*command, trap=f"{counted} and {moment}")
+        assert status == -signal.SIGKILL, (moment, said)
+    status, said = scene.run(*command, trap=counted)
+    assert status == 0, said
+    assert scene.finished() == clean
+    # Five workers were killed with a batch that was not kept yet, and two with a step.
+    assert drawn.stat().st_size == 2 * SAMPLES // BATCH + 5
+    assert made.stat().st_size == STEPS + 2
 
 
 def test_two_workers_that_race_for_one_run(scene: Scene, clean: list[str]) -> None:

@@ -1,4 +1,4 @@
-"""`matchgraph` with a trap set, in words of the form MODULE:NAME:CALL:WHAT.
+"""`matchgraph` with a trap set, in words of the form MODULE:NAME:CALL:WHAT; ` and ` joins several.
 
 At its CALL-th call by the main thread, from 1, the function NAME of MODULE springs the trap; WHAT happens:
 kill      the process kills itself before the call, as the kernel or a power cut would
@@ -7,6 +7,7 @@ stop      the process is stopped before the call, until somebody continues it
 nan       the call's result, a tensor, becomes NaN
 jump=S    the call's result, and that of all later ones, is S more
 raise     OSError: no space left on device
+count=FILE  this call and all later ones are counted: each adds a byte to the file
 run=FILE  the shell script FILE runs before the call
 then=TRAP the next trap is set, which counts from here
 """
@@ -63,7 +64,12 @@ def set_trap(trap: str) -> None:
         calls += threading.current_thread() is threading.main_thread()
         if calls >= int(call) and what.startswith("jump="):
             return plain(*args, **kwargs) + float(what.removeprefix("jump="))
-        if calls == int(call) and threading.current_thread() is threading.main_thread():
+        here = threading.current_thread() is threading.main_thread()
+        if calls >= int(call) and here and what.startswith("count="):
+            with open(what.removeprefix("count="), "ab") as file:
+                file.write(b".")
+            return plain(*args, **kwargs)
+        if calls == int(call) and here:
             return spring(what, lambda: plain(*args, **kwargs))
         return plain(*args, **kwargs)
 
@@ -79,8 +85,8 @@ def matchgraph(arguments: Sequence[str], trap: str | None, home: str, probe: str
     faulthandler.dump_traceback_later(HANGS_AFTER_S)
     os.environ |= {HOME_VARIABLE: home, "MATCHGRAPH_PROBE": probe}
     sys.argv[1:] = arguments
-    if trap:
-        set_trap(trap)
+    for one in trap.split(" and ") if trap else ():
+        set_trap(one)
     import torch
 
     from matchgraph.cli.main import main
