@@ -97,3 +97,7 @@ class StaleFence(IngestError):
 
 class UnknownRun(IngestError):
     """A run id that the graph does not hold."""
+
+
+class TrackerUnavailable(IngestError):
+    """What a run was to be followed with is not installed."""

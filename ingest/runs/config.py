@@ -11,16 +11,20 @@ from typing import Any
 from matchgraph.drawing import Drawing
 from matchgraph.graphdb.checks import check_metric_name
 from matchgraph.ingest.errors import ConfigChanged, IngestError
+from matchgraph.ingest.runs.tracking import TRACKERS, check_trackers
 from matchgraph.ingest.tables.comparison import METRIC
 from matchgraph.ingest.tables.image_folders import MINIMUM_IMAGES
 from matchgraph.settings import check_settings, identity, same_setting, setting
-from matchgraph.training.config import EXACT, QUANTISATIONS, FineTuneConfig, SampleConfig
+from matchgraph.training.config import EXACT, PRECISIONS, QUANTISATIONS, FineTuneConfig, SampleConfig
 from matchgraph.training.pipelines.changed_drawing import identity_of_drawing
 
 # Images of 512 px that are sampled together unless a number is given; of smaller ones as many pixels.
 SAMPLING_BATCH, MOST_SAMPLED_TOGETHER = 8, 128
 # Of `--samples auto`: the share of its value that a standard error may have, and the most images for it.
 AUTO_TOLERANCE, MOST_SAMPLES = 0.05, 10_000
+
+# The precision of a run that leaves it to its device.
+AUTO = "auto"
 
 # The settings of a run that decide how it is sampled and scored, and not how it is trained.
 SAMPLED = (
@@ -88,9 +92,14 @@ class Execution:
             is not given is chosen so that each stage fits.
         offload: what waits in the computer's memory while it is not needed: `none`, `parts` (text encoders,
             VAE, denoiser), `blocks` of the denoiser and text encoders as well, or `auto`: as much as must.
+        validate_steps: training steps between two looks at a run, see `training.tune.validation`; None for
+            never.
+        validation_pictures: drawn at each look.
+        track: what follows runs, see `ingest.runs.tracking`.
 
     Raises:
         IngestError: a value out of range.
+        TrackerUnavailable: what is to follow runs is not installed.
     """
 
     device: str = same_setting(FineTuneConfig, "device")
@@ -121,9 +130,27 @@ class Execution:
         choices=("auto", "none", "parts", "blocks"),
         identity="never",
     )
+    validate_steps: int | None = setting(
+        None,
+        "Training steps between two looks at a run: the loss of images that the dataset holds out (or of "
+        "some it trains on), and pictures; by default never.",
+        at_least=1,
+        identity="never",
+    )
+    validation_pictures: int = setting(
+        4, "Pictures drawn at each look, one at a time.", at_least=0, identity="never"
+    )
+    track: tuple[str, ...] = setting(
+        (),
+        "Follow runs with tensorboard or wandb (offline, unless WANDB_MODE says otherwise), in the data "
+        "folder's tracking/. Repeatable.",
+        choices=tuple(TRACKERS),
+        identity="never",
+    )
 
     def __post_init__(self) -> None:
         check_settings(self, IngestError)
+        check_trackers(self.track)
 
     def passes(self, batch_size: int) -> int:
         """Forward passes that make a step of this many images."""
@@ -148,7 +175,8 @@ class RunConfig:
         method: "lora", or "full" to train all weights of the denoiser.
         rank: LoRA rank.
         resolution_px: side of the images trained on and sampled.
-        precision: of the frozen weights, see `training.config.PRECISIONS`.
+        precision: of the frozen weights, see `training.config.PRECISIONS`; `auto` leaves it to who plans
+            runs, which takes bf16 for a GPU that has it, and is fp32 until then.
         quantisation: of the denoiser's frozen weights, see `training.config.QUANTISATIONS`. None leaves it to
             the planner: weights are kept as they are, unless a model fits the GPU in no other way.
         optimiser: see `FineTuneConfig`, as for the settings that follow.
@@ -188,7 +216,11 @@ class RunConfig:
     method: str = same_setting(FineTuneConfig, "method")
     rank: int = same_setting(FineTuneConfig, "rank")
     resolution_px: int = same_setting(FineTuneConfig, "resolution_px")
-    precision: str = same_setting(FineTuneConfig, "precision")
+    precision: str = setting(
+        AUTO,
+        "Precision of frozen weights and arithmetic; auto: bf16 on a GPU that has it, otherwise fp32.",
+        choices=(AUTO, *PRECISIONS),
+    )
     seed: int = same_setting(FineTuneConfig, "seed")
     samples: int = setting(MOST_SAMPLES, "Images sampled per score.", at_least=MINIMUM_IMAGES)
     tolerance: float | None = setting(
@@ -241,6 +273,11 @@ class RunConfig:
         """What the denoiser's frozen weights are kept in."""
         return self.quantisation or EXACT
 
+    @property
+    def computed_in(self) -> str:
+        """The precision, as `PRECISIONS` names it."""
+        return "fp32" if self.precision == AUTO else self.precision
+
     def fine_tuning(self, execution: Execution) -> FineTuneConfig:
         """Return the part that fine-tunes."""
         given = vars(execution) | vars(self)
@@ -248,7 +285,13 @@ class RunConfig:
         passes = execution.passes(self.batch_size)
         split = {"batch_size": self.batch_size // passes, "gradient_accumulation": passes}
         return FineTuneConfig(
-            **{**shared, **split, "alpha": self.alpha or self.rank, "quantisation": self.kept_in}
+            **{
+                **shared,
+                **split,
+                "alpha": self.alpha or self.rank,
+                "quantisation": self.kept_in,
+                "precision": self.computed_in,
+            }
         )
 
     def sampling(self, execution: Execution, n: int | None = None) -> SampleConfig:
@@ -258,7 +301,7 @@ class RunConfig:
             drawing=Drawing(self.sampling_steps, self.guidance, resolution_px=self.resolution_px),
             seed=self.seed,
             batch_size=execution.sampled_together(self.resolution_px),
-            precision=self.precision,
+            precision=self.computed_in,
             device=execution.device,
             quantisation=self.kept_in,
         )
@@ -266,7 +309,8 @@ class RunConfig:
     def asked(self) -> dict[str, Any]:
         """Return everything that the answer depends on, defaults of the training package included."""
         # The order in which metrics are named does not make another question.
-        whole = identity(self.fine_tuning(Execution())) | identity(self) | {"metrics": sorted(self.metrics)}
+        whole = identity(self.fine_tuning(Execution())) | identity(self)
+        whole |= {"metrics": sorted(self.metrics), "precision": self.computed_in}
         # The default, said as a float.
         if self.alpha == self.rank:
             whole["alpha"] = self.rank

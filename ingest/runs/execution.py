@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from matchgraph.ingest.errors import ExtractorMismatch
 from matchgraph.ingest.runs.config import Execution
-from matchgraph.ingest.runs.estimates import AFTER, BEFORE, TRAINING
+from matchgraph.ingest.runs.ledger import AFTER, BEFORE, TRAINING
 from matchgraph.ingest.runs.memory import WHAT_HELPS, MemoryPlans, carried_out, check_fits, in_words
 from matchgraph.ingest.runs.pages import GRID_BEFORE_FILE, GRID_FILE, GRID_REAL_FILE
 from matchgraph.ingest.runs.run import Job, OnStep, Outcome
-from matchgraph.ingest.runs.sampling import GRID_SIDE, Sampling, drawing_hash
+from matchgraph.ingest.runs.sampling import GRID_SIDE, Sampling, drawing_hash, save_grid
+from matchgraph.ingest.runs.tracking import Tracked, tracked
 from matchgraph.training.errors import OutOfMemory
 from matchgraph.training.files import file_hash
 from matchgraph.training.measure.drawn import DrawnRows
@@ -22,6 +23,8 @@ from matchgraph.training.measure.frechet import GaussianStatistics
 from matchgraph.training.measure.scoring import Scorer
 
 if TYPE_CHECKING:
+    from PIL import Image
+
     from matchgraph.training.measure.extractors import Extractor
     from matchgraph.training.memory.plan import MemoryPlan
     from matchgraph.training.pipelines.cache import EncodingCache
@@ -46,6 +49,7 @@ class LoraExecutor:
         features: where features of datasets are kept for other runs; None for nowhere.
         pretrained: where samples of pretrained models are kept for other runs; None for nowhere else.
         footprints: where estimates of models' memory are kept; None for nowhere.
+        tracking: where trackers of runs write; None for the run's own folder.
         notice: told of what a user should know, such as how a model is made to fit.
     """
 
@@ -56,6 +60,7 @@ class LoraExecutor:
     features: Path | None = None
     pretrained: Path | None = None
     footprints: Path | None = None
+    tracking: Path | None = None
     notice: Callable[[str], None] = lambda _: None
     _loaded: LoadedPipeline | None = field(default=None, init=False, repr=False)
     _plans: MemoryPlans = field(init=False, repr=False)
@@ -149,20 +154,44 @@ class LoraExecutor:
     ) -> FineTuneRecord:
         from matchgraph.training.tune.checkpoint import Checkpoints, checkpoint_step
         from matchgraph.training.tune.finetune import fine_tune
+        from matchgraph.training.tune.validation import Validation
 
         # An estimate of the time left takes what an earlier claim did for done.
         known_steps = checkpoint_step(job.resume_from) if job.resume_from else None
         on_step(TRAINING, known_steps or 0, job.config.steps)
-        return fine_tune(
-            pipeline,
-            job.dataset_folder,
-            job.config.fine_tuning(execution),
-            job.out,
-            on_step=lambda step, loss: on_step(TRAINING, step, job.config.steps, loss),
-            checkpoints=Checkpoints(job.checkpoint, self.checkpoint_steps, job.resume_from),
-            cache=self.cache,
-            images=job.images,
+        of = Tracked(
+            job.run,
+            f"{job.model} on {job.dataset}",
+            job.asked,
+            self.tracking or job.out,
+            known_steps or 0,
         )
+        with tracked(self.execution.track, of, self.notice) as trackers:
+
+            def stepped(step: int, loss: float) -> None:
+                trackers.values(step, {"loss": loss})
+                on_step(TRAINING, step, job.config.steps, loss)
+
+            def looked(step: int, loss: float, pictures: Sequence[Image.Image]) -> None:
+                trackers.values(step, {"validation loss": loss})
+                if pictures:
+                    save_grid(list(pictures), job.out / f"step-{step:06d}.png")
+                    trackers.pictures(step, pictures)
+
+            every = execution.validate_steps
+            return fine_tune(
+                pipeline,
+                job.dataset_folder,
+                job.config.fine_tuning(execution),
+                job.out,
+                on_step=stepped,
+                checkpoints=Checkpoints(job.checkpoint, self.checkpoint_steps, job.resume_from),
+                cache=self.cache,
+                images=job.images,
+                validation=None
+                if every is None
+                else Validation(every, execution.validation_pictures, looked),
+            )
 
     def _rehearse(self, job: Job, pipeline: LoadedPipeline, execution: Execution, on_step: OnStep) -> None:
         """Go through all stages once for each model and way to run it; a short run needs no rehearsal."""
@@ -194,7 +223,7 @@ class LoraExecutor:
         from matchgraph.training.pipelines.placement import Placement
 
         options: dict[str, Any] = {
-            "precision": job.config.precision,
+            "precision": job.config.computed_in,
             "placement": placement or Placement(),
             "quantisation": job.config.kept_in,
         }

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from matchgraph.ingest.runs.config import Execution, RunConfig
+from matchgraph.ingest.runs.config import AUTO, Execution, RunConfig
 from matchgraph.training.config import QUANTISATIONS
 from matchgraph.training.errors import CannotProfile, InsufficientMemory
 
@@ -128,7 +128,7 @@ def plan_of(
         footprint = kept_footprint(
             folder,
             kept,
-            precision=config.precision,
+            precision=config.computed_in,
             resolution_px=config.resolution_px,
             method=config.method,
             rank=config.rank,
@@ -139,6 +139,24 @@ def plan_of(
     return plan_memory(
         footprint, budget, _work(config, execution, INSTRUMENT_BYTES if held is None else held)
     )
+
+
+def narrowed(config: RunConfig, execution: Execution) -> RunConfig:
+    """The configuration in bf16 where it leaves its precision to a device that has bf16.
+
+    Args:
+        config: what runs do.
+        execution: on what device.
+    """
+    import torch
+
+    from matchgraph.training.pipelines.loading import choose_device
+
+    if config.precision != AUTO or not torch.cuda.is_available():
+        return config
+    on_gpu = choose_device(execution.device).type == "cuda"
+    has_it = on_gpu and torch.cuda.is_bf16_supported(including_emulation=False)
+    return replace(config, precision="bf16") if has_it else config
 
 
 def quantised_to_fit(
@@ -284,5 +302,5 @@ def in_words(plan: MemoryPlan) -> str:
 
 
 def _key(folder: Path, config: RunConfig) -> object:
-    names = ("precision", "resolution_px", "method", "rank", "batch_size", "kept_in", "optimiser", "ema")
+    names = ("computed_in", "resolution_px", "method", "rank", "batch_size", "kept_in", "optimiser", "ema")
     return folder, *(getattr(config, name) for name in names)

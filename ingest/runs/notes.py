@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from matchgraph.graphdb.models import Dataset
-from matchgraph.ingest.runs.config import RunConfig
+from matchgraph.ingest.runs.config import AUTO, RunConfig
 from matchgraph.training.config import EXACT
 from matchgraph.training.measure.scoring import parse_metric
 from matchgraph.words import some
@@ -49,3 +49,10 @@ def quantised(asked: Mapping[str, RunConfig], configs: Mapping[str, RunConfig]) 
         for model, own in configs.items()
         if asked[model].quantisation is None and own.kept_in != EXACT
     ]
+
+
+def in_bf16(asked: Mapping[str, RunConfig], configs: Mapping[str, RunConfig]) -> list[str]:
+    """Say that runs compute in bf16 although nobody asked for it; see `quantised`."""
+    if not any(asked[model].precision == AUTO and own.precision == "bf16" for model, own in configs.items()):
+        return []
+    return ["The runs compute in bf16; --precision fp32 is slower and rounds less."]

@@ -22,7 +22,7 @@ from matchgraph.ingest.runs.artefacts import has_artefact
 from matchgraph.ingest.runs.config import RunConfig, Selection
 from matchgraph.ingest.runs.estimates import Estimate, Estimator
 from matchgraph.ingest.runs.ledger import DONE, FAILED, MAX_ATTEMPTS, QUEUED, RUNNING, Ledger, Run, RunRequest
-from matchgraph.ingest.runs.notes import few_samples, quantised, without_captions
+from matchgraph.ingest.runs.notes import few_samples, in_bf16, quantised, without_captions
 from matchgraph.ingest.runs.sources import Sources
 from matchgraph.ingest.tables.csv_file import check_ids, read_table, write_table
 from matchgraph.ingest.tables.results import check_known
@@ -197,6 +197,7 @@ def make_plan(
     notes = (
         *without_captions([all_datasets[dataset] for dataset in sorted({pair[1] for pair in wanted})]),
         *few_samples(config, extractors),
+        *in_bf16(asked, configs),
         *quantised(asked, configs),
     )
     return Plan(

@@ -23,7 +23,13 @@ from matchgraph.errors import Error
 from matchgraph.graphdb.checks import INITIAL
 from matchgraph.graphdb.errors import AuthenticationFailed, DatabaseFailed, GraphError, ServerUnreachable
 from matchgraph.graphdb.models import STANDARD_ERROR, Result, Statistics
-from matchgraph.ingest.errors import ConfigChanged, ExtractorMismatch, SourceChanged, StaleFence
+from matchgraph.ingest.errors import (
+    ConfigChanged,
+    ExtractorMismatch,
+    SourceChanged,
+    StaleFence,
+    TrackerUnavailable,
+)
 from matchgraph.ingest.runs.artefacts import (
     CHECKPOINT_FOLDER,
     RECORD_FILE,
@@ -61,7 +67,14 @@ LOST, GIVEN_UP = "taken by another worker", "cancelled"
 PATIENCE_S = 600.0
 RETRY_S = 2.0
 # What is wrong with this machine or this program, and not with the run.
-LOCAL_FAULTS = (SourceChanged, ExtractorMismatch, ExtractorUnavailable, ConfigChanged, InsufficientMemory)
+LOCAL_FAULTS = (
+    SourceChanged,
+    ExtractorMismatch,
+    ExtractorUnavailable,
+    ConfigChanged,
+    InsufficientMemory,
+    TrackerUnavailable,
+)
 # What another attempt may well get past, although it has a message for the user.
 PASSING_FAULTS = (BadAdapter, OutOfMemory)
 # The database is gone; the last write may have been committed or not.
@@ -138,7 +151,7 @@ class OnStep(Protocol):
         """Take note.
 
         Args:
-            stage: what the run is at, see `ingest.runs.estimates.stages` for those that take long.
+            stage: what the run is at, see `ingest.runs.ledger.LONG_STAGES` for those that take long.
             done: how much of the stage is done.
             of: of how much.
             loss: the training loss, if there is one.

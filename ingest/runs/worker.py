@@ -37,6 +37,7 @@ from matchgraph.ingest.runs.owner import Owner
 from matchgraph.ingest.runs.reporter import Reporter
 from matchgraph.ingest.runs.run import DONE_OUTCOME, Executor, Job, NotHere, Unforeseen, carry_out, make_job
 from matchgraph.ingest.runs.sources import Sources
+from matchgraph.ingest.runs.tracking import TRACKING_FOLDER
 from matchgraph.ingest.tables.comparison import define_metric
 from matchgraph.ingest.tables.image_folders import source_of
 from matchgraph.settings import setting
@@ -312,6 +313,7 @@ def local_executor(
         home / FEATURES_FOLDER,
         home / PRETRAINED_FOLDER,
         home / FOOTPRINTS_FOLDER,
+        home / TRACKING_FOLDER,
         notice,
     )
 

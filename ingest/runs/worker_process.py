@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ def carry_out_order(order: dict[str, Any]) -> int:
             summary = work_queue(
                 settings,
                 order["ids"],
-                WorkerOptions(**order["options"]),
+                ordered_options(order),
                 without=order["without"],
                 stop=stop,
             )
@@ -48,6 +49,14 @@ def carry_out_order(order: dict[str, Any]) -> int:
             return USER_ERROR
     json.dump({"not_here": dict(summary.not_here)}, sys.stdout)
     return 0
+
+
+def ordered_options(order: Mapping[str, Any]) -> WorkerOptions:
+    """The options of an order that came as JSON, which has no tuples."""
+    options = order["options"].items()
+    return WorkerOptions(
+        **{name: tuple(value) if isinstance(value, list) else value for name, value in options}
+    )
 
 
 def _follow_parent() -> None:

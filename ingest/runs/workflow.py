@@ -36,6 +36,7 @@ from matchgraph.ingest.runs.memory import (
     FOOTPRINTS_FOLDER,
     ModelMemory,
     memory_of_models,
+    narrowed,
     quantised_to_fit,
 )
 from matchgraph.ingest.runs.plan import (
@@ -227,11 +228,12 @@ def missing_runs(
     runs = Ledger(graph.runner).runs()
     unfinished = {(run.model, run.dataset) for run in runs if run.status != DONE}
     pairs = frozenset(select_pairs(models, datasets, selection)) - unfinished
-    estimator = Estimator(runs, models, gpu=on_gpu(execution or Execution()))
+    execution = execution or Execution()
+    estimator = Estimator(runs, models, gpu=on_gpu(execution))
     estimated = {}
     for name, model in models.items():
         own = replace(config, **(families or {}).get(str(model.properties.get("family")), {}))
-        estimated[name] = estimator.whole(name, own.asked()).hours
+        estimated[name] = estimator.whole(name, narrowed(own, execution).asked()).hours
     known = [hours for hours in estimated.values() if hours]
     # A model of which nothing is known may cost as much as any.
     usual = median(known) if known else 1.0
@@ -509,7 +511,7 @@ def planned(
         selection,
         weights=weights,
         own=lambda folder, asked: of_family(folder, asked, families or {}),
-        fitted=lambda folder, asked: quantised_to_fit(folder, asked, execution, kept),
+        fitted=lambda folder, asked: quantised_to_fit(folder, narrowed(asked, execution), execution, kept),
         known={run.id for run in Ledger(graph.runner).runs() if run.status in {DONE, QUEUED, RUNNING}},
     )
     return plan, instruments

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from matchgraph.graphdb.models import Model
-from matchgraph.ingest.runs.estimates import ASSUMED_TFLOP_PER_S, TRAINING, Estimator
-from matchgraph.ingest.runs.ledger import Pace, Run, RunProgress
+from matchgraph.ingest.runs.estimates import ASSUMED_TFLOP_PER_S, Estimator
+from matchgraph.ingest.runs.ledger import TRAINING, Pace, Run, RunProgress
 
 CONFIG = {
     "steps": 100,

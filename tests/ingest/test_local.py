@@ -25,6 +25,7 @@ from matchgraph.ingest.runs.execution import LoraExecutor
 from matchgraph.ingest.runs.ledger import QUEUED, RUNNING, Ledger, Run
 from matchgraph.ingest.runs.plan import Plan, make_plan, queue_plan
 from matchgraph.ingest.runs.worker import WorkerOptions, work
+from matchgraph.ingest.runs.worker_process import ordered_options
 from matchgraph.ingest.tables.datasets import ingest_image_folders
 from matchgraph.ingest.tables.models import ingest_models
 from tests.ingest.conftest import ROOT
@@ -51,6 +52,12 @@ def test_gpus_are_shared_out_and_cores_divided(monkeypatch: pytest.MonkeyPatch) 
     assert local.worker_count(None, []) == 4
     assert local.worker_count(None, ["0", "1"]) == 2
     assert local.worker_count(7, ["0"]) == 7
+
+
+def test_a_child_works_with_the_options_of_its_parent() -> None:
+    options = WorkerOptions(gpu_memory=24.0, validate_steps=500, track=("tensorboard",))
+    line = json.dumps(local.order(Settings(home=ROOT), [], [], options, {}))
+    assert ordered_options(json.loads(line)) == options
 
 
 def test_the_gpus_that_are_visible(monkeypatch: pytest.MonkeyPatch) -> None:

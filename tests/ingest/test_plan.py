@@ -15,7 +15,7 @@ from matchgraph.graphdb.repository import MatchingGraph
 from matchgraph.ingest.errors import BadInput, ConfigChanged, ExtractorMismatch, NothingToDo, SourceChanged
 from matchgraph.ingest.runs import memory
 from matchgraph.ingest.runs.config import Execution, RunConfig, Selection
-from matchgraph.ingest.runs.memory import quantised_to_fit
+from matchgraph.ingest.runs.memory import narrowed, quantised_to_fit
 from matchgraph.ingest.runs.plan import make_plan
 from matchgraph.ingest.runs.run import make_job
 from matchgraph.ingest.runs.sampling import drawing_hash
@@ -110,6 +110,38 @@ def test_weights_are_quantised_only_where_nothing_exact_fits(
     assert quantised_to_fit(Path(), config, Execution("cpu")) == config
     whole = replace(CONFIG, method="full")
     assert quantised_to_fit(Path(), whole, Execution(gpu_memory=8)) == whole
+
+
+@pytest.mark.parametrize(
+    ("gpu", "has_it", "device", "asked", "found"),
+    [
+        (True, True, "auto", "auto", "bf16"),
+        (True, True, "auto", "fp32", "fp32"),
+        (True, True, "cpu", "auto", "auto"),
+        (True, False, "auto", "auto", "auto"),
+        (False, True, "auto", "auto", "auto"),
+    ],
+)
+def test_a_gpu_with_bf16_computes_in_it(
+    monkeypatch: pytest.MonkeyPatch, gpu: bool, has_it: bool, device: str, asked: str, found: str
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: gpu)
+    monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda **_: has_it)
+    config = narrowed(replace(CONFIG, precision=asked), Execution(device))
+    assert config.precision == found
+    # Until then, as a run was before there was a choice.
+    assert config.asked()["precision"] == found.replace("auto", "fp32")
+
+
+def test_a_choice_of_bf16_is_said(zoo: MatchingGraph) -> None:
+    def fitted(_: Path, config: RunConfig) -> RunConfig:
+        return replace(config, precision="bf16")
+
+    made = make_plan(zoo, CONFIG, {"clip": EXTRACTOR}, Selection(), fitted=fitted)
+    assert {request.config["precision"] for request in made.requests.values()} == {"bf16"}
+    assert made.notes == ("The runs compute in bf16; --precision fp32 is slower and rounds less.",)
+    asked = replace(CONFIG, precision="bf16")
+    assert make_plan(zoo, asked, {"clip": EXTRACTOR}, Selection(), fitted=fitted).notes == ()
 
 
 def test_a_model_that_is_quantised_to_fit_is_named_and_asks_another_question(zoo: MatchingGraph) -> None:

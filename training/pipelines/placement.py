@@ -88,14 +88,18 @@ def arrange(pipe: Any, placement: Placement, device: torch.device) -> None:
         device: where they compute.
     """
     if placement.moves:
-        # Pipelines ask their first component, which may be the one that waits.
-        plain, here = type(pipe), property(lambda _: device)
-        overridden = {"device": here, "_execution_device": here, "__module__": plain.__module__}
-        pipe.__class__ = type(plain.__name__, (plain,), overridden)
+        _say_device(pipe, device)
     if placement.vae_slicing:
         pipe.vae.enable_slicing()
     if placement.vae_tiling:
         pipe.vae.enable_tiling()
+
+
+def _say_device(pipe: Any, device: torch.device) -> None:
+    """Let a pipeline say where it computes: it asks its first component, which may be one that waits."""
+    plain, here = type(pipe), property(lambda _: device)
+    overridden = {"device": here, "_execution_device": here, "__module__": plain.__module__}
+    pipe.__class__ = type(plain.__name__, (plain,), overridden)
 
 
 @contextmanager
@@ -133,6 +137,29 @@ def placed(loaded: Loaded, *needed: str, training: bool = False) -> Iterator[Non
         if loaded.device.type != "cpu":
             _move([part for part in wanted.values() if part not in by_blocks], loaded.device)
         yield
+
+
+@contextmanager
+def beside(loaded: Loaded, name: str) -> Iterator[None]:
+    """Have one more component on the device inside, while the denoiser trains there.
+
+    Args:
+        loaded: the pipeline.
+        name: of the component.
+    """
+    import torch
+
+    if loaded.device.type == "cpu":
+        yield
+        return
+    part, plain = getattr(loaded.pipe, name), type(loaded.pipe)
+    _say_device(loaded.pipe, loaded.device)
+    _move([part], loaded.device)
+    try:
+        yield
+    finally:
+        _move([part], torch.device("cpu"))
+        loaded.pipe.__class__ = plain
 
 
 def _move(parts: Sequence[torch.nn.Module], device: torch.device) -> None:

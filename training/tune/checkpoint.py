@@ -69,6 +69,7 @@ class RunState:
         peak_memory_bytes: highest of all parts.
         resumed_at: the steps after which the run was taken up again.
         notes: what the record should tell.
+        validations: see `training.tune.validation.Validator`.
     """
 
     step: int
@@ -80,6 +81,7 @@ class RunState:
     peak_memory_bytes: int = 0
     resumed_at: list[int] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    validations: list[dict[str, float]] = field(default_factory=list)
 
 
 class DamagedCheckpoint(Exception):

@@ -91,7 +91,7 @@ class ConsistencyTraining(Training):
         latents, conditioning = self._dataset.batch(self._order.take(count), [True] * count, self._device)
         places = torch.randint(1, len(path) + 1, (count,), generator=noise).to(self._device)
         noisy = path.noised(latents, training_noise(latents, noise), places)
-        with self._narrowed():
+        with self.narrowed():
             with torch.no_grad():
                 output = self._teach(noisy, path.levels[places], conditioning)
                 below = path.step(noisy, output, places)

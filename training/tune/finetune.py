@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from matchgraph.training.tune.fine_tuning import FineTuning
 from matchgraph.training.tune.loop import attached
 from matchgraph.training.tune.methods import WEIGHT_FILES, Full, Lora, Method
 from matchgraph.training.tune.session import Session, circumstances, identity_of
+from matchgraph.training.tune.validation import Validation, Validator
 
 RECORD_FILE = "record.json"
 
@@ -74,6 +76,7 @@ def fine_tune(
     checkpoints: Checkpoints | None = None,
     cache: EncodingCache | None = None,
     images: Sequence[CaptionedImage] | None = None,
+    validation: Validation | None = None,
 ) -> FineTuneRecord:
     """Train an adapter, or all of the denoiser's weights, and save them.
 
@@ -93,6 +96,7 @@ def fine_tune(
         checkpoints: where the run's state is kept and what it goes on from; none by default.
         cache: where encodings of images and captions are kept for other runs; none by default.
         images: those of the folder, where they were listed before; listed now by default.
+        validation: when to look at the run while it trains; never by default. It changes nothing of the run.
 
     Returns:
         The record of the run.
@@ -118,9 +122,19 @@ def fine_tune(
             identity = identity_of(loaded, dataset_hash(images), config)
         session = Session(config.steps, checkpoints, identity, began, memory, compiling=config.compile)
         use = CacheUse(cache)
-        dataset = encode_dataset(
-            loaded, dataset_folder, images, resolution_px=config.resolution_px, seed=config.seed, use=use
+        encode = partial(
+            encode_dataset,
+            loaded,
+            dataset_folder,
+            resolution_px=config.resolution_px,
+            seed=config.seed,
+            use=use,
         )
+        dataset = encode(images)
+        validated, validated_on = None, ""
+        if validation is not None:
+            chosen, validated_on = validation.images(images)
+            validated = encode(chosen)
         encoding_seconds = time.perf_counter() - began
         out.mkdir(parents=True, exist_ok=True)
         for name in (RECORD_FILE, *WEIGHT_FILES):
@@ -133,6 +147,8 @@ def fine_tune(
             trainable = sum(parameter.numel() for parameter in parameters.values())
             with memory_of("training"):
                 training = FineTuning(loaded, parameters, dataset, config)
+                if validation is not None and validated is not None:
+                    session.validate = Validator(validation, loaded, training, validated, config)
                 session.train(training, on_step)
                 training.keep_average()
             adapter = method.save(loaded, out)
@@ -157,6 +173,8 @@ def fine_tune(
                 "images_per_step": images_per_step,
                 "trainable_parameters": trainable,
                 "losses": session.losses,
+                "validations": session.validations,
+                "validated_on": validated_on,
                 "skipped_steps": session.skipped_steps,
                 "resumed_at": session.resumed_at,
                 "notes": session.notes,

@@ -258,13 +258,14 @@ class Training:
             noise.set_state(before)
             rows = slice(first, first + config.batch_size)
             weighting = () if config.snr_gamma is None else (config.snr_gamma,)
-            with self._narrowed():
+            with self.narrowed():
                 loss = loaded.family.loss(
                     loaded.pipe, self._denoiser, latents, conditioning, noise, rows, *weighting
                 )
             yield loss
 
-    def _narrowed(self) -> torch.autocast:
+    def narrowed(self) -> torch.autocast:
+        """Compute in the run's precision inside."""
         import torch
 
         narrow = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self._config.precision)

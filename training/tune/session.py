@@ -39,6 +39,7 @@ class Session:
         memory: what it takes.
         compiling: whether to compile the denoiser.
         losses: of each step done.
+        validate: called after each step; what it finds is kept.
     """
 
     steps: int
@@ -48,6 +49,8 @@ class Session:
     memory: PeakMemory
     compiling: bool = False
     losses: list[float] = field(default_factory=list)
+    validate: Callable[[int], dict[str, float] | None] = lambda _: None
+    validations: list[dict[str, float]] = field(default_factory=list)
     resumed_at: list[int] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     skipped_steps: int = 0
@@ -87,6 +90,8 @@ class Session:
         last = self.steps
         for step in range(len(self.losses) + 1, last + 1):
             self.losses.append(training.step(step))
+            if (found := self.validate(step)) is not None:
+                self.validations.append(found)
             if self.checkpoints and (step % self.checkpoints.every_steps == 0 or step == last):
                 self._save(training)
                 saved = step
@@ -126,7 +131,7 @@ class Session:
         if found is None:
             remove_checkpoint(checkpoints.folder)
             return None
-        self.losses = list(progress.losses)
+        self.losses, self.validations = list(progress.losses), list(progress.validations)
         self.seconds_before, self.peak_before = progress.seconds, progress.peak_memory_bytes
         self.resumed_at = [*progress.resumed_at, progress.step]
         self.notes = [*progress.notes, *self.notes]
@@ -149,6 +154,7 @@ class Session:
             peak_memory_bytes=self.peak_memory_bytes,
             resumed_at=self.resumed_at,
             notes=self.notes,
+            validations=self.validations,
         )
         write_checkpoint(self.checkpoints.folder, self.identity, progress, training.tensors())
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -125,7 +126,7 @@ class Extractor(Instrument):
     def _embed(self, batch: list[Image.Image]) -> np.ndarray:
         import torch
 
-        with torch.no_grad(), memory_of("scoring"):
+        with torch.no_grad(), memory_of("scoring"), whole_products():
             pixels = torch.from_numpy(self._pixels(batch)).to(self.device)
             return self.encode(pixels).double().cpu().numpy()
 
@@ -155,6 +156,19 @@ class CaptionExtractor(Instrument):
 
     def _embed(self, batch: list[str]) -> np.ndarray:
         return np.asarray(self.encode(batch), dtype=np.float64)
+
+
+@contextmanager
+def whole_products() -> Iterator[None]:
+    """Let a GPU multiply float32 as float32 inside, and not as TF32, which pipelines may."""
+    import torch
+
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 def clean_resize(image: Image.Image, size_px: int) -> np.ndarray:
