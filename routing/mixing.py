@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from matchgraph.graphdb.models import check_metric_name
+from matchgraph.graphdb.checks import check_metric_name
 from matchgraph.graphdb.prompt_models import Score
 from matchgraph.graphdb.prompts import PromptGraph
 from matchgraph.routing.errors import InvalidScores, NotEnoughScores
