@@ -53,10 +53,10 @@ def carry_out_order(order: dict[str, Any]) -> int:
 
 def ordered_options(order: Mapping[str, Any]) -> WorkerOptions:
     """The options of an order that came as JSON, which has no tuples."""
-    options = order["options"].items()
-    return WorkerOptions(
-        **{name: tuple(value) if isinstance(value, list) else value for name, value in options}
-    )
+    options: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in order["options"].items()
+    }
+    return WorkerOptions(**options)
 
 
 def _follow_parent() -> None:
