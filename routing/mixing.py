@@ -12,7 +12,7 @@ from matchgraph.graphdb.checks import check_metric_name
 from matchgraph.graphdb.prompt_models import Score
 from matchgraph.graphdb.prompts import PromptGraph
 from matchgraph.routing.errors import InvalidScores, NotEnoughScores
-from matchgraph.training.measure.mixture import Mixture, Part
+from matchgraph.training.measure.mixture import Mixture, Part, mixtures_in
 from matchgraph.training.measure.scorers import SCORE_METRICS
 
 if TYPE_CHECKING:
@@ -33,7 +33,8 @@ def mix(runner: Runner, folder: Path, name: str, weights: Mapping[str, float]) -
         The mixture, and how many scores it has now.
 
     Raises:
-        InvalidScores: the name is that of another metric, or fewer than two are mixed.
+        InvalidScores: the name is that of another metric, fewer than two are mixed, or one is a mixture
+            itself.
         NotEnoughScores: one of the metrics has no scores, or all alike, or none where the others have some.
     """
     graph = PromptGraph(runner)
@@ -42,9 +43,16 @@ def mix(runner: Runner, folder: Path, name: str, weights: Mapping[str, float]) -
         raise InvalidScores(f"{name} is a metric already: name the mixture otherwise.")
     if len(weights) < 2:
         raise InvalidScores("A mixture has at least two metrics, such as nearness=0.7 and clip_score=0.3.")
+    mixtures = mixtures_in(folder)
+    if nested := [metric for metric in weights if metric in mixtures]:
+        raise InvalidScores(f"{nested[0]} is a mixture itself: give the metrics that it is made of.")
     tables = {metric: graph.table(metric) for metric in weights}
     total = sum(weights.values())
     mixture = Mixture(name, tuple(_part(table, weights[metric] / total) for metric, table in tables.items()))
+    # Scores of the graph are replaced only by those of the mixture that made them, which may have come with
+    # records, without its file.
+    if name in graph.metrics() and name not in mixtures and graph.table(name).scorer != mixture.hash:
+        raise InvalidScores(f"{name} is a metric already: name the mixture otherwise.")
     values = mixture.of({metric: table.mean for metric, table in tables.items()})
     first = next(iter(tables.values()))
     samples = np.min([table.samples for table in tables.values()], axis=0)

@@ -27,7 +27,9 @@ def tables(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     other.mean[3, 1] = np.nan
     tables = {"beauty": one, "fit": other, "saved": []}
     graph = SimpleNamespace(
-        table=tables.__getitem__, save_scores=lambda scores: tables["saved"].extend(scores)
+        table=tables.__getitem__,
+        metrics=lambda: tables.keys() - {"saved"},
+        save_scores=lambda scores: tables["saved"].extend(scores),
     )
     monkeypatch.setattr(mixing, "PromptGraph", lambda _: graph)
     return tables
@@ -58,10 +60,26 @@ def test_what_cannot_be_mixed_is_named(tables: dict[str, Any], tmp_path: Path) -
         mix("sharpness", {"beauty": 1, "fit": 1})
     with pytest.raises(InvalidScores, match="at least two metrics"):
         mix("liked", {"beauty": 1})
+    tables["rating"] = replace(tables["beauty"], metric="rating", scorer="given")
+    with pytest.raises(InvalidScores, match="rating is a metric already"):
+        mix("rating", {"beauty": 1, "fit": 1})
     tables["fit"].mean[:] = 2.0
     with pytest.raises(NotEnoughScores, match="scores of fit on the training prompts have no spread"):
         mix("liked", {"beauty": 1, "fit": 1})
     assert not tables["saved"]
+
+
+def test_a_mixture_is_defined_again_but_not_mixed(tables: dict[str, Any], tmp_path: Path) -> None:
+    parts = {"beauty": 1.0, "fit": 1.0}
+    mixture, count = mixing.mix(None, tmp_path / "here", "liked", parts)  # type: ignore[arg-type]
+    tables["liked"] = replace(tables["beauty"], metric="liked", scorer=mixture.hash)
+    # Records bring its scores into another data folder, but not its definition.
+    for folder in ("here", "there"):
+        assert mixing.mix(None, tmp_path / folder, "liked", parts)[1] == count  # type: ignore[arg-type]
+    other, _ = mixing.mix(None, tmp_path / "here", "liked", parts | {"fit": 2.0})  # type: ignore[arg-type]
+    assert other != mixture
+    with pytest.raises(InvalidScores, match="liked is a mixture itself"):
+        mixing.mix(None, tmp_path / "here", "more", {"liked": 1, "fit": 1})  # type: ignore[arg-type]
 
 
 def test_images_are_scored_by_the_mixture_that_was_stated(tables: dict[str, Any], tmp_path: Path) -> None:
@@ -80,5 +98,5 @@ def test_images_are_scored_by_the_mixture_that_was_stated(tables: dict[str, Any]
     ):
         MixedScore(mixture, [scorer("beauty", "scorer"), scorer("fit", "new")])
     # Its parts are loaded by their own names, and these two are of people.
-    with pytest.raises(ScorerUnavailable, match="no scorer called 'beauty'"):
+    with pytest.raises(ScorerUnavailable, match=r"no scorer called 'beauty'.*matchgraph route mix"):
         load_scorers(["liked"], "clip", weights=mixtures_in(tmp_path))

@@ -82,5 +82,8 @@ def load_scorers(
             made[name] = functools.partial(mixed, path)
     wanted = list(dict.fromkeys(metrics))
     if unknown := [metric for metric in wanted if metric not in made]:
-        raise ScorerUnavailable(f"There is no scorer called {unknown[0]!r}: use one of {', '.join(made)}.")
+        raise ScorerUnavailable(
+            f"There is no scorer called {unknown[0]!r}: use one of {', '.join(made)}, or define it "
+            "as a mixture with `matchgraph route mix`."
+        )
     return [made[metric]() for metric in wanted]
