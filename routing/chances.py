@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from matchgraph.routing.estimators import NearestPrompts, columns, read_saved, unusable
+from matchgraph.routing.estimators import NearestPrompts, columns, read_saved, scored_rows, unusable
 from matchgraph.routing.process import GaussianQuality
 from matchgraph.stats.intervals import Interval, bootstrap
 
@@ -66,14 +66,13 @@ class Errors:
         names = tuple(variant.id for variant in table.variants)
         expected = columns(estimator.estimate(validation).quality, estimator.variants, names)
         values = table.mean[table.rows("validation")] - expected
-        known = table.mean[table.rows("train")]
         if (
             isinstance(estimator, (NearestPrompts, GaussianQuality))
             and estimator.variants == names
-            and len(known) <= MOST_LEFT_OUT
-            and not np.isnan(known).any()
+            and len(scored_rows(table)) <= MOST_LEFT_OUT
         ):
             values = np.concatenate([values, estimator.left_out()])
+        values = values[~np.isnan(values).all(axis=1)]
         if len(values) > MOST_PROMPTS:
             values = values[np.random.default_rng(seed).choice(len(values), MOST_PROMPTS, replace=False)]
         return cls(names, values)
@@ -107,12 +106,12 @@ class Errors:
             quality: expected, (n, m).
 
         Returns:
-            float64, (n, m), whose rows sum to 1 over the candidates that are known; NaN elsewhere.
+            float64, (n, m), whose rows sum to 1 over the candidates with a quality; NaN elsewhere, and in
+            rows where too few prompts have errors of all of these.
         """
         found = np.full(quality.shape, np.nan)
-        known = (~np.isnan(self.values)).sum(axis=0) >= FEWEST_PROMPTS
         for row, own in enumerate(quality):
-            among = np.flatnonzero(known & ~np.isnan(own))
+            among = np.flatnonzero(~np.isnan(own))
             errors = self.values[:, among]
             errors = errors[~np.isnan(errors).any(axis=1)]
             if len(among) and len(errors) >= FEWEST_PROMPTS:

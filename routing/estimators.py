@@ -85,10 +85,14 @@ class NearestPrompts:
         return averaged(self._scores[nearest], similarity.max(axis=1))
 
     def left_out(self) -> np.ndarray:
-        """What each training prompt came to, less what is expected of it by the others; float64, (k, m)."""
+        """What each training prompt came to, less what is expected of it by the others.
+
+        Returns:
+            float64, (k, m); NaN where a candidate is not scored on it, or on none of its neighbours.
+        """
         similarity = self._embeddings @ self._embeddings.T
         np.fill_diagonal(similarity, -np.inf)
-        count = max(1, min(self._count, len(similarity) - 1))
+        count = min(self._count, len(similarity) - 1)
         nearest = np.argpartition(-similarity, count - 1, axis=1)[:, :count]
         return self._scores - known_mean(self._scores[nearest], 1)
 

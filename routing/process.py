@@ -55,7 +55,7 @@ class GaussianQuality:
             concentration: likewise.
             noise: likewise.
             known: embeddings of the training prompts, float64, (k, d).
-            apart: their qualities less the average, 0 where there is none, float64, (k, m).
+            apart: their qualities less the average, NaN where there is none, float64, (k, m).
             average: mean quality of each candidate, NaN where it is not scored, (m,).
         """
         from scipy.linalg import cho_factor, cho_solve
@@ -64,6 +64,7 @@ class GaussianQuality:
         self.concentration, self.noise = concentration, noise
         self._known, self._apart, self._average = known, apart, average
         self._factor = cho_factor(self._kernel(known) + noise * np.eye(len(known)), lower=True)
+        apart = np.nan_to_num(apart)
         self._weights = cho_solve(self._factor, apart)
         # The process' own standard deviation, with which the marginal likelihood is largest.
         self._scale = np.sqrt(np.maximum((apart * self._weights).sum(axis=0), 0.0) / len(apart))
@@ -96,7 +97,7 @@ class GaussianQuality:
             concentration=concentration,
             noise=noise,
             known=known,
-            apart=np.nan_to_num(scores - average),
+            apart=scores - average,
             average=average,
         )
 
@@ -115,7 +116,10 @@ class GaussianQuality:
         )
 
     def left_out(self) -> np.ndarray:
-        """What each training prompt came to, less what is expected of it by the others; float64, (k, m).
+        """What each training prompt came to, less what is expected of it by the others.
+
+        Returns:
+            float64, (k, m); NaN where a candidate is not scored on it, or on no other.
 
         Source:
             Rasmussen and Williams (2006), Eq. 5.12.
@@ -123,7 +127,12 @@ class GaussianQuality:
         from scipy.linalg import cho_solve
 
         inverse = cho_solve(self._factor, np.eye(len(self._known)))
-        return np.asarray(self._weights / np.diag(inverse)[:, None])
+        scored = ~np.isnan(self._apart)
+        others = scored.sum(axis=0) - 1.0
+        others[others < 1] = np.nan
+        # Without a prompt, the averages of all scored ones change by this.
+        change = self._apart / others
+        return np.asarray((self._weights + change * (inverse @ scored)) / np.diag(inverse)[:, None])
 
     def _kernel(self, asked: np.ndarray) -> np.ndarray:
         """With the training prompts, (n, k)."""

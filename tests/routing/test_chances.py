@@ -42,9 +42,11 @@ def test_of_too_little_nothing_is_said() -> None:
     errors = Errors(NAMES, np.zeros((10, 2)))
     assert errors.enough(quality, 0.1)[0, 0] == 10.5 / 11
     assert np.isnan(errors.enough(quality, 0.1)[0, 1])
-    # The only candidate that is known is the best of those known.
+    # The only candidate that has a quality is the best of these.
     assert errors.best(quality)[0, 0] == 1
     assert np.isnan(errors.best(quality)[0, 1])
+    # One without errors may be the best, so of the others it is not known.
+    assert np.isnan(errors.ordered((*NAMES, "new")).best(np.array([[0.1, 0.2, 5.0]]))).all()
 
 
 def test_they_come_back_as_they_were_kept(tmp_path: Path) -> None:
@@ -80,6 +82,8 @@ def test_chances_are_judged_by_what_happened() -> None:
 
 def test_a_training_prompt_is_judged_by_the_others() -> None:
     table = circle.table(40, spread=0.3)
+    unscored = table.rows("train")[7]
+    table.mean[unscored, 1] = np.nan
     train = table.rows("train")
     out = train[5]
     prompts = tuple(
@@ -87,16 +91,28 @@ def test_a_training_prompt_is_judged_by_the_others() -> None:
         for row, prompt in enumerate(table.prompts)
     )
     asked = EncodedPrompts(table.embeddings[out : out + 1])
-    without = NearestPrompts(replace(table, prompts=prompts), 4).estimate(asked).quality[0]
-    assert NearestPrompts(table, 4).left_out()[5] == pytest.approx(table.mean[out] - without)
-    # The averages of a process are those of all, so that one prompt is missing in the kernel alone.
+    others = replace(table, prompts=prompts)
+    for all_known, without in (
+        (NearestPrompts(table, 4), NearestPrompts(others, 4)),
+        (GaussianQuality.fit(table), GaussianQuality.fit(others)),
+    ):
+        left_out = all_known.left_out()
+        assert left_out[5] == pytest.approx(table.mean[out] - without.estimate(asked).quality[0])
+        assert np.isnan(left_out).tolist() == np.isnan(table.mean[train]).tolist()
+
+
+def test_unscored_prompts_and_candidates_leave_the_errors_of_the_others() -> None:
+    """`route curve` measures chances by complete scores alone; those of other candidates change nothing."""
+    whole = circle.table(40, spread=0.3)
+    table = replace(whole, mean=whole.mean.copy())
+    table.mean[:, 2] = np.nan
+    table.mean[table.rows("train")[3]] = np.nan
     process = GaussianQuality.fit(table)
-    facts = {"metric": "", "variants": process.variants, "concentration": 3.0, "noise": 1.0}
-    average, others = table.mean[train].mean(axis=0), np.delete(train, 5)
-    other = GaussianQuality(
-        **facts,
-        known=table.embeddings[others].astype(np.float64),
-        apart=table.mean[others] - average,
-        average=average,
-    )
-    assert process.left_out()[5] == pytest.approx(table.mean[out] - other.estimate(asked).quality[0])
+    validation = EncodedPrompts(table.embeddings[table.rows("validation")])
+    errors = Errors.of(process, table, validation).values
+    assert np.isnan(errors).tolist() == [[False, False, True]] * (4 + 32 - 1)
+    assert errors[4:] == pytest.approx(process.left_out(), nan_ok=True)
+    # A single training prompt cannot be left out.
+    table.mean[table.rows("train")[1:]] = np.nan
+    for estimator in (NearestPrompts(table, 4), GaussianQuality.fit(table)):
+        assert len(Errors.of(estimator, table, validation).values) == 4

@@ -71,11 +71,13 @@ def test_averages_decide_for_an_unfamiliar_prompt() -> None:
 
 
 def test_options_have_their_chances_unless_the_prompt_is_unfamiliar() -> None:
-    # In the order of another fit, and without the last candidate: of that one nothing is known.
+    # In the order of another fit, and without the last candidate: whether that one is the best is not known.
     errors = Errors(("m-4", "m-1"), np.array([[0.0, 0.0]] * 16 + [[-0.7, 0.0]] * 3))
     near, far = router(errors=errors).decide(["1.0", "4.0"], least=0.5)
-    best = [(3 + 0.5) / 20, (16 + 0.5) / 20, None]
-    assert [option.p_best for option in near.options] == [*map(pytest.approx, best[:2]), None]
+    assert [option.p_best for option in near.options] == [None] * 3
+    [known] = router(Fixed([0.7, 0.1], [0.02, 0.01], errors.variants), errors=errors).decide(["1.0"])
+    best = [(3 + 0.5) / 20, (16 + 0.5) / 20]
+    assert [option.p_best for option in known.options] == [*map(pytest.approx, best), None]
     assert [option.p_success for option in near.options] == [0.5 / 20, (16 + 0.5) / 20, None]
     assert {(option.p_best, option.p_success) for option in far.options} == {(None, None)}
     [without] = router(errors=errors).decide(["1.0"])
