@@ -152,11 +152,11 @@ def _long(
             raise BadScoreFile(
                 f"{where}: {name} costs {cost:g} here and {prices[name]:g} above: give one cost."
             )
-    unread = [
-        str(name)
-        for name in frame.columns
-        if name not in {*columns.values(), costs} and str(name).lower() not in SOURCES
-    ]
+    used = {*columns.values(), costs}
+    if image is not None:
+        # All images are scored by one metric, which the command gives.
+        used.discard(columns["metric"])
+    unread = [str(name) for name in frame.columns if name not in used and str(name).lower() not in SOURCES]
     unit = None if costs is None else COSTS.get(costs.lower())
     return replace(_file(path, prompts, candidates, found, prices, unit, unread), images=images)
 

@@ -69,7 +69,7 @@ def test_a_column_of_metrics_gives_several(tmp_path: Path) -> None:
 def test_images_stand_in_for_values(tmp_path: Path) -> None:
     for name in ("1.png", "2.png"):
         (tmp_path / name).touch()
-    rows = "prompt,model,image,usd\na cat,A,1.png,0.04\na cat,A,2.png,0.04\na cat,B,1.png,0.01\n"
+    rows = "prompt,model,image,usd,metric\na cat,A,1.png,0.04,x\na cat,A,2.png,0.04,x\na cat,B,1.png,0.01,x\n"
     found = read_score_file(written(tmp_path, rows))
     assert found.images == {
         ("A", "a cat"): (tmp_path / "1.png", tmp_path / "2.png"),
@@ -81,6 +81,7 @@ def test_images_stand_in_for_values(tmp_path: Path) -> None:
         {"A": 0.04, "B": 0.01},
         "USD",
     )
+    assert found.notes == ("scores.csv: not read: 'metric'",)
 
 
 @pytest.mark.parametrize(
