@@ -106,7 +106,7 @@ def another_world(
         table: complete scores.
         encoded: its prompts, in its order; the network is left out.
         seed: of the topics, the validation prompts and the bootstrap.
-        on_topic: called after each topic.
+        on_topic: called after each topic, held out or too small.
 
     Returns:
         None where no topic has enough prompts.
@@ -118,18 +118,18 @@ def another_world(
     generator = np.random.default_rng(seed)
     rows, estimates, single, marked = [], [], [], []
     for number in range(TOPICS):
-        if (topic == number).sum() < FEWEST_PROMPTS or (topic != number).sum() < FEWEST_PROMPTS:
-            continue
-        own = _held_out(table, topic == number, generator)
-        turn = turn_of(own, plain)
-        nearest = NearestPrompts(own, 1)
-        least = least_familiar(nearest.estimate(plain.part(own.rows("validation"))).similarity)
-        unlike = nearest.estimate(plain.part(turn.rows)).similarity < least
-        average = known_mean(own.mean[own.rows("train")], 0)
-        rows.append(turn.rows)
-        estimates.append(np.where(unlike[:, None], average, turn.estimates[turn.chosen]))
-        single.append(np.full(len(turn.rows), turn.single))
-        marked.append(unlike)
+        out = topic == number
+        if FEWEST_PROMPTS <= out.sum() <= len(out) - FEWEST_PROMPTS:
+            own = _held_out(table, out, generator)
+            turn = turn_of(own, plain, with_chances=False)
+            nearest = NearestPrompts(own, 1)
+            least = least_familiar(nearest.estimate(plain.part(own.rows("validation"))).similarity)
+            unlike = nearest.estimate(plain.part(turn.rows)).similarity < least
+            average = known_mean(own.mean[own.rows("train")], 0)
+            rows.append(turn.rows)
+            estimates.append(np.where(unlike[:, None], average, turn.estimates[turn.chosen]))
+            single.append(np.full(len(turn.rows), turn.single))
+            marked.append(unlike)
         on_topic()
     if not rows:
         return None

@@ -149,6 +149,8 @@ def turn_of(
     encoded: EncodedPrompts,
     seed: int = 0,
     rewordings: Mapping[str, Rewordings] | None = None,
+    *,
+    with_chances: bool = True,
 ) -> Turn:
     """Fit the estimators to the training prompts, and ask them about the test prompts.
 
@@ -157,6 +159,7 @@ def turn_of(
         encoded: its prompts, in its order; without tokens the network is left out.
         seed: of the network.
         rewordings: other wordings of prompts, by kind.
+        with_chances: whether `Turn.best` and `Turn.enough` have chances, which take a matrix inverse, or NaN.
     """
     neighbours, process = best_neighbours(table, encoded), best_process(table, encoded)
     concentration, noise = process
@@ -167,10 +170,14 @@ def turn_of(
     if encoded.tokens is not None:
         made["network"] = TokenQuality.fit(table, encoded, seed=seed)
     rows, chosen = table.rows("test"), _best(made, table, encoded)
+    known, truth = table.mean[table.rows("train")], table.mean[rows]
     asked = encoded.part(rows)
     estimates = {name: own.estimate(asked).quality for name, own in made.items()}
-    errors = Errors.of(made[chosen], table, encoded.part(table.rows("validation")))
-    known, truth = table.mean[table.rows("train")], table.mean[rows]
+    errors = (
+        Errors.of(made[chosen], table, encoded.part(table.rows("validation")))
+        if with_chances
+        else Errors(made[chosen].variants, np.empty((0, truth.shape[1])))
+    )
     single = best_single(known, table.cost)
     least = float(known[:, single].mean())
 

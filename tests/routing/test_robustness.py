@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from matchgraph.graphdb.prompt_models import ScoreTable
 from matchgraph.routing import robustness
 from matchgraph.routing.paraphrases import reword
-from matchgraph.routing.robustness import another_world, rewording
+from matchgraph.routing.robustness import TOPICS, another_world, rewording
 from matchgraph.routing.router import least_familiar
 from matchgraph.training.measure.prompts import EncodedPrompts
 
@@ -46,10 +48,11 @@ def test_a_topic_is_held_out_whole(
     table, encoded = scored
     seen = []
 
-    def turn_of(own: ScoreTable, plain: EncodedPrompts) -> object:
+    def turn_of(own: ScoreTable, plain: EncodedPrompts, *, with_chances: bool) -> object:
         assert plain.tokens is None
+        assert not with_chances
         seen.append({name: own.rows(name) for name in ("train", "validation", "test")})
-        return original(own, plain)
+        return original(own, plain, with_chances=with_chances)
 
     original = robustness.turn_of
     monkeypatch.setattr(robustness, "turn_of", turn_of)
@@ -64,6 +67,14 @@ def test_a_topic_is_held_out_whole(
         assert len(rows["validation"]) == (len(rows["train"]) + len(rows["validation"])) // 10
         middles = [encoded.embeddings[rows[name]].mean(axis=0) for name in ("train", "test")]
         assert middles[0] @ middles[1] < 0
+
+
+def test_a_topic_that_is_too_small_is_reported_as_done(scored: tuple[ScoreTable, EncodedPrompts]) -> None:
+    table, encoded = scored
+    few = replace(table, prompts=table.prompts[:15], mean=table.mean[:15])
+    done: list[int] = []
+    assert another_world(few, encoded.part(np.arange(15)), on_topic=lambda: done.append(1)) is None
+    assert len(done) == TOPICS
 
 
 def test_few_prompts_widen_what_is_familiar() -> None:
