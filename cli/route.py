@@ -327,8 +327,8 @@ def ask(
 ) -> None:
     """Show which candidate is worth its cost for a prompt.
 
-    P(best) is the probability that a candidate's images are the best for this prompt, calibrated on the
-    validation prompts; `curve` measures how reliable these probabilities are.
+    P(best) is the probability that a candidate's images are the best for this prompt, from errors on
+    validation and left-out training prompts; `curve` measures how reliable these probabilities are.
     """
     if budget is not None and lam is not None:
         raise click.UsageError("Give a budget or --lambda, not both.")

@@ -261,10 +261,12 @@ def chances(study: Study) -> list[Section]:
         Section(
             f"{study.metric}-chances",
             f"{study.metric}: are the probabilities calibrated?",
-            "split conformal predictive distributions",
+            "split and cross-conformal predictive distributions",
             "The probability that a prompt's likeliest candidate is the best for it is off by "
             f"{percent(study.best.error)} on average over bins of a tenth; the probability of a success by "
-            f"{percent(study.enough.error)}.",
+            f"{percent(study.enough.error)}. The squared error of the first is "
+            f"{against_shares(study.best.over_share)}; of the second, "
+            f"{against_shares(study.enough.over_share)}.",
             "A success is a quality of at least the best single candidate's mean on the training prompts. "
             "With so many prompts, the error is above 0 even for perfect probabilities. The squared error is "
             "compared with that of a candidate's share of the training prompts, the same for every prompt.",
@@ -281,6 +283,12 @@ def chances(study: Study) -> list[Section]:
             ),
         )
     ]
+
+
+def against_shares(saved: Interval) -> str:
+    """How a squared error compares with that of fixed shares, of which it saves so much."""
+    words = {"above": "below", "below": "above", "level": "not clearly different from"}
+    return f"{words[verdict(saved) or 'level']} that of fixed shares ({signed(saved)} saved)"
 
 
 def robustness(study: Study) -> list[Section]:

@@ -65,7 +65,7 @@ class Study:
         world: prompts of topics that the router was not fitted on; None where no topic has enough.
         rewordings: decisions for other wordings, by kind; see `routing.paraphrases`.
         best: how reliable the chosen router's chances are that a prompt's likeliest candidate is the best for
-            it; None where the validation prompts are too few for chances.
+            it; None where validation and training prompts are too few for chances.
         enough: likewise that a candidate's quality is at least the best single candidate's mean on the
             training prompts.
     """

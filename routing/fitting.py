@@ -39,8 +39,8 @@ def fit_router(
         seed: of the network.
 
     Returns:
-        What there is to keep, the estimator that has weights, which `knn` has not, and the errors on the
-        validation prompts.
+        What there is to keep, the estimator that has weights, which `knn` has not, and the errors on
+        validation and left-out training prompts.
 
     Raises:
         NotEnoughScores: no training or no validation prompt is scored.

@@ -143,7 +143,8 @@ class Router:
         familiarity: of prompts.
         lam: what a unit of cost is worth in quality, unless a request says otherwise.
         encoder: reads prompts as the known ones were read; `decide` needs it.
-        errors: of the estimator on held-out prompts, from which chances are made; None for none.
+        errors: of the estimator on validation and left-out training prompts, from which chances are made;
+            None for none.
 
     Raises:
         UnusableEstimator: the estimator knows none of the candidates.

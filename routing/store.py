@@ -72,7 +72,7 @@ class RouterStore:
         Args:
             fitted: what was fitted.
             estimator: that has weights; without one, those that are there stay.
-            errors: on the validation prompts, likewise.
+            errors: on validation and left-out training prompts, likewise.
 
         Returns:
             The file.

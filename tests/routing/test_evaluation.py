@@ -15,6 +15,7 @@ from bench.routing import BEGIN, END, with_tables
 from matchgraph.graphdb.prompt_models import ScoreTable
 from matchgraph.report.routing import TITLES, write_report
 from matchgraph.routing import evaluation
+from matchgraph.routing.chances import Reliability
 from matchgraph.routing.errors import NotEnoughScores
 from matchgraph.routing.evaluation import evaluate, typical_words
 from matchgraph.routing.robustness import Rewording, World
@@ -138,6 +139,8 @@ def test_the_page_holds_every_figure_and_loads_nothing(
         study,
         rewordings={"by rule": Rewording(40, share, change)},
         world=World(3, share, change, study.standings["knn"]),
+        best=Reliability(share, change),
+        enough=Reliability(share, Interval(0.25, 0.125, 0.5, 4)),
     )
     page, summary = write_report([study], tmp_path / "out", "matchgraph route curve", {"seed": 0})
     text = page.read_text(encoding="utf-8")
@@ -147,6 +150,8 @@ def test_the_page_holds_every_figure_and_loads_nothing(
     assert summary[0].split(":")[0] == "clip_score"
     assert f"the router that the validation prompts chose ({TITLES[study.chosen[0]]})" in summary[0]
     assert "75 % [50, 100] of the prompts keep their candidate" in text
+    assert "is not clearly different from that of fixed shares (-0.2500 [-0.5000, +0.1250] saved)" in text
+    assert "of the second, below that of fixed shares (+0.2500 [+0.1250, +0.5000] saved)" in text
     assert "With one of 3 topics held out at a time, the router is -0.2500 [-0.5000, +0.1250]" in text
     content = json.loads((tmp_path / "out" / "routing.json").read_text(encoding="utf-8"))
     area = content["studies"]["clip_score"]["routers"]["knn"]["area"]
