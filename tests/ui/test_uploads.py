@@ -50,8 +50,8 @@ def test_images_and_captions_make_a_dataset_that_is_gone_unless_it_is_kept(dropp
         ("image.png", b"<script>alert(1)</script>", "not an image in one of the formats"),
         ("image.png", png(64)[:80], "cannot be decoded"),
         ("image.png", b"", "is empty"),
-        ("image.txt", b"\xff\xfe", "no caption"),
-        ("image.txt", b"a" * 9_000, "no caption"),
+        ("image.txt", b"\xff\xfe", "not a caption"),
+        ("image.txt", b"a" * 9_000, "not a caption"),
         ("large.png", bytes(2_000), "too large"),
     ],
 )
