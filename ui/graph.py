@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from matchgraph.ui.network import Link, Node, View, around, names_of, options, overview
+from matchgraph.ui.network import Link, Node, View, around, names_of, options, overview, results
 from matchgraph.ui.parts import answered, notice, table, thumbnails
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from matchgraph.graphdb.models import Snapshot
     from matchgraph.ui.desk import Desk
 
@@ -26,7 +28,7 @@ class GraphTab:
         from nicegui import ui
 
         self._desk = desk
-        self._snapshot: Snapshot | None = None
+        self._graph: tuple[Snapshot, pd.DataFrame] | None = None
         self._path: list[Node | None] = [None]
         self._view = View(None, ())
         self._nodes: list[Node] = []
@@ -45,10 +47,15 @@ class GraphTab:
 
     async def load(self) -> None:
         """Read the graph, as it is now, and show it."""
-        found = await answered(self._desk.snapshot, self._failed)
+
+        def read() -> tuple[Snapshot, pd.DataFrame]:
+            snapshot = self._desk.snapshot()
+            return snapshot, results(snapshot)
+
+        found = await answered(read, self._failed)
         if found is None or self._chart.is_deleted:
             return
-        self._snapshot, self._nodes = found, names_of(found)
+        self._graph, self._nodes = found, names_of(found[0])
         self._find.set_options(
             {index: f"{node.name} ({node.kind})" for index, node in enumerate(self._nodes)}
         )
@@ -86,9 +93,9 @@ class GraphTab:
     async def _show(self) -> None:
         from nicegui import ui
 
-        assert self._snapshot is not None
-        snapshot, focus = self._snapshot, self._path[-1]
-        self._view = view = overview(snapshot) if focus is None else around(snapshot, focus)
+        assert self._graph is not None
+        (snapshot, ranked), focus = self._graph, self._path[-1]
+        self._view = view = overview(ranked) if focus is None else around(snapshot, ranked, focus)
         self._title.set_text(
             "Each dataset, and the model that was best on it" if focus is None else focus.name
         )

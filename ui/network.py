@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from matchgraph.predictor.visibility import loss_matrix, similarities_of, similarity_direction
+from matchgraph.predictor.visibility import similarities_of, similarity_direction
 from matchgraph.svg import FAINT, shortened
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from matchgraph.graphdb.models import Snapshot
 
 Kind = Literal["model", "dataset"]
@@ -77,43 +79,55 @@ class View:
         return list(dict.fromkeys([*([self.focus] if self.focus else []), *ends]))
 
 
-def results(snapshot: Snapshot) -> list[Link]:
-    """All results after fine-tuning, with their rank within the dataset; equal ones share the better rank."""
-    matrix = loss_matrix(snapshot)
-    sign = -1.0 if snapshot.metric.larger_is_better else 1.0
-    links = []
-    for column, dataset in enumerate(matrix.datasets):
-        losses = matrix.losses[:, column]
-        known = losses[np.isfinite(losses)]
-        for row in np.flatnonzero(np.isfinite(losses)):
-            rank = 1 + int((known < losses[row]).sum())
-            ends = Node("model", matrix.models[row]), Node("dataset", dataset)
-            links.append(Link(*ends, sign * float(losses[row]), rank, len(known)))
-    return sorted(links, key=lambda link: (link.rank or 0, link.source.name, link.target.name))
+def results(snapshot: Snapshot) -> pd.DataFrame:
+    """All results after fine-tuning, with their rank within the dataset; equal ones share the better rank.
+
+    Returns:
+        Columns model, dataset, value, rank (1 for the best) and of (how many were measured on the dataset),
+        the best first.
+    """
+    known = snapshot.performs.loc[snapshot.performs["value"].notna(), ["model", "dataset", "value"]]
+    values = known["value"].astype(float).groupby(known["dataset"])
+    ranks = values.rank(method="min", ascending=not snapshot.metric.larger_is_better).astype(int)
+    ranked = known.assign(rank=ranks, of=values.transform("size"))
+    return ranked.sort_values(["rank", "model", "dataset"], ignore_index=True)
 
 
-def overview(snapshot: Snapshot) -> View:
-    """Each dataset with the model that was best on it."""
-    best = [link for link in results(snapshot) if link.rank == 1]
-    best.sort(key=lambda link: (link.source.name, link.target.name))
-    return View(None, tuple(best[:MOST_NODES]), max(0, len(best) - MOST_NODES))
+def overview(ranked: pd.DataFrame) -> View:
+    """Each dataset with the models that were best on it.
+
+    Args:
+        ranked: as from `results`.
+    """
+    best = ranked[ranked["rank"] == 1]
+    return View(None, _links(best), max(0, len(best) - MOST_NODES))
 
 
-def around(snapshot: Snapshot, focus: Node) -> View:
+def around(snapshot: Snapshot, ranked: pd.DataFrame, focus: Node) -> View:
     """A node with all that it has an edge to: of a dataset's neighbours, the nearest.
 
     Args:
         snapshot: the graph.
+        ranked: as from `results`.
         focus: a node of it.
     """
-    own = [link for link in results(snapshot) if focus in (link.source, link.target)]
-    shown = own[:MOST_NODES]
+    own = ranked[ranked[focus.kind] == focus.name]
+    shown = _links(own)
     if focus.kind == "dataset":
         larger = similarity_direction(snapshot)
         values = similarities_of(snapshot, focus.name)
         near = sorted(values, key=lambda name: (-values[name] if larger else values[name], name))[:NEAREST]
-        shown += [Link(focus, Node("dataset", name), values[name]) for name in near]
-    return View(focus, tuple(shown), len(own) - len(own[:MOST_NODES]))
+        shown += tuple(Link(focus, Node("dataset", name), values[name]) for name in near)
+    return View(focus, shown, max(0, len(own) - MOST_NODES))
+
+
+def _links(ranked: pd.DataFrame) -> tuple[Link, ...]:
+    """The first of some results."""
+    rows = ranked.head(MOST_NODES)[["model", "dataset", "value", "rank", "of"]].itertuples(index=False)
+    return tuple(
+        Link(Node("model", model), Node("dataset", dataset), float(value), int(rank), int(of))
+        for model, dataset, value, rank, of in rows
+    )
 
 
 def names_of(snapshot: Snapshot) -> list[Node]:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from typing import Any
+from dataclasses import replace
+from typing import Any, Literal
 
 import pandas as pd
 import pytest
 
 from matchgraph.graphdb.models import Dataset, Metric, Model, Snapshot
 from matchgraph.ui.network import (
-    Link,
     Node,
+    View,
     around,
     colour_of,
     names_of,
@@ -48,8 +49,12 @@ def snapshot(*, larger_is_better: bool = False) -> Snapshot:
     )
 
 
-def ranks(links: list[Link]) -> dict[tuple[str, str], tuple[int | None, int]]:
-    return {(link.source.name, link.target.name): (link.rank, link.of) for link in links}
+def ranks(found: pd.DataFrame) -> dict[tuple[str, str], tuple[int, int]]:
+    return {(row.model, row.dataset): (row.rank, row.of) for row in found.itertuples()}
+
+
+def view_of(kind: Literal["model", "dataset"], name: str) -> View:
+    return around(snapshot(), results(snapshot()), Node(kind, name))
 
 
 def test_ranks_are_within_a_dataset_by_the_metrics_direction():
@@ -62,22 +67,23 @@ def test_ranks_are_within_a_dataset_by_the_metrics_direction():
     }
     found = results(snapshot(larger_is_better=True))
     assert ranks(found)["b", "cats"] == (3, 3)
-    assert {link.value for link in found} == {*VALUES.values()}
+    assert list(found["value"]) == [3.0, 3.0, 5.0, 2.0, 1.0]
 
 
 def test_the_whole_shows_winners_and_a_node_all_that_is_around_it():
-    whole = overview(snapshot())
+    whole = overview(results(snapshot()))
     assert [(link.source.name, link.target.name) for link in whole.links] == [("a", "dogs"), ("b", "cats")]
-    view = around(snapshot(), Node("dataset", "cats"))
+    view = view_of("dataset", "cats")
     assert view.nodes[0] == Node("dataset", "cats")
     assert [link.target.name for link in view.links if link.rank is None] == ["cows", "dogs"]
-    assert ranks([link for link in view.links if link.rank]).keys() == {
-        ("a", "cats"),
-        ("b", "cats"),
-        (HOSTILE, "cats"),
-    }
-    assert [link.rank for link in around(snapshot(), Node("model", "b")).links] == [1, 2]
+    assert {link.source.name for link in view.links if link.rank} == {"a", "b", HOSTILE}
+    assert [link.rank for link in view_of("model", "b").links] == [1, 2]
     assert Node("dataset", "cows") in names_of(snapshot())
+
+
+def test_a_graph_without_results_has_nothing_to_show():
+    empty = replace(snapshot(), performs=snapshot().performs.head(0))
+    assert overview(results(empty)) == View(None, ())
 
 
 def keys(value: Any) -> Iterator[str]:
@@ -87,7 +93,7 @@ def keys(value: Any) -> Iterator[str]:
 
 
 def test_the_chart_has_names_as_values_only_and_draws_better_ranks_thicker():
-    chart = options(around(snapshot(), Node("dataset", "cats")))
+    chart = options(view_of("dataset", "cats"))
     json.dumps(chart, allow_nan=False)
     assert all(key.isalpha() for key in keys(chart))
     series = chart["baseOption"]["series"][0]
