@@ -29,16 +29,17 @@ class ChooseTab:
 
     Args:
         desk: the services.
+        datasets: ids of the graph's datasets.
         show_runs: shows the tab of the runs.
     """
 
-    def __init__(self, desk: Desk, show_runs: Callable[[], object]) -> None:
+    def __init__(self, desk: Desk, datasets: Sequence[str], show_runs: Callable[[], object]) -> None:
         from nicegui import ui
 
         self._desk, self._show_runs = desk, show_runs
         self._uploads = desk.uploads()
         self._progress = ""
-        self._datasets = desk.datasets()
+        self._datasets = list(datasets)
         with ui.element("section").classes("mg-card"):
             ui.label("Which model will be best after fine-tuning on your images?").classes("mg-title")
             kinds = [DROP, *([FOLDER] if desk.names_folders else []), *([KNOWN] if self._datasets else [])]
@@ -56,7 +57,13 @@ class ChooseTab:
             self._doing = ui.label().classes("mg-doing").props("aria-live=polite")
         self._result = ui.element("div").classes("mg-result").props("aria-live=polite")
         self._ticking = ui.timer(TICK_S, self._tick, active=False)
-        ui.context.client.on_delete(self._uploads.discard)
+        ui.context.client.on_delete(self._left)
+
+    async def _left(self) -> None:
+        from nicegui import run
+
+        # Not here: a file that is being read holds it up.
+        await run.io_bound(self._desk.leave, self._uploads)
 
     def _inputs(self) -> None:
         from nicegui import ui
@@ -88,12 +95,12 @@ class ChooseTab:
             self._known.props("outlined dense").classes("mg-wide")
 
     async def _dropped(self, event: Any) -> None:
-        from nicegui import run, ui
+        from nicegui import ui
 
-        try:
-            await run.io_bound(self._uploads.add, event.file.name, await event.file.read())
-        except Refused as error:
-            ui.notify(str(error), type="warning", multi_line=True)
+        await answered(
+            partial(self._uploads.add, event.file.name, await event.file.read()),
+            lambda reason: ui.notify(reason, type="warning", multi_line=True),
+        )
         images, captions = self._uploads.images, self._uploads.captions
         self._took.set_text(f"{count(images, 'image')}, {count(captions, 'caption')}")
 
@@ -120,13 +127,18 @@ class ChooseTab:
         self._doing.set_text(f"{self._progress} …" if self._progress else "")
 
     async def _asked(self) -> None:
+        # Enter comes here as well.
+        if not self._ask.enabled:
+            return
         fits = float(self._fits.value) if self._fits.value else None
         self._result.clear()
-        self._progress = "reading"
+        self._progress = "waiting for another question" if self._desk.turn.locked() else "reading"
         self._ticking.activate()
         with busy(self._ask):
             asked = await answered(
-                lambda: self._desk.ask(self._target(), fits_gib=fits, on_progress=self._note), self._failed
+                lambda: self._desk.ask(self._target(), fits_gib=fits, on_progress=self._note),
+                self._failed,
+                turn=self._desk.turn,
             )
         self._ticking.deactivate()
         self._progress = ""
@@ -225,9 +237,6 @@ class ChooseTab:
                 ui.notify("Choose at least one model.", type="warning")
                 return
             self._ticking.activate()
-            # Their folder becomes a dataset's, which may be so even where queueing fails later on.
-            if isinstance(asked.target, NewFolder) and asked.target.folder == self._uploads.folder:
-                self._uploads.kept = True
             with busy(button):
                 runs = await answered(lambda: self._desk.queue(asked, picked, self._note))
             self._ticking.deactivate()

@@ -5,19 +5,20 @@ The page decides nothing. What a visitor may not do is refused here, whatever th
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
-from weakref import WeakSet
 
 from matchgraph.errors import Error
 from matchgraph.graphdb.queries import load
 from matchgraph.graphdb.repository import MatchingGraph
-from matchgraph.ingest.runs.ledger import QUEUED, Ledger, Run
+from matchgraph.ingest.runs.ledger import Ledger, Run
 from matchgraph.ingest.runs.workflow import (
     ChangedRuns,
     Measurable,
@@ -52,20 +53,31 @@ class NotAllowed(Error):
 
 
 @dataclass(frozen=True)
+class Known:
+    """What a page begins with.
+
+    Attributes:
+        datasets: ids of the graph's datasets.
+        routers: metrics that prompts can be routed by, sorted.
+    """
+
+    datasets: tuple[str, ...]
+    routers: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Asked:
     """An answer with what it would take to make sure.
 
     Attributes:
         target: what was asked about.
         answer: the ranking, or what is published where the graph has no results.
-        notes: what limits how far it can be trusted.
         able: the models that can be measured here, by id.
         metric: what is measured.
     """
 
     target: str | NewFolder
     answer: Answer | StartingPoint
-    notes: tuple[str, ...]
     able: dict[str, Measurable]
     metric: str
 
@@ -80,6 +92,8 @@ class Desk:
         probe: the CLIP model that looks at images; None for none.
         read_only: nothing may be queued, cancelled or retried.
         names_folders: whether visitors may name folders of this machine.
+        turn: to be held while a question is answered. One prediction takes all cores; two at a time would
+            each take longer than both in turn.
     """
 
     runner: Runner
@@ -87,20 +101,24 @@ class Desk:
     probe: str | None = None
     read_only: bool = False
     names_folders: bool = True
-    _visits: WeakSet[Uploads] = field(default_factory=WeakSet, init=False)
+    _visits: list[Uploads] = field(default_factory=list, init=False)
     _pictures: DatasetPictures = field(default_factory=DatasetPictures, init=False)
     _losses: dict[str, dict[int, float]] = field(default_factory=lambda: defaultdict(dict), init=False)
-    # One prediction takes all cores; two at a time would each take longer than both in turn.
-    _one: threading.Lock = field(default_factory=threading.Lock, init=False)
+    turn: asyncio.Lock = field(default_factory=asyncio.Lock, init=False)
 
     @property
     def graph(self) -> MatchingGraph:
         """The graph."""
         return MatchingGraph(self.runner)
 
-    def datasets(self) -> list[str]:
-        """Ids of the graph's datasets."""
-        return [row["id"] for row in self.runner.read(load("read/dataset-ids"))]
+    def known(self) -> Known:
+        """What a page begins with.
+
+        Raises:
+            GraphError: the graph does not answer.
+        """
+        datasets = [row["id"] for row in self.runner.read(load("read/dataset-ids"))]
+        return Known(tuple(datasets), tuple(RouterStore(self.settings.home).metrics()))
 
     def named(self, folder: str) -> NewFolder:
         """A folder of this machine that a visitor named.
@@ -119,14 +137,21 @@ class Desk:
 
     def uploads(self) -> Uploads:
         """A place for what one visitor drops on the page."""
-        made = Uploads(self.settings.home)
-        self._visits.add(made)
+        made = Uploads(self.settings.home, lambda: sum(visit.bytes for visit in tuple(self._visits)))
+        self._visits.append(made)
         return made
 
+    def leave(self, visit: Uploads) -> None:
+        """End a visit: remove what was dropped, unless it became a dataset."""
+        visit.discard()
+        # Both the page and the server may end it.
+        with suppress(ValueError):
+            self._visits.remove(visit)
+
     def close(self) -> None:
-        """Remove what visitors dropped, unless it became a dataset."""
-        for visit in list(self._visits):
-            visit.discard()
+        """End all visits."""
+        for visit in tuple(self._visits):
+            self.leave(visit)
 
     def dropped(self, folder: Path) -> NewFolder:
         """The folder of what a visitor dropped on the page."""
@@ -149,14 +174,11 @@ class Desk:
         Raises:
             Error: as `predict`.
         """
-        if self._one.locked():
-            on_progress("waiting for another question", 0, 0)
-        with self._one:
-            graph = self.graph
-            method, notes = Conditions(fits_gib).applied(graph, self.settings.home, Method())
-            answer = predict_or_start(graph, target, method=method, on_progress=on_progress)
-        able = measurable_models(graph, None, method.metric)
-        return Asked(target, answer, (*answer.notes, *notes), able, method.metric)
+        graph = self.graph
+        method, notes = Conditions(fits_gib).applied(graph, self.settings.home, Method())
+        answer = predict_or_start(graph, target, method=method, on_progress=on_progress)
+        answer = replace(answer, notes=(*answer.notes, *notes))
+        return Asked(target, answer, measurable_models(graph, None, method.metric), method.metric)
 
     def pictures(self, target: str | NewFolder) -> tuple[Thumbnail, ...]:
         """A few pictures of a dataset or a folder; none where they are not on this machine."""
@@ -173,15 +195,31 @@ class Desk:
             Error: as `queue_models`.
         """
         self._check_may_write("queued")
-        return queue_models(
-            self.graph,
-            self.settings,
-            asked.target,
-            models,
-            metric=asked.metric,
-            probe=self.probe,
-            on_progress=on_progress,
-        )
+        folder = asked.target.folder if isinstance(asked.target, NewFolder) else None
+        dropped = [visit for visit in tuple(self._visits) if folder is not None and visit.folder == folder]
+        # Before it becomes a dataset's folder, since the visit may end meanwhile.
+        for visit in dropped:
+            visit.keep()
+        try:
+            return queue_models(
+                self.graph,
+                self.settings,
+                asked.target,
+                models,
+                metric=asked.metric,
+                probe=self.probe,
+                on_progress=on_progress,
+            )
+        except Exception:
+            # Where the graph cannot say it, the folder stays.
+            if folder is not None and dropped and not self._is_dataset(folder):
+                for visit in dropped:
+                    visit.release()
+            raise
+
+    def _is_dataset(self, folder: Path) -> bool:
+        source = str(folder.resolve())
+        return any(dataset.properties.get("source") == source for dataset in self.graph.datasets())
 
     def runs(self) -> RunsStatus:
         """All runs as they stand; remembers the loss that running ones report."""
@@ -218,11 +256,16 @@ class Desk:
         self._check_may_write("retried")
         return retry_runs(self.graph, [run])
 
-    def work(self, stop: threading.Event) -> None:
+    def work(self, stop: threading.Event) -> dict[str, str]:
         """Carry out what is queued, in processes of its own as `ingest run --workers auto` does.
+
+        It ends once nothing is queued that this machine can carry out.
 
         Args:
             stop: set it to end; runs that were begun are given back.
+
+        Returns:
+            Run id to reason, of those that this machine cannot carry out.
 
         Raises:
             NotAllowed: the server is read-only.
@@ -233,14 +276,19 @@ class Desk:
 
         self._check_may_write("carried out")
         ledger, options = Ledger(self.runner), WorkerOptions()
-        ids = [run.id for run in ledger.runs() if run.status == QUEUED]
         gpus = local.visible_gpus(options.device)
         shares = local.places(local.worker_count(None, gpus), gpus)
-        try:
-            local.work_locally(self.settings, ledger, ids, options, shares, lambda _: None, stop)
-        except KeyboardInterrupt:
-            # What it raises where it was stopped.
-            return
+        not_here: dict[str, str] = {}
+        # Visitors queue more while the first are carried out.
+        while ids := [run.id for run in ledger.runs() if run.is_waiting and run.id not in not_here]:
+            try:
+                not_here |= local.work_locally(
+                    self.settings, ledger, ids, options, shares, lambda _: None, stop
+                )
+            except KeyboardInterrupt:
+                # What it raises where it was stopped.
+                break
+        return not_here
 
     def snapshot(self) -> Snapshot:
         """The graph by its default metric.
@@ -252,20 +300,13 @@ class Desk:
 
         return load_snapshot(self.graph)
 
-    def routers(self) -> list[str]:
-        """Metrics that prompts can be routed by, sorted."""
-        return RouterStore(self.settings.home).metrics()
-
     def decide(self, prompt: str, metric: str) -> Decision:
         """Which candidate is worth its cost for a prompt; draws nothing.
 
         Raises:
             Error: as `routing.workflow.decide`, or the server was started without a probe.
         """
-        with self._one:
-            [decision] = decide(
-                self.runner, RouterStore(self.settings.home), [prompt], metric, self._reader()
-            )
+        [decision] = decide(self.runner, RouterStore(self.settings.home), [prompt], metric, self._reader())
         return decision
 
     def draw(self, prompt: str, metric: str) -> str:
@@ -280,7 +321,7 @@ class Desk:
         """
         self._check_may_write("drawn")
         store = RouterStore(self.settings.home)
-        with self._one, TemporaryDirectory() as out:
+        with TemporaryDirectory() as out:
             images = generate(self.runner, store, [prompt], metric, self._reader(), Path(out))
             return image_uri(next(iter(images)).path)
 

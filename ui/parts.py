@@ -6,9 +6,10 @@ markup, a class, a style, or the name of an option.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from matchgraph.errors import Error
@@ -117,18 +118,25 @@ def busy(*buttons: Any) -> Iterator[None]:
                 button.enable()
 
 
-async def answered(work: Callable[[], T], failed: Callable[[str], object] | None = None) -> T | None:
+async def answered(
+    work: Callable[[], T],
+    failed: Callable[[str], object] | None = None,
+    *,
+    turn: asyncio.Lock | None = None,
+) -> T | None:
     """What a service answers, out of a thread of its own; None where it refused.
 
     Args:
         work: the call.
         failed: gets the reason; by default it appears for a moment.
+        turn: held meanwhile. Waiting for it takes no thread, of which there are few.
     """
     from nicegui import run, ui
 
     tell = failed or (lambda reason: ui.notify(reason, type="negative", multi_line=True, timeout=8_000))
     try:
-        return await run.io_bound(work)
+        async with turn or nullcontext():
+            return await run.io_bound(work)
     except Error as error:
         tell(str(error))
     except Exception:

@@ -50,19 +50,21 @@ class DatasetPictures:
     def __init__(self) -> None:
         self._sources = Sources()
         self._known: dict[tuple[str, str], tuple[Thumbnail, ...]] = {}
-        self._lock = threading.Lock()
+        # Of each dataset, since to check a large one takes long.
+        self._locks: dict[tuple[str, str], threading.Lock] = {}
 
     def of(self, dataset: Dataset) -> tuple[Thumbnail, ...]:
         """A few pictures of a dataset; none where its folder is not here or has changed."""
         key = dataset.id, str(dataset.properties.get("content_hash"))
-        with self._lock:
+        with self._locks.setdefault(key, threading.Lock()):
             if key not in self._known:
                 try:
                     images = self._sources.images(dataset)
                     chosen = _spread([(image.path, image.caption or "") for image in images])
                     self._known[key] = tuple(Thumbnail(_small(path), text) for path, text in chosen)
                 except (Error, OSError):
-                    self._known[key] = ()
+                    # The folder may come back.
+                    return ()
             return self._known[key]
 
 

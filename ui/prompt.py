@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from matchgraph.routing.sentences import decision_text
@@ -21,13 +22,13 @@ class PromptTab:
 
     Args:
         desk: the services.
+        metrics: those that prompts can be routed by.
     """
 
-    def __init__(self, desk: Desk) -> None:
+    def __init__(self, desk: Desk, metrics: Sequence[str]) -> None:
         from nicegui import ui
 
         self._desk = desk
-        metrics = desk.routers()
         with ui.element("section").classes("mg-card"):
             ui.label("Which candidate is this prompt worth?").classes("mg-title")
             if not metrics:
@@ -39,17 +40,22 @@ class PromptTab:
             )
             self._prompt.on("keydown.enter", self._asked)
             with ui.element("div").classes("mg-actions"):
-                self._metric = ui.select(metrics, label="By", value=metrics[0]).props("outlined dense")
+                self._metric = ui.select(list(metrics), label="By", value=metrics[0]).props("outlined dense")
                 self._ask = ui.button("Decide", on_click=self._asked).props("no-caps unelevated")
         self._result = ui.element("div").classes("mg-result").props("aria-live=polite")
 
     async def _asked(self) -> None:
+        # Enter comes here as well.
+        if not self._ask.enabled:
+            return
         prompt, metric = (self._prompt.value or "").strip()[:MAX_CHARACTERS], self._metric.value
         self._result.clear()
         if not prompt:
             return
         with busy(self._ask):
-            decision = await answered(lambda: self._desk.decide(prompt, metric), self._failed)
+            decision = await answered(
+                lambda: self._desk.decide(prompt, metric), self._failed, turn=self._desk.turn
+            )
         if decision is not None and not self._result.is_deleted:
             with self._result:
                 self._show(prompt, metric, decision)
@@ -84,7 +90,7 @@ class PromptTab:
             async def draw() -> None:
                 place.clear()
                 with busy(button):
-                    uri = await answered(lambda: self._desk.draw(prompt, metric))
+                    uri = await answered(lambda: self._desk.draw(prompt, metric), turn=self._desk.turn)
                 if uri is not None and not place.is_deleted:
                     with place, ui.element("figure").classes("mg-grid"):
                         image(uri, prompt)

@@ -14,6 +14,7 @@ from matchgraph.words import count, duration
 if TYPE_CHECKING:
     from matchgraph.ingest.runs.ledger import Run
     from matchgraph.ingest.runs.status import RunsStatus
+    from matchgraph.ingest.runs.workflow import ChangedRuns
     from matchgraph.ui.desk import Desk
     from matchgraph.ui.pictures import RunFiles
     from matchgraph.ui.work import Work
@@ -66,7 +67,7 @@ class RunsTab:
             self._looking = False
 
     async def _look(self) -> None:
-        status = await answered(self._desk.runs)
+        status = await answered(self._desk.runs, self._away)
         if status is None or self._list.is_deleted:
             return
         runs = status.newest_first()
@@ -96,6 +97,12 @@ class RunsTab:
         if chosen is not None and files is not None:
             with self._detail:
                 self._draw_detail(chosen, files, losses)
+
+    def _away(self, reason: str) -> None:
+        # It looks again every few seconds, so this stands in its place until the graph answers.
+        if not self._counts.is_deleted:
+            self._counts.set_text(reason)
+        self._shown = None
 
     def _draw_workers(self, status: RunsStatus) -> None:
         from nicegui import ui
@@ -146,7 +153,7 @@ class RunsTab:
             button.props["aria-pressed"] = "true" if run.id == self._chosen else "false"
 
         def standing() -> None:
-            ui.label("worker gone" if run.expired else run.status.lower()).classes(
+            ui.label("worker lost" if run.expired else run.status.lower()).classes(
                 f"mg-status mg-{run.status.lower()}"
             )
 
@@ -190,8 +197,13 @@ class RunsTab:
         if files.folder is not None:
             ui.label(f"Files: {files.folder}").classes("mg-line")
 
-    async def _change(self, change: Callable[[str], Any], run: Run) -> None:
-        await answered(lambda: change(run.id))
+    async def _change(self, change: Callable[[str], ChangedRuns], run: Run) -> None:
+        from nicegui import ui
+
+        found = await answered(lambda: change(run.id))
+        if found is not None and not found.changed:
+            now = ", ".join(each.status.lower() for each in found.unchanged)
+            ui.notify(f"Nothing has changed: the run is {now}.", type="warning")
         self._shown = None
         await self.look()
 

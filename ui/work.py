@@ -43,7 +43,10 @@ class Work:
 
     def _work(self) -> None:
         try:
-            self._desk.work(self._stop)
+            reasons = self._desk.work(self._stop)
+            self.failure = "\n".join(
+                f"Run {run[:8]} cannot be carried out here: {reason}" for run, reason in reasons.items()
+            )
         except Exception as error:
             # The page shows it; a thread has nobody else to tell.
             self.failure = str(error)

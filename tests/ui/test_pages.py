@@ -7,8 +7,10 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
+from matchgraph.graphdb.errors import ServerUnreachable
 from matchgraph.ingest.runs.ledger import Ledger, RunRequest
-from matchgraph.ui.app import CHOOSE, GRAPH, PROMPT, RUNS, build_page
+from matchgraph.ui.app import CHOOSE, GRAPH, PROMPT, RUNS, show_page
+from matchgraph.ui.choose import FOLDER
 from matchgraph.ui.desk import Desk
 from matchgraph.ui.work import Work
 from tests.ui.conftest import HOSTILE
@@ -24,8 +26,9 @@ def visit(desk: Desk) -> Visit:
 
     def begin(story: Callable[..., Awaitable[None]]) -> None:
         async def visited() -> None:
-            async with user_simulation(lambda: build_page(desk, Work(desk))) as user:
+            async with user_simulation(lambda: show_page(desk, Work(desk))) as user:
                 await user.open("/")
+                await user.should_not_see("Reading the graph", retries=30)
                 await story(user, ui)
 
         asyncio.run(visited())
@@ -38,11 +41,41 @@ def test_a_dataset_is_ranked_with_its_reasons_and_others_names_stay_text(visit: 
         [known] = [each for each in user.find(kind=ui.select).elements if "new" in each.options]
         known.set_value("new")
         user.find("Rank the models").click()
-        await user.should_see("Fine-tune good", retries=100)
+        await user.should_see("Fine-tune good", retries=600)
         await user.should_see(HOSTILE)
         await user.should_see("Most similar datasets")
         await user.should_see("no folder on this machine is known")
         await user.should_see("Queue these runs")
+
+    visit(story)
+
+
+def test_a_graph_that_does_not_answer_is_named_in_place_of_the_page(
+    visit: Visit, monkeypatch: pytest.MonkeyPatch
+):
+    def away(_: Desk) -> None:
+        raise ServerUnreachable("No Neo4j answers.")
+
+    async def story(user, _):
+        await user.should_see("No Neo4j answers. Then reload this page.")
+        await user.should_not_see("Rank the models")
+
+    monkeypatch.setattr(Desk, "known", away)
+    visit(story)
+
+
+def test_enter_asks_nothing_while_a_question_is_answered(visit: Visit, monkeypatch: pytest.MonkeyPatch):
+    asked: list[object] = []
+    monkeypatch.setattr(Desk, "ask", lambda *given, **_: asked.append(given))
+
+    async def story(user, ui):
+        [button] = user.find(kind=ui.button, content="Rank the models").elements
+        button.disable()
+        [kind] = user.find(kind=ui.toggle).elements
+        kind.set_value(FOLDER)
+        user.find("Folder on this machine").trigger("keydown.enter")
+        await asyncio.sleep(0.1)
+        assert asked == []
 
     visit(story)
 

@@ -61,9 +61,13 @@ def address(zoo: MatchingGraph, settings: Settings) -> Iterator[str]:
         line = process.stderr.readline()
         assert line, printed
         printed += line
+    uploads = settings.home / "uploads"
+    before = set(uploads.glob("*"))
     yield found[1]
+    assert set(uploads.glob("*")) > before
     process.terminate()
     process.communicate(timeout=TIMEOUT_S)
+    assert set(uploads.glob("*")) == before
 
 
 def status_of(address: str, path: str, **headers: str) -> int:
