@@ -1,4 +1,4 @@
 // All models on one dataset, and the datasets nearest to it
-MATCH (m:Model)-[e:BEST|GOOD|FAIR|POOR]->(d:Dataset {id: $dataset})
-OPTIONAL MATCH (d)-[n:NEAREST|NEAR]->(o:Dataset)
+MATCH (m:MatchGraphModel)-[e:BEST|GOOD|FAIR|POOR]->(d:MatchGraphDataset {id: $dataset})
+OPTIONAL MATCH (d)-[n:NEAREST|NEAR]->(o:MatchGraphDataset)
 RETURN m, e, d, n, o

@@ -1,3 +1,3 @@
 // One model on every dataset: where it is strong, and where it is weak
-MATCH (m:Model {id: $model})-[e:BEST|GOOD|FAIR|POOR]->(d:Dataset)
+MATCH (m:MatchGraphModel {id: $model})-[e:BEST|GOOD|FAIR|POOR]->(d:MatchGraphDataset)
 RETURN m, e, d

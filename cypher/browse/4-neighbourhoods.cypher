@@ -1,3 +1,3 @@
 // Datasets and the three nearest to each
-MATCH (d:Dataset)-[n:NEAREST|NEAR]->(o:Dataset)
+MATCH (d:MatchGraphDataset)-[n:NEAREST|NEAR]->(o:MatchGraphDataset)
 RETURN d, n, o

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from matchgraph.graphdb.browser import address, first_commands, short_names
+from matchgraph.graphdb import queries
+from matchgraph.graphdb.browser import BROWSE, address, first_commands, short_names
 
 
 @pytest.mark.parametrize(
@@ -27,6 +29,13 @@ from matchgraph.graphdb.browser import address, first_commands, short_names
 )
 def test_short_names_stay_apart(ids: list[str], names: list[str]):
     assert list(short_names(ids).values()) == names
+
+
+@pytest.mark.parametrize("name", queries.names(BROWSE))
+def test_statements_draw_no_other_applications_nodes(name: str):
+    labels = set(re.findall(r"\(\w+:(\w+)", queries.load(f"{BROWSE}/{name}")))
+    assert labels
+    assert labels <= {"MatchGraphModel", "MatchGraphDataset"}
 
 
 def test_the_style_is_one_line_that_browser_reads():

@@ -25,6 +25,7 @@ from matchgraph.graphdb.refresh import Refreshed, refresh
 from matchgraph.graphdb.repository import MatchingGraph
 from matchgraph.graphdb.runner import Runner
 from matchgraph.graphdb.snapshot import NOT_RECORDED
+from matchgraph.graphdb.upkeep import rename
 from matchgraph.graphdb.weights import result_weight, similarity_weight
 
 NAMES = ["back`tick", "quo'te\"s", "a//b", "日本語 🎨", "[red]", "a\u0301", "\\", "{$x}"]
@@ -268,6 +269,59 @@ def test_bands_and_the_edges_that_browser_draws_go_by_rank_within_a_dataset(
     assert named == [{"names": models}]
     counted = {row["type"]: row["count"] for row in runner.read(queries.load("status/relationships"))}
     assert counted == {"PERFORMS": 8, "SIMILAR": 1}
+
+
+def test_what_browser_draws_goes_with_what_it_was_drawn_from(graph: MatchingGraph, runner: Runner) -> None:
+    graph.save_models([Model("a/m1"), Model("a/m2")])
+    graph.save_datasets([Dataset("d1"), Dataset("d2")])
+    graph.save_results([Result(m, d, "fid", 1.0) for m in ("a/m1", "a/m2") for d in ("d1", "d2")])
+    graph.save_similarities([Similar("d1", "d2", "fid", 3.0, {"extractor": "e1"})])
+    # Another application's edges of the same types, between nodes of ours.
+    runner.write(
+        "MATCH (m:MatchGraphModel {id: 'a/m1'}), (d:MatchGraphDataset) CREATE (m)-[:BEST {rank: 1}]->(d)"
+    )
+    runner.write("MATCH (a {id: 'd1'}), (b {id: 'd2'}) CREATE (a)-[:NEAREST {matchgraph: 'theirs'}]->(b)")
+
+    def drawn() -> list[tuple[str, str, str, bool]]:
+        rows = runner.read(
+            "MATCH (a)-[e:BEST|GOOD|FAIR|POOR|NEAREST|NEAR]->(b) "
+            "RETURN a.id AS a, type(e) AS t, b.id AS b, coalesce(e.matchgraph = true, false) AS ours"
+        )
+        return sorted((row["a"], row["t"], row["b"], row["ours"]) for row in rows)
+
+    theirs = [("a/m1", "BEST", "d1", False), ("a/m1", "BEST", "d2", False), ("d1", "NEAREST", "d2", False)]
+    assert drawn() == theirs
+    refresh(runner)
+    refresh(runner)
+    nearest = [("d1", "NEAREST", "d2", True), ("d2", "NEAREST", "d1", True)]
+    of_m2 = [("a/m2", "BEST", "d1", True), ("a/m2", "BEST", "d2", True)]
+    of_m1 = [("a/m1", "BEST", "d1", True), ("a/m1", "BEST", "d2", True)]
+    assert drawn() == sorted([*theirs, *of_m1, *of_m2, *nearest])
+    graph.save_models([Model("a/m1")], replaced=["a/m1"])
+    assert drawn() == sorted([*theirs, *of_m2, *nearest])
+    graph.save_datasets([Dataset("d1")], replaced=["d1"])
+    assert drawn() == sorted([*theirs, of_m2[1], *nearest])
+    graph.save_datasets([Dataset("d1")], changed=["d1"])
+    assert drawn() == sorted([*theirs, of_m2[1]])
+
+
+def test_nodes_have_a_name_in_browser_before_and_after_a_refresh(
+    graph: MatchingGraph, runner: Runner
+) -> None:
+    def names() -> dict[str, str]:
+        rows = runner.read("MATCH (n:Model|Dataset) RETURN n.id AS id, n.matchgraph_name AS name")
+        return {row["id"]: row["name"] for row in rows}
+
+    graph.save_models([Model("a/m-1"), Model("b/m-2")])
+    graph.save_datasets([Dataset("d-1")])
+    assert names() == {name: name for name in ("a/m-1", "b/m-2", "d-1")}
+    refresh(runner)
+    graph.save_models([Model("a/m-1", {"family": "unet"}), Model("b/m-2")])
+    assert names() == {"a/m-1": "1", "b/m-2": "2", "d-1": "d 1"}
+    rename(runner, "model", "a/m-1", "c/m-3")
+    rename(runner, "dataset", "d-1", "d-9")
+    assert names() == {"c/m-3": "c/m-3", "b/m-2": "2", "d-9": "d-9"}
+    assert [model.properties for model in graph.models()] == [{}, {"family": "unet"}]
 
 
 def test_many_edges_take_several_transactions_and_end_up_as_in_one(
