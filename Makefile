@@ -70,12 +70,12 @@ records: $(VENV)/.installed
 	$(MATCHGRAPH) ingest models $(ZOO)/models --no-throughput
 	$(MATCHGRAPH) ingest datasets $(ZOO)/datasets $(PROBES) $(FIGURES)
 	$(foreach category,$(CATEGORIES),$(MEASURE) $(OTHERS) $(call IN_CATEGORY,$(category)) && \
-		$(MEASURE) $(FLUX) $(call IN_CATEGORY,$(category)) && $(MATCHGRAPH) export --shareable .records/so-far &&) true
+		$(MEASURE) $(FLUX) $(call IN_CATEGORY,$(category)) && $(MATCHGRAPH) graph export --shareable .records/so-far &&) true
 	$(BIN)/$(CONTENDERS) $(filter-out --guidance $(word 2,$(GUIDED)),$(OTHERS)) --out .records/contenders.csv
 	$(BIN)/$(CONTENDERS) --model tiny-flux --out .records/contenders-flux.csv
 	$(foreach seed,$(FURTHER_SEEDS),$(MEASURE) $(GUIDED) --replicate --seed $(seed) --pairs .records/contenders.csv && \
 		$(MEASURE) --guidance 3.5 --replicate --seed $(seed) --pairs .records/contenders-flux.csv && \
-		$(MATCHGRAPH) export --shareable .records/so-far &&) true
+		$(MATCHGRAPH) graph export --shareable .records/so-far &&) true
 	$(MATCHGRAPH) route prompts $(ZOO)/prompts.txt
 	$(MATCHGRAPH) route variants --steps 1,2,4,10 $(OTHERS)
 	$(MATCHGRAPH) route variants --steps 25 $(GUIDED) $(foreach model,$(LONG),--model $(model))
@@ -83,7 +83,7 @@ records: $(VENV)/.installed
 	$(MATCHGRAPH) route variants --steps 25 $(GUIDED) --model tiny-sdxl --cache-interval 3
 	$(MATCHGRAPH) route variants --steps 1,2,4,10,25 $(FLUX)
 	$(MATCHGRAPH) route score --metric clip_score --metric sharpness
-	$(MATCHGRAPH) export --shareable $(ZOO)/records
+	$(MATCHGRAPH) graph export --shareable $(ZOO)/records
 
 report: $(VENV)/.installed
 	$(MATCHGRAPH) graph start

@@ -4,8 +4,8 @@ the models are and with an adapter fine-tuned on the images.
     python -m bench.choosing --home HOME
 
 The commands are those of a user, one after another; what was measured is kept in HOME, so that the same
-command goes on where it was interrupted. They and what `choose --compare` says are in
-`results/choose-nearness.json`.
+command goes on where it was interrupted. They and what `choose --compare` says are written to
+`results/choose-nearness.json`, in place of what is there.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,11 +19,9 @@ if TYPE_CHECKING:
 # Prompts that are left out are named up to so many.
 SHOWN = 5
 
-network_option = probe_option(note="Only `--kind network` needs it.")
-
 
 @click.command()
-@network_option
+@probe_option(note="Without it, the network and other wordings are left out.")
 @click.option(
     "--metric",
     "metrics",
@@ -73,9 +72,11 @@ def curve(
             click.echo(f"  {text!r}", err=True)
     if any(len(texts) > SHOWN for texts in found.left_out.values()):
         click.echo(f"{out / 'left-out.json'} names all of them.", err=True)
-    named = "".join(f" --metric {metric}" for metric in metrics)
-    command = f"matchgraph route curve --folds {folds} --seed {seed}{named}"
-    page, summary = write_report(found.studies, out, command, found.facts)
+    words = ["matchgraph", "route", "curve", "--folds", str(folds), "--seed", str(seed)]
+    words += [word for metric in metrics for word in ("--metric", metric)]
+    words += [] if paraphrases is None else ["--paraphrases", str(paraphrases)]
+    words += [] if probe is None else ["--probe", probe]
+    page, summary = write_report(found.studies, out, shlex.join(words), found.facts)
     if found.left_out:
         (out / "left-out.json").write_text(json.dumps(found.left_out, indent=1), encoding="utf-8")
     for sentence in summary:

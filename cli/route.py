@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
-from matchgraph.cli.curve import SHOWN, curve, network_option
+from matchgraph.cli.curve import SHOWN, curve
 from matchgraph.cli.display import show_work
 from matchgraph.cli.given import mix, scores
 from matchgraph.cli.groups import SuggestingGroup
@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 # A serving stack prefers an error at once to waiting until the driver gives up.
 SERVING_PATIENCE_S = 1.0
 
+network_option = probe_option(note="Only `--kind network` needs it.")
 metric_option = click.option(
     "--metric", default="clip_score", show_default=True, help="Quality metric to route by."
 )

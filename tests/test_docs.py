@@ -36,6 +36,9 @@ PAGES = sorted(
 )
 README = ROOT / "README.md"
 MOST_LINES = 150
+EXTRAS = {
+    *tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
+}
 BLOCK = re.compile(r"^ *```(\w*)[^\n]*\n(.*?)^ *```$", re.DOTALL | re.MULTILINE)
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 HEADING = re.compile(r"^#+ +(.+)$", re.MULTILINE)
@@ -78,9 +81,6 @@ def anchor(heading: str) -> str:
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_commands_exist_with_their_options(page: Path):
-    extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"][
-        "optional-dependencies"
-    ]
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
     for words in (words for block in blocks(page, "sh") for words in commands(block)):
         line = " ".join(words)
@@ -88,7 +88,7 @@ def test_commands_exist_with_their_options(page: Path):
             case ["make", *rest]:
                 assert {word for word in rest if "=" not in word} <= targets, line
             case ["pip", "install", *rest] if "[" in rest[-1]:
-                assert set(rest[-1].partition("[")[2].rstrip("]").split(",")) <= set(extras), line
+                assert set(rest[-1].partition("[")[2].rstrip("]").split(",")) <= EXTRAS, line
             case ["matchgraph", *rest] if not PLACEHOLDER.search(line):
                 command, arguments = resolved(rest)
                 context = click.Context(command, info_name=line)
@@ -121,6 +121,20 @@ def test_links_lead_to_files_and_headings(page: Path):
         if heading:
             known = {anchor(found) for found in HEADING.findall(target.read_text(encoding="utf-8"))}
             assert heading in known, link
+
+
+def test_contributing_lists_every_extra():
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    rows = text.partition("| extra |")[2].partition("\n\n")[0].splitlines()[2:]
+    named = [name for row in rows for name in re.findall(r"`([^`]+)`", row.split("|")[1])]
+    assert sorted(named) == sorted(EXTRAS)
+
+
+def test_the_makefile_runs_no_command_under_an_earlier_name():
+    text = (ROOT / "Makefile").read_text(encoding="utf-8")
+    called = re.findall(r"\$\(MATCHGRAPH\) ([a-z]+)", text)
+    assert called
+    assert set(called) <= set(matchgraph.list_commands(click.Context(matchgraph)))
 
 
 def test_the_readme_is_short():

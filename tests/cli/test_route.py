@@ -90,7 +90,7 @@ def test_from_prompts_to_an_image(
     with Image.open(pictures[0]) as image:
         assert image.size == (32, 32)
     assert "Written to" in invoke("route", "curve", "--out", str(tmp_path / "page"), "--folds", "3").stdout
-    assert (tmp_path / "page" / "routing.html").exists()
+    assert f"--folds 3 --seed 0 --probe {CLIP}" in (tmp_path / "page" / "routing.html").read_text("utf-8")
     assert_it_serves(environment, {"prompts": ["a red cat"], "lambda": 0}, lavish["variant"])
 
 
