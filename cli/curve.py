@@ -4,17 +4,12 @@ from __future__ import annotations
 
 import json
 import shlex
-import time
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
-from matchgraph.cli.display import TimeLeft
+from matchgraph.cli.display import show_time_left
 from matchgraph.cli.options import opened_graph, out_option, probe_option, seed_option
-
-if TYPE_CHECKING:
-    from matchgraph.progress import Progress
 
 # Prompts that are left out are named up to so many.
 SHOWN = 5
@@ -62,7 +57,7 @@ def curve(
             paraphrases=paraphrases,
             folds=folds,
             seed=seed,
-            on_progress=show_time_left(),
+            on_progress=show_time_left("parts"),
         )
     for metric, texts in found.left_out.items():
         click.echo(
@@ -82,17 +77,3 @@ def curve(
     for sentence in summary:
         click.echo(sentence)
     click.echo(f"Written to {page}.")
-
-
-def show_time_left() -> Progress:
-    """Say on stderr about how long the rest takes: after two parts, and when twice that has passed."""
-    clock, began, wait = TimeLeft(), time.monotonic(), 0.0
-
-    def show(step: str, done: int, total: int) -> None:
-        nonlocal wait
-        left, taken = clock.after(done, total), time.monotonic() - began
-        if left and wait <= taken:
-            wait = 2 * taken
-            click.echo(f"{step}: {done} of {total} parts{left}.", err=True)
-
-    return show

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from matchgraph.ingest.runs.ledger import Run
     from matchgraph.ingest.runs.status import RunsStatus
+    from matchgraph.progress import Progress as OnProgress
     from matchgraph.progress import Work
 
 MOST_ROWS = 20
@@ -55,6 +56,31 @@ class TimeLeft:
         if done <= first or done >= total:
             return ""
         return f"; about {duration((now - began) / (done - first) * (total - done))} left"
+
+
+def show_time_left(unit: str) -> OnProgress:
+    """Say on stderr how much there is when a step begins, then about how long the rest takes, each time that
+    twice as long has passed.
+
+    Args:
+        unit: what is counted, in the plural.
+    """
+    import click
+
+    clock, began, wait = TimeLeft(), 0.0, 0.0
+
+    def show(step: str, done: int, total: int) -> None:
+        nonlocal clock, began, wait
+        now = time.monotonic()
+        if done == 0:
+            clock, began, wait = TimeLeft(), now, 0.0
+            click.echo(f"{step}: {total:,} {unit}." if total else f"{step}.", err=True)
+        left, taken = clock.after(done, total), now - began
+        if left and wait <= taken:
+            wait = 2 * taken
+            click.echo(f"{step}: {done:,} of {total:,} {unit}{left}.", err=True)
+
+    return show
 
 
 def progress_display() -> Progress:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 from typing import Any
 
 import click
 
-from matchgraph.cli.display import TimeLeft
+from matchgraph.cli.display import TimeLeft, show_work
 from matchgraph.cli.options import (
     GivenPath,
     caption_column_option,
@@ -88,9 +89,12 @@ def distill(
         left = drawing.after(drawn, count)
         click.echo(f"The teacher has drawn {drawn} of {count} images{left}.", err=True)
 
+    steps = itertools.count(1)
+
     def show_step(step: int, loss: float) -> None:
         left = training.after(step, config.steps)
-        if step % SHOWN_EVERY_STEPS == 0 or step == config.steps:
+        # The pace is known after the second one.
+        if next(steps) == 2 or step % SHOWN_EVERY_STEPS == 0 or step == config.steps:
             click.echo(f"Step {step} of {config.steps}: loss {loss:.4g}{left}", err=True)
 
     click.echo(f"The teacher draws first; then the student is trained for {config.steps} steps.", err=True)
@@ -103,6 +107,7 @@ def distill(
         images=folder,
         checkpoint_steps=checkpoint_steps,
         resume=resume,
+        on_work=show_work,
         on_draw=show_drawn,
         on_step=show_step,
     )

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from matchgraph.cli.display import show_time_left
 from matchgraph.cli.options import GivenPath, json_option, opened_graph, path_argument
 from matchgraph.words import count
 
@@ -63,7 +64,8 @@ def records(path: Path, without: Sequence[str], as_json: bool) -> None:
     from matchgraph.ingest.workflow import load_records
 
     with opened_graph() as (graph, _):
-        show_counts(load_records(graph, path, without=without), as_json)
+        found = load_records(graph, path, without=without, on_progress=show_time_left("rows"))
+    show_counts(found, as_json)
 
 
 @click.command()
@@ -74,7 +76,8 @@ def minizoo(without: Sequence[str], as_json: bool) -> None:
     from matchgraph.ingest.workflow import load_minizoo
 
     with opened_graph() as (graph, _):
-        show_counts(load_minizoo(graph, without=without), as_json)
+        found = load_minizoo(graph, without=without, on_progress=show_time_left("rows"))
+    show_counts(found, as_json)
 
 
 @click.command()

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from matchgraph.collaboration.errors import InvalidPlan
+from matchgraph.progress import OnWork, no_work
 from matchgraph.training.prompt_files import read_prompts
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ def distill_student(
     images: DatasetFolder | None = None,
     checkpoint_steps: int = 100,
     resume: bool = True,
+    on_work: OnWork = no_work,
     on_draw: Callable[[int, int], None] = lambda *_: None,
     on_step: Callable[[int, float], None] = lambda *_: None,
 ) -> Distillation:
@@ -42,6 +44,7 @@ def distill_student(
         images: folder of captioned images to learn from instead.
         checkpoint_steps: steps from one checkpoint to the next.
         resume: continue from the checkpoint if there is one; else it is removed.
+        on_work: called with what the teacher is about to draw.
         on_draw: called with the images that the teacher has drawn and how many it draws.
         on_step: called with each step and its loss.
 
@@ -65,6 +68,7 @@ def distill_student(
         prompts,
         config,
         images=images,
+        on_work=on_work,
         on_draw=on_draw,
         on_step=on_step,
         checkpoints=Checkpoints(work, checkpoint_steps, resume_from=work),

@@ -10,7 +10,7 @@ Prompts to learn from also have the label MatchGraphTrainPrompt, over which the 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -125,11 +125,17 @@ class PromptGraph:
                 f"its scores in Cypher: MATCH (:Variant {{id: '{row['id']}'}})-[s:SCORED]->() DELETE s"
             )
 
-    def save_scores(self, scores: Iterable[Score]) -> None:
+    def save_scores(
+        self, scores: Iterable[Score], *, on_saved: Callable[[int], None] = lambda _: None
+    ) -> None:
         """Save scores of prompts and variants of the graph; one of the same metric is replaced.
 
         One transaction for every 50,000 pairs of variant and prompt; where saving is cut short, saving again
         completes it.
+
+        Args:
+            scores: what to save.
+            on_saved: called after each transaction with the pairs in it.
 
         Raises:
             NodeNotFound: a prompt or variant is not in the graph; nothing is written.
@@ -149,6 +155,7 @@ class PromptGraph:
                 for group in groups
                 for rows in _batches(group.rows)
             ],
+            on_saved,
         )
 
     def probes(self) -> list[str]:
@@ -243,7 +250,9 @@ class PromptGraph:
     def _write(self, name: str, rows: Sequence[dict[str, Any]]) -> None:
         self._write_batches(name, [{"rows": batch} for batch in _batches(rows)])
 
-    def _write_batches(self, name: str, batches: Sequence[dict[str, Any]]) -> None:
+    def _write_batches(
+        self, name: str, batches: Sequence[dict[str, Any]], on_saved: Callable[[int], None] = lambda _: None
+    ) -> None:
         """Run a statement for each batch, with as many in a transaction as fit the server's heap."""
         query = queries.load(name)
         transaction = [lock()]
@@ -251,10 +260,12 @@ class PromptGraph:
         for batch in batches:
             if held + len(batch["rows"]) > TRANSACTION_ROWS:
                 self._runner.write_many(transaction)
+                on_saved(held)
                 transaction, held = [lock()], 0
             transaction.append((query, batch))
             held += len(batch["rows"])
         self._runner.write_many(transaction)
+        on_saved(held)
 
 
 def _batches(rows: Sequence[dict[str, Any]]) -> list[Sequence[dict[str, Any]]]:

@@ -177,7 +177,13 @@ def export_records(graph: MatchingGraph, folder: Path, *, shareable: bool = Fals
     return write_records(graph, graph.runner, folder, shareable=shareable)
 
 
-def load_records(graph: MatchingGraph, folder: Path, *, without: Collection[str] = ()) -> RecordCounts:
+def load_records(
+    graph: MatchingGraph,
+    folder: Path,
+    *,
+    without: Collection[str] = (),
+    on_progress: Progress = no_progress,
+) -> RecordCounts:
     """Load a folder of records that `export_records` wrote; what the graph has beside them stays, properties
     as well.
 
@@ -185,14 +191,16 @@ def load_records(graph: MatchingGraph, folder: Path, *, without: Collection[str]
         graph: the graph.
         folder: the folder.
         without: ids of datasets to leave out, with all that is known of them.
+        on_progress: called with the step, the rows saved and all of them.
 
     Raises:
         BadInput: a table is missing or has problems; nothing was written.
         IngestError: a dataset to be left out is not among the records, or the graph has other content under
             the id of a model or dataset; nothing was written.
     """
+    on_progress("Reading records", 0, 0)
     found = read_records(folder, graph.metric).without(without)
-    save_records(graph, graph.runner, found)
+    save_records(graph, graph.runner, found, on_progress=on_progress)
     level = found.prompt_level
     return RecordCounts(
         models=len(found.models),
@@ -206,15 +214,18 @@ def load_records(graph: MatchingGraph, folder: Path, *, without: Collection[str]
     )
 
 
-def load_minizoo(graph: MatchingGraph, *, without: Collection[str] = ()) -> RecordCounts:
+def load_minizoo(
+    graph: MatchingGraph, *, without: Collection[str] = (), on_progress: Progress = no_progress
+) -> RecordCounts:
     """Load the records that come with matchgraph: ten tiny models, 32 datasets, 320 measured fine-tunings.
 
     Args:
         graph: the graph.
         without: ids of datasets to leave out, with all that is known of them.
+        on_progress: see `load_records`.
 
     Raises:
         IngestError: a dataset to be left out is not among the records.
     """
     with resources.as_file(resources.files("matchgraph.minizoo") / "records") as folder:
-        return load_records(graph, folder, without=without)
+        return load_records(graph, folder, without=without, on_progress=on_progress)

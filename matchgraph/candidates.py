@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -95,18 +95,34 @@ class PromptDrawer:
         self._gpu_memory = gpu_memory
         self._numbers = [f"{prompt_id(prompt)}-0" for prompt in prompts]
 
-    def draw(self, candidates: Sequence[Candidate]) -> list[DrawnImage]:
-        """Draw each prompt with its candidate; every model is loaded once a candidate."""
+    def draw(
+        self, candidates: Sequence[Candidate], on_drawn: Callable[[int, float], None] = lambda *_: None
+    ) -> list[DrawnImage]:
+        """Draw each prompt with its candidate; every model is loaded once a candidate.
+
+        Args:
+            candidates: of each prompt.
+            on_drawn: called with the images of a batch and the TFLOP expected of them.
+        """
         found: dict[int, DrawnImage] = {}
         for candidate in dict.fromkeys(candidates):
             rows = [row for row, own in enumerate(candidates) if own == candidate]
             if candidate.distilled is None:
-                found |= self._alone(candidate, rows)
+                images = self._alone(candidate, rows)
             else:
-                found |= self._together(candidate.distilled, rows)
+                images = self._together(candidate.distilled, rows)
+            batch = 0
+            for row, image in images:
+                found[row] = image
+                batch += 1
+                if batch == BATCH:
+                    on_drawn(batch, batch * candidate.tflop)
+                    batch = 0
+            if batch:
+                on_drawn(batch, batch * candidate.tflop)
         return [found[row] for row in range(len(candidates))]
 
-    def _alone(self, candidate: Candidate, rows: Sequence[int]) -> dict[int, DrawnImage]:
+    def _alone(self, candidate: Candidate, rows: Sequence[int]) -> Iterator[tuple[int, DrawnImage]]:
         from matchgraph.training.config import SampleConfig
         from matchgraph.training.memory.drawing import opened_to_draw
         from matchgraph.training.sampling.generate import stream_images
@@ -117,11 +133,10 @@ class PromptDrawer:
         options = self._options(variant.require_drawing())
         with opened_to_draw(self._folders[variant.model], **options) as loaded:
             images = stream_images(loaded, candidate.adapter, texts, config, numbers=numbers)
-            return {
-                row: DrawnImage(image, variant.cost, False) for row, image in zip(rows, images, strict=True)
-            }
+            for row, image in zip(rows, images, strict=True):
+                yield row, DrawnImage(image, variant.cost, False)
 
-    def _together(self, distilled: Distilled, rows: Sequence[int]) -> dict[int, DrawnImage]:
+    def _together(self, distilled: Distilled, rows: Sequence[int]) -> Iterator[tuple[int, DrawnImage]]:
         from matchgraph.training.memory.drawing import opened_pair_to_draw
 
         calibration, tuned = distilled.calibration, distilled.tuned
@@ -130,7 +145,6 @@ class PromptDrawer:
         plan = Plan(calibration.drawing, Correction(tuned.teacher, tuned.rollback), self._seed, BATCH)
         check_calibrated(calibration, self._scorer, plan.student)
         texts, numbers = self._of(rows)
-        found = {}
         options = self._options(calibration.drawing)
         folders = (self._folders[distilled.student], self._folders[distilled.teacher])
         with opened_pair_to_draw(*folders, **options) as (student, teacher):
@@ -140,8 +154,7 @@ class PromptDrawer:
                 if outcome.failure is not None:
                     self._on_failure(texts[outcome.place], outcome.failure)
                 by_teacher = outcome.decision in ("refined", "regenerated")
-                found[rows[outcome.place]] = DrawnImage(outcome.image, outcome.tflop, by_teacher)
-        return found
+                yield rows[outcome.place], DrawnImage(outcome.image, outcome.tflop, by_teacher)
 
     def _options(self, drawing: Drawing) -> dict[str, Any]:
         """How a pipeline is opened."""

@@ -136,6 +136,7 @@ def evaluate(
 
     # Turns, topics, and the comparisons of the chosen router, both without tokens and the network.
     total = len(tables) + TOPICS + (3 if encoded.tokens is None else 4)
+    on_progress(table.metric, 0, total)
     turns = []
     for each in tables:
         turns.append(turn_of(each, encoded, seed, rewordings))

@@ -54,7 +54,8 @@ def evaluate(
         paraphrases: file of other wordings, see `routing.paraphrases.read_paraphrases`; it needs the probe.
         folds: turns of rotation, see `routing.evaluation.rotated`.
         seed: of the parts, the network and the bootstrap.
-        on_progress: called with a metric, and parts done and all parts of all metrics.
+        on_progress: called with a metric, and parts done and all parts of all metrics; before a metric, with
+            what the probe reads for it.
 
     Raises:
         NotEnoughScores: nothing is scored, or not enough of it.
@@ -81,6 +82,8 @@ def evaluate(
 
     for table in tables:
         rewordings = {}
+        if reader is not None:
+            on_progress("Reading the prompts and other wordings of them", 0, 0)
         # A file of embeddings has none of wordings by rule.
         if reader is not None and not isinstance(reader, GivenPrompts):
             rewordings[BY_RULE] = by_rule(table.prompts, reader)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from matchgraph.candidates import PromptDrawer
 from matchgraph.drawing import Drawing
 from matchgraph.graphdb.distillation import Calibration, Distilled, Tuned
 from matchgraph.graphdb.prompt_models import Variant
@@ -182,3 +183,14 @@ def test_a_router_learns_where_the_student_is_bound_to_fail(monkeypatch: pytest.
     assert found.quality.value > 0.7
     bound, _ = routed.route_first(None, *pair, longest_seconds=20.0)  # type: ignore[arg-type]
     assert (bound.plan.ways, bound.longest_seconds) == (("student", "teacher"), 20.0)
+
+
+def test_drawing_is_paced_by_batches_at_the_cost_expected(monkeypatch: pytest.MonkeyPatch) -> None:
+    alone, behind = Candidate(VARIANTS[1], 4.0), Candidate(VARIANTS[0], 2.0, distilled=STUDENT)
+    monkeypatch.setattr(PromptDrawer, "_alone", lambda *given: ((row, row) for row in given[-1]))
+    monkeypatch.setattr(PromptDrawer, "_together", lambda *given: ((row, -row) for row in given[-1]))
+    drawer = PromptDrawer({}, None, ["p"] * 40, 0, "cpu", None, lambda *_: None)  # type: ignore[arg-type]
+    said: list[tuple[int, float]] = []
+    drawn = drawer.draw([alone] * 35 + [behind] * 5, lambda *batch: said.append(batch))
+    assert drawn == [*range(35), *range(-35, -40, -1)]
+    assert said == [(32, 128.0), (3, 12.0), (5, 10.0)]

@@ -33,6 +33,7 @@ from matchgraph.ingest.tables.prompt_records import PromptRecords, read_prompt_r
 from matchgraph.ingest.tables.rest import REST, Rest, RestRow
 from matchgraph.ingest.tables.results import read_results
 from matchgraph.ingest.tables.similarities import read_similarities
+from matchgraph.progress import Progress, no_progress
 
 if TYPE_CHECKING:
     from matchgraph.graphdb.models import Dataset, Model
@@ -177,7 +178,9 @@ def _has_rows(path: Path) -> bool:
         return len([line for line, _ in zip(file, range(2), strict=False)]) == 2
 
 
-def save_records(graph: MatchingGraph, runner: Runner, records: Records) -> None:
+def save_records(
+    graph: MatchingGraph, runner: Runner, records: Records, *, on_progress: Progress = no_progress
+) -> None:
     """Save records in the graph, beside what is there.
 
     A property that the records do not have stays in the graph. Each kind of row is one transaction, but for
@@ -187,6 +190,7 @@ def save_records(graph: MatchingGraph, runner: Runner, records: Records) -> None
         graph: gets them.
         runner: its connection.
         records: what to save.
+        on_progress: called with the rows saved and all of them.
 
     Raises:
         IngestError: the graph has other content under the id of a model or dataset, so that what was measured
@@ -199,17 +203,31 @@ def save_records(graph: MatchingGraph, runner: Runner, records: Records) -> None
     models, datasets = ({own.id: own for own in nodes} for nodes in (graph.models(), graph.datasets()))
     _check_contents("model", records.models, models)
     _check_contents("dataset", records.datasets, datasets)
+    few = len(records.models) + len(records.datasets) + len(records.similar) + len(records.results)
+    pairs = len({(score.variant, score.prompt) for score in level.scores})
+    rows = [few, len(records.runs), len(level.prompts) + len(level.variants), pairs]
+    saved = 0
+
+    def note(number: int) -> None:
+        nonlocal saved
+        saved += number
+        on_progress("Saving records", saved, sum(rows))
+
+    note(0)
     graph.save_models(records.models, merge=True, read=models)
     for metric in records.metrics:
         graph.save_metric(metric)
     graph.save_datasets(records.datasets, records.statistics, records.similar, merge=True, read=datasets)
     graph.save_results(records.results)
+    note(rows[0])
     runner.write(load("ledger/record"), rows=list(records.runs))
+    note(rows[1])
     if records.students:
         runner.write_many([lock(), *((load("distillation/save"), dict(row)) for row in records.students)])
     prompts.save_prompts(level.prompts)
     prompts.save_variants(level.variants)
-    prompts.save_scores(level.scores)
+    note(rows[2])
+    prompts.save_scores(level.scores, on_saved=note)
 
 
 def _check_contents(

@@ -313,7 +313,8 @@ class Graph:
         """
         from matchgraph.ingest.workflow import load_minizoo
 
-        return load_minizoo(self._graph, without=without)
+        with self._following() as on_progress:
+            return load_minizoo(self._graph, without=without, on_progress=on_progress)
 
     def export(self, folder: str | os.PathLike[str], *, shareable: bool = False) -> dict[str, int]:
         """Write the whole graph as tables, which `ingest_records` loads again.
@@ -352,7 +353,8 @@ class Graph:
         """
         from matchgraph.ingest.workflow import load_records
 
-        return load_records(self._graph, Path(folder), without=without)
+        with self._following() as on_progress:
+            return load_records(self._graph, Path(folder), without=without, on_progress=on_progress)
 
     # -- asking
 

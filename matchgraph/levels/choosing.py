@@ -115,7 +115,7 @@ def choose(
         device: `auto` or a torch device name.
         gpu_memory: GiB of the GPU for the pipelines to stay within; by default what is free.
         on_progress: called with a level and how many are drawn.
-        on_work: called with what there is to draw.
+        on_work: called with what there is to draw, and as the pace is known with how long that takes.
         on_failure: called with a prompt and what failed about its image, which is then the student's.
 
     Returns:
@@ -174,8 +174,7 @@ def choose(
     first: np.ndarray | None = None
     for name, (candidates, expected) in planned.items():
         on_progress(name, len(levels), len(planned))
-        drawn = drawer.draw(candidates)
-        pace.drew(len(candidates), sum(candidate.tflop for candidate in candidates))
+        drawn = drawer.draw(candidates, pace.drew)
         pictures = [each.image for each in drawn]
         quality = scorer.score(prompts, pictures)
         first = quality if first is None else first

@@ -54,7 +54,9 @@ def test_a_student_is_made_and_described(
     assert record.pop("folder") == str(output)
     assert record == json.loads((output / RECORD_FILE).read_text())
     assert (record["config"]["steps"], record["config"]["alpha"], record["data"]["prompts"]) == (3, 4, 2)
+    assert "To draw: 2 images, " in shown.err
     assert "2 of 2 images" in shown.err
+    assert "Step 2 of 3" in shown.err
     assert "Step 3 of 3" in shown.err
     pipe, _ = load_pipeline(output, device="cpu")
     assert type(pipe.scheduler).__name__ == "LCMScheduler"

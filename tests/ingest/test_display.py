@@ -9,6 +9,7 @@ import pytest
 from rich.console import Console
 from rich.live import Live
 
+from matchgraph.cli import display
 from matchgraph.cli.display import JointDisplay, progress_words, runs_table, status_line
 from matchgraph.graphdb.models import Model
 from matchgraph.ingest.runs.ledger import Pace, Run, RunProgress
@@ -86,3 +87,22 @@ def test_ended_runs_are_told_once_and_running_ones_only_on_a_screen(terminal: bo
 def show_all(display: JointDisplay, other: Run) -> None:
     for one in (running(), running(), done(), done()):
         display.standing(status(other, one))
+
+
+def test_a_step_is_announced_before_its_first_part_and_then_says_how_long_the_rest_takes(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    clock = [0.0]
+    monkeypatch.setattr(display.time, "monotonic", lambda: clock[0])
+    show = display.show_time_left("rows")
+    show("Reading", 0, 0)
+    for seconds, done in ((50, 0), (60, 1000), (65, 1500), (80, 3000), (90, 4000)):
+        clock[0] = seconds
+        show("Saving", done, 4000)
+    # After 15 s less than twice the 10 s have passed, and at the end nothing is left.
+    assert capsys.readouterr().err.splitlines() == [
+        "Reading.",
+        "Saving: 4,000 rows.",
+        "Saving: 1,000 of 4,000 rows; about 30 s left.",
+        "Saving: 3,000 of 4,000 rows; about 10 s left.",
+    ]

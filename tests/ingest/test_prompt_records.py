@@ -133,8 +133,11 @@ def test_commands_count_the_prompt_level(
     folder = str(tmp_path / "records")
     assert answer(invoke("graph", "export", folder, "--json"))["prompts.csv"] == 12
     graph.clear()
-    counts = answer(invoke("ingest", "records", folder, "--json"))
+    loaded = invoke("ingest", "records", folder, "--json")
+    counts = answer(loaded)
     assert (counts["prompts"], counts["variants"], counts["scores"]) == (12, 5, 42)
+    assert loaded.stderr.splitlines()[0] == "Reading records."
+    assert loaded.stderr.splitlines()[1].startswith("Saving records: ")
     assert "12 prompts, 5 variants, 42 scores." in invoke("ingest", "records", folder).output
     (tmp_path / "records" / "scores" / "sharpness.csv").write_text("prompt,m@1\n", encoding="utf-8")
     refused = invoke("ingest", "records", folder)

@@ -10,12 +10,14 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from matchgraph.progress import OnWork, Work, no_work
 from matchgraph.training.config import DistillConfig
-from matchgraph.training.errors import InvalidConfig, NonFiniteEncoding
+from matchgraph.training.errors import CannotProfile, InvalidConfig, NonFiniteEncoding
 from matchgraph.training.files import folder_name, json_hash
 from matchgraph.training.images import list_captioned_images
 from matchgraph.training.pipelines.cache import CacheUse, EncodingCache
@@ -85,6 +87,7 @@ def distill(
     config: DistillConfig,
     *,
     images: str | os.PathLike[str] | None = None,
+    on_work: OnWork = no_work,
     on_draw: Callable[[int, int], None] | None = None,
     on_step: Callable[[int, float], None] | None = None,
     checkpoints: Checkpoints | None = None,
@@ -102,6 +105,7 @@ def distill(
         prompts: what the teacher draws to learn from, repeated ones once; left out with `images`.
         config: how.
         images: a folder of captioned images to learn from instead of the teacher's own.
+        on_work: called with what the teacher is about to draw; not where its cost cannot be counted.
         on_draw: called with the number of images drawn so far and of all.
         on_step: called after each step with its number, from 1, and its loss; what it raises stops the run,
             and a checkpoint of that step is kept. It is not called for steps that a checkpoint covers.
@@ -146,7 +150,7 @@ def distill(
         identity = identity_of(loaded, data_hash, config)
         use = CacheUse(cache)
         if images is None:
-            dataset = _drawn(loaded, wanted, config, guidance, identity["model"], use, on_draw)
+            dataset = _drawn(loaded, wanted, config, guidance, identity["model"], use, on_work, on_draw)
         else:
             dataset = encode_dataset(
                 loaded, images, resolution_px=config.resolution_px, seed=config.seed, use=use
@@ -231,14 +235,25 @@ def _drawn(
     guidance: float,
     model_hash: str,
     use: CacheUse,
+    on_work: OnWork,
     on_draw: Callable[[int, int], None] | None,
 ) -> EncodedDataset:
     """The teacher's own images for its prompts, as latents."""
     import torch
 
+    from matchgraph.training.pipelines.profile import profiler_of
+
+    of_image = [1 + number % len(prompts) for number in range(len(prompts) * config.draws)]
+    drawing: dict[str, Any] = {
+        "steps": config.teacher_steps,
+        "guidance": guidance,
+        "resolution_px": config.resolution_px,
+    }
+    with suppress(CannotProfile):
+        cost = profiler_of(loaded.folder).price(**drawing).parts["denoising"]
+        on_work(Work(len(of_image), len(of_image) * cost))
     conditioning = encode_prompts(loaded, ["", *prompts], use)
     negative = conditioning.pick([0], loaded.device)
-    of_image = [1 + number % len(prompts) for number in range(len(prompts) * config.draws)]
     facts = {
         "what": "drawn",
         "model": model_hash,
@@ -257,12 +272,10 @@ def _drawn(
                     loaded.pipe,
                     conditioning.pick(rows, loaded.device),
                     negative,
-                    steps=config.teacher_steps,
-                    guidance=guidance,
                     generators=[
                         seeded_generator("drawn", config.seed, start + number) for number in range(len(rows))
                     ],
-                    resolution_px=config.resolution_px,
+                    **drawing,
                 )
             if not torch.isfinite(latents).all():
                 raise NonFiniteEncoding(
