@@ -12,6 +12,7 @@ from matchgraph.training.measure.scoring import parse_metric
 from matchgraph.words import some
 
 if TYPE_CHECKING:
+    from matchgraph.ingest.runs.ledger import RunRequest
     from matchgraph.training.measure.extractors import Extractor
 
 
@@ -41,7 +42,7 @@ def quantised(asked: Mapping[str, RunConfig], configs: Mapping[str, RunConfig]) 
 
     Args:
         asked: by model, what was asked for, with the settings of its family.
-        configs: by model, what its runs do.
+        configs: by model, what the runs do that go by what the device needs.
     """
     return [
         f"{model} fits the GPU's memory only with its denoiser's weights in {own.quantisation}, which "
@@ -51,8 +52,22 @@ def quantised(asked: Mapping[str, RunConfig], configs: Mapping[str, RunConfig]) 
     ]
 
 
-def in_bf16(asked: Mapping[str, RunConfig], configs: Mapping[str, RunConfig]) -> list[str]:
-    """Say that runs compute in bf16 although nobody asked for it; see `quantised`."""
-    if not any(asked[model].precision == AUTO and own.precision == "bf16" for model, own in configs.items()):
+def in_bf16(asked: Mapping[str, RunConfig], requests: Sequence[RunRequest]) -> list[str]:
+    """Say how many runs compute in bf16 although nobody asked for it.
+
+    Args:
+        asked: by model, what was asked for, with the settings of its family.
+        requests: the runs.
+    """
+    narrow = sum(
+        asked[request.model].precision == AUTO and request.config["precision"] == "bf16"
+        for request in requests
+    )
+    if not narrow:
         return []
-    return ["The runs compute in bf16; --precision fp32 is slower and rounds less."]
+    if narrow == len(requests):
+        return ["The runs compute in bf16; --precision fp32 is slower and rounds less."]
+    return [
+        f"{narrow} of {len(requests)} runs compute in bf16; pairs with a run in fp32 or bf16 keep its "
+        "precision. --precision fp32 is slower and rounds less."
+    ]

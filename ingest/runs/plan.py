@@ -4,21 +4,21 @@ into the ledger.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from matchgraph.graphdb.models import Dataset, Model
 from matchgraph.ingest.errors import (
     BadInput,
-    ConfigChanged,
     ExtractorMismatch,
     IngestError,
     NothingToDo,
 )
 from matchgraph.ingest.runs.artefacts import has_artefact
+from matchgraph.ingest.runs.choices import as_measured, check_replicates, check_unfinished, chosen, kept_runs
 from matchgraph.ingest.runs.config import RunConfig, Selection
 from matchgraph.ingest.runs.estimates import Estimate, Estimator
 from matchgraph.ingest.runs.ledger import DONE, FAILED, MAX_ATTEMPTS, QUEUED, RUNNING, Ledger, Run, RunRequest
@@ -34,11 +34,6 @@ if TYPE_CHECKING:
 
 # The state of a pair of which the ledger has no run.
 NEW = "NEW"
-# Of these the ledger says so by other names.
-FINGERPRINTS = {
-    "model_fingerprint": "the content of the model's folder",
-    "dataset_fingerprint": "the content of the dataset's folder",
-}
 
 
 @dataclass(frozen=True)
@@ -50,7 +45,8 @@ class Plan:
         models: the models by id.
         datasets: the datasets by id.
         config: what each run does.
-        configs: the same by model, of which some are quantised to fit.
+        configs: the same by model, as its runs that are not done have it: precision and quantisation may go
+            by the device, or by a run of the pair.
         sources: the folders, checked.
         notes: what a user should know before the work begins, one sentence each.
     """
@@ -135,7 +131,8 @@ def make_plan(
     weights: Mapping[str, str] | None = None,
     own: Callable[[Path, RunConfig], RunConfig] = lambda _, config: config,
     fitted: Callable[[Path, RunConfig], RunConfig] = lambda _, config: config,
-    known: Collection[str] = (),
+    runs: Sequence[Run] = (),
+    retry_failed: bool = False,
 ) -> Plan:
     """Decide which runs there are; reads the graph and the folders, writes nothing.
 
@@ -147,8 +144,9 @@ def make_plan(
         selection: which pairs.
         weights: where workers find each extractor, by its name: `WEIGHTS` or `KIND:WEIGHTS`.
         own: the configuration with the settings of the family of a model's folder.
-        fitted: that as the device needs it; of a pair whose run as asked for is known, it is left as it is.
-        known: ids of runs that are done or unfinished.
+        fitted: that as the device needs it, for pairs of which no run goes on; see `runs.choices`.
+        runs: those of the ledger.
+        retry_failed: whether failed runs are queued again.
 
     Returns:
         The plan, grouped by model.
@@ -165,11 +163,11 @@ def make_plan(
     sources = Sources()
     folders = {model: sources.model(all_models[model]) for model, _ in wanted}
     asked = {model: own(folder, config) for model, folder in folders.items()}
-    chosen = [all_datasets[dataset] for dataset in dict.fromkeys(dataset for _, dataset in wanted)]
-    for dataset in chosen:
+    places = [all_datasets[dataset] for dataset in dict.fromkeys(dataset for _, dataset in wanted)]
+    for dataset in places:
         sources.images(dataset)
     if PROBE in extractors:
-        _check_measured_by(graph, extractors[PROBE], chosen)
+        _check_measured_by(graph, extractors[PROBE], places)
     hashes = {name: extractors[name].hash for name in sorted(extractors)}
 
     def request(model: str, dataset: str, config: RunConfig) -> RunRequest:
@@ -183,22 +181,34 @@ def make_plan(
             dict(weights or {}),
         )
 
+    kept = kept_runs(runs, retry_failed=retry_failed)
     fits: dict[str, RunConfig] = {}
-    requests = []
-    for model, place in wanted:
-        # Another device must not ask another question where there is a run already.
-        if (exact := request(model, place, asked[model])).id in known:
-            requests.append(exact)
-            continue
+
+    def fit(model: str) -> RunConfig:
         if model not in fits:
             fits[model] = fitted(folders[model], asked[model])
-        requests.append(request(model, place, fits[model]))
-    configs = asked | fits
+        return fits[model]
+
+    requests: list[RunRequest] = []
+    configs: dict[str, RunConfig] = {}
+    changed: dict[str, RunConfig] = {}
+    for model, place in wanted:
+        ask, found = partial(request, model, place), asked[model]
+        if selection.replicate:
+            found = as_measured(found, model, place, runs)
+        if found == asked[model]:
+            found = chosen(found, ask, partial(fit, model), kept)
+        requests.append(ask(found))
+        # What is done takes no memory any more.
+        if model not in configs or kept.get(requests[-1].id) != DONE:
+            configs[model] = found
+        if found is fits.get(model):
+            changed[model] = found
     notes = (
-        *without_captions([all_datasets[dataset] for dataset in sorted({pair[1] for pair in wanted})]),
+        *without_captions(sorted(places, key=lambda dataset: dataset.id)),
         *few_samples(config, extractors),
-        *in_bf16(asked, configs),
-        *quantised(asked, configs),
+        *in_bf16(asked, requests),
+        *quantised(asked, changed),
     )
     return Plan(
         {request.id: request for request in requests},
@@ -260,70 +270,6 @@ def _check_measured_by(graph: MatchingGraph, extractor: Extractor, datasets: Seq
             )
 
 
-def check_unfinished(runs: Sequence[Run], plan: Plan) -> None:
-    """Refuse a plan that asks an unfinished run's question in another way, as after a changed option.
-
-    Runs that differ in model, dataset or seed, or of which one repeats the other to know its noise, are
-    different questions.
-
-    Args:
-        runs: those that the ledger has of the plan's models and datasets.
-        plan: the plan.
-
-    Raises:
-        ConfigChanged: there is such a run; the message names the first setting that differs.
-    """
-    asked = {
-        (request.model, request.dataset, request.config["seed"], request.replicate): request
-        for request in plan.requests.values()
-    }
-    for run in runs:
-        request = asked.get((run.model, run.dataset, run.config.get("seed"), run.replicate))
-        if run.status not in {QUEUED, RUNNING} or request is None or run.id == request.id:
-            continue
-        name, before, now = _first_difference(run, request)
-        raise ConfigChanged(
-            f"Run {run.id} of {run.model!r} on {run.dataset!r} is unfinished, and {name} was {before!r} "
-            f"there and is {now!r} here. Use the old settings to continue it, cancel it with `matchgraph "
-            f"ingest cancel {run.id}`, or give --also to run both."
-        )
-
-
-def check_replicates(runs: Sequence[Run], plan: Plan) -> None:
-    """Refuse replicates under the seed of the measurement that they repeat, which would tell no noise.
-
-    Args:
-        runs: those that the ledger has of the plan's models and datasets.
-        plan: the plan.
-
-    Raises:
-        NothingToDo: a run asks so.
-    """
-    measured = {
-        (run.model, run.dataset, run.config.get("seed"))
-        for run in runs
-        if not run.replicate and run.status == DONE
-    }
-    for request in plan.requests.values():
-        if request.replicate and (request.model, request.dataset, request.config["seed"]) in measured:
-            raise NothingToDo(
-                f"{request.model!r} on {request.dataset!r} was measured under seed {request.config['seed']} "
-                "already; give a replicate another --seed."
-            )
-
-
-def _first_difference(run: Run, request: RunRequest) -> tuple[str, Any, Any]:
-    # By way of JSON, as the ledger has it.
-    asked = json.loads(json.dumps(request.config))
-    for name in sorted(run.config.keys() | asked.keys()):
-        if run.config.get(name) != asked.get(name):
-            return name, run.config.get(name), asked.get(name)
-    for name, words in FINGERPRINTS.items():
-        if run.properties[name] != getattr(request, name):
-            return words, run.properties[name], getattr(request, name)
-    return "the id", run.id, request.id
-
-
 def queue_plan(
     ledger: Ledger,
     plan: Plan,
@@ -358,8 +304,8 @@ def queue_plan(
         {request.dataset for request in plan.requests.values()},
     )
     if not also:
-        check_unfinished(before, plan)
-    check_replicates(before, plan)
+        check_unfinished(before, plan.requests.values())
+    check_replicates(before, plan.requests.values())
     known = [run for run in before if run.id in plan.requests]
     ids = ledger.enqueue(list(plan.requests.values()), max_attempts=max_attempts)
     ledger.recover(known)

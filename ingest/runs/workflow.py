@@ -18,6 +18,7 @@ from matchgraph.ingest.errors import IngestError
 from matchgraph.ingest.instruments import extractor_specs, load_instruments
 from matchgraph.ingest.runs import local
 from matchgraph.ingest.runs.artefacts import remove_run
+from matchgraph.ingest.runs.choices import check_replicates, check_unfinished
 from matchgraph.ingest.runs.config import Execution, RunConfig, Selection
 from matchgraph.ingest.runs.estimates import Estimator
 from matchgraph.ingest.runs.ledger import (
@@ -42,8 +43,6 @@ from matchgraph.ingest.runs.memory import (
 from matchgraph.ingest.runs.plan import (
     Plan,
     PlannedRun,
-    check_replicates,
-    check_unfinished,
     make_plan,
     queue_plan,
     select_pairs,
@@ -191,8 +190,8 @@ def plan_runs(
     plan, _ = planned(graph, config, selection, "cpu", execution, home, families)
     everything = ledger.runs()
     if not selection.also:
-        check_unfinished(everything, plan)
-    check_replicates(everything, plan)
+        check_unfinished(everything, plan.requests.values())
+    check_replicates(everything, plan.requests.values())
     runs = survey(graph, ledger, everything, plan, home, gpu=on_gpu(execution))
     seconds = [run.estimate.seconds for run in runs if run.state != DONE]
     known = [value for value in seconds if value is not None]
@@ -298,7 +297,10 @@ def queue_runs(
     Raises:
         IngestError: as `plan_runs`; nothing was queued.
     """
-    plan, instruments = planned(graph, config, selection, device, execution or Execution(), home, families)
+    execution = execution or Execution()
+    plan, instruments = planned(
+        graph, config, selection, device, execution, home, families, retry_failed=retry_failed
+    )
     runs = queue_plan(
         Ledger(graph.runner),
         plan,
@@ -495,6 +497,8 @@ def planned(
     execution: Execution,
     home: Path,
     families: Families | None = None,
+    *,
+    retry_failed: bool = False,
 ) -> tuple[Plan, dict[str, Extractor]]:
     """The plan, and the extractors that it was made with, by name."""
     specs = extractor_specs(selection.probe, selection.extractors)
@@ -512,7 +516,8 @@ def planned(
         weights=weights,
         own=lambda folder, asked: of_family(folder, asked, families or {}),
         fitted=lambda folder, asked: quantised_to_fit(folder, narrowed(asked, execution), execution, kept),
-        known={run.id for run in Ledger(graph.runner).runs() if run.status in {DONE, QUEUED, RUNNING}},
+        runs=Ledger(graph.runner).runs(),
+        retry_failed=retry_failed,
     )
     return plan, instruments
 

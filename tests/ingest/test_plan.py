@@ -14,7 +14,9 @@ from matchgraph.graphdb.models import Dataset, Model
 from matchgraph.graphdb.repository import MatchingGraph
 from matchgraph.ingest.errors import BadInput, ConfigChanged, ExtractorMismatch, NothingToDo, SourceChanged
 from matchgraph.ingest.runs import memory
+from matchgraph.ingest.runs.choices import check_unfinished, chosen
 from matchgraph.ingest.runs.config import Execution, RunConfig, Selection
+from matchgraph.ingest.runs.ledger import CANCELLED, DONE, FAILED, QUEUED, RUNNING, RunRequest
 from matchgraph.ingest.runs.memory import narrowed, quantised_to_fit
 from matchgraph.ingest.runs.plan import make_plan
 from matchgraph.ingest.runs.run import make_job
@@ -133,6 +135,68 @@ def test_a_gpu_with_bf16_computes_in_it(
     assert config.asked()["precision"] == found.replace("auto", "fp32")
 
 
+def of(request: RunRequest, status: str = DONE) -> Any:
+    """A run of the ledger, as far as a plan looks at it."""
+    return SimpleNamespace(**vars(request), id=request.id, status=status, properties={"ended_at": 1})
+
+
+@pytest.mark.parametrize(
+    ("made_in", "status", "device", "retry", "found"),
+    [
+        # Measured on a GPU and planned without one, and the reverse.
+        ("bf16", DONE, "auto", False, "bf16"),
+        ("bf16", QUEUED, "auto", False, "bf16"),
+        ("fp32", RUNNING, "bf16", False, "fp32"),
+        # A failed one is retried as it was, with its checkpoint.
+        ("fp32", FAILED, "bf16", True, "fp32"),
+        ("bf16", FAILED, "auto", True, "bf16"),
+        ("fp32", FAILED, "bf16", False, "bf16"),
+        ("fp32", CANCELLED, "bf16", True, "bf16"),
+    ],
+)
+def test_a_pair_keeps_the_precision_of_its_run(
+    zoo: MatchingGraph, made_in: str, status: str, device: str, retry: bool, found: str
+) -> None:
+    selection = Selection(("kolors",), ("cats",))
+
+    def requested(config: RunConfig, selection: Selection, **given: Any) -> tuple[RunRequest, RunConfig]:
+        made = make_plan(
+            zoo,
+            config,
+            {"clip": EXTRACTOR},
+            selection,
+            fitted=lambda _, config: (
+                replace(config, precision=device) if config.precision == "auto" else config
+            ),
+            **given,
+        )
+        (request,) = made.requests.values()
+        return request, made.configs["kolors"]
+
+    run, _ = requested(replace(CONFIG, precision=made_in), selection)
+    request, config = requested(CONFIG, selection, runs=[of(run, status)], retry_failed=retry)
+    assert (request.config["precision"], config.computed_in) == (found, found)
+    assert (request.id == run.id) == (made_in == found)
+    check_unfinished([of(run, status)], [request])
+    # Its noise is that of what was measured.
+    again, seeded = replace(selection, replicate=True), replace(CONFIG, seed=5, initial=False)
+    repeated, _ = requested(seeded, again, runs=[of(run, status)])
+    assert repeated.config["precision"] == (made_in if status == DONE else device.replace("auto", "fp32"))
+
+
+def test_of_runs_in_both_precisions_the_one_that_is_further_goes_on() -> None:
+    def ask(config: RunConfig) -> Any:
+        return SimpleNamespace(id=config.precision)
+
+    for statuses, found in (
+        ({"auto": FAILED, "bf16": DONE}, "bf16"),
+        ({"auto": QUEUED, "bf16": FAILED}, "auto"),
+        ({"auto": FAILED, "bf16": FAILED}, "bf16"),
+        ({}, "bf16"),
+    ):
+        assert chosen(CONFIG, ask, lambda: replace(CONFIG, precision="bf16"), statuses).precision == found
+
+
 def test_a_choice_of_bf16_is_said(zoo: MatchingGraph) -> None:
     def fitted(_: Path, config: RunConfig) -> RunConfig:
         return replace(config, precision="bf16")
@@ -140,6 +204,12 @@ def test_a_choice_of_bf16_is_said(zoo: MatchingGraph) -> None:
     made = make_plan(zoo, CONFIG, {"clip": EXTRACTOR}, Selection(), fitted=fitted)
     assert {request.config["precision"] for request in made.requests.values()} == {"bf16"}
     assert made.notes == ("The runs compute in bf16; --precision fp32 is slower and rounds less.",)
+    other = [of(next(iter(plan(zoo).requests.values())))]
+    made = make_plan(zoo, CONFIG, {"clip": EXTRACTOR}, Selection(), fitted=fitted, runs=other)
+    (note,) = made.notes
+    assert note.startswith(
+        "3 of 4 runs compute in bf16; pairs with a run in fp32 or bf16 keep its precision."
+    )
     asked = replace(CONFIG, precision="bf16")
     assert make_plan(zoo, asked, {"clip": EXTRACTOR}, Selection(), fitted=fitted).notes == ()
 
@@ -159,10 +229,12 @@ def test_a_model_that_is_quantised_to_fit_is_named_and_asks_another_question(zoo
     # A run as it was asked for, done or unfinished, is not asked in fewer bits by another device.
     exact = plan(zoo).requests
     pair = next(run for run, request in exact.items() if request.model == "kolors")
-    made = make_plan(zoo, CONFIG, {"clip": EXTRACTOR}, Selection(), fitted=fitted, known=[pair])
+    made = make_plan(zoo, CONFIG, {"clip": EXTRACTOR}, Selection(), fitted=fitted, runs=[of(exact[pair])])
     assert len(set(made.requests) & set(exact)) == 3
     assert pair in made.requests
-    made = make_plan(zoo, CONFIG, {"clip": EXTRACTOR}, Selection(), fitted=fitted, known=exact)
+    made = make_plan(
+        zoo, CONFIG, {"clip": EXTRACTOR}, Selection(), fitted=fitted, runs=list(map(of, exact.values()))
+    )
     assert (set(made.requests), made.notes) == (set(exact), ())
 
     # Asked for by a family's settings, it is no choice of the plan.
