@@ -13,7 +13,6 @@ from PIL import Image
 
 from matchgraph.training.errors import ExtractorUnavailable, TooFewSamples
 from matchgraph.training.measure.extractors import clean_resize, load_clip
-from matchgraph.training.measure.extractors.base import Extractor
 from matchgraph.training.measure.extractors.clip import open_weights
 from tests.training import tiny
 
@@ -54,23 +53,6 @@ def test_features_are_those_of_open_clip_on_clean_resized_images(tmp_path, image
     assert extractor.hash == open_weights(folder, "cpu").hash
     np.testing.assert_allclose(extractor.features(images, batch_size=2), features, rtol=1e-4, atol=1e-5)
     assert extractor.features([]).shape == (0, 24)
-
-
-def test_features_are_never_of_tf32_products(images):
-    seen = []
-
-    def encode(pixels: torch.Tensor) -> torch.Tensor:
-        seen.append(torch.get_float32_matmul_precision())
-        return pixels.flatten(1)[:, :2]
-
-    before = torch.get_float32_matmul_precision()
-    # As a pipeline on a GPU leaves it.
-    torch.set_float32_matmul_precision("high")
-    try:
-        Extractor("e", "0", 2, 8, (0.5,) * 3, (0.5,) * 3, encode, torch.device("cpu")).features(images)
-        assert (seen, torch.get_float32_matmul_precision()) == (["highest"], "high")
-    finally:
-        torch.set_float32_matmul_precision(before)
 
 
 def test_statistics_stream_the_same_features(folder, images):

@@ -14,6 +14,7 @@ import numpy as np
 from matchgraph.training.errors import ExtractorUnavailable, first_line
 from matchgraph.training.measure.extractors import captions
 from matchgraph.training.measure.extractors.clip import OpenedClip, open_weights
+from matchgraph.training.products import whole_products
 
 if TYPE_CHECKING:
     import torch
@@ -143,7 +144,7 @@ class ClipPrompts:
         import torch
 
         ids = self._tokenizer(list(prompts)).to(self.device)
-        with self._alone, torch.inference_mode():
+        with self._alone, torch.inference_mode(), whole_products():
             embeddings = self._model.encode_text(ids, normalize=True).float().cpu().numpy()
             tokens = self._seen
         assert tokens is not None

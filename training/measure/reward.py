@@ -18,6 +18,7 @@ import numpy as np
 
 from matchgraph.training.errors import ScorerUnavailable
 from matchgraph.training.pipelines.hub import hub_folder, is_hub_name
+from matchgraph.training.products import whole_products
 
 if TYPE_CHECKING:
     import torch
@@ -106,7 +107,7 @@ class ImageReward:
                 return_tensors="pt",
             ).to(self._device)
             pixels = torch.stack([_pixels(image, self._side) for image in images[start : start + BATCH]])
-            with torch.inference_mode():
+            with torch.inference_mode(), whole_products():
                 seen = self._vision(pixels.to(self._device)).last_hidden_state
                 read = self._text(
                     input_ids=tokens.input_ids,

@@ -250,9 +250,6 @@ class LoadedPipeline:
         self.device = choose_device(device)
         self.placement = placement or Placement()
         self.quantisation = quantisation
-        if self.device.type == "cuda":
-            # TF32 where products are of float32. Who measures does not use it.
-            torch.set_float32_matmul_precision("high")
         # Quantised before it is on the GPU, the denoiser never takes more there.
         later = self.placement.moves or quantisation != EXACT
         with memory_of("loading"):

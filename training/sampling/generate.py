@@ -20,6 +20,7 @@ from matchgraph.training.pipelines.placement import placed, release
 from matchgraph.training.pipelines.rollback import Start
 from matchgraph.training.pipelines.samplers import caching, default_drawing, drawing_with
 from matchgraph.training.pipelines.weights import changes_encoders, load_weights
+from matchgraph.training.products import rounded_products
 from matchgraph.training.sampling.trajectories import curvature, followed
 from matchgraph.training.seeds import seeded_generator
 
@@ -248,7 +249,7 @@ def _draw(
     """Draw the images at some places."""
     drawing, family = config.drawing, loaded.family
     steps, guidance = default_drawing(loaded.pipe, family.default_steps, family.default_guidance)
-    with memory_of("sampling"):
+    with memory_of("sampling"), rounded_products(loaded.device):
         return family.sample(
             loaded.pipe,
             encoded.pick([wanted[i] for i in places], loaded.device),

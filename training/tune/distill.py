@@ -36,6 +36,7 @@ from matchgraph.training.pipelines.loading import (
 from matchgraph.training.pipelines.memory import PeakMemory
 from matchgraph.training.pipelines.placement import placed
 from matchgraph.training.pipelines.samplers import guidance_width
+from matchgraph.training.products import rounded_products
 from matchgraph.training.seeds import seeded_generator
 from matchgraph.training.tune.checkpoint import Checkpoints
 from matchgraph.training.tune.consistency import student_scheduler, teacher_path
@@ -161,6 +162,7 @@ def distill(
         with (
             attached(loaded, method, config) as parameters,
             placed(loaded, "denoiser", training=True),
+            rounded_products(loaded.device),
         ):
             side = dataset.latents.pick([0])["latents"].shape[-1]
             path = teacher_path(

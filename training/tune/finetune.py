@@ -19,6 +19,7 @@ from matchgraph.training.pipelines.encoding import dataset_hash, encode_dataset
 from matchgraph.training.pipelines.loading import LoadedPipeline, opened
 from matchgraph.training.pipelines.memory import PeakMemory
 from matchgraph.training.pipelines.placement import placed
+from matchgraph.training.products import rounded_products
 from matchgraph.training.tune.checkpoint import Checkpoints
 from matchgraph.training.tune.fine_tuning import FineTuning
 from matchgraph.training.tune.loop import attached
@@ -143,6 +144,7 @@ def fine_tune(
         with (
             attached(loaded, method, config) as parameters,
             placed(loaded, "denoiser", training=True),
+            rounded_products(loaded.device),
         ):
             trainable = sum(parameter.numel() for parameter in parameters.values())
             with memory_of("training"):

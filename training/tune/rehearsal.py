@@ -13,6 +13,7 @@ from matchgraph.training.images import CaptionedImage
 from matchgraph.training.pipelines.encoding import encode_dataset
 from matchgraph.training.pipelines.placement import placed
 from matchgraph.training.pipelines.samplers import default_drawing
+from matchgraph.training.products import rounded_products
 from matchgraph.training.sampling.generate import sample_images
 from matchgraph.training.tune.fine_tuning import FineTuning
 from matchgraph.training.tune.finetune import method_of
@@ -64,6 +65,7 @@ def rehearse(
             attached(loaded, method_of(training), training) as parameters,
             placed(loaded, "denoiser", training=True),
             memory_of("training"),
+            rounded_products(loaded.device),
         ):
             FineTuning(loaded, parameters, data, replace(training, compile=False)).step(1)
         steps, _ = default_drawing(loaded.pipe, loaded.family.default_steps, loaded.family.default_guidance)

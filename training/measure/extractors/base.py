@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -15,6 +14,7 @@ import numpy as np
 
 from matchgraph.training.errors import memory_of
 from matchgraph.training.measure.frechet import GaussianAccumulator, GaussianStatistics
+from matchgraph.training.products import whole_products
 
 if TYPE_CHECKING:
     import torch
@@ -155,20 +155,8 @@ class CaptionExtractor(Instrument):
     resize: str = CAPTIONS
 
     def _embed(self, batch: list[str]) -> np.ndarray:
-        return np.asarray(self.encode(batch), dtype=np.float64)
-
-
-@contextmanager
-def whole_products() -> Iterator[None]:
-    """Let a GPU multiply float32 as float32 inside, and not as TF32, which pipelines may."""
-    import torch
-
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(before)
+        with whole_products():
+            return np.asarray(self.encode(batch), dtype=np.float64)
 
 
 def clean_resize(image: Image.Image, size_px: int) -> np.ndarray:
