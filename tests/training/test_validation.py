@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,7 +12,10 @@ import torch
 from matchgraph.training.config import FineTuneConfig
 from matchgraph.training.errors import InvalidConfig
 from matchgraph.training.images import list_captioned_images
+from matchgraph.training.pipelines import placement
 from matchgraph.training.pipelines.loading import LoadedPipeline
+from matchgraph.training.pipelines.memory import PeakMemory
+from matchgraph.training.tune import session, validation
 from matchgraph.training.tune.checkpoint import Checkpoints
 from matchgraph.training.tune.finetune import fine_tune
 from matchgraph.training.tune.validation import HELD_OUT, TRAINED_ON, Validation
@@ -32,8 +36,8 @@ def test_looking_changes_nothing(tiny_folder, dataset, tmp_path, monkeypatch, na
         monkeypatch.setattr(type(loaded.family), "default_steps", 2)
         plain = fine_tune(loaded, dataset, config, tmp_path / "plain")
         random = torch.get_rng_state()
-        validation = Validation(2, 2, lambda *look: looks.append(look))
-        seen = fine_tune(loaded, dataset, config, tmp_path / "seen", validation=validation)
+        looking = Validation(2, 2, lambda *look: looks.append(look))
+        seen = fine_tune(loaded, dataset, config, tmp_path / "seen", validation=looking)
     assert torch.equal(torch.get_rng_state(), random)
     assert (seen.sha256, seen.losses) == (plain.sha256, plain.losses)
     # And after the last step.
@@ -86,9 +90,48 @@ def test_a_lack_of_memory_for_pictures_leaves_the_run_alone(tiny_folder, dataset
     def lacking(*_: object, **__: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
+    config = replace(CONFIG, steps=1)
     with LoadedPipeline(tiny_folder("sd"), device="cpu") as loaded:
-        monkeypatch.setattr(type(loaded.family), "sample", lacking)
-        record = fine_tune(loaded, dataset, CONFIG, tmp_path, validation=Validation(3, 1))
-    assert len(record.happened["validations"]) == 1
+        # For the VAE, and for what is drawn.
+        for place, name in ((validation, "beside"), (type(loaded.family), "sample")):
+            with monkeypatch.context() as lack:
+                lack.setattr(place, name, lacking)
+                record = fine_tune(loaded, dataset, config, tmp_path, validation=Validation(1, 1))
+            assert len(record.happened["validations"]) == 1
+
+
+def test_a_part_that_finds_no_memory_leaves_the_pipeline_as_it_was(monkeypatch):
+    class Pipe:
+        vae = torch.nn.Linear(1, 1)
+
+    def move(_: object, device: torch.device) -> None:
+        if device.type == "cuda":
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(placement, "_move", move)
+    loaded = SimpleNamespace(pipe=Pipe(), device=torch.device("cuda"))
+    with pytest.raises(torch.OutOfMemoryError), placement.beside(loaded, "vae"):
+        pass
+    assert type(loaded.pipe) is Pipe
+
+
+def test_looks_are_no_time_of_training(monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr(session, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
+
+    def passing(seconds: float) -> None:
+        clock[0] += seconds
+
+    training = SimpleNamespace(
+        step=lambda _: passing(1.0) or 0.5, check_finite=lambda _: None, notes=[], skipped_steps=0
+    )
+    found = session.Session(
+        3, None, {}, 0.0, PeakMemory(torch.device("cpu")), validate=lambda _: passing(9.0)
+    )
+    found.train(training, None)
+    assert found.seconds == 3.0
+
+
+def test_numbers_of_looks_are_checked():
     with pytest.raises(InvalidConfig):
         Validation(0)

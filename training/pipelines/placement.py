@@ -153,9 +153,9 @@ def beside(loaded: Loaded, name: str) -> Iterator[None]:
         yield
         return
     part, plain = getattr(loaded.pipe, name), type(loaded.pipe)
-    _say_device(loaded.pipe, loaded.device)
-    _move([part], loaded.device)
     try:
+        _say_device(loaded.pipe, loaded.device)
+        _move([part], loaded.device)
         yield
     finally:
         _move([part], torch.device("cpu"))

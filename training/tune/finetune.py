@@ -54,7 +54,7 @@ class FineTuneRecord:
 
     @property
     def seconds(self) -> float:
-        """Wall time of all parts of the run that count, loading of the pipeline left out."""
+        """Wall time of all parts of the run that count; loading of the pipeline and looks left out."""
         return self.happened["seconds"]
 
     @property
@@ -132,11 +132,12 @@ def fine_tune(
             use=use,
         )
         dataset = encode(images)
+        encoding_seconds = time.perf_counter() - began
         validated, validated_on = None, ""
         if validation is not None:
             chosen, validated_on = validation.images(images)
             validated = encode(chosen)
-        encoding_seconds = time.perf_counter() - began
+            session.looking_seconds = time.perf_counter() - began - encoding_seconds
         out.mkdir(parents=True, exist_ok=True)
         for name in (RECORD_FILE, *WEIGHT_FILES):
             (out / name).unlink(missing_ok=True)

@@ -55,13 +55,16 @@ class Session:
     notes: list[str] = field(default_factory=list)
     skipped_steps: int = 0
     compiled: bool = False
+    # Of this part, for looks, which are no time of training.
+    looking_seconds: float = 0.0
     # Of the parts before this one.
     seconds_before: float = 0.0
     peak_before: int = 0
 
     @property
     def seconds(self) -> float:
-        return self.seconds_before + time.perf_counter() - self.began
+        """Wall time of all parts; looks left out."""
+        return self.seconds_before + time.perf_counter() - self.began - self.looking_seconds
 
     @property
     def peak_memory_bytes(self) -> int:
@@ -90,8 +93,10 @@ class Session:
         last = self.steps
         for step in range(len(self.losses) + 1, last + 1):
             self.losses.append(training.step(step))
+            before = time.perf_counter()
             if (found := self.validate(step)) is not None:
                 self.validations.append(found)
+            self.looking_seconds += time.perf_counter() - before
             if self.checkpoints and (step % self.checkpoints.every_steps == 0 or step == last):
                 self._save(training)
                 saved = step

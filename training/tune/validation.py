@@ -128,7 +128,7 @@ class Validator:
         dtype = next(family.denoiser(pipe).parameters()).dtype
         pick = partial(_picked, self.dataset, dtype=dtype, device=self.loaded.device)
         try:
-            with beside(self.loaded, "vae"), memory_of("sampling"):
+            with memory_of("sampling"), beside(self.loaded, "vae"):
                 for number in range(min(self.validation.pictures, len(self.dataset))):
                     made += family.sample(
                         pipe,
