@@ -133,12 +133,19 @@ class Trackers:
     """Several trackers as one. One that fails is left out: a run is worth more than what follows it.
 
     Args:
-        opened: by name.
+        names: keys of `TRACKERS`.
+        of: the run.
         notice: told of one that failed.
     """
 
-    def __init__(self, opened: Mapping[str, Tracker], notice: Callable[[str], None]) -> None:
-        self._opened, self._notice = dict(opened), notice
+    def __init__(self, names: Sequence[str], of: Tracked, notice: Callable[[str], None]) -> None:
+        self._opened: dict[str, Tracker] = {}
+        self._notice = notice
+        for name in names:
+            try:
+                self._opened[name] = TRACKERS[name](of)
+            except Exception as error:
+                self._leave_out(name, error)
 
     def values(self, step: int, values: Mapping[str, float]) -> None:
         """See `Tracker`."""
@@ -158,7 +165,10 @@ class Trackers:
                 act(tracker)
             except Exception as error:
                 del self._opened[name]
-                self._notice(f"{name} failed, and the run goes on without it: {first_line(error)}")
+                self._leave_out(name, error)
+
+    def _leave_out(self, name: str, error: Exception) -> None:
+        self._notice(f"{name} failed, and the run goes on without it: {first_line(error)}")
 
 
 @contextmanager
@@ -176,7 +186,7 @@ def tracked(
         TrackerUnavailable: a tracker's package is not installed.
     """
     check_trackers(names)
-    trackers = Trackers({name: TRACKERS[name](of) for name in names}, notice)
+    trackers = Trackers(names, of, notice)
     try:
         yield trackers
     finally:

@@ -12,8 +12,13 @@ import pytest
 from PIL import Image
 
 from matchgraph.ingest.errors import TrackerUnavailable
+from matchgraph.ingest.runs import tracking
 from matchgraph.ingest.runs.config import Execution
+from matchgraph.ingest.runs.execution import LoraExecutor
+from matchgraph.ingest.runs.ledger import TRAINING
 from matchgraph.ingest.runs.tracking import Tracked, tracked
+from matchgraph.training.tune import finetune
+from tests.ingest.stub import CONFIG
 
 PICTURES = [Image.new("RGB", (8, 8), "teal")]
 
@@ -50,11 +55,14 @@ class Wandb(ModuleType):
         self.began: dict[str, Any] = {}
         self.logged: list[tuple[dict[str, Any], int]] = []
         self.finished = 0
+        self.refuses = False
 
     def Image(self, image: Image.Image) -> tuple[int, int]:
         return image.size
 
     def init(self, **options: Any) -> Wandb:
+        if self.refuses:
+            raise RuntimeError("no service\nand more")
         self.began = options
         return self
 
@@ -92,6 +100,43 @@ def test_a_tracker_that_fails_is_left_out(tmp_path: Path, monkeypatch: pytest.Mo
             trackers.values(step, {name: 1.0})
     assert notices == ["wandb failed, and the run goes on without it: the service died"]
     assert library.logged == []
+    # Nor does one that cannot even begin cost the run, or the tracker beside it.
+    library.refuses, other = True, Wandb()
+    monkeypatch.setattr(tracking, "check_trackers", lambda _: None)
+    trackers = {**tracking.TRACKERS, "other": lambda _: SimpleNamespace(close=other.finish)}
+    monkeypatch.setattr(tracking, "TRACKERS", trackers)
+    with tracked(["wandb", "other"], followed(tmp_path), notices.append):
+        assert notices[1:] == ["wandb failed, and the run goes on without it: no service"]
+    assert other.finished == 1
+
+
+def test_losses_and_pictures_of_a_run_come_to_its_tracker(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    library = Wandb()
+    monkeypatch.setitem(sys.modules, "wandb", library)
+
+    def trained(*_: Any, on_step: Any, validation: Any, **__: Any) -> str:
+        for step in (1, 2):
+            if step % validation.every_steps == 0:
+                validation.on_look(step, 0.25, PICTURES * validation.pictures)
+            on_step(step, step / 2)
+        return "record"
+
+    monkeypatch.setattr(finetune, "fine_tune", trained)
+    run = followed(tmp_path)
+    job: Any = SimpleNamespace(run=run.run, model="sd-1.5", dataset="cats", asked=run.settings, config=CONFIG)
+    vars(job).update(out=tmp_path, checkpoint=tmp_path, resume_from=None, dataset_folder=tmp_path, images=[])
+    execution = Execution("cpu", validate_steps=2, validation_pictures=1, track=("wandb",))
+    executor, steps = LoraExecutor(execution, tracking=tmp_path / "kept"), []
+    pipeline: Any = None
+    made = executor._fine_tuned(job, pipeline, execution, lambda *step: steps.append(step))
+    assert (made, steps) == ("record", [(TRAINING, 0, 3), (TRAINING, 1, 3, 0.5), (TRAINING, 2, 3, 1.0)])
+    looks = [({"validation loss": 0.25}, 2), ({"pictures": [(8, 8)]}, 2)]
+    assert library.logged == [({"loss": 0.5}, 1), *looks, ({"loss": 1.0}, 2)]
+    assert (library.began["name"], library.began["dir"]) == (run.name, str(tmp_path / "kept"))
+    assert library.finished == 1
+    assert [path.name for path in tmp_path.glob("*.png")] == ["step-000002.png"]
 
 
 def test_one_that_is_not_installed_is_refused_before_anything_runs(
