@@ -130,7 +130,7 @@ class LoraExecutor:
             adapter, digest, seconds, trained = job.adapter, file_hash(job.adapter), None, {}
         rows = DrawnRows(job.checkpoint, {"of": drawing_hash(job, digest)}, "after")
         after = sampling.measure(rows, adapter, AFTER, job.out / GRID_FILE)
-        sampling.save_real(job.out / GRID_REAL_FILE)
+        sampling.save_real(job.out / GRID_REAL_FILE, self.notice)
         on_gpu = pipeline.device.type == "cuda"
         details = {
             **trained,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,6 +13,7 @@ import numpy as np
 
 from matchgraph.ingest.runs.config import Execution
 from matchgraph.settings import identity
+from matchgraph.training.errors import BadImage, first_line
 from matchgraph.training.files import json_hash
 from matchgraph.training.measure.drawn import DrawnRows
 from matchgraph.training.measure.features import writing
@@ -127,13 +128,21 @@ class Sampling:
         save_grid([_image(row) for row in rows.rows("picture", GRID_SIDE**2)], picture)
         return Measured(scores, float(rows.rows("seconds", n).mean()), plain)
 
-    def save_real(self, picture: Path) -> None:
-        """Save the real images whose captions the first samples have, side by side as these are."""
+    def save_real(self, picture: Path, notice: Callable[[str], None]) -> None:
+        """Save the real images whose captions the first samples have, side by side as these are.
+
+        Args:
+            picture: gets them.
+            notice: told of a file that cannot be read any more: a run is worth more than this picture.
+        """
         from matchgraph.training.images import load_rgb, square
 
         side = self.job.config.resolution_px
         shown = [self.job.images[place].path for place in self.places[: GRID_SIDE**2]]
-        save_grid([square(load_rgb(path), side) for path in shown], picture)
+        try:
+            save_grid([square(load_rgb(path), side) for path in shown], picture)
+        except (OSError, BadImage) as error:
+            notice(f"{self.job.dataset}: no picture of real images: {first_line(error)}")
 
     def _draw(self, rows: DrawnRows, adapter: Path | None, stage: str, n: int) -> None:
         """Draw up to n images and keep their rows."""

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from matchgraph.cli.runs import run_config
-from matchgraph.ingest.runs.config import RunConfig
-from matchgraph.ingest.runs.sampling import FIRST_LOOK, next_look
-from tests.ingest.stub import score
+from matchgraph.ingest.runs.config import Execution, RunConfig
+from matchgraph.ingest.runs.sampling import FIRST_LOOK, Sampling, next_look
+from tests.ingest.stub import CONFIG, score
 
 
 def scored(value: float, error: float | None) -> tuple:
@@ -48,6 +51,22 @@ def test_frechet_distances_decide_where_there_are_any() -> None:
 def test_no_more_than_the_most_are_drawn() -> None:
     assert next_look(scored(10.0, 5.0), 256, 300, 0.01) == 300
     assert next_look(scored(10.0, 5.0), 300, 300, 0.01) == 300
+
+
+@pytest.mark.parametrize("content", [None, b"no image"])
+def test_an_image_that_is_gone_costs_the_picture_alone(tmp_path: Path, content: bytes | None) -> None:
+    image = tmp_path / "real.png"
+    if content is not None:
+        image.write_bytes(content)
+    shown = SimpleNamespace(caption="a cat", path=image)
+    job: Any = SimpleNamespace(config=CONFIG, dataset="cats", images=[shown])
+    unused: Any = None
+    notices: list[str] = []
+    sampling = Sampling(job, unused, unused, unused, Execution("cpu"), None, unused)
+    sampling.save_real(tmp_path / "grid.png", notices.append)
+    (notice,) = notices
+    assert notice.startswith(f"cats: no picture of real images: {image}")
+    assert not (tmp_path / "grid.png").exists()
 
 
 def test_auto_is_a_tolerance_and_a_most() -> None:
