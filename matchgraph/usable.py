@@ -102,7 +102,8 @@ def _too_large(models: Sequence[Model], fits_gib: float, home: Path) -> dict[str
         planned = None
         # Without the folder there may still be a published plan.
         with suppress(SourceChanged):
-            own = {model.id: RunConfig()}
+            # What `--precision auto` comes to on such a card.
+            own = {model.id: RunConfig(precision="bf16")}
             planned = memory_of_models(sources, {model.id: model}, own, execution, home).get(model.id)
         if planned is not None:
             if not planned.fits:

@@ -9,10 +9,12 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from matchgraph import shortlist
+from matchgraph import shortlist, usable
 from matchgraph.cli.main import matchgraph
 from matchgraph.graphdb.models import Dataset, Model, Result, Similar
 from matchgraph.graphdb.repository import MatchingGraph
+from matchgraph.ingest.runs import memory
+from matchgraph.ingest.runs.config import RunConfig
 from matchgraph.predictor.recipes import Method
 from matchgraph.predictor.workflow import predict
 from matchgraph.usable import Conditions, NothingUsable
@@ -70,6 +72,18 @@ def test_a_folder_is_planned_for_the_card(graph: MatchingGraph, tmp_path: Path) 
     assert (method.models, notes) == (("tiny-sd15",), ())
     with pytest.raises(NothingUsable, match=r"tiny-sd15 \(fine-tuning takes [0-9.]+ GiB\)"):
         Conditions(fits_gib=0.01).applied(graph, tmp_path)
+
+
+def test_a_card_computes_in_bf16(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    seen: dict[str, RunConfig] = {}
+
+    def planned(_: object, __: object, configs: Mapping[str, RunConfig], *___: object) -> dict[str, object]:
+        seen.update(configs)
+        return {}
+
+    monkeypatch.setattr(memory, "memory_of_models", planned)
+    usable._too_large([Model("small", PROPERTIES["small"])], 24, tmp_path)
+    assert seen["small"].computed_in == "bf16"
 
 
 def test_no_condition_changes_nothing_and_one_that_none_meets_is_an_error(
