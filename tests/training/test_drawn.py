@@ -49,5 +49,16 @@ def test_batches_that_cannot_be_used_are_drawn_again(tmp_path: Path) -> None:
     assert kept(tmp_path).count(["x"]) == 2
 
 
+def test_batches_of_a_run_by_fewer_extractors_hide_none_of_a_later_one(tmp_path: Path) -> None:
+    # One that was stopped after its first image, and one that measures more, in larger batches.
+    kept(tmp_path).add(0, rows(0, 1))
+    later = kept(tmp_path)
+    for first in (0, 4):
+        later.add(first, {**rows(first, 4), "y": np.zeros(4)})
+    assert later.count(["x", "y"]) == 8
+    assert later.rows("x").ravel().tolist() == list(range(8))
+    assert later.rows("x", 5).ravel().tolist() == list(range(5))
+
+
 def test_a_folder_that_is_not_there_holds_nothing(tmp_path: Path) -> None:
     assert kept(tmp_path / "none").count(["x"]) == 0

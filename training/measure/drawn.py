@@ -10,7 +10,6 @@ import json
 import re
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -55,11 +54,14 @@ class DrawnRows:
 
     def batches(self, name: str, n: int | None = None) -> Iterator[np.ndarray]:
         """Rows under a name, shard by shard; the first n of them."""
+        from safetensors import safe_open
+
         left = n
-        for _, shard in self._shards([name]):
+        for _, path in self._shards([name]):
             if left == 0:
                 return
-            rows = shard.get_tensor(name)[:left]
+            with safe_open(path, framework="numpy") as shard:
+                rows = shard.get_tensor(name)[:left]
             if left is not None:
                 left -= len(rows)
             yield rows
@@ -68,24 +70,34 @@ class DrawnRows:
         """All rows under a name, or the first n."""
         return np.concatenate(list(self.batches(name, n)))
 
-    def _shards(self, names: Collection[str]) -> Iterator[tuple[int, Any]]:
-        """How many images each whole shard has, and the open file; rows are read by who needs them."""
+    def _shards(self, names: Collection[str]) -> list[tuple[int, Path]]:
+        """How many images each whole shard has, and its file, in order and without a gap.
+
+        Shards of several runs, in other batches and with other names, may overlap, and some end early: those
+        that reach furthest are taken.
+        """
+        before: dict[int, tuple[int, Path]] = {}
+        for first, last, path in self._paths():
+            if (first in before or not first) and last not in before and self._holds(path, names):
+                before[last] = first, path
+        shards = []
+        reached = max(before, default=0)
+        while reached:
+            first, path = before[reached]
+            shards.append((reached - first, path))
+            reached = first
+        return shards[::-1]
+
+    def _holds(self, path: Path, names: Collection[str]) -> bool:
+        """Whether a shard is of this sample, with these names; a damaged one is drawn again."""
         from safetensors import SafetensorError, safe_open
 
-        reached = 0
-        for first, last, path in self._paths():
-            if first != reached:
-                continue
-            try:
-                with safe_open(path, framework="numpy") as file:
-                    there = set(file.keys())
-                    if (file.metadata() or {}).get("of") != self._facts or not there.issuperset(names):
-                        continue
-                    yield last - first, file
-            except (OSError, SafetensorError):
-                # A damaged shard is drawn again.
-                continue
-            reached = last
+        try:
+            with safe_open(path, framework="numpy") as file:
+                of = (file.metadata() or {}).get("of")
+                return of == self._facts and set(file.keys()).issuperset(names)
+        except (OSError, SafetensorError):
+            return False
 
     def _paths(self) -> list[tuple[int, int, Path]]:
         """Shards with the numbers of their first image and of the one after their last."""
