@@ -18,6 +18,8 @@ from matchgraph.routing.policy import LambdaPath
 from matchgraph.stats.intervals import LEVEL, RESAMPLES, Interval, bootstrap
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from numpy.typing import ArrayLike
 
 # The cheapest point is a mean of equal costs, which rounding may put a little above each of them.
@@ -40,17 +42,17 @@ class DeferralCurve:
 
     @classmethod
     def along(
-        cls, path: LambdaPath, truth: np.ndarray, cost: np.ndarray, weights: np.ndarray | None = None
-    ) -> DeferralCurve:
-        """The curve of a path's choices.
+        cls, path: LambdaPath, truth: np.ndarray, cost: np.ndarray
+    ) -> Callable[[np.ndarray], DeferralCurve]:
+        """The curve of a path's choices, as a function of how often each prompt counts, (n,).
 
         Args:
             path: of the estimates.
             truth: the measured quality, (n, m), without NaN.
             cost: (m,).
-            weights: how often each prompt counts, (n,); once by default.
         """
-        return cls(path.means(cost, weights), path.means(truth, weights), path.levels)
+        spent, reached = path.weighted(cost), path.weighted(truth)
+        return lambda weights: cls(spent(weights), reached(weights), path.levels)
 
     def quality_at(self, cost: ArrayLike) -> np.ndarray:
         """Average quality at average costs; NaN below the cheapest point.
@@ -97,7 +99,7 @@ def routed(estimates: np.ndarray, truth: np.ndarray, cost: np.ndarray) -> Deferr
     Raises:
         InvalidScores: as `routing.policy.choose`.
     """
-    return DeferralCurve.along(LambdaPath.of(estimates, cost), truth, cost)
+    return DeferralCurve.along(LambdaPath.of(estimates, cost), truth, cost)(np.ones(len(truth)))
 
 
 def oracle(truth: np.ndarray, cost: np.ndarray) -> DeferralCurve:
@@ -150,10 +152,10 @@ def compare(
         level: of the intervals.
         seed: of the resamples.
     """
-    path = LambdaPath.of(estimates, cost)
+    curve_of = DeferralCurve.along(LambdaPath.of(estimates, cost), truth, cost)
 
     def figures(weights: np.ndarray) -> list[float]:
-        curve = DeferralCurve.along(path, truth, cost, weights)
+        curve = curve_of(weights)
         mean = np.average(truth, axis=0, weights=weights)[None]
         low, high = float(curve.cost[0]), float(cost.max())
         mixing = routed(mean, mean, cost)

@@ -19,7 +19,7 @@ import numpy as np
 from matchgraph.routing.errors import BudgetTooSmall, InvalidScores
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import ArrayLike
 
@@ -147,15 +147,27 @@ class LambdaPath:
         Returns:
             float64, (number of levels,).
         """
+        return self.weighted(values)(np.ones(len(self.start)) if weights is None else weights)
+
+    def weighted(self, values: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+        """`means` as a function of the weights; what does not depend on these is computed once.
+
+        Args:
+            values: see `means`.
+        """
         count = len(self.start)
         table = np.broadcast_to(values, (count, np.shape(values)[-1]))
-        weights = np.ones(count) if weights is None else weights
-        first = (weights * table[np.arange(count), self.start]).sum()
+        started = table[np.arange(count), self.start]
         change = table[self.prompt, self.after] - table[self.prompt, self.before]
-        sums = first + np.cumsum(weights[self.prompt] * change)
         # Prompts that change at the same lambda change together.
         last = np.flatnonzero(np.diff(self.lam, append=-np.inf) != 0)
-        return np.concatenate([[first], sums[last]]) / weights.sum()
+
+        def means(weights: np.ndarray) -> np.ndarray:
+            first = (weights * started).sum()
+            sums = first + np.cumsum(weights[self.prompt] * change)[last]
+            return np.concatenate([[first], sums]) / weights.sum()
+
+        return means
 
 
 def lambda_for_budget(quality: ArrayLike, cost: ArrayLike, budget: float) -> float:

@@ -63,14 +63,16 @@ def standing(
         resamples: how many.
         seed: of the resamples.
     """
-    router, oracle = LambdaPath.of(estimates, cost), LambdaPath.of(truth, cost)
+    router, oracle = (
+        DeferralCurve.along(LambdaPath.of(each, cost), truth, cost) for each in (estimates, truth)
+    )
     quality, spent = truth[np.arange(len(truth)), single], cost[single]
 
     def figures(weights: np.ndarray) -> list[float]:
         alone, at = float(np.average(quality, weights=weights)), float(np.average(spent, weights=weights))
-        own = DeferralCurve.along(router, truth, cost, weights)
+        own = router(weights)
         reached = float(own.quality_at(at))
-        best = float(DeferralCurve.along(oracle, truth, cost, weights).quality_at(at))
+        best = float(oracle(weights).quality_at(at))
         return [reached - alone, best - reached, min(own.cost_of(alone) / at, NEVER)]
 
     return Standing(*bootstrap(figures, len(truth), seed=seed, resamples=resamples))
