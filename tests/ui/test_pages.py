@@ -36,6 +36,7 @@ def visit(desk: Desk) -> Visit:
     return begin
 
 
+@pytest.mark.slow
 def test_a_dataset_is_ranked_with_its_reasons_and_others_names_stay_text(visit: Visit):
     async def story(user, ui):
         [known] = [each for each in user.find(kind=ui.select).elements if "new" in each.options]
@@ -66,6 +67,7 @@ def test_a_graph_that_does_not_answer_is_named_in_place_of_the_page(
 
 def test_enter_asks_nothing_while_a_question_is_answered(visit: Visit, monkeypatch: pytest.MonkeyPatch):
     asked: list[object] = []
+    monkeypatch.setattr(Desk, "named", lambda _, folder: folder)
     monkeypatch.setattr(Desk, "ask", lambda *given, **_: asked.append(given))
 
     async def story(user, ui):
@@ -80,6 +82,7 @@ def test_enter_asks_nothing_while_a_question_is_answered(visit: Visit, monkeypat
     visit(story)
 
 
+@pytest.mark.slow
 def test_runs_are_cancelled_from_the_page_unless_it_is_read_only(visit: Visit, desk: Desk):
     [run] = Ledger(desk.runner).enqueue([RunRequest("good", "new", {"metrics": ["clip_fid"]}, "m", "d")])
 
