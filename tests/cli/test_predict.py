@@ -187,7 +187,7 @@ class TestDefaultRecipe:
         assert answer["verdict"]["judged_on"] == 17
         out = command("predict", "d03", "--confidence", "0.8", "--recipe", "gaussian")[1]
         assert "With 80 % confidence, the best model is" in out
-        assert "On the other 17 datasets such sets" in out
+        assert "On the other 17 datasets, such sets" in out
         assert "calibrated on 17 other datasets" in out
         assert "Expected loss compared with the best model: " in out
         assert out.rstrip().endswith("matchgraph predict d03 --measure 3")

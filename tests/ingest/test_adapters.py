@@ -85,7 +85,7 @@ def test_a_folder_of_adapters_is_scored_and_the_best_recorded_with_its_training(
     assert (report.adapters[0].folder / "real.png").is_file()
     # Again it is the same question; another adapter's result is not overwritten unasked.
     score_adapters(zoo, folder / "a.safetensors", **given)
-    with pytest.raises(IngestError, match=r"has a clip_fid already, of .*--replace"):
+    with pytest.raises(IngestError, match=r"already has a clip_fid, of .*--replace"):
         score_adapters(zoo, folder / "b.safetensors", **given)
 
 

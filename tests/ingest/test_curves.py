@@ -55,7 +55,8 @@ def test_an_interruption_is_marked_behind_its_step() -> None:
 def test_any_losses_make_a_picture_for_a_page(losses: list[float]) -> None:
     svg = loss_curve(losses)
     root = ElementTree.fromstring(svg)
-    assert root.find("{http://www.w3.org/2000/svg}desc").text.startswith(f"Training loss of {len(losses)} ")
+    assert root.get("role") == "img"
+    assert root.get("aria-label").startswith(f"Training loss of {len(losses)} ")
     assert "currentColor" in svg
     assert not re.search("<style|<script|mathdefault", svg)
 

@@ -205,7 +205,7 @@ def test_everything_comes_from_the_graph(
     summary = work_queue(replace(settings), None, WorkerOptions(device="cpu", max_runs=1))
     assert summary.done == 1
     (job,) = executor.jobs
-    assert job.config == replace(CONFIG, guidance=3.0)
+    assert job.config == replace(CONFIG, guidance=3.0, precision="fp32")
     assert job.extractors == {"clip": "there"}
     assert "abc" in json.dumps(dict(job.asked))
     assert job.model_folder.name == job.model
