@@ -199,6 +199,9 @@ def _licence(card: Path) -> tuple[str | None, str | None]:
     from huggingface_hub import ModelCard
 
     try:
+        # Of a card without a header, huggingface_hub would warn.
+        if not card.read_text(encoding="utf-8").lstrip().startswith("---"):
+            return None, None
         data = ModelCard.load(card, ignore_metadata_errors=True).data
     except (OSError, ValueError, yaml.YAMLError) as error:
         return None, f"{card}: its licence is not read: {str(error).splitlines()[0]}"
