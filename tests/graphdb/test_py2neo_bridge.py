@@ -19,7 +19,8 @@ def test_both_see_what_either_writes(graph: MatchingGraph, settings: Settings) -
     graph.save_models([Model("ours `", {"sizes": [1.5, 2.0]})])
     bridge = py2neo_graph(settings)
     node = bridge.nodes.match("Model").first()
-    assert dict(node) == {"id": "ours `", "sizes": [1.5, 2.0]}
+    # `matchgraph_name` is the caption in Neo4j Browser.
+    assert dict(node) == {"id": "ours `", "sizes": [1.5, 2.0], "matchgraph_name": "ours `"}
     transaction = bridge.begin()
     transaction.run("MERGE (m:MatchGraphModel:Model {id: $id})", id="theirs")
     bridge.commit(transaction)
