@@ -97,9 +97,9 @@ test test-fast: export OMP_NUM_THREADS := 1
 test: $(VENV)/.installed
 	$(PYTEST) $(if $(SLOW),,-m "not slow")
 
-# For quick feedback: without Neo4j and pipelines.
+# For quick feedback: without Neo4j, pipelines and what builds the small zoo.
 test-fast: $(VENV)/.installed
-	$(PYTEST) -m "not server and not pipeline and not slow"
+	$(PYTEST) --ignore tests/minizoo -m "not server and not pipeline and not slow"
 
 # Style, and which package may import which.
 lint: $(VENV)/.installed
