@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from shlex import join
 from typing import TYPE_CHECKING
 
-from matchgraph.predictor.sentences import confidence_text, sentences, time_cell
+from matchgraph.predictor.sentences import PERCENT, confidence_text, sentences, time_cell
 from matchgraph.report.verdicts import p_text
 from matchgraph.words import SECONDS_PER_HOUR, duration
 
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from matchgraph.stats.intervals import Interval
     from matchgraph.usable import Conditions
 
-PERCENT = 100
 # Orders whose first models are measured.
 SHORTLISTED = ("method", "average_rank", "average_value", "random")
 

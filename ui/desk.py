@@ -276,8 +276,7 @@ class Desk:
 
         self._check_may_write("carried out")
         ledger, options = Ledger(self.runner), WorkerOptions()
-        gpus = local.visible_gpus(options.device)
-        shares = local.places(local.worker_count(None, gpus), gpus)
+        shares = local.shares_of(None, options.device)
         not_here: dict[str, str] = {}
         # Visitors queue more while the first are carried out.
         while ids := [run.id for run in ledger.runs() if run.is_waiting and run.id not in not_here]:

@@ -100,6 +100,17 @@ def places(workers: int, gpus: Sequence[str]) -> list[dict[str, str]]:
     return shares
 
 
+def shares_of(workers: int | None, device: str) -> list[dict[str, str]]:
+    """Return each worker's share of the machine; see `worker_count`, `visible_gpus` and `places`.
+
+    Args:
+        workers: how many are asked for; None for as many as suit the machine.
+        device: as given to the workers.
+    """
+    gpus = visible_gpus(device)
+    return places(worker_count(workers, gpus), gpus)
+
+
 def _cores() -> int:
     try:
         return len(os.sched_getaffinity(0))

@@ -386,7 +386,7 @@ def run_pairs(
 
     already = sum(run.status == DONE for run in queued.runs)
     if cluster is None:
-        shares = local.places(workers, local.visible_gpus(options.device))
+        shares = local.shares_of(workers, options.device)
         not_here = local.work_locally(settings, ledger, ids, options, shares, watch, stop)
     else:
         not_here = work_on_ray(settings, ledger, ids, options, cluster, watch, stop, reporter.notice)
