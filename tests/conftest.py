@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -137,10 +138,17 @@ def runner(settings: Settings) -> Iterator[Runner]:
 
 
 @pytest.fixture
-def graph(runner: Runner) -> Iterator[MatchingGraph]:
-    """The matching graph, empty. A GDS projection that a test leaves behind fails it."""
+def graph(settings: Settings, runner: Runner) -> Iterator[MatchingGraph]:
+    """The matching graph, empty, and no router, calibration or run of an earlier test in the data folder.
+    A GDS projection that a test leaves behind fails it.
+    """
+    from matchgraph.collaboration.workflow import FOLDER as CALIBRATIONS_FOLDER
     from matchgraph.graphdb.repository import MatchingGraph
+    from matchgraph.ingest.runs.artefacts import RUNS_FOLDER
+    from matchgraph.routing.store import FOLDER as ROUTERS_FOLDER
 
+    for name in (CALIBRATIONS_FOLDER, ROUTERS_FOLDER, RUNS_FOLDER):
+        shutil.rmtree(settings.home / name, ignore_errors=True)
     # In one transaction, with what a test wrote as another application would.
     everything = "MATCH (n) WHERE NOT n:MatchGraph DETACH DELETE n"
     runner.write_many([(everything, {}), (queries.load("write/clear-metrics"), {})])
