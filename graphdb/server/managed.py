@@ -219,8 +219,8 @@ class ManagedServer(ServerFolder):
         if former is not None and RELEASES.index(former) > RELEASES.index(release):
             raise SettingsInvalid(
                 f"The database in {self.folder} was written by Neo4j {former.name}, which Neo4j "
-                f"{release.name} cannot read. Set {VERSION_VARIABLE}={former.name}; to go back, `matchgraph "
-                "export` the graph and load its records into another MATCHGRAPH_HOME."
+                f"{release.name} cannot read. Set {VERSION_VARIABLE}={former.name}; to go back, "
+                "export the graph (`matchgraph graph export`) and load its records into another MATCHGRAPH_HOME."
             )
         return release
 
