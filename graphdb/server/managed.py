@@ -220,7 +220,8 @@ class ManagedServer(ServerFolder):
             raise SettingsInvalid(
                 f"The database in {self.folder} was written by Neo4j {former.name}, which Neo4j "
                 f"{release.name} cannot read. Set {VERSION_VARIABLE}={former.name}; to go back, "
-                "export the graph (`matchgraph graph export`) and load its records into another MATCHGRAPH_HOME."
+                "export the graph (`matchgraph graph export`) and load its records into another "
+                "MATCHGRAPH_HOME."
             )
         return release
 
