@@ -14,15 +14,12 @@ a small one. For Neo4j Browser, `graphdb.refresh` stores it.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-import numpy as np
-
-from matchgraph.graphdb import queries
-from matchgraph.graphdb.checks import INITIAL
+from matchgraph.graphdb import incoming, queries
+from matchgraph.graphdb import statistics as statistics_rows
 from matchgraph.graphdb.edges import (
     TRANSACTION_EDGES,
     Edges,
@@ -36,10 +33,8 @@ from matchgraph.graphdb.errors import (
     GraphChanged,
     GuardFailed,
     InvalidValue,
-    NodeNotFound,
-    UnknownMetric,
 )
-from matchgraph.graphdb.metrics import DEFAULT_METRIC, KNOWN_METRICS
+from matchgraph.graphdb.metrics import DEFAULT_METRIC
 from matchgraph.graphdb.models import (
     BROWSER_NAME,
     Dataset,
@@ -50,7 +45,6 @@ from matchgraph.graphdb.models import (
     Snapshot,
     Statistics,
 )
-from matchgraph.graphdb.queries import did_you_mean
 from matchgraph.graphdb.sketches import KnownSketches, read_sketches, sketched
 from matchgraph.graphdb.snapshot import (
     ERRORS,
@@ -65,8 +59,6 @@ from matchgraph.graphdb.snapshot import (
 
 if TYPE_CHECKING:
     from matchgraph.graphdb.runner import Runner
-
-T = TypeVar("T")
 
 # A statement that gives no row where a transaction must not run, and why it must not.
 Guard: TypeAlias = tuple[Statement, type[GraphChanged]]
@@ -128,7 +120,7 @@ class MatchingGraph:
                 written.
             InvalidValue: two of them have one id but differ.
         """
-        models = _distinct(models, lambda m: m.id, "models")
+        models = incoming.distinct(models, lambda m: m.id, "models")
         rows = [{"id": m.id, "properties": {**m.properties, "id": m.id}} for m in models]
         self._write(
             [
@@ -177,14 +169,15 @@ class MatchingGraph:
             UnknownMetric: a distance's metric is not known.
             InvalidValue: a value is out of its metric's range, or two rows contradict each other.
         """
-        datasets = _distinct(datasets, lambda d: d.id, "datasets")
+        datasets = incoming.distinct(datasets, lambda d: d.id, "datasets")
         given = {dataset.id for dataset in datasets}
-        described = _distinct(statistics, _statistics_key, "statistics")
-        self._check_nodes(
+        described = incoming.distinct(statistics, statistics_rows.key_of, "statistics")
+        incoming.require_nodes(
+            self._runner,
             "dataset",
             {s.dataset: f"statistics[{i}]" for i, s in enumerate(statistics) if s.dataset not in given},
         )
-        edges = self._checked_similarities(similar, given)
+        edges = incoming.similarity_edges(self._runner, similar, given)
         rows = [{"id": d.id, "properties": _dataset_properties(d)} for d in datasets]
         known = [
             {"extractor": extractor, "datasets": sorted({*ids, *given})}
@@ -201,7 +194,7 @@ class MatchingGraph:
                 *_forgotten("write/forget-dataset-results", replaced),
                 *new_directions,
                 *(
-                    (queries.load("write/statistics"), {"rows": [_statistics_row(*pair)]})
+                    (queries.load("write/statistics"), {"rows": [statistics_rows.row_of(*pair)]})
                     for pair in zip(described, sketches, strict=True)
                 ),
             ],
@@ -221,7 +214,7 @@ class MatchingGraph:
         Raises:
             NodeNotFound, UnknownMetric, InvalidValue: see `save_datasets`.
         """
-        self._save_edges(self._checked_similarities(similar, set()))
+        self._save_edges(incoming.similarity_edges(self._runner, similar, set()))
 
     def save_results(self, results: Sequence[Result]) -> None:
         """Save how well models do on datasets; a value that is there is replaced with what it was measured
@@ -232,7 +225,7 @@ class MatchingGraph:
             UnknownMetric: a metric is neither known nor saved with `save_metric`.
             InvalidValue: a value is out of its metric's range, or two rows contradict each other.
         """
-        self._save_edges(self._checked_results(results))
+        self._save_edges(incoming.result_edges(self._runner, results))
 
     def result_statements(self, results: Sequence[Result]) -> list[Statement]:
         """Check results as `save_results` does, for a caller that writes them along with something else.
@@ -243,7 +236,7 @@ class MatchingGraph:
         Raises:
             NodeNotFound, UnknownMetric, InvalidValue: see `save_results`.
         """
-        edges = self._checked_results(results)
+        edges = incoming.result_edges(self._runner, results)
         return [lock(), *edges.statements()] if edges else []
 
     def save_metric(self, metric: Metric) -> None:
@@ -253,7 +246,7 @@ class MatchingGraph:
             InvalidValue: the metric is known, or defined in the graph, with the other direction, or `metric`
                 is narrower in range than what the graph knows of it.
         """
-        present = self._known_metrics().get(metric.name)
+        present = incoming.known_metrics(self._runner).get(metric.name)
         if present is not None and present.larger_is_better != metric.larger_is_better:
             direction = "larger" if present.larger_is_better else "smaller"
             raise InvalidValue(
@@ -285,7 +278,7 @@ class MatchingGraph:
         Raises:
             UnknownMetric: it is neither known nor defined in the graph.
         """
-        return _require_metric(name, self._known_metrics(), "")
+        return incoming.require_metric(name, incoming.known_metrics(self._runner))
 
     def require(self, kind: Literal["model", "dataset"], identifier: str) -> None:
         """Make sure that a model or dataset is in the graph.
@@ -293,7 +286,7 @@ class MatchingGraph:
         Raises:
             NodeNotFound: it is not; the message names the nearest id.
         """
-        self._check_nodes(kind, {identifier: ""})
+        incoming.require_nodes(self._runner, kind, {identifier: ""})
 
     def measured(self, kind: Literal["model", "dataset"]) -> dict[str, int]:
         """Count the results, scores and finished runs of models or datasets; ids without any are left out."""
@@ -337,7 +330,7 @@ class MatchingGraph:
         """
         only = None if datasets is None else sorted(datasets)
         rows = self._runner.read(queries.load("read/statistics"), extractor=extractor, datasets=only)
-        return sorted((_statistics_from(row) for row in rows), key=lambda s: (s.dataset, s.resize))
+        return sorted((statistics_rows.from_row(row) for row in rows), key=lambda s: (s.dataset, s.resize))
 
     def sketches(self, extractor: str) -> KnownSketches:
         """All statistics by one extractor in brief.
@@ -350,11 +343,13 @@ class MatchingGraph:
     def statistics_of(self, dataset: str) -> Statistics | None:
         """Feature statistics of one dataset by the extractor of its embedding; None where there are none."""
         rows = self._runner.read(queries.load("read/statistics-of"), dataset=dataset)
-        return _statistics_from(rows[0]) if rows else None
+        return statistics_rows.from_row(rows[0]) if rows else None
 
     def all_statistics(self) -> list[Statistics]:
         """Feature statistics of each dataset by each extractor, sorted by dataset, extractor and resize."""
-        return [_statistics_from(row) for row in self._runner.read(queries.load("read/all-statistics"))]
+        return [
+            statistics_rows.from_row(row) for row in self._runner.read(queries.load("read/all-statistics"))
+        ]
 
     def compared(self, metric: str, extractor: str) -> dict[tuple[str, str], float]:
         """The distances of the pairs of datasets, ids in sorted order, that were compared by a metric of one
@@ -391,8 +386,8 @@ class MatchingGraph:
             MixedExtractors: the values are by several extractors, and `extractors` does not choose one.
             InvalidValue: `similarity` is None and several other metrics are there to choose from.
         """
-        metrics = self._known_metrics()
-        chosen = _require_metric(metric, metrics, "")
+        metrics = incoming.known_metrics(self._runner)
+        chosen = incoming.require_metric(metric, metrics)
         compared_by = self._similarity_metric(metric, similarity, metrics)
         # Edges before nodes: nodes are only ever added, so each edge read finds its nodes below.
         performs = edges_by(
@@ -446,55 +441,6 @@ class MatchingGraph:
             changed = guards[error.position - 1][1]
             raise changed(CHANGED[changed]) from error
 
-    def _known_metrics(self) -> dict[str, Metric]:
-        rows = self._runner.read(queries.load("read/metrics"))
-        defined = (Metric(r["name"], r["larger_is_better"], r["minimum"], r["maximum"]) for r in rows)
-        return {**KNOWN_METRICS, **{metric.name: metric for metric in defined}}
-
-    def _metrics_of(self, rows: Sequence[Result] | Sequence[Similar], what: str) -> list[Metric]:
-        known = self._known_metrics()
-        taken = {*known, *(INITIAL + name for name in known)}
-        used = {}
-        for index, row in enumerate(rows):
-            where = f"{what}[{index}]"
-            metric = used[row.metric] = _require_metric(row.metric, known, f"{where}: ")
-            if clash := sorted(taken & row.provenance.keys()):
-                raise InvalidValue(
-                    f"{where}: the provenance field {clash[0]!r} has the name of a metric: rename it."
-                )
-            pair = f"model {row.model!r} on" if isinstance(row, Result) else f"dataset {row.other!r} and"
-            metric.check(row.value, f"{where} ({pair} dataset {row.dataset!r}): {row.metric}")
-        return [used[name] for name in sorted(used)]
-
-    def _check_nodes(self, kind: Literal["model", "dataset"], wanted: Mapping[str, str]) -> None:
-        if not wanted:
-            return
-        rows = self._runner.read(queries.load(f"read/missing-{kind}s"), ids=sorted(wanted))
-        if not rows:
-            return
-        missing = rows[0]["id"]
-        where = f"{wanted[missing]}: there" if wanted[missing] else "There"
-        more = f" (and {len(rows) - 1} more)" if len(rows) > 1 else ""
-        known = [row["id"] for row in self._runner.read(queries.load(f"read/{kind}-ids"))]
-        advice = did_you_mean(missing, known) or f". List them with `matchgraph graph list {kind}s`"
-        raise NodeNotFound(f"{where} is no {kind} {missing!r} in the graph{more}{advice}.")
-
-    def _checked_results(self, results: Sequence[Result]) -> Edges:
-        distinct = _distinct(results, lambda r: (r.model, r.dataset, r.metric, r.stage), "results")
-        metrics = self._metrics_of(results, "results")
-        self._check_nodes("model", {r.model: f"results[{i}]" for i, r in enumerate(results)})
-        self._check_nodes("dataset", {r.dataset: f"results[{i}]" for i, r in enumerate(results)})
-        return Edges("PERFORMS", distinct, metrics)
-
-    def _checked_similarities(self, similar: Sequence[Similar], given: set[str]) -> Edges:
-        distinct = _distinct(
-            similar, lambda s: (s.pair, s.metric), "similar", content=lambda s: (s.value, s.provenance)
-        )
-        metrics = self._metrics_of(similar, "similar")
-        ends = {end: f"similar[{i}]" for i, s in enumerate(similar) for end in s.pair if end not in given}
-        self._check_nodes("dataset", ends)
-        return Edges("SIMILAR", distinct, metrics)
-
     def _save_edges(
         self, edges: Edges, first: Sequence[Statement] = (), guards: Sequence[Guard] = ()
     ) -> None:
@@ -507,7 +453,7 @@ class MatchingGraph:
         self, metric: str, similarity: str | None, known: Mapping[str, Metric]
     ) -> Metric | None:
         if similarity is not None:
-            return _require_metric(similarity, known, "")
+            return incoming.require_metric(similarity, known)
         present = [row["name"] for row in self._runner.read(queries.load("read/similarity-metrics"))]
         if metric in present:
             return known[metric]
@@ -517,37 +463,6 @@ class MatchingGraph:
                 "choose one with --similarity."
             )
         return known[present[0]] if present else None
-
-
-def _distinct(rows: Sequence[T], key: Any, what: str, content: Any = lambda row: row) -> list[T]:
-    first: dict[Any, int] = {}
-    for index, row in enumerate(rows):
-        earlier = first.setdefault(key(row), index)
-        if not _same(content(rows[earlier]), content(row)):
-            raise InvalidValue(
-                f"{what}[{earlier}] and {what}[{index}] are of the same {key(row)!r} but differ: keep one."
-            )
-    return [rows[index] for index in first.values()]
-
-
-def _same(one: Any, other: Any) -> bool:
-    if isinstance(one, Statistics):
-        return (
-            one.n == other.n
-            and np.array_equal(one.mean, other.mean)
-            and np.array_equal(one.covariance, other.covariance)
-        )
-    return one == other
-
-
-def _require_metric(name: str, known: Mapping[str, Metric], where: str) -> Metric:
-    if name not in known:
-        near = did_you_mean(name, known)
-        raise UnknownMetric(
-            f"{where}{name!r} is not a known metric{near}. For a metric of your own, give its direction "
-            "once: `matchgraph ingest results FILE.csv --larger-is-better`, or --smaller-is-better."
-        )
-    return known[name]
 
 
 def _content_guards(
@@ -573,37 +488,3 @@ def _forgotten(name: str, ids: Collection[str]) -> list[Statement]:
 def _dataset_properties(dataset: Dataset) -> dict[str, Any]:
     embedding = {} if dataset.embedding is None else {"embedding": list(dataset.embedding)}
     return {**dataset.properties, **embedding, "id": dataset.id}
-
-
-def statistics_key(dataset: str, extractor: str, resize: str) -> str:
-    """The unique key of a dataset's statistics: a JSON list, which no other three share."""
-    return json.dumps([dataset, extractor, resize], ensure_ascii=False)
-
-
-def _statistics_key(statistics: Statistics) -> str:
-    return statistics_key(statistics.dataset, statistics.extractor, statistics.resize)
-
-
-def _statistics_row(statistics: Statistics, sketch: Mapping[str, Any]) -> dict[str, Any]:
-    key = _statistics_key(statistics)
-    return {
-        "dataset": statistics.dataset,
-        "key": key,
-        "properties": {
-            "key": key,
-            "extractor": statistics.extractor,
-            "resize": statistics.resize,
-            "n": statistics.n,
-            "dim": statistics.dimension,
-            "mean": statistics.mean.astype("<f8").tobytes(),
-            "covariance": statistics.triangle.astype("<f8").tobytes(),
-            **({"searched": list(statistics.searched)} if statistics.searched else {}),
-            **sketch,
-        },
-    }
-
-
-def _statistics_from(row: Mapping[str, Any]) -> Statistics:
-    mean, triangle = (np.frombuffer(row[name], dtype="<f8") for name in ("mean", "covariance"))
-    own = (row["dataset"], row["extractor"], row["resize"], row["n"])
-    return Statistics.from_triangle(*own, mean, triangle, row["searched"] or ())

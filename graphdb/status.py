@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 from urllib.parse import urlsplit
 
 from matchgraph.graphdb import queries
@@ -63,8 +64,8 @@ def status(settings: Settings) -> Status:
         AuthenticationFailed: it refuses the user or the password.
     """
     if not settings.managed:
-        with external_runner(settings) as runner:
-            return _described(settings, runner)
+        with external_runner(settings) as theirs:
+            return _described(settings, theirs)
     server = ManagedServer(settings.home)
     runner = server.runner_if_running()
     if runner is None:
@@ -89,7 +90,12 @@ def _described(settings: Settings, runner: Runner) -> Status:
 
 
 def _managed(
-    settings: Settings, server: ManagedServer, *, running: bool, state: ServerState | None = None, **facts
+    settings: Settings,
+    server: ManagedServer,
+    *,
+    running: bool,
+    state: ServerState | None = None,
+    **facts: Any,
 ) -> Status:
     if state:
         facts |= {"pid": state.pid, "uri": state.uri, "browser": state.browser}

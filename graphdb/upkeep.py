@@ -6,11 +6,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
-from matchgraph.graphdb import queries
+from matchgraph.graphdb import queries, statistics
 from matchgraph.graphdb.checks import check_id
 from matchgraph.graphdb.edges import lock
 from matchgraph.graphdb.errors import InvalidId, NodeNotFound
-from matchgraph.graphdb.repository import MatchingGraph, statistics_key
+from matchgraph.graphdb.repository import MatchingGraph
 
 if TYPE_CHECKING:
     from matchgraph.graphdb.runner import Runner
@@ -156,7 +156,7 @@ def rename(runner: Runner, kind: Named, old: str, new: str, *, dry_run: bool = F
         raise InvalidId(f"The graph already has a {kind} {new!r}: choose another id, or remove that one.")
     if not dry_run:
         rows = runner.read(queries.load("upkeep/statistics-of"), id=old) if kind == "dataset" else []
-        keys = {row["key"]: statistics_key(new, row["extractor"], row["resize"]) for row in rows}
+        keys = {row["key"]: statistics.unique_key(new, row["extractor"], row["resize"]) for row in rows}
         values = {"old": old, "new": new, "keys": keys}
         runner.write_many([lock(), (queries.load(f"upkeep/rename-{kind}"), values)])
     return own
