@@ -3,9 +3,9 @@ the models are and with an adapter fine-tuned on the images.
 
     python -m bench.choosing --home HOME
 
-The commands are those of a user, one after another; what was measured is kept in HOME, so that the same
-command goes on where it was interrupted. They and what `choose --compare` says are written to
-`results/choose-nearness.json`, in place of what is there.
+The commands are those of a user, one after another, on a graph of its own for each dataset. What was measured
+is kept in HOME, so that the same command goes on where it was interrupted. They and what `choose --compare`
+says are written to `results/choosing.json`.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +24,14 @@ from bench.provenance import provenance
 from matchgraph.cli.main import matchgraph as cli
 from matchgraph.minizoo import ROOT
 
-RESULTS = Path(__file__).parent / "results" / "choose-nearness.json"
+RESULTS = Path(__file__).parent / "results" / "choosing.json"
 PACKAGES = ("matchgraph", "torch", "diffusers", "numpy")
-DATASET, WORD, PAIR = "noto-food", "food", ("tiny-sdxl-lcm", "tiny-sdxl")
-# Captions with the word that routers, thresholds and corrections are learned from; the last ones are drawn.
-LEARNED = 160
+# Datasets for which a model with a student is predicted to be best: without, there is no third level.
+DATASETS = ("noto-food", "noto-objects")
+STUDENTS = {"tiny-sdxl-lcm": "tiny-sdxl", "tiny-sd3-lcm": "tiny-sd3"}
+FINE_TUNING = (
+    "--steps 150 --batch-size 16 --learning-rate 5e-4 --resolution 32 --samples 128 --sampling-steps 10"
+)
 PROMPT_LEVEL = ("prompts.csv", "prompts.safetensors", "variants.csv", "scores.csv", "scores")
 
 
@@ -65,36 +69,42 @@ def without_prompts(folder: Path) -> Path:
     return folder
 
 
-@click.command()
-@click.option("--home", required=True, type=click.Path(path_type=Path), help="Folder of this measurement.")
-@click.option("--captions", default=60, show_default=True, help="To draw.")
-@click.option("--budget", default=0.0006, show_default=True, help="TFLOP of an image.")
-@click.option("--seed", default=0, show_default=True)
-@click.option("--note", default="", help="What else the machine was busy with.")
-def main(home: Path, captions: int, budget: float, seed: int, note: str) -> None:
-    """See the module."""
-    home.mkdir(parents=True, exist_ok=True)
-    probe, images = str(ROOT / "probes" / "clip"), ROOT / "datasets" / DATASET
-    run = Commands({"MATCHGRAPH_HOME": str(home.resolve()), "MATCHGRAPH_PROBE": probe})
-    lines = [line for line in (ROOT / "prompts.txt").read_text("utf-8").splitlines() if WORD in line]
-    near, asked = home / "near.txt", home / "asked.txt"
-    near.write_text("\n".join(lines[:LEARNED]), encoding="utf-8")
-    asked.write_text("\n".join(lines[LEARNED:][-captions:]), encoding="utf-8")
-    nearness = ("--metric", "nearness", "--images", images)
-    student, teacher = PAIR
+def captions_of(dataset: str) -> tuple[list[str], list[str]]:
+    """The captions of a dataset's images, and those of its category that it does not have, without styles."""
+    lines = (ROOT / "datasets" / dataset / "metadata.jsonl").read_text("utf-8").splitlines()
+    known = list(dict.fromkeys(json.loads(line)["text"] for line in lines))
+    category = known[0].rpartition(", ")[2]
+    prompts = (ROOT / "prompts.txt").read_text("utf-8").splitlines()
+    plain = dict.fromkeys(prompt.rpartition(" style, ")[2] for prompt in prompts)
+    return known, [each for each in plain if each.endswith(f", {category}") and each not in known]
 
-    run("ingest", "records", without_prompts(home / "records"), "--without", DATASET)
+
+def measured(home: Path, dataset: str, captions: int, budget: float, seed: int) -> dict[str, Any]:
+    """What each level is worth for a dataset, with and without adapters."""
+    home.mkdir(parents=True, exist_ok=True)
+    images = ROOT / "datasets" / dataset
+    run = Commands(
+        {"MATCHGRAPH_HOME": str(home.resolve()), "MATCHGRAPH_PROBE": str(ROOT / "probes" / "clip")}
+    )
+    known, asked = captions_of(dataset)
+    near, drawn = home / "near.txt", home / "asked.txt"
+    near.write_text("\n".join(known), encoding="utf-8")
+    drawn.write_text("\n".join(asked[:captions]), encoding="utf-8")
+    nearness = ("--metric", "nearness", "--images", images)
+    limit = ("--budget-tflop", f"{budget:g}")
+
+    run("graph", "start")
+    run("ingest", "records", without_prompts(home / "records"), "--without", dataset)
     for folder in ("models", "students"):
         run("ingest", "models", ROOT / folder, "--no-throughput")
     run("route", "prompts", near, "--largest-similarity", "1.01")
     models = [path.name for path in sorted((ROOT / "models").iterdir())]
     every = [word for model in models for word in ("--model", model)]
-    run("route", "variants", "--steps", "2,4", "--guidance", "2", *every)
-    run("route", "variants", "--steps", "2", "--guidance", "1", "--model", student)
-    run("route", "score", *nearness, "--samples", "1")
+    run("route", "variants", "--steps", "2,4,10", "--guidance", "2", *every)
+    for student in STUDENTS:
+        run("route", "variants", "--steps", "2", "--guidance", "1", "--model", student)
+    run("route", "score", *nearness, "--samples", "1", "--seed", str(seed))
     run("route", "fit", "--metric", "nearness")
-    drawn = ("--steps", "2", "--guidance", "1", "--prompts", near)
-    run("collaborate", "calibrate", student, teacher, *drawn, *nearness)
     tried = (
         "--teacher-steps",
         "4",
@@ -105,35 +115,49 @@ def main(home: Path, captions: int, budget: float, seed: int, note: str) -> None
         "--teacher-guidance",
         "2",
     )
-    run(
-        *("collaborate", "tune", student, "--budget-tflop", f"{budget:g}"),
-        *(*tried, "--images", images, "--prompts", near),
-    )
-    command = ("choose", "--compare", *nearness, "--prompts", asked, "--budget-tflop", f"{budget:g}")
-    found: dict[str, Any] = {}
+    for student, teacher in STUDENTS.items():
+        alone = ("--steps", "2", "--guidance", "1", "--prompts", near)
+        run("collaborate", "calibrate", student, teacher, *alone, *nearness)
+        run("collaborate", "tune", student, *limit, *tried, "--images", images, "--prompts", near)
 
-    def written(name: str, *more: str | Path) -> dict[str, Any]:
-        found[name] = json.loads(run(*command, "--seed", str(seed), *more, "--json"))
-        content = {
-            "command": f"python -m bench.choosing --captions {captions} --budget {budget:g} --seed {seed}",
-            **provenance(PACKAGES, note),
-            "prompts": f"lines of minizoo/prompts.txt with {WORD}: the first {len(lines[:LEARNED])} to learn "
-            f"from, the last {len(asked.read_text('utf-8').splitlines())} to draw; none is in both",
-            "commands": run.done,
-            "metric": "nearness",
-            **found,
-        }
-        RESULTS.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-        return found[name]
+    def chosen(*more: str) -> dict[str, Any]:
+        asking = ("--prompts", drawn, *limit, "--seed", str(seed), *more)
+        found: dict[str, Any] = json.loads(run("choose", "--compare", *nearness, *asking, "--json"))
+        return found
 
-    [model] = written("as they are")["models"]
+    found = {"as they are": chosen()}
+    [model] = found["as they are"]["models"]
     run("ingest", "datasets", images)
-    run("ingest", "run", "--model", model, "--dataset", DATASET)
+    tuning = (*FINE_TUNING.split(), "--guidance", "2", "--no-initial", "--seed", str(seed))
+    run("ingest", "run", "--model", model, "--dataset", dataset, *tuning)
     [adapter] = sorted((home / "runs").rglob("pytorch_lora_weights.safetensors"))
-    given = ["--adapter", f"{model}={adapter}"]
-    if model == teacher:
-        given += ["--adapter", f"{student}={adapter}"]
-    written("with adapters", *given)
+    with_file = [model, *(student for student, teacher in STUDENTS.items() if teacher == model)]
+    found["with adapters"] = chosen(*(w for name in with_file for w in ("--adapter", f"{name}={adapter}")))
+    run("graph", "stop")
+    return {
+        "prompts": f"{len(known)} captions of the images to learn from; {len(asked[:captions])} further "
+        "captions of their category to draw",
+        "commands": run.done,
+        **found,
+    }
+
+
+@click.command()
+@click.option("--home", required=True, type=click.Path(path_type=Path), help="Folder of this measurement.")
+@click.option("--dataset", "datasets", multiple=True, default=DATASETS, show_default=True)
+@click.option("--captions", default=47, show_default=True, help="To draw, at most.")
+@click.option("--budget", default=0.0008, show_default=True, help="TFLOP of an image.")
+@click.option("--seed", default=0, show_default=True)
+@click.option("--note", default="", help="What else the machine was busy with.")
+def main(home: Path, datasets: Sequence[str], captions: int, budget: float, seed: int, note: str) -> None:
+    """See the module."""
+    content = {
+        "command": f"python -m bench.choosing --captions {captions} --budget {budget:g} --seed {seed}",
+        **provenance(PACKAGES, note),
+        "metric": "nearness",
+        "datasets": {name: measured(home / name, name, captions, budget, seed) for name in datasets},
+    }
+    RESULTS.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -90,11 +90,11 @@ def lines_of(name: str, study: Study) -> list[str]:
     if study.best is not None and study.enough is not None:
         lines += [
             "",
-            f"Chances, as `ask` gives them: calibration error {written(study.best.error, 3)} of a prompt's "
-            f"likeliest candidate being the best, {written(study.enough.error, 3)} of a success (at least "
-            "the best single candidate's mean on the training prompts); squared error saved over the "
-            f"candidates' shares {written(study.best.over_share, 4, '+')} and "
-            f"{written(study.enough.over_share, 4, '+')}.",
+            f"P(best) of a prompt's likeliest candidate, as `route ask` gives it, has a calibration error of "
+            f"{written(study.best.error, 3)}, and the probability of a success (at least the best single "
+            f"candidate's mean on the training prompts) one of {written(study.enough.error, 3)}. Their "
+            "squared errors are below those of the candidates' shares of the training prompts by "
+            f"{written(study.best.over_share, 4, '+')} and {written(study.enough.over_share, 4, '+')}.",
         ]
     if (world := study.world) is not None:
         lines += [
@@ -143,7 +143,9 @@ def name_of(folder: Path) -> str:
 
 
 @click.command()
-@click.argument("records", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
+@click.argument(
+    "records", nargs=-1, required=True, type=click.Path(exists=True, file_okay=False, path_type=Path)
+)
 @click.option("--encoder", help="CLIP that embedded the prompts of a folder, for network and rewordings.")
 @click.option("--folds", default=10, show_default=True)
 @click.option("--seed", default=0, show_default=True)
@@ -157,8 +159,10 @@ def main(
     lines: list[str] = []
     figures: dict[str, Any] = {}
     for folder in records:
-        models = [line.split(",")[0] for line in (folder / "models.csv").read_text().splitlines()[1:]]
-        found = read_prompt_records(folder, models) if (folder / "prompts.csv").is_file() else None
+        found = None
+        if (folder / "prompts.csv").is_file():
+            models = [line.split(",")[0] for line in (folder / "models.csv").read_text().splitlines()[1:]]
+            found = read_prompt_records(folder, models)
         if found is None or not found.scores:
             click.echo(f"{folder.name}: no scores of prompts", err=True)
             continue

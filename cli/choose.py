@@ -59,7 +59,8 @@ from matchgraph.cli.route import budget_option, router_store
     metavar="MODEL=FILE",
     multiple=True,
     callback=lambda _context, _parameter, given: adapters_of(given),
-    help="Adapter of a model that was fine-tuned on the images, used if that model is chosen. Repeatable.",
+    help="Adapter of a model that was fine-tuned on the images, used if that model is chosen. Its student "
+    "draws only with an adapter of its own; the teacher's file may fit it. Repeatable.",
 )
 @out_option("Folder for the images of the last level.")
 @seed_option("the noise and the bootstrap")
@@ -86,7 +87,7 @@ def choose(
     images is only reported.
     """
     from matchgraph.levels.choosing import choose as choose_levels
-    from matchgraph.levels.choosing import models_for
+    from matchgraph.levels.choosing import fewer, models_for
     from matchgraph.progress import progress_bar
     from matchgraph.training.images import DatasetFolder
 
@@ -133,6 +134,9 @@ def choose(
         if level.over_one_choice is not None:
             value, low, high = level.over_one_choice
             gain = f", {value:+.4f} [{low:+.4f}, {high:+.4f}] over a single choice"
+        if level.over_fewer is not None and " + " in level.name:
+            value, low, high = level.over_fewer
+            gain += f", {value:+.4f} [{low:+.4f}, {high:+.4f}] over {fewer(level.name)}"
         away = "" if level.distance is None else f" distance to the images {level.distance:.2f},"
         click.echo(
             f"{level.name}: {metric} {level.quality:.4f} ({level.expected_quality:.4f} expected{gain}) for "

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from matchgraph.collaboration.calibration import check_calibrated
+from matchgraph.collaboration.calibration import calibrate, check_calibrated
 from matchgraph.collaboration.collaborate import Collaboration
 from matchgraph.collaboration.plan import Correction, Plan
 from matchgraph.drawing import Drawing
@@ -34,6 +34,7 @@ class Candidate:
         gain: quality that the teacher adds on average.
         distilled: student and teacher, where the teacher steps in.
         adapter: what the model was fine-tuned to, see `training.sampling.generate.sample_images`.
+        teacher_adapter: likewise its teacher, behind a student with an adapter.
     """
 
     variant: Variant
@@ -41,6 +42,7 @@ class Candidate:
     gain: float = 0.0
     distilled: Distilled | None = None
     adapter: Path | None = None
+    teacher_adapter: Path | None = None
 
     @property
     def name(self) -> str:
@@ -78,6 +80,7 @@ class PromptDrawer:
         device: `auto` or a torch device name.
         gpu_memory: GiB of the GPU to stay within; None for what is free.
         on_failure: called with a prompt and what failed.
+        held_out: prompts that the threshold of a fine-tuned student is taken from.
     """
 
     def __init__(
@@ -89,10 +92,11 @@ class PromptDrawer:
         device: str,
         gpu_memory: float | None,
         on_failure: Callable[[str, str], None],
+        held_out: Sequence[str] = (),
     ) -> None:
         self._folders, self._scorer, self._prompts = folders, scorer, prompts
         self._seed, self._device, self._on_failure = seed, device, on_failure
-        self._gpu_memory = gpu_memory
+        self._gpu_memory, self._held_out = gpu_memory, held_out
         self._numbers = [f"{prompt_id(prompt)}-0" for prompt in prompts]
 
     def draw(
@@ -110,7 +114,7 @@ class PromptDrawer:
             if candidate.distilled is None:
                 images = self._alone(candidate, rows)
             else:
-                images = self._together(candidate.distilled, rows)
+                images = self._together(candidate, rows, on_drawn)
             batch = 0
             for row, image in images:
                 found[row] = image
@@ -136,9 +140,14 @@ class PromptDrawer:
             for row, image in zip(rows, images, strict=True):
                 yield row, DrawnImage(image, variant.cost, False)
 
-    def _together(self, distilled: Distilled, rows: Sequence[int]) -> Iterator[tuple[int, DrawnImage]]:
+    def _together(
+        self, candidate: Candidate, rows: Sequence[int], on_drawn: Callable[[int, float], None]
+    ) -> Iterator[tuple[int, DrawnImage]]:
         from matchgraph.training.memory.drawing import opened_pair_to_draw
+        from matchgraph.training.pipelines.weights import load_weights
 
+        distilled = candidate.distilled
+        assert distilled is not None
         calibration, tuned = distilled.calibration, distilled.tuned
         assert calibration is not None
         assert tuned is not None
@@ -148,6 +157,12 @@ class PromptDrawer:
         options = self._options(calibration.drawing)
         folders = (self._folders[distilled.student], self._folders[distilled.teacher])
         with opened_pair_to_draw(*folders, **options) as (student, teacher):
+            if candidate.adapter is not None and candidate.teacher_adapter is not None:
+                load_weights(student.pipe, student.family, candidate.adapter)
+                load_weights(teacher.pipe, teacher.family, candidate.teacher_adapter)
+                # Fine-tuned, the student scores differently: the tuned percentile is another score.
+                calibration = calibrate(student, self._scorer, self._held_out, plan.student, seed=self._seed)
+                on_drawn(len(self._held_out), len(self._held_out) * candidate.variant.cost)
             threshold = calibration.threshold(tuned.k)
             both = Collaboration(student, teacher, self._scorer, threshold, plan)
             for outcome in both.generate(texts, numbers=numbers):

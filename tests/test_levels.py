@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from matchgraph import candidates
 from matchgraph.candidates import PromptDrawer
 from matchgraph.drawing import Drawing
 from matchgraph.graphdb.distillation import Calibration, Distilled, Tuned
@@ -111,10 +113,10 @@ def test_a_teacher_behind_the_student_costs_and_gains_what_was_tuned() -> None:
 
 @pytest.mark.parametrize("changed", [{"steps": 2}, {"guidance": None}, {"resolution_px": 64}])
 def test_a_student_drawn_otherwise_has_no_teacher(changed: dict[str, Any]) -> None:
-    from dataclasses import replace
-
     candidate = Candidate(VARIANTS[0], 1.0)
     assert with_teacher(candidate, STUDENT, "clip_score").distilled == STUDENT
+    fine_tuned = replace(candidate, adapter=Path("its"))
+    assert with_teacher(fine_tuned, STUDENT, "clip_score", {"student": Path("its")}) == fine_tuned
     assert with_teacher(candidate, STUDENT, "sharpness") == candidate
     drawing = replace(CALIBRATION.drawing, **changed)
     tuned = replace(TUNED, teacher=replace(TUNED.teacher, resolution_px=drawing.resolution_px))
@@ -130,8 +132,10 @@ def test_what_was_fine_tuned_is_drawn_so_where_it_was_chosen_for_the_images() ->
     assert made["prompt"][0] == ["other@4"] * 8
     both = planned(4.0, {"student": STUDENT}, big="adapter", student="its")
     assert both["model + prompt"][0] == ["student@1 + adapter"] * 4 + ["big@4 + adapter"] * 4
-    # The threshold is of the student as it is.
-    assert both["model + prompt + image"] == both["model + prompt"]
+    # Behind it stands the teacher, fine-tuned as well.
+    assert both["model + prompt + image"][0] == (
+        ["student@1 + adapter + teacher"] * 4 + ["big@4 + adapter"] * 4
+    )
     with pytest.raises(NotChosen, match=r"other was not chosen for the images \(big was\)"):
         planned(4.0, {}, other="adapter")
 
@@ -187,10 +191,55 @@ def test_a_router_learns_where_the_student_is_bound_to_fail(monkeypatch: pytest.
 
 def test_drawing_is_paced_by_batches_at_the_cost_expected(monkeypatch: pytest.MonkeyPatch) -> None:
     alone, behind = Candidate(VARIANTS[1], 4.0), Candidate(VARIANTS[0], 2.0, distilled=STUDENT)
-    monkeypatch.setattr(PromptDrawer, "_alone", lambda *given: ((row, row) for row in given[-1]))
-    monkeypatch.setattr(PromptDrawer, "_together", lambda *given: ((row, -row) for row in given[-1]))
+    monkeypatch.setattr(PromptDrawer, "_alone", lambda *given: ((row, row) for row in given[2]))
+    monkeypatch.setattr(PromptDrawer, "_together", lambda *given: ((row, -row) for row in given[2]))
     drawer = PromptDrawer({}, None, ["p"] * 40, 0, "cpu", None, lambda *_: None)  # type: ignore[arg-type]
     said: list[tuple[int, float]] = []
     drawn = drawer.draw([alone] * 35 + [behind] * 5, lambda *batch: said.append(batch))
     assert drawn == [*range(35), *range(-35, -40, -1)]
     assert said == [(32, 128.0), (3, 12.0), (5, 10.0)]
+
+
+def test_the_threshold_of_a_fine_tuned_student_is_of_its_own_scores(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same percentile, with the adapters on, and the prompts held out."""
+    loaded, asked, drawn = [], [], []
+
+    def calibrated(student: Any, _scorer: Any, prompts: Any, drawing: Drawing, **_: Any) -> Calibration:
+        asked.append((student.pipe, list(prompts), drawing))
+        return replace(CALIBRATION, percentiles=tuple(np.linspace(0, 8, 101).tolist()))
+
+    class Judged:
+        def __init__(self, student: Any, teacher: Any, _scorer: Any, threshold: float, _plan: Any) -> None:
+            drawn.append((student.pipe, teacher.pipe, pytest.approx(threshold)))
+
+        def generate(self, texts: Any, **_: Any) -> Any:
+            return [
+                SimpleNamespace(place=place, failure=None, decision="refined", image=text, tflop=1.0)
+                for place, text in enumerate(texts)
+            ]
+
+    @contextmanager
+    def opened(*folders: Path, **_: Any) -> Any:
+        yield [SimpleNamespace(pipe=folder.name, family="family") for folder in folders]
+
+    monkeypatch.setattr("matchgraph.training.memory.drawing.opened_pair_to_draw", opened)
+    monkeypatch.setattr(
+        "matchgraph.training.pipelines.weights.load_weights", lambda *given: loaded.append(given)
+    )
+    monkeypatch.setattr(candidates, "calibrate", calibrated)
+    monkeypatch.setattr(candidates, "Collaboration", Judged)
+    scorer: Any = SimpleNamespace(metric="clip_score", hash="0" * 16)
+    folders = {"student": Path("student"), "big": Path("big")}
+    drawer = PromptDrawer(folders, scorer, ["p", "q"], 0, "cpu", None, lambda *_: None, ["held", "out"])
+    plain = with_teacher(Candidate(VARIANTS[0], 1.0), STUDENT, "clip_score")
+    adapters = {"student": Path("own"), "big": Path("its")}
+    tuned = with_teacher(Candidate(VARIANTS[0], 1.0, adapter=Path("own")), STUDENT, "clip_score", adapters)
+    said: list[tuple[int, float]] = []
+    assert [each.by_teacher for each in drawer.draw([plain, tuned], lambda *work: said.append(work))] == [
+        True,
+        True,
+    ]
+    assert drawn == [("student", "big", 0.4), ("student", "big", 4.0)]
+    assert loaded == [("student", "family", Path("own")), ("big", "family", Path("its"))]
+    assert asked == [("student", ["held", "out"], CALIBRATION.drawing)]
+    assert said == [(1, 2.0), (2, 2.0), (1, 2.0)]

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from matchgraph.candidates import Candidate, PromptDrawer
+from matchgraph.collaboration.calibration import FEWEST_PROMPTS, check_enough
 from matchgraph.errors import Error
 from matchgraph.graphdb.distillation import DistillationGraph
 from matchgraph.graphdb.prompt_models import check_prompt
@@ -43,6 +44,9 @@ if TYPE_CHECKING:
     from matchgraph.training.measure.prompts import PromptEncoder
 
 
+ONE_CHOICE = "one choice"
+
+
 class NotChosen(Error):
     """An adapter or scores are not of what was chosen."""
 
@@ -60,6 +64,7 @@ class Level:
         quality: measured, likewise.
         over_one_choice: difference to the first level, with a 95 % bootstrap interval over prompts; None
             where levels are not compared.
+        over_fewer: likewise to the level without the last of its parts: `model + prompt` to `model`.
         distance: Frechet distance of the images to those given, in the probe's space; None without.
         by_teacher: share of the images that a teacher refined or drew.
     """
@@ -71,6 +76,7 @@ class Level:
     expected_quality: float
     quality: float
     over_one_choice: tuple[float, float, float] | None
+    over_fewer: tuple[float, float, float] | None
     distance: float | None
     by_teacher: float
 
@@ -162,22 +168,26 @@ def choose(
     )
     if not compare:
         planned = dict([list(planned.items())[-1]])
-    cost = sum(candidate.tflop for candidates, _ in planned.values() for candidate in candidates)
-    pace = Pace(Work(len(prompts) * len(planned), cost), on_work)
+    drawings = [candidate for candidates, _ in planned.values() for candidate in candidates]
+    cost, count = sum(candidate.tflop for candidate in drawings), len(drawings)
+    held_out = [*validation, *graph.texts("train")][: max(len(validation), FEWEST_PROMPTS)]
+    for candidate in {candidate for candidate in drawings if candidate.teacher_adapter}:
+        check_enough(held_out)
+        cost, count = cost + len(held_out) * candidate.variant.cost, count + len(held_out)
+    pace = Pace(Work(count, cost), on_work)
     folders = MatchingGraph(runner).model_folders()
-    drawer = PromptDrawer(folders, scorer, prompts, seed, device, gpu_memory, on_failure)
+    drawer = PromptDrawer(folders, scorer, prompts, seed, device, gpu_memory, on_failure, held_out)
     extractor = load_clip(probe, device=device)
     real = None
     if images is not None:
         real = extractor.statistics(load_rgb(image.path) for image in list_captioned_images(images))
     levels: list[Level] = []
-    first: np.ndarray | None = None
+    measured: dict[str, np.ndarray] = {}
     for name, (candidates, expected) in planned.items():
         on_progress(name, len(levels), len(planned))
         drawn = drawer.draw(candidates, pace.drew)
         pictures = [each.image for each in drawn]
-        quality = scorer.score(prompts, pictures)
-        first = quality if first is None else first
+        quality = measured[name] = scorer.score(prompts, pictures)
         levels.append(
             Level(
                 name,
@@ -186,7 +196,8 @@ def choose(
                 float(np.mean([each.tflop for each in drawn])),
                 expected,
                 float(quality.mean()),
-                over(quality, first, seed) if compare else None,
+                over(quality, measured[ONE_CHOICE], seed) if compare else None,
+                over(quality, measured[fewer(name)], seed) if compare else None,
                 None if real is None else distance(extractor.statistics(pictures), real),
                 float(np.mean([each.by_teacher for each in drawn])),
             )
@@ -266,8 +277,8 @@ def plans(
     """For each level the candidate of each prompt, and the mean quality to expect.
 
     Students of a chosen model are candidates with it, unless it has an adapter and they have none: then they
-    do not draw what it was chosen for. Behind a student with an adapter there is no teacher, as its threshold
-    was calibrated without.
+    do not draw what it was chosen for. Behind a student with an adapter is its teacher if that has one, with
+    the gain that was measured without.
 
     Raises:
         BudgetTooSmall: the cheapest candidate of the chosen models costs more.
@@ -289,7 +300,8 @@ def plans(
 
     def with_backed(candidates: Sequence[Candidate]) -> list[tuple[int, Candidate]]:
         backed = [
-            with_teacher(candidate, students.get(candidate.variant.model), metric) for candidate in candidates
+            with_teacher(candidate, students.get(candidate.variant.model), metric, adapters)
+            for candidate in candidates
         ]
         return [
             *enumerate(candidates),
@@ -323,7 +335,7 @@ def plans(
 
     everything = np.ones(len(alone), dtype=bool)
     return {
-        "one choice": fixed(alone, everything),
+        ONE_CHOICE: fixed(alone, everything),
         "prompt": routed(enumerate(alone), everything),
         "prompt + image": routed(with_backed(alone), everything),
         "model": fixed(tuned, own),
@@ -332,22 +344,39 @@ def plans(
     }
 
 
-def with_teacher(candidate: Candidate, distilled: Distilled | None, metric: str) -> Candidate:
-    """The candidate with its teacher behind it, if it is a student that was tuned as it is drawn here."""
-    if candidate.adapter or distilled is None or distilled.tuned is None or distilled.calibration is None:
+def with_teacher(
+    candidate: Candidate, distilled: Distilled | None, metric: str, adapters: Mapping[str, Path] | None = None
+) -> Candidate:
+    """The candidate with its teacher behind it, if it is a student that was tuned as it is drawn here.
+
+    Args:
+        candidate: as it is drawn alone.
+        distilled: the student and its teacher; None where its model is no student.
+        metric: that the oracle is to score by.
+        adapters: of models; a student with one needs a teacher with one.
+    """
+    if distilled is None or distilled.tuned is None or distilled.calibration is None:
         return candidate
+    teachers = (adapters or {}).get(distilled.teacher) if candidate.adapter else None
     calibration, variant = distilled.calibration, candidate.variant
-    if (variant.drawing, metric) != (calibration.drawing, calibration.metric):
+    if (variant.drawing, metric) != (calibration.drawing, calibration.metric) or (
+        candidate.adapter and not teachers
+    ):
         return candidate
     gain = distilled.tuned.quality - float(np.mean(calibration.percentiles))
-    return Candidate(variant, distilled.tuned.tflop, gain, distilled)
+    return Candidate(variant, distilled.tuned.tflop, gain, distilled, candidate.adapter, teachers)
 
 
-def over(quality: np.ndarray, first: np.ndarray, seed: int) -> tuple[float, float, float]:
-    """By how much one level is above the first, on the same prompts."""
+def fewer(level: str) -> str:
+    """The level without the last of its parts."""
+    return level.rpartition(" + ")[0] or ONE_CHOICE
+
+
+def over(quality: np.ndarray, other: np.ndarray, seed: int) -> tuple[float, float, float]:
+    """By how much one level is above another, on the same prompts."""
 
     def figures(weights: np.ndarray) -> list[float]:
-        return [float(np.average(quality - first, weights=weights))]
+        return [float(np.average(quality - other, weights=weights))]
 
     [interval] = bootstrap(figures, len(quality), seed=seed)
     return interval.value, interval.low, interval.high

@@ -109,6 +109,8 @@ def test_all_three_levels_draw_and_say_what_each_was_worth(
     # One choice is the same for all, and its own measure.
     assert len(set(levels["one choice"]["candidates"])) == 1
     assert levels["one choice"]["over_one_choice"] == [0, 0, 0]
+    whole, part = levels["model + prompt + image"], levels["model + prompt"]
+    assert whole["over_fewer"][0] == pytest.approx(whole["quality"] - part["quality"])
     assert levels["model"]["candidates"] == levels["one choice"]["candidates"]
     for level in ("model", "model + prompt"):
         assert {name.partition("@")[0] for name in levels[level]["candidates"]} <= {*pair}
