@@ -151,13 +151,16 @@ def measured(home: Path, dataset: str, captions: int, budget: float, seed: int) 
 @click.option("--note", default="", help="What else the machine was busy with.")
 def main(home: Path, datasets: Sequence[str], captions: int, budget: float, seed: int, note: str) -> None:
     """See the module."""
-    content = {
-        "command": f"python -m bench.choosing --captions {captions} --budget {budget:g} --seed {seed}",
-        **provenance(PACKAGES, note),
-        "metric": "nearness",
-        "datasets": {name: measured(home / name, name, captions, budget, seed) for name in datasets},
-    }
-    RESULTS.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    found: dict[str, Any] = {}
+    for name in datasets:
+        found[name] = measured(home / name, name, captions, budget, seed)
+        content = {
+            "command": f"python -m bench.choosing --captions {captions} --budget {budget:g} --seed {seed}",
+            **provenance(PACKAGES, note),
+            "metric": "nearness",
+            "datasets": found,
+        }
+        RESULTS.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from matchgraph.cli.options import FiniteRange, json_option, opened_graph, seed_option
+from matchgraph.cli.route import budget_options
 
 if TYPE_CHECKING:
     from matchgraph.collaboration.routed import RoutedResult
@@ -26,9 +27,7 @@ WHO = {
 @click.argument("teacher")
 @click.option("--metric", required=True, help="Quality metric for both.")
 @click.option("--confidence", required=True, help="Metric with the oracle's confidence in STUDENT's image.")
-@click.option(
-    "--budget", type=FiniteRange(0, min_open=True), help="Average cost per image, in the candidates' unit."
-)
+@budget_options("Average cost per image.")
 @click.option(
     "--student-seconds", type=FiniteRange(0, min_open=True), help="Seconds that STUDENT takes per image."
 )

@@ -282,7 +282,7 @@ def generate(
         raise click.UsageError("--controlnet and --control-image must be given together.")
     rows, failed, k = [], False, None
     with opened_graph() as (_, runner):
-        for drawn in generate_images(runner, student, prompts, out, oracle, **options):
+        for drawn in generate_images(runner, student, prompts, out, oracle, on_work=show_work, **options):
             outcome, k = drawn.outcome, drawn.k
             failed = failed or outcome.failure is not None
             row = {"path": str(drawn.path), "prompt": drawn.prompt, "score": outcome.score}

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from matchgraph.ingest.runs.reporter import Reporter
-from matchgraph.words import duration
+from matchgraph.words import count, duration
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -29,7 +29,7 @@ def show_work(work: Work) -> None:
     import click
 
     if work.seconds is None:
-        click.echo(f"To draw: {work.images:,} images, {work.tflop:.3g} TFLOP.", err=True)
+        click.echo(f"To draw: {count(work.images, 'image')}, {work.tflop:.3g} TFLOP.", err=True)
     else:
         shorter, longer = map(duration, work.seconds)
         left = f"About {longer}" if shorter == longer else f"Between {shorter} and {longer}"

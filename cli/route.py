@@ -31,7 +31,7 @@ from matchgraph.cli.options import (
     settings_options,
 )
 from matchgraph.drawing import Drawing
-from matchgraph.routing.budget import BUDGETS, Budget
+from matchgraph.graphdb.prompt_models import BUDGETS, Budget
 from matchgraph.routing.store import Kind
 from matchgraph.training.measure.scorers import SCORE_METRICS
 
@@ -359,7 +359,9 @@ def generate(prompts: tuple[str, ...], metric: str, probe: str, out: Path, **opt
     from matchgraph.routing.workflow import generate as generate_images
 
     with opened_graph() as (_, runner):
-        for drawn in generate_images(runner, router_store(), prompts, metric, probe, out, **options):
+        for drawn in generate_images(
+            runner, router_store(), prompts, metric, probe, out, on_work=show_work, **options
+        ):
             click.echo(f"{drawn.path}: {drawn.prompt!r} by {drawn.variant}, {drawn.cost:.4g} {drawn.unit}")
 
 

@@ -23,7 +23,7 @@ from matchgraph.graphdb.prompts import PromptGraph
 from matchgraph.stats.intervals import Interval, bootstrap
 
 if TYPE_CHECKING:
-    from matchgraph.graphdb.prompt_models import ScoreTable, Split, Unit
+    from matchgraph.graphdb.prompt_models import Budget, ScoreTable, Split, Unit
     from matchgraph.graphdb.runner import Runner
 
 
@@ -112,7 +112,7 @@ def cascade(
     metric: str,
     confidence: str,
     *,
-    budget: float | None = None,
+    budget: Budget | None = None,
     seconds: tuple[float | None, float | None] = (None, None),
     longest_seconds: float | None = None,
     seed: int = 0,
@@ -134,7 +134,8 @@ def cascade(
         The result, and the unit of its cost.
 
     Raises:
-        InvalidPlan: a candidate is not known, or no plan is within the limits.
+        InvalidPlan: a candidate is not known, the budget is of another unit than the costs, or no plan is
+            within the limits.
         NoTrials: too few prompts have all three scores.
     """
     graph = PromptGraph(runner)
@@ -144,8 +145,21 @@ def cascade(
     )
     check_enough(held_out.confidence)
     check_enough(test.confidence, "judge a threshold by")
-    plan = best_plan(held_out, budget, longest_seconds)
+    plan = best_plan(held_out, limit_of(budget, held_out), longest_seconds)
     return judge(test, plan, seed=seed), test.unit
+
+
+def limit_of(budget: Budget | None, pair: GivenPair) -> float | None:
+    """What an image of a pair may cost on average, in its unit; None for no limit.
+
+    Raises:
+        InvalidPlan: the budget is of another unit.
+    """
+    if budget is None:
+        return None
+    if budget.unit != pair.unit:
+        raise InvalidPlan(f"The budget is in {budget.unit}, but student and teacher cost {pair.unit}.")
+    return budget.cost
 
 
 def pair_of(

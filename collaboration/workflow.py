@@ -386,6 +386,7 @@ def generate(
     control_image: Path | None = None,
     control_scale: float = 1.0,
     seed: int = 0,
+    on_work: OnWork = no_work,
 ) -> Iterator[Drawn]:
     """Draw prompts with a student, and let its teacher improve rejected images.
 
@@ -406,6 +407,7 @@ def generate(
         control_image: what it is shown, the same for each prompt.
         control_scale: how strongly it steers.
         seed: of the noise.
+        on_work: called with what there is to draw, and what it is expected to cost.
 
     Yields:
         Each image as soon as it is written.
@@ -456,6 +458,8 @@ def generate(
         pictures, controls = (
             None if path is None else [load_rgb(path)] * len(prompts) for path in (edit, control_image)
         )
+        expected = both.student_tflop + k / 100 * both.teacher_tflop
+        on_work(Work(len(prompts), len(prompts) * expected))
         out.mkdir(parents=True, exist_ok=True)
         numbers = [f"{prompt_id(prompt)}-0" for prompt in prompts]
         for outcome in both.generate(prompts, numbers=numbers, pictures=pictures, controls=controls):

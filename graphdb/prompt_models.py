@@ -18,6 +18,8 @@ Split: TypeAlias = Literal["train", "validation", "test"]
 Unit: TypeAlias = Literal["TFLOP", "s", "USD"]
 SPLITS: tuple[Split, ...] = get_args(Split)
 UNITS: tuple[Unit, ...] = get_args(Unit)
+# The option or argument that a budget is given by.
+BUDGETS: Mapping[Unit, str] = {"TFLOP": "budget_tflop", "s": "budget_seconds", "USD": "budget_usd"}
 MAX_PROMPT_CHARACTERS = 4000
 LINE_BREAKS = frozenset("\t\n\r")
 
@@ -48,6 +50,19 @@ def check_prompt(text: object) -> str:
                 f"The prompt {text[:40]!r} holds {character!r}: control characters are refused."
             )
     return text
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What an image may cost on average.
+
+    Attributes:
+        cost: above 0.
+        unit: of the cost; that of the candidates.
+    """
+
+    cost: float
+    unit: Unit = "TFLOP"
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from matchgraph.graphdb.prompt_models import prompt_id
+from matchgraph.progress import OnWork, Pace, Work, no_work
 
 if TYPE_CHECKING:
     from matchgraph.graphdb.prompt_models import Unit, Variant
@@ -46,6 +47,7 @@ def draw(
     seed: int = 0,
     device: str = "auto",
     gpu_memory: float | None = None,
+    on_work: OnWork = no_work,
 ) -> Iterator[Drawn]:
     """Draw prompts, each model's together, so that each is loaded once.
 
@@ -59,6 +61,7 @@ def draw(
             beside it.
         device: `auto` or a torch device name.
         gpu_memory: GiB of the GPU to stay within; by default what is free.
+        on_work: called with what there is to draw.
 
     Raises:
         InvalidValue: a candidate is not drawn by a pipeline of the graph.
@@ -76,6 +79,7 @@ def draw(
     chosen = [by_id[decision.variant] for decision in decisions]
     for variant in chosen:
         variant.require_drawing("ask that service itself")
+    pace = Pace(Work(len(chosen), sum(variant.cost for variant in chosen)), on_work)
     out.mkdir(parents=True, exist_ok=True)
     for model in dict.fromkeys(variant.model for variant in chosen):
         own_variants = dict.fromkeys(variant for variant in chosen if variant.model == model)
@@ -92,7 +96,10 @@ def draw(
                 config = SampleConfig(len(texts), variant.require_drawing(), seed, BATCH)
                 numbers = [f"{prompt_id(text)}-0" for text in texts]
                 images = stream_images(loaded, None, texts, config, numbers=numbers)
-                for row, image in zip(rows, images, strict=True):
+                for number, (row, image) in enumerate(zip(rows, images, strict=True)):
+                    if number % BATCH == 0:
+                        drawn = len(rows[number : number + BATCH])
+                        pace.drew(drawn, drawn * variant.cost)
                     path = out / f"{row:04d}-{prompt_id(prompts[row])}.png"
                     image.save(path)
                     yield Drawn(path, prompts[row], variant.id, variant.cost, variant.unit)

@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from matchgraph.graphdb.prompt_models import Prompt, Variant, check_prompt
+from matchgraph.graphdb.prompt_models import Budget, Prompt, Variant, check_prompt
 from matchgraph.graphdb.prompts import PromptGraph
 from matchgraph.graphdb.repository import MatchingGraph
 from matchgraph.progress import OnWork, Progress, no_progress, no_work
-from matchgraph.routing.budget import Budget
 from matchgraph.routing.encoders import check_enough, load_encoder, validation_prompts
 from matchgraph.routing.errors import InvalidScores, UnknownCandidate
 from matchgraph.routing.fitting import fit_router
@@ -340,6 +339,7 @@ def generate(
     seed: int = 0,
     device: str = "auto",
     gpu_memory: float | None = None,
+    on_work: OnWork = no_work,
 ) -> Iterator[Drawn]:
     """Draw each prompt with the candidate it is routed to; see `routing.generate.draw`.
 
@@ -354,6 +354,7 @@ def generate(
         seed: of the noise.
         device: `auto` or a torch device name.
         gpu_memory: GiB of the GPU to stay within; by default what is free.
+        on_work: called with what there is to draw.
 
     Yields:
         Each image as soon as it is written.
@@ -361,5 +362,13 @@ def generate(
     decisions = decide(runner, store, prompts, metric, probe, lam=lam)
     variants, folders = PromptGraph(runner).variants(), MatchingGraph(runner).model_folders()
     yield from draw(
-        prompts, decisions, variants, folders, out, seed=seed, device=device, gpu_memory=gpu_memory
+        prompts,
+        decisions,
+        variants,
+        folders,
+        out,
+        seed=seed,
+        device=device,
+        gpu_memory=gpu_memory,
+        on_work=on_work,
     )

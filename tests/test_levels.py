@@ -15,7 +15,7 @@ from matchgraph import candidates
 from matchgraph.candidates import PromptDrawer
 from matchgraph.drawing import Drawing
 from matchgraph.graphdb.distillation import Calibration, Distilled, Tuned
-from matchgraph.graphdb.prompt_models import Variant
+from matchgraph.graphdb.prompt_models import Budget, Variant
 from matchgraph.levels import choosing as levels
 from matchgraph.levels import routed
 from matchgraph.levels.choosing import Candidate, NotChosen, plans, with_teacher
@@ -180,7 +180,7 @@ def test_a_router_learns_where_the_student_is_bound_to_fail(monkeypatch: pytest.
     monkeypatch.setattr(routed, "PromptGraph", lambda _: SimpleNamespace(table=lambda _: scores))
     pair = ("m-4", "m-20", "quality", "confidence")
     # An image costs 10, 20 and 10 + 20 / 2 by the best ways, 16.7 on average; 20, drawn by the student first.
-    found, unit = routed.route_first(None, *pair, budget=17.0)  # type: ignore[arg-type]
+    found, unit = routed.route_first(None, *pair, budget=Budget(17.0, "s"))  # type: ignore[arg-type]
     assert (unit, found.prompts, found.plan.ways) == ("s", 30, ("student", "teacher", "cascade"))
     assert min(found.shares["student"].value, found.shares["cascade"].value) > 0.1
     assert found.over_cascade.value > 0

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from matchgraph.errors import Error
-from matchgraph.routing.budget import BUDGETS, Budget
+from matchgraph.graphdb.prompt_models import BUDGETS, Budget
 
 if TYPE_CHECKING:
     from matchgraph.graphdb.connection import Settings

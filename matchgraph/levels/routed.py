@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from matchgraph.collaboration.calibration import check_enough
-from matchgraph.collaboration.given import known_rows, pair_of
+from matchgraph.collaboration.given import known_rows, limit_of, pair_of
 from matchgraph.collaboration.routed import Expected, RoutedResult, best_of_each, judge_routed
 from matchgraph.collaboration.tuning import PERCENTILES, rejected
 from matchgraph.graphdb.prompt_models import SPLITS
@@ -19,7 +19,7 @@ from matchgraph.training.measure.prompts import EncodedPrompts
 
 if TYPE_CHECKING:
     from matchgraph.collaboration.given import GivenPair
-    from matchgraph.graphdb.prompt_models import ScoreTable, Split, Unit
+    from matchgraph.graphdb.prompt_models import Budget, ScoreTable, Split, Unit
     from matchgraph.graphdb.runner import Runner
 
 
@@ -30,7 +30,7 @@ def route_first(
     metric: str,
     confidence: str,
     *,
-    budget: float | None = None,
+    budget: Budget | None = None,
     seconds: tuple[float | None, float | None] = (None, None),
     longest_seconds: float | None = None,
     seed: int = 0,
@@ -55,7 +55,8 @@ def route_first(
         The result, and the unit of its cost.
 
     Raises:
-        InvalidPlan: a candidate is not known, or no plan is within the limits.
+        InvalidPlan: a candidate is not known, the budget is of another unit than the costs, or no plan is
+            within the limits.
         NoTrials: too few prompts have all three scores.
     """
     graph = PromptGraph(runner)
@@ -68,7 +69,8 @@ def route_first(
     thresholds = {float(k): rejected(held_out, k)[1] for k in PERCENTILES[1:-1]}
     texts = {split: _texts(good, known_rows(sure, good, student, teacher, split)) for split in SPLITS}
     expected = expectations(pairs, texts, thresholds, seed)
-    plans = best_of_each(pairs["validation"], expected["validation"], thresholds, budget, longest_seconds)
+    limits = limit_of(budget, pairs["validation"]), longest_seconds
+    plans = best_of_each(pairs["validation"], expected["validation"], thresholds, *limits)
     return judge_routed(pairs["test"], expected["test"], *plans, seed=seed), pairs["test"].unit
 
 

@@ -81,7 +81,9 @@ def test_from_two_models_to_a_report(invoke: Callable[..., Result], runner: Runn
     least = message(invoke("collaborate", "tune", STUDENT, "--budget-tflop", "1e-9", *SMALL, code=2))
     assert "the cost of the student alone" in least
 
-    images = json.loads(invoke(*drawn, "--percentile", "50", "--regenerate", "--json").stdout)["images"]
+    shown = invoke(*drawn, "--percentile", "50", "--regenerate", "--json")
+    assert "To draw: 2 images" in shown.stderr
+    images = json.loads(shown.stdout)["images"]
     assert len(list(out.glob("*.png"))) == 2
     again = [image["steps"] for image in images if image["decision"] == "regenerated"]
     assert again == [2 + known.tuned.teacher.steps]

@@ -165,11 +165,11 @@ def test_scores_of_ones_own_lead_to_a_decision_in_their_unit(
     # The same scores are those of a student and its teacher.
     monkeypatch.setattr(calibration, "FEWEST_PROMPTS", 1)
     pair = ("collaborate", "scores", "cheap", "dear", "--metric", "rating", "--confidence", "rating")
-    judged = json.loads(invoke(*pair, "--budget", "0.03", "--json").stdout)
+    judged = json.loads(invoke(*pair, "--budget-usd", "0.03", "--json").stdout)
     assert (judged["plan"]["kind"], judged["unit"], judged["prompts"]) == ("cascade", "USD", 4)
     assert 3 < judged["quality"]["value"] < 4
-    assert "Draw with cheap alone." in invoke(*pair, "--budget", "0.01").stdout
-    first = json.loads(invoke(*pair, "--budget", "0.03", "--route-first", "--json").stdout)
+    assert "Draw with cheap alone." in invoke(*pair, "--budget-usd", "0.01").stdout
+    first = json.loads(invoke(*pair, "--budget-usd", "0.03", "--route-first", "--json").stdout)
     assert sum(share["value"] for share in first["shares"].values()) == pytest.approx(1)
     assert "Against the best plan without routing" in invoke(*pair, "--route-first").stdout
     # Images instead of values are scored here.

@@ -10,8 +10,8 @@ import pytest
 
 from matchgraph.collaboration import calibration, given
 from matchgraph.collaboration.errors import InvalidPlan, NoTrials
-from matchgraph.collaboration.given import GivenPair, GivenPlan, Price, best_plan, judge, pair_of
-from matchgraph.graphdb.prompt_models import ScoreTable, Variant
+from matchgraph.collaboration.given import GivenPair, GivenPlan, Price, best_plan, judge, limit_of, pair_of
+from matchgraph.graphdb.prompt_models import Budget, ScoreTable, Variant
 from tests.routing import circle
 
 # The oracle is surer of an image the better it is; the teacher's are all at 0.8.
@@ -74,6 +74,9 @@ def test_what_cannot_be_met_is_refused() -> None:
         best_plan(PAIR, None, 0.4)
     with pytest.raises(InvalidPlan, match="needs the seconds"):
         best_plan(replace(PAIR, teacher=Price(4.0)), None, 1.0)
+    assert limit_of(Budget(3.0), PAIR) == 3.0
+    with pytest.raises(InvalidPlan, match="The budget is in USD, but student and teacher cost TFLOP"):
+        limit_of(Budget(3.0, "USD"), PAIR)
     assert judge(replace(PAIR, teacher=Price(4.0)), GivenPlan("cascade", 40.0, 0.4)).seconds is None
 
 

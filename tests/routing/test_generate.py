@@ -9,6 +9,7 @@ import pytest
 
 from matchgraph.drawing import Drawing
 from matchgraph.graphdb.prompt_models import Variant, prompt_id
+from matchgraph.progress import Work
 from matchgraph.routing.generate import draw
 from tests.routing.drawing import Pipelines
 
@@ -25,7 +26,13 @@ def test_each_image_has_its_prompt_and_candidate(tmp_path: Path, monkeypatch: py
     decisions = [SimpleNamespace(variant=name) for name in ("b@9", "a@4", "a@1", "b@9")]
     folders = {"a": Path("A"), "b": Path("B")}
     out = tmp_path / "new" / "folder"
-    found = list(draw(prompts, decisions, VARIANTS, folders, out, seed=3))
+    said: list[Work] = []
+    found = list(draw(prompts, decisions, VARIANTS, folders, out, seed=3, on_work=said.append))
+    # The pace is known after the second of three batches.
+    assert (said[0], [(own.images, own.seconds is None) for own in said[1:]]) == (
+        Work(4, 23.0),
+        [(4, False)],
+    )
     assert pipelines.opened == [Path("B"), Path("A")]
     assert {(each.prompt, each.variant, each.cost) for each in found} == {
         ("zero", "b@9", 9.0),
