@@ -38,7 +38,11 @@ from matchgraph.training.measure.scorers import SCORE_METRICS
     metavar="CANDIDATE=COST",
     help="Cost per image of a candidate, if the file does not have it. Repeatable.",
 )
-@click.option("--unit", type=click.Choice(UNITS), help="Unit of the costs, if the file does not have it.")
+@click.option(
+    "--unit",
+    type=click.Choice(UNITS),
+    help="Unit of the costs, if the file does not have it, or which of its columns of costs to read.",
+)
 @scorer_options
 @seed_option("the split of new prompts")
 @device_option

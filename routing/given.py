@@ -77,7 +77,7 @@ def add_scores(
         metric: name of the metric, where the file has no column of it; larger is better. Of a file of images,
             what they are to be scored by.
         costs: of an image of each candidate, beside those of the file.
-        unit: of the costs; by default as the file's column says.
+        unit: of the costs, and of the file's column that has them; by default that of the first such column.
         weights: of what scores images, see `training.measure.scorers.load_scorers`.
         seed: of the split of new prompts into 80 % to learn from, 10 % to choose by and 10 % to report.
         device: of what scores images: `auto` or a torch device name.
@@ -90,7 +90,7 @@ def add_scores(
         BadImage: an image cannot be read.
         MixedExtractors: another encoder embedded the graph's prompts.
     """
-    found = read_score_file(file, metric)
+    found = read_score_file(file, metric, unit)
     graph = PromptGraph(runner)
     candidates = _candidates(file, found, dict(costs or {}), unit, graph.variants())
     scorer_hash = GIVEN

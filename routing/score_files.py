@@ -95,7 +95,7 @@ class ScoreFile:
     images: Mapping[tuple[str, str], tuple[Path, ...]] = field(default_factory=dict)
 
 
-def read_score_file(path: Path, metric: str | None = None) -> ScoreFile:
+def read_score_file(path: Path, metric: str | None = None, unit: Unit | None = None) -> ScoreFile:
     """Read scores.
 
     Args:
@@ -105,6 +105,7 @@ def read_score_file(path: Path, metric: str | None = None) -> ScoreFile:
         metric: name of the metric where no column has it; by default the name of the column of values, or
             `score` where that is `value` and in a wide table. Without a column of values, a column `image`
             has the paths of images, from the folder of the table.
+        unit: of the costs, where several columns have some; by default the first of those named above.
 
     Raises:
         BadScoreFile: it is no such table, or a row cannot be used (the message has its number, from 1 below
@@ -121,15 +122,19 @@ def read_score_file(path: Path, metric: str | None = None) -> ScoreFile:
             f"{path} has no column value (or score, rating, quality), and no column image; it has "
             f"{_named(frame.columns)}."
         )
-    return _long(path, frame, columns, metric)
+    return _long(path, frame, columns, metric, unit)
 
 
 def _long(
-    path: Path, frame: pd.DataFrame, columns: Mapping[str, str | None], metric: str | None
+    path: Path,
+    frame: pd.DataFrame,
+    columns: Mapping[str, str | None],
+    metric: str | None,
+    unit: Unit | None,
 ) -> ScoreFile:
     prompt, candidate, value = columns["prompt"], columns["candidate"], columns["value"]
     image = columns["image"] if value is None else None
-    costs = columns["cost"] or column_of(frame, tuple(COSTS))
+    costs = columns["cost"] or column_of(frame, [name for name, own in COSTS.items() if unit in (None, own)])
     found: dict[str, dict[tuple[str, str], list[float]]] = {}
     images: dict[tuple[str, str], tuple[Path, ...]] = {}
     prices: dict[str, float] = {}
@@ -157,8 +162,8 @@ def _long(
         # All images are scored by one metric, which the command gives.
         used.discard(columns["metric"])
     unread = [str(name) for name in frame.columns if name not in used and str(name).lower() not in SOURCES]
-    unit = None if costs is None else COSTS.get(costs.lower())
-    return replace(_file(path, prompts, candidates, found, prices, unit, unread), images=images)
+    known = None if costs is None else COSTS.get(costs.lower())
+    return replace(_file(path, prompts, candidates, found, prices, known, unread), images=images)
 
 
 def _wide(path: Path, frame: pd.DataFrame, prompt: str, metric: str) -> ScoreFile:

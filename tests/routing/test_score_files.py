@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -64,6 +65,23 @@ def test_a_column_of_metrics_gives_several(tmp_path: Path) -> None:
         "beauty": 2.0,
     }
     assert (found.costs, found.unit) == ({"A": 3.0}, None)
+
+
+@pytest.mark.parametrize(
+    ("unit", "costs", "own", "unread"),
+    [
+        (None, {"A": 3.0}, "s", "'usd'"),
+        ("USD", {"A": 0.04}, "USD", "'seconds'"),
+        # What is in another unit is no cost in this one.
+        ("TFLOP", {}, None, "'usd', 'seconds'"),
+    ],
+)
+def test_the_unit_says_which_costs_are_read(
+    tmp_path: Path, unit: Any, costs: dict[str, float], own: str | None, unread: str
+) -> None:
+    path = written(tmp_path, "prompt,candidate,value,usd,seconds\na cat,A,1,0.04,3\n")
+    found = read_score_file(path, unit=unit)
+    assert (found.costs, found.unit, found.notes) == (costs, own, (f"scores.csv: not read: {unread}",))
 
 
 def test_images_stand_in_for_values(tmp_path: Path) -> None:
