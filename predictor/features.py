@@ -115,7 +115,7 @@ def dataset_features(datasets: Sequence[Dataset]) -> FeatureTable:
     length = len(embedded[0].embedding)
     blank = (float("nan"),) * length
     digits = len(str(length - 1))
-    table = {f"e{i:0{digits}d}": [] for i in range(length)}
+    table: dict[str, list[float]] = {f"e{i:0{digits}d}": [] for i in range(length)}
     for dataset in ordered:
         for column, value in zip(table.values(), dataset.embedding or blank, strict=True):
             column.append(value)

@@ -320,7 +320,9 @@ class _Replay:
         if self._progress:
             self._progress(self.trainings, self._all, what)
 
-    def _per_dataset(self, order: str, share: float, method: str, metric: str, targets: list) -> np.ndarray:
+    def _per_dataset(
+        self, order: str, share: float, method: str, metric: str, targets: Sequence[str]
+    ) -> np.ndarray:
         """The mean over replays for each dataset, so that intervals are over datasets."""
         return np.array(
             [np.mean(self._figures[order, share, method, metric, dataset]) for dataset in targets]

@@ -73,7 +73,8 @@ def split(count: int, seed: int = 0) -> list[Split]:
         CATImage, section 5.2.
     """
     held_out = [max(round(count * SHARES[name]), min(1, count // 3)) for name in ("validation", "test")]
-    names: list[Split] = ["validation"] * held_out[0] + ["test"] * held_out[1]
-    names += ["train"] * (count - len(names))
+    splits: tuple[Split, Split, Split] = ("validation", "test", "train")
+    sizes = (*held_out, count - sum(held_out))
+    names = [split for split, size in zip(splits, sizes, strict=True) for _ in range(size)]
     order = np.random.default_rng(seed).permutation(count)
     return [names[number] for number in order]

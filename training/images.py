@@ -195,7 +195,7 @@ def load_rgb(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) -> I
     Raises:
         BadImage: the file is missing, empty, of another format, animated, too large, truncated or corrupt.
     """
-    from PIL import Image
+    from PIL import Image, UnidentifiedImageError
 
     source = Path(path)
     try:
@@ -211,7 +211,7 @@ def load_rgb(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) -> I
             return _decoded(source, stripped, max_pixels)
     except BadImage:
         raise
-    except Image.UnidentifiedImageError:
+    except UnidentifiedImageError:
         raise BadImage(
             f"{source} is not an image in one of the formats {', '.join(FORMATS)}, or its header is damaged."
         ) from None
@@ -238,8 +238,8 @@ def _decoded(source: Path, stream: Path | BinaryIO, max_pixels: int) -> Image.Im
                 "allowed. Make it smaller."
             )
         # JPEGs of some cameras carry further pictures behind the first (MPO); those are no animations.
-        if image.format != "MPO" and getattr(image, "n_frames", 1) > 1:
-            raise BadImage(f"{source} is animated ({image.n_frames} frames); give still images.")
+        if image.format != "MPO" and (frames := getattr(image, "n_frames", 1)) > 1:
+            raise BadImage(f"{source} is animated ({frames} frames); give still images.")
         if image.mode == "F":
             raise BadImage(f"{source} has floating-point pixels of unknown range; convert it to 8 bits.")
         image.load()

@@ -8,7 +8,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from matchgraph.errors import Error
 from matchgraph.training.contents import recognise
@@ -117,7 +117,7 @@ def _is_object(line: str) -> bool:
 
 
 def _table(path: Path, text: str, delimiter: str) -> list[tuple[int, Mapping[str, str]]]:
-    quoting = csv.QUOTE_NONE if delimiter == "\t" else csv.QUOTE_MINIMAL
+    quoting: Literal[0, 3] = csv.QUOTE_NONE if delimiter == "\t" else csv.QUOTE_MINIMAL
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, quoting=quoting, strict=True)
     rows: list[tuple[int, Mapping[str, str]]] = []
     header: list[str] = []

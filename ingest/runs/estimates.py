@@ -121,10 +121,11 @@ class Estimator:
         return Estimate(whole.seconds * left / progress.of, whole.basis)
 
     def _stage(self, kind: str, model: str, config: Mapping[str, Any]) -> tuple[float | None, str]:
-        for basis, alike in (
+        bases: Sequence[tuple[str, Callable[[Mapping[str, Any]], bool]]] = (
             ("runs of this model", lambda other: _setting(other, kind) == _setting(config, kind)),
             ("runs of this model with other settings", lambda _: True),
-        ):
+        )
+        for basis, alike in bases:
             rates = [
                 seconds / _amount(run.config, kind, self._steps(model, run.config))
                 for run in self._done
@@ -165,7 +166,7 @@ class Estimator:
         if unit is None:
             return counted
         try:
-            folder = Path(self._models[model].properties["source"])
+            folder = Path(str(self._models[model].properties["source"]))
             config = json.loads((folder / "transformer" / "config.json").read_text(encoding="utf-8"))
             return config["sample_size"] * unit
         except (OSError, ValueError, KeyError, TypeError):

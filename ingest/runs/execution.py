@@ -109,7 +109,9 @@ class LoraExecutor:
             job.dataset_folder,
             job.dataset_hash,
             images=job.images,
-            known=known and {known.extractor: GaussianStatistics(known.n, known.mean, known.covariance)},
+            known={known.extractor: GaussianStatistics(known.n, known.mean, known.covariance)}
+            if known
+            else None,
         )
         execution, placement = carried_out(self.execution, plan)
         pipeline = self._pipeline(job, placement)

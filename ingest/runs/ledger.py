@@ -21,6 +21,7 @@ from matchgraph.ingest.errors import IngestError, RunOutdated, StaleFence, Unkno
 from matchgraph.ingest.runs.owner import Owner
 
 if TYPE_CHECKING:
+    from matchgraph.graphdb.edges import Statement
     from matchgraph.graphdb.models import Result
     from matchgraph.graphdb.repository import MatchingGraph
     from matchgraph.graphdb.runner import Runner
@@ -229,7 +230,7 @@ class Ledger:
                     f"Model {request.model!r} or dataset {request.dataset!r} is not in the graph; add it "
                     "with `matchgraph ingest models` or `matchgraph ingest datasets`."
                 )
-        return [row["id"] for row in rows]
+        return [str(row["id"]) for row in rows]
 
     def runs(self, ids: Sequence[str] | None = None) -> list[Run]:
         """Return all runs, or those of `ids`, sorted by model and dataset."""
@@ -342,7 +343,7 @@ class Ledger:
             StaleFence: the run was taken from this worker; nothing was written.
             RunOutdated: the model or dataset has other content by now; nothing was written.
         """
-        statements = [
+        statements: list[Statement] = [
             (load("ledger/lock"), {"ids": [held.id]}),
             (load("ledger/same-content"), {"id": held.id}),
             (load("ledger/complete"), {"id": held.id, "fence": held.fence, "outcome": dict(outcome)}),

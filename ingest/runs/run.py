@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from matchgraph.errors import Error
 from matchgraph.graphdb.checks import INITIAL
 from matchgraph.graphdb.errors import AuthenticationFailed, DatabaseFailed, GraphError, ServerUnreachable
-from matchgraph.graphdb.models import STANDARD_ERROR, Result, Statistics
+from matchgraph.graphdb.models import STANDARD_ERROR, Result, Stage, Statistics
 from matchgraph.ingest.errors import (
     ConfigChanged,
     ExtractorMismatch,
@@ -492,12 +492,13 @@ def results_of(job: Job, outcome: Outcome) -> list[Result]:
     cost = {"seconds_per_image": outcome.seconds_per_image}
     if outcome.training_seconds is not None:
         cost["training_seconds"] = outcome.training_seconds
+    stages: Sequence[tuple[Stage, Sequence[Score], Mapping[str, float]]] = (
+        ("finetuned", outcome.finetuned, cost),
+        ("initial", outcome.initial, {}),
+    )
     return [
         Result(job.model, job.dataset, score.metric, score.value, stage, {**_provenance(job, score), **extra})
-        for stage, scores, extra in (
-            ("finetuned", outcome.finetuned, cost),
-            ("initial", outcome.initial, {}),
-        )
+        for stage, scores, extra in stages
         for score in scores
     ]
 

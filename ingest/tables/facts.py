@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from matchgraph.graphdb.models import Model
 from matchgraph.ingest.errors import IngestError
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import torch
 
 # What `tflop` counts; see `training.pipelines.profile.PipelineProfiler`.
-PROTOCOL = "paper"
+PROTOCOL: Literal["paper"] = "paper"
 # Whatever begins like this came from here, and goes when the folder's content changes.
 MEASURED = ("params", "tflop", "throughput")
 # A call on a CPU may take hours, too long for adding a model. Below this limit it is measured; the
@@ -121,7 +121,7 @@ def profile_facts(model: Model, known: Mapping[str, Any]) -> tuple[dict[str, Any
     from matchgraph.training.pipelines.profile import profiler_of
 
     try:
-        profile = profiler_of(model.properties["source"]).price(protocol=PROTOCOL)
+        profile = profiler_of(str(model.properties["source"])).price(protocol=PROTOCOL)
     except TrainingError as error:
         return {}, [f"{model.id}: tflop is left out: {error}"]
     return {
@@ -154,7 +154,7 @@ def throughput_facts(
         Attributes: `throughput` in images per second, and `throughput_...`, which say where and how it was
         measured; none where it was not. And notes, which say why.
     """
-    folder = Path(model.properties["source"])
+    folder = Path(str(model.properties["source"]))
     if config.throughput is False:
         return {}, []
     if bare := _without_weights(folder):
@@ -216,14 +216,15 @@ def _too_slow(model: Model, config: FactsConfig, device: torch.device) -> str | 
     """Why a call on this device is not waited for, or None."""
     if device.type != "cpu":
         return None
-    cost = model.properties.get("tflop_with_attention")
+    facts: Mapping[str, Any] = model.properties
+    cost = facts.get("tflop_with_attention")
     if cost is None:
         return "it is not known how long a call takes on a CPU; --throughput measures it anyway"
     # Read from what was counted for the default call: a fair guess for others too.
     if config.steps is not None:
-        cost *= config.steps / model.properties["tflop_steps"]
+        cost *= config.steps / facts["tflop_steps"]
     if config.resolution_px is not None:
-        cost *= (config.resolution_px / model.properties["tflop_resolution_px"]) ** 2
+        cost *= (config.resolution_px / facts["tflop_resolution_px"]) ** 2
     seconds = cost * config.batch_size * (1 + REPEATS) / CPU_TFLOP_PER_SECOND
     if seconds <= CPU_LIMIT_SECONDS:
         return None

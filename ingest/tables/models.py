@@ -146,11 +146,10 @@ def ingest_models(
     usable: list[Model] = []
     for model in reading.models:
         source, content = str(model.properties["source"]), str(model.properties["content_hash"])
-        problem = identity.problem(model.id, source, content, str(path))
-        if problem is None:
-            usable.append(model)
+        if found := identity.problem(model.id, source, content, str(path)):
+            problems.append(found)
         else:
-            problems.append(problem)
+            usable.append(model)
     if problems and not skip_bad:
         raise BadInput(problems)
     notes = list(reading.notes)
@@ -188,15 +187,16 @@ def ingest_models(
     for number, model in enumerate(merged):
         if facts is None:
             break
-        found, remarks = throughput_facts(model, known[model.id], facts)
+        timed, remarks = throughput_facts(model, known[model.id], facts)
         notes.extend(remarks)
-        if found:
-            merged[number] = Model(model.id, {**model.properties, **found})
+        if timed:
+            merged[number] = Model(model.id, {**model.properties, **timed})
             _save(graph, [merged[number]], str(path), read={model.id: model})
         on_progress("throughput measured", number + 1, len(merged))
+    properties_of: Mapping[str, Mapping[str, Any]] = {model.id: model.properties for model in merged}
     measured = {
-        model.id: {name: model.properties[name] for name in MEASURED if name in model.properties}
-        for model in merged
+        model: {name: known[name] for name in MEASURED if name in known}
+        for model, known in properties_of.items()
     }
     return ModelsReport(tuple(model.id for model in merged), tuple(problems), tuple(notes), measured)
 

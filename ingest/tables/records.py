@@ -200,7 +200,8 @@ def save_records(
     """
     prompts, level = PromptGraph(runner), records.prompt_level
     prompts.check_probes(level.prompts)
-    models, datasets = ({own.id: own for own in nodes} for nodes in (graph.models(), graph.datasets()))
+    models = {model.id: model for model in graph.models()}
+    datasets = {dataset.id: dataset for dataset in graph.datasets()}
     _check_contents("model", records.models, models)
     _check_contents("dataset", records.datasets, datasets)
     few = len(records.models) + len(records.datasets) + len(records.similar) + len(records.results)

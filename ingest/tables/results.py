@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from matchgraph.graphdb.checks import check_metric_name
 from matchgraph.graphdb.errors import GraphError, InvalidValue, UnknownMetric
-from matchgraph.graphdb.models import Metric, Result
+from matchgraph.graphdb.models import Metric, Result, Stage
 from matchgraph.graphdb.names import nearest_ids
 from matchgraph.ingest.errors import Problem
 from matchgraph.ingest.tables.csv_file import (
@@ -35,7 +35,8 @@ NUMBERS = ("standard_error", "bias", "std", "training_seconds", "seconds_per_ima
 # Whole numbers with spaces between them: the seeds whose samples a value is of.
 LISTS = ("seeds",)
 TEXTS = ("run", "extractor", "extractor_name", "resize", "version")
-STAGES = ("initial", "finetuned")
+DEFAULT_STAGE: Stage = "finetuned"
+STAGES: Mapping[str, Stage] = {"initial": "initial", "finetuned": "finetuned"}
 # Among ten thousand known names, looking for what an unknown one may have meant takes some hundredths of a
 # second: too long for thousands of them.
 NAMES_WITH_HINT = 20
@@ -273,9 +274,9 @@ def parse_provenance(
 def _parse(table: Table, row: Row, metrics: Mapping[str, Metric]) -> Result | None:
     name = row.cells["metric"]
     value = parse_value(table, row, metrics.get(name))
-    stage = row.cells.get("stage") or "finetuned"
-    if stage not in STAGES:
-        table.problem(row.line, f"stage is {stage[:40]!r}", f"write {' or '.join(STAGES)}")
+    stage = STAGES.get(row.cells.get("stage") or DEFAULT_STAGE)
+    if stage is None:
+        table.problem(row.line, f"stage is {row.cells['stage'][:40]!r}", f"write {' or '.join(STAGES)}")
     provenance = parse_provenance(table, row, COUNTS, TEXTS, NUMBERS)
     for column in LISTS:
         if text := row.cells.get(column):
@@ -284,7 +285,7 @@ def _parse(table: Table, row: Row, metrics: Mapping[str, Metric]) -> Result | No
             else:
                 reason = f"{column} is {text[:40]!r}"
                 table.problem(row.line, reason, "write whole numbers with spaces between, or leave it empty")
-    if value is None or row.line in table.bad_lines:
+    if value is None or stage is None or row.line in table.bad_lines:
         return None
     try:
         return Result(row.cells["model"], row.cells["dataset"], name, value, stage, provenance)

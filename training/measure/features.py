@@ -180,7 +180,7 @@ def read_features(path: Path, facts: Mapping[str, str]) -> Features | None:
         rows = _mapped(path, n, dimension, offset)
         digest = hashlib.sha256()
         for start in range(0, n, READ_ROWS):
-            digest.update(np.ascontiguousarray(rows[start : start + READ_ROWS]))
+            digest.update(np.ascontiguousarray(rows[start : start + READ_ROWS]).data)
     except (OSError, SafetensorError, ValueError, TypeError):
         return None
     return Features(path, rows, temporary=False) if digest.hexdigest() == recorded.get("sha256") else None

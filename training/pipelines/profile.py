@@ -227,7 +227,10 @@ class PipelineProfiler:
             if "controlnet" in self._pipe.components:
                 call["image"] = torch.zeros(1, 3, call["height"], call["width"])
             self._pipe(prompt=PROMPT, output_type="pt", **call)
-        counted = {"paper": lambda cost: cost.flop, "full": lambda cost: cost.flop + cost.attention_flop}
+        counted: Mapping[Protocol, Callable[[_Cost], float]] = {
+            "paper": lambda cost: cost.flop,
+            "full": lambda cost: cost.flop + cost.attention_flop,
+        }
         flop = counted[protocol]
         parts = {part: sum(flop(cost) for cost in costs if cost.part == part) / TERA for part in PARTS}
         forwards = [cost for cost in costs if cost.part == "denoising"]

@@ -208,8 +208,9 @@ def _raw_bytes(tensor: Any) -> memoryview:
     return memoryview(tensor.contiguous().view(-1).view(torch.uint8).numpy())
 
 
-def loading_errors() -> tuple[type[Exception], ...]:
-    """What libraries raise on weights and configurations that do not fit or cannot be read."""
+def loading_errors(*others: type[Exception]) -> tuple[type[Exception], ...]:
+    """What libraries raise on weights and configurations that do not fit or cannot be read, and `others`."""
     from safetensors import SafetensorError
 
-    return (OSError, SafetensorError, RuntimeError, ValueError, KeyError, TypeError, AttributeError)
+    own = (OSError, SafetensorError, RuntimeError, ValueError, KeyError, TypeError, AttributeError)
+    return (*others, *own)

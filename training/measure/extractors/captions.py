@@ -70,7 +70,7 @@ def load(weights: str, device: str) -> CaptionExtractor:
         dimension = int(model.get_embedding_dimension())
     except ExtractorUnavailable:
         raise
-    except (TrainingError, *loading_errors()) as error:
+    except loading_errors(TrainingError) as error:
         reason = first_line(error).rstrip(".:")
         raise ExtractorUnavailable(f"{folder} cannot be loaded: {reason}. {ADVICE}") from error
 

@@ -130,7 +130,7 @@ def convert(source: Path, target: Path) -> None:
         tensors = torch.load(source, map_location="cpu", weights_only=True)
         build().load_state_dict(tensors)
         save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, target)
-    except (pickle.UnpicklingError, EOFError, *loading_errors()) as error:
+    except loading_errors(pickle.UnpicklingError, EOFError) as error:
         raise ExtractorUnavailable(
             f"{source} does not hold the weights of FID's Inception: {first_line(error)}"
         ) from error

@@ -76,7 +76,7 @@ def load(weights: str, device: str) -> Extractor:
         known = {key: config[key] for key in config if key not in ("_name_or_path", "transformers_version")}
         seen = {"model": known, "px": image_px, "mean": mean, "std": std, "resize": CLEAN_RESIZE}
         digest = instrument_hash([folder / WEIGHTS_FILE], seen)
-    except (TrainingError, *loading_errors()) as error:
+    except loading_errors(TrainingError) as error:
         raise ExtractorUnavailable(f"{folder} cannot be loaded: {first_line(error)}") from error
     features, dimension = FEATURES[kind]
     return Extractor(
