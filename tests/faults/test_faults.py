@@ -23,6 +23,7 @@ from matchgraph.graphdb.repository import MatchingGraph
 from matchgraph.graphdb.runner import Runner
 from matchgraph.graphdb.server.managed import ManagedServer
 from matchgraph.ingest.runs.ledger import DONE, FAILED, QUEUED, RUNNING, Ledger
+from matchgraph.ingest.runs.worker import CACHE_FOLDER
 from matchgraph.ingest.tables.datasets import ingest_image_folders
 from matchgraph.ingest.tables.models import ingest_models
 from tests.faults.trapped import matchgraph
@@ -271,45 +272,70 @@ def test_a_zombie_that_returns_after_its_lease_expired(scene: Scene, clean: list
     assert sorted((scene.home / "runs").rglob("*")) == before
 
 
-def test_a_full_disk(scene: Scene, clean: list[str]) -> None:
-    status, said = scene.run(trap="matchgraph.training.files:write_tensors:1:raise")
-    assert (status, said.count("Traceback")) == (2, 0), said
-    assert "No space left on device" in said
-    assert scene.edges() == 0
-    assert scene.status() == QUEUED
-    status, said = scene.run()
+# While features of images are kept, a checkpoint, the adapter and the record.
+FULL_AT = (
+    f"{KEEP}:2:raise",
+    "matchgraph.training.tune.session:write_checkpoint:1:raise",
+    "diffusers:StableDiffusionPipeline.save_lora_weights:1:raise",
+    "matchgraph.ingest.runs.run:write_json:1:raise",
+)
+
+
+def test_a_full_disk(scene: Scene, clean: list[str], tmp_path: Path) -> None:
+    drawn = tmp_path / "drawn"
+    counted = f"{DRAW}:1:count={drawn}"
+    command = (*RUN, "--checkpoint-steps", "1")
+    for moment in FULL_AT:
+        status, said = scene.run(*command, trap=f"{counted} and {moment}")
+        assert (status, said.count("Traceback")) == (2, 0), (moment, said)
+        assert "No space left on device" in said
+        assert (scene.status(), scene.edges()) == (QUEUED, 0)
+    # Without room for encodings, a run only takes longer.
+    shutil.rmtree(scene.home / CACHE_FOLDER)
+    full = "matchgraph.training.pipelines.cache:write_tensors:1:raise"
+    status, said = scene.run(*command, trap=f"{counted} and {full}")
     assert status == 0, said
     assert scene.finished() == clean
+    # The one batch that could not be kept was drawn again.
+    assert drawn.stat().st_size == 2 * SAMPLES // BATCH + 1
 
 
-def test_a_loss_that_is_not_a_number(scene: Scene, clean: list[str]) -> None:
-    status, said = scene.run(trap="torch.nn.functional:mse_loss:3:nan")
-    assert status == 1, said
-    assert "At step 3 the loss was nan" in said
-    assert scene.status() == FAILED
-    assert scene.edges() == 0
-    assert scene.weights() == []
-    assert "loss was nan" in (scene.ledger.runs()[0].error or "")
+DECODE = "diffusers.models.autoencoders.vae:Decoder.forward"
+LOAD = "matchgraph.training.pipelines.loading:load_pipeline"
+# What befalls one worker after another, and what each says: of numbers that are none, and of memory that
+# lacks however often the run is begun.
+LASTING = {
+    f"{DECODE}:2:nan": "2 of 2 images have pixels that are infinite or NaN",
+    "torch.nn.functional:mse_loss:3:nan": "At step 3 the loss was nan",
+    f"{LOAD}:1:lacks": "Out of memory in loading: CUDA out of memory.",
+    "matchgraph.training.pipelines.families.base:Family.loss:2:lacks": "Out of memory in training: ",
+    # In training it passes, and the same worker takes the run again.
+    f"{STEP}:2:lack and {DRAW}:1:lacks": "Out of memory in sampling: ",
+    f"{DECODE}:1:lacks": "Out of memory in sampling: ",
+}
+# Then the run is taken again, goes on with one image at a time, and is taken again at the second.
+PASSING = (f"{LOAD}:1:lack", f"{DRAW}:1:lack", f"{DECODE}:2:lack")
+
+
+def test_numbers_that_are_none_and_a_lack_of_memory(scene: Scene, clean: list[str], tmp_path: Path) -> None:
+    drawn = tmp_path / "drawn"
+    counted = f"{DRAW}:1:count={drawn}"
+    command = (*RUN, "--retry-failed")
+    for fault, message in LASTING.items():
+        status, said = scene.run(*command, trap=f"{counted} and {fault}")
+        assert (status, said.count("Traceback")) == (1, 0), (fault, said)
+        assert message in said
+        assert (scene.status(), scene.edges()) == (FAILED, 0), fault
+        # What was trained as far as it came is kept for the next worker, unless it is no number.
+        assert set(scene.weights()) <= ({"checkpoint.safetensors"} if ":lacks" in fault else set())
     # Nothing is tried again unasked: the same seed gives the same loss.
-    status, said = scene.run()
-    assert status == 1, said
-    status, said = scene.run("ingest", "retry", "--all")
-    assert status == 0, said
-    status, said = scene.run()
+    assert scene.run(trap=counted)[0] == 1
+    status, said = scene.run(*command, trap=" and ".join([counted, *PASSING]))
     assert status == 0, said
     assert scene.finished() == clean
-
-
-def test_pixels_that_are_not_numbers(scene: Scene, clean: list[str]) -> None:
-    # Of the pretrained model's second batch.
-    status, said = scene.run(trap="diffusers.models.autoencoders.vae:Decoder.forward:2:nan")
-    assert (status, said.count("Traceback")) == (1, 0), said
-    assert "2 of 2 images have pixels that are infinite or NaN" in said
-    assert (scene.status(), scene.edges()) == (FAILED, 0)
-    assert scene.run("ingest", "retry", "--all")[0] == 0
-    status, said = scene.run()
-    assert status == 0, said
-    assert scene.finished() == clean
+    # Kept are two batches of the pretrained model's, and three of one, two and one image. Drawn again were a
+    # batch with pixels that are none, a batch and its first image in each of three attempts, and an image.
+    assert drawn.stat().st_size == 2 + 3 + 1 + 3 * 2 + 1
 
 
 def test_a_truncated_adapter(scene: Scene, clean: list[str]) -> None:

@@ -7,6 +7,8 @@ stop      the process is stopped before the call, until somebody continues it
 nan       the call's result, a tensor, becomes NaN
 jump=S    the call's result, and that of all later ones, is S more
 raise     OSError: no space left on device
+lack      torch.OutOfMemoryError, as a GPU raises it
+lacks     the same, from that call on
 count=FILE  this call and all later ones are counted: each adds a byte to the file
 run=FILE  the shell script FILE runs before the call
 then=TRAP the next trap is set, which counts from here
@@ -36,6 +38,10 @@ def spring(what: str, call: Callable[[], Any]) -> Any:
         os.kill(os.getpid(), signal.SIGKILL)
     elif what == "stop":
         os.kill(os.getpid(), signal.SIGSTOP)
+    elif what in ("lack", "lacks"):
+        import torch
+
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
     elif what == "raise":
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     elif what.startswith("run="):
@@ -69,7 +75,7 @@ def set_trap(trap: str) -> None:
             with open(what.removeprefix("count="), "ab") as file:
                 file.write(b".")
             return plain(*args, **kwargs)
-        if calls == int(call) and here:
+        if here and (calls == int(call) or (calls > int(call) and what == "lacks")):
             return spring(what, lambda: plain(*args, **kwargs))
         return plain(*args, **kwargs)
 
