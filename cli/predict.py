@@ -156,13 +156,15 @@ def predict(
         decided(asked, method, conditions, measure, budget_hours, probe, as_json, options)
         return
     with progress_bar() as progress, opened_graph() as (graph, _):
-        method, notes = conditions.applied(graph, settings_from_environment().home, method)
+        home = settings_from_environment().home
+        method, notes = conditions.applied(graph, home, method)
         answer = workflow.predict_or_start(
             graph,
             asked,
             method=method,
             save=save,
             confidence=confidence,
+            home=home,
             on_progress=progress,
         )
     answer = replace(answer, notes=(*answer.notes, *notes))

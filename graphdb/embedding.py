@@ -5,6 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -222,6 +223,11 @@ class GdsNode2Vec:
     def __init__(self, runner: Runner, config: Node2VecConfig | None = None) -> None:
         self._runner = runner
         self.config = config or Node2VecConfig()
+
+    @cached_property
+    def library(self) -> str:
+        """The version of the server's Graph Data Science library, on which the vectors depend."""
+        return f"GDS {self._runner.gds_version()}"
 
     def embed(self, nodes: Sequence[str], edges: pd.DataFrame) -> dict[str, np.ndarray]:
         """See `Embedder.embed`."""

@@ -137,6 +137,10 @@ def check_similarities(visible: Snapshot, datasets: Sequence[str]) -> None:
 
 
 def described(part: Any) -> dict[str, Any]:
-    """The name and the configuration of an embedder or a ranker, ready for JSON."""
-    config = getattr(part, "config", None)
-    return {"name": part.name, **(asdict(config) if config is not None else {})}
+    """The name and the configuration of an embedder or a ranker, and a server's library, ready for JSON."""
+    config, library = getattr(part, "config", None), getattr(part, "library", None)
+    return {
+        "name": part.name,
+        **({} if library is None else {"library": library}),
+        **(asdict(config) if config is not None else {}),
+    }

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from matchgraph.graphdb import queries
@@ -17,6 +17,7 @@ from matchgraph.predictor.active import pair_hours
 from matchgraph.predictor.answer import Answer
 from matchgraph.predictor.confidence import cluster_folds, confidence_of, other_folds
 from matchgraph.predictor.config import ReplayConfig
+from matchgraph.predictor.costs import load_costs
 from matchgraph.predictor.errors import (
     ExtractorMismatch,
     InvalidRows,
@@ -25,10 +26,10 @@ from matchgraph.predictor.errors import (
     UnknownTarget,
 )
 from matchgraph.predictor.folds import rehearsed_folds
-from matchgraph.predictor.matching import Cost
 from matchgraph.predictor.nearby import nearby
 from matchgraph.predictor.pairs import missing_pairs_note
 from matchgraph.predictor.recipes import Method
+from matchgraph.predictor.remembered import FOLDER, Remembering
 from matchgraph.predictor.starting import StartingPoint, starting_point
 from matchgraph.predictor.verdict import verdict
 from matchgraph.predictor.visibility import part_of
@@ -70,6 +71,7 @@ def predict(
     method: Method | None = None,
     save: bool = False,
     confidence: float | None = None,
+    home: Path | None = None,
     on_progress: Progress = no_progress,
 ) -> Answer:
     """Rank the models for a dataset, without fine-tuning any.
@@ -81,6 +83,8 @@ def predict(
         save: keep a new dataset in the graph.
         confidence: also find the smallest set that contains the best model with this confidence, in
             (0, 1). The method is first tried on each of the graph's other datasets.
+        home: the data folder, where rankings are kept for the next time, see `predictor.remembered`; None to
+            keep none.
         on_progress: called with the step, and how much of it is done.
 
     Returns:
@@ -125,6 +129,8 @@ def predict(
         # Those that are too far to count were compared as well.
         compared = distances.keys() | (new.compared or {}).get(statistics.extractor, ())
     matcher = method.build(graph.runner)
+    if home is not None:
+        matcher = Remembering(matcher, home / FOLDER)
     costs = load_costs(graph, snapshot, without=name)
     on_progress("ranking models", 0, 0)
     snapshot, part = nearby(snapshot, dataset, distances)
@@ -158,12 +164,19 @@ def predict_or_start(
     method: Method | None = None,
     save: bool = False,
     confidence: float | None = None,
+    home: Path | None = None,
     on_progress: Progress = no_progress,
 ) -> Answer | StartingPoint:
     """Predict, or say what is published of the models while the graph has no results; see `predict`."""
     try:
         return predict(
-            graph, target, method=method, save=save, confidence=confidence, on_progress=on_progress
+            graph,
+            target,
+            method=method,
+            save=save,
+            confidence=confidence,
+            home=home,
+            on_progress=on_progress,
         )
     except UnknownMetricName:
         wanted = method.models if method else ()
@@ -314,29 +327,6 @@ def _measured_metrics(graph: MatchingGraph) -> dict[str, int]:
     return {row["name"]: row["results"] for row in rows}
 
 
-def load_costs(graph: MatchingGraph, snapshot: Snapshot, *, without: str = "") -> dict[str, Cost]:
-    """Cost of using each model, as far as it is recorded.
-
-    Args:
-        graph: the graph.
-        snapshot: its models and the metric whose runs count.
-        without: id of a dataset whose runs do not count, such as the one predicted for.
-    """
-    rows = graph.runner.read(queries.load("predict/costs"), metric=snapshot.metric.name, dataset=without)
-    times = {row["model"]: row for row in rows}
-    costs = {}
-    for model in snapshot.models:
-        own = times.get(model.id, {})
-        costs[model.id] = Cost(
-            train_seconds=_number(own.get("train_seconds")),
-            sample_seconds_per_image=_number(own.get("sample_seconds_per_image")),
-            params=_number(model.properties.get("params")),
-            tflop=_number(model.properties.get("tflop")),
-            throughput=_number(model.properties.get("throughput")),
-        )
-    return costs
-
-
 def _few_of_graph(graph: MatchingGraph, snapshot: Snapshot, target: str) -> Statistics | None:
     """Statistics of a dataset of the graph that has no more images than dimensions; None of one with more."""
     known = next(dataset for dataset in snapshot.datasets if dataset.id == target)
@@ -386,10 +376,3 @@ def _check_compared_with(snapshot: Snapshot, new: MeasuredDataset) -> None:
             f"were compared with each other by {snapshot.compared_with}: give that probe, or use only the "
             f"former with --measured-with {extractor}."
         )
-
-
-def _number(value: object) -> float | None:
-    """A finite number, or None for whatever else an attribute may hold."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        return None
-    return float(value)

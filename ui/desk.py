@@ -174,9 +174,9 @@ class Desk:
         Raises:
             Error: as `predict`.
         """
-        graph = self.graph
-        method, notes = Conditions(fits_gib).applied(graph, self.settings.home, Method())
-        answer = predict_or_start(graph, target, method=method, on_progress=on_progress)
+        graph, home = self.graph, self.settings.home
+        method, notes = Conditions(fits_gib).applied(graph, home, Method())
+        answer = predict_or_start(graph, target, method=method, home=home, on_progress=on_progress)
         answer = replace(answer, notes=(*answer.notes, *notes))
         return Asked(target, answer, measurable_models(graph, None, method.metric), method.metric)
 

@@ -408,6 +408,7 @@ class Graph:
                 method=method,
                 save=save,
                 confidence=confidence,
+                home=self.settings.home,
                 on_progress=on_progress,
             )
         return replace(answer, notes=(*answer.notes, *notes))

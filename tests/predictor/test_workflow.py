@@ -10,9 +10,10 @@ import pytest
 
 from matchgraph.graphdb.models import Dataset, MeasuredDataset, Result, Similar, Statistics
 from matchgraph.predictor.config import ReplayConfig
+from matchgraph.predictor.costs import load_costs
 from matchgraph.predictor.errors import ExtractorMismatch, InvalidRows, UnknownMetricName, UnknownTarget
 from matchgraph.predictor.recipes import Method
-from matchgraph.predictor.workflow import evaluate, evaluate_by_budget, load_costs, predict
+from matchgraph.predictor.workflow import evaluate, evaluate_by_budget, predict
 
 
 class New:
