@@ -53,7 +53,7 @@ def show_answer(answer: Answer, *, measure: str) -> None:
     console.print(sentences(answer), soft_wrap=True)
     if answer.confidence is not None:
         console.print(confidence_text(answer.confidence), soft_wrap=True)
-    console.print(f"To be sure, measure the likeliest ones: {measure}", soft_wrap=True)
+    console.print(f"To decide, measure the likeliest: {measure}", soft_wrap=True)
 
 
 def show_start(start: StartingPoint) -> None:
@@ -117,13 +117,13 @@ def decision_text(found: Shortlisted, metric: str) -> str:
         ]
     if decision.tuning_pays is not None:
         lines.append(
-            "Given the standard errors of sampling, the best fine-tuned model beats the best pretrained one "
-            f"with a probability of {decision.tuning_pays * PERCENT:.0f} %."
+            f"Fine-tuning pays with a probability of {decision.tuning_pays * PERCENT:.0f} %, given the "
+            "standard errors of sampling."
         )
     if found.answer is None and len(decision.chances) > 1:
         lines.append(
-            "The graph had no results to learn from, so models were taken in the order of their published "
-            "average rank; those without one followed, cheapest first."
+            "The graph had no results to learn from: models were taken by their published average rank, "
+            "then the cheapest first."
         )
     lines.append(found.stopped)
     lines += [f"Not measured: {model}: {reason}" for model, reason in found.failed.items()]

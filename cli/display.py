@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from matchgraph.ingest.runs.ledger import RunProgress
 from matchgraph.ingest.runs.reporter import Reporter
+from matchgraph.ingest.runs.status import attempt_words
 from matchgraph.words import count, duration
 
 if TYPE_CHECKING:
@@ -22,6 +25,8 @@ if TYPE_CHECKING:
     from matchgraph.progress import Work
 
 MOST_ROWS = 20
+# Between two lines about a stage: at least this long and this share of it, or else the longer time.
+LEAST_S, LEAST_SHARE, MOST_S = 10.0, 0.1, 600.0
 
 
 def show_work(work: Work) -> None:
@@ -121,9 +126,11 @@ def figures(run: Run) -> str:
 
 def progress_words(run: Run) -> str:
     """How far a run is, or was when it was last worked on; empty unless a worker reported it."""
-    progress = run.progress
-    if progress is None:
-        return ""
+    return "" if run.progress is None else stage_words(run.progress)
+
+
+def stage_words(progress: RunProgress) -> str:
+    """A stage, how much of it is done, and the loss where there is one."""
     words = progress.stage
     if progress.of:
         words += f" {progress.step:,}/{progress.of:,}"
@@ -137,12 +144,11 @@ def status_line(run: Run, seconds_left: float | None) -> str:
         run: the run.
         seconds_left: until it is done, where it is running and that is known.
     """
-    facts = [
-        f"{run.status:<9} {run.id}  {run.model} x {run.dataset}",
-        f"attempt {run.attempt}/{run.max_attempts}",
-    ]
+    facts = [f"{run.status:<9} {run.id}  {run.model} x {run.dataset}", attempt_words(run)]
     if run.replicate:
         facts.append(f"replicate, seed {run.config['seed']}")
+    if run.status == "QUEUED" and run.progress is not None:
+        facts.append(f"interrupted at {progress_words(run)}; resumes from its checkpoint")
     if run.status == "RUNNING":
         facts.append(progress_words(run))
         facts.append("worker lost" if run.expired else f"{duration(seconds_left)} left")
@@ -150,7 +156,7 @@ def status_line(run: Run, seconds_left: float | None) -> str:
         facts.append(figures(run))
     if run.error:
         facts.append(run.error.splitlines()[0])
-    return "  ".join(facts)
+    return "  ".join(filter(None, facts))
 
 
 def counts_line(status: RunsStatus) -> str:
@@ -234,11 +240,87 @@ class RunReporter(Reporter):
         self._bars.console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
+class LineReporter(Reporter):
+    """Shows how runs go as lines on stderr, where that is a file or a pipe: each stage as it begins, and how
+    far it is whenever that is worth a line.
+    """
+
+    def __init__(self) -> None:
+        self._lines = SparseLines()
+        self._pair = ""
+
+    def notice(self, sentence: str) -> None:
+        """See `Reporter`."""
+        say(sentence)
+
+    def planned(self, total: int, done: int) -> None:
+        """See `Reporter`."""
+        if done:
+            say(f"{done} of {total} runs already done.")
+
+    def began(self, run: Run) -> None:
+        """See `Reporter`."""
+        self._pair = f"{run.model} x {run.dataset}: "
+
+    def step(self, stage: str, done: int, of: int, loss: float | None) -> None:
+        """See `Reporter`."""
+        left = self._lines.time_left(self._pair, stage, done, of)
+        if left is not None:
+            say(f"{self._pair}{stage_words(RunProgress(stage, done, of, loss))}{left}")
+
+    def ended(self, run: Run, outcome: str) -> None:
+        """See `Reporter`."""
+        say(ending(run, outcome))
+        self._pair = ""
+
+
+class SparseLines:
+    """Which steps of something long are worth a line: the first of each stage, and then one for each part of
+    it, neither too often nor too seldom.
+    """
+
+    def __init__(self) -> None:
+        self._last: dict[str, tuple[str, float, int]] = {}
+        self._clocks: dict[str, TimeLeft] = {}
+
+    def time_left(self, what: str, stage: str, done: int, of: int) -> str | None:
+        """How long the rest of a stage takes, if it is worth a line now; None if it is not.
+
+        Args:
+            what: whose step it is.
+            stage: which stage of that.
+            done: steps of the stage.
+            of: of so many; 0 where that is not known.
+        """
+        now = time.monotonic()
+        named, then, before = self._last.get(what, ("", -math.inf, 0))
+        begins = named != stage and (done == 0 or then == -math.inf)
+        if begins or done < before:
+            self._clocks[what] = TimeLeft()
+        left = self._clocks[what].after(done, of)
+        waited = now - then
+        if not begins and (
+            done == before
+            or waited < LEAST_S
+            or (named == stage and done - before < LEAST_SHARE * of and waited < MOST_S)
+        ):
+            return None
+        self._last[what] = stage, now, done
+        return left
+
+
+def say(line: str) -> None:
+    """Write a line to stderr."""
+    import click
+
+    click.echo(line, err=True)
+
+
 @contextmanager
-def run_bar() -> Iterator[RunReporter]:
-    """The reporter of one worker."""
+def run_bar() -> Iterator[Reporter]:
+    """The reporter of one worker: bars on a screen, lines in a file or a pipe."""
     with progress_display() as bars:
-        yield RunReporter(bars)
+        yield LineReporter() if bars.disable else RunReporter(bars)
 
 
 def ending(run: Run, outcome: str) -> str:
@@ -258,6 +340,7 @@ class JointDisplay(Reporter):
         self._live = live
         self._console = console
         self._ended: set[str] | None = None
+        self._lines = SparseLines()
 
     def standing(self, status: RunsStatus) -> None:
         """See `Reporter`."""
@@ -273,6 +356,14 @@ class JointDisplay(Reporter):
         self._ended = set(ended)
         if self._live is not None:
             self._live.update(runs_table(status), refresh=True)
+            return
+        for run in status.runs:
+            progress = run.progress
+            if run.status != "RUNNING" or progress is None:
+                continue
+            if self._lines.time_left(run.id, progress.stage, progress.step, progress.of) is not None:
+                left = duration(status.seconds_left.get(run.id))
+                self._print(f"{run.model} x {run.dataset}: {stage_words(progress)}; about {left} left")
 
     def notice(self, sentence: str) -> None:
         """See `Reporter`."""
@@ -284,7 +375,7 @@ class JointDisplay(Reporter):
 
 @contextmanager
 def joint_display() -> Iterator[JointDisplay]:
-    """A display of all running runs on stderr; a file or a pipe gets the lines and nothing else."""
+    """A display of all running runs on stderr; a file or a pipe gets lines."""
     from rich.console import Console
     from rich.live import Live
 

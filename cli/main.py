@@ -11,6 +11,7 @@ import importlib
 import io
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
@@ -162,6 +163,13 @@ def _discard_stdout() -> None:
 
 def main() -> NoReturn:
     """Entry point of the `matchgraph` command."""
+    # Threads that wait for each other sleep. If they spin on a busy machine, they keep those they wait for
+    # from running: a training step of a tiny model then takes more than ten times as long. Read when torch is
+    # loaded, by this process and its workers; it changes no result.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    if not sys.warnoptions:
+        # Of use to the authors of libraries alone; `python -W` and PYTHONWARNINGS show them.
+        warnings.simplefilter("ignore", FutureWarning)
     for stream in (sys.stdout, sys.stderr):
         # A name may hold what the terminal's encoding lacks, or be no text at all; None is a closed stream.
         if isinstance(stream, io.TextIOWrapper):

@@ -213,6 +213,7 @@ def decided(
             probe=probe,
             extractors=tuple(options["extractors"]),
             options=configuration(WorkerOptions, options),
+            on_progress=lambda step, done, of: reporter.step(step, done, of, None),
             reporter=reporter,
             stop=stop,
         )

@@ -188,13 +188,18 @@ def show_status(found: RunsStatus, limit: int, *, details: bool, filtered: bool)
 def show_details(run: Run) -> None:
     """Print the details that `status_line` leaves out."""
     from matchgraph.graphdb.connection import settings_from_environment
+    from matchgraph.ingest.runs.artefacts import claim_folder
 
-    if run.status != "RUNNING" and (words := progress_words(run)):
+    if run.status not in ("RUNNING", "QUEUED") and (words := progress_words(run)):
         click.echo(f"  last stage: {words}")
-    if "adapter" in run.properties:
-        # Relative to the data folder of whoever carried it out.
-        folder = (settings_from_environment().home / run.properties["adapter"]).parent
-        click.echo(f"  folder: {folder}" if folder.is_dir() else f"  adapter: {run.properties['adapter']}")
+    home = settings_from_environment().home
+    # The adapter's path is relative to the data folder of whoever carried the run out.
+    adapter = run.properties.get("adapter")
+    folder = (home / adapter).parent if adapter else claim_folder(home, run.id, run.fence)
+    if folder.is_dir():
+        click.echo(f"  folder: {folder}")
+    elif adapter:
+        click.echo(f"  adapter: {adapter}")
     for name in ("machine", "note", "host"):
         if name in run.properties:
             click.echo(f"  {name}: {run.properties[name]}")

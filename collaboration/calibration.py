@@ -83,7 +83,7 @@ def calibrate(
         values += [score for score, _ in scores_of(scorer, texts, batch.images) if score is not None]
         on_progress(seen, len(prompts))
     if not values:
-        raise NoTrials(f"{scorer.metric} could score none of {len(prompts)} images.")
+        raise NoTrials(f"{scorer.metric} could not score any of {len(prompts)} images.")
     percentiles = np.percentile(values, np.arange(PERCENTILES))
     return Calibration(
         scorer.metric,

@@ -11,13 +11,14 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 from matchgraph.errors import Error
 from matchgraph.ingest.runs.config import Selection
 from matchgraph.ingest.runs.ledger import DONE, Ledger, Run
 from matchgraph.ingest.runs.reporter import Reporter
-from matchgraph.ingest.runs.workflow import measurable_models, queue_runs, run_pairs
+from matchgraph.ingest.runs.workflow import Measurable, measurable_models, queue_runs, run_pairs
 from matchgraph.predictor.decision import Decision, decide, outcomes
 from matchgraph.predictor.errors import NotEnoughResults, UnknownMetricName
 from matchgraph.predictor.recipes import Method
@@ -151,12 +152,13 @@ def measure_and_decide(
         stopped = _reason(decision, len(known), left, hours, measure, budget_hours, spent)
         if stopped:
             break
+        if model is None:
+            room = len(left) if measure is None else measure - len(known)
+            planned = _affordable(left[:room], hours, budget_hours)
+            reporter.notice(_announcement(dataset, planned, able, chances))
+        else:
+            reporter.notice(f"Next is {left[0]}, {_about(hours[left[0]])}.")
         model = left[0]
-        own = hours[model]
-        takes = "" if own is None else f", in about {duration(SECONDS_PER_HOUR * own)}"
-        reporter.notice(
-            f"Measuring {model}, the best with a probability of {100 * chances[model]:.0f} %{takes}."
-        )
         summary = run_pairs(
             graph,
             settings,
@@ -167,6 +169,8 @@ def measure_and_decide(
             reporter=reporter,
             stop=stop,
         )
+        # By the runs that this machine has done by now.
+        hours = {name: own.hours for name, own in measurable_models(graph, dataset, method.metric).items()}
         reasons = [*summary.failed.values(), *summary.not_here.values()]
         if reasons or not (summary.done or summary.already_done or summary.done_elsewhere):
             failed[model] = "; ".join(reasons) or "another worker has its run"
@@ -248,12 +252,42 @@ def _reason(
     if decision is not None and (decision.chance or 0.0) >= ENOUGH:
         return f"{decision.measured[0].model} is the best with a probability of {100 * ENOUGH:.0f} % or more."
     if not left:
-        return (
-            "No other model can be measured: those have a folder that `matchgraph ingest models` was given."
-        )
+        return "No other model has a folder here: `matchgraph ingest models FOLDER` adds them."
     if budget_hours is not None and spent + (hours[left[0]] or 0.0) > budget_hours:
         return f"The next one, {left[0]}, does not fit the budget of {budget_hours:g} h."
     return ""
+
+
+def _affordable(
+    models: Sequence[str], hours: Mapping[str, float | None], budget_hours: float | None
+) -> list[str]:
+    """The first models, as many as the budget pays for by what is known of their times; at least one."""
+    spent = list(accumulate(hours[model] or 0.0 for model in models))
+    return [
+        model
+        for number, model in enumerate(models)
+        if number == 0 or budget_hours is None or spent[number] <= budget_hours
+    ]
+
+
+def _announcement(
+    dataset: str, models: Sequence[str], able: Mapping[str, Measurable], chances: Mapping[str, float]
+) -> str:
+    """What will be measured, at which size of images, and how long that takes by which runs."""
+    sides = sorted({able[model].config.resolution_px for model in models})
+    named = ", ".join(
+        f"{model} (P(best) {100 * chances[model]:.0f} %, {_about(able[model].hours)})" for model in models
+    )
+    plan = f"To measure on {dataset}, with images of {' and '.join(map(str, sides))} px: {named}."
+    hours = [able[model].hours for model in models]
+    if None in hours:
+        return plan
+    bases = " and ".join(dict.fromkeys(able[model].estimate.basis for model in models))
+    return f"{plan}\nTogether {_about(sum(own or 0.0 for own in hours))}, estimated from {bases}."
+
+
+def _about(hours: float | None) -> str:
+    return "a time that is not known" if hours is None else f"about {duration(SECONDS_PER_HOUR * hours)}"
 
 
 def _adapter(graph: MatchingGraph, settings: Settings, decision: Decision, dataset: str) -> Path | None:

@@ -28,9 +28,8 @@ def sentences(answer: Answer) -> str:
     """The answer in sentences: the choice, its probability, the reasons, and the measured best."""
     first = answer.ranking[0]
     lines = [
-        f"Fine-tune {first.model}: expected rank {first.expected_rank:.1f} ± {first.rank_std:.1f} of "
-        f"{len(answer.ranking)}, the best with a probability of {first.p_best * PERCENT:.0f} % "
-        f"(answered in {answer.seconds:.1f} s)."
+        f"Fine-tune {first.model}: the best of {len(answer.ranking)} with a probability of "
+        f"{first.p_best * PERCENT:.0f} %."
     ]
     lines += verdict_lines(answer)
     if mixture := answer.provenance.get("mixture"):
@@ -38,11 +37,11 @@ def sentences(answer: Answer) -> str:
     if first.why:
         reasons = ", ".join(f"{readable(reason.part)} {reason.lift:+.2f}" for reason in first.why[:4])
         unit = "log-odds" if answer.provenance["recipe"] == "paper" else "standard deviations"
-        lines.append(f"What moves it up (+) or down (-), in {unit}: {reasons}.")
+        lines.append(f"Reasons, in {unit}: {reasons}.")
     if answer.neighbours:
         near = "; ".join(
-            f"{neighbour.dataset} ({neighbour.similarity:.4g}"
-            + (f", best there: {', '.join(neighbour.best)})" if neighbour.best else ")")
+            f"{neighbour.dataset} at {neighbour.similarity:.3g}"
+            + (f" (best there: {', '.join(neighbour.best)})" if neighbour.best else "")
             for neighbour in answer.neighbours
         )
         lines.append(f"Most similar datasets: {near}.")
@@ -50,7 +49,9 @@ def sentences(answer: Answer) -> str:
         choose = max if answer.provenance["larger_is_better"] else min
         best = choose(answer.measured, key=lambda model: answer.measured[model])
         place = next(i for i, model in enumerate(answer.ranking, start=1) if model.model == best)
-        lines.append(f"Measured before, and not used here: {best} was the best; it is ranked {place}.")
+        lines.append(f"Best measured on it, which this ranking does not use: {best}, ranked {place}.")
+    if any(cost.train_seconds is not None for cost in answer.costs.values()):
+        lines.append("Times are medians of the graph's runs, on the machines that carried them out.")
     lines += [f"Note: {note}" for note in answer.notes]
     return "\n".join(lines)
 
@@ -60,19 +61,15 @@ def verdict_lines(answer: Answer) -> list[str]:
     verdict, metric = answer.verdict, answer.provenance["metric"]
     lines = []
     if verdict.judged_on:
-        lines.append(
-            f"This probability is calibrated on {verdict.judged_on} other datasets, each ranked as if it had "
-            "no results."
-        )
+        lines.append(f"The probability is calibrated on {verdict.judged_on} other datasets.")
     if verdict.expected_loss is not None:
-        lines.append(f"Expected loss compared with the best model: {verdict.expected_loss:.3g} {metric}.")
+        lines.append(f"Expected loss against the best model: {verdict.expected_loss:.2g} {metric}.")
     if (familiar := verdict.familiarity) and familiar.off_zoo:
         times = f", {familiar.times:.1f} times as far" if familiar.times else ""
         lines.append(
-            f"Warning: {answer.dataset} is unlike any measured dataset. Its nearest one is "
-            f"{familiar.nearest} ({familiar.value:.4g}{times}); every measured dataset has one within "
-            f"{familiar.farthest:.4g}. The probabilities are evened out accordingly; measure before you rely "
-            "on the ranking."
+            f"Warning: {answer.dataset} is unlike any measured dataset: the nearest one is "
+            f"{familiar.nearest} at {familiar.value:.3g}{times}; measured ones have a neighbour within "
+            f"{familiar.farthest:.3g}. The probabilities allow for that. Measure before you rely on them."
         )
     return lines
 
@@ -90,16 +87,15 @@ def confidence_text(sure: Confidence) -> str:
     if coverage is not None:
         share, size = coverage.coverage, coverage.size
         lines.append(
-            f"On the other {share.count} datasets, such sets (each calibrated on the rest) had "
-            f"{size.value:.1f} models on average and contained the best one in {share.value * PERCENT:.0f} % "
-            f"[{share.low * PERCENT:.0f}, {share.high * PERCENT:.0f}] of cases."
+            f"Such sets contained the best model on {share.value * PERCENT:.0f} % "
+            f"[{share.low * PERCENT:.0f}, {share.high * PERCENT:.0f}] of the other {share.count} datasets, "
+            f"with {size.value:.1f} models on average."
         )
     if sure.shifted is not None:
         share, size = sure.shifted.coverage, sure.shifted.size
         lines.append(
-            "With whole clusters of datasets held out, sets calibrated on the other clusters had "
-            f"{size.value:.1f} models on average and contained it in {share.value * PERCENT:.0f} % "
-            f"[{share.low * PERCENT:.0f}, {share.high * PERCENT:.0f}] of cases."
+            f"With whole clusters of datasets held out: {share.value * PERCENT:.0f} % "
+            f"[{share.low * PERCENT:.0f}, {share.high * PERCENT:.0f}], {size.value:.1f} models."
         )
     return "\n".join(lines)
 
@@ -109,16 +105,13 @@ def mixture_text(mixture: Mapping[str, Any]) -> str:
     weights = mixture["weights"]
     if mixture["fell_back"]:
         name = METHODS[max(weights, key=weights.get)]
-        return (
-            f"No mixture of methods clearly beats the {name} on the other datasets of this graph, so it is "
-            "used alone."
-        )
+        return f"Ranked by: {name} alone, as no mixture clearly beats it on the other datasets."
     shares = [
         f"{METHODS[name]} {weight * PERCENT:.0f} %"
         for name, weight in sorted(weights.items(), key=lambda one: -one[1])
         if round(weight * PERCENT)
     ]
-    return f"Weights learned from the other datasets: {', '.join(shares)}."
+    return f"Ranked by: {', '.join(shares)} (weights learned from the other datasets)."
 
 
 def readable(part: str) -> str:

@@ -149,9 +149,12 @@ def predict(
     sure, folds = None, rehearsed_folds(snapshot, prediction.rehearsed)
     if confidence is not None:
         folds = folds or other_folds(
-            snapshot, name, matcher, lambda done, of, held_out: on_progress(f"trying {held_out}", done, of)
+            snapshot,
+            name,
+            matcher,
+            lambda done, of, held_out: on_progress(f"calibrating without {held_out}", done, of),
         )
-        on_progress("trying whole clusters", 0, 0)
+        on_progress("calibrating without whole clusters", 0, 0)
         sure = confidence_of(prediction, folds, confidence, cluster_folds(snapshot, name, matcher))
     judged = verdict(prediction.ranking, folds, prediction.familiarity)
     return Answer(prediction, judged, measured, sure, time.perf_counter() - started, notes)

@@ -266,7 +266,7 @@ def _why_missing(key: str) -> str:
     return {
         "initial": "no values from before fine-tuning are recorded",
         "neighbours": "no two datasets were compared",
-        "direct": "nothing tells the datasets apart",
+        "direct": "no facts distinguish the datasets",
     }.get(key, "not available")
 
 

@@ -223,7 +223,7 @@ def _table(path: Path) -> list[tuple[str, Any]]:
 def _array(path: Path) -> list[tuple[str, Any]]:
     beside = next((own for end in PROMPT_FILES if (own := path.with_suffix(end)).is_file()), None)
     if beside is None:
-        raise BadEmbeddingFile(f"{path}: {path.stem}.txt, with a prompt for each row, is not beside it.")
+        raise BadEmbeddingFile(f"{path}: {path.stem}.txt, with one prompt per row, is missing.")
     try:
         values = np.load(path, allow_pickle=False)
     except (OSError, ValueError) as error:

@@ -252,7 +252,7 @@ def test_the_readme_from_the_demo_to_a_decision(
     for line in [line for line in lines if line.startswith("tiny-")]:
         assert line in shown
     decided = follow(shell_of(section("Your own images")), environment)
-    assert "2 of 10 models are measured" in decided
+    assert "3 of 10 models are measured" in decided
     follow(shell_of(section("The graph")), environment)
 
 

@@ -12,6 +12,8 @@ from matchgraph.graphdb.connection import Settings
 from matchgraph.graphdb.models import Dataset, Model, Result, Similar
 from matchgraph.graphdb.repository import MatchingGraph
 from matchgraph.ingest.runs.config import RunConfig, Selection
+from matchgraph.ingest.runs.estimates import Estimate
+from matchgraph.ingest.runs.reporter import Reporter
 from matchgraph.ingest.runs.workflow import measurable_models
 from matchgraph.predictor.recipes import Method
 from matchgraph.shortlist import NothingMeasured, Shortlisted, measure_and_decide
@@ -137,11 +139,25 @@ def test_the_budget_is_kept(
     def dear(graph: MatchingGraph, dataset: str, metric: str) -> Any:
         found = able(graph, dataset, metric)
         hours = {"good": 0.5, "fair": 2.0}
-        return {name: type(own)(own.config, hours.get(name, 0.1)) for name, own in found.items()}
+        return {
+            name: type(own)(
+                own.config, Estimate(3600 * hours.get(name, 0.1), "runs of this model on another machine")
+            )
+            for name, own in found.items()
+        }
 
     monkeypatch.setattr(shortlist, "measurable_models", dear)
-    found = decided({"good": (30.0, 20.0)}, measure=None, budget_hours=1.0)
+    said: list[str] = []
+    reporter = Reporter()
+    reporter.notice = said.append  # type: ignore[method-assign]
+    found = decided({"good": (30.0, 20.0)}, measure=None, budget_hours=1.0, reporter=reporter)
     assert runs == ["good"]
+    # Before anything begins: which models that pays for, at which size, and how long it takes by which runs.
+    chance = 100 * found.answer.ranking[0].p_best if found.answer else 0
+    assert said == [
+        f"To measure on new, with images of 512 px: good (P(best) {chance:.0f} %, about 30 min).\n"
+        "Together about 30 min, estimated from runs of this model on another machine."
+    ]
     assert "fair, does not fit the budget of 1 h" in found.stopped
 
 

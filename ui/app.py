@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from matchgraph.ui.choose import ChooseTab
 from matchgraph.ui.graph import GraphTab
-from matchgraph.ui.parts import answered, notice
+from matchgraph.ui.parts import answered, notice, tagged
 from matchgraph.ui.prompt import PromptTab
 from matchgraph.ui.runs import RunsTab
 
@@ -63,7 +63,7 @@ def build_header(desk: Desk) -> Tabs:
         ui.notify(looks[dark.value], timeout=1_000)
 
     with ui.header().classes("mg-header"):
-        ui.label(TITLE).classes("mg-brand")
+        tagged("h1", TITLE, "mg-brand")
         with ui.tabs().props("no-caps dense inline-label").classes("mg-tabs") as tabs:
             for name in (CHOOSE, RUNS, GRAPH, PROMPT):
                 ui.tab(name)

@@ -23,6 +23,15 @@ DROP, FOLDER, KNOWN = "My images", "A folder", "A known dataset"
 MOST_ROWS = 30
 TICK_S = 0.3
 
+# In place of the toolkit's, whose button holds the input, so that it has no name and the input no label.
+DROP_HEADER = """
+<div class="mg-drop-head">
+  Drop images here, and captions as .txt files of the same names
+  <q-btn flat dense icon="add_box" aria-label="Choose images and captions" @click="props.pickFiles" />
+  <label class="mg-unseen">Images and captions<q-uploader-add-trigger /></label>
+</div>
+"""
+
 
 class ChooseTab:
     """What one visitor asks.
@@ -80,8 +89,8 @@ class ChooseTab:
                 max_files=MAX_FILES,
                 on_upload=self._dropped,
                 on_rejected=lambda: ui.notify("Too large, or too many files.", type="warning"),
-                label="Drop images here, and captions as .txt files of the same names",
             )
+            self._drop.add_slot("header", DROP_HEADER)
             self._drop.props('accept="image/*,.txt" flat bordered').classes("mg-drop")
             self._took = ui.label().classes("mg-doing").props("aria-live=polite")
             self._name = ui.input("Name of the dataset", value=DEFAULT_NAME).props("outlined dense")
@@ -210,14 +219,16 @@ class ChooseTab:
 
         def add_up() -> None:
             picked = [model for model, box in chosen.items() if box.value]
-            known = [asked.able[model].hours for model in picked]
-            hours = [each for each in known if each is not None]
+            known = [asked.able[model] for model in picked]
+            hours = [each.hours for each in known if each.hours is not None]
             words = (
                 f"{count(len(picked), 'run')}, about {duration(sum(hours) * SECONDS_PER_HOUR)} on one device"
             )
-            total.set_text(
-                words if len(hours) == len(known) else f"{words}, and some whose time is not known"
-            )
+            if len(hours) < len(known):
+                words += ", and some whose time is not known"
+            sides = " and ".join(str(side) for side in sorted({each.config.resolution_px for each in known}))
+            bases = " and ".join(dict.fromkeys(each.estimate.basis for each in known))
+            total.set_text(f"{words}; {sides} px, estimated from {bases}" if picked else words)
 
         for box in chosen.values():
             box.on_value_change(add_up)

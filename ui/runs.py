@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from matchgraph.graphdb.metrics import KNOWN_METRICS
 from matchgraph.ingest.runs.curves import finite_losses, moving_mean
 from matchgraph.ingest.runs.ledger import CANCELLED, DONE, FAILED, QUEUED, RUNNING
+from matchgraph.ingest.runs.status import attempt_words
 from matchgraph.ui.parts import answered, image, notice, table, tagged
 from matchgraph.words import count, duration
 
@@ -171,7 +172,8 @@ class RunsTab:
 
         ui.label(f"{run.model} on {run.dataset}").classes("mg-title")
         with ui.element("div").classes("mg-actions"):
-            ui.label(f"run {run.id}, attempt {run.attempt} of {run.max_attempts}").classes("mg-line")
+            words = attempt_words(run)
+            ui.label(f"run {run.id}, {words}" if words else f"run {run.id}").classes("mg-line")
             if not self._desk.read_only and run.status in (QUEUED, RUNNING):
                 ui.button("Cancel", on_click=lambda: self._change(self._desk.cancel, run)).props(
                     "no-caps outline"

@@ -145,7 +145,7 @@ class Uploads:
             raise Refused(f"{name} is too large.")
         if self._taken() + size > MAX_TOTAL_BYTES:
             raise Refused(
-                f"{name} is too large: all visits together may hold {MAX_TOTAL_BYTES / 2**30:g} GiB."
+                f"{name} is too large: all uploads together may take {MAX_TOTAL_BYTES / 2**30:g} GiB."
             )
         if self._root is None:
             (self._home / UPLOADS_FOLDER).mkdir(parents=True, exist_ok=True)

@@ -132,8 +132,8 @@ class Execution:
     )
     validate_steps: int | None = setting(
         None,
-        "Training steps between two looks at a run: the loss of images that the dataset holds out (or of "
-        "some it trains on), and pictures; by default never.",
+        "Training steps between two validations: the loss on held-out images (or on some training images) "
+        "and sample images; by default none.",
         at_least=1,
         identity="never",
     )

@@ -32,6 +32,8 @@ OTHER_STEPS, OTHER_GUIDED = 30, True
 CPU = "cpu"
 # Where nothing at all has been measured: what one data-centre GPU comes to in practice.
 ASSUMED_TFLOP_PER_S = 50.0
+# In an estimate's basis: of runs that were done on none of the machines that it is for.
+ELSEWHERE = "on another machine"
 
 
 @dataclass(frozen=True)
@@ -61,10 +63,19 @@ class Estimator:
         gpu: whether the runs are estimated for a GPU: those that were done on a CPU say nothing of it, and
             the reverse. None where that is not known, and all count. A run of a version that did not record
             its device counts for both; one without a machine, as of the small zoo, for a CPU.
+        host: name of the machine that the runs are estimated for. Its own runs count first, and set the
+            scale of those of other machines. None where that is not known, and all count alike.
     """
 
-    def __init__(self, runs: Sequence[Run], models: Mapping[str, Model], *, gpu: bool | None = None) -> None:
-        self._done = [
+    def __init__(
+        self,
+        runs: Sequence[Run],
+        models: Mapping[str, Model],
+        *,
+        gpu: bool | None = None,
+        host: str | None = None,
+    ) -> None:
+        done = [
             run
             for run in runs
             if run.status == DONE
@@ -72,15 +83,10 @@ class Estimator:
             and (gpu is None or _on_gpu(run) in (None, gpu))
         ]
         self._models, self._gpu = models, gpu
-        # By the precision that they were done in.
-        self._speeds = {
-            kind: [
-                (run.config.get("precision"), work / seconds)
-                for run in self._done
-                if (work := self._tflop(run.model, run.config, kind)) and (seconds := _seconds(run, kind))
-            ]
-            for kind in (TRAINING, AFTER)
-        }
+        self._own = [run for run in done if host in (None, run.properties.get("host"))]
+        self._others = [run for run in done if host not in (None, run.properties.get("host"))]
+        self._speeds = {kind: self._speeds_of(kind, self._own) for kind in (TRAINING, AFTER)}
+        self._slowness = {kind: self._slowness_of(kind) for kind in (TRAINING, AFTER)}
 
     def stage(self, stage: str, model: str, config: Mapping[str, Any]) -> Estimate:
         """Estimate one stage of a run."""
@@ -121,6 +127,34 @@ class Estimator:
         return Estimate(whole.seconds * left / progress.of, whole.basis)
 
     def _stage(self, kind: str, model: str, config: Mapping[str, Any]) -> tuple[float | None, str]:
+        seconds, basis = self._as_runs_of(self._own, kind, model, config)
+        if seconds is not None:
+            return seconds, basis
+        seconds, basis = self._as_runs_of(self._others, kind, model, config)
+        if seconds is not None:
+            slowness = self._slowness[kind]
+            if slowness is None:
+                return seconds, f"{basis} {ELSEWHERE}"
+            return seconds * slowness, f"{basis} {ELSEWHERE}, scaled to this machine's speed"
+        if kind == AFTER and self._timed_here(model) and (rate := self._property(model, "throughput")):
+            scale = (config["resolution_px"] / PROFILED_PX) ** 2 * self._steps(model, config)
+            return config["samples"] / rate * scale / self._steps(model, {}), "the model's throughput"
+        work = self._tflop(model, config, kind)
+        if not work:
+            return None, "nothing known about this model"
+        for known, where in (
+            (self._speeds[kind], ""),
+            (self._speeds_of(kind, self._others), f" {ELSEWHERE}"),
+        ):
+            if known:
+                alike = [speed for given, speed in known if given == config.get("precision")]
+                return work / median(alike or [speed for _, speed in known]), f"runs of other models{where}"
+        return work / ASSUMED_TFLOP_PER_S, f"{ASSUMED_TFLOP_PER_S:g} TFLOP/s assumed"
+
+    def _as_runs_of(
+        self, runs: Sequence[Run], kind: str, model: str, config: Mapping[str, Any]
+    ) -> tuple[float | None, str]:
+        """What a stage takes by the rate of a model's runs, those with the same settings if there are any."""
         bases: Sequence[tuple[str, Callable[[Mapping[str, Any]], bool]]] = (
             ("runs of this model", lambda other: _setting(other, kind) == _setting(config, kind)),
             ("runs of this model with other settings", lambda _: True),
@@ -128,22 +162,36 @@ class Estimator:
         for basis, alike in bases:
             rates = [
                 seconds / _amount(run.config, kind, self._steps(model, run.config))
-                for run in self._done
+                for run in runs
                 if run.model == model and alike(run.config) and (seconds := _seconds(run, kind))
             ]
             if rates:
                 return median(rates) * _amount(config, kind, self._steps(model, config)), basis
-        if kind == AFTER and self._timed_here(model) and (rate := self._property(model, "throughput")):
-            scale = (config["resolution_px"] / PROFILED_PX) ** 2 * self._steps(model, config)
-            return config["samples"] / rate * scale / self._steps(model, {}), "the model's throughput"
-        work = self._tflop(model, config, kind)
-        if not work:
-            return None, "nothing known about this model"
-        if self._speeds[kind]:
-            alike_speeds = [speed for given, speed in self._speeds[kind] if given == config.get("precision")]
-            speeds = alike_speeds or [speed for _, speed in self._speeds[kind]]
-            return work / median(speeds), "runs of other models"
-        return work / ASSUMED_TFLOP_PER_S, f"{ASSUMED_TFLOP_PER_S:g} TFLOP/s assumed"
+        return None, ""
+
+    def _slowness_of(self, kind: str) -> float | None:
+        """How many times as long this machine takes as the others did: by the models that ran on both, or
+        else by what the runs compute; None where nothing ran on both kinds.
+        """
+        ratios = [
+            _seconds(run, kind) / theirs
+            for run in self._own
+            if (theirs := self._as_runs_of(self._others, kind, run.model, run.config)[0])
+        ]
+        if ratios:
+            return median(ratios)
+        speeds, theirs = self._speeds[kind], self._speeds_of(kind, self._others)
+        if not speeds or not theirs:
+            return None
+        return median(speed for _, speed in theirs) / median(speed for _, speed in speeds)
+
+    def _speeds_of(self, kind: str, runs: Sequence[Run]) -> list[tuple[str | None, float]]:
+        """TFLOP a second of runs, each with the precision that it was done in."""
+        return [
+            (run.config.get("precision"), work / seconds)
+            for run in runs
+            if (work := self._tflop(run.model, run.config, kind)) and (seconds := _seconds(run, kind))
+        ]
 
     def _tflop(self, model: str, config: Mapping[str, Any], kind: str) -> float:
         """TFLOP of a run's training, or of one of its samplings; 0 where nothing is known."""

@@ -4,6 +4,7 @@ into the ledger.
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -346,7 +347,7 @@ def survey(
     """
     known = {run.id: run for run in everything}
     lost = _lost(ledger, [known[run] for run in plan.requests if run in known], home)
-    estimator = Estimator(everything, plan.models, gpu=gpu)
+    estimator = Estimator(everything, plan.models, gpu=gpu, host=platform.node())
     recorded = [
         set(
             graph.snapshot(metric)

@@ -68,10 +68,15 @@ class RunsStatus:
             models: the models by id.
             measured: runs that estimates are made from, where they are done; `runs` by default.
         """
-        estimator = Estimator(runs if measured is None else measured, models)
-        return cls(
-            tuple(runs), {run.id: estimator.left(run).seconds for run in runs if run.status == RUNNING}
-        )
+        known = runs if measured is None else measured
+        left, estimators = {}, {}
+        for run in runs:
+            if run.status == RUNNING:
+                host = run.properties.get("host")
+                if host not in estimators:
+                    estimators[host] = Estimator(known, models, host=host)
+                left[run.id] = estimators[host].left(run).seconds
+        return cls(tuple(runs), left)
 
     @property
     def counts(self) -> dict[str, int]:
@@ -112,6 +117,15 @@ class RunsStatus:
                 if name not in NOT_LISTED and name not in run.config
             },
         }
+
+
+def attempt_words(run: Run) -> str:
+    """How often a run was begun, as far as that matters: a worker that was stopped gives its attempt back."""
+    if run.status == QUEUED:
+        return f"{run.attempt} of {run.max_attempts} attempts failed" if run.attempt else ""
+    if run.status in (RUNNING, FAILED) or run.attempt > 1:
+        return f"attempt {run.attempt} of {run.max_attempts}"
+    return ""
 
 
 def recorded_adapters(

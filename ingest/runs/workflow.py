@@ -5,6 +5,7 @@ The command line and the Python API call these functions, which print nothing.
 
 from __future__ import annotations
 
+import platform
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -20,7 +21,7 @@ from matchgraph.ingest.runs import local
 from matchgraph.ingest.runs.artefacts import remove_run
 from matchgraph.ingest.runs.choices import check_replicates, check_unfinished
 from matchgraph.ingest.runs.config import Execution, RunConfig, Selection
-from matchgraph.ingest.runs.estimates import Estimator
+from matchgraph.ingest.runs.estimates import Estimate, Estimator
 from matchgraph.ingest.runs.ledger import (
     CANCELLED,
     DONE,
@@ -150,11 +151,16 @@ class Measurable:
 
     Args:
         config: as the newest run of the model was done or, where there is none, the newest run of all.
-        hours: of one device that it takes; None where nothing is known of it.
+        estimate: how long it takes on one device, and what that is estimated from.
     """
 
     config: RunConfig
-    hours: float | None
+    estimate: Estimate
+
+    @property
+    def hours(self) -> float | None:
+        """How long it takes on one device; None where nothing is known of it."""
+        return self.estimate.hours
 
 
 def plan_runs(
@@ -228,7 +234,7 @@ def missing_runs(
     unfinished = {(run.model, run.dataset) for run in runs if run.status != DONE}
     pairs = frozenset(select_pairs(models, datasets, selection)) - unfinished
     execution = execution or Execution()
-    estimator = Estimator(runs, models, gpu=on_gpu(execution))
+    estimator = Estimator(runs, models, gpu=on_gpu(execution), host=platform.node())
     estimated = {}
     for name, model in models.items():
         own = replace(config, **(families or {}).get(str(model.properties.get("family")), {}))
@@ -259,13 +265,13 @@ def measurable_models(graph: MatchingGraph, dataset: str | None, metric: str) ->
     runs = Ledger(graph.runner).runs()
     done = [run for run in finished(runs) if metric in run.config["metrics"]]
     newest = {run.model: run for run in done}
-    estimator = Estimator(runs, models, gpu=on_gpu(Execution()))
+    estimator = Estimator(runs, models, gpu=on_gpu(Execution()), host=platform.node())
     found = {}
     for model in sorted(name for name, node in models.items() if node.properties.get("source")):
         like = newest.get(model, done[-1] if done else None)
         config = RunConfig() if like is None else RunConfig.as_recorded(like.config)
         config = replace(config, metrics=(metric,), initial=True)
-        found[model] = Measurable(config, estimator.whole(model, config.asked()).hours)
+        found[model] = Measurable(config, estimator.whole(model, config.asked()))
     return found
 
 

@@ -111,7 +111,7 @@ def read_pipelines(folder: Path, *, model_id: str | None = None) -> PipelineRead
     if model_id is not None:
         fault = id_fault(model_id, "model")
         if len(folders) > 1 or not (folder / INDEX).exists():
-            fault = ("holds several pipelines, which one id cannot name", "name one of them")
+            fault = ("contains several pipelines, but --id names one", "name one of them")
         if fault:
             raise BadInput([Problem(str(folder), 0, *fault)], skippable=False)
     models: list[Model] = []

@@ -120,16 +120,23 @@ def test_a_defect_of_ours_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch):
         cli_main.run([])
 
 
-def test_what_the_encoding_lacks_is_spelt_out():
+@pytest.mark.parametrize("given", [None, "ACTIVE"])
+def test_the_process_is_set_up_for_any_encoding_threads_that_sleep_and_no_warnings_of_libraries(
+    given: str | None,
+):
     script = (
-        "import sys; from matchgraph.cli import main as m; "
-        "m.matchgraph.main = lambda **_: print('τ \\udcff'); m.main()"
+        "import os, warnings; from matchgraph.cli import main as m\n"
+        "def main(**_):\n"
+        "    warnings.warn('of a library', FutureWarning)\n"
+        "    print('τ \\udcff', os.environ['OMP_WAIT_POLICY'])\n"
+        "m.matchgraph.main = main; m.main()"
     )
-    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"} | ({"OMP_WAIT_POLICY": given} if given else {})
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, env=environment, check=True
     )
-    assert done.stdout == "\\u03c4 \\udcff\n"
+    assert done.stdout == f"\\u03c4 \\udcff {given or 'PASSIVE'}\n"
+    assert done.stderr == ""
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="has no device that is always full")

@@ -128,7 +128,7 @@ class TestPredictDataset:
         code, out, _ = command("predict", "d03", *PROCESS)
         assert code == 0
         assert "Fine-tune m" in out
-        assert "Measured before" in out
+        assert "Best measured on it" in out
         assert "expected rank" in out
         assert "…" not in out
 
@@ -187,9 +187,9 @@ class TestDefaultRecipe:
         assert answer["verdict"]["judged_on"] == 17
         out = command("predict", "d03", "--confidence", "0.8", "--recipe", "gaussian")[1]
         assert "With 80 % confidence, the best model is" in out
-        assert "On the other 17 datasets, such sets" in out
+        assert "of the other 17 datasets, with" in out
         assert "calibrated on 17 other datasets" in out
-        assert "Expected loss compared with the best model: " in out
+        assert "Expected loss against the best model: " in out
         assert out.rstrip().endswith("matchgraph predict d03 --measure 3")
         for impossible in ("0", "1", "nan", "x"):
             assert command("predict", "d03", "--confidence", impossible)[0] == 2

@@ -55,6 +55,13 @@ def test_a_line_tells_what_matters_of_each_status() -> None:
     assert "fine-tuning 50/100, loss 0.125  40 s left" in line
     assert "worker lost" in status_line(running(expired=True), 5.0)
     assert "clip_fid 7 -> 5, 60 s training" in status_line(done(), None)
+    # A worker that was stopped gives its attempt back, and the run goes on where it was.
+    stopped = status_line(running(status="QUEUED", attempt=0), None)
+    assert stopped.endswith(
+        "m[/red] x d  interrupted at fine-tuning 50/100, loss 0.125; resumes from its checkpoint"
+    )
+    assert "1 of 3 attempts failed" in status_line(running(status="QUEUED"), None)
+    assert "attempt" not in status_line(running(status="QUEUED", attempt=0, progress=None), None)
     failed = running(status="FAILED", error="no more\nsecond line")
     assert status_line(failed, None).endswith("no more")
     assert progress_words(replace(running(), progress=None)) == ""
@@ -70,7 +77,7 @@ def test_names_are_no_markup_and_many_rows_are_cut() -> None:
 
 
 @pytest.mark.parametrize("terminal", [True, False])
-def test_ended_runs_are_told_once_and_running_ones_only_on_a_screen(terminal: bool) -> None:
+def test_ended_runs_are_shown_once_and_running_ones_as_rows_or_lines(terminal: bool) -> None:
     console = Console(file=io.StringIO(), width=200, force_terminal=terminal, color_system=None)
     other = replace(done(), id="2" * 16)
     if terminal:
@@ -81,7 +88,51 @@ def test_ended_runs_are_told_once_and_running_ones_only_on_a_screen(terminal: bo
     text = console.file.getvalue()
     assert text.count("1 of 2 runs had already ended.") == 1
     assert text.count("[red]m[/red] x d: clip_fid 7 -> 5, 60 s training") == 1
-    assert ("50/100" in text) == terminal
+    assert ("fine-tuning 50/100, loss 0.125; about 40 s left" in text) != terminal
+
+
+def test_a_file_gets_a_line_for_each_stage_and_then_one_now_and_then(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    clock, ended = [0.0], done()
+    monkeypatch.setattr(display.time, "monotonic", lambda: clock[0])
+    with display.run_bar() as reporter:
+        # The prediction's steps, each with a name of its own.
+        for step in range(30):
+            clock[0] = step
+            reporter.step(f"without d{step}", step, 30, None)
+        reporter.notice("To measure: m.")
+        reporter.planned(2, 1)
+        reporter.began(running())
+        for step in range(101):
+            clock[0] = 100 + step
+            reporter.step("fine-tuning", step, 100, 0.5)
+        reporter.step("sampling after", 0, 8, None)
+        for step in (1, 2):
+            clock[0] += 601
+            reporter.step("sampling after", step, 800, None)
+        reporter.ended(ended, "done")
+    name = "[red]m[/red] x d: "
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[:5] == [
+        "without d0 0/30",
+        "without d10 10/30; about 20 s left",
+        "without d20 20/30; about 10 s left",
+        "To measure: m.",
+        "1 of 2 runs already done.",
+    ]
+    assert lines[5:8] == [
+        f"{name}fine-tuning 0/100, loss 0.5",
+        f"{name}fine-tuning 10/100, loss 0.5; about 90 s left",
+        f"{name}fine-tuning 20/100, loss 0.5; about 80 s left",
+    ]
+    assert lines[-4:] == [
+        f"{name}sampling after 0/8",
+        f"{name}sampling after 1/800; about 5.6 days left",
+        f"{name}sampling after 2/800; about 5.6 days left",
+        f"{name}clip_fid 7 -> 5, 60 s training",
+    ]
+    assert len(lines) == 5 + 11 + 4
 
 
 def show_all(display: JointDisplay, other: Run) -> None:

@@ -96,6 +96,27 @@ def test_a_gpu_is_never_judged_by_runs_on_a_cpu() -> None:
     assert Estimator([], timed, gpu=True).stage("sampling after", "t", CONFIG).seconds is None
 
 
+def test_this_machine_s_runs_set_the_scale_of_those_of_another() -> None:
+    records, here = [run(), run("n")], {"host": "here"}
+    basis = "runs of this model on another machine"
+    before = Estimator(records, MODELS, host="here").whole("m", CONFIG)
+    assert (before.seconds, before.basis) == (120, basis)
+    assert Estimator(records, MODELS, host="here").whole("x", CONFIG).seconds is None
+    slow = run("n", properties={"training_seconds": 180.0, "seconds_per_image": 6.0, **here})
+    after = Estimator([*records, slow], MODELS, host="here")
+    # Three times as slow in training and twice in sampling, as this machine was with the other model.
+    assert after.whole("m", CONFIG).seconds == pytest.approx(3 * 60 + 2 * 2 * 30)
+    assert after.whole("m", CONFIG).basis == f"{basis}, scaled to this machine's speed"
+    assert after.whole("n", CONFIG).seconds == pytest.approx(180 + 2 * 60)
+    assert after.whole("n", CONFIG).basis == "runs of this model"
+    # No model ran on both: by what they compute, of which n has half.
+    other = Estimator([run(), slow], MODELS, host="here")
+    assert other.whole("m", CONFIG).seconds == pytest.approx(2 * 180 + 2 * 2 * 60)
+    assert Estimator([run()], MODELS, host="here").whole("n", CONFIG).basis == (
+        "runs of other models on another machine"
+    )
+
+
 def test_runs_of_other_models_count_first_in_the_same_precision() -> None:
     quick = run(precision="bf16", properties={"training_seconds": 6.0})
     estimator = Estimator([run(), quick], MODELS)

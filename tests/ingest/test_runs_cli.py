@@ -265,7 +265,11 @@ def test_status_lists_the_newest_and_keeps_to_what_was_asked_for(
     assert isinstance(invoke("status", "--dataset", "nowhere").exception, NodeNotFound)
     folder = Path(environment["MATCHGRAPH_HOME"], "runs", ended.id, "claim-1")
     folder.mkdir(parents=True)
-    adapter = f"runs/{ended.id}/claim-1/adapter.safetensors"
+    # Before there is an adapter, the folder of the last claim.
+    assert f"  folder: {folder}\n" in invoke("status", ended.id).stdout
+    folder = folder.with_name("claim-2")
+    folder.mkdir()
+    adapter = f"runs/{ended.id}/claim-2/adapter.safetensors"
     runner.write("MATCH (run:Run {id: $id}) SET run.adapter = $adapter", id=ended.id, adapter=adapter)
     assert f"  folder: {folder}\n" in invoke("status", ended.id).stdout
 
