@@ -282,7 +282,7 @@ def _announcement(
     hours = [able[model].hours for model in models]
     if None in hours:
         return plan
-    bases = " and ".join(dict.fromkeys(able[model].estimate.basis for model in models))
+    bases = "; ".join(dict.fromkeys(able[model].estimate.basis for model in models))
     return f"{plan}\nTogether {_about(sum(own or 0.0 for own in hours))}, estimated from {bases}."
 
 

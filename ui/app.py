@@ -31,7 +31,7 @@ async def show_page(desk: Desk, work: Work) -> None:
     from nicegui import ui
 
     ui.add_css(STYLE.read_text(encoding="utf-8"))
-    ui.colors(primary="#0072b2", positive="#00785a", negative="#b3401a", warning="#8a5a00")
+    ui.colors(primary="#0072b2", positive="#00785a", negative="#b3401a", warning="#e0a000")
     tabs = build_header(desk)
     place = ui.element("div").classes("mg-place")
     with place:

@@ -23,7 +23,8 @@ DROP, FOLDER, KNOWN = "My images", "A folder", "A known dataset"
 MOST_ROWS = 30
 TICK_S = 0.3
 
-# In place of the toolkit's, whose button holds the input, so that it has no name and the input no label.
+# In place of the toolkit's: its button holds the input, so that neither has a name, and its list has nameless
+# buttons that would remove a file from the list alone.
 DROP_HEADER = """
 <div class="mg-drop-head">
   Drop images here, and captions as .txt files of the same names
@@ -31,6 +32,9 @@ DROP_HEADER = """
   <label class="mg-unseen">Images and captions<q-uploader-add-trigger /></label>
 </div>
 """
+DROP_LIST = (
+    """<div class="mg-line">{{ props.files.length ? props.files.length + " files chosen" : "" }}</div>"""
+)
 
 
 class ChooseTab:
@@ -91,6 +95,7 @@ class ChooseTab:
                 on_rejected=lambda: ui.notify("Too large, or too many files.", type="warning"),
             )
             self._drop.add_slot("header", DROP_HEADER)
+            self._drop.add_slot("list", DROP_LIST)
             self._drop.props('accept="image/*,.txt" flat bordered').classes("mg-drop")
             self._took = ui.label().classes("mg-doing").props("aria-live=polite")
             self._name = ui.input("Name of the dataset", value=DEFAULT_NAME).props("outlined dense")
@@ -227,7 +232,7 @@ class ChooseTab:
             if len(hours) < len(known):
                 words += ", and some whose time is not known"
             sides = " and ".join(str(side) for side in sorted({each.config.resolution_px for each in known}))
-            bases = " and ".join(dict.fromkeys(each.estimate.basis for each in known))
+            bases = "; ".join(dict.fromkeys(each.estimate.basis for each in known))
             total.set_text(f"{words}; {sides} px, estimated from {bases}" if picked else words)
 
         for box in chosen.values():

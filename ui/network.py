@@ -152,16 +152,17 @@ def options(view: View) -> dict[str, Any]:
         # which a picture cannot be fitted into.
         "left": "center",
         "top": "middle",
-        "height": 400,
-        "label": {"show": True, "color": "currentColor", "fontSize": 11},
+        "label": {"show": True, "color": "currentColor"},
         "labelLayout": {"hideOverlap": True},
         "data": [_node(node, number[node], *places[node], view.focus) for node in nodes],
         "links": [_link(link, number) for link in view.links],
     }
     narrow = {"series": [{"height": 190, "label": {"fontSize": 9}}]}
+    # With a rule of its own, as what another rule has set would stay when the window is widened.
+    wide = {"series": [{"height": 400, "label": {"fontSize": 11}}]}
     return {
         "baseOption": {"animationDurationUpdate": 300, "series": [series]},
-        "media": [{"query": {"maxWidth": NARROW_PX}, "option": narrow}],
+        "media": [{"query": {"maxWidth": NARROW_PX}, "option": narrow}, {"option": wide}],
     }
 
 
@@ -233,7 +234,8 @@ def _places(view: View, nodes: Sequence[Node]) -> dict[Node, tuple[float, float]
     places = _ring(datasets)
     for model in (node for node in nodes if node.kind == "model"):
         own = np.array([places[link.target] for link in view.links if link.source == model])
-        middle = own.mean(axis=0)
+        # Opposite ones cancel out, but for rounding.
+        middle = own.mean(axis=0).round(6)
         scale = 0.6 * RADIUS / (float(np.hypot(*middle)) or RADIUS)
         places[model] = (float(scale * middle[0]), float(scale * middle[1]))
     return places

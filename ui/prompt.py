@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
 NO_ROUTER = "No router is fitted here yet: score prompts for several candidates, then fit one with"
 FIT_COMMAND = "matchgraph route fit"
 MAX_CHARACTERS = 2_000
+# Of many candidates, the rest is not worth a page's length.
+MOST_ROWS = 12
 
 
 class PromptTab:
@@ -74,14 +77,26 @@ class PromptTab:
 
         with ui.element("section").classes("mg-card"):
             ui.label(decision_text(decision, metric)).classes("mg-verdict")
+            # What is taken comes first.
+            ranked = sorted(
+                decision.options,
+                key=lambda one: (
+                    one.variant != decision.variant,
+                    math.inf if one.quality is None else decision.lam * one.cost - one.quality,
+                ),
+            )
             rows = [
                 [named(one.variant), _quality(one.quality, one.std), f"{one.cost:.4g}"]
-                for one in decision.options
+                for one in ranked[:MOST_ROWS]
             ]
             table(["candidate", metric, decision.unit], rows, numbers=(metric, decision.unit))
+            if len(ranked) > MOST_ROWS:
+                ui.label(f"and {len(ranked) - MOST_ROWS} that are worth less").classes("mg-line")
             ui.label(
-                f"A unit of cost is worth {decision.lam:.4g} of {metric} here: the candidate with the most "
-                "quality after that is taken."
+                f"The best is the one with the most {metric} after its cost, {decision.lam:.4g} {metric} for "
+                f"each {decision.unit}."
+                if decision.lam
+                else f"Cost does not count here: the best is the one with the most {metric}."
             ).classes("mg-line")
             if self._desk.read_only:
                 return

@@ -11,6 +11,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -19,9 +20,14 @@ import pytest
 from PIL import Image
 
 from matchgraph.graphdb.connection import HOME_VARIABLE, Settings
+from matchgraph.graphdb.models import Result
 from matchgraph.graphdb.repository import MatchingGraph
-from matchgraph.ingest.runs.ledger import Ledger, RunProgress, RunRequest
+from matchgraph.ingest.runs.artefacts import claim_folder
+from matchgraph.ingest.runs.ledger import Ledger, Run, RunProgress, RunRequest
 from matchgraph.ingest.runs.owner import Owner
+from matchgraph.routing.given import add_scores
+from matchgraph.routing.store import RouterStore
+from matchgraph.routing.workflow import fit
 from tests.chrome import chrome, needs_chromium
 from tests.ui.conftest import HOSTILE
 
@@ -33,21 +39,33 @@ __all__ = ["chrome"]
 TIMEOUT_S = 60
 WIDTHS = {"wide": 1280, "narrow": 400}
 ROOT = Path(__file__).parents[2]
+# A colour that is still fading would be judged as it is in between.
+UNMOVED = """document.addEventListener("DOMContentLoaded", () => {
+  const style = document.createElement("style")
+  style.textContent = "*, *::before, *::after { transition: none !important; animation: none !important }"
+  document.head.append(style)
+})"""
 
 pytestmark = needs_chromium
 
 
 @pytest.fixture
-def address(zoo: MatchingGraph, settings: Settings) -> Iterator[str]:
-    """The address that a running `matchgraph ui` prints."""
+def held(zoo: MatchingGraph) -> Run:
+    """One of two runs, which a worker has begun."""
     ledger = Ledger(zoo.runner)
     for name in ("good", "fair"):
         ledger.enqueue([RunRequest(name, "new", {"metrics": ["clip_fid"], "seed": 0}, "m", "d")])
     held = ledger.claim_next(None, Owner.here())
     assert held is not None
     ledger.heartbeat(held, RunProgress("training", 30, 150, 0.31))
+    return held
+
+
+@pytest.fixture
+def address(zoo: MatchingGraph, settings: Settings, tmp_path: Path) -> Iterator[str]:
+    """The address that a running `matchgraph ui` prints, where prompts can be routed."""
     environment = {**os.environ, HOME_VARIABLE: str(settings.home), "PYTHONPATH": str(ROOT)}
-    environment.pop("MATCHGRAPH_PROBE", None)
+    environment["MATCHGRAPH_PROBE"] = str(routed(zoo, settings, tmp_path))
     command = "from matchgraph.cli.main import main; main()"
     process = subprocess.Popen(
         [sys.executable, "-c", command, "ui", "--port", "0", "--no-launch"],
@@ -70,6 +88,26 @@ def address(zoo: MatchingGraph, settings: Settings) -> Iterator[str]:
     assert set(uploads.glob("*")) == before
 
 
+def routed(zoo: MatchingGraph, settings: Settings, folder: Path) -> Path:
+    """Fit a router to scores of two candidates, of which the costly one is better on what has a large `b`.
+
+    Returns:
+        The file with the prompts' embeddings, which stands for a CLIP.
+    """
+    embeddings, scores = folder / "embeddings.csv", folder / "scores.csv"
+    prompts = [(f"prompt {number}", number / 120, 1 - number / 120) for number in range(120)]
+    embeddings.write_text("\n".join(["prompt,a,b", *(f"{text},{a},{b}" for text, a, b in prompts)]))
+    rows = (
+        f"{text},{candidate},{value},{cost}"
+        for text, a, b in prompts
+        for candidate, value, cost in (("cheap", 0.2 + 0.1 * a, 1), ("costly", 0.2 + 0.3 * b, 4))
+    )
+    scores.write_text("\n".join(["prompt,candidate,value,tflop", *rows]))
+    add_scores(zoo.runner, scores, str(embeddings), metric="taste")
+    fit(zoo.runner, RouterStore(settings.home), "taste")
+    return embeddings
+
+
 def status_of(address: str, path: str, **headers: str) -> int:
     """The status of a bare request, without the token."""
     place = urlsplit(address)
@@ -86,7 +124,11 @@ UPGRADE = {
 }
 
 
-def test_a_visit_on_a_wide_and_a_narrow_screen(address: str, chrome: Chrome, tmp_path: Path):
+def test_a_visit_on_a_wide_and_a_narrow_screen(
+    held: Run, address: str, chrome: Chrome, zoo: MatchingGraph, settings: Settings, tmp_path: Path
+):
+    from axe_core_python.selenium import Axe
+    from selenium.common.exceptions import TimeoutException
     from selenium.webdriver.common.by import By
     from selenium.webdriver.common.keys import Keys
     from selenium.webdriver.support.wait import WebDriverWait
@@ -99,7 +141,10 @@ def test_a_visit_on_a_wide_and_a_narrow_screen(address: str, chrome: Chrome, tmp
     kept = Path(os.environ.get("MATCHGRAPH_SCREENSHOTS", tmp_path))
 
     def wait_for(condition: Callable[[], Any]) -> Any:
-        return WebDriverWait(chrome, TIMEOUT_S).until(lambda _: condition())
+        try:
+            return WebDriverWait(chrome, TIMEOUT_S).until(lambda _: condition())
+        except TimeoutException:
+            raise AssertionError(chrome.find_element(By.TAG_NAME, "body").text) from None
 
     def seen(text: str) -> bool:
         return text in chrome.find_element(By.TAG_NAME, "body").text
@@ -112,11 +157,24 @@ def test_a_visit_on_a_wide_and_a_narrow_screen(address: str, chrome: Chrome, tmp
         # By the keyboard, as everything can be.
         wait_for(lambda: button(text)).send_keys(Keys.ENTER)
 
-    def looked_at(name: str) -> None:
-        wide = chrome.execute_script("return document.documentElement.scrollWidth - window.innerWidth")
-        assert wide <= 0, f"{name} is {wide} pixels too wide"
-        assert chrome.save_screenshot(str(kept / f"{name}.png"))
+    found: list[str] = []
 
+    def looked_at(name: str) -> None:
+        for scheme in ("light", "dark"):
+            features = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
+            chrome.execute_cdp_cmd("Emulation.setEmulatedMedia", features)
+            wait_for(partial(chrome.find_elements, By.CSS_SELECTOR, f"body.body--{scheme}"))
+            wide = chrome.execute_script("return document.documentElement.scrollWidth - window.innerWidth")
+            assert wide <= 0, f"{name} is {wide} pixels too wide"
+            assert chrome.save_screenshot(str(kept / f"{name}-{scheme}.png"))
+            # The second scheme differs in its colours alone.
+            rules = None if scheme == "light" else {"runOnly": ["color-contrast"]}
+            for broken in Axe().run(chrome, options=rules)["violations"]:
+                places = [node["html"][:90] for node in broken["nodes"][:3]]
+                found.append(f"{name}, {scheme}: {broken['id']}: {broken['help']}: {places}")
+
+    chrome.execute_cdp_cmd("Page.enable", {})
+    chrome.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", {"source": UNMOVED})
     for screen, width in WIDTHS.items():
         metrics = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
         chrome.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
@@ -152,8 +210,30 @@ def test_a_visit_on_a_wide_and_a_narrow_screen(address: str, chrome: Chrome, tmp
         wait_for(lambda: seen(HOSTILE[:12]))
         press("Back")
         press("Prompt")
-        wait_for(lambda: seen("matchgraph route fit"))
+        asked = wait_for(lambda: chrome.find_element(By.CSS_SELECTOR, "input[aria-label='Prompt']"))
+        asked.send_keys("prompt 3", Keys.ENTER)
+        wait_for(lambda: seen("Draw it with costly"))
         looked_at(f"prompt-{screen}")
+    assert not found, "\n".join(found)
+
+    # A run to its end, as its worker reports it.
+    ledger = Ledger(zoo.runner)
+    press("Runs")
+    press(held.id[:8])
+    wait_for(lambda: seen("training 30/150"))
+    ledger.heartbeat(held, RunProgress("training", 60, 150, 0.2))
+    wait_for(lambda: chrome.find_elements(By.CSS_SELECTOR, ".mg-chart"))
+    ledger.heartbeat(held, RunProgress("sampling after", 3, 8))
+    wait_for(lambda: seen("sampling after 3/8"))
+    folder = claim_folder(settings.home, held.id, held.fence)
+    folder.mkdir(parents=True)
+    Image.new("RGB", (64, 64), (9, 90, 90)).save(folder / "samples.png")
+    wait_for(lambda: chrome.find_elements(By.CSS_SELECTOR, ".mg-grid img[alt^='After']"))
+    ledger.complete(held, zoo, [Result(held.model, "new", "clip_fid", 7.5)], {"clip_fid": 7.5})
+    wait_for(lambda: seen("1 queued, 1 done"))
+    wait_for(lambda: seen("7.5"))
+    looked_at("run-done")
+    assert not found, "\n".join(found)
     assert chrome.title == "matchgraph"
     assert [entry for entry in chrome.get_log("browser") if entry["level"] == "SEVERE"] == []
 
