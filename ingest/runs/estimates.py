@@ -180,10 +180,10 @@ class Estimator:
         ]
         if ratios:
             return median(ratios)
-        speeds, theirs = self._speeds[kind], self._speeds_of(kind, self._others)
-        if not speeds or not theirs:
+        here, elsewhere = self._speeds[kind], self._speeds_of(kind, self._others)
+        if not here or not elsewhere:
             return None
-        return median(speed for _, speed in theirs) / median(speed for _, speed in speeds)
+        return median(speed for _, speed in elsewhere) / median(speed for _, speed in here)
 
     def _speeds_of(self, kind: str, runs: Sequence[Run]) -> list[tuple[str | None, float]]:
         """TFLOP a second of runs, each with the precision that it was done in."""
