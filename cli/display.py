@@ -146,7 +146,8 @@ def status_line(run: Run, seconds_left: float | None) -> str:
     """
     facts = [f"{run.status:<9} {run.id}  {run.model} x {run.dataset}", attempt_words(run)]
     if run.replicate:
-        facts.append(f"replicate, seed {run.config['seed']}")
+        kind = "replicate" if run.average is None else "repeat"
+        facts.append(f"{kind}, seed {run.config['seed']}")
     if run.status == "QUEUED" and run.progress is not None:
         facts.append(f"interrupted at {progress_words(run)}; resumes from its checkpoint")
     if run.status == "RUNNING":

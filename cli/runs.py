@@ -86,7 +86,7 @@ planning_options = with_options(
                 f"at most {MOST_SAMPLES}.",
             },
         ),
-        settings_options(Selection, only=("replicate", "also")),
+        settings_options(Selection, only=("replicate", "repeats", "also")),
         click.option(
             "--price-per-hour",
             type=FiniteRange(0),

@@ -44,10 +44,12 @@ class Selection:
         probe: the CLIP model that datasets were ingested with: a folder, or MODEL/TAG.
         extractors: where other extractors are, each `NAME=WEIGHTS` or `NAME=KIND:WEIGHTS`.
         replicate: measure again under another seed, to estimate the noise; the edges stay as they are.
+        repeats: how many seeds each pair is measured under, `RunConfig.seed` and those after it; the edge has
+            the mean over those that are done.
         also: run these even if unfinished runs of the same pairs and seed have other settings.
 
     Raises:
-        IngestError: a file of pairs together with models or datasets.
+        IngestError: a file of pairs together with models or datasets, or replicates together with repeats.
     """
 
     models: tuple[str, ...] = setting(
@@ -67,6 +69,13 @@ class Selection:
         "Measure again under another --seed, to estimate the noise; the results are stored on the run, and "
         "the graph's edges do not change.",
     )
+    repeats: int = setting(
+        1,
+        "Seeds per pair: --seed and those after it, each a run of its own; the graph has their mean, with a "
+        "standard error that counts their spread.",
+        at_least=1,
+        metavar="N",
+    )
     also: bool = setting(
         False, "Run these even if unfinished runs of the same pairs and seed have other settings."
     )
@@ -75,6 +84,10 @@ class Selection:
         check_settings(self, IngestError)
         if self.pairs is not None and (self.models or self.datasets):
             raise IngestError("--pairs stands alone: leave --model and --dataset out.")
+        if self.replicate and self.repeats > 1:
+            raise IngestError(
+                "--replicate leaves the graph's edges alone and --repeats averages them: give one."
+            )
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,8 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from matchgraph.graphdb.errors import GuardFailed
+from matchgraph.graphdb.edges import lock
+from matchgraph.graphdb.errors import GraphChanged, GuardFailed
 from matchgraph.graphdb.queries import load
 from matchgraph.ingest.errors import IngestError, RunOutdated, StaleFence, UnknownRun
 from matchgraph.ingest.runs.owner import Owner
@@ -58,6 +59,8 @@ class RunRequest:
             stay on the run and leave the edge alone.
         extractors: where each extractor's weights are, by its name; no part of the question, which names the
             weights by their hash.
+        average: id of the run whose edge is the mean over it and the replicates that name it; no part of the
+            question but for a replicate.
     """
 
     model: str
@@ -67,13 +70,14 @@ class RunRequest:
     dataset_fingerprint: str
     replicate: bool = False
     extractors: Mapping[str, str] = field(default_factory=dict)
+    average: str | None = None
 
     @property
     def id(self) -> str:
         """16 hex digits that are the same for the same question."""
         parts = [self.model, self.dataset, self.config, self.model_fingerprint, self.dataset_fingerprint]
         if self.replicate:
-            parts.append("replicate")
+            parts.append("replicate" if self.average is None else "average")
         text = json.dumps(parts, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -135,7 +139,8 @@ class Run:
         owner: who holds it, if anybody does.
         config: the configuration asked for.
         extractors: where each extractor's weights are, by its name.
-        replicate: whether its figures leave the edge alone.
+        replicate: whether its figures leave the edge alone, unless it is in a mean.
+        average: id of the run whose edge is a mean with this one's figures; None for none.
         progress: how far it is, or was when it was last worked on.
         pace: when that was, if a worker has reported it.
         error: why the last attempt failed.
@@ -154,6 +159,7 @@ class Run:
     config: Mapping[str, Any]
     extractors: Mapping[str, str]
     replicate: bool
+    average: str | None
     progress: RunProgress | None
     pace: Pace | None
     error: str | None
@@ -217,6 +223,7 @@ class Ledger:
                 "config": json.dumps(request.config, sort_keys=True),
                 "extractors": json.dumps(request.extractors, sort_keys=True),
                 "replicate": request.replicate,
+                "average": request.average,
                 "model_fingerprint": request.model_fingerprint,
                 "dataset_fingerprint": request.dataset_fingerprint,
                 "max_attempts": max_attempts,
@@ -326,20 +333,27 @@ class Ledger:
         )
 
     def complete(
-        self, held: Run, graph: MatchingGraph, results: Sequence[Result], outcome: Mapping[str, Any]
+        self,
+        held: Run,
+        graph: MatchingGraph,
+        results: Sequence[Result],
+        outcome: Mapping[str, Any],
+        others: Sequence[Run] = (),
     ) -> Run:
         """Write the measured results and mark the run as done, in one transaction.
 
         Args:
             held: the run as the worker claimed it.
             graph: knows how results are written.
-            results: what to write on the edge from model to dataset; empty for a replicate.
+            results: what to write on the edge from model to dataset; empty for a replicate unless in a mean.
             outcome: properties for the run (seconds, adapter, hashes).
+            others: the other runs that the results are means over.
 
         Returns:
             The run, done.
 
         Raises:
+            GraphChanged: the results are means over other runs by now; nothing was written.
             StaleFence: the run was taken from this worker; nothing was written.
             RunOutdated: the model or dataset has other content by now; nothing was written.
         """
@@ -347,17 +361,32 @@ class Ledger:
             (load("ledger/lock"), {"ids": [held.id]}),
             (load("ledger/same-content"), {"id": held.id}),
             (load("ledger/complete"), {"id": held.id, "fence": held.fence, "outcome": dict(outcome)}),
-            *graph.result_statements(results),
         ]
+        guards = [1, 2]
+        if held.average is not None:
+            # With the lock that every writer of edges takes, no other run of the mean is completed meanwhile.
+            same = {"average": held.average, "without": held.id, "ids": sorted(run.id for run in others)}
+            statements += [lock(), (load("ledger/same-average"), same)]
+            guards.append(len(statements) - 1)
+        statements += graph.result_statements(results)
         try:
-            return _run(self._runner.write_many(statements, guards=[1, 2])[2][0])
+            return _run(self._runner.write_many(statements, guards=guards)[2][0])
         except GuardFailed as error:
+            if error.position == guards[-1] and held.average is not None:
+                raise GraphChanged(f"Another run of the mean of {held.average} was completed.") from error
             if self._runner.read(load("ledger/outdated"), id=held.id):
                 raise RunOutdated(
                     f"The model or dataset of run {held.id} was ingested again with different content during "
                     "the run, so its results are out of date; queue a new one with `matchgraph ingest run`."
                 ) from error
             raise _stale(held) from error
+
+    def averaged_with(self, held: Run) -> list[Run]:
+        """Return the other runs, done, over which a run's edge is a mean; none where it is no mean."""
+        if held.average is None:
+            return []
+        runs = self.runs_of([held.model], [held.dataset])
+        return [r for r in runs if r.average == held.average and r.status == DONE and r.id != held.id]
 
     def fail(self, held: Run, error: str, *, traceback: str | None = None, final: bool = False) -> str:
         """End an attempt that failed.
@@ -484,6 +513,7 @@ def _run(row: Mapping[str, Any]) -> Run:
         config=json.loads(properties["config"]),
         extractors=json.loads(properties["extractors"]),
         replicate=properties["replicate"],
+        average=properties.get("average"),
         progress=_progress(properties),
         pace=_pace(properties, row["now"]),
         error=properties.get("error"),

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -199,9 +199,16 @@ def make_plan(
             found = as_measured(found, model, place, runs)
         if found == asked[model]:
             found = chosen(found, ask, partial(fit, model), kept)
-        requests.append(ask(found))
+        first = ask(found)
+        if selection.repeats > 1:
+            first = replace(first, average=first.id)
+        seeds = range(found.seed + 1, found.seed + selection.repeats)
+        further = [
+            replace(ask(replace(found, seed=seed)), replicate=True, average=first.id) for seed in seeds
+        ]
+        requests += [first, *further]
         # What is done takes no memory any more.
-        if model not in configs or kept.get(requests[-1].id) != DONE:
+        if model not in configs or any(kept.get(request.id) != DONE for request in (first, *further)):
             configs[model] = found
         if found is fits.get(model):
             changed[model] = found

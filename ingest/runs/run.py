@@ -16,12 +16,19 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from matchgraph.errors import Error
 from matchgraph.graphdb.checks import INITIAL
-from matchgraph.graphdb.errors import AuthenticationFailed, DatabaseFailed, GraphError, ServerUnreachable
+from matchgraph.graphdb.errors import (
+    AuthenticationFailed,
+    DatabaseFailed,
+    GraphChanged,
+    GraphError,
+    ServerUnreachable,
+)
 from matchgraph.graphdb.models import STANDARD_ERROR, Result, Stage, Statistics
 from matchgraph.ingest.errors import (
     ConfigChanged,
@@ -44,6 +51,7 @@ from matchgraph.ingest.runs.config import RunConfig
 from matchgraph.ingest.runs.ledger import CANCELLED, DONE, Ledger, Run, RunProgress
 from matchgraph.ingest.runs.owner import machine_id
 from matchgraph.ingest.runs.pages import write_run_page
+from matchgraph.ingest.runs.repeats import averaged
 from matchgraph.ingest.runs.reporter import Reporter
 from matchgraph.training.errors import (
     BadAdapter,
@@ -444,8 +452,14 @@ def _record(graph: MatchingGraph, ledger: Ledger, held: Run, job: Job, outcome: 
         **_figures(outcome.finetuned, ""),
         **_figures(outcome.initial, INITIAL),
     }
-    results = [] if held.replicate else results_of(job, outcome)
-    return _patiently(lambda: ledger.complete(held, graph, results, values))
+    results = [] if held.replicate and held.average is None else results_of(job, outcome)
+    while True:
+        others = ledger.averaged_with(held)
+        means = results if held.average is None else averaged(results, job.config.seed, others, held.average)
+        try:
+            return _patiently(partial(ledger.complete, held, graph, means, values, others))
+        except GraphChanged:
+            continue
 
 
 def _figures(scores: Sequence[Score], prefix: str) -> dict[str, Any]:

@@ -46,7 +46,7 @@ SIMILARITIES, RESULTS, RUNS = "similarities.csv", "results.csv", "runs.csv"
 STATISTICS = "statistics.safetensors"
 # Of a run, beside its configuration and its figures.
 RUN_COLUMNS = ("run", "model", "dataset", "replicate", "config", "metrics")
-RUN_FACTS = ("model_fingerprint", "dataset_fingerprint", "adapter_sha256", "attempt")
+RUN_FACTS = ("model_fingerprint", "dataset_fingerprint", "adapter_sha256", "attempt", "average")
 RUN_TIMES = ("training_seconds", "seconds_per_image")
 
 

@@ -42,6 +42,7 @@ def run(model: str = "m", status: str = "DONE", **changes: Any) -> Run:
         config={**CONFIG, **changes},
         extractors={},
         replicate=False,
+        average=None,
         progress=progress,
         pace=pace,
         error=None,

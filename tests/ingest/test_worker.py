@@ -10,14 +10,16 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from matchgraph.graphdb.models import Dataset, Model
 from matchgraph.graphdb.repository import MatchingGraph
 from matchgraph.graphdb.runner import Runner
-from matchgraph.ingest.runs.ledger import FAILED, QUEUED, Ledger
+from matchgraph.ingest.runs.ledger import FAILED, QUEUED, Ledger, Run
 from matchgraph.ingest.runs.owner import Owner
 from matchgraph.ingest.runs.plan import queue_plan
+from matchgraph.ingest.runs.repeats import mean_error
 from matchgraph.ingest.runs.run import Job, OnStep
 from matchgraph.ingest.runs.worker import WorkerOptions, stopped_by_signals, work, work_queue
 from tests.ingest.dump import RUN_TIMES, dump
@@ -193,6 +195,60 @@ def test_a_replicate_leaves_the_edge_alone(
     assert do(zoo, ledger, home, StubExecutor(), again).already_done == 1
     (home / run.properties["adapter"]).unlink()
     assert do(zoo, ledger, home, StubExecutor(), again).done == 1
+
+
+def test_an_edge_is_the_mean_over_its_seeds(
+    zoo: MatchingGraph, ledger: Ledger, runner: Runner, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen = {"models": ["kolors"], "datasets": ["cats"]}
+    # One is measured, and a replicate that is to stay out of the mean.
+    do(zoo, ledger, home, StubExecutor(), plan(zoo, **chosen))
+    do(zoo, ledger, home, StubExecutor(), plan(zoo, replace(CONFIG, seed=2), replicate=True, **chosen))
+    own, asked = Ledger.averaged_with, []
+
+    def averaged_with(ledger: Ledger, held: Run) -> list[Run]:
+        asked.append(held)
+        # First as read just before another worker completed one.
+        return [] if len(asked) == 1 else own(ledger, held)
+
+    monkeypatch.setattr(Ledger, "averaged_with", averaged_with)
+    repeated = plan(zoo, repeats=3, **chosen)
+    summary = do(zoo, ledger, home, StubExecutor(), repeated)
+    assert (summary.done, summary.already_done, len(asked)) == (2, 1, 3)
+    measured = [run.properties for run in ledger.runs(list(repeated.requests))]
+    ((edge,),) = runner.read("MATCH ()-[e:PERFORMS]->() RETURN [properties(e)] AS e")[0].values()
+    for name in ("clip_fid", "initial_clip_fid"):
+        values = [properties[name] for properties in measured]
+        assert edge[name] == pytest.approx(np.mean(values))
+        assert edge[f"{name}__standard_error"] == pytest.approx(np.std(values, ddof=1) / 3**0.5)
+        assert (edge[f"{name}__seeds"], edge[f"{name}__repeats"]) == ([0, 1, 2], 3)
+        assert edge[f"{name}__run"] == next(iter(repeated.requests))
+    # A further seed is one more run.
+    assert do(zoo, ledger, home, StubExecutor(), plan(zoo, repeats=4, **chosen)).done == 1
+    ((seeds,),) = [
+        row.values() for row in runner.read("MATCH ()-[e:PERFORMS]->() RETURN e.clip_fid__seeds AS s")
+    ]
+    assert seeds == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("values", "errors", "expected"),
+    [
+        ([1.0, 3.0], [0.1, 0.1], 1.0),
+        # Equal by chance.
+        ([2.0, 2.0], [0.3, 0.4], 0.25),
+        ([2.0, 2.0, 2.0, 2.0], [0.4], 0.2),
+        ([1.0, 3.0], [], 1.0),
+        ([1.0], [0.5], 0.5),
+        ([1.0], [], None),
+    ],
+)
+def test_the_error_of_a_mean_is_at_least_that_of_sampling(
+    values: list[float], errors: list[float], expected: float | None
+) -> None:
+    # Of 0.3 and 0.4: the root of (0.09 + 0.16) / 4.
+    found = mean_error(values, errors)
+    assert found == (None if expected is None else pytest.approx(expected))
 
 
 def test_everything_comes_from_the_graph(
