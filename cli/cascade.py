@@ -12,6 +12,7 @@ from matchgraph.cli.options import FiniteRange, json_option, opened_graph, seed_
 from matchgraph.cli.route import budget_options
 
 if TYPE_CHECKING:
+    from matchgraph.collaboration.given import GivenPlan
     from matchgraph.collaboration.routed import RoutedResult
     from matchgraph.stats.intervals import Interval
 
@@ -72,22 +73,17 @@ def scores(
         if route_first:
             routed, unit = route_pair(runner, *given, seconds=seconds, **limits)
             if as_json:
-                click.echo(json.dumps({**asdict(routed), "unit": unit}))
+                told = {**asdict(routed), "unrouted": flat(routed.unrouted), "unit": unit}
+                click.echo(json.dumps(told))
             else:
                 show_routed(routed, *given, unit)
             return
         found, unit = cascade(runner, *given, seconds=seconds, **limits)
     plan = found.plan
     if as_json:
-        # The threshold of one alone is infinite, which JSON lacks.
-        threshold = plan.threshold if plan.kind == "cascade" else None
-        chosen = {"kind": plan.kind, "percentile": plan.k, "threshold": threshold}
-        click.echo(json.dumps({**asdict(found), "plan": chosen, "unit": unit}))
+        click.echo(json.dumps({**asdict(found), "plan": flat(plan), "unit": unit}))
         return
-    who = WHO[plan.kind].format(
-        student=student, teacher=teacher, confidence=confidence, threshold=plan.threshold
-    )
-    click.echo(f"Draw with {who}.")
+    click.echo(f"Draw with {who_draws(plan, student, teacher, confidence)}.")
     click.echo(
         f"On {found.prompts} test prompts: {percent(found.accepted)} of the student's images kept; {metric} "
         f"{written(found.quality)}, {written(found.over_student, '+')} over {student} alone, "
@@ -103,23 +99,42 @@ def show_routed(
 ) -> None:
     """Print who draws which share of the prompts, and what that is worth."""
     shares = {way: percent(found.shares[way]) for way in found.shares}
+    both, over_routing = "", ""
+    if "cascade" in found.plan.ways:
+        both = (
+            f"; {shares['cascade']} are drawn by {student}, and by {teacher} where {confidence} is below "
+            f"{found.plan.threshold:.4g}"
+        )
+        over_routing = f", {written(found.over_routing, '+')} over routing without the cascade"
     click.echo(
         f"Route {shares['student']} of the prompts to {student} alone, {shares['teacher']} to {teacher} "
-        f"alone; {shares['cascade']} are drawn by {student}, and by {teacher} where {confidence} is below "
-        f"{found.plan.threshold:.4g}."
+        f"alone{both}."
     )
     click.echo(
         f"On {found.prompts} test prompts: {metric} {written(found.quality)}, "
         f"{written(found.over_student, '+')} over {student} alone, {written(found.over_teacher, '+')} over "
-        f"{teacher} alone, {written(found.over_routing, '+')} over routing without the cascade; "
-        f"{written(found.cost)} {unit} an image."
+        f"{teacher} alone{over_routing}; {written(found.cost)} {unit} per image."
     )
     click.echo(
-        f"Against the best plan without routing: {metric} {written(found.over_cascade, '+')}, "
-        f"{written(found.over_cascade_cost, '+')} {unit} an image."
+        f"Against the best plan without routing ({who_draws(found.unrouted, student, teacher, confidence)}): "
+        f"{metric} {written(found.over_cascade, '+')}, {written(found.over_cascade_cost, '+')} {unit} per "
+        f"image; at no higher cost, {metric} {written(found.over_cascade_at_cost, '+')}."
     )
     if found.seconds is not None:
         click.echo(f"{written(found.seconds)} s per image, {found.longest_seconds:.4g} s at most.")
+
+
+def flat(plan: GivenPlan) -> dict[str, Any]:
+    """A plan ready for JSON, which lacks the infinite threshold of one alone."""
+    threshold = plan.threshold if plan.kind == "cascade" else None
+    return {"kind": plan.kind, "percentile": plan.k, "threshold": threshold}
+
+
+def who_draws(plan: GivenPlan, student: str, teacher: str, confidence: str) -> str:
+    """Who draws by a plan, in words."""
+    return WHO[plan.kind].format(
+        student=student, teacher=teacher, confidence=confidence, threshold=plan.threshold
+    )
 
 
 def written(interval: Interval, sign: str = "") -> str:

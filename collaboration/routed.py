@@ -63,26 +63,31 @@ class RoutedResult:
 
     Attributes:
         plan: see `RoutedPlan`.
+        unrouted: the best plan without routing within the same limits.
         prompts: how many.
         shares: of the prompts by way.
         quality: on average.
         over_student: above the student alone.
         over_teacher: above the teacher alone, which may cost more.
-        over_cascade: above the best plan without routing within the same limits.
+        over_cascade: above the plan without routing.
+        over_cascade_at_cost: above that plan at no higher cost: where it costs more, prompts chosen at random
+            have the student alone.
         over_routing: above routing to student or teacher alone within the same limits.
         cost: of an image, on average.
-        over_cascade_cost: above that of the best plan without routing.
+        over_cascade_cost: above that of the plan without routing.
         seconds: of an image, on average; None where a time is not known.
         longest_seconds: of the slowest way that the plan may take; likewise.
     """
 
     plan: RoutedPlan
+    unrouted: GivenPlan
     prompts: int
     shares: Mapping[str, Interval]
     quality: Interval
     over_student: Interval
     over_teacher: Interval
     over_cascade: Interval
+    over_cascade_at_cost: Interval
     over_routing: Interval
     cost: Interval
     over_cascade_cost: Interval
@@ -234,15 +239,25 @@ def judge_routed(
         "over_cascade_cost": spent - plain_cost,
         "seconds": np.full(len(own), np.nan) if seconds is None else taken(seconds, chosen),
     }
-    columns = np.stack(list(figures.values()))
-    intervals = bootstrap(lambda weights: columns @ weights / weights.sum(), len(own), seed=seed)
-    found = dict(zip(figures, intervals, strict=True))
+    columns = np.stack([*figures.values(), plain, plain_cost, pair.quality_student])
+
+    def means(weights: np.ndarray) -> list[float]:
+        *averages, quality, cost, students = columns @ weights / weights.sum()
+        dearer = cost - pair.student.cost
+        spare = averages[list(figures).index("cost")] - pair.student.cost
+        share = 1.0 if dearer <= 0 else min(spare / dearer, 1.0)
+        at_cost = students + share * (quality - students)
+        return [*averages, averages[list(figures).index("quality")] - at_cost]
+
+    intervals = bootstrap(means, len(own), seed=seed)
+    found = dict(zip([*figures, "over_cascade_at_cost"], intervals, strict=True))
     shares = {way: found.pop(way) for way in WAYS}
     took = found.pop("seconds")
     timed = seconds is not None
     longest = max(longest_of(pair, way) or 0.0 for way in plan.ways) if timed else None
     return RoutedResult(
         plan=plan,
+        unrouted=unrouted,
         prompts=len(own),
         shares=shares,
         seconds=took if timed else None,

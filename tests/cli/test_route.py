@@ -171,7 +171,13 @@ def test_scores_of_ones_own_lead_to_a_decision_in_their_unit(
     assert "Draw with cheap alone." in invoke(*pair, "--budget-usd", "0.01").stdout
     first = json.loads(invoke(*pair, "--budget-usd", "0.03", "--route-first", "--json").stdout)
     assert sum(share["value"] for share in first["shares"].values()) == pytest.approx(1)
-    assert "Against the best plan without routing" in invoke(*pair, "--route-first").stdout
+    assert first["unrouted"]["kind"] in ("student", "teacher", "cascade")
+    timed = ("--student-seconds", "1", "--teacher-seconds", "4", "--longest-seconds", "4")
+    shown = invoke(*pair, "--route-first", *timed).stdout
+    assert "Against the best plan without routing (dear alone):" in shown
+    # Where no image may take the time of both, none is drawn by both.
+    assert "are drawn by" not in shown
+    assert "over routing without" not in shown
     # Images instead of values are scored here.
     images = [{"prompt": "a cat, drawn", "model": "dear", "image": "dear.png"}]
     Image.new("RGB", (8, 8)).save(tmp_path / "dear.png")

@@ -46,9 +46,15 @@ def test_within_a_budget_routing_first_has_more_quality_than_either_alone() -> N
         "teacher": pytest.approx(1 / 3),
         "cascade": pytest.approx(1 / 3),
     }
-    # Everything drawn by the student first would cost 3 for this quality.
-    assert best_plan(PAIR, 3.0).kind == "cascade"
+    # Everything drawn by the student first would cost 3 for this quality; at 8/3, five sixths are.
+    cascade = best_plan(PAIR, 3.0)
+    assert cascade.kind == "cascade"
+    against = judge_routed(PAIR, EXPECTED, plan, alone, cascade)
+    assert against.over_cascade.value == pytest.approx(0)
+    assert against.over_cascade_at_cost.value == pytest.approx(0.8 - (0.45 + 5 / 6 * 0.35))
     assert found.over_cascade.low > 0
+    # What costs less than this is compared as it is.
+    assert found.over_cascade_at_cost.value == pytest.approx(found.over_cascade.value)
     assert found.over_cascade_cost.value == pytest.approx(budget - 1)
     assert found.over_routing.low > 0
     assert found.over_student.value == pytest.approx(0.35)
