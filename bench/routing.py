@@ -90,11 +90,12 @@ def lines_of(name: str, study: Study) -> list[str]:
     if study.best is not None and study.enough is not None:
         lines += [
             "",
-            f"P(best) of a prompt's likeliest candidate, as `route ask` gives it, has a calibration error of "
-            f"{written(study.best.error, 3)}, and the probability of a success (at least the best single "
-            f"candidate's mean on the training prompts) one of {written(study.enough.error, 3)}. Their "
-            "squared errors are below those of the candidates' shares of the training prompts by "
-            f"{written(study.best.over_share, 4, '+')} and {written(study.enough.over_share, 4, '+')}.",
+            "Probabilities, as `route ask` gives them: the calibration error is "
+            f"{written(study.best.error, 3)} for P(best) of a prompt's likeliest candidate, and "
+            f"{written(study.enough.error, 3)} for P(success), a quality of at least the best single "
+            "candidate's mean. Squared error saved against the candidates' shares of the training prompts: "
+            f"{written(study.best.over_share, 4, '+')} for P(best), "
+            f"{written(study.enough.over_share, 4, '+')} for P(success).",
         ]
     if (world := study.world) is not None:
         lines += [
@@ -134,7 +135,7 @@ def with_tables(page: str, tables: str) -> str:
     _, end, after = rest.partition(END)
     if not (begin and end):
         raise click.ClickException(f"The page has no {BEGIN} with {END} after it.")
-    return f"{before}{BEGIN}\n{tables}\n\n{END}{after}"
+    return f"{before}{BEGIN}\n{tables.strip()}\n\n{END}{after}"
 
 
 def name_of(folder: Path) -> str:
