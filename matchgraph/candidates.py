@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from matchgraph.collaboration.calibration import calibrate, check_calibrated
+from matchgraph.collaboration.calibration import FEWEST_PROMPTS, calibrate, check_calibrated
 from matchgraph.collaboration.collaborate import Collaboration
 from matchgraph.collaboration.plan import Correction, Plan
 from matchgraph.drawing import Drawing
@@ -80,7 +80,7 @@ class PromptDrawer:
         device: `auto` or a torch device name.
         gpu_memory: GiB of the GPU to stay within; None for what is free.
         on_failure: called with a prompt and what failed.
-        held_out: prompts that the threshold of a fine-tuned student is taken from.
+        held_out: prompts that the threshold of a fine-tuned student is taken from, see `threshold_prompts`.
     """
 
     def __init__(
@@ -161,8 +161,9 @@ class PromptDrawer:
                 load_weights(student.pipe, student.family, candidate.adapter)
                 load_weights(teacher.pipe, teacher.family, candidate.teacher_adapter)
                 # Fine-tuned, the student scores differently: the tuned percentile is another score.
-                calibration = calibrate(student, self._scorer, self._held_out, plan.student, seed=self._seed)
-                on_drawn(len(self._held_out), len(self._held_out) * candidate.variant.cost)
+                judged = threshold_prompts(texts, self._held_out)
+                calibration = calibrate(student, self._scorer, judged, plan.student, seed=self._seed)
+                on_drawn(len(judged), len(judged) * candidate.variant.cost)
             threshold = calibration.threshold(tuned.k)
             both = Collaboration(student, teacher, self._scorer, threshold, plan)
             for outcome in both.generate(texts, numbers=numbers):
@@ -183,3 +184,10 @@ class PromptDrawer:
     def _of(self, rows: Sequence[int]) -> tuple[list[str], list[str]]:
         """Prompts and numbers of some images."""
         return [self._prompts[row] for row in rows], [self._numbers[row] for row in rows]
+
+
+def threshold_prompts(asked: Sequence[str], held_out: Sequence[str]) -> Sequence[str]:
+    """What the threshold of a fine-tuned student is taken from: the prompts to draw themselves, so that the
+    tuned share of them is corrected, whatever it was fine-tuned on; others where these are too few.
+    """
+    return asked if len(asked) >= FEWEST_PROMPTS else held_out

@@ -243,3 +243,5 @@ def test_the_threshold_of_a_fine_tuned_student_is_of_its_own_scores(monkeypatch:
     assert loaded == [("student", "family", Path("own")), ("big", "family", Path("its"))]
     assert asked == [("student", ["held", "out"], CALIBRATION.drawing)]
     assert said == [(1, 2.0), (2, 2.0), (1, 2.0)]
+    # Of enough prompts, what is drawn decides itself.
+    assert candidates.threshold_prompts(["p"] * 20, ["held"]) == ["p"] * 20
