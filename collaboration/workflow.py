@@ -129,12 +129,21 @@ class Pair:
         Raises:
             NotCalibrated: it has none.
         """
-        if self.distilled.calibration is None:
-            raise NotCalibrated(
-                f"{self.distilled.student!r} is not calibrated: run `matchgraph collaborate calibrate "
-                f"{self.distilled.student} {self.distilled.teacher}`."
-            )
-        return self.distilled.calibration
+        return calibration_of(self.distilled)
+
+
+def calibration_of(distilled: Distilled) -> Calibration:
+    """A student's calibration.
+
+    Raises:
+        NotCalibrated: it has none.
+    """
+    if distilled.calibration is None:
+        raise NotCalibrated(
+            f"{distilled.student!r} is not calibrated: run `matchgraph collaborate calibrate "
+            f"{distilled.student} {distilled.teacher}`."
+        )
+    return distilled.calibration
 
 
 @dataclass(frozen=True)
@@ -203,7 +212,7 @@ def loaded_pair(
         drawing: how the student draws; by default as it was calibrated.
 
     Raises:
-        NotCalibrated: the student has no teacher in the graph.
+        NotCalibrated: the student has no teacher in the graph, or it is to draw as calibrated and is not.
         InvalidPlan: one of the two has no pipeline folder.
     """
     from matchgraph.training.memory.drawing import opened_pair_to_draw
@@ -220,14 +229,14 @@ def loaded_pair(
     for model in (known.student, known.teacher):
         if model not in folders:
             raise InvalidPlan(f"There is no pipeline folder of {model!r}: ingest one.")
-    if drawing is None and known.calibration is not None:
-        drawing = known.calibration.drawing
+    if drawing is None:
+        drawing = calibration_of(known).drawing
     with opened_pair_to_draw(
         folders[known.student],
         folders[known.teacher],
         device=oracle.device,
         gpu_memory=oracle.gpu_memory,
-        resolution_px=(drawing or Drawing()).resolution_px,
+        resolution_px=drawing.resolution_px,
         batch_size=BATCH,
     ) as (one, other):
         yield Pair(known, one, other)
@@ -424,17 +433,19 @@ def generate(
         check_prompt(prompt)
     if (controlnet is None) != (control_image is None):
         raise InvalidPlan("A ControlNet and a control image must be given together.")
+    known = DistillationGraph(runner).load(student)
+    # Said before the pipelines are loaded, which takes a while.
+    if known is not None and calibration_of(known) and known.tuned is None and None in (k, teacher_steps):
+        raise NotCalibrated(
+            f"{student!r} is not tuned: run `matchgraph collaborate tune`, or give --percentile and "
+            "--teacher-steps."
+        )
     with ExitStack() as inside:
         pair = inside.enter_context(loaded_pair(runner, student, oracle=oracle))
         if controlnet is not None:
             for loaded in (pair.student, pair.teacher):
                 inside.enter_context(controlled(loaded, controlnet))
         calibration, tuned = pair.calibration, pair.distilled.tuned
-        if tuned is None and (k is None or teacher_steps is None):
-            raise NotCalibrated(
-                f"{student!r} is not tuned: run `matchgraph collaborate tune`, or give --percentile and "
-                "--teacher-steps."
-            )
         if tuned is None:
             side = teacher_resolution_px or calibration.drawing.resolution_px
             teacher = Drawing(teacher_steps, resolution_px=side)
