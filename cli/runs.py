@@ -135,7 +135,7 @@ def plan(
 
     With a GPU or --gpu-memory, also show how much GPU memory each model takes and what does not fit. Nothing
     is written. Times are estimated from finished runs, of the same model if possible, otherwise from the
-    model's TFLOP.
+    model's TFLOP. Those of other machines count until this one has done a run, and are then scaled by it.
 
     With --budget-hours, propose the pairs without a result from which the predictor would learn most per
     hour, without near-duplicates. In a graph without results and similarities, the proposal covers models and

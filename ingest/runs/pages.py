@@ -135,8 +135,11 @@ def write_run_page(folder: Path, record: Mapping[str, Any]) -> Path:
 
 
 def training_blocks(record: Mapping[str, Any]) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
-    """What happened in a run's training and with what; both empty where the executor recorded neither."""
-    details = record["with"]
+    """What happened in a run's training and with what; both empty where the executor recorded neither.
+
+    From the end of the training until all is measured, the record is that of the training alone.
+    """
+    details = record.get("with", record)
     return details.get("happened", {}), details.get("used", {})
 
 

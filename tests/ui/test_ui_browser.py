@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import http.client
+import json
 import os
 import re
 import subprocess
@@ -22,7 +23,7 @@ from PIL import Image
 from matchgraph.graphdb.connection import HOME_VARIABLE, Settings
 from matchgraph.graphdb.models import Result
 from matchgraph.graphdb.repository import MatchingGraph
-from matchgraph.ingest.runs.artefacts import claim_folder
+from matchgraph.ingest.runs.artefacts import RECORD_FILE, claim_folder
 from matchgraph.ingest.runs.ledger import Ledger, Run, RunProgress, RunRequest
 from matchgraph.ingest.runs.owner import Owner
 from matchgraph.routing.given import add_scores
@@ -128,7 +129,7 @@ def test_a_visit_on_a_wide_and_a_narrow_screen(
     held: Run, address: str, chrome: Chrome, zoo: MatchingGraph, settings: Settings, tmp_path: Path
 ):
     from axe_core_python.selenium import Axe
-    from selenium.common.exceptions import TimeoutException
+    from selenium.common.exceptions import StaleElementReferenceException, TimeoutException
     from selenium.webdriver.common.by import By
     from selenium.webdriver.common.keys import Keys
     from selenium.webdriver.support.wait import WebDriverWait
@@ -142,7 +143,9 @@ def test_a_visit_on_a_wide_and_a_narrow_screen(
 
     def wait_for(condition: Callable[[], Any]) -> Any:
         try:
-            return WebDriverWait(chrome, TIMEOUT_S).until(lambda _: condition())
+            # What a tab draws again meanwhile is looked for again.
+            waiting = WebDriverWait(chrome, TIMEOUT_S, ignored_exceptions=[StaleElementReferenceException])
+            return waiting.until(lambda _: condition())
         except TimeoutException:
             raise AssertionError(chrome.find_element(By.TAG_NAME, "body").text) from None
 
@@ -154,8 +157,14 @@ def test_a_visit_on_a_wide_and_a_narrow_screen(
         return next((one for one in found if one.is_displayed()), None)
 
     def press(text: str) -> None:
-        # By the keyboard, as everything can be.
-        wait_for(lambda: button(text)).send_keys(Keys.ENTER)
+        def pressed() -> bool:
+            found = button(text)
+            if found is not None:
+                # By the keyboard, as everything can be.
+                found.send_keys(Keys.ENTER)
+            return found is not None
+
+        wait_for(pressed)
 
     found: list[str] = []
 
@@ -227,6 +236,8 @@ def test_a_visit_on_a_wide_and_a_narrow_screen(
     wait_for(lambda: seen("sampling after 3/8"))
     folder = claim_folder(settings.home, held.id, held.fence)
     folder.mkdir(parents=True)
+    # As the training leaves it, before what it came to is measured.
+    (folder / RECORD_FILE).write_text(json.dumps({"happened": {"losses": [0.4, 0.3, 0.2]}}))
     Image.new("RGB", (64, 64), (9, 90, 90)).save(folder / "samples.png")
     wait_for(lambda: chrome.find_elements(By.CSS_SELECTOR, ".mg-grid img[alt^='After']"))
     ledger.complete(held, zoo, [Result(held.model, "new", "clip_fid", 7.5)], {"clip_fid": 7.5})
