@@ -20,6 +20,7 @@ import numpy as np
 from bench.provenance import provenance
 from matchgraph.ingest.tables.matrices import snapshots
 from matchgraph.predictor.baselines import BASELINES
+from matchgraph.predictor.calibration import conformal_coverage, expected_calibration_error
 from matchgraph.predictor.evaluation import evaluate
 from matchgraph.predictor.folds import METHOD
 from matchgraph.predictor.recipes import RECIPES, build_recipe
@@ -27,7 +28,10 @@ from matchgraph.predictor.visibility import graph_hash
 from matchgraph.stats.intervals import Interval, mean_interval
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from matchgraph.graphdb.models import Snapshot
+    from matchgraph.predictor.folds import Fold
 
 RESULTS = Path(__file__).parent / "results" / "selection.json"
 PACKAGES = ("matchgraph", "catboost", "gensim", "numpy", "scipy")
@@ -39,6 +43,8 @@ TITLES = {
     "paper": "paper's recipe",
     **{baseline.key: baseline.title for baseline in BASELINES},
 }
+CONFIDENCES = (0.8, 0.9)
+CALIBRATION = ("ECE", *(f"sets of {one:.0%}" for one in CONFIDENCES))
 FIGURES = {"tau_w": "weighted tau", "osr": "best model named (OSR)"}
 
 
@@ -47,7 +53,7 @@ def judged(snapshot: Snapshot, recipe: str, seed: int) -> dict[str, Any]:
     baselines = tuple(one for one in BASELINES if one.key in COMPARED)
     matcher = build_recipe(recipe, embedder="node2vec+", seed=seed)
     found = evaluate(snapshot, matcher, baselines=baselines, seed=seed)
-    return {
+    figures: dict[str, Any] = {
         name: {
             key: [fold.scores[METHOD if name == recipe else name].figures[key] for fold in found.folds]
             for key in FIGURES
@@ -55,6 +61,15 @@ def judged(snapshot: Snapshot, recipe: str, seed: int) -> dict[str, Any]:
         for name in (recipe, *COMPARED)
         if all((METHOD if name == recipe else name) in fold.scores for fold in found.folds)
     }
+    figures[recipe] |= calibration(found.folds)
+    return figures
+
+
+def calibration(folds: Sequence[Fold]) -> dict[str, list[float]]:
+    """Calibration error and coverage of sets, each a value with its interval."""
+    found = {f"sets of {one:.0%}": conformal_coverage(folds, one).coverage for one in CONFIDENCES}
+    found = {"ECE": expected_calibration_error(folds), **found}
+    return {name: [own.value, own.low, own.high] for name, own in found.items()}
 
 
 def page(matrices: Mapping[str, Mapping[str, Any]], command: str) -> str:
@@ -94,6 +109,14 @@ def page(matrices: Mapping[str, Mapping[str, Any]], command: str) -> str:
             lead = mean_interval(np.array(figures["stack"][key]) - np.array(figures[best][key]))
             shape = f"{own['models']} x {own['datasets']}"
             lines.append(f"| {name}, {shape} | " + " | ".join(cells) + f" | {_cell(lead, sign='+')} |")
+    lines += ["", "## Calibration of the default", ""]
+    lines += ["Of sets, each calibrated on the other datasets, the share that contains the best model.", ""]
+    lines += ["| records | " + " | ".join(CALIBRATION) + " |", "|---" * (len(CALIBRATION) + 1) + "|"]
+    for name, own in matrices.items():
+        stack = own["figures"]["stack"]
+        if all(key in stack for key in CALIBRATION):
+            cells = [_cell(Interval(*stack[key], own["datasets"])) for key in CALIBRATION]
+            lines.append(f"| {name} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
 
