@@ -248,8 +248,17 @@ def best_plan(
         ):
             found.append((float(quality.mean()), -float(cost.mean()), plan))
     if not found:
-        raise InvalidPlan("No plan is within both the budget and the bound on latency: raise one of them.")
+        raise none_within(budget, longest_seconds)
     return max(found, key=lambda each: each[:2])[2]
+
+
+def none_within(budget: float | None, longest_seconds: float | None) -> InvalidPlan:
+    """That no plan keeps to the limits that are given."""
+    limits = {"the budget": budget, "the bound on latency": longest_seconds}
+    given = [name for name, limit in limits.items() if limit is not None]
+    return InvalidPlan(
+        f"No plan is within {' and '.join(given)}: raise {'one of them' if given[1:] else 'it'}."
+    )
 
 
 def judge(pair: GivenPair, plan: GivenPlan, *, seed: int = 0) -> GivenResult:

@@ -16,8 +16,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from matchgraph.collaboration.errors import InvalidPlan
-from matchgraph.collaboration.given import best_plan, longest_of, outcome, within
+from matchgraph.collaboration.given import best_plan, longest_of, none_within, outcome, within
 from matchgraph.stats.intervals import Interval, bootstrap
 
 if TYPE_CHECKING:
@@ -130,7 +129,7 @@ def best_routed_plan(
                 found.append((*_value(pair, plan, chosen), plan))
                 break
     if not found:
-        raise InvalidPlan("No plan is within both the budget and the bound on latency: raise one of them.")
+        raise none_within(budget, longest_seconds)
     return max(found, key=lambda each: each[:2])[2]
 
 

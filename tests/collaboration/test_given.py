@@ -68,10 +68,12 @@ def test_the_best_plan_within_cost_and_latency(
 
 
 def test_what_cannot_be_met_is_refused() -> None:
-    with pytest.raises(InvalidPlan, match="raise one of them"):
+    with pytest.raises(InvalidPlan, match="No plan is within the budget: raise it"):
         best_plan(PAIR, 0.5)
-    with pytest.raises(InvalidPlan, match="raise one of them"):
-        best_plan(PAIR, None, 0.4)
+    with pytest.raises(
+        InvalidPlan, match="No plan is within the budget and the bound on latency: raise one of"
+    ):
+        best_plan(PAIR, 1.0, 0.4)
     with pytest.raises(InvalidPlan, match="needs the seconds"):
         best_plan(replace(PAIR, teacher=Price(4.0)), None, 1.0)
     assert limit_of(Budget(3.0), PAIR) == 3.0

@@ -211,7 +211,7 @@ def _check_count(found: int, what: str, config: DistillConfig) -> None:
     if found < config.batch_size:
         raise InvalidConfig(
             f"{found} different {what} are fewer than one batch of {config.batch_size}; give more {what}, "
-            "or a smaller batch_size."
+            "or a smaller batch size."
         )
 
 
