@@ -47,12 +47,12 @@ MODELS = (
 CARDS = [*((model, 24) for model in MODELS), ("sd-1.5", 12), ("sdxl-base", 12)]
 # A plan made for a larger card than there is: the model, the card it is made for and the one there is.
 TOO_LARGE = ("sd-1.5", 24, 10)
-# What is counted, and the stages of a plan in it: one call draws and decodes.
+# What is counted, and the stages of a plan in it: one call encodes prompts, draws and decodes.
 COUNTED = {
     "loading": ("loading",),
     "encoding": ("encoding images", "encoding text"),
     "training": ("training",),
-    "sampling and decoding": ("sampling", "decoding"),
+    "sampling and decoding": ("encoding text", "sampling", "decoding"),
     "scoring": ("scoring",),
 }
 SIDE, BATCH, IMAGES, SAMPLING_STEPS = 512, 8, 16, 2
