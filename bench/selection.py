@@ -110,7 +110,12 @@ def page(matrices: Mapping[str, Mapping[str, Any]], command: str) -> str:
             shape = f"{own['models']} x {own['datasets']}"
             lines.append(f"| {name}, {shape} | " + " | ".join(cells) + f" | {_cell(lead, sign='+')} |")
     lines += ["", "## Calibration of the default", ""]
-    lines += ["Of sets, each calibrated on the other datasets, the share that contains the best model.", ""]
+    lines += [
+        "Of sets, each calibrated on the other datasets, the share that contains the best model. That this",
+        "is at least the stated share follows from counting: the same datasets are judged.",
+        "[Whole kinds held out](prediction.md#whole-kinds-held-out) are a test.",
+        "",
+    ]
     lines += ["| records | " + " | ".join(CALIBRATION) + " |", "|---" * (len(CALIBRATION) + 1) + "|"]
     for name, own in matrices.items():
         stack = own["figures"]["stack"]

@@ -30,8 +30,8 @@ MOST_MODELS = 100
 FEWEST_DATASETS = 3
 # By how many standard errors the mixture has to beat the simple part.
 LEAST_LEAD = 0.5
-# A mixture behind the best by that many standard errors counts 1/e of it. With 1, mediocre mixtures, of which
-# there are many, outweighed the best ones; measured in docs/evidence/prediction.md.
+# A mixture behind the best by that many standard errors gets 1/e of the best one's weight. With 1, mediocre
+# mixtures, of which there are many, outweighed the best ones; measured in docs/evidence/prediction.md.
 TOLERANCE = 0.5
 LEAST_ERROR = 1e-3
 # Deviations of a model's true place from its standardised score.

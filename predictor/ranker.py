@@ -146,13 +146,25 @@ class CatBoostRanker:
         return np.einsum("c,rcf->rf", top_weights(len(self._prior))[self._seen], shap[:, :, :-1])
 
 
+@dataclass(frozen=True)
+class ForestConfig:
+    """How a forest is trained.
+
+    Attributes:
+        trees: of the forest.
+        seed: of the sampling of rows and columns.
+    """
+
+    trees: int = 300
+    seed: int = 0
+
+
 class ForestRanker:
     """A random forest with one class for each rank: the runner-up of the paper's comparison, many times
     faster.
 
     Args:
-        n_trees: trees of the forest.
-        seed: of the sampling of rows and columns.
+        config: how it is trained.
 
     Source:
         Match & Choose, Table 7 (RF).
@@ -160,8 +172,8 @@ class ForestRanker:
 
     name = "forest"
 
-    def __init__(self, n_trees: int = 300, seed: int = 0) -> None:
-        self.n_trees, self.seed = n_trees, seed
+    def __init__(self, config: ForestConfig | None = None) -> None:
+        self.config = config or ForestConfig()
 
     def fit(self, rows: np.ndarray, targets: np.ndarray) -> None:
         """Learn from rows (n_rows, n_columns), finite, and their class shares (n_rows, n_classes)."""
@@ -169,7 +181,7 @@ class ForestRanker:
 
         values, labels, weights = weighted_examples(rows, targets)
         self._n_classes = targets.shape[1]
-        self._forest = RandomForestClassifier(self.n_trees, random_state=self.seed, n_jobs=1)
+        self._forest = RandomForestClassifier(self.config.trees, random_state=self.config.seed, n_jobs=1)
         self._forest.fit(values, labels, sample_weight=weights)
 
     def predict_distribution(self, rows: np.ndarray) -> np.ndarray:

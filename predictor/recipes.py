@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from matchgraph.predictor.matching import Matcher
 
 STACK, GAUSSIAN, PAPER = "stack", "gaussian", "paper"
-# Measured: docs/selection.md.
+# Measured: docs/evidence/selection.md.
 DEFAULT_RECIPE = STACK
 # Measured on synthetic zoos: on graphs of tens of nodes, more passes over the walks rank no better.
 WALKS = {"dimension": 64, "walk_length": 40, "iterations": 1}
@@ -77,12 +77,12 @@ def _embedder(runner: Runner | None, chosen: Ingredients, walks: Mapping[str, in
 
 def _paper(runner: Runner | None, chosen: Ingredients) -> Matcher:
     from matchgraph.predictor.paper import PaperMatcher
-    from matchgraph.predictor.ranker import CatBoostConfig, CatBoostRanker, ForestRanker
+    from matchgraph.predictor.ranker import CatBoostConfig, CatBoostRanker, ForestConfig, ForestRanker
 
     ranker = (
         CatBoostRanker(CatBoostConfig(iterations=chosen.trees, seed=chosen.seed))
         if chosen.ranker == "catboost"
-        else ForestRanker(chosen.trees, chosen.seed)
+        else ForestRanker(ForestConfig(chosen.trees, chosen.seed))
     )
     return PaperMatcher(_embedder(runner, chosen, WALKS), ranker, chosen.features, chosen.operator)
 

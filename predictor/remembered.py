@@ -1,8 +1,8 @@
 """Rankings that were computed before, kept in the data folder.
 
-A ranking is kept under the hash of all that it depends on: what the method sees of the graph, the method with
-its settings, and the code and the libraries that compute it. So what is found is what would be computed now,
-and a change of the graph needs no clearing up.
+A ranking is kept under the hash of what it depends on: what the method sees of the graph, the method with its
+settings, the number of threads, and the code and the libraries that compute it. So what is found is what
+would be computed now on this machine, and a change of the graph needs no clearing up.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import os
+import platform
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -54,9 +54,10 @@ class Remembering:
         file = self._folder / f"{self._key(visible, datasets, explain)}.json"
         with suppress(OSError, ValueError, KeyError, TypeError):
             found = json.loads(file.read_text(encoding="utf-8"))
-            ranked = {dataset: _ranked(found[dataset]) for dataset in datasets}
-            os.utime(file)
-            return ranked
+            kept = {dataset: _ranked(found[dataset]) for dataset in datasets}
+            with suppress(OSError):
+                os.utime(file)
+            return kept
         ranked = self._matcher.rank(visible, datasets, explain=explain)
         # A folder that cannot be written to costs time, not the answer.
         with suppress(OSError):
@@ -77,7 +78,10 @@ class Remembering:
         metrics = [asdict(metric) for metric in (visible.metric, visible.similarity) if metric is not None]
         # Whatever else a value is, its text tells it from others.
         method = json.loads(json.dumps(self._matcher.describe(), default=str))
-        return json_hash([graph_hash(visible), metrics, list(datasets), explain, self.name, method, _code()])
+        # Sums of several threads differ in their last digits.
+        threads = os.environ.get("OMP_NUM_THREADS"), os.cpu_count()
+        seen = [graph_hash(visible), metrics, list(datasets), explain]
+        return json_hash([*seen, self.name, method, threads, CODE])
 
     def _forget_the_oldest(self) -> None:
         files = sorted(self._folder.glob("*.json"), key=lambda file: -file.stat().st_mtime_ns)
@@ -85,9 +89,8 @@ class Remembering:
             file.unlink(missing_ok=True)
 
 
-@cache
 def _code() -> str:
-    """A hash of all code that a ranking depends on, and of the libraries' versions."""
+    """A hash of all code that a ranking depends on, and of the versions of Python and the libraries."""
     own = sorted(Path(__file__).parent.glob("*.py"))
     others = [Path(str(module.__file__)) for module in (embedding, node2vecplus, weights)]
     return json_hash(
@@ -95,8 +98,13 @@ def _code() -> str:
             [file_hash(path) for path in (*own, *others)],
             queries.load("read/node2vec"),
             {name: importlib.metadata.version(name) for name in LIBRARIES},
+            platform.python_version(),
         ]
     )
+
+
+# Of what this process has loaded, whatever is installed under it later.
+CODE = _code()
 
 
 def _plain(ranked: Ranked) -> dict[str, Any]:

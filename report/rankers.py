@@ -13,7 +13,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from matchgraph.predictor.errors import InvalidRows
-from matchgraph.predictor.ranker import CatBoostConfig, CatBoostRanker, ForestRanker, weighted_examples
+from matchgraph.predictor.ranker import (
+    CatBoostConfig,
+    CatBoostRanker,
+    ForestConfig,
+    ForestRanker,
+    weighted_examples,
+)
 
 if TYPE_CHECKING:
     from matchgraph.predictor.ranker import Ranker
@@ -112,7 +118,7 @@ def compared_ranker(name: str, seed: int) -> Ranker:
         case "catboost":
             return CatBoostRanker(CatBoostConfig(iterations=TREES, seed=seed))
         case "forest":
-            return ForestRanker(TREES, seed)
+            return ForestRanker(ForestConfig(TREES, seed))
     return ClassifierRanker(name, ComparedConfig(seed, COMPARED.get(name, ())))
 
 

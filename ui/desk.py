@@ -164,7 +164,7 @@ class Desk:
         fits_gib: float | None = None,
         on_progress: Progress = no_progress,
     ) -> Asked:
-        """Rank the models for a dataset of the graph or a folder; writes nothing.
+        """Rank the models for a dataset of the graph or a folder; the graph stays as it is.
 
         Args:
             target: id of a dataset, or a folder.

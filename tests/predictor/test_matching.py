@@ -13,7 +13,7 @@ from matchgraph.graphdb.models import Dataset, Model
 from matchgraph.predictor.errors import NoSimilarity, NotEnoughResults, UnknownTarget
 from matchgraph.predictor.matching import Cost, explain, predict
 from matchgraph.predictor.paper import PaperMatcher
-from matchgraph.predictor.ranker import CatBoostConfig, CatBoostRanker, ForestRanker
+from matchgraph.predictor.ranker import CatBoostConfig, CatBoostRanker, ForestConfig, ForestRanker
 from matchgraph.predictor.visibility import hide_results, similarities_of
 
 NAN = float("nan")
@@ -119,7 +119,7 @@ class TestExplain:
         assert row[5].lift == pytest.approx(0.6)
 
     def test_a_ranker_that_cannot_tell(self, zoo, embedder):
-        prediction = predict(zoo(), "d00", PaperMatcher(embedder, ForestRanker(10)))
+        prediction = predict(zoo(), "d00", PaperMatcher(embedder, ForestRanker(ForestConfig(10))))
         assert all(model.why == () for model in prediction.ranking)
 
 

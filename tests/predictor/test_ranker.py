@@ -9,7 +9,14 @@ import numpy as np
 import pytest
 
 from matchgraph.predictor.errors import InvalidRows
-from matchgraph.predictor.ranker import CatBoostConfig, CatBoostRanker, ForestRanker, spread_rows, top_weights
+from matchgraph.predictor.ranker import (
+    CatBoostConfig,
+    CatBoostRanker,
+    ForestConfig,
+    ForestRanker,
+    spread_rows,
+    top_weights,
+)
 from matchgraph.predictor.ranks import RankClasses, ranks_within
 
 SMALL = CatBoostConfig(iterations=20, depth=3, columns_tried=1000, seed=1)
@@ -43,7 +50,7 @@ def zoo_rows(n_groups: int = 12, n_models: int = 5, seed: int = 0):
 
 @pytest.fixture(params=["catboost", "forest"])
 def ranker(request):
-    return CatBoostRanker(SMALL) if request.param == "catboost" else ForestRanker(n_trees=30, seed=1)
+    return CatBoostRanker(SMALL) if request.param == "catboost" else ForestRanker(ForestConfig(30, seed=1))
 
 
 class TestRankers:

@@ -24,6 +24,29 @@ def test_the_papers_recipe_with_its_ingredients():
     assert not forest.needs_similarities
 
 
+# Two values of each ingredient.
+OTHERS = {
+    "embedder": ("node2vec+", "gds"),
+    "ranker": ("catboost", "forest"),
+    "features": ("all", "graph"),
+    "operator": ("l1", "l2"),
+    "trees": (7, 8),
+    "seed": (3, 4),
+}
+
+
+@pytest.mark.parametrize("ranker", ["catboost", "forest"])
+@pytest.mark.parametrize("features", ["all", "node"])
+def test_the_description_tells_every_ingredient(features, ranker):
+    fixed = {"embedder": "node2vec+", "features": features, "ranker": ranker}
+    for recipe, settings in RECIPES.items():
+        # Without the graph nothing is embedded.
+        for name in settings.takes - ({"embedder"} if features == "node" else set()):
+            given = ({**fixed, name: value} for value in OTHERS[name])
+            one, other = (build_recipe(recipe, WithGds(), **each).describe() for each in given)
+            assert one != other, (recipe, name)
+
+
 def test_the_default_is_known():
     assert DEFAULT_RECIPE in RECIPES
 
@@ -34,6 +57,13 @@ def test_the_default_is_known():
 def test_refuses_what_it_does_not_know(wrong):
     with pytest.raises(InvalidRows, match=r"soup|none|needs a database"):
         build_recipe(**{"name": "paper", **wrong})
+
+
+class WithGds:
+    """A server that has the library."""
+
+    def gds_version(self):
+        return "2.13"
 
 
 class WithoutGds:

@@ -11,7 +11,7 @@ from matchgraph.graphdb.node2vecplus import Node2VecPlus
 from matchgraph.predictor.config import ReplayConfig
 from matchgraph.predictor.errors import InvalidRows, NotEnoughResults
 from matchgraph.predictor.paper import PaperMatcher
-from matchgraph.predictor.ranker import ForestRanker
+from matchgraph.predictor.ranker import ForestConfig, ForestRanker
 from matchgraph.predictor.replay import (
     ORDERS,
     Order,
@@ -28,7 +28,7 @@ ONCE = ReplayConfig(shares=(0.2, 0.5), replays=1, folds=2)
 def matcher():
     """As small as can be: what is learned does not matter here."""
     embedder = Node2VecPlus(Node2VecConfig(dimension=8, walk_length=8, walks_per_node=4, iterations=1))
-    return PaperMatcher(embedder, ForestRanker(20))
+    return PaperMatcher(embedder, ForestRanker(ForestConfig(20)))
 
 
 def hours_of(snapshot) -> dict[str, float]:
