@@ -111,7 +111,7 @@ def test_images_without_a_score_do_not_count() -> None:
     values = {"a": 0.5, "b": float("nan"), "c": 0.7}
     found = calibrate(STUDENT, Scores(values), list(values), DRAWING, seed=0)
     assert (found.samples, found.percentiles[0], found.percentiles[100]) == (2, 0.5, 0.7)
-    with pytest.raises(NoTrials, match="none of 1"):
+    with pytest.raises(NoTrials, match="could not score any of 1"):
         calibrate(STUDENT, Scores(values), ["b"], DRAWING, seed=0)
     with pytest.raises(NoTrials, match="no prompts"):
         calibrate(STUDENT, Scores({}), [], DRAWING, seed=0)

@@ -263,7 +263,7 @@ def test_a_link_keeps_its_own_name(pipeline: Path, tmp_path: Path) -> None:
 def test_an_id_may_be_given_to_one_pipeline(pipeline: Path) -> None:
     model = read_pipelines(pipeline, model_id="a/`b`").models[0]
     assert (model.id, model.properties["name"]) == ("a/`b`", "a/`b`")
-    with pytest.raises(BadInput, match="holds several pipelines"):
+    with pytest.raises(BadInput, match="contains several pipelines"):
         read_pipelines(pipeline.parent, model_id="x")
     for wrong in ("", "a\nb"):
         with pytest.raises(BadInput, match="use an id of 1 to"):

@@ -99,5 +99,5 @@ def test_an_array_needs_its_prompts_beside_it(tmp_path: Path) -> None:
     with pytest.raises(BadEmbeddingFile, match=r"has 3 rows, but vectors\.txt 1 prompts"):
         read_embeddings(path)
     path.with_suffix(".txt").unlink()
-    with pytest.raises(BadEmbeddingFile, match=r"vectors\.txt, with a prompt for each row"):
+    with pytest.raises(BadEmbeddingFile, match=r"vectors\.txt, with one prompt per row"):
         read_embeddings(path)

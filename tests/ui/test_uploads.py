@@ -81,7 +81,7 @@ def test_all_visits_share_the_room(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         visits.append(Uploads(tmp_path, lambda: sum(visit.bytes for visit in visits)))
     monkeypatch.setattr(uploads, "MAX_TOTAL_BYTES", len(png()))
     visits[0].add("a.png", png())
-    with pytest.raises(Refused, match="all visits"):
+    with pytest.raises(Refused, match="all uploads together"):
         visits[1].add("a.png", png())
     visits[0].discard()
     visits[1].add("a.png", png())
