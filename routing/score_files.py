@@ -35,7 +35,6 @@ NAMES = {
     "candidate": ("candidate", "variant", "model"),
     "metric": ("metric",),
     "value": ("value", "score", "rating", "quality"),
-    "cost": ("cost",),
     "image": ("image",),
 }
 COSTS: Mapping[str, Unit] = {"tflop": "TFLOP", "seconds": "s", "latency_s": "s", "usd": "USD"}
@@ -105,7 +104,8 @@ def read_score_file(path: Path, metric: str | None = None, unit: Unit | None = N
         metric: name of the metric where no column has it; by default the name of the column of values, or
             `score` where that is `value` and in a wide table. Without a column of values, a column `image`
             has the paths of images, from the folder of the table.
-        unit: of the costs, where several columns have some; by default the first of those named above.
+        unit: of the costs: its own column is read, or `cost` where there is none; by default `cost`, or the
+            first of the others.
 
     Raises:
         BadScoreFile: it is no such table, or a row cannot be used (the message has its number, from 1 below
@@ -134,7 +134,8 @@ def _long(
 ) -> ScoreFile:
     prompt, candidate, value = columns["prompt"], columns["candidate"], columns["value"]
     image = columns["image"] if value is None else None
-    costs = columns["cost"] or column_of(frame, [name for name, own in COSTS.items() if unit in (None, own)])
+    named = [name for name, own in COSTS.items() if own == unit]
+    costs = column_of(frame, [*named, "cost", *(() if unit else COSTS)])
     found: dict[str, dict[tuple[str, str], list[float]]] = {}
     images: dict[tuple[str, str], tuple[Path, ...]] = {}
     prices: dict[str, float] = {}

@@ -84,6 +84,17 @@ def test_the_unit_says_which_costs_are_read(
     assert (found.costs, found.unit, found.notes) == (costs, own, (f"scores.csv: not read: {unread}",))
 
 
+@pytest.mark.parametrize(("unit", "cost", "own"), [("s", 3.0, "s"), (None, 0.04, None), ("USD", 0.04, None)])
+def test_a_column_of_the_unit_comes_before_one_of_none(
+    tmp_path: Path, unit: Any, cost: float, own: str | None
+) -> None:
+    path = written(tmp_path, "prompt,candidate,value,cost,seconds\na cat,A,1,0.04,3\n")
+    found = read_score_file(path, unit=unit)
+    unread = "cost" if unit == "s" else "seconds"
+    assert (found.costs, found.unit) == ({"A": cost}, own)
+    assert found.notes == (f"scores.csv: not read: {unread!r}",)
+
+
 def test_images_stand_in_for_values(tmp_path: Path) -> None:
     for name in ("1.png", "2.png"):
         (tmp_path / name).touch()
