@@ -9,7 +9,7 @@ Source:
 from __future__ import annotations
 
 import math
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
@@ -58,12 +58,13 @@ class Outcome:
 
 @dataclass(frozen=True, eq=False)
 class _Draft:
-    """A student's image that was rejected."""
+    """A student's image, its latents in main memory, and its score or why it has none."""
 
     place: int
     image: Image.Image
     latents: torch.Tensor
-    score: float
+    score: float | None
+    failure: str | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,7 +100,8 @@ class Collaboration:
             `training.pipelines.controlnet.controlled`.
         scorer: the oracle; larger scores are better.
         threshold: images of at least this score are accepted; minus infinity accepts all that can be scored,
-            infinity none.
+            infinity none. Or what makes it of the scores of all of the student's images, at least one: these
+            are then all drawn before the first is corrected.
         plan: how.
 
     Raises:
@@ -112,12 +114,12 @@ class Collaboration:
         student: LoadedPipeline,
         teacher: LoadedPipeline,
         scorer: Scorer,
-        threshold: float,
+        threshold: float | Callable[[Sequence[float]], float],
         plan: Plan,
     ) -> None:
         from matchgraph.training.pipelines.encoding import same_text_encoding
 
-        if math.isnan(threshold):
+        if not callable(threshold) and math.isnan(threshold):
             raise InvalidPlan("The threshold is NaN: a number is needed.")
         if student is teacher:
             raise InvalidPlan("Student and teacher are the same pipeline: load it twice.")
@@ -180,38 +182,42 @@ class Collaboration:
             raise InvalidPlan("With ControlNets, give one control image per prompt; without, give none.")
         asked = _Asked(prompts, named, pictures, controls)
         waiting: list[_Draft] = []
-        first = 0
-        begun = self._begun(self.student, pictures)
-        with closing(self._draw(self.student, self.plan.student, asked, range(count), begun)) as batches:
-            for batch in batches:
-                places = range(first, first + len(batch.images))
-                first += len(batch.images)
-                for outcome in self._judged(batch, places, [prompts[place] for place in places]):
-                    if isinstance(outcome, _Draft):
-                        waiting.append(outcome)
-                    else:
-                        yield outcome
-                while len(waiting) >= self.plan.batch_size:
-                    full, waiting = waiting[: self.plan.batch_size], waiting[self.plan.batch_size :]
-                    yield from self._corrected(full, asked)
+        with closing(self._drafts(asked)) as drawn:
+            drafts: Iterable[_Draft] = drawn
+            threshold = self.threshold
+            if callable(threshold):
+                drafts = list(drawn)
+                scores = [draft.score for draft in drafts if draft.score is not None]
+                threshold = threshold(scores) if scores else math.inf
+            for draft in drafts:
+                if draft.score is None or draft.score >= threshold:
+                    yield self._own(draft, "kept" if draft.failure else "accepted", draft.failure)
+                    continue
+                waiting.append(draft)
+                if len(waiting) == self.plan.batch_size:
+                    yield from self._corrected(waiting, asked)
+                    waiting = []
         if waiting:
             yield from self._corrected(waiting, asked)
 
-    def _judged(
-        self, batch: Batch, places: Sequence[int], prompts: Sequence[str]
-    ) -> Iterator[Outcome | _Draft]:
-        """Accept or reject the student's images."""
-        scores = scores_of(self.scorer, prompts, batch.images)
-        for row, (place, image, (score, failure)) in enumerate(
-            zip(places, batch.images, scores, strict=True)
-        ):
-            if score is not None and score < self.threshold:
-                yield _Draft(place, image, batch.latents[row], score)
-            else:
-                decision: Verdict = "kept" if failure else "accepted"
-                yield Outcome(
-                    place, image, score, decision, self.plan.student.steps, self.student_tflop, failure
-                )
+    def _drafts(self, asked: _Asked) -> Generator[_Draft, None, None]:
+        """The student's images, scored."""
+        places = range(len(asked.prompts))
+        begun = self._begun(self.student, asked.pictures)
+        first = 0
+        with closing(self._draw(self.student, self.plan.student, asked, places, begun)) as batches:
+            for batch in batches:
+                own = places[first : first + len(batch.images)]
+                first += len(own)
+                scores = scores_of(self.scorer, [asked.prompts[place] for place in own], batch.images)
+                rows = zip(own, batch.images, batch.latents.cpu(), scores, strict=True)
+                for place, image, latents, (score, failure) in rows:
+                    yield _Draft(place, image, latents, score, failure)
+
+    def _own(self, draft: _Draft, decision: Verdict, failure: str | None) -> Outcome:
+        """The student's image as the outcome."""
+        steps, tflop = self.plan.student.steps, self.student_tflop
+        return Outcome(draft.place, draft.image, draft.score, decision, steps, tflop, failure)
 
     def _corrected(self, drafts: Sequence[_Draft], asked: _Asked) -> Iterator[Outcome]:
         """Let the teacher improve rejected images; those that it cannot are the student's."""
@@ -232,9 +238,7 @@ class Collaboration:
             return
         if failure is not None:
             [draft] = drafts
-            yield Outcome(
-                draft.place, draft.image, draft.score, "kept", plan.student.steps, self.student_tflop, failure
-            )
+            yield self._own(draft, "kept", failure)
             return
         decision: Verdict = "regenerated" if correction.rollback is None else "refined"
         steps = plan.student.steps + correction.drawing.steps
@@ -262,7 +266,8 @@ class Collaboration:
         if self.through_pixels:
             images = [draft.image for draft in drafts]
             return start_with(self.teacher, images, self._sides[self.teacher], rollback)
-        return Start(torch.stack([draft.latents for draft in drafts]), rollback)
+        latents = torch.stack([draft.latents for draft in drafts])
+        return Start(latents.to(self.teacher.device), rollback)
 
     def _begun(self, loaded: LoadedPipeline, pictures: Sequence[Image.Image] | None) -> Start | None:
         from matchgraph.training.sampling.generate import start_with

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from matchgraph.collaboration.calibration import FEWEST_PROMPTS, calibrate, check_calibrated
 from matchgraph.collaboration.collaborate import Collaboration
 from matchgraph.collaboration.plan import Correction, Plan
+from matchgraph.collaboration.tuning import rejected
 from matchgraph.drawing import Drawing
 from matchgraph.graphdb.prompt_models import prompt_id
 
@@ -80,7 +84,8 @@ class PromptDrawer:
         device: `auto` or a torch device name.
         gpu_memory: GiB of the GPU to stay within; None for what is free.
         on_failure: called with a prompt and what failed.
-        held_out: prompts that the threshold of a fine-tuned student is taken from, see `threshold_prompts`.
+        held_out: prompts that the threshold of a fine-tuned student is taken from where it is asked to draw
+            fewer than `FEWEST_PROMPTS`.
     """
 
     def __init__(
@@ -157,14 +162,19 @@ class PromptDrawer:
         options = self._options(calibration.drawing)
         folders = (self._folders[distilled.student], self._folders[distilled.teacher])
         with opened_pair_to_draw(*folders, **options) as (student, teacher):
+            threshold: float | Callable[[Sequence[float]], float] = calibration.threshold(tuned.k)
             if candidate.adapter is not None and candidate.teacher_adapter is not None:
                 load_weights(student.pipe, student.family, candidate.adapter)
                 load_weights(teacher.pipe, teacher.family, candidate.teacher_adapter)
-                # Fine-tuned, the student scores differently: the tuned percentile is another score.
-                judged = threshold_prompts(texts, self._held_out)
-                calibration = calibrate(student, self._scorer, judged, plan.student, seed=self._seed)
-                on_drawn(len(judged), len(judged) * candidate.variant.cost)
-            threshold = calibration.threshold(tuned.k)
+                # Fine-tuned, the student scores differently: the tuned percentile is another score. Taken
+                # from what it draws here, it rejects the tuned share, whatever it was fine-tuned on.
+                if len(texts) >= FEWEST_PROMPTS:
+                    threshold = partial(_percentile, k=tuned.k)
+                else:
+                    others = self._held_out
+                    calibration = calibrate(student, self._scorer, others, plan.student, seed=self._seed)
+                    threshold = calibration.threshold(tuned.k)
+                    on_drawn(len(others), len(others) * candidate.variant.cost)
             both = Collaboration(student, teacher, self._scorer, threshold, plan)
             for outcome in both.generate(texts, numbers=numbers):
                 if outcome.failure is not None:
@@ -186,8 +196,5 @@ class PromptDrawer:
         return [self._prompts[row] for row in rows], [self._numbers[row] for row in rows]
 
 
-def threshold_prompts(asked: Sequence[str], held_out: Sequence[str]) -> Sequence[str]:
-    """What the threshold of a fine-tuned student is taken from: the prompts to draw themselves, so that the
-    tuned share of them is corrected, whatever it was fine-tuned on; others where these are too few.
-    """
-    return asked if len(asked) >= FEWEST_PROMPTS else held_out
+def _percentile(scores: Sequence[float], k: float) -> float:
+    return rejected(np.array(scores), k)[1]

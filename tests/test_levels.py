@@ -200,8 +200,11 @@ def test_drawing_is_paced_by_batches_at_the_cost_expected(monkeypatch: pytest.Mo
     assert said == [(32, 128.0), (3, 12.0), (5, 10.0)]
 
 
-def test_the_threshold_of_a_fine_tuned_student_is_of_its_own_scores(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same percentile, with the adapters on, and the prompts held out."""
+@pytest.mark.parametrize("enough", [False, True])
+def test_the_threshold_of_a_fine_tuned_student_is_of_its_own_scores(
+    monkeypatch: pytest.MonkeyPatch, enough: bool
+) -> None:
+    """The same percentile, with the adapters on: of what it draws anyway, or of prompts held out."""
     loaded, asked, drawn = [], [], []
 
     def calibrated(student: Any, _scorer: Any, prompts: Any, drawing: Drawing, **_: Any) -> Calibration:
@@ -209,8 +212,9 @@ def test_the_threshold_of_a_fine_tuned_student_is_of_its_own_scores(monkeypatch:
         return replace(CALIBRATION, percentiles=tuple(np.linspace(0, 8, 101).tolist()))
 
     class Judged:
-        def __init__(self, student: Any, teacher: Any, _scorer: Any, threshold: float, _plan: Any) -> None:
-            drawn.append((student.pipe, teacher.pipe, pytest.approx(threshold)))
+        def __init__(self, student: Any, teacher: Any, _scorer: Any, threshold: Any, _plan: Any) -> None:
+            value = threshold(np.linspace(0, 8, 20)) if callable(threshold) else threshold
+            drawn.append((student.pipe, teacher.pipe, pytest.approx(value)))
 
         def generate(self, texts: Any, **_: Any) -> Any:
             return [
@@ -230,18 +234,17 @@ def test_the_threshold_of_a_fine_tuned_student_is_of_its_own_scores(monkeypatch:
     monkeypatch.setattr(candidates, "Collaboration", Judged)
     scorer: Any = SimpleNamespace(metric="clip_score", hash="0" * 16)
     folders = {"student": Path("student"), "big": Path("big")}
-    drawer = PromptDrawer(folders, scorer, ["p", "q"], 0, "cpu", None, lambda *_: None, ["held", "out"])
+    count = 20 if enough else 1
+    prompts = ["p"] * (1 + count)
+    drawer = PromptDrawer(folders, scorer, prompts, 0, "cpu", None, lambda *_: None, ["held", "out"])
     plain = with_teacher(Candidate(VARIANTS[0], 1.0), STUDENT, "clip_score")
     adapters = {"student": Path("own"), "big": Path("its")}
     tuned = with_teacher(Candidate(VARIANTS[0], 1.0, adapter=Path("own")), STUDENT, "clip_score", adapters)
     said: list[tuple[int, float]] = []
-    assert [each.by_teacher for each in drawer.draw([plain, tuned], lambda *work: said.append(work))] == [
-        True,
-        True,
-    ]
+    made = drawer.draw([plain, *[tuned] * count], lambda *work: said.append(work))
+    assert all(each.by_teacher for each in made)
     assert drawn == [("student", "big", 0.4), ("student", "big", 4.0)]
     assert loaded == [("student", "family", Path("own")), ("big", "family", Path("its"))]
-    assert asked == [("student", ["held", "out"], CALIBRATION.drawing)]
-    assert said == [(1, 2.0), (2, 2.0), (1, 2.0)]
-    # Of enough prompts, what is drawn decides itself.
-    assert candidates.threshold_prompts(["p"] * 20, ["held"]) == ["p"] * 20
+    # The student draws once, unless that is too little to take a percentile from.
+    assert asked == ([] if enough else [("student", ["held", "out"], CALIBRATION.drawing)])
+    assert said == [(1, 2.0), *([] if enough else [(2, 2.0)]), (count, count * 2.0)]

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from matchgraph.candidates import Candidate, PromptDrawer, threshold_prompts
+from matchgraph.candidates import Candidate, PromptDrawer
 from matchgraph.collaboration.calibration import FEWEST_PROMPTS, check_enough
 from matchgraph.errors import Error
 from matchgraph.graphdb.distillation import DistillationGraph
@@ -172,9 +172,10 @@ def choose(
     cost, count = sum(candidate.tflop for candidate in drawings), len(drawings)
     held_out = [*validation, *graph.texts("train")][: max(len(validation), FEWEST_PROMPTS)]
     for candidate in {candidate for candidate in drawings if candidate.teacher_adapter}:
-        judged = threshold_prompts(prompts[: drawings.count(candidate)], held_out)
-        check_enough(judged)
-        cost, count = cost + len(judged) * candidate.variant.cost, count + len(judged)
+        if drawings.count(candidate) < FEWEST_PROMPTS:
+            # Its threshold needs images of its own.
+            check_enough(held_out)
+            cost, count = cost + len(held_out) * candidate.variant.cost, count + len(held_out)
     pace = Pace(Work(count, cost), on_work)
     folders = MatchingGraph(runner).model_folders()
     drawer = PromptDrawer(folders, scorer, prompts, seed, device, gpu_memory, on_failure, held_out)

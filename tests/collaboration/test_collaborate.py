@@ -83,6 +83,11 @@ def test_only_the_rejected_go_on(pipelines, scorer, plan):
     assert unchanged == [not no for no in rejected]
     corrected = "refined" if plan is REFINE else "regenerated"
     assert [outcome.decision for outcome in mixed] == [corrected if no else "accepted" for no in rejected]
+    # A threshold that follows from all scores, as a percentile does, draws the same.
+    seen = []
+    later = run(pipelines, scorer, lambda scores: seen.append(scores) or threshold, plan)
+    assert all(same(later, [outcome.image for outcome in mixed]))
+    assert seen == [[outcome.score for outcome in later]]
     # Average steps and cost are the student's and the rate times the teacher's.
     assert np.mean([outcome.steps for outcome in mixed]) == pytest.approx(2 + 2 / 5 * 4)
     student = price(pipelines["tiny-vega"], STUDENT)
