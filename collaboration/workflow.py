@@ -435,11 +435,13 @@ def generate(
         raise InvalidPlan("A ControlNet and a control image must be given together.")
     known = DistillationGraph(runner).load(student)
     # Said before the pipelines are loaded, which takes a while.
-    if known is not None and calibration_of(known) and known.tuned is None and None in (k, teacher_steps):
-        raise NotCalibrated(
-            f"{student!r} is not tuned: run `matchgraph collaborate tune`, or give --percentile and "
-            "--teacher-steps."
-        )
+    if known is not None:
+        calibration_of(known)
+        if known.tuned is None and None in (k, teacher_steps):
+            raise NotCalibrated(
+                f"{student!r} is not tuned: run `matchgraph collaborate tune`, or give --percentile and "
+                "--teacher-steps."
+            )
     with ExitStack() as inside:
         pair = inside.enter_context(loaded_pair(runner, student, oracle=oracle))
         if controlnet is not None:
