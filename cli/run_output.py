@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from matchgraph.cli.display import counts_line, progress_words, status_line
+from matchgraph.ingest.runs.estimates import UNMEASURED
 from matchgraph.words import SECONDS_PER_HOUR, count, duration
 
 if TYPE_CHECKING:
@@ -56,11 +57,16 @@ def show_plan(found: PlanSummary, price_per_hour: float | None, as_json: bool) -
     click.echo(f"{count(len(found.runs), 'run')}: {words}.")
     if not found.to_do:
         return
+    unknown = f"he time of {count(found.not_estimated, 'run')} cannot be estimated"
+    if found.not_estimated == found.to_do:
+        on_cpu = any(run.estimate.basis == UNMEASURED for run in found.runs)
+        click.echo(f"T{unknown}{'; --gpu-memory GIB plans for a GPU' if on_cpu else ''}.")
+        return
     line = f"About {duration(found.device_hours * SECONDS_PER_HOUR)} on one device"
     if cost is not None:
         line += f", {cost:,.2f} at {price_per_hour:,.2f} an hour"
     if found.not_estimated:
-        line += f"; the time of {count(found.not_estimated, 'run')} cannot be estimated"
+        line += f"; t{unknown}"
     click.echo(f"{line}.")
 
 

@@ -136,6 +136,7 @@ def plan(
     With a GPU or --gpu-memory, also show how much GPU memory each model takes and what does not fit. Nothing
     is written. Times are estimated from finished runs, of the same model if possible, otherwise from the
     model's TFLOP. Those of other machines count until this one has done a run, and are then scaled by it.
+    Without a GPU, --gpu-memory and any run done on a CPU, no time is known.
 
     With --budget-hours, propose the pairs without a result from which the predictor would learn most per
     hour, without near-duplicates. In a graph without results and similarities, the proposal covers models and
@@ -159,6 +160,8 @@ def plan(
     from matchgraph.ingest.runs.plan import write_pairs
     from matchgraph.predictor.active import propose
 
+    if missing.note:
+        click.echo(f"Note: {missing.note}", err=True)
     proposal = propose(
         missing.snapshot, missing.hours, budget_hours, candidates=missing.pairs, seed=config.seed
     )

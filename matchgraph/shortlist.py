@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from matchgraph.errors import Error
 from matchgraph.ingest.runs.config import Selection
+from matchgraph.ingest.runs.estimates import bases
 from matchgraph.ingest.runs.ledger import DONE, Ledger, Run
 from matchgraph.ingest.runs.reporter import Reporter
 from matchgraph.ingest.runs.workflow import Measurable, measurable_models, queue_runs, run_pairs
@@ -155,7 +156,7 @@ def measure_and_decide(
         if model is None:
             room = len(left) if measure is None else measure - len(known)
             planned = _affordable(left[:room], hours, budget_hours)
-            reporter.notice(_announcement(dataset, planned, able, chances))
+            reporter.notice(_announcement(dataset, planned, able, chances, budget_hours))
         else:
             reporter.notice(f"Next is {left[0]}, {_about(hours[left[0]])}.")
         model = left[0]
@@ -271,7 +272,11 @@ def _affordable(
 
 
 def _announcement(
-    dataset: str, models: Sequence[str], able: Mapping[str, Measurable], chances: Mapping[str, float]
+    dataset: str,
+    models: Sequence[str],
+    able: Mapping[str, Measurable],
+    chances: Mapping[str, float],
+    budget_hours: float | None,
 ) -> str:
     """What will be measured, at which size of images, and how long that takes by which runs."""
     sides = sorted({able[model].config.resolution_px for model in models})
@@ -279,11 +284,17 @@ def _announcement(
         f"{model} (P(best) {100 * chances[model]:.0f} %, {_about(able[model].hours)})" for model in models
     )
     plan = f"To measure on {dataset}, with images of {' and '.join(map(str, sides))} px: {named}."
-    hours = [able[model].hours for model in models]
-    if None in hours:
+    estimates = [able[model].estimate for model in models]
+    unknown = list(dict.fromkeys(one.basis for one in estimates if one.hours is None))
+    if unknown and budget_hours is not None:
+        return (
+            f"{plan}\nThe budget of {budget_hours:g} h cannot be kept to ({'; '.join(unknown)}): no model is "
+            "begun once it is spent."
+        )
+    if unknown:
         return plan
-    bases = "; ".join(dict.fromkeys(able[model].estimate.basis for model in models))
-    return f"{plan}\nTogether {_about(sum(own or 0.0 for own in hours))}, estimated from {bases}."
+    together = _about(sum(one.hours or 0.0 for one in estimates))
+    return f"{plan}\nTogether {together}, estimated from {bases(estimates)}."
 
 
 def _about(hours: float | None) -> str:

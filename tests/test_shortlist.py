@@ -12,7 +12,7 @@ from matchgraph.graphdb.connection import Settings
 from matchgraph.graphdb.models import Dataset, Model, Result, Similar
 from matchgraph.graphdb.repository import MatchingGraph
 from matchgraph.ingest.runs.config import RunConfig, Selection
-from matchgraph.ingest.runs.estimates import Estimate
+from matchgraph.ingest.runs.estimates import UNMEASURED, Estimate
 from matchgraph.ingest.runs.reporter import Reporter
 from matchgraph.ingest.runs.workflow import measurable_models
 from matchgraph.predictor.recipes import Method
@@ -159,6 +159,17 @@ def test_the_budget_is_kept(
         "Together about 30 min, estimated from runs of this model on another machine."
     ]
     assert "fair, does not fit the budget of 1 h" in found.stopped
+    monkeypatch.setattr(
+        shortlist,
+        "measurable_models",
+        lambda *_: {
+            name: type(own)(own.config, Estimate(None, UNMEASURED)) for name, own in able(*_).items()
+        },
+    )
+    decided({"fair": (30.0, 20.0)}, measure=2, budget_hours=1.0, reporter=reporter)
+    assert said[-1].splitlines()[1:] == [
+        "The budget of 1 h cannot be kept to (nothing measured on a CPU): no model is begun once it is spent."
+    ]
 
 
 def test_without_results_all_are_as_likely(

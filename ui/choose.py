@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from matchgraph.ingest.runs.estimates import bases
 from matchgraph.ingest.tables.new_dataset import NewFolder
 from matchgraph.predictor.answer import Answer
 from matchgraph.predictor.sentences import sentences, time_cell
@@ -32,9 +33,11 @@ DROP_HEADER = """
   <label class="mg-unseen">Images and captions<q-uploader-add-trigger /></label>
 </div>
 """
-DROP_LIST = (
-    """<div class="mg-line">{{ props.files.length ? props.files.length + " files chosen" : "" }}</div>"""
-)
+DROP_LIST = """
+<div class="mg-line">
+  {{ ["", "1 file chosen"][props.files.length] ?? `${props.files.length} files chosen` }}
+</div>
+"""
 
 
 class ChooseTab:
@@ -224,16 +227,19 @@ class ChooseTab:
 
         def add_up() -> None:
             picked = [model for model, box in chosen.items() if box.value]
-            known = [asked.able[model] for model in picked]
-            hours = [each.hours for each in known if each.hours is not None]
-            words = (
-                f"{count(len(picked), 'run')}, about {duration(sum(hours) * SECONDS_PER_HOUR)} on one device"
-            )
-            if len(hours) < len(known):
-                words += ", and some whose time is not known"
-            sides = " and ".join(str(side) for side in sorted({each.config.resolution_px for each in known}))
-            bases = "; ".join(dict.fromkeys(each.estimate.basis for each in known))
-            total.set_text(f"{words}; {sides} px, estimated from {bases}" if picked else words)
+            able = [asked.able[model] for model in picked]
+            hours = [each.hours for each in able if each.hours is not None]
+            sides = " and ".join(str(side) for side in sorted({each.config.resolution_px for each in able}))
+            words = count(len(picked), "run")
+            if hours:
+                words += f", about {duration(sum(hours) * SECONDS_PER_HOUR)} on one device"
+            if len(hours) < len(able):
+                words += f", {'and some ' if hours else ''}whose time is not known"
+            if picked:
+                words += f"; {sides} px"
+            if hours:
+                words += f", estimated from {bases([each.estimate for each in able])}"
+            total.set_text(words)
 
         for box in chosen.values():
             box.on_value_change(add_up)

@@ -6,6 +6,7 @@ A figure for planning, good to a factor of two or so where no run of the same mo
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -30,8 +31,11 @@ TOKEN_PX = 16
 OTHER_STEPS, OTHER_GUIDED = 30, True
 # The device of a machine without a GPU.
 CPU = "cpu"
-# Where nothing at all has been measured: what one data-centre GPU comes to in practice.
+# Where nothing at all has been measured: what one data-centre GPU comes to in practice. Of a CPU, which is
+# far slower, nothing is assumed.
 ASSUMED_TFLOP_PER_S = 50.0
+ASSUMED = f"an assumed GPU of {ASSUMED_TFLOP_PER_S:g} TFLOP/s"
+UNMEASURED = "nothing measured on a CPU"
 # In an estimate's basis: of runs that were done on none of the machines that it is for.
 ELSEWHERE = "on another machine"
 
@@ -61,8 +65,9 @@ class Estimator:
         runs: all runs of the ledger, of which those that are done serve as measurements.
         models: the models by id.
         gpu: whether the runs are estimated for a GPU: those that were done on a CPU say nothing of it, and
-            the reverse. None where that is not known, and all count. A run of a version that did not record
-            its device counts for both; one without a machine, as of the small zoo, for a CPU.
+            the reverse. None where that is not known: then as the newest run of the host, and all count
+            where there is none. A run of a version that did not record its device counts for both; one
+            without a machine, as of the small zoo, for a CPU.
         host: name of the machine that the runs are estimated for. Its own runs count first, and set the
             scale of those of other machines. None where that is not known, and all count alike.
     """
@@ -76,17 +81,21 @@ class Estimator:
         host: str | None = None,
     ) -> None:
         done = [
-            run
-            for run in runs
-            if run.status == DONE
-            and run.properties.get("training_seconds") is not None
-            and (gpu is None or _on_gpu(run) in (None, gpu))
+            run for run in runs if run.status == DONE and run.properties.get("training_seconds") is not None
         ]
+        own = [run for run in done if host in (None, run.properties.get("host"))]
+        if gpu is None and host is not None and own:
+            gpu = _on_gpu(max(own, key=lambda run: run.properties.get("ended_at") or 0))
         self._models, self._gpu = models, gpu
-        self._own = [run for run in done if host in (None, run.properties.get("host"))]
-        self._others = [run for run in done if host not in (None, run.properties.get("host"))]
-        self._speeds = {kind: self._speeds_of(kind, self._own) for kind in (TRAINING, AFTER)}
-        self._slowness = {kind: self._slowness_of(kind) for kind in (TRAINING, AFTER)}
+        # By model: of a long ledger, each run is looked at once.
+        self._own: dict[str, list[Run]] = defaultdict(list)
+        self._others: dict[str, list[Run]] = defaultdict(list)
+        for run in done:
+            if gpu is None or _on_gpu(run) in (None, gpu):
+                here = host in (None, run.properties.get("host"))
+                (self._own if here else self._others)[run.model].append(run)
+        # Over all runs, so computed once, when first asked for.
+        self._slowness, self._speeds = cache(self._slowness_of), cache(self._speeds_of)
 
     def stage(self, stage: str, model: str, config: Mapping[str, Any]) -> Estimate:
         """Estimate one stage of a run."""
@@ -130,29 +139,30 @@ class Estimator:
         seconds, basis = self._as_runs_of(self._own, kind, model, config)
         if seconds is not None:
             return seconds, basis
-        seconds, basis = self._as_runs_of(self._others, kind, model, config)
-        if seconds is not None:
-            slowness = self._slowness[kind]
-            if slowness is None:
-                return seconds, f"{basis} {ELSEWHERE}"
-            return seconds * slowness, f"{basis} {ELSEWHERE}, scaled to this machine's speed"
+        theirs, basis = self._as_runs_of(self._others, kind, model, config)
+        if theirs is not None and (slowness := self._slowness(kind)) is not None:
+            return theirs * slowness, f"{basis} {ELSEWHERE}, scaled to this machine's speed"
+        work = self._tflop(model, config, kind)
+        if theirs is not None:
+            # What this machine computes in a second says more than how long another one took.
+            if work and (speed := self._speed(kind, config, own=True)):
+                return work / speed, "runs of other models"
+            return theirs, f"{basis} {ELSEWHERE}"
         if kind == AFTER and self._timed_here(model) and (rate := self._property(model, "throughput")):
             scale = (config["resolution_px"] / PROFILED_PX) ** 2 * self._steps(model, config)
             return config["samples"] / rate * scale / self._steps(model, {}), "the model's throughput"
-        work = self._tflop(model, config, kind)
         if not work:
             return None, "nothing known about this model"
-        for known, where in (
-            (self._speeds[kind], ""),
-            (self._speeds_of(kind, self._others), f" {ELSEWHERE}"),
-        ):
-            if known:
-                alike = [speed for given, speed in known if given == config.get("precision")]
-                return work / median(alike or [speed for _, speed in known]), f"runs of other models{where}"
-        return work / ASSUMED_TFLOP_PER_S, f"{ASSUMED_TFLOP_PER_S:g} TFLOP/s assumed"
+        if speed := self._speed(kind, config, own=True):
+            return work / speed, "runs of other models"
+        if speed := self._speed(kind, config, own=False):
+            return work / speed, f"runs of other models {ELSEWHERE}"
+        if self._gpu is False:
+            return None, UNMEASURED
+        return work / ASSUMED_TFLOP_PER_S, ASSUMED
 
     def _as_runs_of(
-        self, runs: Sequence[Run], kind: str, model: str, config: Mapping[str, Any]
+        self, runs: Mapping[str, Sequence[Run]], kind: str, model: str, config: Mapping[str, Any]
     ) -> tuple[float | None, str]:
         """What a stage takes by the rate of a model's runs, those with the same settings if there are any."""
         bases: Sequence[tuple[str, Callable[[Mapping[str, Any]], bool]]] = (
@@ -160,35 +170,42 @@ class Estimator:
             ("runs of this model with other settings", lambda _: True),
         )
         for basis, alike in bases:
-            rates = [
-                seconds / _amount(run.config, kind, self._steps(model, run.config))
-                for run in runs
-                if run.model == model and alike(run.config) and (seconds := _seconds(run, kind))
-            ]
-            if rates:
-                return median(rates) * _amount(config, kind, self._steps(model, config)), basis
+            rates = [self._rate(run, kind) for run in runs.get(model, ()) if alike(run.config)]
+            if known := list(filter(None, rates)):
+                return median(known) * _amount(config, kind, self._steps(model, config)), basis
         return None, ""
 
-    def _slowness_of(self, kind: str) -> float | None:
-        """How many times as long this machine takes as the others did: by the models that ran on both, or
-        else by what the runs compute; None where nothing ran on both kinds.
-        """
-        ratios = [
-            _seconds(run, kind) / theirs
-            for run in self._own
-            if (theirs := self._as_runs_of(self._others, kind, run.model, run.config)[0])
-        ]
-        if ratios:
-            return median(ratios)
-        here, elsewhere = self._speeds[kind], self._speeds_of(kind, self._others)
-        if not here or not elsewhere:
-            return None
-        return median(speed for _, speed in elsewhere) / median(speed for _, speed in here)
+    def _rate(self, run: Run, kind: str) -> float:
+        return _seconds(run, kind) / _amount(run.config, kind, self._steps(run.model, run.config))
 
-    def _speeds_of(self, kind: str, runs: Sequence[Run]) -> list[tuple[str | None, float]]:
+    def _slowness_of(self, kind: str) -> float | None:
+        """How many times as long this machine takes as the others did, by the models that ran on both with
+        the same settings on the same kind of device; None where none did.
+        """
+        ratios = []
+        for model, runs in self._own.items():
+            theirs = defaultdict(list)
+            for run in self._others.get(model, ()):
+                theirs[_setting(run.config, kind), _on_gpu(run)].append(self._rate(run, kind))
+            for run in runs:
+                known = list(filter(None, theirs.get((_setting(run.config, kind), _on_gpu(run)), ())))
+                if known and (rate := self._rate(run, kind)):
+                    ratios.append(rate / median(known))
+        return median(ratios) if ratios else None
+
+    def _speed(self, kind: str, config: Mapping[str, Any], *, own: bool) -> float | None:
+        """TFLOP a second of this machine's runs or the others', those in the same precision if there are any;
+        None without any.
+        """
+        known = self._speeds(kind, own)
+        alike = [speed for given, speed in known if given == config.get("precision")]
+        return median(alike or [speed for _, speed in known]) if known else None
+
+    def _speeds_of(self, kind: str, own: bool) -> list[tuple[str | None, float]]:
         """TFLOP a second of runs, each with the precision that it was done in."""
         return [
             (run.config.get("precision"), work / seconds)
+            for runs in (self._own if own else self._others).values()
             for run in runs
             if (work := self._tflop(run.model, run.config, kind)) and (seconds := _seconds(run, kind))
         ]
@@ -247,6 +264,12 @@ class Estimator:
 
     def _family(self, model: str) -> str:
         return str(self._models[model].properties.get("family")) if model in self._models else ""
+
+
+def bases(estimates: Sequence[Estimate]) -> str:
+    """What the known ones of several models' estimates were made from, in words."""
+    found = "; ".join(dict.fromkeys(one.basis for one in estimates if one.seconds is not None))
+    return found if len(estimates) == 1 else found.replace("of this model", "of these models")
 
 
 def stages(config: Mapping[str, Any]) -> list[str]:

@@ -59,7 +59,12 @@ class RunsStatus:
 
     @classmethod
     def of(
-        cls, runs: Sequence[Run], models: Mapping[str, Model], *, measured: Sequence[Run] | None = None
+        cls,
+        runs: Sequence[Run],
+        models: Mapping[str, Model],
+        *,
+        measured: Sequence[Run] | None = None,
+        gpu: bool | None = None,
     ) -> RunsStatus:
         """Estimate what is left of running runs.
 
@@ -67,6 +72,7 @@ class RunsStatus:
             runs: the runs.
             models: the models by id.
             measured: runs that estimates are made from, where they are done; `runs` by default.
+            gpu: whether they run on a GPU; None where that is not known, see `Estimator`.
         """
         known = runs if measured is None else measured
         left, estimators = {}, {}
@@ -74,7 +80,7 @@ class RunsStatus:
             if run.status == RUNNING:
                 host = run.properties.get("host")
                 if host not in estimators:
-                    estimators[host] = Estimator(known, models, host=host)
+                    estimators[host] = Estimator(known, models, gpu=gpu, host=host)
                 left[run.id] = estimators[host].left(run).seconds
         return cls(tuple(runs), left)
 

@@ -21,7 +21,7 @@ from matchgraph.ingest.runs import local
 from matchgraph.ingest.runs.artefacts import remove_run
 from matchgraph.ingest.runs.choices import check_replicates, check_unfinished
 from matchgraph.ingest.runs.config import Execution, RunConfig, Selection
-from matchgraph.ingest.runs.estimates import Estimate, Estimator
+from matchgraph.ingest.runs.estimates import ASSUMED, UNMEASURED, Estimate, Estimator
 from matchgraph.ingest.runs.ledger import (
     CANCELLED,
     DONE,
@@ -55,7 +55,7 @@ from matchgraph.ingest.runs.worker import WorkerOptions, WorkSummary, local_exec
 from matchgraph.training.files import folder_name
 from matchgraph.training.measure.extractors import require_images
 from matchgraph.training.measure.scoring import needed_extractors
-from matchgraph.words import SECONDS_PER_HOUR
+from matchgraph.words import SECONDS_PER_HOUR, some
 
 if TYPE_CHECKING:
     from matchgraph.graphdb.connection import Settings
@@ -138,11 +138,13 @@ class Candidates:
         snapshot: the graph with its results by the first metric asked for.
         pairs: those selected that no run of the ledger is at.
         hours: of one device, by model.
+        note: why a budget in hours cannot be kept to; empty where it can.
     """
 
     snapshot: Snapshot
     pairs: frozenset[tuple[str, str]]
     hours: Mapping[str, float]
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -234,15 +236,28 @@ def missing_runs(
     unfinished = {(run.model, run.dataset) for run in runs if run.status != DONE}
     pairs = frozenset(select_pairs(models, datasets, selection)) - unfinished
     execution = execution or Execution()
-    estimator = Estimator(runs, models, gpu=on_gpu(execution), host=platform.node())
-    estimated = {}
-    for name, model in models.items():
-        own = replace(config, **(families or {}).get(str(model.properties.get("family")), {}))
-        estimated[name] = estimator.whole(name, narrowed(own, execution).asked()).hours
-    known = [hours for hours in estimated.values() if hours]
+    configs = {
+        name: narrowed(
+            replace(config, **(families or {}).get(str(model.properties.get("family")), {})), execution
+        ).asked()
+        for name, model in models.items()
+    }
+
+    def estimated(gpu: bool) -> dict[str, float | None]:
+        estimator = Estimator(runs, models, gpu=gpu, host=platform.node())
+        return {name: estimator.whole(name, asked).hours for name, asked in configs.items()}
+
+    hours, because = estimated(on_gpu(execution)), ""
+    if not any(hours.values()):
+        # Which model takes longer than which is known all the same.
+        hours, because = estimated(gpu=True), f"{UNMEASURED}; times are those of {ASSUMED}"
+    known = [each for each in hours.values() if each]
     # A model of which nothing is known may cost as much as any.
     usual = median(known) if known else 1.0
-    return Candidates(snapshot, pairs, {model: hours or usual for model, hours in estimated.items()})
+    if unknown := sorted({model for model, _ in pairs if not hours[model]}):
+        because = f"the time of {some(unknown)} is not known, and counts as {usual:.3g} h"
+    note = f"The budget cannot be kept to: {because}." if because else ""
+    return Candidates(snapshot, pairs, {model: each or usual for model, each in hours.items()}, note)
 
 
 def measurable_models(graph: MatchingGraph, dataset: str | None, metric: str) -> dict[str, Measurable]:
@@ -387,8 +402,10 @@ def run_pairs(
             graph, ledger, executor, settings.home, reporter, ids, sources=queued.plan.sources, stop=stop
         )
 
+    gpu = on_gpu(options) if cluster is None else None
+
     def watch(runs: Sequence[Run]) -> None:
-        reporter.standing(RunsStatus.of(runs, queued.plan.models))
+        reporter.standing(RunsStatus.of(runs, queued.plan.models, gpu=gpu))
 
     already = sum(run.status == DONE for run in queued.runs)
     if cluster is None:

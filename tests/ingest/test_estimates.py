@@ -4,11 +4,20 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
 from matchgraph.graphdb.models import Model
-from matchgraph.ingest.runs.estimates import ASSUMED_TFLOP_PER_S, Estimator
+from matchgraph.ingest.runs import estimates
+from matchgraph.ingest.runs.estimates import (
+    ASSUMED,
+    ASSUMED_TFLOP_PER_S,
+    UNMEASURED,
+    Estimate,
+    Estimator,
+    bases,
+)
 from matchgraph.ingest.runs.ledger import TRAINING, Pace, Run, RunProgress
 
 CONFIG = {
@@ -81,8 +90,10 @@ def test_another_model_s_runs_tell_the_machine_s_speed() -> None:
 def test_a_gpu_is_never_judged_by_runs_on_a_cpu() -> None:
     # As the small zoo's are recorded, and one of a run on a GPU, a hundred times as fast.
     fast = {"device": "NVIDIA H200", "training_seconds": 0.6, "seconds_per_image": 0.03}
-    runs, assumed = [run(), run("n", properties={"device": "cpu"})], "50 TFLOP/s assumed"
-    assert Estimator(runs, MODELS, gpu=True).whole("m", CONFIG).basis == assumed
+    runs = [run(), run("n", properties={"device": "cpu"})]
+    assert Estimator(runs, MODELS, gpu=True).whole("m", CONFIG).basis == ASSUMED
+    nothing = Estimator([run(properties=fast)], MODELS, gpu=False).whole("m", CONFIG)
+    assert nothing == Estimate(None, UNMEASURED)
     assert Estimator(runs, MODELS, gpu=False).whole("m", CONFIG).seconds == 120
     both = [*runs, run(properties=fast)]
     assert Estimator(both, MODELS, gpu=True).whole("m", CONFIG).seconds == pytest.approx(1.2)
@@ -116,6 +127,38 @@ def test_this_machine_s_runs_set_the_scale_of_those_of_another() -> None:
     assert Estimator([run()], MODELS, host="here").whole("n", CONFIG).basis == (
         "runs of other models on another machine"
     )
+
+
+def test_times_of_a_cpu_and_a_gpu_or_of_other_settings_are_no_ratio() -> None:
+    here, quick = {"host": "here"}, {"training_seconds": 0.6, "seconds_per_image": 0.03}
+    gpu = {"device": "NVIDIA H200", **quick}
+    # Nobody says what the host has: its own run does, and runs on a CPU do not count.
+    there = [run(model, properties={**gpu, "host": "there"}) for model in MODELS]
+    runs = [run(), run("n"), *there, run("n", properties={**gpu, **here})]
+    assert Estimator(runs, MODELS, host="here").whole("m", CONFIG).seconds == pytest.approx(1.2)
+    # In another precision here: by what it computes, of which m has twice as much.
+    half = run("n", precision="bf16", properties={**quick, **here})
+    other = Estimator([run(), run("n"), half], MODELS, host="here").whole("m", CONFIG)
+    assert (other.seconds, other.basis) == (pytest.approx(2 * 1.2), "runs of other models")
+
+
+def test_a_long_ledger_is_gone_through_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = Mock(wraps=estimates._seconds)
+    monkeypatch.setattr(estimates, "_seconds", seen)
+    runs = [run(properties={"host": host}) for host in ("here", "there") for _ in range(30)]
+    estimator = Estimator([*runs, run("n")], MODELS, host="here")
+    assert not seen.called
+    assert estimator.whole("n", CONFIG).seconds == pytest.approx(120)
+    assert estimator.whole("n", CONFIG).seconds == pytest.approx(120)
+    # Each of its 61 runs for training and for sampling, and n's for each stage.
+    assert seen.call_count <= 2 * 61 + 6
+
+
+def test_bases_of_several_models_are_in_the_plural() -> None:
+    own = Estimate(1.0, "runs of this model with other settings")
+    assert bases([own]) == own.basis
+    several = [own, Estimate(1.0, "runs of other models"), own, Estimate(None, UNMEASURED)]
+    assert bases(several) == "runs of these models with other settings; runs of other models"
 
 
 def test_runs_of_other_models_count_first_in_the_same_precision() -> None:

@@ -17,6 +17,7 @@ from matchgraph.graphdb.models import Result as Measured
 from matchgraph.graphdb.repository import MatchingGraph
 from matchgraph.graphdb.runner import Runner
 from matchgraph.ingest.errors import ConfigChanged, IngestError, NothingToDo, UnknownRun
+from matchgraph.ingest.runs import workflow
 from matchgraph.ingest.runs.ledger import Ledger, Run, RunProgress
 from matchgraph.ingest.runs.owner import Owner
 from matchgraph.ingest.tables.models import ingest_models
@@ -108,9 +109,16 @@ def zoo(
 
 
 def test_a_plan_says_what_there_is_and_what_the_rest_costs(
-    invoke: Invoke, runner: Runner, graph: MatchingGraph, zoo: list[object]
+    invoke: Invoke,
+    runner: Runner,
+    graph: MatchingGraph,
+    zoo: list[object],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     before = dump(runner)
+    monkeypatch.setattr(workflow, "on_gpu", lambda _: False)
+    assert "\nThe time of 4 runs cannot be estimated; --gpu-memory" in invoke("plan", *zoo).stdout
+    monkeypatch.setattr(workflow, "on_gpu", lambda _: True)
     first = answer(invoke("plan", *zoo, "--price-per-hour", 3, "--json"))
     assert dump(runner) == before
     assert first == answer(invoke("run", *zoo, "--price-per-hour", 3, "--dry-run", "--json"))
@@ -119,7 +127,7 @@ def test_a_plan_says_what_there_is_and_what_the_rest_costs(
     assert (first["to_do"], first["not_estimated"]) == (4, 0)
     assert first["cost"] == pytest.approx(first["device_hours"] * 3)
     assert first["device_hours"] > 0
-    assert {run["estimate"]["basis"] for run in first["runs"]} == {"50 TFLOP/s assumed"}
+    assert {run["estimate"]["basis"] for run in first["runs"]} == {"an assumed GPU of 50 TFLOP/s"}
     # SDXL computes more than SD 1.5 for a picture of one size.
     seconds = {run["model"]: run["estimate"]["seconds"] for run in first["runs"]}
     assert seconds["sdxl-base"] > seconds["sd-1.5"]
@@ -419,9 +427,17 @@ def test_failures_are_listed_and_exit_with_1(
 
 
 def test_a_budget_is_spent_on_missing_pairs_that_run_takes(
-    invoke: Invoke, runner: Runner, graph: MatchingGraph, zoo: list[object], tmp_path: Path
+    invoke: Invoke,
+    runner: Runner,
+    graph: MatchingGraph,
+    zoo: list[object],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(workflow, "on_gpu", lambda _: True)
     whole = answer(invoke("plan", *zoo, "--json"))
+    # On a CPU the same hours, and what they are worth.
+    monkeypatch.setattr(workflow, "on_gpu", lambda _: False)
     seconds = {run["model"]: run["estimate"]["seconds"] for run in whole["runs"]}
     graph.save_results([Measured("sd-1.5", "cats", "clip_fid", 5.0)])
     before = dump(runner)
@@ -441,9 +457,10 @@ def test_a_budget_is_spent_on_missing_pairs_that_run_takes(
 
     planned = answer(invoke("run", *zoo, "--pairs", file, "--dry-run", "--json"))
     assert {(run["model"], run["dataset"]) for run in planned["runs"]} == pairs
-    shown = invoke(*asked[:-1]).stdout
-    assert "3 of 3 missing pairs" in shown
-    assert "first result of this model" in shown
+    shown = invoke(*asked[:-1])
+    assert "3 of 3 missing pairs" in shown.stdout
+    assert "first result of this model" in shown.stdout
+    assert "The budget cannot be kept to: nothing measured on a CPU; times are those of an" in shown.stderr
 
     # What is queued is on its way already, and what is not selected is not wanted.
     assert invoke("run", *zoo, "--model", "sd-1.5", "--queue").exit_code == 0
