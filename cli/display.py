@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from matchgraph.ingest.runs.ledger import RunProgress
+from matchgraph.ingest.runs.ledger import LONG_STAGES, RunProgress
 from matchgraph.ingest.runs.reporter import Reporter
 from matchgraph.ingest.runs.status import attempt_words
 from matchgraph.words import count, duration
@@ -137,19 +136,22 @@ def stage_words(progress: RunProgress) -> str:
     return words if progress.loss is None else f"{words}, loss {progress.loss:.4g}"
 
 
-def status_line(run: Run, seconds_left: float | None) -> str:
+def status_line(run: Run, seconds_left: float | None, *, resumes: bool = False) -> str:
     """One run in one line: status, id, pair, attempts, and progress, figures or error.
 
     Args:
         run: the run.
         seconds_left: until it is done, where it is running and that is known.
+        resumes: whether a checkpoint of it is here.
     """
     facts = [f"{run.status:<9} {run.id}  {run.model} x {run.dataset}", attempt_words(run)]
     if run.replicate:
         kind = "replicate" if run.average is None else "repeat"
         facts.append(f"{kind}, seed {run.config['seed']}")
-    if run.status == "QUEUED" and run.progress is not None:
-        facts.append(f"interrupted at {progress_words(run)}; resumes from its checkpoint")
+    if run.status == "QUEUED" and run.progress is not None and run.progress.stage in LONG_STAGES:
+        facts.append(
+            f"interrupted at {progress_words(run)}{'; resumes from its checkpoint' if resumes else ''}"
+        )
     if run.status == "RUNNING":
         facts.append(progress_words(run))
         facts.append("worker lost" if run.expired else f"{duration(seconds_left)} left")
@@ -261,6 +263,7 @@ class LineReporter(Reporter):
 
     def began(self, run: Run) -> None:
         """See `Reporter`."""
+        self._lines = SparseLines()
         self._pair = f"{run.model} x {run.dataset}: "
 
     def step(self, stage: str, done: int, of: int, loss: float | None) -> None:
@@ -294,16 +297,14 @@ class SparseLines:
             of: of so many; 0 where that is not known.
         """
         now = time.monotonic()
-        named, then, before = self._last.get(what, ("", -math.inf, 0))
-        begins = named != stage and (done == 0 or then == -math.inf)
+        named, then, before = self._last.get(what, ("", now, 0))
+        begins = named != stage
         if begins or done < before:
             self._clocks[what] = TimeLeft()
         left = self._clocks[what].after(done, of)
         waited = now - then
         if not begins and (
-            done == before
-            or waited < LEAST_S
-            or (named == stage and done - before < LEAST_SHARE * of and waited < MOST_S)
+            done == before or waited < LEAST_S or (done - before < LEAST_SHARE * of and waited < MOST_S)
         ):
             return None
         self._last[what] = stage, now, done

@@ -160,12 +160,17 @@ def show_status(found: RunsStatus, limit: int, *, details: bool, filtered: bool)
         details: whether to print all that is known of each.
         filtered: whether only some of the graph's runs were asked for.
     """
+    from matchgraph.graphdb.connection import settings_from_environment
+    from matchgraph.ingest.runs.artefacts import has_checkpoint
+
+    home = settings_from_environment().home
     click.echo(counts_line(found))
     runs = found.newest_first()
     for run in runs[:limit]:
-        click.echo(status_line(run, found.seconds_left.get(run.id)))
+        resumes = run.status == "QUEUED" and has_checkpoint(home, run.id)
+        click.echo(status_line(run, found.seconds_left.get(run.id), resumes=resumes))
         if details:
-            show_details(run)
+            show_details(run, home)
     if len(runs) > limit:
         click.echo(
             f"{count(len(runs) - limit, 'more run')} not shown: raise --limit, filter by --running, --model "
@@ -191,14 +196,12 @@ def show_status(found: RunsStatus, limit: int, *, details: bool, filtered: bool)
         click.echo(f"No runs: {why}.", err=True)
 
 
-def show_details(run: Run) -> None:
-    """Print the details that `status_line` leaves out."""
-    from matchgraph.graphdb.connection import settings_from_environment
+def show_details(run: Run, home: Path) -> None:
+    """Print the details that `status_line` leaves out; `home` is the data folder."""
     from matchgraph.ingest.runs.artefacts import claim_folder
 
     if run.status not in ("RUNNING", "QUEUED") and (words := progress_words(run)):
         click.echo(f"  last stage: {words}")
-    home = settings_from_environment().home
     # The adapter's path is relative to the data folder of whoever carried the run out.
     adapter = run.properties.get("adapter")
     folder = (home / adapter).parent if adapter else claim_folder(home, run.id, run.fence)

@@ -6,5 +6,6 @@ WHERE run.status IN $from
 SET run.status = 'QUEUED',
     run.attempt = 0,
     run.queued_at = timestamp()
-REMOVE run.error, run.traceback, run.lost, run.furthest, run.ended_at
+REMOVE run.error, run.traceback, run.lost, run.furthest, run.ended_at,
+       run.stage, run.stage_at, run.stage_from, run.step, run.of, run.loss
 RETURN run.id AS id

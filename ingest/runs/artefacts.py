@@ -38,6 +38,11 @@ def claim_folder(home: Path, run: str, fence: int) -> Path:
     return run_folder(home, run) / f"claim-{fence}"
 
 
+def has_checkpoint(home: Path, run: str) -> bool:
+    """Whether an earlier claim of a run left a checkpoint on this machine."""
+    return any(_holds_something(folder / CHECKPOINT_FOLDER) for folder in _claims(run_folder(home, run)))
+
+
 def carry_checkpoint(out: Path) -> Path | None:
     """Bring the checkpoint of the newest earlier claim that left one on this machine into a claim's folder.
 

@@ -12,6 +12,7 @@ from matchgraph.ingest.errors import UnknownRun
 from matchgraph.ingest.runs.artefacts import (
     carry_checkpoint,
     claim_folder,
+    has_checkpoint,
     keep_checkpoint,
     remove_all_but,
     remove_run,
@@ -64,7 +65,9 @@ def test_without_links_files_are_copied(tmp_path: Path, monkeypatch: pytest.Monk
         raise OSError("no links here")
 
     monkeypatch.setattr(Path, "hardlink_to", refuse)
+    assert not has_checkpoint(tmp_path, RUN)
     put(claim_folder(tmp_path, RUN, 1) / "checkpoint", state="s")
+    assert has_checkpoint(tmp_path, RUN)
     brought = carry_checkpoint(claim_folder(tmp_path, RUN, 2))
     assert brought is not None
     assert (brought / "state").read_text() == "s"

@@ -56,10 +56,12 @@ def test_a_line_tells_what_matters_of_each_status() -> None:
     assert "worker lost" in status_line(running(expired=True), 5.0)
     assert "clip_fid 7 -> 5, 60 s training" in status_line(done(), None)
     # A worker that was stopped gives its attempt back, and the run goes on where it was.
-    stopped = status_line(running(status="QUEUED", attempt=0), None)
-    assert stopped.endswith(
-        "m[/red] x d  interrupted at fine-tuning 50/100, loss 0.125; resumes from its checkpoint"
-    )
+    queued = running(status="QUEUED", attempt=0)
+    line = "m[/red] x d  interrupted at fine-tuning 50/100, loss 0.125"
+    assert status_line(queued, None).endswith(line)
+    assert status_line(queued, None, resumes=True).endswith(f"{line}; resumes from its checkpoint")
+    # It was only being loaded.
+    assert "interrupted" not in status_line(replace(queued, progress=RunProgress("claimed")), None)
     assert "1 of 3 attempts failed" in status_line(running(status="QUEUED"), None)
     assert "attempt" not in status_line(running(status="QUEUED", attempt=0, progress=None), None)
     failed = running(status="FAILED", error="no more\nsecond line")
@@ -97,10 +99,6 @@ def test_a_file_gets_a_line_for_each_stage_and_then_one_now_and_then(
     clock, ended = [0.0], done()
     monkeypatch.setattr(display.time, "monotonic", lambda: clock[0])
     with display.run_bar() as reporter:
-        # The prediction's steps, each with a name of its own.
-        for step in range(30):
-            clock[0] = step
-            reporter.step(f"without d{step}", step, 30, None)
         reporter.notice("To measure: m.")
         reporter.planned(2, 1)
         reporter.began(running())
@@ -112,27 +110,29 @@ def test_a_file_gets_a_line_for_each_stage_and_then_one_now_and_then(
             clock[0] += 601
             reporter.step("sampling after", step, 800, None)
         reporter.ended(ended, "done")
+        # A run that goes on from its checkpoint, by its own pace.
+        reporter.began(running())
+        for stage, step in (("sampling before", 0), ("fine-tuning", 5000), ("fine-tuning", 6000)):
+            clock[0] += 100
+            reporter.step(stage, step, 10_000, None)
     name = "[red]m[/red] x d: "
     lines = capsys.readouterr().err.splitlines()
-    assert lines[:5] == [
-        "without d0 0/30",
-        "without d10 10/30; about 20 s left",
-        "without d20 20/30; about 10 s left",
-        "To measure: m.",
-        "1 of 2 runs already done.",
-    ]
-    assert lines[5:8] == [
+    assert lines[:2] == ["To measure: m.", "1 of 2 runs already done."]
+    assert lines[2:5] == [
         f"{name}fine-tuning 0/100, loss 0.5",
         f"{name}fine-tuning 10/100, loss 0.5; about 90 s left",
         f"{name}fine-tuning 20/100, loss 0.5; about 80 s left",
     ]
-    assert lines[-4:] == [
+    assert lines[-7:] == [
         f"{name}sampling after 0/8",
         f"{name}sampling after 1/800; about 5.6 days left",
         f"{name}sampling after 2/800; about 5.6 days left",
         f"{name}clip_fid 7 -> 5, 60 s training",
+        f"{name}sampling before 0/10,000",
+        f"{name}fine-tuning 5,000/10,000",
+        f"{name}fine-tuning 6,000/10,000; about 7 min left",
     ]
-    assert len(lines) == 5 + 11 + 4
+    assert len(lines) == 2 + 11 + 7
 
 
 def show_all(display: JointDisplay, other: Run) -> None:

@@ -226,8 +226,9 @@ def test_lost_workers_count_in_a_row(ledger: Ledger, runner: Runner, monkeypatch
     lose(BEFORE, 9)
     assert lost == [1, 1, 2, 3]
     assert ledger.run(run).status == FAILED
-    # Whoever gave it back was not lost.
     ledger.requeue([run], statuses=[FAILED])
+    assert ledger.run(run).progress is None
+    # Whoever gave it back was not lost.
     lose(BEFORE, 1)
     ledger.release(claim(ledger, run))
     lose(BEFORE, 1)
