@@ -49,7 +49,9 @@ def sentences(answer: Answer) -> str:
         choose = max if answer.provenance["larger_is_better"] else min
         best = choose(answer.measured, key=lambda model: answer.measured[model])
         place = next(i for i, model in enumerate(answer.ranking, start=1) if model.model == best)
-        lines.append(f"Best measured on it, which this ranking does not use: {best}, ranked {place}.")
+        lines.append(
+            f"Best model measured on this dataset (not used for the ranking): {best}, ranked {place}."
+        )
     if any(cost.train_seconds is not None for cost in answer.costs.values()):
         lines.append("Times are medians of the graph's runs, on the machines that carried them out.")
     lines += [f"Note: {note}" for note in answer.notes]

@@ -91,7 +91,7 @@ class PromptTab:
             ]
             table(["candidate", metric, decision.unit], rows, numbers=(metric, decision.unit))
             if len(ranked) > MOST_ROWS:
-                ui.label(f"and {len(ranked) - MOST_ROWS} that are worth less").classes("mg-line")
+                ui.label(f"and {len(ranked) - MOST_ROWS} more").classes("mg-line")
             ui.label(
                 f"The best is the one with the most {metric} after its cost, {decision.lam:.4g} {metric} for "
                 f"each {decision.unit}."
