@@ -282,8 +282,9 @@ def main() -> None:
         "setting": {"batch": BATCH, "side_px": SIDE, "precision": "bf16", "method": "lora"},
         "rows": [],
         "too_large": before["too_large"],
-        **provenance(PACKAGES),
     }
+    # Of each part, as some may be of an earlier call.
+    now = provenance(PACKAGES)
 
     def keep() -> None:
         result["rows"] = [rows[key] for key in CARDS if key in rows]
@@ -293,11 +294,11 @@ def main() -> None:
         images = write_images(Path(scratch))
         for model, gib in CARDS:
             if not asked.model or model in asked.model:
-                rows[model, gib] = check(model, gib, images)
+                rows[model, gib] = check(model, gib, images) | now
                 print(rows[model, gib], flush=True)
                 keep()
         if not asked.model or TOO_LARGE[0] in asked.model:
-            result["too_large"] = next_plans(images)
+            result["too_large"] = next_plans(images) | now
             keep()
     print(table(result))
 

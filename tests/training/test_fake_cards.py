@@ -45,7 +45,7 @@ OFFLOADED = {"placement": WAITING, "gradient_checkpointing": True}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "decided"), [("sdxl", {}), ("sana", {}), ("flux", OFFLOADED)])
+@pytest.mark.parametrize(("name", "decided"), [("sdxl", {}), ("sd3", {}), ("flux", OFFLOADED)])
 def test_every_stage_of_a_run_goes_through_under_its_plan(
     tiny_folder: Callable[..., Path], images: Path, name: str, decided: dict[str, object]
 ) -> None:
