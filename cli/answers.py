@@ -118,7 +118,8 @@ def decision_text(found: Shortlisted, metric: str) -> str:
     if decision.tuning_pays is not None:
         lines.append(
             f"Fine-tuning pays with a probability of {min(decision.tuning_pays * PERCENT, 99):.0f} %"
-            f"{' or more' if decision.tuning_pays > 0.99 else ''}, given the standard errors of sampling."
+            f"{' or more' if decision.tuning_pays > 0.99 else ''}, given the standard errors, "
+            "which count what another seed does only where pairs were measured with --repeats."
         )
     if found.answer is None and len(decision.chances) > 1:
         lines.append(

@@ -145,8 +145,8 @@ def status_line(run: Run, seconds_left: float | None, *, resumes: bool = False) 
         resumes: whether a checkpoint of it is here.
     """
     facts = [f"{run.status:<9} {run.id}  {run.model} x {run.dataset}", attempt_words(run)]
-    if run.replicate:
-        kind = "replicate" if run.average is None else "repeat"
+    if run.replicate or run.average is not None:
+        kind = "replicate" if run.replicate else "repeat"
         facts.append(f"{kind}, seed {run.config['seed']}")
     if run.status == "QUEUED" and run.progress is not None and run.progress.stage in LONG_STAGES:
         facts.append(

@@ -304,8 +304,9 @@ def _about(hours: float | None) -> str:
 def _adapter(graph: MatchingGraph, settings: Settings, decision: Decision, dataset: str) -> Path | None:
     if not decision.tuned:
         return None
-    for run in Ledger(graph.runner).runs():
-        if (run.model, run.dataset, run.status) == (decision.model, dataset, DONE) and not run.replicate:
+    runs = Ledger(graph.runner).runs_of([decision.model], [dataset])
+    for run in sorted(runs, key=lambda run: run.config["seed"]):
+        if run.status == DONE and not run.replicate:
             file = settings.home / str(run.properties.get("adapter"))
             if file.is_file():
                 return file

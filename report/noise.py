@@ -18,6 +18,7 @@ from matchgraph.report.tables import Column, Table, cell, table
 
 if TYPE_CHECKING:
     from matchgraph.graphdb.models import Snapshot
+    from matchgraph.report.sources import Replicate
 
 # Measurements simulated to find how often the best model stays the best.
 CEILING_DRAWS = 2_000
@@ -53,12 +54,13 @@ class Noise:
     ceiling: float
 
 
-def noise(snapshot: Snapshot, replicates: Sequence[tuple[str, str, str, float]]) -> Noise:
+def noise(snapshot: Snapshot, replicates: Sequence[Replicate]) -> Noise:
     """What another seed does to the measurements.
 
     Args:
         snapshot: the graph by one metric, with the recorded values.
-        replicates: model, dataset, seed and value of the measurements that were repeated.
+        replicates: the measurements under several seeds; a recorded value that is a mean over some of them is
+            none itself.
 
     Returns:
         The figures. Where models of one dataset were repeated under the same seeds, their order is compared
@@ -76,10 +78,13 @@ def noise(snapshot: Snapshot, replicates: Sequence[tuple[str, str, str, float]])
         if not np.isnan(matrix.losses[i, j])
     }
     runs: dict[tuple[str, str], dict[str, float]] = {}
-    for model, dataset, run_seed, value in replicates:
+    means = set()
+    for model, dataset, run_seed, value, in_mean in replicates:
         runs.setdefault((model, dataset), {})[run_seed] = sign * value
+        if in_mean:
+            means.add((model, dataset))
     for pair, by_seed in runs.items():
-        if pair in recorded:
+        if pair in recorded and pair not in means:
             by_seed["recorded"] = recorded[pair]
     runs = {pair: by_seed for pair, by_seed in runs.items() if len(by_seed) > 1}
     squares = sum(float(np.var(list(v.values())) * len(v)) for v in runs.values())
@@ -143,7 +148,7 @@ def noise_section(study: Noise) -> Section:
         return without_data(
             "noise",
             "No measurement was repeated under another seed, so the noise is not known: measure it with "
-            "`matchgraph ingest run --replicate`.",
+            "`matchgraph ingest run --replicate` or `--repeats`.",
         )
     lead = f"Measured again under another seed, a value moves by {study.deviation:.3g} (standard deviation)"
     lead += f", while models of one dataset differ by {study.between_models:.3g}."

@@ -43,12 +43,21 @@ class View:
 
 
 class Replicate(NamedTuple):
-    """A value that was measured again under another seed."""
+    """A value that was measured under several seeds.
+
+    Attributes:
+        model: the model's id.
+        dataset: the dataset's id.
+        seed: the seed.
+        value: the value.
+        in_mean: whether the recorded value is a mean with this one.
+    """
 
     model: str
     dataset: str
     seed: str
     value: float
+    in_mean: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -191,7 +200,7 @@ def _replicates(runner: Runner, main: Snapshot) -> tuple[Replicate, ...]:
     rows = runner.read(queries.load("predict/replicates"), metric=main.metric.name)
     models, datasets = {model.id for model in main.models}, {dataset.id for dataset in main.datasets}
     return tuple(
-        Replicate(row["model"], row["dataset"], _seed_of(row["config"]), float(row["value"]))
+        Replicate(row["model"], row["dataset"], _seed_of(row["config"]), float(row["value"]), row["in_mean"])
         for row in rows
         if row["model"] in models and row["dataset"] in datasets
     )

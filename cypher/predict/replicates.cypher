@@ -1,6 +1,10 @@
-// The figures of runs that repeated a measurement under another seed to tell its noise; those whose figures are in the edge are not among them.
+// The figures of runs under several seeds: of replicates, which the edge does not count, and of those that its mean is over.
 // Parameters: metric, its name.
 MATCH (m:MatchGraphModel)<-[:OF]-(run:MatchGraphRun)-[:ON]->(d:MatchGraphDataset)
-WHERE run.replicate AND run.average IS NULL AND run.status = 'DONE' AND run[$metric] IS NOT NULL
-RETURN m.id AS model, d.id AS dataset, run.config AS config, run[$metric] AS value
+WHERE run.status = 'DONE' AND run[$metric] IS NOT NULL
+OPTIONAL MATCH (m)-[edge:PERFORMS]->(d)
+OPTIONAL MATCH (first:MatchGraphRun {id: edge[$metric + '__run']})
+WITH m, d, run, coalesce(run.average = first.average, false) AS in_mean
+WHERE run.replicate OR in_mean
+RETURN m.id AS model, d.id AS dataset, run.config AS config, run[$metric] AS value, in_mean
 ORDER BY model, dataset, run.id

@@ -59,8 +59,8 @@ class RunRequest:
             stay on the run and leave the edge alone.
         extractors: where each extractor's weights are, by its name; no part of the question, which names the
             weights by their hash.
-        average: id of the run whose edge is the mean over it and the replicates that name it; no part of the
-            question but for a replicate.
+        repeat: whether the edge is to be the mean over it and the repeats that differ from it in the seed
+            alone; no part of the question, so that a run that is done already joins them.
     """
 
     model: str
@@ -70,14 +70,24 @@ class RunRequest:
     dataset_fingerprint: str
     replicate: bool = False
     extractors: Mapping[str, str] = field(default_factory=dict)
-    average: str | None = None
+    repeat: bool = False
 
     @property
     def id(self) -> str:
         """16 hex digits that are the same for the same question."""
-        parts = [self.model, self.dataset, self.config, self.model_fingerprint, self.dataset_fingerprint]
-        if self.replicate:
-            parts.append("replicate" if self.average is None else "average")
+        return self._hash(self.config, "replicate" if self.replicate else None)
+
+    @property
+    def average(self) -> str | None:
+        """16 hex digits that are the same for a question under any seed; None for what is in no mean."""
+        if not self.repeat:
+            return None
+        return self._hash({name: value for name, value in self.config.items() if name != "seed"}, "average")
+
+    def _hash(self, config: Mapping[str, Any], kind: str | None) -> str:
+        parts = [self.model, self.dataset, config, self.model_fingerprint, self.dataset_fingerprint]
+        if kind is not None:
+            parts.append(kind)
         text = json.dumps(parts, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -139,8 +149,8 @@ class Run:
         owner: who holds it, if anybody does.
         config: the configuration asked for.
         extractors: where each extractor's weights are, by its name.
-        replicate: whether its figures leave the edge alone, unless it is in a mean.
-        average: id of the run whose edge is a mean with this one's figures; None for none.
+        replicate: whether its figures leave the edge alone.
+        average: what the runs of its mean have in common, see `RunRequest.average`; None where it is in none.
         progress: how far it is, or was when it was last worked on.
         pace: when that was, if a worker has reported it.
         error: why the last attempt failed.
@@ -257,11 +267,12 @@ class Ledger:
 
     def measured(self, runs: Sequence[Run]) -> set[str]:
         """Return the ids of those runs whose every metric has a value: on the edge from model to dataset, or
-        on the run itself where it is a replicate.
+        on the run itself where it is a replicate, or in a mean that can be written again.
         """
-        ids = [run.id for run in runs if not run.replicate]
+        alone = {run.id: run.properties for run in runs if run.replicate or run.average is not None}
+        ids = [run.id for run in runs if run.id not in alone]
         found = {row["id"]: row["names"] for row in self._runner.read(load("ledger/measured"), ids=ids)}
-        found |= {run.id: run.properties for run in runs if run.replicate}
+        found |= alone
         return {run.id for run in runs if set(run.config["metrics"]) <= set(found.get(run.id) or ())}
 
     def claim(self, run: str, owner: Owner) -> Run | None:
@@ -338,6 +349,7 @@ class Ledger:
         graph: MatchingGraph,
         results: Sequence[Result],
         outcome: Mapping[str, Any],
+        average: str | None = None,
         others: Sequence[Run] = (),
     ) -> Run:
         """Write the measured results and mark the run as done, in one transaction.
@@ -345,15 +357,16 @@ class Ledger:
         Args:
             held: the run as the worker claimed it.
             graph: knows how results are written.
-            results: what to write on the edge from model to dataset; empty for a replicate unless in a mean.
+            results: what to write on the edge from model to dataset; empty for a replicate.
             outcome: properties for the run (seconds, adapter, hashes).
-            others: the other runs that the results are means over.
+            average: the mean that the results are, see `Run.average`.
+            others: the other runs that they are means over.
 
         Returns:
             The run, done.
 
         Raises:
-            GraphChanged: the results are means over other runs by now; nothing was written.
+            GraphChanged: the run is in another mean, or that over other runs, by now; nothing was written.
             StaleFence: the run was taken from this worker; nothing was written.
             RunOutdated: the model or dataset has other content by now; nothing was written.
         """
@@ -361,19 +374,14 @@ class Ledger:
             (load("ledger/lock"), {"ids": [held.id]}),
             (load("ledger/same-content"), {"id": held.id}),
             (load("ledger/complete"), {"id": held.id, "fence": held.fence, "outcome": dict(outcome)}),
+            *_same_average(held.id, average, [held, *others]),
+            *graph.result_statements(results),
         ]
-        guards = [1, 2]
-        if held.average is not None:
-            # With the lock that every writer of edges takes, no other run of the mean is completed meanwhile.
-            same = {"average": held.average, "without": held.id, "ids": sorted(run.id for run in others)}
-            statements += [lock(), (load("ledger/same-average"), same)]
-            guards.append(len(statements) - 1)
-        statements += graph.result_statements(results)
         try:
-            return _run(self._runner.write_many(statements, guards=guards)[2][0])
+            return _run(self._runner.write_many(statements, guards=[1, 2, 4])[2][0])
         except GuardFailed as error:
-            if error.position == guards[-1] and held.average is not None:
-                raise GraphChanged(f"Another run of the mean of {held.average} was completed.") from error
+            if error.position == 4:
+                raise GraphChanged(f"Run {held.id} is in another mean by now.") from error
             if self._runner.read(load("ledger/outdated"), id=held.id):
                 raise RunOutdated(
                     f"The model or dataset of run {held.id} was ingested again with different content during "
@@ -381,12 +389,30 @@ class Ledger:
                 ) from error
             raise _stale(held) from error
 
-    def averaged_with(self, held: Run) -> list[Run]:
-        """Return the other runs, done, over which a run's edge is a mean; none where it is no mean."""
-        if held.average is None:
-            return []
-        runs = self.runs_of([held.model], [held.dataset])
-        return [r for r in runs if r.average == held.average and r.status == DONE and r.id != held.id]
+    def write_mean(self, graph: MatchingGraph, results: Sequence[Result], runs: Sequence[Run]) -> None:
+        """Write the mean over runs that are done.
+
+        Args:
+            graph: knows how results are written.
+            results: the means.
+            runs: all that are in it.
+
+        Raises:
+            GraphChanged: other runs are in it by now; nothing was written.
+        """
+        guarded = _same_average(runs[0].id, runs[0].average, runs)
+        try:
+            self._runner.write_many([*guarded, *graph.result_statements(results)], guards=[1])
+        except GuardFailed as error:
+            raise GraphChanged(f"Other runs are in the mean {runs[0].average} by now.") from error
+
+    def averaged_with(self, run: str) -> tuple[str | None, list[Run]]:
+        """Return the mean that a run is in, see `Run.average`, and the other runs in it that are done."""
+        own = self.run(run)
+        if own.average is None:
+            return None, []
+        runs = self.runs_of([own.model], [own.dataset])
+        return own.average, [r for r in runs if r.average == own.average and r.status == DONE and r.id != run]
 
     def fail(self, held: Run, error: str, *, traceback: str | None = None, final: bool = False) -> str:
         """End an attempt that failed.
@@ -489,6 +515,13 @@ class Ledger:
     def _locked(self, run: str, statement: str, values: Mapping[str, Any]) -> list[dict[str, Any]]:
         statements = [(load("ledger/lock"), {"ids": [run]}), (load(statement), {"id": run, **values})]
         return self._runner.write_many(statements)[1]
+
+
+def _same_average(run: str, average: str | None, runs: Sequence[Run]) -> list[Statement]:
+    """What guards a mean, in its last statement: the run is in it, and these are all that are done."""
+    # With the lock that every writer of edges takes, no other run of the mean is completed meanwhile.
+    same = {"id": run, "average": average, "ids": sorted(other.id for other in runs if other.id != run)}
+    return [lock(), (load("ledger/same-average"), same)]
 
 
 def _stale(held: Run) -> StaleFence:

@@ -199,16 +199,11 @@ def make_plan(
             found = as_measured(found, model, place, runs)
         if found == asked[model]:
             found = chosen(found, ask, partial(fit, model), kept)
-        first = ask(found)
-        if selection.repeats > 1:
-            first = replace(first, average=first.id)
-        seeds = range(found.seed + 1, found.seed + selection.repeats)
-        further = [
-            replace(ask(replace(found, seed=seed)), replicate=True, average=first.id) for seed in seeds
-        ]
-        requests += [first, *further]
+        seeds = range(found.seed, found.seed + selection.repeats)
+        seeded = [replace(ask(replace(found, seed=s)), repeat=selection.repeats > 1) for s in seeds]
+        requests += seeded
         # What is done takes no memory any more.
-        if model not in configs or any(kept.get(request.id) != DONE for request in (first, *further)):
+        if model not in configs or any(kept.get(request.id) != DONE for request in seeded):
             configs[model] = found
         if found is fits.get(model):
             changed[model] = found

@@ -1,4 +1,8 @@
-"""Several seeds of a pair as one result: the mean of their values, with an error that counts their spread."""
+"""Several seeds of a pair as one result: the mean of their values, with an error that counts their spread.
+
+A mean is over the runs, done, that were asked for with `--repeats` and differ in nothing but the seed; see
+`RunRequest.average`.
+"""
 
 from __future__ import annotations
 
@@ -6,41 +10,83 @@ import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 from matchgraph.graphdb.checks import INITIAL
-from matchgraph.graphdb.models import STANDARD_ERROR, Result
-from matchgraph.ingest.runs.ledger import Run
+from matchgraph.graphdb.errors import GraphChanged
+from matchgraph.graphdb.models import Result, Stage
+from matchgraph.ingest.runs.ledger import DONE, QUEUED, RUNNING, Ledger, Run
+
+if TYPE_CHECKING:
+    from matchgraph.graphdb.repository import MatchingGraph
+
+# What a run's fine-tuned results cost.
+COST = ("training_seconds", "seconds_per_image")
+# Values that differ in one of these cannot be compared.
+INSTRUMENT = ("extractor", "resize", "version")
+STAGES: tuple[tuple[Stage, str], ...] = (("finetuned", ""), ("initial", INITIAL))
 
 
-def averaged(results: Sequence[Result], seed: int, others: Sequence[Run], average: str) -> list[Result]:
-    """Return one run's results as the means over it and the runs that repeat it under other seeds.
+def results_of_run(run: Run) -> list[Result]:
+    """Return what a run that is done measured, as far as its node in the ledger says it."""
+    found = []
+    for stage, prefix in STAGES:
+        for name in (prefix + metric for metric in run.config["metrics"]):
+            if name not in run.properties:
+                continue
+            start = f"{name}__"
+            own = {key.removeprefix(start): v for key, v in run.properties.items() if key.startswith(start)}
+            if stage == "finetuned":
+                own |= {key: run.properties[key] for key in COST if key in run.properties}
+            own |= {"run": run.id, "seeds": [run.config["seed"]]}
+            metric = name.removeprefix(prefix)
+            found.append(Result(run.model, run.dataset, metric, run.properties[name], stage, own))
+    return found
+
+
+def averaged(runs: Sequence[Sequence[Result]]) -> list[Result]:
+    """Return the means over runs of one question under several seeds.
 
     Args:
-        results: of the run.
-        seed: the run's.
-        others: that are done, with their figures.
-        average: id of the run that they repeat, which results then are of.
+        runs: results of each. Those of the last are averaged with what the same instrument measured.
     """
-    found = []
-    for result in results:
-        name = result.metric if result.stage == "finetuned" else INITIAL + result.metric
-        measured = [run for run in others if name in run.properties]
-        values = [result.value, *(float(run.properties[name]) for run in measured)]
-        errors = [
-            result.provenance.get("standard_error"),
-            *(run.properties.get(name + STANDARD_ERROR) for run in measured),
-        ]
-        provenance = {
-            **result.provenance,
-            "run": average,
-            "seeds": sorted([seed, *(run.config["seed"] for run in measured)]),
-            "repeats": len(values),
-        }
-        error = mean_error(values, [float(error) for error in errors if isinstance(error, int | float)])
-        if error is not None:
-            provenance["standard_error"] = error
-        found.append(replace(result, value=statistics.fmean(values), provenance=provenance))
-    return found
+    return [
+        _mean(
+            [
+                result
+                for results in runs
+                for result in results
+                if (result.metric, result.stage) == (last.metric, last.stage) and _comparable(result, last)
+            ]
+        )
+        for last in runs[-1]
+    ]
+
+
+def write_means(graph: MatchingGraph, ledger: Ledger, runs: Sequence[Run]) -> None:
+    """Write the means of runs that were done before they were asked for as repeats.
+
+    Where a run is not done yet, the worker that completes it writes its mean.
+
+    Args:
+        graph: the graph.
+        ledger: its ledger.
+        runs: of a plan, as they stand.
+    """
+    waiting = {run.average for run in runs if run.status in {QUEUED, RUNNING}}
+    for first in {
+        run.average: run for run in runs if run.average is not None and run.status == DONE
+    }.values():
+        if first.average in waiting:
+            continue
+        while True:
+            done = [*ledger.averaged_with(first.id)[1], first]
+            done.sort(key=lambda run: run.properties.get("ended_at") or 0)
+            try:
+                ledger.write_mean(graph, averaged([results_of_run(run) for run in done]), done)
+                break
+            except GraphChanged:
+                continue
 
 
 def mean_error(values: Sequence[float], errors: Sequence[float]) -> float | None:
@@ -63,3 +109,28 @@ def mean_error(values: Sequence[float], errors: Sequence[float]) -> float | None
         return sampling
     between = statistics.stdev(values) / math.sqrt(len(values))
     return between if sampling is None else max(between, sampling)
+
+
+def _comparable(one: Result, other: Result) -> bool:
+    # Runs of earlier versions say nothing of it.
+    known = [name for name in INSTRUMENT if name in one.provenance and name in other.provenance]
+    return all(one.provenance[name] == other.provenance[name] for name in known)
+
+
+def _mean(same: Sequence[Result]) -> Result:
+    """Return one result with the mean value, and of the provenance the means, and what all agree on."""
+    by_seed = sorted(same, key=lambda result: result.provenance["seeds"])
+    known: dict[str, list[Any]] = {}
+    for result in by_seed:
+        for name, value in result.provenance.items():
+            known.setdefault(name, []).append(value)
+    provenance = {name: own[0] for name, own in known.items() if all(value == own[0] for value in own)}
+    provenance |= {name: statistics.fmean(known[name]) for name in ("bias", *COST) if name in known}
+    values = [result.value for result in by_seed]
+    provenance |= {
+        "run": by_seed[0].provenance["run"],
+        "seeds": sorted(seed for seeds in known["seeds"] for seed in seeds),
+        "repeats": len(same),
+        "standard_error": mean_error(values, known.get("standard_error", ())),
+    }
+    return replace(by_seed[0], value=statistics.fmean(values), provenance=provenance)

@@ -16,7 +16,6 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -29,7 +28,7 @@ from matchgraph.graphdb.errors import (
     GraphError,
     ServerUnreachable,
 )
-from matchgraph.graphdb.models import STANDARD_ERROR, Result, Stage, Statistics
+from matchgraph.graphdb.models import Result, Stage, Statistics
 from matchgraph.ingest.errors import (
     ConfigChanged,
     ExtractorMismatch,
@@ -51,7 +50,7 @@ from matchgraph.ingest.runs.config import RunConfig
 from matchgraph.ingest.runs.ledger import CANCELLED, DONE, Ledger, Run, RunProgress
 from matchgraph.ingest.runs.owner import machine_id
 from matchgraph.ingest.runs.pages import write_run_page
-from matchgraph.ingest.runs.repeats import averaged
+from matchgraph.ingest.runs.repeats import COST, averaged, results_of_run
 from matchgraph.ingest.runs.reporter import Reporter
 from matchgraph.training.errors import (
     BadAdapter,
@@ -440,6 +439,7 @@ def _record(graph: MatchingGraph, ledger: Ledger, held: Run, job: Job, outcome: 
     }
     note = present(job.out, record)
     write_json(job.out / RECORD_FILE, record if note is None else {**record, "note": note})
+    results = results_of(job, outcome)
     values = {
         "adapter": outcome.adapter.relative_to(home).as_posix(),
         "adapter_sha256": adapter_hash,
@@ -452,21 +452,29 @@ def _record(graph: MatchingGraph, ledger: Ledger, held: Run, job: Job, outcome: 
         **_figures(outcome.finetuned, ""),
         **_figures(outcome.initial, INITIAL),
     }
-    results = [] if held.replicate and held.average is None else results_of(job, outcome)
+
+    def write() -> Run:
+        # A run can be asked for as a repeat while it is carried out.
+        average, others = ledger.averaged_with(held.id)
+        means = results
+        if average is not None:
+            means = averaged([*map(results_of_run, others), results])
+        return ledger.complete(held, graph, [] if held.replicate else means, values, average, others)
+
     while True:
-        others = ledger.averaged_with(held)
-        means = results if held.average is None else averaged(results, job.config.seed, others, held.average)
         try:
-            return _patiently(partial(ledger.complete, held, graph, means, values, others))
+            return _patiently(write)
         except GraphChanged:
             continue
 
 
 def _figures(scores: Sequence[Score], prefix: str) -> dict[str, Any]:
-    """Values and standard errors as a run keeps them."""
+    """Values as a run keeps them, and as an edge does: each with what it was measured with."""
     return {
-        **{f"{prefix}{score.metric}": score.value for score in scores},
-        **{f"{prefix}{score.metric}{STANDARD_ERROR}": score.standard_error for score in scores},
+        f"{prefix}{score.metric}{'' if name == 'value' else f'__{name}'}": value
+        for score in scores
+        for name, value in score.to_dict().items()
+        if name != "metric"
     }
 
 
@@ -503,9 +511,7 @@ def present(out: Path, record: Mapping[str, Any]) -> str | None:
 
 def results_of(job: Job, outcome: Outcome) -> list[Result]:
     """Return what a run measured as the graph keeps it, each value with what it was measured with."""
-    cost = {"seconds_per_image": outcome.seconds_per_image}
-    if outcome.training_seconds is not None:
-        cost["training_seconds"] = outcome.training_seconds
+    cost = {name: value for name in COST if (value := getattr(outcome, name)) is not None}
     stages: Sequence[tuple[Stage, Sequence[Score], Mapping[str, float]]] = (
         ("finetuned", outcome.finetuned, cost),
         ("initial", outcome.initial, {}),

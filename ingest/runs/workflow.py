@@ -49,6 +49,7 @@ from matchgraph.ingest.runs.plan import (
     select_pairs,
     survey,
 )
+from matchgraph.ingest.runs.repeats import write_means
 from matchgraph.ingest.runs.reporter import Reporter
 from matchgraph.ingest.runs.status import RunsStatus, recorded_adapters
 from matchgraph.ingest.runs.worker import WorkerOptions, WorkSummary, local_executor, summarise, work
@@ -137,7 +138,7 @@ class Candidates:
     Args:
         snapshot: the graph with its results by the first metric asked for.
         pairs: those selected that no run of the ledger is at.
-        hours: of one device, by model.
+        hours: of one device for a pair under all its seeds, by model.
         note: why a budget in hours cannot be kept to; empty where it can.
     """
 
@@ -254,10 +255,11 @@ def missing_runs(
     known = [each for each in hours.values() if each]
     # A model of which nothing is known may cost as much as any.
     usual = median(known) if known else 1.0
+    costs = {model: (each or usual) * selection.repeats for model, each in hours.items()}
     if unknown := sorted({model for model, _ in pairs if not hours[model]}):
-        because = f"the time of {some(unknown)} is not known, and counts as {usual:.3g} h"
+        because = f"the time of {some(unknown)} is not known, and counts as {costs[unknown[0]]:.3g} h"
     note = f"The budget cannot be kept to: {because}." if because else ""
-    return Candidates(snapshot, pairs, {model: each or usual for model, each in hours.items()}, note)
+    return Candidates(snapshot, pairs, costs, note)
 
 
 def measurable_models(graph: MatchingGraph, dataset: str | None, metric: str) -> dict[str, Measurable]:
@@ -322,14 +324,17 @@ def queue_runs(
     plan, instruments = planned(
         graph, config, selection, device, execution, home, families, retry_failed=retry_failed
     )
+    ledger = Ledger(graph.runner)
     runs = queue_plan(
-        Ledger(graph.runner),
+        ledger,
         plan,
         home,
         retry_failed=retry_failed,
         also=selection.also,
         max_attempts=max_attempts,
     )
+    if selection.repeats > 1:
+        write_means(graph, ledger, runs)
     return QueuedRuns(plan, tuple(runs), instruments)
 
 

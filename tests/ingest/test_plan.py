@@ -251,6 +251,7 @@ def test_what_missing_runs_take_goes_by_their_familys_settings(zoo: MatchingGrap
         for families in ({}, {"sd": {"steps": 300}})
     )
     assert longer["sd"] > usual["sd"] == usual["sdxl"] == longer["sdxl"]
+    assert missing_runs(zoo, CONFIG, Selection(repeats=3)).hours["sd"] == pytest.approx(3 * usual["sd"])
 
 
 def test_a_model_that_is_drawn_otherwise_than_before_asks_another_question(

@@ -13,13 +13,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from matchgraph.graphdb.models import Dataset, Model
+from matchgraph.graphdb.models import Dataset, Model, Result
 from matchgraph.graphdb.repository import MatchingGraph
 from matchgraph.graphdb.runner import Runner
+from matchgraph.ingest.errors import NothingToDo
 from matchgraph.ingest.runs.ledger import FAILED, QUEUED, Ledger, Run
 from matchgraph.ingest.runs.owner import Owner
 from matchgraph.ingest.runs.plan import queue_plan
-from matchgraph.ingest.runs.repeats import mean_error
+from matchgraph.ingest.runs.repeats import averaged, mean_error, write_means
 from matchgraph.ingest.runs.run import Job, OnStep
 from matchgraph.ingest.runs.worker import WorkerOptions, stopped_by_signals, work, work_queue
 from tests.ingest.dump import RUN_TIMES, dump
@@ -201,20 +202,22 @@ def test_an_edge_is_the_mean_over_its_seeds(
     zoo: MatchingGraph, ledger: Ledger, runner: Runner, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     chosen = {"models": ["kolors"], "datasets": ["cats"]}
-    # One is measured, and a replicate that is to stay out of the mean.
+    # Two are measured, and a replicate that is to stay out of the mean.
     do(zoo, ledger, home, StubExecutor(), plan(zoo, **chosen))
+    do(zoo, ledger, home, StubExecutor(), plan(zoo, replace(CONFIG, seed=1), **chosen))
     do(zoo, ledger, home, StubExecutor(), plan(zoo, replace(CONFIG, seed=2), replicate=True, **chosen))
     own, asked = Ledger.averaged_with, []
 
-    def averaged_with(ledger: Ledger, held: Run) -> list[Run]:
-        asked.append(held)
-        # First as read just before another worker completed one.
-        return [] if len(asked) == 1 else own(ledger, held)
+    def averaged_with(ledger: Ledger, run: str) -> tuple[str | None, list[Run]]:
+        asked.append(run)
+        average, others = own(ledger, run)
+        # First as read just before it was asked for as a repeat, and then before another was completed.
+        return None if len(asked) == 1 else average, others if len(asked) > 2 else []
 
     monkeypatch.setattr(Ledger, "averaged_with", averaged_with)
     repeated = plan(zoo, repeats=3, **chosen)
     summary = do(zoo, ledger, home, StubExecutor(), repeated)
-    assert (summary.done, summary.already_done, len(asked)) == (2, 1, 3)
+    assert (summary.done, summary.already_done, len(asked)) == (1, 2, 3)
     measured = [run.properties for run in ledger.runs(list(repeated.requests))]
     ((edge,),) = runner.read("MATCH ()-[e:PERFORMS]->() RETURN [properties(e)] AS e")[0].values()
     for name in ("clip_fid", "initial_clip_fid"):
@@ -223,12 +226,61 @@ def test_an_edge_is_the_mean_over_its_seeds(
         assert edge[f"{name}__standard_error"] == pytest.approx(np.std(values, ddof=1) / 3**0.5)
         assert (edge[f"{name}__seeds"], edge[f"{name}__repeats"]) == ([0, 1, 2], 3)
         assert edge[f"{name}__run"] == next(iter(repeated.requests))
-    # A further seed is one more run.
+    # A further seed is one more run, from wherever they are counted, and no replicate.
     assert do(zoo, ledger, home, StubExecutor(), plan(zoo, repeats=4, **chosen)).done == 1
-    ((seeds,),) = [
-        row.values() for row in runner.read("MATCH ()-[e:PERFORMS]->() RETURN e.clip_fid__seeds AS s")
-    ]
-    assert seeds == [0, 1, 2, 3]
+    again = plan(zoo, replace(CONFIG, seed=2), repeats=2, **chosen)
+    assert do(zoo, ledger, home, StubExecutor(), again).already_done == 2
+    seeds = "MATCH ()-[e:PERFORMS]->() RETURN e.clip_fid__seeds AS seeds"
+    assert runner.read(seeds) == [{"seeds": [0, 1, 2, 3]}]
+    with pytest.raises(NothingToDo, match="under seed 3 already"):
+        queue_plan(ledger, plan(zoo, replace(CONFIG, seed=3), replicate=True, **chosen), home)
+    # Whatever the edge holds meanwhile, the mean is not measured again.
+    do(zoo, ledger, home, StubExecutor(), plan(zoo, replace(CONFIG, seed=9), **chosen))
+    assert runner.read(seeds) == [{"seeds": [9]}]
+    write_means(zoo, ledger, queue_plan(ledger, again, home))
+    ((restored,),) = runner.read("MATCH ()-[e:PERFORMS]->() RETURN [properties(e)] AS e")[0].values()
+    assert restored["clip_fid__seeds"] == [0, 1, 2, 3]
+    kept = ("n_real", "n_gen", "extractor", "resize", "version", "bias", "training_seconds")
+    assert {restored[f"clip_fid__{name}"] == edge[f"clip_fid__{name}"] for name in kept} == {True}
+
+
+def test_a_run_joins_the_mean_while_it_is_carried_out(
+    zoo: MatchingGraph, ledger: Ledger, runner: Runner, home: Path
+) -> None:
+    chosen = {"models": ["kolors"], "datasets": ["cats"]}
+
+    def joins(*_: object) -> None:
+        queue_plan(ledger, plan(zoo, repeats=2, **chosen), home)
+        assert work(zoo, ledger, StubExecutor(), home, Silent()).done == 1
+
+    do(zoo, ledger, home, StubExecutor(joins), plan(zoo, **chosen))
+    found = runner.read("MATCH ()-[e:PERFORMS]->() RETURN e.clip_fid__seeds AS seeds")
+    assert found == [{"seeds": [0, 1]}]
+
+
+def test_a_mean_keeps_what_all_agree_on_and_mixes_no_versions() -> None:
+    def measured(seed: int, value: float, **own: object) -> list[Result]:
+        known = {"run": f"r{seed}", "seeds": [seed], "n_gen": 4, "version": "2", "extractor": "abc", **own}
+        return [Result("m", "d", "kid", value, provenance=known)]
+
+    (found,) = averaged(
+        [
+            measured(2, 5.0, bias=0.1, std=0.2, seconds_per_image=1.0, n_gen=8),
+            measured(4, 99.0, version="1"),
+            measured(1, 3.0, bias=0.3, std=0.4, seconds_per_image=3.0),
+        ]
+    )
+    assert found.value == 4.0
+    assert found.provenance == {
+        "run": "r1",
+        "seeds": [1, 2],
+        "repeats": 2,
+        "version": "2",
+        "extractor": "abc",
+        "bias": pytest.approx(0.2),
+        "seconds_per_image": 2.0,
+        "standard_error": pytest.approx(1.0),
+    }
 
 
 @pytest.mark.parametrize(

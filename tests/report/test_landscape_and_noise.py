@@ -9,6 +9,7 @@ import pytest
 from matchgraph.graphdb.models import Dataset, Metric, Model, Snapshot
 from matchgraph.report.landscape import landscape, landscape_section
 from matchgraph.report.noise import noise, noise_section
+from matchgraph.report.sources import Replicate
 from tests.report.conftest import rows_of
 
 NAN = float("nan")
@@ -52,9 +53,13 @@ def test_landscape_orders_models_and_shares_ties():
     assert len(rows_of(section.data[0])) == 5
 
 
+def replicates(*rows: tuple) -> list[Replicate]:
+    return [Replicate(*row) for row in rows]
+
+
 def test_noise_by_hand():
     rows = [("a", "x", 1.0, NAN), ("b", "x", 2.0, NAN), ("a", "y", 1.0, NAN), ("b", "y", 9.0, NAN)]
-    again = [("a", "x", "1", 3.0), ("b", "x", "1", 2.0), ("a", "y", "1", 1.0)]
+    again = replicates(("a", "x", "1", 3.0), ("b", "x", "1", 2.0), ("a", "y", "1", 1.0))
     study = noise(snapshot(rows), again)
     assert (study.pairs, study.measurements) == (3, 6)
     # Squares about the pairs' means: 2 (a on x), 0, 0; three degrees of freedom.
@@ -75,8 +80,8 @@ def test_noise_by_hand():
 
 def test_noise_takes_the_direction_into_account():
     rows = [("a", "x", 1.0, NAN), ("b", "x", 2.0, NAN), ("c", "x", 0.0, NAN)]
-    same = [("a", "x", "1", 1.5), ("b", "x", "1", 2.5), ("c", "x", "1", 0.5)]
-    other = [("a", "x", "1", 9.0), *same[1:]]
+    same = replicates(("a", "x", "1", 1.5), ("b", "x", "1", 2.5), ("c", "x", "1", 0.5))
+    other = [*replicates(("a", "x", "1", 9.0)), *same[1:]]
     for larger_is_better, changed in ((True, 1), (False, 0)):
         measured = snapshot(rows, larger_is_better)
         assert noise(measured, same).changed == 0
@@ -86,12 +91,18 @@ def test_noise_takes_the_direction_into_account():
 
 def test_a_seed_is_predicted_by_the_mean_of_the_others():
     rows = [("a", "x", 1.0, NAN), ("b", "x", 2.0, NAN)]
-    again = [("a", "x", "1", 5.0), ("b", "x", "1", 2.0), ("a", "x", "2", 1.0), ("b", "x", "2", 4.0)]
+    again = replicates(("a", "x", "1", 5.0), ("b", "x", "1", 2.0), ("a", "x", "2", 1.0), ("b", "x", "2", 4.0))
     study = noise(snapshot(rows), again)
     # Of the others' means a is better only for seed 1 (1 against 3), where it is worse; for the recorded seed
     # 3 and 3 tie, which claims no order and is right half the time; for seed 2 (3 against 2) b is better.
     assert study.repeated_tau == pytest.approx((0 - 1 - 1) / 3)
     assert study.repeated_osr == pytest.approx((0.5 + 0 + 0) / 3)
+
+
+def test_a_mean_is_no_measurement_beside_those_that_it_is_over():
+    again = replicates(("a", "x", "0", 1.0, True), ("a", "x", "1", 3.0, True), ("a", "x", "7", 2.0))
+    study = noise(snapshot([("a", "x", 2.0, NAN), ("b", "x", 9.0, NAN)]), again)
+    assert (study.pairs, study.measurements, study.deviation) == (1, 3, 1.0)
 
 
 def test_without_replicates_nothing_is_known():

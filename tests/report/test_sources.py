@@ -51,6 +51,17 @@ def test_views_and_replicates_of_a_real_graph(graph: MatchingGraph, runner, zoo,
         ],
     )  # fmt: skip
 
+    # An edge that is the mean over two runs of the ledger.
+    graph.save_results([Result("m1", "d01", "clip_fid", 5.0, provenance={"run": "5"})])
+    runner.write(
+        REPEATED + "SET run.average = row.average",
+        rows=[
+            {"id": str(5 + i), "model": "m1", "dataset": "d01", "metric": "clip_fid", "value": 4.0 + i,
+             "status": "DONE", "replicate": False, "config": json.dumps({"seed": i}), "average": average}
+            for i, average in enumerate(["a", "another", "a"])
+        ],
+    )  # fmt: skip
+
     sources = read_sources(graph, graph.snapshot("clip_fid"))
 
     assert [view.title for view in sources.metrics] == ["clip_fid", "score"]
@@ -70,7 +81,11 @@ def test_views_and_replicates_of_a_real_graph(graph: MatchingGraph, runner, zoo,
     assert by_dino.performs.equals(main.performs)
     assert [dataset.embedding for dataset in by_cccc.datasets] == [(0.0, 2.0), (1.0, 2.0), (2.0, 2.0)]
     assert by_cccc.similar.equals(main.similar)
-    assert sources.replicates == (Replicate("m0", "d01", "4", 7.0),)
+    assert sources.replicates == (
+        Replicate("m0", "d01", "4", 7.0),
+        Replicate("m1", "d01", "0", 4.0, in_mean=True),
+        Replicate("m1", "d01", "2", 6.0, in_mean=True),
+    )
     assert sources.has_similarities
 
 
