@@ -26,7 +26,7 @@ LONG   := tiny-sd15 tiny-vega tiny-pixart tiny-sana-small tiny-sd3
 # Models this small gain little from a second thread each, and figures then do not depend on the number of cores.
 WORKERS := --workers 2
 
-.PHONY: demo records report test test-fast lint types docs bench clean
+.PHONY: setup demo records report test test-fast lint types docs bench clean
 demo clean: export MATCHGRAPH_HOME := $(CURDIR)/.demo
 records report: export MATCHGRAPH_HOME := $(CURDIR)/.records
 demo records: export MATCHGRAPH_PROBE := $(CURDIR)/$(ZOO)/probes/clip
@@ -44,6 +44,8 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PIP) --constraint constraints.txt uv && \
 		$(BIN)/uv pip install --quiet --python $(BIN)/python $(EVERYTHING) || $(PIP) $(EVERYTHING)
 	touch $@
+
+setup: $(VENV)/.installed
 
 # The measurements of 31 datasets are shipped; the likeliest models are measured on the 32nd.
 demo: $(VENV)/.installed

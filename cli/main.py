@@ -33,7 +33,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     ),
     "predict": (
         "matchgraph.cli.predict:predict",
-        "Rank the models for a dataset, without fine-tuning any.",
+        "Rank the models for a dataset or a folder of images, and measure the likeliest if asked.",
     ),
     "evaluate": (
         "matchgraph.cli.predict:evaluate",

@@ -249,7 +249,8 @@ def _reason(
 ) -> str:
     """Why to stop, as a sentence; empty to go on."""
     if measure is not None and known >= measure:
-        return f"{known} measured, as many as asked for."
+        more = f"To go on, ask for more, such as --measure {2 * known}."
+        return f"{known} measured, as many as asked for. {more}"
     if decision is not None and (decision.chance or 0.0) >= ENOUGH:
         return f"{decision.measured[0].model} is the best with a probability of {100 * ENOUGH:.0f} % or more."
     if not left:
