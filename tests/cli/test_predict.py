@@ -128,7 +128,7 @@ class TestPredictDataset:
         code, out, _ = command("predict", "d03", *PROCESS)
         assert code == 0
         assert "Fine-tune m" in out
-        assert "Best measured on it" in out
+        assert "Best model measured on this dataset" in out
         assert "expected rank" in out
         assert "…" not in out
 
