@@ -111,15 +111,11 @@ def _groups(links: np.ndarray) -> np.ndarray:
     Returns:
         int, (n_models + n_datasets,): equal for what is joined.
     """
-    joined, count = links != 0, len(links)
-    models = np.arange(count)
-    # Each takes the smallest number of what it is joined to, until none changes: twice where all is measured.
-    while True:
-        datasets = np.where(joined, models[:, None], count + np.arange(links.shape[1])).min(axis=0)
-        smallest = np.minimum(np.where(joined, datasets, count).min(axis=1, initial=count), models)
-        if (smallest == models).all():
-            return np.concatenate([models, datasets])
-        models = smallest
+    from scipy.sparse import bmat, csr_matrix
+    from scipy.sparse.csgraph import connected_components
+
+    sparse = csr_matrix(links)
+    return connected_components(bmat([[None, sparse], [sparse.T, None]]), directed=False)[1]
 
 
 def neighbour_rank(snapshot: Snapshot, dataset: str) -> np.ndarray | None:
