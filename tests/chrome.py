@@ -48,3 +48,20 @@ def chrome(tmp_path: Path) -> Iterator[Chrome]:
     driver = webdriver.Chrome(options=options, service=Service(DRIVER))
     yield driver
     driver.quit()
+
+
+def objections(chrome: Chrome, where: str, *, colours_only: bool = False) -> list[str]:
+    """What axe objects to on the page as it is now.
+
+    Args:
+        chrome: shows it.
+        where: begins each objection.
+        colours_only: whether to check the contrast alone, as of a second scheme of the same page.
+    """
+    from axe_core_python.selenium import Axe
+
+    checked = {"runOnly": ["color-contrast"]} if colours_only else {"resultTypes": ["violations"]}
+    return [
+        f"{where}: {broken['id']}: {broken['help']}: {[node['html'][:90] for node in broken['nodes'][:3]]}"
+        for broken in Axe().run(chrome, options=checked)["violations"]
+    ]

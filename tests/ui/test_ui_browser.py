@@ -29,7 +29,7 @@ from matchgraph.ingest.runs.owner import Owner
 from matchgraph.routing.given import add_scores
 from matchgraph.routing.store import RouterStore
 from matchgraph.routing.workflow import fit
-from tests.chrome import chrome, needs_chromium
+from tests.chrome import chrome, needs_chromium, objections
 from tests.ui.conftest import HOSTILE
 
 if TYPE_CHECKING:
@@ -128,7 +128,6 @@ UPGRADE = {
 def test_a_visit_on_a_wide_and_a_narrow_screen(
     held: Run, address: str, chrome: Chrome, zoo: MatchingGraph, settings: Settings, tmp_path: Path
 ):
-    from axe_core_python.selenium import Axe
     from selenium.common.exceptions import StaleElementReferenceException, TimeoutException
     from selenium.webdriver.common.by import By
     from selenium.webdriver.common.keys import Keys
@@ -176,11 +175,7 @@ def test_a_visit_on_a_wide_and_a_narrow_screen(
             wide = chrome.execute_script("return document.documentElement.scrollWidth - window.innerWidth")
             assert wide <= 0, f"{name} is {wide} pixels too wide"
             assert chrome.save_screenshot(str(kept / f"{name}-{scheme}.png"))
-            # The second scheme differs in its colours alone.
-            rules = None if scheme == "light" else {"runOnly": ["color-contrast"]}
-            for broken in Axe().run(chrome, options=rules)["violations"]:
-                places = [node["html"][:90] for node in broken["nodes"][:3]]
-                found.append(f"{name}, {scheme}: {broken['id']}: {broken['help']}: {places}")
+            found.extend(objections(chrome, f"{name}, {scheme}", colours_only=scheme == "dark"))
 
     chrome.execute_cdp_cmd("Page.enable", {})
     chrome.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", {"source": UNMOVED})
