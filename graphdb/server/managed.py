@@ -48,6 +48,8 @@ LOG_LINES_SHOWN = 3
 PORT_TRIES = 3
 # How far a process's recorded and read-back start may differ: the clock may be set while it runs.
 SAME_START_S = 5
+EXEC_WAIT_S = 5
+EXEC_POLL_S = 0.01
 
 
 class ManagedServer(ServerFolder):
@@ -352,8 +354,7 @@ class ManagedServer(ServerFolder):
                 process is not None
                 and process.status() != psutil.STATUS_ZOMBIE
                 and abs(process.create_time() - state.created) < SAME_START_S
-                # A process that is just becoming Java has no command line for a moment.
-                and self._home_argument in (process.cmdline() or [self._home_argument])
+                and self._home_argument in _command_line(process)
             ):
                 return process
         except (psutil.NoSuchProcess, psutil.AccessDenied):
@@ -397,6 +398,14 @@ class ManagedServer(ServerFolder):
             except psutil.NoSuchProcess:
                 pass
         self._write_state(replace(state, pid=0, created=0.0))
+
+
+def _command_line(process: psutil.Process) -> list[str]:
+    """The arguments of a process: one that is just becoming another program has none for a moment."""
+    until = time.monotonic() + EXEC_WAIT_S
+    while not (arguments := process.cmdline()) and time.monotonic() < until:
+        time.sleep(EXEC_POLL_S)
+    return arguments
 
 
 def _lines(log: Path) -> list[str]:

@@ -198,12 +198,20 @@ def test_a_killed_server_is_followed_once_its_database_is_not_locked(
         assert not is_locked(managed.store_lock)
 
 
-def test_a_process_that_is_just_becoming_java_is_running(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_process_is_known_once_it_has_become_another_program(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     managed, own = ManagedServer(tmp_path), psutil.Process()
     state = ServerState(own.pid, own.create_time(), 1, 1)
-    assert managed._process(state) is None
-    monkeypatch.setattr(psutil.Process, "cmdline", lambda _: [])
+    becoming_java = iter([[], [], ["java", managed._home_argument]])
+    monkeypatch.setattr(psutil.Process, "cmdline", lambda _: next(becoming_java))
     assert managed._process(state) is not None
+    becoming_another = iter([[], [], ["sleep", "600"]])
+    monkeypatch.setattr(psutil.Process, "cmdline", lambda _: next(becoming_another))
+    assert managed._process(state) is None
+    monkeypatch.setattr("matchgraph.graphdb.server.managed.EXEC_WAIT_S", 0.05)
+    monkeypatch.setattr(psutil.Process, "cmdline", lambda _: [])
+    assert managed._process(state) is None
 
 
 @pytest.mark.parametrize(("pid", "same"), [(2**22 - 1, True), (0, False)])
