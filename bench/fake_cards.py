@@ -154,9 +154,8 @@ def run_through(
         count = plan.sampling_batch
         sampling = SampleConfig(
             n=count,
-            drawing=Drawing(SAMPLING_STEPS, resolution_px=side),
+            drawing=Drawing(SAMPLING_STEPS, resolution_px=side, precision="bf16"),
             batch_size=count,
-            precision="bf16",
             device=str(GPU),
         )
         with computing():

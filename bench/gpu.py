@@ -68,9 +68,8 @@ def speeds(loaded: LoadedPipeline, dataset: Path, setting: Setting, out: Path) -
     config, device = setting.training(), setting.device
     sampling = SampleConfig(
         n=setting.batch,
-        drawing=Drawing(SAMPLING_STEPS, resolution_px=setting.side),
+        drawing=Drawing(SAMPLING_STEPS, resolution_px=setting.side, precision=setting.precision),
         batch_size=setting.batch,
-        precision=setting.precision,
         device=str(device),
     )
     generators = [image_generator(0, number) for number in range(setting.batch)]

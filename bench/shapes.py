@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from matchgraph.training.config import PRECISIONS
+from matchgraph.drawing import PRECISIONS
 from matchgraph.training.pipelines.families import family_of
 from matchgraph.training.pipelines.loading import (
     LoadedPipeline,

@@ -280,10 +280,9 @@ def main(
     )
     sampling = SampleConfig(
         n=images,
-        drawing=Drawing(sampling_steps, resolution_px=resolution),
+        drawing=Drawing(sampling_steps, resolution_px=resolution, precision=precision),
         seed=seed,
         batch_size=batch_size,
-        precision=precision,
         device=device,
     )
     given = (

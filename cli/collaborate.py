@@ -119,8 +119,9 @@ for each in (distill, student, control_image, scores):
 @prompts_option("One prompt per line; the graph's validation prompts by default.")
 @settings_options(
     Drawing,
-    only=("steps", "guidance", "sampler", "resolution_px"),
+    only=("steps", "guidance", "sampler", "resolution_px", "precision"),
     steps={"default": 4, "show_default": True},
+    precision={"help": "Precision of weights and arithmetic, of the teacher too."},
     resolution_px={"default": None, "help": "Side of the images, in pixels; the student's own by default."},
 )
 @seed_option("the noise")

@@ -190,7 +190,7 @@ def prompts(path: Path, probe: str, largest_similarity: float, seed: int, as_jso
 )
 @settings_options(
     Drawing,
-    only=("guidance", "sampler", "resolution_px", "cache_interval"),
+    only=("guidance", "sampler", "resolution_px", "cache_interval", "precision"),
     resolution_px={"default": None, "help": "Side of the images, in pixels; the pipeline's own by default."},
 )
 @json_option

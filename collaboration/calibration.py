@@ -73,7 +73,7 @@ def calibrate(
 
     if not prompts:
         raise NoTrials("There are no prompts to calibrate on: add some with `matchgraph route prompts`.")
-    config = SampleConfig(len(prompts), drawing, seed, BATCH, student.precision)
+    config = SampleConfig(len(prompts), drawing, seed, BATCH)
     values: list[float] = []
     seen = 0
     numbers = [f"{prompt_id(prompt)}-0" for prompt in prompts]

@@ -288,7 +288,7 @@ class Collaboration:
         from matchgraph.training.sampling.generate import stream_batches
 
         plan = self.plan
-        config = SampleConfig(len(places), drawing, plan.seed, plan.batch_size, loaded.precision)
+        config = SampleConfig(len(places), drawing, plan.seed, plan.batch_size)
         controls = asked.controls if self._steered[loaded] else None
         return stream_batches(
             loaded,

@@ -71,12 +71,14 @@ def check_drawings(drawings: Sequence[Drawing]) -> None:
     """Make sure that drawings of one model can be compared, and that their steps can be counted.
 
     Raises:
-        InvalidPlan: resolutions differ, or a number of steps is missing.
+        InvalidPlan: resolutions or precisions differ, or a number of steps is missing.
     """
     if any(drawing.steps is None for drawing in drawings):
         raise InvalidPlan("Student and teacher need a number of steps each.")
     if len(sides := {drawing.resolution_px for drawing in drawings}) > 1:
         raise InvalidPlan(f"All drawings of one model need one resolution, got {sorted(sides)} pixels.")
+    if len(precisions := {drawing.precision for drawing in drawings}) > 1:
+        raise InvalidPlan(f"All drawings of one model need one precision, got {sorted(precisions)}.")
 
 
 def price(loaded: LoadedPipeline, drawing: Drawing) -> float:
@@ -97,5 +99,7 @@ def price(loaded: LoadedPipeline, drawing: Drawing) -> float:
 
     controlnet = loaded.pipe.components.get("controlnet")
     profiler = profiler_of(loaded.folder, None if controlnet is None else controlnet.config)
-    profile = profiler.price(**asdict(drawing))
+    # Weights of half the size take as many operations.
+    asked = {name: value for name, value in asdict(drawing).items() if name != "precision"}
+    profile = profiler.price(**asked)
     return float(profile.parts["denoising"] + profile.parts["control"])

@@ -13,7 +13,7 @@ import io
 import json
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +24,7 @@ from matchgraph.collaboration.errors import InvalidPlan, NoTrials
 from matchgraph.collaboration.plan import Correction, check_drawings, price
 from matchgraph.drawing import Drawing
 from matchgraph.progress import OnWork, Pace, Progress, Work, no_work
+from matchgraph.settings import identity
 from matchgraph.training.measure.drawn import DrawnRows
 
 if TYPE_CHECKING:
@@ -230,9 +231,9 @@ class _Bench:
         rollback: float | None,
     ) -> tuple[dict[str, Any], Path]:
         """What a column depends on, and its file."""
-        facts = {**self._facts, "drawing": asdict(drawing), "rollback": rollback}
+        facts = {**self._facts, "drawing": identity(drawing), "rollback": rollback}
         if rollback is not None:
-            facts["of"] = asdict(self._grid.students[0])
+            facts["of"] = identity(self._grid.students[0])
         digest = hashlib.sha256(json.dumps([name, facts], sort_keys=True).encode()).hexdigest()[:16]
         return facts, self._folder / f"{digest}.safetensors"
 
@@ -291,7 +292,7 @@ class _Bench:
         def batch(
             model: LoadedPipeline, how: Drawing, start: Start | None = None, *, follow: bool = False
         ) -> Batch:
-            config = SampleConfig(len(texts), how, grid.seed, len(texts), model.precision)
+            config = SampleConfig(len(texts), how, grid.seed, len(texts))
             drawn = stream_batches(model, None, texts, config, numbers=numbers, start=start, follow=follow)
             return joined(list(drawn))
 

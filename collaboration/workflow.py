@@ -99,7 +99,7 @@ class Corrections:
         check_settings(self, InvalidPlan)
 
     def grid(self, students: tuple[Drawing, ...], samples: int, seed: int) -> Grid:
-        """All of them with some drawings of the student.
+        """All of them with some drawings of the student, in the precision of the first.
 
         Args:
             students: the first is corrected, the others are compared with.
@@ -107,8 +107,11 @@ class Corrections:
             seed: of the noise.
         """
         side = self.teacher_resolution_px or students[0].resolution_px
+        teacher = Drawing(
+            None, self.teacher_guidance, self.teacher_sampler, side, precision=students[0].precision
+        )
         teachers, refiners = (
-            tuple(Drawing(steps, self.teacher_guidance, self.teacher_sampler, side) for steps in some)
+            tuple(replace(teacher, steps=steps) for steps in some)
             for some in (self.teacher_steps, self.refine_steps)
         )
         return Grid(students, teachers, self.rollbacks, refiners, samples, seed)
@@ -238,6 +241,7 @@ def loaded_pair(
         gpu_memory=oracle.gpu_memory,
         resolution_px=drawing.resolution_px,
         batch_size=BATCH,
+        precision=drawing.precision,
     ) as (one, other):
         yield Pair(known, one, other)
 
@@ -450,7 +454,7 @@ def generate(
         calibration, tuned = pair.calibration, pair.distilled.tuned
         if tuned is None:
             side = teacher_resolution_px or calibration.drawing.resolution_px
-            teacher = Drawing(teacher_steps, resolution_px=side)
+            teacher = Drawing(teacher_steps, resolution_px=side, precision=calibration.drawing.precision)
         else:
             side = teacher_resolution_px or tuned.teacher.resolution_px
             teacher = replace(tuned.teacher, steps=teacher_steps or tuned.teacher.steps, resolution_px=side)

@@ -173,8 +173,8 @@ class DistillationGraph:
 
 
 def _from_flat(properties: Mapping[str, Any]) -> tuple[Calibration | None, Tuned | None]:
-    """What `flat` gave of both; a property that is missing stands for None, no caching, or, of the teacher's
-    resolution, for the student's.
+    """What `flat` gave of both; a property that is missing stands for None, no caching, fp32, or, of the
+    teacher's resolution, for the student's.
     """
     if "percentiles" not in properties:
         return None, None
@@ -183,7 +183,8 @@ def _from_flat(properties: Mapping[str, Any]) -> tuple[Calibration | None, Tuned
         given = {name: properties.get(prefix + name) for name in ("steps", "guidance", "sampler")}
         interval = properties.get(prefix + "cache_interval", 1)
         side = properties.get(prefix + "resolution_px", properties["resolution_px"])
-        return Drawing(**given, resolution_px=side, cache_interval=interval)
+        precision = properties.get(prefix + "precision", "fp32")
+        return Drawing(**given, resolution_px=side, cache_interval=interval, precision=precision)
 
     calibration = Calibration(
         properties["metric"],

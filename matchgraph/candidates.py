@@ -189,6 +189,7 @@ class PromptDrawer:
             "gpu_memory": self._gpu_memory,
             "resolution_px": drawing.resolution_px,
             "batch_size": BATCH,
+            "precision": drawing.precision,
         }
 
     def _of(self, rows: Sequence[int]) -> tuple[list[str], list[str]]:

@@ -7,9 +7,12 @@ from dataclasses import dataclass
 from matchgraph.errors import Error
 from matchgraph.settings import check_settings, setting
 
+# Name -> torch's.
+PRECISIONS = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+
 
 class InvalidDrawing(Error, ValueError):
-    """Steps, guidance, resolution or caching interval are out of range."""
+    """Steps, guidance, resolution, caching interval or precision are out of range."""
 
 
 @dataclass(frozen=True)
@@ -23,6 +26,8 @@ class Drawing:
         sampler: class of diffusers' scheduler; None for the pipeline's own.
         resolution_px: side of the image, pixels.
         cache_interval: with DeepCache, the steps between two full passes of the U-Net; 1 without.
+        precision: of the weights and of the arithmetic; a VAE that overflows in half precision decodes in
+            float32 all the same.
 
     Raises:
         InvalidDrawing: a value is out of range.
@@ -37,6 +42,9 @@ class Drawing:
     cache_interval: int = setting(
         1, "With DeepCache (U-Nets only): steps between two full passes.", at_least=1
     )
+    precision: str = setting(
+        "fp32", "Precision of weights and arithmetic.", choices=tuple(PRECISIONS), identity="changed"
+    )
 
     def __post_init__(self) -> None:
         check_settings(self, InvalidDrawing)
@@ -45,7 +53,7 @@ class Drawing:
 
     @property
     def name(self) -> str:
-        """What is not the pipeline's own, without the resolution: `4`, `10-DDIM-g7.5`, `50-cache3`."""
+        """What is not the default, without the resolution: `4`, `10-DDIM-g7.5`, `50-cache3`, `20-bf16`."""
         parts = ["default" if self.steps is None else str(self.steps)]
         if self.sampler is not None:
             parts.append(self.sampler.removesuffix("Scheduler"))
@@ -53,4 +61,6 @@ class Drawing:
             parts.append(f"g{self.guidance:g}")
         if self.cache_interval > 1:
             parts.append(f"cache{self.cache_interval}")
+        if self.precision != "fp32":
+            parts.append(self.precision)
         return "-".join(parts)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from matchgraph.graphdb.prompt_models import prompt_id
 from matchgraph.progress import OnWork, Pace, Work, no_work
+from matchgraph.routing.variants import by_pipeline
 
 if TYPE_CHECKING:
     from matchgraph.graphdb.prompt_models import Unit, Variant
@@ -81,16 +82,16 @@ def draw(
         variant.require_drawing("ask that service itself")
     pace = Pace(Work(len(chosen), sum(variant.cost for variant in chosen)), on_work)
     out.mkdir(parents=True, exist_ok=True)
-    for model in dict.fromkeys(variant.model for variant in chosen):
-        own_variants = dict.fromkeys(variant for variant in chosen if variant.model == model)
+    for alike in by_pipeline(chosen):
         with opened_to_draw(
-            folders[model],
+            folders[alike[0].model],
             device=device,
-            resolution_px=max(variant.require_drawing().resolution_px for variant in own_variants),
+            resolution_px=max(variant.require_drawing().resolution_px for variant in alike),
             batch_size=BATCH,
+            precision=alike[0].require_drawing().precision,
             gpu_memory=gpu_memory,
         ) as loaded:
-            for variant in own_variants:
+            for variant in alike:
                 rows = [row for row, own in enumerate(chosen) if own == variant]
                 texts = [prompts[row] for row in rows]
                 config = SampleConfig(len(texts), variant.require_drawing(), seed, BATCH)

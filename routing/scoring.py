@@ -15,6 +15,7 @@ import numpy as np
 from matchgraph.graphdb.prompt_models import Prompt, Score, Variant
 from matchgraph.graphdb.prompts import PromptGraph
 from matchgraph.progress import OnWork, Pace, Progress, Work, no_work
+from matchgraph.routing.variants import by_pipeline
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -74,15 +75,15 @@ def score_variants(
     images = {variant.id: samples * len(lacking[variant.id]) for variant in chosen}
     cost = sum(images[variant.id] * variant.cost for variant in chosen)
     pace = Pace(Work(sum(images.values()), cost), on_work)
-    for model in dict.fromkeys(variant.model for variant in chosen):
-        own = [variant for variant in chosen if variant.model == model]
+    for own in by_pipeline(chosen):
         if not any(images[variant.id] for variant in own):
             continue
         with opened_to_draw(
-            folders[model],
+            folders[own[0].model],
             device=device,
             resolution_px=max(variant.require_drawing().resolution_px for variant in own),
             batch_size=BATCH,
+            precision=own[0].require_drawing().precision,
             gpu_memory=gpu_memory,
         ) as loaded:
             for variant in own:

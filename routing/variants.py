@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from matchgraph.drawing import Drawing
 from matchgraph.graphdb.prompt_models import Variant
@@ -18,6 +18,7 @@ def variants_of(
     guidance: float | None = None,
     sampler: str | None = None,
     cache_interval: int = 1,
+    precision: str = "fp32",
 ) -> list[Variant]:
     """Make candidates of a model, priced from its configuration.
 
@@ -36,6 +37,7 @@ def variants_of(
         guidance: guidance scale; the pipeline's own by default.
         sampler: class of diffusers' scheduler; the pipeline's own by default.
         cache_interval: see `training.pipelines.samplers.caching`.
+        precision: of weights and arithmetic; it leaves the cost as it is.
 
     Raises:
         TrainingError: the folder cannot be priced, or the sampler or caching does not fit.
@@ -55,6 +57,18 @@ def variants_of(
             sampler=sampler,
             cache_interval=cache_interval,
         )
-        drawing = Drawing(count, guidance, sampler, profile.resolution_px, cache_interval)
+        drawing = Drawing(count, guidance, sampler, profile.resolution_px, cache_interval, precision)
         made.append(Variant(f"{model}@{drawing.name}", model, drawing, profile.parts["denoising"]))
     return made
+
+
+def by_pipeline(variants: Iterable[Variant]) -> list[list[Variant]]:
+    """Group candidates that one loaded pipeline draws: those of a model in one precision.
+
+    Args:
+        variants: drawn by pipelines of the graph; one that comes again counts once.
+    """
+    groups: dict[tuple[str, str], list[Variant]] = {}
+    for variant in dict.fromkeys(variants):
+        groups.setdefault((variant.model, variant.require_drawing().precision), []).append(variant)
+    return list(groups.values())

@@ -114,6 +114,7 @@ def add_variants(
     sampler: str | None = None,
     resolution_px: int | None = None,
     cache_interval: int = 1,
+    precision: str = "fp32",
 ) -> list[Variant]:
     """Add candidates to the graph, priced from their models' configurations.
 
@@ -125,6 +126,7 @@ def add_variants(
         sampler: likewise.
         resolution_px: likewise.
         cache_interval: likewise.
+        precision: likewise.
 
     Raises:
         UnknownCandidate: a model has no pipeline folder.
@@ -143,6 +145,7 @@ def add_variants(
             guidance=guidance,
             sampler=sampler,
             cache_interval=cache_interval,
+            precision=precision,
         )
     PromptGraph(runner).save_variants(made)
     return made

@@ -111,7 +111,9 @@ def test_a_teacher_behind_the_student_costs_and_gains_what_was_tuned() -> None:
     assert planned(4.0, {})["model + prompt"][0] == ["big@4"] * 8
 
 
-@pytest.mark.parametrize("changed", [{"steps": 2}, {"guidance": None}, {"resolution_px": 64}])
+@pytest.mark.parametrize(
+    "changed", [{"steps": 2}, {"guidance": None}, {"resolution_px": 64}, {"precision": "bf16"}]
+)
 def test_a_student_drawn_otherwise_has_no_teacher(changed: dict[str, Any]) -> None:
     candidate = Candidate(VARIANTS[0], 1.0)
     assert with_teacher(candidate, STUDENT, "clip_score").distilled == STUDENT
@@ -205,7 +207,7 @@ def test_the_threshold_of_a_fine_tuned_student_is_of_its_own_scores(
     monkeypatch: pytest.MonkeyPatch, enough: bool
 ) -> None:
     """The same percentile, with the adapters on: of what it draws anyway, or of prompts held out."""
-    loaded, asked, drawn = [], [], []
+    loaded, asked, drawn, precisions = [], [], [], []
 
     def calibrated(student: Any, _scorer: Any, prompts: Any, drawing: Drawing, **_: Any) -> Calibration:
         asked.append((student.pipe, list(prompts), drawing))
@@ -223,7 +225,8 @@ def test_the_threshold_of_a_fine_tuned_student_is_of_its_own_scores(
             ]
 
     @contextmanager
-    def opened(*folders: Path, **_: Any) -> Any:
+    def opened(*folders: Path, precision: str, **_: Any) -> Any:
+        precisions.append(precision)
         yield [SimpleNamespace(pipe=folder.name, family="family") for folder in folders]
 
     monkeypatch.setattr("matchgraph.training.memory.drawing.opened_pair_to_draw", opened)
@@ -248,3 +251,4 @@ def test_the_threshold_of_a_fine_tuned_student_is_of_its_own_scores(
     # The student draws once, unless that is too little to take a percentile from.
     assert asked == ([] if enough else [("student", ["held", "out"], CALIBRATION.drawing)])
     assert said == [(1, 2.0), *([] if enough else [(2, 2.0)]), (count, count * 2.0)]
+    assert precisions == ["fp32", "fp32"]

@@ -5,12 +5,10 @@ from __future__ import annotations
 from dataclasses import MISSING, asdict, dataclass, field
 from typing import Any
 
-from matchgraph.drawing import Drawing
+from matchgraph.drawing import PRECISIONS, Drawing
 from matchgraph.settings import LARGEST_SEED, check_settings, same_setting, setting
 from matchgraph.training.errors import InvalidConfig
 
-# Name -> torch's.
-PRECISIONS = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 METHODS = ("lora", "full")
 # What frozen weights are kept in: as they are, or in fewer bits, see `training.pipelines.quantisation`.
 EXACT = "none"
@@ -130,7 +128,6 @@ class SampleConfig:
         drawing: how each is drawn.
         seed: with an image's number it decides that image's noise, whatever the batch size.
         batch_size: images drawn at a time.
-        precision: `fp32`, `bf16` or `fp16`.
         device: `auto` or a torch device name.
         quantisation: of the denoiser's weights, see `FineTuneConfig`.
     """
@@ -139,7 +136,6 @@ class SampleConfig:
     drawing: Drawing = field(default_factory=Drawing)
     seed: int = same_setting(FineTuneConfig, "seed")
     batch_size: int = same_setting(FineTuneConfig, "batch_size", identity="never")
-    precision: str = same_setting(FineTuneConfig, "precision")
     device: str = same_setting(FineTuneConfig, "device")
     quantisation: str = same_setting(FineTuneConfig, "quantisation")
 

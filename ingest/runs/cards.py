@@ -105,7 +105,7 @@ def loading_code(record: Mapping[str, Any]) -> str:
         return ""
     import diffusers
 
-    from matchgraph.training.config import PRECISIONS
+    from matchgraph.drawing import PRECISIONS
     from matchgraph.training.pipelines.families import family
 
     own, folder = family(used["family"]), Path(asked["model_folder"])

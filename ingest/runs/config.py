@@ -8,14 +8,14 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from matchgraph.drawing import Drawing
+from matchgraph.drawing import PRECISIONS, Drawing
 from matchgraph.graphdb.checks import check_metric_name
 from matchgraph.ingest.errors import ConfigChanged, IngestError
 from matchgraph.ingest.runs.tracking import TRACKERS, check_trackers
 from matchgraph.ingest.tables.comparison import METRIC
 from matchgraph.ingest.tables.image_folders import MINIMUM_IMAGES
 from matchgraph.settings import check_settings, identity, same_setting, setting
-from matchgraph.training.config import EXACT, PRECISIONS, QUANTISATIONS, FineTuneConfig, SampleConfig
+from matchgraph.training.config import EXACT, QUANTISATIONS, FineTuneConfig, SampleConfig
 from matchgraph.training.pipelines.changed_drawing import identity_of_drawing
 
 # Images of 512 px that are sampled together unless a number is given; of smaller ones as many pixels.
@@ -311,10 +311,14 @@ class RunConfig:
         """Return the part that samples n images; by default as many as are asked for at most."""
         return SampleConfig(
             n=self.samples if n is None else n,
-            drawing=Drawing(self.sampling_steps, self.guidance, resolution_px=self.resolution_px),
+            drawing=Drawing(
+                self.sampling_steps,
+                self.guidance,
+                resolution_px=self.resolution_px,
+                precision=self.computed_in,
+            ),
             seed=self.seed,
             batch_size=execution.sampled_together(self.resolution_px),
-            precision=self.computed_in,
             device=execution.device,
             quantisation=self.kept_in,
         )

@@ -59,12 +59,14 @@ def drawing_hash(job: Job, weights: str | None) -> str:
         weights: hash of the adapter; None for the pretrained model.
     """
     sampling = job.config.sampling(Execution())
+    drawing = asdict(sampling.drawing)
     facts = {
         "version": VERSION,
         "model": job.model_hash,
         "dataset": job.dataset_hash,
         "weights": weights,
-        "drawing": asdict(sampling.drawing),
+        "precision": drawing.pop("precision"),
+        "drawing": drawing,
         **identity(sampling),
         **job.config.drawn_by_default(job.model_folder),
     }

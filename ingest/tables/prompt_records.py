@@ -49,6 +49,7 @@ VARIANT_COLUMNS = (
     "guidance",
     "resolution_px",
     "cache_interval",
+    "precision",
 )
 # Up to version 0.1 all costs were TFLOP.
 EARLIER_COST = "tflop"
@@ -189,7 +190,7 @@ def _read_variants(path: Path, models: Collection[str]) -> tuple[Variant, ...]:
         }
         given = {name: number for name, number in numbers.items() if number is not None}
         cost = given.pop(EARLIER_COST, 0.0)
-        texts = {name: text for name in ("sampler", "unit") if (text := row.cells.get(name))}
+        texts = {name: text for name in ("sampler", "unit", "precision") if (text := row.cells.get(name))}
         if row.line in table.bad_lines:
             continue
         try:

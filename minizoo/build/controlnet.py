@@ -14,7 +14,8 @@ from pathlib import Path
 from statistics import mean
 from typing import TYPE_CHECKING, Any
 
-from matchgraph.training.config import PRECISIONS, FineTuneConfig
+from matchgraph.drawing import PRECISIONS
+from matchgraph.training.config import FineTuneConfig
 from matchgraph.training.errors import BadControlNet, InvalidConfig, first_line
 from matchgraph.training.files import file_hash, folder_name, write_json, write_tensors
 from matchgraph.training.images import list_captioned_images, load_rgb, square

@@ -132,6 +132,11 @@ def test_what_is_no_pair_is_refused(invoke: Callable[..., Result]) -> None:
     file.write_text("a cat\n", encoding="utf-8")
     options = ("--metric", "sharpness", "--steps", "1", "--resolution", "32", "--prompts", str(file))
     assert "1 images" in invoke("collaborate", "calibrate", STUDENT, TEACHER, *options).output
+    # As it was calibrated it draws later, and its teacher with it.
+    half = ("--precision", "bf16")
+    assert "1 images" in invoke("collaborate", "calibrate", STUDENT, TEACHER, *options, *half).output
+    drawn = ("--percentile", "100", "--teacher-steps", "1", "--regenerate", "--out", "out")
+    assert "regenerated" in invoke("collaborate", "generate", STUDENT, "a cat", *drawn).output
     blank = Path("blank.txt")
     blank.write_text("\n \n", encoding="utf-8")
     none = (*options[:-1], str(blank))

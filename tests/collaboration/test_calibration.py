@@ -58,6 +58,7 @@ def test_the_same_settings_are_accepted() -> None:
         ({"sampler": "DDIMScheduler"}, "sampler None, not DDIMScheduler"),
         ({"resolution_px": 64}, "resolution_px 32, not 64"),
         ({"cache_interval": 2}, "cache_interval 1, not 2"),
+        ({"precision": "bf16"}, "precision fp32, not bf16"),
     ],
 )
 def test_another_drawing_is_refused_by_name(changed: dict[str, Any], message: str) -> None:

@@ -54,6 +54,8 @@ def test_a_grid_is_every_rollback_with_every_refiner() -> None:
     larger = Corrections((4,), (2,), (0.3,), teacher_resolution_px=64).grid((STUDENT,), 1, 0)
     assert [drawing.resolution_px for drawing in (*larger.teachers, *larger.refiners)] == [64, 64]
     assert larger.students[0].resolution_px == 32
+    half = Corrections((4,), (2,), (0.3,)).grid((replace(STUDENT, precision="bf16"),), 1, 0)
+    assert {drawing.precision for drawing in (*half.teachers, *half.refiners)} == {"bf16"}
     assert correction_of("refine-0.7@2-DDIM-g3", grid) == (0.7, grid.refiners[0])
     assert correction_of("regenerate@9-DDIM-g3", grid) == (None, grid.teachers[1])
     # The student alone: what the teacher would do at the least.
@@ -62,6 +64,13 @@ def test_a_grid_is_every_rollback_with_every_refiner() -> None:
         Grid((STUDENT,), (), (), ())
     with pytest.raises(InvalidPlan, match=r"one resolution, got \[32, 64\] pixels"):
         Grid((STUDENT,), (TEACHER, replace(TEACHER, resolution_px=64)), (), ())
+    with pytest.raises(InvalidPlan, match=r"one precision, got \['bf16', 'fp32'\]"):
+        Grid((STUDENT,), (TEACHER, replace(TEACHER, precision="bf16")), (), ())
+
+
+def operations(drawing: Drawing) -> dict[str, Any]:
+    """What of a drawing decides how many they are: all but the precision."""
+    return {name: value for name, value in asdict(drawing).items() if name != "precision"}
 
 
 def test_an_image_costs_denoising_and_control_and_a_pipeline_is_built_once_each(
@@ -87,4 +96,4 @@ def test_an_image_costs_denoising_and_control_and_a_pipeline_is_built_once_each(
     loaded.pipe.components["controlnet"] = SimpleNamespace(config={"of": "edges", "from": tmp_path})
     price(loaded, TEACHER)
     assert built == [(str(tmp_path), None), (str(tmp_path), {"of": "edges", "from": str(tmp_path)})]
-    assert asked == [asdict(TEACHER), asdict(STUDENT), asdict(TEACHER)]
+    assert asked == [operations(TEACHER), operations(STUDENT), operations(TEACHER)]

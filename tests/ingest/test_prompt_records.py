@@ -49,6 +49,7 @@ VARIANTS = (
     Variant("m@1", "m", Drawing(1), 0.1 + 0.2),
     Variant('m@20-DDIM-g7.5, "old"', "m", Drawing(20, 7.5, "DDIMScheduler", 256), 10.0),
     Variant(f"{HOSTILE}@50-cache3", HOSTILE, Drawing(50, resolution_px=1024, cache_interval=3), 1e-7),
+    Variant("n@1-bf16", "n", Drawing(1, precision="bf16"), 0.25),
     Variant("n@1", "n", Drawing(1), 0.25),
     Variant("n-api", "n", None, 0.5, "USD"),
 )
@@ -100,7 +101,7 @@ def test_the_graph_comes_back_as_it_was(
     assert {name: rows for name, rows in counts.items() if rows and name != "models.csv"} == {
         "prompts.csv": 12,
         "prompts.safetensors": 12,
-        "variants.csv": 5,
+        "variants.csv": 6,
         "scores.csv": 4,
         "scores/clip_score.csv": 11,
         "scores/clip_score-2.csv": 1,
@@ -135,10 +136,10 @@ def test_commands_count_the_prompt_level(
     graph.clear()
     loaded = invoke("ingest", "records", folder, "--json")
     counts = answer(loaded)
-    assert (counts["prompts"], counts["variants"], counts["scores"]) == (12, 5, 42)
+    assert (counts["prompts"], counts["variants"], counts["scores"]) == (12, 6, 42)
     assert loaded.stderr.splitlines()[0] == "Reading records."
     assert loaded.stderr.splitlines()[1].startswith("Saving records: ")
-    assert "12 prompts, 5 variants, 42 scores." in invoke("ingest", "records", folder).output
+    assert "12 prompts, 6 variants, 42 scores." in invoke("ingest", "records", folder).output
     (tmp_path / "records" / "scores" / "sharpness.csv").write_text("prompt,m@1\n", encoding="utf-8")
     refused = invoke("ingest", "records", folder)
     assert "sharpness.csv" in str(refused.exception)

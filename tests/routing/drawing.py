@@ -22,13 +22,15 @@ class Pipelines:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.opened: list[Any] = []
+        self.precisions: list[str] = []
         self.calls: list[dict[str, Any]] = []
         monkeypatch.setattr(OPENED, self._open)
         monkeypatch.setattr(STREAM_IMAGES, self._stream)
 
     @contextmanager
-    def _open(self, folder: Any, **_: Any) -> Iterator[Any]:
+    def _open(self, folder: Any, *, precision: str, **_: Any) -> Iterator[Any]:
         self.opened.append(folder)
+        self.precisions.append(precision)
         yield folder
 
     def _stream(

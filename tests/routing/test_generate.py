@@ -48,3 +48,14 @@ def test_each_image_has_its_prompt_and_candidate(tmp_path: Path, monkeypatch: py
         assert call["numbers"] == [f"{prompt_id(text)}-0" for text in call["prompts"]]
         assert call["config"].seed == 3
     assert pipelines.calls[0]["config"].drawing == Drawing(9, 2.0)
+
+
+def test_a_model_is_opened_in_the_precision_of_its_candidate(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipelines = Pipelines(monkeypatch)
+    half = Variant("a@4-bf16", "a", Drawing(4, precision="bf16"), 4.0)
+    decisions = [SimpleNamespace(variant=name) for name in ("a@4", "a@4-bf16", "a@1")]
+    list(draw(["zero", "one", "two"], decisions, [*VARIANTS, half], {"a": Path("A")}, tmp_path, seed=0))
+    assert pipelines.precisions == ["fp32", "bf16"]
+    assert [call["config"].drawing.precision for call in pipelines.calls] == ["fp32", "fp32", "bf16"]

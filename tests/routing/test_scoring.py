@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,14 @@ def test_what_is_scored_is_not_drawn_again(pipelines: Pipelines, monkeypatch: py
     assert pipelines.opened == []
     assert score_variants(graph, FOLDERS, [Counted()], samples=3, variants=[circle.VARIANTS[0]]) == 30
     assert score_variants(graph, FOLDERS, [Counted(), Counted("sharpness")], samples=2) == 60
+
+
+def test_each_precision_of_a_model_is_opened(pipelines: Pipelines) -> None:
+    first, *others = circle.VARIANTS
+    half = [replace(one, drawing=replace(one.require_drawing(), precision="bf16")) for one in others]
+    graph = circle.Graph(circle.table(10))
+    assert score_variants(graph, FOLDERS, [Counted()], samples=1, variants=[first, *half]) == 30
+    assert pipelines.precisions == ["fp32", "bf16"]
 
 
 def test_noise_follows_from_prompt_and_place_and_not_from_the_candidate(pipelines: Pipelines) -> None:

@@ -172,7 +172,12 @@ def test_it_decides_as_the_router_does(client: TestClient, served: dict[str, Ser
             assert given["quality"] == pytest.approx(decision.quality)
             assert [option["cost"] for option in given["options"]] == [1, 4, 20]
         single = client.post("/v1/route", json={"prompt": wanted[0], "metric": metric, "lambda": 0.02})
-        assert single.json()["decisions"] == answer.json()["decisions"][:1]
+        [alone], first = single.json()["decisions"], answer.json()["decisions"][0]
+        assert alone.keys() == first.keys()
+        assert (alone["variant"], alone["basis"]) == (first["variant"], first["basis"])
+        # A product of one row is rounded otherwise than one of several, on some processors.
+        for name in ("quality", "similarity"):
+            assert alone[name] == pytest.approx(first[name])
 
 
 def test_a_budget_becomes_the_lambda_of_the_validation_prompts(

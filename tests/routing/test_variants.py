@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from matchgraph.drawing import Drawing
+from matchgraph.graphdb.prompt_models import Variant
 from matchgraph.minizoo import ROOT
-from matchgraph.routing.variants import variants_of
+from matchgraph.routing.variants import by_pipeline, variants_of
 from matchgraph.training.config import SampleConfig
 from matchgraph.training.errors import InvalidConfig
 from matchgraph.training.pipelines.loading import opened
@@ -45,6 +46,15 @@ def test_ids_name_what_is_not_the_models_own() -> None:
     [other] = variants_of("sdxl", folder, [50], sampler="DDIMScheduler", guidance=7.5, cache_interval=3)
     assert other.id == "sdxl@50-DDIM-g7.5-cache3"
     assert other.drawing == Drawing(50, 7.5, "DDIMScheduler", own[0].drawing.resolution_px, 3)
+    [half] = variants_of("sdxl", folder, [20], precision="bf16")
+    assert (half.id, half.cost) == ("sdxl@20-bf16", own[1].cost)
+
+
+def test_a_pipeline_draws_what_is_of_its_model_and_precision() -> None:
+    one, four, nine = (Variant(f"a@{steps}", "a", Drawing(steps), 1.0) for steps in (1, 4, 9))
+    half = Variant("a@4-bf16", "a", Drawing(4, precision="bf16"), 1.0)
+    other = Variant("b@4", "b", Drawing(4), 1.0)
+    assert by_pipeline([one, half, other, four, one, nine]) == [[one, four, nine], [half], [other]]
 
 
 def test_caching_changes_images_a_little_and_only_while_it_is_on() -> None:

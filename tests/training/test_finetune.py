@@ -237,7 +237,7 @@ def test_half_precision_keeps_the_trained_weights_in_float32(tiny_folder, datase
     record = fine_tune(tiny_folder("pixart"), dataset, config(precision=precision), tmp_path)
     with safe_open(record.adapter, framework="pt") as weights:
         assert {weights.get_tensor(key).dtype for key in weights.keys()} == {torch.float32}  # noqa: SIM118
-    sampling = SampleConfig(n=1, drawing=Drawing(2, resolution_px=32), precision=precision, device="cpu")
+    sampling = SampleConfig(n=1, drawing=Drawing(2, resolution_px=32, precision=precision), device="cpu")
     assert sample_images(tiny_folder("pixart"), tmp_path, ["a cat"], sampling)[0].size == (32, 32)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +33,23 @@ def test_what_only_draws_is_planned_without_training():
     assert plan.sampling_batch < 32
     assert plan.placement.vae_slicing or plan.placement.vae_tiling
     assert drawing_plan(ZOO / "sd-1.5", budget_bytes=GIB // 2, **options).too_large
+
+
+@pytest.mark.slow
+def test_half_precision_is_planned_with_half_the_weights():
+    options = {"budget_bytes": 40 * GIB, "held_bytes": 0, "resolution_px": 512, "batch_size": 1}
+    whole, half = (drawing_plan(ZOO / "sdxl-base", precision=each, **options) for each in ("fp32", "bf16"))
+    assert half.peaks["loading"] == pytest.approx(whole.peaks["loading"] / 2, rel=0.1)
+
+
+def test_a_pipeline_is_opened_in_the_precision_that_is_asked_for(tiny_folder):
+    images = {}
+    for precision in ("fp32", "bf16"):
+        config = replace(CONFIG, drawing=replace(CONFIG.drawing, precision=precision))
+        with opened_to_draw(tiny_folder("sd"), precision=precision, **TINY) as loaded:
+            assert loaded.precision == precision
+            images[precision] = np.asarray(sample_images(loaded, None, ["a cat"], config)[0]).astype(int)
+    assert 0 < np.abs(images["fp32"] - images["bf16"]).mean() < 8
 
 
 def test_fewer_images_at_a_time_are_the_same_images(tiny_folder):

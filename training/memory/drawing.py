@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 STAGES = ("loading", "encoding text", "sampling", "decoding", "scoring")
 WHAT_HELPS = (
     "Give --gpu-memory with less than the GPU has, so that more of the model is offloaded to main memory, "
-    "a smaller --resolution, or use a GPU with more memory"
+    "a smaller --resolution, --precision bf16, or use a GPU with more memory"
 )
 
 
@@ -92,16 +92,18 @@ def opened_to_draw(
     device: str,
     resolution_px: int,
     batch_size: int,
+    precision: str = "fp32",
     gpu_memory: float | None = None,
     within: tuple[int, int] | None = None,
 ) -> Iterator[LoadedPipeline]:
-    """Load a pipeline that only draws, in float32, so that it fits the GPU; freed after.
+    """Load a pipeline that only draws, so that it fits the GPU; freed after.
 
     Args:
         folder: the model's.
         device: `auto` or a torch device name.
         resolution_px: side of the images.
         batch_size: the most images to draw at a time.
+        precision: of the weights.
         gpu_memory: GiB of the GPU to stay within; by default what is free.
         within: see `memory_to_draw`; by default what it says now.
 
@@ -119,16 +121,17 @@ def opened_to_draw(
             held_bytes=held,
             resolution_px=resolution_px,
             batch_size=batch_size,
+            precision=precision,
         )
     if plan is not None and plan.too_large:
         raise InsufficientMemory(
             f"{os.path.basename(folder)} needs about {plan.peaks[plan.heaviest] / GIB:.1f} GiB for "
-            f"{plan.heaviest}, and there are {plan.budget / GIB:.1f}. Use a smaller --resolution, or a GPU "
-            "with more memory."
+            f"{plan.heaviest}, and there are {plan.budget / GIB:.1f}. Use a smaller --resolution, "
+            "--precision bf16, or a GPU with more memory."
         )
     try:
         with LoadedPipeline(
-            folder, device=device, placement=None if plan is None else plan.placement
+            folder, device=device, precision=precision, placement=None if plan is None else plan.placement
         ) as loaded:
             loaded.drawn_together = None if plan is None else plan.sampling_batch
             yield loaded

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from matchgraph.training.config import EXACT, PRECISIONS
+from matchgraph.drawing import PRECISIONS
+from matchgraph.training.config import EXACT
 from matchgraph.training.errors import BadPipeline, CannotProfile, first_line
 from matchgraph.training.memory.blocks import TracedBlocks, standing_in
 from matchgraph.training.memory.tracing import TRACED_ROWS, Hull, Tracer, as_on_a_gpu

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from matchgraph.training.config import PRECISIONS
+from matchgraph.drawing import PRECISIONS
 from matchgraph.training.errors import BadControlNet, BadPipeline, UnsafeWeights, first_line
 from matchgraph.training.pipelines.loading import LoadedPipeline, quiet_libraries
 from matchgraph.training.pipelines.weight_files import check_weight_files, weight_variant

@@ -11,7 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from matchgraph.training.config import EXACT, PRECISIONS
+from matchgraph.drawing import PRECISIONS
+from matchgraph.training.config import EXACT
 from matchgraph.training.errors import (
     BadPipeline,
     InvalidConfig,

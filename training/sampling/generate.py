@@ -184,7 +184,7 @@ def stream_batches(
         raise InvalidConfig(f"{config.n} images need as many numbers, got {len(named)}.")
     with (
         opened(
-            model, device=config.device, precision=config.precision, quantisation=config.quantisation
+            model, device=config.device, precision=drawing.precision, quantisation=config.quantisation
         ) as loaded,
         drawing_with(loaded.pipe, drawing.sampler),
         caching(loaded.pipe, drawing.cache_interval),
