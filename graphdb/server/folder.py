@@ -116,7 +116,6 @@ class ServerFolder:
             recorded = json.loads(self.state_file.read_text(encoding="utf-8"))
             return ServerState(
                 int(recorded["pid"]),
-                float(recorded["created"]),
                 int(recorded["bolt_port"]),
                 int(recorded["http_port"]),
             )

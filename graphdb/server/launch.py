@@ -44,7 +44,6 @@ class ServerState:
     """
 
     pid: int
-    created: float
     bolt_port: int
     http_port: int
 

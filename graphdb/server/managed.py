@@ -46,8 +46,6 @@ PORT_WAIT_S = 10
 LOCK_WAIT_S = 60
 LOG_LINES_SHOWN = 3
 PORT_TRIES = 3
-# How far a process's recorded and read-back start may differ: the clock may be set while it runs.
-SAME_START_S = 5
 EXEC_WAIT_S = 5
 EXEC_POLL_S = 0.01
 
@@ -230,16 +228,17 @@ class ManagedServer(ServerFolder):
     def _started(self, release: Release, jars: Jars, password: str) -> Runner:
         remembered = self._read_state()
         for attempt in range(PORT_TRIES):
-            state = self._with_free_ports(remembered if attempt == 0 else None)
-            state = self._launched(state, release, jars)
+            ports = self._with_free_ports(remembered if attempt == 0 else None)
             try:
-                return self._when_ready(state, password)
+                return self._when_ready(self._launched(ports, release, jars), password)
             except ServerDidNotStart:
                 # Somebody took a port after it was found free: choose others.
                 if attempt + 1 == PORT_TRIES or not self._port_was_taken():
                     raise
             except BaseException:
-                self._terminate(state)
+                state = self._found()
+                if state:
+                    self._terminate(state)
                 raise
         raise AssertionError("unreachable")
 
@@ -264,7 +263,7 @@ class ManagedServer(ServerFolder):
                 start_new_session=True,
             )
         try:
-            started = replace(state, pid=process.pid, created=psutil.Process(process.pid).create_time())
+            started = replace(state, pid=process.pid)
             self._write_state(started)
         except BaseException:
             process.kill()
@@ -341,19 +340,18 @@ class ManagedServer(ServerFolder):
                 found = bolt.getsockname()[1], http.getsockname()[1]
             free = found == wanted or waited >= port_wait
             if free and (waited >= lock_wait or not is_locked(self.store_lock)):
-                return ServerState(0, 0.0, *found)
+                return ServerState(0, *found)
             time.sleep(POLL_S)
 
     def _process(self, state: ServerState) -> psutil.Process | None:
         """The process that a state names, if it is alive and is the server of this folder: pids are used
-        again.
+        again. The folder in its command line tells, and not when it started, which moves with the clock.
         """
         try:
             process = psutil.Process(state.pid) if state.pid > 0 else None
             if (
                 process is not None
                 and process.status() != psutil.STATUS_ZOMBIE
-                and abs(process.create_time() - state.created) < SAME_START_S
                 and self._home_argument in _command_line(process)
             ):
                 return process
@@ -366,12 +364,10 @@ class ManagedServer(ServerFolder):
         state = self.running()
         if state:
             return state
-        for process in psutil.process_iter(["cmdline", "create_time"]):
+        for process in psutil.process_iter(["cmdline"]):
             command = process.info["cmdline"] or []
             if self._home_argument in command and any(each.main_class in command for each in RELEASES):
-                found = replace(
-                    self._configured_ports(), pid=process.pid, created=process.info["create_time"]
-                )
+                found = replace(self._configured_ports(), pid=process.pid)
                 if self._process(found):
                     self._write_state(found)
                     return found
@@ -382,7 +378,7 @@ class ManagedServer(ServerFolder):
             line.split("=", 1) for line in self.configuration.read_text(encoding="utf-8").splitlines()
         )
         ports = (int(values[f"server.{name}.listen_address"].rpartition(":")[2]) for name in ("bolt", "http"))
-        return ServerState(0, 0.0, *ports)
+        return ServerState(0, *ports)
 
     def _terminate(self, state: ServerState) -> None:
         """Stop a process, kindly first, and remember only its ports."""
@@ -397,7 +393,7 @@ class ManagedServer(ServerFolder):
                     process.wait(STOP_TIMEOUT_S)
             except psutil.NoSuchProcess:
                 pass
-        self._write_state(replace(state, pid=0, created=0.0))
+        self._write_state(replace(state, pid=0))
 
 
 def _command_line(process: psutil.Process) -> list[str]:

@@ -21,7 +21,7 @@ import psutil
 import pytest
 
 from matchgraph.graphdb.errors import AuthenticationFailed, ServerDidNotStart, SettingsInvalid
-from matchgraph.graphdb.server.launch import HEAP_VARIABLE, USER, ServerState, is_locked
+from matchgraph.graphdb.server.launch import HEAP_VARIABLE, USER, ServerState, bound_socket, is_locked
 from matchgraph.graphdb.server.managed import ManagedServer
 from matchgraph.graphdb.server.releases import VERSION_VARIABLE, release_named
 from tests.conftest import starting
@@ -144,8 +144,7 @@ def test_a_foreign_process_with_the_recorded_pid_is_neither_adopted_nor_stopped(
     managed.folder.mkdir()
     with subprocess.Popen(["sleep", "600"]) as foreign:
         try:
-            created = psutil.Process(foreign.pid).create_time()
-            managed.state_file.write_text(json.dumps(asdict(ServerState(foreign.pid, created, 7687, 7474))))
+            managed.state_file.write_text(json.dumps(asdict(ServerState(foreign.pid, 7687, 7474))))
             assert managed.running() is None
             assert managed.stop() is False
             assert foreign.poll() is None
@@ -153,8 +152,17 @@ def test_a_foreign_process_with_the_recorded_pid_is_neither_adopted_nor_stopped(
             foreign.kill()
 
 
+def test_a_server_is_known_whatever_the_clock_says(
+    own_server: ManagedServer, monkeypatch: pytest.MonkeyPatch
+):
+    state = state_of(own_server)
+    moved = psutil.Process(state.pid).create_time() + 3600
+    monkeypatch.setattr(psutil.Process, "create_time", lambda _: moved)
+    assert own_server.running() == state
+
+
 @pytest.mark.parametrize(
-    "text", ["", "{", "[]", '{"pid": 1}', '{"pid": "x", "created": 0, "bolt_port": 1, "http_port": 2}']
+    "text", ["", "{", "[]", '{"pid": 1}', '{"pid": "x", "bolt_port": 1, "http_port": 2}']
 )
 def test_a_broken_state_file_counts_as_none(text: str, tmp_path: Path):
     managed = ManagedServer(tmp_path)
@@ -173,12 +181,13 @@ def test_a_server_that_cannot_start_shows_the_end_of_its_log(tmp_path: Path, mon
     assert managed.running() is None
 
 
+# Until its input ends.
 HOLDS_A_LOCK = """
-import fcntl, sys, time
+import fcntl, sys
 with open(sys.argv[1], "r+b") as file:
     fcntl.lockf(file, fcntl.LOCK_EX)
     print(flush=True)
-    time.sleep(0.4)
+    sys.stdin.read()
 """
 
 
@@ -190,19 +199,21 @@ def test_a_killed_server_is_followed_once_its_database_is_not_locked(
     managed.store_lock.parent.mkdir(parents=True)
     managed.store_lock.touch()
     command = [sys.executable, "-S", "-c", HOLDS_A_LOCK, managed.store_lock]
-    with subprocess.Popen(command, stdout=subprocess.PIPE) as dying:
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as dying:
+        assert dying.stdin is not None
         assert dying.stdout is not None
         dying.stdout.readline()
         assert is_locked(managed.store_lock)
-        managed._with_free_ports(ServerState(2**22 - 1, 0.0, 1, 2))
+        threading.Timer(0.4, dying.stdin.close).start()
+        managed._with_free_ports(ServerState(2**22 - 1, 1, 2))
         assert not is_locked(managed.store_lock)
 
 
 def test_a_process_is_known_once_it_has_become_another_program(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    managed, own = ManagedServer(tmp_path), psutil.Process()
-    state = ServerState(own.pid, own.create_time(), 1, 1)
+    managed = ManagedServer(tmp_path)
+    state = ServerState(os.getpid(), 1, 1)
     becoming_java = iter([[], [], ["java", managed._home_argument]])
     monkeypatch.setattr(psutil.Process, "cmdline", lambda _: next(becoming_java))
     assert managed._process(state) is not None
@@ -215,15 +226,18 @@ def test_a_process_is_known_once_it_has_become_another_program(
 
 
 @pytest.mark.parametrize(("pid", "same"), [(2**22 - 1, True), (0, False)])
-def test_a_killed_server_gets_its_ports_back_once_they_are_free(tmp_path: Path, pid: int, same: bool):
-    with socket.socket() as dying, socket.socket() as free:
-        for each in (dying, free):
-            each.bind(("127.0.0.1", 0))
+def test_a_killed_server_gets_its_ports_back_once_they_are_free(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pid: int, same: bool
+):
+    monkeypatch.setattr("matchgraph.graphdb.server.managed.PORT_WAIT_S", PATIENCE_S)
+    # Of those that no outgoing connection of another process gets meanwhile.
+    with bound_socket(0) as dying, bound_socket(0) as free:
         dying.listen()
         ports = dying.getsockname()[1], free.getsockname()[1]
         free.close()
-        threading.Timer(0.4, dying.close).start()
-        found = ManagedServer(tmp_path)._with_free_ports(ServerState(pid, 0.0, *ports))
+        if same:
+            threading.Timer(0.4, dying.close).start()
+        found = ManagedServer(tmp_path)._with_free_ports(ServerState(pid, *ports))
         assert ((found.bolt_port, found.http_port) == ports) is same
 
 
