@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 DRIVER = shutil.which("chromedriver")
+SCRIPT_TIMEOUT_S = 300
 FLAGS = (
     "--headless=new",
     "--no-sandbox",
@@ -46,8 +47,12 @@ def chrome(tmp_path: Path) -> Iterator[Chrome]:
     for flag in (*FLAGS, f"--user-data-dir={tmp_path / 'profile'}"):
         options.add_argument(flag)
     driver = webdriver.Chrome(options=options, service=Service(DRIVER))
-    yield driver
-    driver.quit()
+    try:
+        # What axe may take on a machine with much else to do.
+        driver.set_script_timeout(SCRIPT_TIMEOUT_S)
+        yield driver
+    finally:
+        driver.quit()
 
 
 def objections(chrome: Chrome, where: str, *, colours_only: bool = False) -> list[str]:

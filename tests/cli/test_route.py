@@ -26,6 +26,7 @@ from tests.routing.test_service import texts
 
 CLIP = str(ROOT / "probes" / "clip")
 MODEL = "tiny-sana-small"
+PATIENCE_S = 180
 
 
 @pytest.fixture
@@ -110,10 +111,10 @@ def assert_it_serves(environment: Mapping[str, str], asked: dict[str, Any], vari
         assert process.stderr is not None
         try:
             url = next(line.split()[2] for line in process.stderr if line.startswith("Serving on "))
-            answer = httpx.post(f"{url}/v1/route", json=asked, timeout=30)
+            answer = httpx.post(f"{url}/v1/route", json=asked, timeout=PATIENCE_S)
             assert answer.json()["decisions"][0]["variant"] == variant
             process.send_signal(signal.SIGINT)
-            assert process.wait(30) == 0
+            assert process.wait(PATIENCE_S) == 0
         finally:
             process.kill()
 

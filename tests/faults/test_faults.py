@@ -36,7 +36,7 @@ pytestmark = pytest.mark.slow
 
 FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(["tests.faults.loaded"])
-PATIENCE_S = 180
+PATIENCE_S = 600
 STEPS, SAMPLES, BATCH = 3, 4, 2
 RUN = (
     f"ingest run --device cpu --steps {STEPS} --batch-size {BATCH} --rank 2 --resolution 32"

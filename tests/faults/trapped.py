@@ -30,7 +30,7 @@ from typing import Any
 
 from matchgraph.graphdb.connection import HOME_VARIABLE
 
-HANGS_AFTER_S = 150
+HANGS_AFTER_S = 500
 
 
 def spring(what: str, call: Callable[[], Any]) -> Any:

@@ -22,7 +22,7 @@ from tests.ingest.conftest import write_images
 from tests.ingest.dump import dump
 
 Start = Callable[..., "subprocess.Popen[str]"]
-PATIENCE_S = 120
+PATIENCE_S = 300
 MODELS, DATASETS = 50, 50
 
 
@@ -32,17 +32,17 @@ def kill_when(process: subprocess.Popen[str], reached: Callable[[], bool]) -> No
     while not reached():
         assert process.poll() is None, f"ended too soon: {process.communicate()}"
         assert time.monotonic() < give_up
-        time.sleep(0.002)
+        time.sleep(0.02)
     process.kill()
     process.communicate()
     assert process.returncode == -signal.SIGKILL
 
 
-def writing(runner: Runner, statement: str) -> bool:
-    """Whether a transaction is running a statement with this text."""
-    rows = runner.read("SHOW TRANSACTIONS YIELD currentQuery")
+def waiting(runner: Runner, statement: str) -> bool:
+    """Whether a transaction waits for another one in a statement with this text."""
+    rows = runner.read("SHOW TRANSACTIONS YIELD currentQuery, status")
     return any(
-        statement in (row["currentQuery"] or "") and "SHOW TRANS" not in row["currentQuery"] for row in rows
+        statement in (row["currentQuery"] or "") and row["status"].startswith("Blocked") for row in rows
     )
 
 
@@ -70,8 +70,12 @@ def test_a_killed_table_is_written_wholly_or_not_at_all(
 
     fill()
     before = dump(runner)
-    process = start("ingest", "results", results)
-    kill_when(process, lambda: writing(runner, "PERFORMS"))
+    with runner._session() as session, session.begin_transaction() as other:
+        # Another's change of a dataset: the statement waits there, so it is seen and killed in its middle.
+        other.run("MATCH (d:Dataset {id: 'd25'}) SET d.held = true").consume()
+        process = start("ingest", "results", results)
+        kill_when(process, lambda: waiting(runner, "PERFORMS"))
+        other.rollback()
     settled(runner)
     after = dump(runner)
     ingest_results(graph, results)

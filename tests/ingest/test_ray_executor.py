@@ -40,8 +40,8 @@ from tests.ingest.conftest import Invoke
 from tests.ingest.dump import RUN_TIMES, dump
 from tests.ingest.stub import Silent
 
-PATIENCE_S = 180
-OPTIONS = WorkerOptions("cpu", lease_ms=20_000, heartbeat_s=1.0)
+PATIENCE_S = 600
+OPTIONS = WorkerOptions("cpu", heartbeat_s=1.0)
 NODE = {
     "num_cpus": 1,
     "num_gpus": 0,
@@ -163,7 +163,8 @@ def test_stopped_work_is_given_back(
     stop = threading.Event()
 
     def stop_in_training(runs: Sequence[Run]) -> None:
-        if any(run.progress is not None and run.progress.stage == TRAINING for run in runs):
+        # Not before its first step, of which there is no checkpoint.
+        if any(run.progress and run.progress.stage == TRAINING and run.progress.step for run in runs):
             stop.set()
 
     with pytest.raises(KeyboardInterrupt):

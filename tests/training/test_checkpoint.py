@@ -33,6 +33,7 @@ from matchgraph.training.tune.finetune import FineTuneRecord, fine_tune
 
 # Five images in batches of three, two batches a step: epochs end within steps and within batches.
 STEPS = 7
+PATIENCE_S = 300
 CONFIG = {
     "steps": STEPS,
     "batch_size": 3,
@@ -182,7 +183,7 @@ def _killed(work: Callable[[], None]) -> None:
     """Do some work in a process that kills itself in the middle of it."""
     process = multiprocessing.get_context("fork").Process(target=work)
     process.start()
-    process.join(60)
+    process.join(PATIENCE_S)
     assert process.exitcode == -signal.SIGKILL
 
 

@@ -15,6 +15,9 @@ from matchgraph.ui.desk import Desk
 from matchgraph.ui.work import Work
 from tests.ui.conftest import HOSTILE
 
+# Looks, a tenth of a second apart.
+PATIENCE = 600
+
 Visit = Callable[[Callable[..., Awaitable[None]]], None]
 
 
@@ -28,7 +31,7 @@ def visit(desk: Desk) -> Visit:
         async def visited() -> None:
             async with user_simulation(lambda: show_page(desk, Work(desk))) as user:
                 await user.open("/")
-                await user.should_not_see("Reading the graph", retries=30)
+                await user.should_not_see("Reading the graph", retries=PATIENCE)
                 await story(user, ui)
 
         asyncio.run(visited())
@@ -42,7 +45,7 @@ def test_a_dataset_is_ranked_with_its_reasons_and_others_names_stay_text(visit: 
         [known] = [each for each in user.find(kind=ui.select).elements if "new" in each.options]
         known.set_value("new")
         user.find("Rank the models").click()
-        await user.should_see("Fine-tune good", retries=600)
+        await user.should_see("Fine-tune good", retries=PATIENCE)
         await user.should_see(HOSTILE)
         await user.should_see("Most similar datasets")
         await user.should_see("no folder on this machine is known")
@@ -58,7 +61,7 @@ def test_a_graph_that_does_not_answer_is_named_in_place_of_the_page(
         raise ServerUnreachable("No Neo4j answers.")
 
     async def story(user, _):
-        await user.should_see("No Neo4j answers. Then reload this page.")
+        await user.should_see("No Neo4j answers. Then reload this page.", retries=PATIENCE)
         await user.should_not_see("Rank the models")
 
     monkeypatch.setattr(Desk, "known", away)
@@ -88,16 +91,16 @@ def test_runs_are_cancelled_from_the_page_unless_it_is_read_only(visit: Visit, d
 
     async def story(user, _):
         user.find(RUNS).click()
-        await user.should_see("1 queued", retries=30)
+        await user.should_see("1 queued", retries=PATIENCE)
         user.find(run[:8]).click()
-        await user.should_see(f"run {run}", retries=30)
+        await user.should_see(f"run {run}", retries=PATIENCE)
         if desk.read_only:
             await user.should_not_see("Cancel")
             await user.should_not_see("Work on 1 queued run here")
             return
         user.find("Cancel").click()
-        await user.should_see("1 cancelled", retries=30)
-        await user.should_see("Queue again")
+        await user.should_see("1 cancelled", retries=PATIENCE)
+        await user.should_see("Queue again", retries=PATIENCE)
 
     visit(story)
     desk.read_only = True
@@ -108,13 +111,13 @@ def test_runs_are_cancelled_from_the_page_unless_it_is_read_only(visit: Visit, d
 def test_the_graph_is_walked_by_its_table(visit: Visit):
     async def story(user, ui):
         user.find(GRAPH).click()
-        await user.should_see("Each dataset, and the model that was best on it", retries=30)
+        await user.should_see("Each dataset, and the model that was best on it", retries=PATIENCE)
         user.find(kind=ui.button, content="d3").click()
-        await user.should_see("2 of 3", retries=30)
+        await user.should_see("2 of 3", retries=PATIENCE)
         [chart] = [chart for chart in user.find(kind=ui.echart).elements if chart.options]
         assert len(chart.options["baseOption"]["series"][0]["data"]) == 8
         user.find("Back").click()
-        await user.should_see("1 of 3", retries=30)
+        await user.should_see("1 of 3", retries=PATIENCE)
 
     visit(story)
 
@@ -122,7 +125,7 @@ def test_the_graph_is_walked_by_its_table(visit: Visit):
 def test_without_a_router_the_page_says_how_to_get_one(visit: Visit):
     async def story(user, _):
         user.find(PROMPT).click()
-        await user.should_see("matchgraph route fit", retries=30)
+        await user.should_see("matchgraph route fit", retries=PATIENCE)
         user.find(CHOOSE).click()
         await user.should_see("Rank the models")
 

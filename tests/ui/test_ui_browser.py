@@ -37,7 +37,9 @@ if TYPE_CHECKING:
 
 __all__ = ["chrome"]
 
-TIMEOUT_S = 60
+TIMEOUT_S = 180
+# As long as any visit: nobody takes the run from its worker.
+LEASE_MS = 3_600_000
 WIDTHS = {"wide": 1280, "narrow": 400}
 ROOT = Path(__file__).parents[2]
 # A colour that is still fading would be judged as it is in between.
@@ -53,7 +55,7 @@ pytestmark = needs_chromium
 @pytest.fixture
 def held(zoo: MatchingGraph) -> Run:
     """One of two runs, which a worker has begun."""
-    ledger = Ledger(zoo.runner)
+    ledger = Ledger(zoo.runner, lease_ms=LEASE_MS)
     for name in ("good", "fair"):
         ledger.enqueue([RunRequest(name, "new", {"metrics": ["clip_fid"], "seed": 0}, "m", "d")])
     held = ledger.claim_next(None, Owner.here())
@@ -76,17 +78,21 @@ def address(zoo: MatchingGraph, settings: Settings, tmp_path: Path) -> Iterator[
     )
     assert process.stderr is not None
     printed = ""
-    while not (found := re.search(r"Open (\S+)", printed)):
-        line = process.stderr.readline()
-        assert line, printed
-        printed += line
     uploads = settings.home / "uploads"
-    before = set(uploads.glob("*"))
-    yield found[1]
-    assert set(uploads.glob("*")) > before
-    process.terminate()
-    process.communicate(timeout=TIMEOUT_S)
-    assert set(uploads.glob("*")) == before
+    try:
+        while not (found := re.search(r"Open (\S+)", printed)):
+            line = process.stderr.readline()
+            assert line, printed
+            printed += line
+        before = set(uploads.glob("*"))
+        yield found[1]
+        assert set(uploads.glob("*")) > before
+        process.terminate()
+        process.communicate(timeout=TIMEOUT_S)
+        assert set(uploads.glob("*")) == before
+    finally:
+        process.kill()
+        process.wait()
 
 
 def routed(zoo: MatchingGraph, settings: Settings, folder: Path) -> Path:
@@ -151,6 +157,11 @@ def test_a_visit_on_a_wide_and_a_narrow_screen(
     def seen(text: str) -> bool:
         return text in chrome.find_element(By.TAG_NAME, "body").text
 
+    def shown(selector: str) -> Any:
+        """The first element that can be typed in; a tab may have it before it shows it."""
+        found = chrome.find_elements(By.CSS_SELECTOR, selector)
+        return next((one for one in found if one.is_displayed()), None)
+
     def button(text: str) -> Any:
         found = chrome.find_elements(By.XPATH, f"//*[self::button or @role='tab'][contains(., '{text}')]")
         return next((one for one in found if one.is_displayed()), None)
@@ -193,7 +204,7 @@ def test_a_visit_on_a_wide_and_a_narrow_screen(
         wait_for(lambda: seen("2 images, 0 captions"))
         wait_for(lambda: seen("broken.png is not an image"))
         press("A known dataset")
-        known = chrome.find_element(By.CSS_SELECTOR, "input[aria-label='Dataset']")
+        known = wait_for(lambda: shown("input[aria-label='Dataset']"))
         known.send_keys(Keys.CONTROL, "a")
         known.send_keys("new")
         wait_for(lambda: chrome.find_elements(By.CSS_SELECTOR, ".q-menu [role=option]"))
@@ -214,14 +225,14 @@ def test_a_visit_on_a_wide_and_a_narrow_screen(
         wait_for(lambda: seen(HOSTILE[:12]))
         press("Back")
         press("Prompt")
-        asked = wait_for(lambda: chrome.find_element(By.CSS_SELECTOR, "input[aria-label='Prompt']"))
+        asked = wait_for(lambda: shown("input[aria-label='Prompt']"))
         asked.send_keys("prompt 3", Keys.ENTER)
         wait_for(lambda: seen("Draw it with costly"))
         looked_at(f"prompt-{screen}")
     assert not found, "\n".join(found)
 
     # A run to its end, as its worker reports it.
-    ledger = Ledger(zoo.runner)
+    ledger = Ledger(zoo.runner, lease_ms=LEASE_MS)
     press("Runs")
     press(held.id[:8])
     wait_for(lambda: seen("training 30/150"))
