@@ -91,7 +91,8 @@ def test_diffusers_own_pipeline_loads_the_file(tiny_folder, adapters, name):
         **tiny.guided(name, 4.0, 2),
         **tiny.CALL[name],
     ).images[0]
-    assert image.tobytes() == expected[0].tobytes()
+    # It multiplies matrices of other sizes here and there, which some processors round otherwise.
+    assert difference(image, expected[0]) <= 2
 
 
 @pytest.mark.parametrize("name", NAMES)
