@@ -47,6 +47,7 @@ class Collaboration:
         steps: int,
         guidance: float | None = None,
         resolution_px: int | None = None,
+        precision: str = "fp32",
         metric: str = "clip_score",
         prompts_file: str | os.PathLike[str] | None = None,
         seed: int = 0,
@@ -58,6 +59,7 @@ class Collaboration:
             steps: the student's denoising steps.
             guidance: its guidance scale; the pipeline's own by default.
             resolution_px: side of its images; the pipeline's own by default.
+            precision: of weights and arithmetic, of the teacher too: `fp32`, `bf16` or `fp16`.
             metric: quality metric that judges.
             prompts_file: one prompt per line; the graph's validation prompts by default.
             seed: of the noise.
@@ -79,7 +81,7 @@ class Collaboration:
                 self._runner,
                 self.student,
                 teacher,
-                Drawing(steps, guidance),
+                Drawing(steps, guidance, precision=precision),
                 self._oracle,
                 resolution_px=resolution_px,
                 metric=metric,
