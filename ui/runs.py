@@ -192,10 +192,12 @@ class RunsTab:
             ui.echart(loss_options(losses), renderer="svg").classes("mg-chart").props(
                 "role=img aria-label='Training loss by step'"
             )
-        for title, uri in files.grids:
-            with ui.element("figure").classes("mg-grid"):
-                tagged("figcaption", title, "mg-line")
-                image(uri, f"{title}: samples of {run.model} for captions of {run.dataset}")
+        # Beside each other where there is room, to be compared.
+        with ui.element("div").classes("mg-grids"):
+            for title, uri in files.grids:
+                with ui.element("figure").classes("mg-grid"):
+                    tagged("figcaption", title, "mg-line")
+                    image(uri, f"{title}: samples of {run.model} for captions of {run.dataset}")
         if files.folder is not None:
             ui.label(f"Files: {files.folder}").classes("mg-line")
 
