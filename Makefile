@@ -17,9 +17,11 @@ FIGURES := --metric clip_fid --metric cmmd --metric dinov2_fid --metric dinov2_k
 # Measured one after the other, so that what there is at any time is whole for some datasets.
 CATEGORIES := animals food objects smileys symbols travel people
 IN_CATEGORY = $(foreach name,$(notdir $(wildcard $(ZOO)/datasets/*-$(1))),--dataset $(name))
+# What is measured so far, in git: `make records` goes on from there on any machine.
+SO_FAR := $(ZOO)/remeasured
 # The models close to the best of a dataset are measured under further seeds: pairs of models other than tiny-flux, and of it.
 FURTHER_SEEDS := 43 44
-CONTENDERS := python -m matchgraph.minizoo.build.contenders .records/so-far
+CONTENDERS := python -m matchgraph.minizoo.build.contenders $(SO_FAR)
 MEASURE = $(MATCHGRAPH) ingest run $(SMALL) $(PROBES) $(FIGURES) $(WORKERS)
 # Candidates of routing at 25 steps.
 LONG   := tiny-sd15 tiny-vega tiny-pixart tiny-sana-small tiny-sd3
@@ -66,18 +68,19 @@ demo: $(VENV)/.installed
 	$(MATCHGRAPH) graph open --no-launch
 
 # Measures the whole matrix again: a day on two cores. Stop it at any time; another call resumes it. What is measured so far is
-# in .records/so-far, a folder for `matchgraph ingest records`.
+# in minizoo/remeasured, a folder for `matchgraph ingest records`, and is not measured again.
 records: $(VENV)/.installed
 	$(MATCHGRAPH) graph start
+	[ ! -d $(SO_FAR) ] || $(MATCHGRAPH) ingest records $(SO_FAR)
 	$(MATCHGRAPH) ingest models $(ZOO)/models --no-throughput
 	$(MATCHGRAPH) ingest datasets $(ZOO)/datasets $(PROBES) $(FIGURES)
 	$(foreach category,$(CATEGORIES),$(MEASURE) $(OTHERS) $(call IN_CATEGORY,$(category)) && \
-		$(MEASURE) $(FLUX) $(call IN_CATEGORY,$(category)) && $(MATCHGRAPH) graph export --shareable .records/so-far &&) true
+		$(MEASURE) $(FLUX) $(call IN_CATEGORY,$(category)) && $(MATCHGRAPH) graph export --shareable $(SO_FAR) &&) true
 	$(BIN)/$(CONTENDERS) $(filter-out --guidance $(word 2,$(GUIDED)),$(OTHERS)) --out .records/contenders.csv
 	$(BIN)/$(CONTENDERS) --model tiny-flux --out .records/contenders-flux.csv
 	$(foreach seed,$(FURTHER_SEEDS),$(MEASURE) $(GUIDED) --replicate --seed $(seed) --pairs .records/contenders.csv && \
 		$(MEASURE) --guidance 3.5 --replicate --seed $(seed) --pairs .records/contenders-flux.csv && \
-		$(MATCHGRAPH) graph export --shareable .records/so-far &&) true
+		$(MATCHGRAPH) graph export --shareable $(SO_FAR) &&) true
 	$(MATCHGRAPH) route prompts $(ZOO)/prompts.txt
 	$(MATCHGRAPH) route variants --steps 1,2,4,10 $(OTHERS)
 	$(MATCHGRAPH) route variants --steps 25 $(GUIDED) $(foreach model,$(LONG),--model $(model))
