@@ -41,7 +41,9 @@ def show_adapters(report: AdaptersReport, as_json: bool) -> None:
 
 def show_plan(found: PlanSummary, price_per_hour: float | None, as_json: bool) -> None:
     """Print a plan: by model on stdout, or each run as JSON."""
-    cost = None if price_per_hour is None else found.device_hours * price_per_hour
+    cost = None
+    if price_per_hour is not None and not found.time_unknown:
+        cost = found.device_hours * price_per_hour
     for note in found.notes:
         click.echo(f"Note: {note}", err=True)
     if as_json:
@@ -58,7 +60,7 @@ def show_plan(found: PlanSummary, price_per_hour: float | None, as_json: bool) -
     if not found.to_do:
         return
     unknown = f"he time of {count(found.not_estimated, 'run')} cannot be estimated"
-    if found.not_estimated == found.to_do:
+    if found.time_unknown:
         on_cpu = any(run.estimate.basis == UNMEASURED for run in found.runs)
         click.echo(f"T{unknown}{'; --gpu-memory GIB plans for a GPU' if on_cpu else ''}.")
         return

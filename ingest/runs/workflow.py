@@ -93,6 +93,11 @@ class PlanSummary:
         """How many runs are not done."""
         return sum(run.state != DONE for run in self.runs)
 
+    @property
+    def time_unknown(self) -> bool:
+        """Whether there is something to do and no time is known of any of it."""
+        return self.not_estimated == self.to_do > 0
+
     def to_dict(self) -> dict[str, Any]:
         """Everything, ready for JSON."""
         return {**asdict(self), "to_do": self.to_do}

@@ -118,6 +118,8 @@ def test_a_plan_says_what_there_is_and_what_the_rest_costs(
     before = dump(runner)
     monkeypatch.setattr(workflow, "on_gpu", lambda _: False)
     assert "\nThe time of 4 runs cannot be estimated; --gpu-memory" in invoke("plan", *zoo).stdout
+    # No price is known, which is another thing than none.
+    assert answer(invoke("plan", *zoo, "--price-per-hour", 3, "--json"))["cost"] is None
     monkeypatch.setattr(workflow, "on_gpu", lambda _: True)
     first = answer(invoke("plan", *zoo, "--price-per-hour", 3, "--json"))
     assert dump(runner) == before
