@@ -33,8 +33,10 @@ if TYPE_CHECKING:
 KEPT_HOME_VARIABLE = "MATCHGRAPH_TEST_HOME"
 """Folder of servers that stay alive between runs; without it, the run's own are stopped at its end."""
 
-# How long an example takes says something about the machine, and nothing about the code.
-hypothesis.settings.register_profile("untimed", deadline=None)
+# How long an example takes, or its making, says something about the machine, and nothing about the code.
+hypothesis.settings.register_profile(
+    "untimed", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
 hypothesis.settings.load_profile("untimed")
 
 # Java's optimising compiler takes a fifth of a start's time, and no test runs long enough to gain from it.
@@ -47,7 +49,10 @@ os.environ.setdefault(
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what needs a server or a pipeline, by its fixtures, so that `-m` can leave it out."""
+    """Mark what needs a server or a pipeline, by its fixtures, so that `-m` can leave it out, and let the
+    long tests in a browser begin: at the end all processes but one would wait for them.
+    """
+    items.sort(key=lambda item: item.get_closest_marker("browser") is None)
     for item in items:
         fixtures = set(getattr(item, "fixturenames", ()))
         if fixtures & {"settings", "own_server"}:

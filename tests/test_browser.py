@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["chrome"]
 
-TIMEOUT_S = 60
+TIMEOUT_S = 180
 
 pytestmark = needs_chromium
 
