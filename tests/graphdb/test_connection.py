@@ -60,11 +60,12 @@ def test_a_home_of_nobody_is_refused(monkeypatch: pytest.MonkeyPatch):
 
 
 def test_an_unreachable_server_is_one_line(tmp_path: Path):
-    with socket.socket() as closed:
-        closed.bind(("127.0.0.1", 0))
-        uri = f"bolt://127.0.0.1:{closed.getsockname()[1]}"
-    with pytest.raises(ServerUnreachable, match=uri) as caught:
-        connect(Settings(tmp_path, uri=uri, password="password"))
+    with socket.socket() as silent:
+        # Bound and not listening: the port is nobody else's, and takes no connection.
+        silent.bind(("127.0.0.1", 0))
+        uri = f"bolt://127.0.0.1:{silent.getsockname()[1]}"
+        with pytest.raises(ServerUnreachable, match=uri) as caught:
+            connect(Settings(tmp_path, uri=uri, password="password"))
     assert "\n" not in str(caught.value)
 
 

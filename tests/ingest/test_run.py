@@ -136,7 +136,7 @@ def test_a_worker_that_lost_its_run_stops_and_writes_nothing(
         while ledger.claim(job.run, ELSEWHERE) is None:
             runner.write("MATCH (run:Run {id: $id}) SET run.lease_until = 0", id=job.run)
         noticed = threading.Event()
-        for _ in range(2000):
+        for _ in range(20_000):
             on_step("fine-tuning", 1, 3)
             noticed.wait(0.005)
         pytest.fail("the heartbeat did not notice that the run was taken")
@@ -171,7 +171,7 @@ def test_a_cancelled_run_stops_at_a_heartbeat_and_leaves_nothing(
         (job.checkpoint / "state").write_text("half of it")
         ledger.cancel([job.run])
         pause = threading.Event()
-        for _ in range(2000):
+        for _ in range(20_000):
             on_step("fine-tuning", 1, 3)
             pause.wait(0.005)
         pytest.fail("the heartbeat did not notice that the run was cancelled")
@@ -303,7 +303,7 @@ def test_the_ledger_hears_of_each_stage_at_once(zoo: MatchingGraph, ledger: Ledg
         pause = threading.Event()
         for stage in ("sampling before", "fine-tuning"):
             on_step(stage, 1, 2, 0.5)
-            for _ in range(1000):
+            for _ in range(10_000):
                 progress = ledger.run(job.run).progress
                 if progress is not None and progress.stage == stage:
                     heard.append(stage)
