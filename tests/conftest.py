@@ -34,8 +34,12 @@ KEPT_HOME_VARIABLE = "MATCHGRAPH_TEST_HOME"
 """Folder of servers that stay alive between runs; without it, the run's own are stopped at its end."""
 
 # How long an example takes, or its making, says something about the machine, and nothing about the code.
+# A contributor's run looks for new examples; that of a submission does not depend on which it finds.
 hypothesis.settings.register_profile(
-    "untimed", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+    "untimed",
+    deadline=None,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+    derandomize="CI" in os.environ,
 )
 hypothesis.settings.load_profile("untimed")
 
