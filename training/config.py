@@ -53,6 +53,10 @@ class FineTuneConfig:
             weights. For models that predict noise or velocity of a variance-preserving process.
         ema: decay of an average of the trained weights, which is what is kept in the end; 0 for none. After
             step n it is at most n / (9 + n), and 0 after the first.
+        aspect_buckets: images are scaled and cut to the shape among `training.buckets.buckets` that is
+            nearest to their own instead of to squares, and all images of a step are of one shape, so that it
+            stays the same step in several forward passes. No shape takes more memory than the square. With
+            `compile`, each shape is compiled.
     """
 
     steps: int = setting(10_000, "Optimiser steps.", at_least=1)
@@ -100,6 +104,12 @@ class FineTuneConfig:
         "most n / (9 + n). 0 for none.",
         at_least=0,
         below=1,
+        identity="changed",
+    )
+    aspect_buckets: bool = setting(
+        False,
+        "Train on images of nearly their own shape, between 1:2 and 2:1, of at most the area of a square of "
+        "--resolution. Samples are squares, and scored, as without it.",
         identity="changed",
     )
 

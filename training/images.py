@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
+from matchgraph.training.buckets import Shape, kept
 from matchgraph.training.captions import SPLITS, CaptionReader, concept_of
 from matchgraph.training.dataset_files import FORMATS, files_in
 from matchgraph.training.errors import BadDataset, BadImage
@@ -275,25 +276,33 @@ def _without_png_metadata(source: Path) -> BinaryIO | None:
 
 
 def square(image: Image.Image, resolution_px: int) -> Image.Image:
-    """Scale the shorter side to `resolution_px` and cut the centre square out.
-
-    Scaling is bicubic with the support widened when shrinking (Pillow's), as clean-fid resizes.
+    """Scale the shorter side to `resolution_px` and cut the centre square out; see `covering`.
 
     Args:
         image: mode RGB.
         resolution_px: side of the result.
     """
+    return covering(image, (resolution_px, resolution_px))
+
+
+def covering(image: Image.Image, shape: Shape) -> Image.Image:
+    """Scale an image to cover a shape and cut its centre out.
+
+    Scaling is bicubic with the support widened when shrinking (Pillow's), as clean-fid resizes.
+
+    Args:
+        image: mode RGB.
+        shape: width and height of the result.
+    """
     from PIL import Image
 
-    if image.size == (resolution_px, resolution_px):
+    if image.size == shape:
         return image
     width, height = image.size
-    side = min(width, height)
-    left, top = (width - side) / 2, (height - side) / 2
+    wide, high = kept(image.size, shape)
+    left, top = (width - wide) / 2, (height - high) / 2
     # Cropping within resize keeps the crop exact where the longer side does not scale to whole pixels.
-    return image.resize(
-        (resolution_px, resolution_px), Image.Resampling.BICUBIC, box=(left, top, left + side, top + side)
-    )
+    return image.resize(shape, Image.Resampling.BICUBIC, box=(left, top, left + wide, top + high))
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

@@ -199,6 +199,8 @@ class RunConfig:
         caption_dropout: share of captions left empty in training.
         snr_gamma: bound of min-SNR weights.
         ema: decay of the weights' average.
+        aspect_buckets: whether images are trained on in shapes near their own. Samples are squares all the
+            same, and are compared with the real images in the same way.
         seed: of training and sampling.
         samples: images sampled for the score, or the most of them where `tolerance` is given.
         tolerance: sampling stops once the standard error of every Frechet distance (of every metric where
@@ -269,6 +271,7 @@ class RunConfig:
     caption_dropout: float = same_setting(FineTuneConfig, "caption_dropout")
     snr_gamma: float | None = same_setting(FineTuneConfig, "snr_gamma")
     ema: float = same_setting(FineTuneConfig, "ema")
+    aspect_buckets: bool = same_setting(FineTuneConfig, "aspect_buckets")
 
     def __post_init__(self) -> None:
         check_settings(self, IngestError)

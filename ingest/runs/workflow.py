@@ -559,13 +559,14 @@ def of_family(folder: Path, config: RunConfig, families: Families) -> RunConfig:
     """The configuration with what differs for the family of a model's folder.
 
     Raises:
-        IngestError: the settings do not go together, or the family has no min-SNR weights.
+        IngestError: the settings do not go together, the family has no min-SNR weights, or the model no
+            positions for aspect buckets.
     """
     from matchgraph.training.errors import UnknownFamily
     from matchgraph.training.pipelines.families import family_of
     from matchgraph.training.pipelines.loading import read_model_index
 
-    if not families and config.snr_gamma is None:
+    if not families and config.snr_gamma is None and not config.aspect_buckets:
         return config
     try:
         own = family_of(read_model_index(folder))
@@ -576,6 +577,8 @@ def of_family(folder: Path, config: RunConfig, families: Families) -> RunConfig:
         found = replace(config, **settings)
         # What fine-tuning refuses.
         found.fine_tuning(Execution())
+        if found.aspect_buckets:
+            own.check_buckets(folder, found.resolution_px)
     except Error as error:
         raise IngestError(f"{own.name}: {error}") from error
     if found.snr_gamma is not None and not own.has_min_snr(folder):

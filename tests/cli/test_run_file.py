@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +84,19 @@ def test_settings_that_a_family_cannot_take_are_refused_before_a_run(config, fam
     with pytest.raises(IngestError, match=words):
         of_family(ZOO / "flux-1-dev", config, families)
     assert of_family(ZOO / "sd-1.5", config, families) == config
+
+
+def test_buckets_that_a_model_has_no_positions_for_are_refused_before_a_run(tmp_path):
+    large = RunConfig(resolution_px=5120, aspect_buckets=True)
+    with pytest.raises(IngestError, match=r"sd3: sd-3\.5-medium has positions for sides of at most 6144"):
+        of_family(ZOO / "sd-3.5-medium", large, {})
+    assert of_family(ZOO / "sd-3.5-medium", replace(large, resolution_px=1024), {}).aspect_buckets
+    assert of_family(ZOO / "flux-1-dev", large, {}) == large
+    assert read(tmp_path, "", "--aspect-buckets")[0].aspect_buckets
+    config, families, _ = read(tmp_path, "aspect-buckets: true\nfamilies: {flux: {aspect-buckets: false}}")
+    assert config.aspect_buckets
+    assert not of_family(ZOO / "flux-1-dev", config, families).aspect_buckets
+    assert of_family(ZOO / "sd-1.5", config, families).aspect_buckets
 
 
 def test_options_that_are_given_win(tmp_path):

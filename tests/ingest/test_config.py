@@ -99,6 +99,7 @@ def test_the_default_question_is_what_it_was() -> None:
     changed = {
         "quantisation": "int8", "optimiser": "adamw8bit", "schedule": "cosine", "warmup_steps": 5,
         "alpha": 8.0, "caption_dropout": 0.5, "snr_gamma": 5.0, "ema": 0.9,
+        "aspect_buckets": True,
     }  # fmt: skip
     for name, value in changed.items():
         config = RunConfig(**{name: value})
@@ -107,6 +108,8 @@ def test_the_default_question_is_what_it_was() -> None:
         assert kept == replace(config, precision="fp32")
         assert getattr(config.fine_tuning(Execution()), name) == value
     assert RunConfig(quantisation="int8").sampling(Execution()).quantisation == "int8"
+    # Samples are squares whatever was trained on, so those of a pretrained model are shared.
+    assert RunConfig(aspect_buckets=True).sampling(Execution()) == RunConfig().sampling(Execution())
     with pytest.raises(IngestError, match="--method lora"):
         RunConfig(quantisation="nf4", method="full")
 

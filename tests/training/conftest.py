@@ -50,3 +50,34 @@ def dataset(tmp_path_factory) -> Path:
         rows.append({"file_name": name, "text": caption})
     (folder / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
     return folder
+
+
+@pytest.fixture(scope="session")
+def mixed(tmp_path_factory) -> Path:
+    """Ten captioned images: squares, wide ones and a panorama, and one that is upright by its metadata."""
+    folder = tmp_path_factory.mktemp("mixed")
+    rng = np.random.default_rng(5)
+    sizes = [
+        (40, 40),
+        (60, 40),
+        (32, 32),
+        (70, 40),
+        (300, 30),
+        (50, 50),
+        (64, 40),
+        (60, 30),
+        (40, 44),
+        (33, 30),
+    ]
+    rows = []
+    for number, (width, height) in enumerate(sizes):
+        image = Image.fromarray(rng.integers(0, 256, (4, 5, 3), dtype=np.uint8)).resize((width, height))
+        name, exif = f"{number}.png", Image.Exif()
+        if number == 7:
+            exif[274] = 6
+            image.save(folder / name, exif=exif)
+        else:
+            image.save(folder / name)
+        rows.append({"file_name": name, "text": f"a cat {number}"})
+    (folder / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    return folder

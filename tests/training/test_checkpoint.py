@@ -30,6 +30,7 @@ from matchgraph.training.tune.checkpoint import (
     read_checkpoint,
 )
 from matchgraph.training.tune.finetune import FineTuneRecord, fine_tune
+from matchgraph.training.tune.order import BucketedOrder
 
 # Five images in batches of three, two batches a step: epochs end within steps and within batches.
 STEPS = 7
@@ -121,6 +122,50 @@ def test_interrupted_equals_uninterrupted(pixart, dataset, uninterrupted, pull, 
     assert told == list(range(kept + 1, STEPS + 1))
     assert record.happened["resumed_at"] == ([kept] if kept else [])
     assert record.happened["notes"] == []
+
+
+# Before the first checkpoint, within an epoch of ten images in steps of six, and in the last step.
+@pytest.mark.parametrize("step", [1, 3, STEPS])
+def test_buckets_come_in_the_same_order_after_an_interruption(pixart, mixed, pull, tmp_path, step):
+    asked = config(aspect_buckets=True)
+    whole = fine_tune(pixart, mixed, asked, tmp_path / "whole")
+    pull(pixart, step)
+    with pytest.raises(Pulled):
+        fine_tune(pixart, mixed, asked, tmp_path / "a", checkpoints=Checkpoints(tmp_path / "a", 2))
+    # In other passes it is the same run, but for rounding; in these, to the last bit.
+    again = Checkpoints(tmp_path / "b", 2, resume_from=tmp_path / "a")
+    record = fine_tune(pixart, mixed, asked, tmp_path / "b", checkpoints=again)
+    assert same(record, whole)
+    kept = (step - 1) // 2 * 2
+    assert record.happened["resumed_at"] == ([kept] if kept else [])
+    assert record.happened["notes"] == []
+
+
+def test_a_run_with_buckets_does_not_go_on_from_one_without(pixart, mixed, tmp_path):
+    kept = Checkpoints(tmp_path / "kept", 1, tmp_path / "kept")
+    fine_tune(pixart, mixed, config(steps=2), tmp_path / "a", checkpoints=kept)
+    with pytest.raises(CheckpointMismatch, match="aspect_buckets"):
+        fine_tune(pixart, mixed, config(steps=2, aspect_buckets=True), tmp_path / "b", checkpoints=kept)
+
+
+def test_where_the_order_is_not_that_of_the_run_it_starts_again(pixart, mixed, tmp_path, monkeypatch):
+    asked = config(steps=4, aspect_buckets=True)
+    whole = fine_tune(pixart, mixed, asked, tmp_path / "whole")
+    kept = Checkpoints(tmp_path / "kept", 2, tmp_path / "kept")
+
+    def stop(step: int, _: float) -> None:
+        if step == 2:
+            raise KeyboardInterrupt
+
+    # As another version of the program may have it.
+    monkeypatch.setattr(BucketedOrder, "epoch_state", lambda _: torch.zeros(3, dtype=torch.uint8))
+    with pytest.raises(KeyboardInterrupt):
+        fine_tune(pixart, mixed, asked, tmp_path / "a", stop, checkpoints=kept)
+    monkeypatch.undo()
+    record = fine_tune(pixart, mixed, asked, tmp_path / "b", checkpoints=kept)
+    [note] = record.happened["notes"]
+    assert "order of images" in note
+    assert same(record, whole)
 
 
 # Pixart is in all other tests here; the state to restore is that of the loop, whatever the family.

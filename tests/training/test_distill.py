@@ -283,6 +283,8 @@ class Point:
 class Noise:
     """Four images, whatever they are: their noise decides the loss of a point's exact denoiser."""
 
+    shapes = None
+
     def __init__(self, added: float) -> None:
         self.added = added
 

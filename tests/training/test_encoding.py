@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +13,8 @@ import torch
 from PIL import Image
 
 from matchgraph.training.errors import BadImage, NonFiniteEncoding
-from matchgraph.training.images import list_captioned_images
+from matchgraph.training.files import file_hash
+from matchgraph.training.images import covering, list_captioned_images, load_rgb
 from matchgraph.training.pipelines import encoding
 from matchgraph.training.pipelines.cache import CacheUse, EncodingCache
 from matchgraph.training.pipelines.encoding import (
@@ -24,6 +26,7 @@ from matchgraph.training.pipelines.encoding import (
     same_text_encoding,
 )
 from matchgraph.training.pipelines.loading import LoadedPipeline
+from matchgraph.training.seeds import seeded_generator
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +113,7 @@ def test_cutting_is_reported(pixart, tmp_path):
     assert aspect["pixels_cut"] == pytest.approx((0 + 0.5 + 0.2) / 3)
 
 
-def misses(loaded: LoadedPipeline, folder: Path, cache: EncodingCache, **changes: int) -> int:
+def misses(loaded: LoadedPipeline, folder: Path, cache: EncodingCache, **changes: Any) -> int:
     use = CacheUse(cache)
     encode_dataset(loaded, folder, **({"resolution_px": 32, "seed": 1} | changes), use=use)
     return use.misses
@@ -146,6 +149,98 @@ def test_images_that_turned_bad_are_found_although_they_are_cached(pixart, copy,
     (copy / "2.png").write_bytes((copy / "2.png").read_bytes()[:60])
     with pytest.raises(BadImage, match=r"2\.png"):
         misses(pixart, copy, cache)
+
+
+def test_images_get_the_shapes_of_their_buckets(pixart, mixed):
+    data = encode_dataset(pixart, mixed, resolution_px=32, seed=1, aspect_buckets=True)
+    square, wide, high = (32, 32), (40, 24), (24, 40)
+    assert data.shapes == [square, wide, square, wide, wide, square, wide, high, square, square]
+    images = list_captioned_images(mixed)
+    for number, shape in enumerate(data.shapes):
+        latents, conditioning = data.batch([number], [True])
+        assert latents.shape[-2:] == (shape[1] // 4, shape[0] // 4)
+        pixels = np.asarray(covering(load_rgb(images[number].path), shape))
+        alone = pixart.family.encode_images(
+            pixart.pipe,
+            torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None].float() / 127.5 - 1,
+            [seeded_generator("posterior", 1, file_hash(images[number].path))],
+        )
+        assert torch.allclose(latents, alone, atol=1e-4)
+        caption = encode_prompts(pixart, [f"a cat {number}"]).pick([0])
+        assert torch.allclose(conditioning["prompt_embeds"], caption["prompt_embeds"], atol=1e-5)
+    together, _ = data.batch([6, 1, 4], [True] * 3)
+    for row, number in zip(together, (6, 1, 4), strict=True):
+        assert torch.equal(row, data.batch([number], [True])[0][0])
+
+
+def test_parts_are_of_one_shape_and_make_the_whole(pixart, mixed):
+    data = encode_dataset(pixart, mixed, resolution_px=32, seed=1, aspect_buckets=True)
+    parts = [list(part) for part in data.parts(3)]
+    assert parts == [[0, 2, 5], [8, 9], [1, 3, 4], [6], [7]]
+    plain = encode_dataset(pixart, mixed, resolution_px=32, seed=1)
+    assert plain.shapes is None
+    assert [list(part) for part in plain.parts(4)] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
+
+
+def test_what_buckets_cut_is_reported(pixart, mixed):
+    aspect = encode_dataset(pixart, mixed, resolution_px=32, seed=1, aspect_buckets=True).aspect
+    assert aspect["handling"] == encoding.BUCKET_HANDLING
+    assert aspect["buckets"] == {"24x40": 1, "32x32": 5, "40x24": 4}
+    # 60 x 40 keeps 36 of its rows, and so on; all but three squares lose something.
+    whole = [
+        1 - 36 / 40, 1 - (200 / 3) / 70, 1 - 50 / 300, 1 - 38.4 / 40, 1 - 50 / 60, 1 - 40 / 44, 1 - 30 / 33,
+    ]  # fmt: skip
+    assert aspect["cropped"] == 7
+    assert aspect["pixels_cut"] == pytest.approx(sum(whole) / 10)
+    # Of 33 x 30; what is left of the panorama, 50 x 30, and of the upright image, 30 x 50, is larger.
+    assert aspect["enlarged"] == 1
+
+
+def test_the_sizes_told_are_those_of_the_bucket(tiny_folder, mixed):
+    with LoadedPipeline(tiny_folder("sdxl"), device="cpu") as loaded:
+        data = encode_dataset(loaded, mixed, resolution_px=32, seed=1, aspect_buckets=True)
+    [name] = data.image_conditioning
+    # Height before width: original, corner of the cut, and target.
+    told = [data.batch([number], [True])[1][name][0].tolist() for number in (2, 4, 7)]
+    assert told[0] == [32, 32, 0, 0, 32, 32]
+    assert told[1] == [30, 300, 0, 100, 24, 40]
+    assert told[2] == [60, 30, 4, 0, 40, 24]
+
+
+def test_what_a_key_of_squares_says_is_what_it_said_before_there_were_buckets(pixart, dataset, tmp_path):
+    class Noted(CacheUse):
+        def fetch(self, facts):
+            asked.append(facts)
+            return super().fetch(facts)
+
+    asked: list[dict[str, Any]] = []
+    use = Noted(EncodingCache(tmp_path, 10**8))
+    encode_dataset(pixart, dataset, resolution_px=32, seed=1, use=use)
+    images, _ = asked
+    assert images.keys() == {
+        "format", "what", "family", "weights", "index", "precision", "device", "versions", "resolution_px",
+        "seed", "images",
+    }  # fmt: skip
+    assert (images["format"], images["what"], images["resolution_px"]) == (1, "images", 32)
+
+
+def test_squares_keep_their_keys_and_buckets_have_their_own(pixart, mixed, tmp_path):
+    folder = Path(shutil.copytree(mixed, tmp_path / "images"))
+    cache = EncodingCache(tmp_path / "cache", 10**8)
+    # Images and captions; then the sizes and three buckets.
+    assert misses(pixart, folder, cache) == 2
+    assert misses(pixart, folder, cache, aspect_buckets=True) == 4
+    assert misses(pixart, folder, cache, aspect_buckets=True) == 0
+    assert misses(pixart, folder, cache) == 0
+    # At 40 pixels the shapes are others.
+    assert misses(pixart, folder, cache, aspect_buckets=True, resolution_px=40) == 3
+    rows = [json.loads(line) for line in (folder / "metadata.jsonl").read_text().splitlines()]
+    (folder / "metadata.jsonl").write_text("\n".join(json.dumps(rows[number]) for number in (0, 2, 5)))
+    for number in set(range(10)) - {0, 2, 5}:
+        (folder / f"{number}.png").unlink()
+    misses(pixart, folder, cache)
+    # Of squares alone, only their sizes are new.
+    assert misses(pixart, folder, cache, aspect_buckets=True) == 1
 
 
 def test_a_vae_that_overflows_is_told_and_not_cached(pixart, dataset, tmp_path, monkeypatch):

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from matchgraph.training.errors import UnknownFamily, UnsupportedScheduler
+from matchgraph.training.errors import InvalidConfig, UnknownFamily, UnsupportedScheduler
 from matchgraph.training.pipelines.adapters import attach_adapter, detach_adapter
 from matchgraph.training.pipelines.families import FAMILIES, family, family_of
 from matchgraph.training.pipelines.families.objectives import draw_sigmas
@@ -38,9 +38,15 @@ def loaded(tiny_folder):
     return {name: load_pipeline(tiny_folder(name), device="cpu") for name in NAMES}
 
 
-@pytest.fixture(scope="module")
-def latents() -> torch.Tensor:
-    return torch.randn(3, tiny.CHANNELS, 8, 8, generator=generator(9))
+# Of squares, and of a wide aspect bucket.
+@pytest.fixture(scope="module", params=[(8, 8), (8, 12)], ids=["square", "wide"])
+def latents(request) -> torch.Tensor:
+    return torch.randn(3, tiny.CHANNELS, *request.param, generator=generator(9))
+
+
+def pixels_of(latents: torch.Tensor) -> list[int]:
+    """Height and width of the images."""
+    return [4 * side for side in latents.shape[-2:]]
 
 
 def test_families_are_found_by_pipeline_class():
@@ -266,11 +272,14 @@ def test_sdxl_and_kolors_losses_are_told_of_sizes_and_pooled_prompts(tiny_folder
         return ((predicted - target) ** 2).mean()
 
     unknown = own.loss(pipe, pipe.unet, latents, conditioning, generator(7))
-    torch.testing.assert_close(unknown, expected([[32.0, 32, 0, 0, 32, 32]] * 3))
-    # Height before width; the middle of the picture is kept: 32 of 40 and of 64 pixels.
-    told = own.image_conditioning(pipe, [(32, 32), (100, 80), (50, 100)], 32)
+    high, wide = pixels_of(latents)
+    torch.testing.assert_close(unknown, expected([[high, wide, 0.0, 0, high, wide]] * 3))
+    # Height before width; the middle of the picture is kept: 32 of 40 and of 64 pixels; or of 48, 38 and 96.
+    told = own.image_conditioning(pipe, [(32, 32), (100, 80), (50, 100)], [(wide, high)] * 3)
     known = own.loss(pipe, pipe.unet, latents, conditioning | told, generator(7))
-    sizes = [[32.0, 32, 0, 0, 32, 32], [80, 100, 0, 4, 32, 32], [100, 50, 16, 0, 32, 32]]
+    corners = [[0, 0], [0, 4], [16, 0]] if wide == high else [[8, 0], [3, 0], [32, 0]]
+    originals = [[32.0, 32], [80, 100], [100, 50]]
+    sizes = [[*of, *corner, high, wide] for of, corner in zip(originals, corners, strict=True)]
     torch.testing.assert_close(known, expected(sizes))
     assert not torch.allclose(known, unknown)
 
@@ -291,7 +300,7 @@ def test_playground_is_trained_to_denoise_as_edm_does(tiny_folder, latents, pred
         encoder_hidden_states=conditioning["prompt_embeds"],
         added_cond_kwargs={
             "text_embeds": conditioning["pooled_prompt_embeds"],
-            "time_ids": torch.tensor([[32.0, 32, 0, 0, 32, 32]] * 3),
+            "time_ids": torch.tensor([[*pixels_of(latents), 0.0, 0, *pixels_of(latents)]] * 3),
         },
     ).sample
     sign = 1 if prediction_type == "epsilon" else -1
@@ -309,16 +318,20 @@ def test_playground_is_trained_to_denoise_as_edm_does(tiny_folder, latents, pred
 
 def test_sizes_are_named_as_the_pipeline_names_them(loaded):
     pipe, own = loaded["sdxl"]
-    for size, original, corner in [((100, 80), (80, 100), (0, 4)), ((32, 32), (32, 32), (0, 0))]:
-        expected = pipe._get_add_time_ids(original, corner, (32, 32), torch.float32, tiny.POOLED)
-        (row,) = own.image_conditioning(pipe, [size], 32).values()
+    for size, shape, original, corner, target in [
+        ((100, 80), (32, 32), (80, 100), (0, 4), (32, 32)),
+        ((32, 32), (32, 32), (32, 32), (0, 0), (32, 32)),
+        ((100, 80), (24, 40), (80, 100), (0, 13), (40, 24)),
+    ]:
+        expected = pipe._get_add_time_ids(original, corner, target, torch.float32, tiny.POOLED)
+        (row,) = own.image_conditioning(pipe, [size], [shape]).values()
         assert torch.equal(row, expected)
 
 
 @pytest.mark.parametrize("name", sorted(set(NAMES) - {"sdxl", "kolors"}))
 def test_other_families_are_told_nothing_of_images(loaded, name):
     pipe, own = loaded[name]
-    assert own.image_conditioning(pipe, [(100, 80)], 32) == {}
+    assert own.image_conditioning(pipe, [(100, 80)], [(32, 32)]) == {}
 
 
 @pytest.mark.parametrize("learned_sigma", [True, False])
@@ -345,7 +358,11 @@ def test_pixart_alpha_is_told_of_sizes_where_it_was_made_for_1024_pixels(tiny_fo
     pipe, own = load_pipeline(tiny_folder("pixart_alpha", sample_size=side), device="cpu")
     conditioning = own.encode_prompts(pipe, PROMPTS)
     timesteps, noise, _, noisy = diffused("linear", latents)
-    told = {"resolution": torch.tensor([[32.0, 32.0]] * 3), "aspect_ratio": torch.tensor([[1.0]] * 3)}
+    high, wide = pixels_of(latents)
+    told = {
+        "resolution": torch.tensor([[high, wide]] * 3, dtype=torch.float32),
+        "aspect_ratio": torch.tensor([[high / wide]] * 3),
+    }
     predicted = pipe.transformer(
         noisy,
         encoder_hidden_states=conditioning["prompt_embeds"],
@@ -411,18 +428,19 @@ def test_sana_loss_is_rectified_flow_at_uniform_sigmas(tiny_folder, latents, qk_
 def test_flux_loss_is_rectified_flow_on_packed_latents(tiny_folder, latents, guidance_embeds):
     pipe, own = load_pipeline(tiny_folder("flux", guidance_embeds=guidance_embeds), device="cpu")
     conditioning = own.encode_prompts(pipe, PROMPTS)
+    high, wide = pixels_of(latents)
     # The dynamic shift is the sampler's alone.
     sigma, noise, noisy = flowed(latents, logit_normal=False, shift=1.0)
     predicted = pipe.transformer(
-        hidden_states=pipe._pack_latents(noisy, 3, tiny.CHANNELS, 8, 8),
+        hidden_states=pipe._pack_latents(noisy, *latents.shape),
         timestep=sigma,
         guidance=torch.tensor([3.5, 3.5, 3.5]) if guidance_embeds else None,
         pooled_projections=conditioning["pooled_prompt_embeds"],
         encoder_hidden_states=conditioning["prompt_embeds"],
         txt_ids=torch.zeros(tiny.TOKENS, 3),
-        img_ids=pipe._prepare_latent_image_ids(3, 4, 4, "cpu", torch.float32),
+        img_ids=pipe._prepare_latent_image_ids(3, high // 8, wide // 8, "cpu", torch.float32),
     ).sample
-    predicted = pipe._unpack_latents(predicted, 32, 32, pipe.vae_scale_factor)
+    predicted = pipe._unpack_latents(predicted, high, wide, pipe.vae_scale_factor)
     expected = ((predicted - (noise - latents)) ** 2).mean()
     torch.testing.assert_close(
         own.loss(pipe, pipe.transformer, latents, conditioning, generator(7)), expected
@@ -452,16 +470,17 @@ def test_chroma_loss_is_rectified_flow_with_the_mask_of_the_pipelines_call(loade
     embeddings, mask = conditioning.values()
     # The end and one padding token beside letters and spaces.
     assert mask.sum(dim=1).tolist() == [8, 2, 7]
+    high, wide = pixels_of(latents)
     sigma, noise, noisy = flowed(latents, logit_normal=True, shift=3.0)
     predicted = pipe.transformer(
-        hidden_states=pipe._pack_latents(noisy, 3, tiny.CHANNELS, 8, 8),
+        hidden_states=pipe._pack_latents(noisy, *latents.shape),
         timestep=sigma,
         encoder_hidden_states=embeddings,
         txt_ids=torch.zeros(tiny.TOKENS, 3),
-        img_ids=pipe._prepare_latent_image_ids(3, 4, 4, "cpu", torch.float32),
-        attention_mask=pipe._prepare_attention_mask(3, 16, torch.float32, mask),
+        img_ids=pipe._prepare_latent_image_ids(3, high // 8, wide // 8, "cpu", torch.float32),
+        attention_mask=pipe._prepare_attention_mask(3, high * wide // 64, torch.float32, mask),
     ).sample
-    predicted = pipe._unpack_latents(predicted, 32, 32, pipe.vae_scale_factor)
+    predicted = pipe._unpack_latents(predicted, high, wide, pipe.vae_scale_factor)
     expected = ((predicted - (noise - latents)) ** 2).mean()
     if checkpointed:
         pipe.transformer.enable_gradient_checkpointing()
@@ -510,11 +529,12 @@ def test_z_image_loss_is_rectified_flow_on_prompts_without_padding(loaded, laten
     )
 
 
+@pytest.mark.parametrize("columns", [4, 6])
 @pytest.mark.parametrize("name", ["flux2_dev", "flux2_klein"])
-def test_flux2_loss_is_rectified_flow_on_patches(loaded, name):
+def test_flux2_loss_is_rectified_flow_on_patches(loaded, name, columns):
     pipe, own = loaded[name]
     conditioning = own.encode_prompts(pipe, PROMPTS)
-    latents = torch.randn(3, *own.latent_shape(pipe, 32), generator=generator(9))
+    latents = torch.randn(3, 4 * tiny.CHANNELS, 4, columns, generator=generator(9))
     sigma, noise, noisy = flowed(latents, logit_normal=False, shift=1.0)
     positions = pipe._prepare_latent_ids(noisy)
     predicted = pipe.transformer(
@@ -571,17 +591,18 @@ def test_qwen_image_loss_is_rectified_flow_on_packed_latents_and_padded_prompts(
     for given, expected in zip(own.as_arguments(conditioning).values(), (embeddings, mask), strict=True):
         torch.testing.assert_close(given, expected.to(given.dtype))
     sigma, noise, noisy = flowed(latents, logit_normal=False, shift=1.0)
+    high, wide = pixels_of(latents)
 
     def expected(rows: slice, mask: torch.Tensor | None) -> torch.Tensor:
         count = len(noisy[rows])
         predicted = pipe.transformer(
-            hidden_states=pipe._pack_latents(noisy[rows, :, None], count, tiny.CHANNELS, 8, 8),
+            hidden_states=pipe._pack_latents(noisy[rows, :, None], count, *latents.shape[1:]),
             timestep=sigma[rows],
             encoder_hidden_states=embeddings[rows],
             encoder_hidden_states_mask=mask,
-            img_shapes=[[(1, 4, 4)]] * count,
+            img_shapes=[[(1, high // 8, wide // 8)]] * count,
         ).sample
-        predicted = pipe._unpack_latents(predicted, 32, 32, pipe.vae_scale_factor)[:, :, 0]
+        predicted = pipe._unpack_latents(predicted, high, wide, pipe.vae_scale_factor)[:, :, 0]
         return ((predicted - (noise - latents)[rows]) ** 2).mean()
 
     def loss(rows: slice) -> torch.Tensor:
@@ -589,6 +610,68 @@ def test_qwen_image_loss_is_rectified_flow_on_packed_latents_and_padded_prompts(
 
     torch.testing.assert_close(loss(slice(None)), expected(slice(None), mask))
     torch.testing.assert_close(loss(slice(0, 1)), expected(slice(0, 1), None))
+
+
+def told_of_shape(own, pipe, make) -> tuple[torch.Size, list[torch.Tensor]]:
+    """What a denoiser is first shown inside, and of what it is told those values that go by its shape."""
+    denoiser, seen = own.denoiser(pipe), []
+    hook = denoiser.register_forward_pre_hook(
+        lambda _, given, named: seen.append((given, named)), with_kwargs=True
+    )
+    try:
+        make()
+    finally:
+        hook.remove()
+    given, named = seen[0]
+    named = inspect.signature(denoiser.forward).bind(*given, **named).arguments
+    shown = next(iter(named.values()))
+    shown = shown[0] if isinstance(shown, list) else shown[0, None]
+    told = [named.get("img_ids"), (named.get("img_shapes") or [None])[0]]
+    told += [(named.get("added_cond_kwargs") or {}).get(key) for key in ("resolution", "aspect_ratio")]
+    told += [(named.get("added_cond_kwargs") or {}).get("time_ids")]
+    return shown.shape, [torch.as_tensor(one).flatten() for one in told if one is not None]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_denoisers_are_told_of_a_wide_image_as_by_their_pipelines_calls(loaded, name):
+    pipe, own = loaded[name]
+    call = {"num_inference_steps": 2, "height": 32, "width": 64, "output_type": "latent"}
+    shown = told_of_shape(
+        own,
+        pipe,
+        lambda: pipe(
+            prompt="a cat", **call, generator=generator(), **tiny.guided(name, 1.0, 1), **tiny.CALL[name]
+        ),
+    )
+    latents = own.encode_images(pipe, torch.rand(1, 3, 32, 64, generator=generator()) * 2 - 1)
+    losses = []
+
+    def train() -> None:
+        with torch.enable_grad():
+            rows = own.encode_prompts(pipe, ["a cat"])
+            losses.append(own.loss(pipe, own.denoiser(pipe), latents, rows, generator(7)))
+
+    trained = told_of_shape(own, pipe, train)
+    assert trained[0] == shown[0]
+    for one, other in zip(trained[1], shown[1], strict=True):
+        torch.testing.assert_close(one.float(), other.float())
+    assert torch.isfinite(losses[0])
+
+
+@pytest.mark.parametrize(("name", "most"), [("sd3", 64), ("aura_flow", 64)])
+def test_aspect_buckets_longer_than_a_table_of_positions_are_refused(tiny_folder, loaded, name, most):
+    own, folder = loaded[name][1], tiny_folder(name)
+    # Of the square of 48 pixels the longest is 64, of that of 56 it is 72.
+    own.check_buckets(folder, 48)
+    with pytest.raises(InvalidConfig, match=f"at most {most} pixels.*--aspect-buckets"):
+        own.check_buckets(folder, 56)
+    # Where it is on another machine, nobody knows.
+    own.check_buckets(folder / "elsewhere", 56)
+
+
+@pytest.mark.parametrize("name", sorted(set(NAMES) - {"sd3", "aura_flow"}))
+def test_other_families_have_positions_for_any_shape(tiny_folder, loaded, name):
+    loaded[name][1].check_buckets(tiny_folder(name), 4096)
 
 
 def widths(name: str, encoders: dict[str, dict]) -> dict[str, tuple[int, ...]]:
@@ -646,7 +729,7 @@ def test_objective_and_adapter_fit_the_real_models(model):
     assert 512 % own.size_unit_px(pipe) == 0
     side = 512 // pipe.vae_scale_factor
     rows = {key: torch.ones(2, *shape, device=meta) for key, shape in widths(own.name, encoders).items()}
-    rows |= own.image_conditioning(pipe, [(700, 600), (512, 512)], 512)
+    rows |= own.image_conditioning(pipe, [(700, 600), (512, 512)], [(512, 512)] * 2)
     parameters = attach_adapter(pipe, own, rank=4, alpha=4, generator=generator())
     loss = own.loss(
         pipe, denoiser, torch.ones(2, vae["latent_channels"], side, side, device=meta), rows, generator()

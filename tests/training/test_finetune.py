@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -144,6 +145,71 @@ def test_every_image_is_seen_once_an_epoch_and_captions_stay_with_their_images(
     fine_tune(one, dataset, config(steps=20, batch_size=5, caption_dropout=0.5), tmp_path / "half")
     # One image of five has the empty caption anyway: 0.2 + 0.8 * 0.5.
     assert np.mean([torch.equal(embedding, empty) for _, embedding in seen]) == pytest.approx(0.6, abs=0.15)
+
+
+def shown_shapes(monkeypatch, one) -> list[tuple[int, ...]]:
+    """Shapes of the latents that are trained on, pass by pass."""
+    shapes: list[tuple[int, ...]] = []
+    own_loss = type(one.family).loss
+
+    def watched(self, pipe, denoiser, latents, conditioning, generator, rows):
+        assert torch.isfinite(latents).all()
+        shapes.append((*latents.shape[-2:], len(latents[rows])))
+        return own_loss(self, pipe, denoiser, latents, conditioning, generator, rows)
+
+    monkeypatch.setattr(type(one.family), "loss", watched)
+    return shapes
+
+
+def test_every_step_is_of_one_bucket_however_it_is_divided(loaded, mixed, tmp_path, monkeypatch):
+    one = loaded["sd"]
+    shapes = shown_shapes(monkeypatch, one)
+    split = {"steps": 6, "batch_size": 2, "gradient_accumulation": 2, "aspect_buckets": True}
+    record = fine_tune(one, mixed, config(**split), tmp_path)
+    steps = [tuple(shapes[first : first + 2]) for first in range(0, 12, 2)]
+    # Of five squares and four wide images, and one that is alone and fills its step four times over.
+    assert {(8, 8, 2), (6, 10, 2), (10, 6, 2)} == {passes[0] for passes in steps}
+    assert all(first == second for first, second in steps)
+    assert record.happened["aspect"]["buckets"] == {"24x40": 1, "32x32": 5, "40x24": 4}
+    assert record.happened["aspect"]["pixels_cut"] < 0.15
+    assert json.loads((tmp_path / "record.json").read_text())["asked"]["config"]["aspect_buckets"] is True
+
+
+def test_a_step_may_be_larger_than_all_images(loaded, mixed, tmp_path):
+    record = fine_tune(loaded["pixart"], mixed, config(batch_size=13, aspect_buckets=True), tmp_path)
+    assert np.isfinite(record.losses).all()
+
+
+def test_squares_are_trained_on_alike_with_buckets_and_without(loaded, mixed, tmp_path):
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for number in (0, 2, 5):
+        (folder / f"{number}.png").write_bytes((mixed / f"{number}.png").read_bytes())
+    asked = config(steps=4, batch_size=2)
+    for name in ("sdxl", "pixart_alpha"):
+        plain = fine_tune(loaded[name], folder, asked, tmp_path / "plain")
+        bucketed = fine_tune(loaded[name], folder, replace(asked, aspect_buckets=True), tmp_path / "bucketed")
+        assert bucketed.losses == plain.losses
+        assert bucketed.sha256 == plain.sha256
+        assert bucketed.happened["aspect"]["buckets"] == {"32x32": 3}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_every_family_trains_on_buckets(loaded, mixed, tmp_path, monkeypatch, name):
+    shapes = shown_shapes(monkeypatch, loaded[name])
+    side = 4 * loaded[name].family.size_unit_px(loaded[name].pipe)
+    asked = config(steps=4, batch_size=5, resolution_px=side, aspect_buckets=True)
+    record = fine_tune(loaded[name], mixed, asked, tmp_path)
+    assert len({shape[:2] for shape in shapes}) == 3
+    assert np.isfinite(record.losses).all()
+
+
+def test_buckets_that_a_model_has_no_positions_for_are_refused_first(loaded, mixed, tmp_path, monkeypatch):
+    one = loaded["aura_flow"]
+    monkeypatch.setattr(type(one.family), "encode_images", lambda *_: pytest.fail("it encodes"))
+    with pytest.raises(InvalidConfig, match="positions for sides of at most 64 pixels"):
+        fine_tune(one, mixed, config(resolution_px=64, aspect_buckets=True), tmp_path)
 
 
 def test_the_record_says_what_was_asked_what_happened_and_with_what(loaded, dataset, tmp_path):

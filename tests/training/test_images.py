@@ -18,6 +18,7 @@ from matchgraph.training.dataset_files import FORMATS, OTHER_SUFFIXES, SUFFIXES
 from matchgraph.training.errors import BadDataset, BadImage
 from matchgraph.training.images import (
     DatasetFolder,
+    covering,
     list_captioned_images,
     load_rgb,
     read_image_folder,
@@ -464,3 +465,15 @@ def test_square_scales_the_shorter_side_and_cuts_the_centre():
     # Bicubic weights reach over the edge of the cut.
     np.testing.assert_array_equal(np.asarray(cut)[:, 3:-3], np.broadcast_to([10, 200, 30], (20, 14, 3)))
     assert square(noise(33, 57), 32).size == (32, 32)
+
+
+def test_covering_scales_to_the_shape_and_cuts_the_centre():
+    stripes = np.zeros((30, 40, 3), dtype=np.uint8)
+    stripes[5:25] = [10, 200, 30]
+    cut = covering(Image.fromarray(stripes), (80, 40))
+    assert cut.size == (80, 40)
+    np.testing.assert_array_equal(np.asarray(cut)[3:-3], np.broadcast_to([10, 200, 30], (34, 80, 3)))
+    # Whole where the aspect is the shape's, and upright ones likewise.
+    whole = noise(40, 20)
+    assert covering(whole, (40, 20)) is whole
+    assert covering(noise(57, 33), (24, 40)).size == (24, 40)

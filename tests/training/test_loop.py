@@ -1,4 +1,4 @@
-"""The loop's parts: order, accumulation, loss scaling, compilation, gradient checkpointing."""
+"""The loop's parts: accumulation, loss scaling, compilation, gradient checkpointing."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from matchgraph.training.pipelines.encoding import encode_dataset
 from matchgraph.training.pipelines.loading import LoadedPipeline
 from matchgraph.training.tune import loop
 from matchgraph.training.tune.finetune import fine_tune
-from matchgraph.training.tune.loop import ShuffledOrder, Training, attached, purpose_generator
+from matchgraph.training.tune.loop import Training, attached
 from matchgraph.training.tune.methods import Lora
 
 CONFIG = {
@@ -43,25 +43,10 @@ def half(tiny_folder):
         yield loaded
 
 
-def test_each_epoch_has_every_number_once_in_an_order_of_its_own():
-    order = ShuffledOrder(6, purpose_generator(1, "order"))
-    taken = [order.take(4) for _ in range(6)]
-    epochs = torch.tensor(taken).view(4, 6).tolist()
-    assert all(sorted(epoch) == list(range(6)) for epoch in epochs)
-    assert len({tuple(epoch) for epoch in epochs}) == 4
-
-
-@pytest.mark.parametrize("taken", [0, 5, 6, 7, 15])
-def test_an_order_goes_on_where_it_was(taken):
-    one = ShuffledOrder(6, purpose_generator(1, "order"))
-    one.take(taken)
-    other = ShuffledOrder(6, purpose_generator(9, "order"))
-    other.restore(one.epoch_state(), one.position)
-    assert one.take(20) == other.take(20)
-
-
-@pytest.mark.parametrize("name", ["pixart", "sd3"])
-def test_a_step_is_the_same_in_one_pass_and_in_several(tiny_folder, dataset, monkeypatch, name):
+@pytest.mark.parametrize(("name", "buckets"), [("pixart", False), ("pixart", True), ("sd3", False)])
+def test_a_step_is_the_same_in_one_pass_and_in_several(
+    tiny_folder, dataset, mixed, monkeypatch, name, buckets
+):
     seen = []
     own_clip = torch.nn.utils.clip_grad_norm_
 
@@ -73,7 +58,8 @@ def test_a_step_is_the_same_in_one_pass_and_in_several(tiny_folder, dataset, mon
     monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", clip)
     losses = []
     with LoadedPipeline(tiny_folder(name), device="cpu") as loaded:
-        data = encode_dataset(loaded, dataset, resolution_px=32, seed=0)
+        folder = mixed if buckets else dataset
+        data = encode_dataset(loaded, folder, resolution_px=32, seed=0, aspect_buckets=buckets)
         for split in (
             {"batch_size": 6},
             {"batch_size": 2, "gradient_accumulation": 3},

@@ -48,7 +48,7 @@ def test_training_takes_what_was_estimated(tiny_folder, name, checkpointing):
         denoiser = family.denoiser(pipe)
         rows = family.encode_prompts(pipe, ["a"] * ROWS)
         side = tiny.RESOLUTION_PX
-        rows |= family.image_conditioning(pipe, [(side, side)] * ROWS, side)
+        rows |= family.image_conditioning(pipe, [(side, side)] * ROWS, [(side, side)] * ROWS)
         latent = side // pipe.vae_scale_factor
         latents = torch.randn(ROWS, pipe.vae.config.latent_channels, latent, latent)
         trained = [parameter for parameter in denoiser.parameters() if parameter.requires_grad]

@@ -53,6 +53,23 @@ def rehearsed(loaded, dataset, extractor=None, training=TRAINING):
     rehearse(loaded, dataset, list_captioned_images(dataset), training, SAMPLING, [extractor or Looking()])
 
 
+def test_buckets_are_rehearsed_as_they_are_trained_on(sd, tiny_folder, mixed, monkeypatch):
+    shapes = []
+    own = type(sd.family).loss
+    monkeypatch.setattr(
+        type(sd.family), "loss", lambda *given: shapes.append(given[3].shape[-2:]) or own(*given)
+    )
+    # A square and a wide image.
+    training = replace(TRAINING, aspect_buckets=True)
+    rehearsed(sd, mixed, training=training)
+    assert [tuple(shape) for shape in shapes] in ([(8, 8)], [(6, 10)])
+    with (
+        LoadedPipeline(tiny_folder("sd3"), device="cpu") as loaded,
+        pytest.raises(TrainingError, match="at most 64"),
+    ):
+        rehearsed(loaded, mixed, training=replace(training, resolution_px=64))
+
+
 def test_a_run_is_the_same_with_and_without(sd, dataset, tmp_path, monkeypatch):
     def run(name):
         record = fine_tune(sd, dataset, TRAINING, tmp_path / name)

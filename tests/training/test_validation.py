@@ -71,6 +71,26 @@ def test_the_loss_is_of_held_out_images_at_the_same_noise(tiny_folder, dataset, 
         assert run(replace(config, caption_dropout=1.0), "dropped")["validations"][0]["loss"] == first
 
 
+def test_the_loss_of_images_of_several_shapes_is_their_mean(tiny_folder, mixed, tmp_path, monkeypatch):
+    config = replace(CONFIG, steps=1, learning_rate=1e-12, aspect_buckets=True)
+    with LoadedPipeline(tiny_folder("sd"), device="cpu") as loaded:
+        plain = fine_tune(loaded, mixed, config, tmp_path / "plain")
+        own, losses = type(loaded.family).loss, []
+
+        def loss(*given):
+            found = own(*given)
+            losses.append((float(found.detach()), len(given[3])))
+            return found
+
+        monkeypatch.setattr(type(loaded.family), "loss", loss)
+        seen = fine_tune(loaded, mixed, config, tmp_path / "seen", validation=Validation(1))
+    assert seen.sha256 == plain.sha256
+    [look] = seen.happened["validations"]
+    # The step's own, and five squares, four wide images and one more, two at a time.
+    assert [count for _, count in losses[1:]] == [2, 2, 1, 2, 2, 1]
+    assert look["loss"] == pytest.approx(sum(one * count for one, count in losses[1:]) / 10)
+
+
 def test_looks_before_an_interruption_are_kept(tiny_folder, dataset, tmp_path):
     def stop(step: int, _: float) -> None:
         if step == 2:

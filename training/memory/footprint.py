@@ -215,7 +215,8 @@ class _Tracing:
         blocks = [block for encoder in encoders for block in blocks_of(encoder)]
         with torch.device("meta"), tracer.watching(), as_on_a_gpu(None), standing_in(tracer, blocks):
             encoded = self._family.encode_prompts(self._pipe, ["a"] * TRACED_ROWS)
-        sizes = self._family.image_conditioning(self._pipe, [(self._side, self._side)], self._side)
+        shapes = [(self._side, self._side)]
+        sizes = self._family.image_conditioning(self._pipe, shapes, shapes)
         of_images = {
             name: rows.to("meta").expand(TRACED_ROWS, *rows.shape[1:]) for name, rows in sizes.items()
         }

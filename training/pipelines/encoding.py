@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from matchgraph.training.buckets import Shape, buckets, grouped, kept, nearest
 from matchgraph.training.errors import NonFiniteEncoding, memory_of
 from matchgraph.training.files import file_hash, folders_hash, json_hash
-from matchgraph.training.images import CaptionedImage, list_captioned_images, load_rgb, square
+from matchgraph.training.images import CaptionedImage, covering, list_captioned_images, load_rgb
 from matchgraph.training.pipelines.cache import CacheUse
 from matchgraph.training.pipelines.loading import (
     LoadedPipeline,
@@ -42,28 +43,37 @@ DECODING_THREADS = 4
 # New versions may round otherwise, so what older ones encoded is encoded again.
 ENCODING_PACKAGES = ("torch", "diffusers", "transformers", "pillow")
 ASPECT_HANDLING = "shorter side scaled to resolution_px, centre square kept"
+BUCKET_HANDLING = "scaled to cover the bucket of the nearest aspect, centre kept"
 
 
 class Rows:
     """Rows of equally named tensors, in shards that may be mapped from files instead of lying in memory.
 
     Args:
-        shards: each with the same names; all but the last have equally many rows.
+        shards: each with the same names.
+        numbers: of the shards' rows, one after another; as they come by default.
     """
 
-    def __init__(self, shards: Sequence[Mapping[str, torch.Tensor]]) -> None:
+    def __init__(
+        self, shards: Sequence[Mapping[str, torch.Tensor]], numbers: Sequence[int] | None = None
+    ) -> None:
         self._shards = list(shards)
-        lengths = [len(next(iter(shard.values()))) for shard in self._shards]
-        self._size, self._length = lengths[0], sum(lengths)
+        places = [
+            (shard, row)
+            for shard, tensors in enumerate(self._shards)
+            for row in range(len(next(iter(tensors.values()))))
+        ]
+        numbers = range(len(places)) if numbers is None else numbers
+        self._places = dict(zip(numbers, places, strict=True))
 
     def __len__(self) -> int:
-        return self._length
+        return len(self._places)
 
     def pick(self, rows: Sequence[int], device: torch.device | None = None) -> dict[str, torch.Tensor]:
-        """Gather some rows, in the order given, on a device."""
+        """Gather some rows, of one shape, in the order given, on a device."""
         import torch
 
-        places = [divmod(row, self._size) for row in rows]
+        places = [self._places[row] for row in rows]
         return {
             name: torch.stack([self._shards[shard][name][row] for shard, row in places]).to(device)
             for name in self._shards[0]
@@ -75,14 +85,17 @@ class EncodedDataset:
     """A dataset as the denoiser is trained on it: every image and every different caption encoded once.
 
     Attributes:
-        latents: a row `latents` per image, float32, (channels, h, w).
+        latents: a row `latents` per image, float32, (channels, h, w); with aspect buckets not all of one
+            shape.
         conditioning: a row per different caption; row 0 is the empty one.
         image_conditioning: a row per image of inputs that depend on the image itself; often nothing.
         caption_rows: the row of each image's caption.
         captioned: how many images have a caption.
         truncated: how many images' captions lose words to a text encoder's length.
-        aspect: how images that are not square were made so: `handling`, the number `cropped`, the mean share
-            of an image's pixels that was cut (`pixels_cut`), and the number `enlarged`.
+        aspect: how images were made squares, or got the shapes of their buckets: `handling`, the number
+            `cropped`, the mean share of an image's pixels that was cut (`pixels_cut`), the number `enlarged`,
+            and with `buckets` how many images are in each, by its width and height.
+        shapes: the bucket of each image, by its width and height in pixels; None where all are squares.
     """
 
     latents: Rows
@@ -92,6 +105,7 @@ class EncodedDataset:
     captioned: int
     truncated: int
     aspect: dict[str, Any]
+    shapes: Sequence[Shape] | None = None
 
     def __len__(self) -> int:
         return len(self.caption_rows)
@@ -102,7 +116,7 @@ class EncodedDataset:
         """Gather images with their captions.
 
         Args:
-            picked: numbers of the images.
+            picked: numbers of the images, which are of one shape.
             kept: for each, whether its own caption comes with it, or the empty one.
             device: where to.
 
@@ -115,6 +129,12 @@ class EncodedDataset:
         }
         latents = self.latents.pick(picked, device)["latents"]
         return latents, self.conditioning.pick(rows, device) | of_images
+
+    def parts(self, size: int) -> Iterator[Sequence[int]]:
+        """Numbers of all images, at most so many at a time, and each time of one shape."""
+        groups = [range(len(self))] if self.shapes is None else grouped(self.shapes).values()
+        for group in groups:
+            yield from (group[first : first + size] for first in range(0, len(group), size))
 
 
 def dataset_hash(images: Sequence[CaptionedImage]) -> str:
@@ -130,6 +150,7 @@ def encode_dataset(
     resolution_px: int,
     seed: int,
     use: CacheUse | None = None,
+    aspect_buckets: bool = False,
 ) -> EncodedDataset:
     """Decode, scale and encode images and captions; neither VAE nor text encoder is used after.
 
@@ -142,6 +163,8 @@ def encode_dataset(
         resolution_px: side of the squares that the images are made.
         seed: of the draws from the VAE's posterior; an image's draw depends on it and the image alone.
         use: the cache; none by default, where all encodings are held in memory.
+        aspect_buckets: give each image the shape of `training.buckets.buckets` that is nearest to its own
+            instead.
 
     Raises:
         BadDataset: the folder is faulty.
@@ -153,7 +176,12 @@ def encode_dataset(
     use = use or CacheUse(None)
     listed = list_captioned_images(dataset_folder) if images is None else images
     images = [image for image in listed if not image.held_out]
-    latents, sizes = _encode_images(loaded, images, resolution_px, seed, use)
+    shapes: list[Shape] = [(resolution_px, resolution_px)] * len(images)
+    if aspect_buckets:
+        loaded.family.check_buckets(loaded.folder, resolution_px)
+        among = buckets(resolution_px, loaded.family.size_unit_px(loaded.pipe))
+        shapes = [nearest(size, among) for size in _sizes(images, use)]
+    latents, sizes = _encode_images(loaded, images, shapes, resolution_px, seed, use)
     captions = [image.caption or "" for image in images]
     row_of = {caption: row for row, caption in enumerate(dict.fromkeys(["", *captions]))}
     with quiet_libraries():
@@ -163,12 +191,13 @@ def encode_dataset(
         conditioning=encode_prompts(loaded, list(row_of), use),
         image_conditioning={
             name: values.cpu()
-            for name, values in loaded.family.image_conditioning(loaded.pipe, sizes, resolution_px).items()
+            for name, values in loaded.family.image_conditioning(loaded.pipe, sizes, shapes).items()
         },
         caption_rows=[row_of[caption] for caption in captions],
         captioned=sum(image.caption is not None for image in images),
         truncated=truncated,
-        aspect=_aspect(sizes, resolution_px),
+        aspect=_aspect(sizes, shapes) | (_of_buckets(shapes) if aspect_buckets else {}),
+        shapes=shapes if aspect_buckets else None,
     )
 
 
@@ -255,27 +284,58 @@ def images_together(resolution_px: int) -> int:
     return max(1, min(LARGEST_IMAGE_BATCH, ENCODED_PIXELS // resolution_px**2))
 
 
+def _sizes(images: Sequence[CaptionedImage], use: CacheUse) -> list[Shape]:
+    """Width and height of all images, upright; files say them in too many ways to be read undecoded."""
+    import torch
+
+    facts: dict[str, Any] = {"what": "sizes"}
+    if use.active:
+        versions = {"pillow": importlib.metadata.version("pillow")}
+        hashes = [file_hash(image.path) for image in images]
+        facts |= {"format": CACHE_FORMAT, "versions": versions, "images": hashes}
+    found = use.fetch(facts)
+    if found is None:
+        with ThreadPoolExecutor(DECODING_THREADS) as pool:
+            sizes = list(pool.map(lambda image: load_rgb(image.path).size, images))
+        found = use.store(facts, {"sizes": torch.tensor(sizes, dtype=torch.int32)})
+    return [(width, height) for width, height in found["sizes"].tolist()]
+
+
 def _encode_images(
-    loaded: LoadedPipeline, images: Sequence[CaptionedImage], resolution_px: int, seed: int, use: CacheUse
-) -> tuple[Rows, list[tuple[int, int]]]:
-    """Latents of all images, and the width and height of each."""
+    loaded: LoadedPipeline,
+    images: Sequence[CaptionedImage],
+    shapes: Sequence[Shape],
+    resolution_px: int,
+    seed: int,
+    use: CacheUse,
+) -> tuple[Rows, list[Shape]]:
+    """Latents of all images, and the width and height of each before it got its shape."""
     import numpy as np
     import torch
 
     facts = _facts(loaded, "images", ["vae"]) if use.active else {}
-    facts |= {"resolution_px": resolution_px, "seed": seed}
+    facts |= {"seed": seed}
+    # As many as of squares, which are the largest.
     size = images_together(resolution_px)
-    batches = [images[start : start + size] for start in range(0, len(images), size)]
-    hashes = [[file_hash(image.path) for image in batch] for batch in batches]
+    batches = [
+        (shape, group[start : start + size])
+        for shape, group in grouped(shapes).items()
+        for start in range(0, len(group), size)
+    ]
+    hashes = [[file_hash(images[number].path) for number in batch] for _, batch in batches]
+    keys = [
+        facts | _of_shape(shape) | {"images": names}
+        for (shape, _), names in zip(batches, hashes, strict=True)
+    ]
     # A batch is one entry: encoders round by the shape of their batch, so an image by itself would not have
     # the same latents in another one, and a run would depend on what the cache held.
-    shards = [use.fetch(facts | {"images": names}) for names in hashes]
+    shards = [use.fetch(key) for key in keys]
     missing = [number for number, shard in enumerate(shards) if shard is None]
-    paths = [[image.path for image in batches[number]] for number in missing]
+    wanted = [([images[one].path for one in batch], shape) for shape, batch in (batches[n] for n in missing)]
     there = placed(loaded, "vae") if missing else nullcontext()
     with there, memory_of("encoding images"):
-        for number, decoded in zip(missing, _decoded_ahead(paths, resolution_px), strict=True):
-            pixels = torch.from_numpy(np.stack([square for square, _ in decoded]))
+        for number, decoded in zip(missing, _decoded_ahead(wanted), strict=True):
+            pixels = torch.from_numpy(np.stack([shown for shown, _ in decoded]))
             latents = loaded.family.encode_images(
                 loaded.pipe,
                 pixels.permute(0, 3, 1, 2).float() / 127.5 - 1,
@@ -290,22 +350,31 @@ def _encode_images(
                 "latents": latents.cpu().contiguous(),
                 "sizes": torch.tensor([size for _, size in decoded], dtype=torch.int32),
             }
-            shards[number] = use.store(facts | {"images": hashes[number]}, shard)
+            shards[number] = use.store(keys[number], shard)
     complete = [shard for shard in shards if shard is not None]
-    sizes = [(int(width), int(height)) for shard in complete for width, height in shard["sizes"].tolist()]
-    return Rows([{"latents": shard["latents"]} for shard in complete]), sizes
+    numbers = [number for _, batch in batches for number in batch]
+    found = [(int(width), int(height)) for shard in complete for width, height in shard["sizes"].tolist()]
+    sizes = dict(zip(numbers, found, strict=True))
+    latents = Rows([{"latents": shard["latents"]} for shard in complete], numbers)
+    return latents, [sizes[number] for number in range(len(images))]
 
 
-Decoded = tuple["np.ndarray", tuple[int, int]]
+def _of_shape(shape: Shape) -> dict[str, int]:
+    """What an entry's key says of the images' shape."""
+    width, height = shape
+    return {"resolution_px": width} if width == height else {"width_px": width, "height_px": height}
 
 
-def _decoded_ahead(batches: Sequence[Sequence[Path]], resolution_px: int) -> Iterator[list[Decoded]]:
-    """Squares and original sizes, a batch at a time; the next one is decoded while the last is encoded."""
+Decoded = tuple["np.ndarray", Shape]
+
+
+def _decoded_ahead(batches: Sequence[tuple[Sequence[Path], Shape]]) -> Iterator[list[Decoded]]:
+    """Images in their batch's shape and their own sizes, a batch at a time; the next is decoded ahead."""
     ahead: deque[list[Future[Decoded]]] = deque()
     with ThreadPoolExecutor(DECODING_THREADS) as pool:
         try:
-            for batch in batches:
-                ahead.append([pool.submit(_decode, path, resolution_px) for path in batch])
+            for paths, shape in batches:
+                ahead.append([pool.submit(_decode, path, shape) for path in paths])
                 if len(ahead) > 1:
                     yield [future.result() for future in ahead.popleft()]
             while ahead:
@@ -314,11 +383,11 @@ def _decoded_ahead(batches: Sequence[Sequence[Path]], resolution_px: int) -> Ite
             pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _decode(path: Path, resolution_px: int) -> Decoded:
+def _decode(path: Path, shape: Shape) -> Decoded:
     import numpy as np
 
     image = load_rgb(path)
-    return np.asarray(square(image, resolution_px)), image.size
+    return np.asarray(covering(image, shape)), image.size
 
 
 def _text_folders(loaded: LoadedPipeline) -> list[str]:
@@ -340,11 +409,17 @@ def _facts(loaded: LoadedPipeline, what: str, folders: Sequence[str]) -> dict[st
     }
 
 
-def _aspect(sizes: Sequence[tuple[int, int]], resolution_px: int) -> dict[str, Any]:
-    shares = [1 - min(size) ** 2 / (size[0] * size[1]) for size in sizes]
+def _aspect(sizes: Sequence[Shape], shapes: Sequence[Shape]) -> dict[str, Any]:
+    left = [kept(size, shape) for size, shape in zip(sizes, shapes, strict=True)]
+    shares = [1 - math.prod(part) / math.prod(size) for part, size in zip(left, sizes, strict=True)]
     return {
         "handling": ASPECT_HANDLING,
         "cropped": sum(share > 0 for share in shares),
         "pixels_cut": sum(shares) / len(shares),
-        "enlarged": sum(min(size) < resolution_px for size in sizes),
+        "enlarged": sum(part[0] < shape[0] for part, shape in zip(left, shapes, strict=True)),
     }
+
+
+def _of_buckets(shapes: Sequence[Shape]) -> dict[str, Any]:
+    counts = {f"{width}x{height}": len(group) for (width, height), group in sorted(grouped(shapes).items())}
+    return {"handling": BUCKET_HANDLING, "buckets": counts}

@@ -37,8 +37,8 @@ class FineTuneRecord:
     Attributes:
         adapter: the weights file.
         asked: model, dataset and the whole configuration.
-        happened: seconds, losses per step, counts of images and captions, what was cropped, peak memory, use
-            of the cache, where it was interrupted, the weights' SHA-256.
+        happened: seconds, losses per step, counts of images and captions, what was cropped and the aspect
+            buckets, peak memory, use of the cache, where it was interrupted, the weights' SHA-256.
         used: versions, machine and device.
     """
 
@@ -130,6 +130,7 @@ def fine_tune(
             resolution_px=config.resolution_px,
             seed=config.seed,
             use=use,
+            aspect_buckets=config.aspect_buckets,
         )
         dataset = encode(images)
         encoding_seconds = time.perf_counter() - began

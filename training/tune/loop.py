@@ -13,6 +13,7 @@ from matchgraph.training.pipelines.loading import LoadedPipeline
 from matchgraph.training.seeds import seeded_generator
 from matchgraph.training.tune.methods import Method
 from matchgraph.training.tune.optimisers import from_tensors, make_optimiser, state_tensors
+from matchgraph.training.tune.order import PURPOSE, BucketedOrder, ShuffledOrder
 
 if TYPE_CHECKING:
     import torch
@@ -23,48 +24,6 @@ if TYPE_CHECKING:
 COMPILE_BACKEND = "inductor"
 # Below this scale no float16 gradient overflows that float32 would not.
 SMALLEST_SCALE = 2.0**-14
-
-
-class ShuffledOrder:
-    """Numbers below a count without end, each epoch in an order of its own.
-
-    Args:
-        count: of images.
-        generator: draws the orders.
-    """
-
-    def __init__(self, count: int, generator: torch.Generator) -> None:
-        self.position = 0
-        self._count = count
-        self._generator = generator
-        self._shuffle()
-
-    def take(self, n: int) -> list[int]:
-        """The next `n` numbers."""
-        taken = []
-        for _ in range(n):
-            if self.position == self._count:
-                self._shuffle()
-                self.position = 0
-            taken.append(self._epoch[self.position])
-            self.position += 1
-        return taken
-
-    def epoch_state(self) -> torch.Tensor:
-        """The generator's state from which the current epoch's order was drawn."""
-        return self._before
-
-    def restore(self, epoch_state: torch.Tensor, position: int) -> None:
-        """Go on where an order with this state and position was."""
-        self._generator.set_state(epoch_state)
-        self._shuffle()
-        self.position = position
-
-    def _shuffle(self) -> None:
-        import torch
-
-        self._before = self._generator.get_state()
-        self._epoch = torch.randperm(self._count, generator=self._generator).tolist()
 
 
 class Training:
@@ -102,7 +61,11 @@ class Training:
         )
         # Overflow in float16 gradients is found and undone by scaling the loss; bfloat16 has float32's range.
         self._scaler = torch.amp.GradScaler(self._device.type, enabled=config.precision == "fp16")
-        self._order = ShuffledOrder(len(dataset), purpose_generator(config.seed, "order"))
+        self._order = (
+            ShuffledOrder(len(dataset), purpose_generator(config.seed, PURPOSE))
+            if dataset.shapes is None
+            else BucketedOrder(dataset.shapes, config.batch_size * config.gradient_accumulation, config.seed)
+        )
         self._dropout = purpose_generator(config.seed, "dropout")
         self._noise = purpose_generator(config.seed, "noise")
 
@@ -214,7 +177,7 @@ class Training:
         """Go on where a run with this state was.
 
         Raises:
-            ValueError: the tensors are not of these parameters.
+            ValueError: the tensors are not of these parameters, or the order not of these images.
         """
         names = list(self.parameters)
         kept: dict[int, dict[str, torch.Tensor]] = {}
@@ -226,12 +189,13 @@ class Training:
         shapes = {name: tensor.shape for name, tensor in tensors.items() if name.startswith("parameter/")}
         if shapes != {f"parameter/{name}": parameter.shape for name, parameter in self.parameters.items()}:
             raise ValueError("its parameters are not those of this run")
+        # Before anything is changed, as it may refuse.
+        self._order.restore(tensors["generator/order"], position)
         for name, parameter in self.parameters.items():
             parameter.data.copy_(tensors[f"parameter/{name}"])
         groups = self._optimiser.state_dict()["param_groups"]
         states = {number: from_tensors(tensors) for number, tensors in kept.items()}
         self._optimiser.load_state_dict({"state": states, "param_groups": groups})
-        self._order.restore(tensors["generator/order"], position)
         self._dropout.set_state(tensors["generator/dropout"])
         self._noise.set_state(tensors["generator/noise"])
         if self._scaler.is_enabled():
@@ -244,7 +208,8 @@ class Training:
     def _losses(self, noise: torch.Generator) -> Iterator[torch.Tensor]:
         """The losses of a step's passes, one after another.
 
-        What is random is drawn for all images of the step, so it does not depend on how they are divided.
+        What is random is drawn for all images of the step, so it does not depend on how they are divided;
+        nor does it with aspect buckets, as all of them are of one.
         """
         import torch
 

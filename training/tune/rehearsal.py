@@ -59,7 +59,12 @@ def rehearse(
     devices = [loaded.device] if loaded.device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
         data = encode_dataset(
-            loaded, dataset_folder, some, resolution_px=training.resolution_px, seed=training.seed
+            loaded,
+            dataset_folder,
+            some,
+            resolution_px=training.resolution_px,
+            seed=training.seed,
+            aspect_buckets=training.aspect_buckets,
         )
         with (
             attached(loaded, method_of(training), training) as parameters,

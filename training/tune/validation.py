@@ -110,8 +110,7 @@ class Validator:
         family, pipe = self.loaded.family, self.loaded.pipe
         generator = purpose_generator(self.config.seed, "validation")
         total = 0.0
-        for first in range(0, len(self.dataset), self.config.batch_size):
-            rows = range(first, min(first + self.config.batch_size, len(self.dataset)))
+        for rows in self.dataset.parts(self.config.batch_size):
             latents, conditioning = self.dataset.batch(rows, [True] * len(rows), self.loaded.device)
             with self.training.narrowed():
                 loss = family.loss(pipe, family.denoiser(pipe), latents, conditioning, generator)

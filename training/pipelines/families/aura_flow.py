@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
-from matchgraph.training.pipelines.families.base import Family
+from matchgraph.training.pipelines.families.base import Family, trained_positions
 from matchgraph.training.pipelines.families.rows import Conditioning
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import torch
 
 
@@ -35,6 +38,10 @@ class AuraFlow(Family):
     def prepare(self, pipe: Any) -> None:
         if pipe.transformer.device.type == "meta":
             _read_without_positions(pipe.text_encoder)
+
+    def position_table(self, folder: Path) -> tuple[int, int] | None:
+        """See `Family.position_table`; diffusers takes others' for those beyond it, and has the default."""
+        return trained_positions(folder, math.isqrt, default=1024)
 
     def _encoded(self, pipe: Any, prompts: list[str]) -> Conditioning:
         embeddings, *_ = pipe.encode_prompt(

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from matchgraph.training.buckets import Shape, buckets
 from matchgraph.training.errors import InvalidConfig
 from matchgraph.training.pipelines.decoding import checked_decoding, normalised, single_precision
 from matchgraph.training.pipelines.families.consistency import as_student
@@ -145,6 +147,31 @@ class Family(ABC):
         # Pipelines themselves insist on multiples of 8.
         return math.lcm(8, pipe.vae_scale_factor * patch)
 
+    def position_table(self, folder: Path) -> tuple[int, int] | None:  # noqa: ARG002
+        """How many positions a side of an image has in the model in a folder, and of how many pixels each.
+
+        None where positions are computed for images of any shape.
+        """
+        return None
+
+    def check_buckets(self, folder: Path, resolution_px: int) -> None:
+        """Refuse aspect buckets longer than the model in a folder has positions for.
+
+        Raises:
+            InvalidConfig: its table of positions is too small.
+        """
+        table = self.position_table(folder)
+        if table is None:
+            return
+        count, each_px = table
+        longest = max(max(shape) for shape in buckets(resolution_px, math.lcm(8, each_px)))
+        if longest > count * each_px:
+            raise InvalidConfig(
+                f"{folder.name} has positions for sides of at most {count * each_px} pixels, and aspect "
+                f"buckets of {resolution_px} have sides of {longest}: leave --aspect-buckets out, or give a "
+                "smaller --resolution."
+            )
+
     def encode_images(
         self,
         pipe: Any,
@@ -178,15 +205,15 @@ class Family(ABC):
     def image_conditioning(
         self,
         pipe: Any,  # noqa: ARG002
-        sizes: Sequence[tuple[int, int]],  # noqa: ARG002
-        resolution_px: int,  # noqa: ARG002
+        sizes: Sequence[Shape],  # noqa: ARG002
+        shapes: Sequence[Shape],  # noqa: ARG002
     ) -> Conditioning:
         """Inputs of the denoiser that depend on the training image, apart from its caption; mostly none.
 
         Args:
             pipe: the loaded pipeline.
-            sizes: width and height of n images before `training.images.square` scaled and cut them.
-            resolution_px: side of the squares.
+            sizes: width and height of n images before `training.images.covering` scaled and cut them.
+            shapes: width and height of each after it.
 
         Returns:
             Tensors of n rows, to be handed to `loss` together with the prompts' rows.
@@ -409,6 +436,25 @@ class Family(ABC):
         side = side_px // pipe.vae_scale_factor
         config = pipe.vae.config
         return (config.get("latent_channels") or config["z_dim"], side, side)
+
+
+def trained_positions(folder: Path, of_side: Callable[[int], int], default: int) -> tuple[int, int] | None:
+    """See `Family.position_table`; of transformers whose configuration says how many they have.
+
+    Args:
+        folder: the model's.
+        of_side: makes positions of a side of `pos_embed_max_size`.
+        default: where the configuration leaves it out.
+    """
+    try:
+        transformer, vae = (
+            json.loads((folder / part / "config.json").read_text(encoding="utf-8"))
+            for part in ("transformer", "vae")
+        )
+    except OSError:  # the folder is on another machine
+        return None
+    factor = 2 ** (len(vae["block_out_channels"]) - 1)
+    return of_side(transformer.get("pos_embed_max_size", default)), factor * transformer.get("patch_size", 2)
 
 
 def number_shift(pipe: Any) -> None:

@@ -18,7 +18,7 @@ class PixArtAlpha(PixArtSigma):
 
     Source:
         The noise's part of the objective of Chen et al., "PixArt-alpha" (2023), as in the LoRA script of its
-        authors' repository (`train_pixart_lora_hf.py`), which also tells the size of the training squares.
+        authors' repository (`train_pixart_lora_hf.py`), which also tells the size of the training images.
     """
 
     name = "pixart_alpha"

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from matchgraph.training.pipelines.families.base import Family, number_shift
+from matchgraph.training.pipelines.families.base import Family, number_shift, trained_positions
 from matchgraph.training.pipelines.families.rows import Conditioning
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import torch
 
 # The pipeline's own default for the T5 part of the prompt.
@@ -44,6 +46,10 @@ class StableDiffusion3(Family):
 
     def prepare(self, pipe: Any) -> None:
         number_shift(pipe)
+
+    def position_table(self, folder: Path) -> tuple[int, int] | None:
+        """See `Family.position_table`; the default is diffusers'."""
+        return trained_positions(folder, int, default=96)
 
     def _t5_tokens(self, pipe: Any) -> int:
         # Without T5 the pipeline puts a block of zeros in its place; it need be no longer than the CLIP part.

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from matchgraph.training.buckets import Shape
 from matchgraph.training.errors import InvalidConfig
 from matchgraph.training.pipelines.families.base import Family
 from matchgraph.training.pipelines.families.objectives import denoise, is_edm
@@ -57,17 +58,15 @@ class StableDiffusionXL(Family):
         tokenizers = (pipe.tokenizer, pipe.tokenizer_2)
         return [(each, each.model_max_length) for each in tokenizers if each is not None]
 
-    def image_conditioning(
-        self, pipe: Any, sizes: Sequence[tuple[int, int]], resolution_px: int
-    ) -> Conditioning:
+    def image_conditioning(self, pipe: Any, sizes: Sequence[Shape], shapes: Sequence[Shape]) -> Conditioning:
         """Original size, corner of the cut and size shown, as the pipeline has them: height before width."""
         import torch
 
         rows = []
-        for width, height in sizes:
-            scale = resolution_px / min(width, height)
-            top, left = ((side * scale - resolution_px) / 2 for side in (height, width))
-            rows.append([height, width, round(top), round(left), resolution_px, resolution_px])
+        for (width, height), (wide, high) in zip(sizes, shapes, strict=True):
+            scale = max(wide / width, high / height)
+            top, left = (height * scale - high) / 2, (width * scale - wide) / 2
+            rows.append([height, width, round(top), round(left), high, wide])
         return {TIME_IDS: torch.tensor(rows, dtype=torch.float32, device=pipe.device)}
 
     def has_min_snr(self, folder: Path) -> bool:
@@ -109,11 +108,12 @@ class StableDiffusionXL(Family):
         conditioning: Conditioning,
         guidance: float | None = None,
     ) -> torch.Tensor:
-        """See `Family.predict`; images of unknown size count as uncut squares."""
+        """See `Family.predict`; images of unknown size count as uncut."""
         sizes = conditioning.get(TIME_IDS)
         if sizes is None:
-            side = noisy.shape[-1] * pipe.vae_scale_factor
-            sizes = self.image_conditioning(pipe, [(side, side)] * len(noisy), side)[TIME_IDS]
+            high, wide = (side * pipe.vae_scale_factor for side in noisy.shape[-2:])
+            shapes = [(wide, high)] * len(noisy)
+            sizes = self.image_conditioning(pipe, shapes, shapes)[TIME_IDS]
         return denoiser(
             noisy,
             levels,
