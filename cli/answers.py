@@ -13,6 +13,7 @@ from matchgraph.words import SECONDS_PER_HOUR, duration
 if TYPE_CHECKING:
     from matchgraph.predictor.answer import Answer
     from matchgraph.predictor.evaluation import Evaluation
+    from matchgraph.predictor.new_models import NewModels
     from matchgraph.predictor.replay import BudgetCurve
     from matchgraph.predictor.starting import StartingPoint
     from matchgraph.shortlist import Shortlisted
@@ -182,6 +183,40 @@ def show_evaluation(evaluation: Evaluation) -> None:
     console.print(tau_text(evaluation), soft_wrap=True)
     for note in evaluation.notes:
         console.print(f"Note: {note}", soft_wrap=True)
+
+
+def show_new_models(found: NewModels) -> None:
+    """Print how each model is placed that was held out, and what that comes to."""
+    from rich.text import Text
+
+    from matchgraph.cli.rendering import new_table, stdout_console
+
+    console = stdout_console()
+    table = new_table(f"Models as if never measured, by {found.provenance['metric']}")
+    table.add_column("model", overflow="fold")
+    for name in ("datasets", "ordered rightly", "in the middle", "best on", "found first"):
+        table.add_column(name, justify="right")
+    for one in found.models:
+        shares = (f"{share * PERCENT:.0f} %" for share in (one.ordered, one.in_the_middle))
+        cells = [one.datasets, *shares, one.best_on, one.found]
+        table.add_row(Text(one.model), *map(str, cells))
+    console.print(table)
+    for dataset, reason in found.skipped.items():
+        console.print(f"Not held out: {dataset} ({reason}).", soft_wrap=True)
+    console.print(new_models_text(found), soft_wrap=True)
+
+
+def new_models_text(found: NewModels) -> str:
+    """How well models that were never measured are placed, in sentences."""
+    own, middle = (f"{figure.value * PERCENT:.0f} %" for figure in (found.ordered, found.in_the_middle))
+    value, low, high = (end * PERCENT for end in (found.gain.value, found.gain.low, found.gain.high))
+    best, first = (sum(getattr(one, name) for one in found.models) for name in ("best_on", "found"))
+    return (
+        f"A model that was never measured is on the right side of {own} of the others, and of {middle} where "
+        f"it is put in the middle of them instead: {value:+.1f} points [{low:+.1f}, {high:+.1f}], 95 % "
+        f"interval over {found.gain.count} models ({found.seconds:.0f} s). Of {best} times that it is the "
+        f"best, it is found first {first} times."
+    )
 
 
 def shortlist_text(evaluation: Evaluation) -> str:

@@ -18,7 +18,7 @@ from matchgraph.cli.options import (
     probe_option,
     settings_options,
 )
-from matchgraph.predictor.config import GROUP_KINDS, ReplayConfig
+from matchgraph.predictor.config import GROUP_KINDS, MODEL, ReplayConfig
 from matchgraph.predictor.recipes import Method
 from matchgraph.predictor.starting import StartingPoint
 from matchgraph.progress import progress_bar
@@ -249,9 +249,10 @@ def decided(
 )
 @click.option(
     "--hold-out",
-    type=click.Choice(GROUP_KINDS),
+    type=click.Choice((*GROUP_KINDS, MODEL)),
     help="Hold out all datasets of a style, a category (a property of the datasets, or the part of the id "
-    "before or after the last hyphen) or a cluster of similar ones together.",
+    "before or after the last hyphen) or a cluster of similar ones together; or each model, as if it had "
+    "never been measured.",
 )
 @click.option(
     "--measure",
@@ -279,6 +280,8 @@ def evaluate(
     O2O: how much worse than the best one; both in the metric's own unit. Brackets are 95 % bootstrap
     intervals over datasets; p is from a paired permutation test of the method against each baseline.
 
+    With --hold-out model, each model loses all its results and is placed among the others by its properties.
+
     With --budget-curve, a quarter of the datasets at a time is treated as new and ranked from the results of
     the others, which are revealed step by step. The method is trained 68 times per replay with four budget
     points.
@@ -286,10 +289,16 @@ def evaluate(
     from matchgraph.cli import answers
     from matchgraph.predictor import workflow
 
+    if hold_out == MODEL and (curve or removed or measure):
+        raise click.UsageError(
+            "--hold-out model goes without --budget-curve, --removed and --measure: leave them out."
+        )
     method = configuration(Method, options)
     config = ReplayConfig(shares=shares, replays=replays, seed=method.seed)
     with progress_bar() as progress, opened_graph() as (graph, _):
-        if curve:
+        if hold_out == MODEL:
+            found = workflow.evaluate_new_models(graph, method=method, on_progress=progress)
+        elif curve:
             found = workflow.evaluate_by_budget(graph, method=method, config=config, on_progress=progress)
         else:
             found = workflow.evaluate(
@@ -302,6 +311,8 @@ def evaluate(
             )
     if as_json:
         click.echo(json.dumps(found.to_dict(), allow_nan=False))
+    elif hold_out == MODEL:
+        answers.show_new_models(found)
     elif curve:
         answers.show_curve(found)
     else:

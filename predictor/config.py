@@ -15,6 +15,8 @@ OPERATORS: tuple[str, ...] = get_args(Operator)
 EMBEDDERS = ("gds", "node2vec+")
 RANKERS = ("catboost", "forest")
 GROUP_KINDS = ("style", "category", "cluster")
+# What else can be held out.
+MODEL = "model"
 # CatBoost takes no larger one.
 LARGEST_SEED = 2**31 - 1
 

@@ -12,7 +12,7 @@ from matchgraph.graphdb.errors import GraphChanged, UnknownMetric
 from matchgraph.graphdb.metrics import DEFAULT_METRIC, KNOWN_METRICS
 from matchgraph.graphdb.queries import did_you_mean
 from matchgraph.graphdb.snapshot import NOT_RECORDED
-from matchgraph.predictor import evaluation, matching, replay, samples
+from matchgraph.predictor import evaluation, matching, new_models, replay, samples
 from matchgraph.predictor.active import pair_hours
 from matchgraph.predictor.answer import Answer
 from matchgraph.predictor.confidence import cluster_folds, confidence_of, other_folds
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from matchgraph.graphdb.models import Dataset, MeasuredDataset, Snapshot, Statistics
     from matchgraph.graphdb.repository import MatchingGraph
     from matchgraph.predictor.evaluation import Evaluation
+    from matchgraph.predictor.new_models import NewModels
     from matchgraph.predictor.replay import BudgetCurve
 
 
@@ -245,6 +246,32 @@ def evaluate(
         hold_out=hold_out,
         measure=measure,
         progress=lambda done, of, dataset: on_progress(f"without {dataset}", done, of),
+    )
+
+
+def evaluate_new_models(
+    graph: MatchingGraph, *, method: Method | None = None, on_progress: Progress = no_progress
+) -> NewModels:
+    """How well models that were never measured are placed among the others, see `predictor.new_models`.
+
+    Args:
+        graph: the graph.
+        method: how to predict; the default recipe by default.
+        on_progress: called with the step, and how much of it is done.
+
+    Raises:
+        UnknownMetricName: no result is in the metric.
+        NotEnoughResults: fewer than two datasets have two measured models, or fewer than three models
+            results.
+        NoSimilarity: the method needs similarities, and no dataset has any.
+    """
+    method = method or Method()
+    snapshot = _visible(graph, method, method.similarity)
+    return new_models.evaluate_new_models(
+        snapshot,
+        method.build(graph.runner),
+        seed=method.seed,
+        progress=lambda done, of, model: on_progress(f"without {model}", done, of),
     )
 
 

@@ -54,6 +54,7 @@ SCENES = {
         "Graph.query",
         "Graph.cypher",
         "Graph.evaluate",
+        "Graph.evaluate_new_models",
         "Graph.router",
         "Router.fit",
         "Router.calibrate",

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from matchgraph.ingest.workflow import RecordCounts
     from matchgraph.predictor.answer import Answer
     from matchgraph.predictor.evaluation import Evaluation
+    from matchgraph.predictor.new_models import NewModels
     from matchgraph.predictor.recipes import Method
     from matchgraph.predictor.starting import StartingPoint
     from matchgraph.shortlist import Shortlisted
@@ -519,6 +520,28 @@ class Graph:
                 measure=measure,
                 on_progress=on_progress,
             )
+
+    def evaluate_new_models(self, *, method: Method | None = None) -> NewModels:
+        """How well a model that was never measured is placed among the others, by its properties.
+
+        Args:
+            method: how to predict; the default recipe by default.
+
+        Returns:
+            For each model, held out in turn, the share of the others that it is rightly above or below:
+            `.to_frame()`.
+
+        Raises:
+            Error: too few results, or the method does not suit the graph.
+
+        Example:
+            >>> graph.evaluate_new_models(method=matchgraph.Method(recipe="gaussian")).ordered.count
+            10
+        """
+        from matchgraph.predictor.workflow import evaluate_new_models
+
+        with self._following() as on_progress:
+            return evaluate_new_models(self._graph, method=method, on_progress=on_progress)
 
     def query(self, name: str, **parameters: Any) -> pd.DataFrame:
         """Answer a named question; `matchgraph query` lists them.

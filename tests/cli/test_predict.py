@@ -445,6 +445,16 @@ class TestEvaluate:
         assert [fold["dataset"] for fold in answer["folds"]] == ["d00", "d01", "d02", "d03"]
         assert answer["provenance"]["seed"] == 0
 
+    def test_models_held_out(self, graph, command, zoo, save):
+        save(graph, zoo(n_datasets=8))
+        code, out, err = command("evaluate", "--hold-out", "model", *PROCESS)
+        assert (code, err) == (0, "")
+        assert "as if never measured, by clip_fid" in out
+        assert "over 6 models" in out
+        for other in (("--measure", 2), ("--removed", 0.1), ("--budget-curve",)):
+            code, _, err = command("evaluate", "--hold-out", "model", *other)
+            assert (code, "leave them out" in err) == (2, True)
+
     @pytest.mark.slow
     def test_text_and_a_metric_where_larger_is_better(self, graph, command, zoo, save):
         snapshot = zoo(n_datasets=4)
