@@ -50,7 +50,7 @@ def draw(
     gpu_memory: float | None = None,
     on_work: OnWork = no_work,
 ) -> Iterator[Drawn]:
-    """Draw prompts, each model's together, so that each is loaded once.
+    """Draw prompts, those of a model in one precision together, so that it is loaded once for them.
 
     Args:
         prompts: n of them.

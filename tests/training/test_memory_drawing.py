@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
+import click
 import numpy as np
 import pytest
 import torch
 
+from matchgraph.cli.choose import choose
+from matchgraph.cli.collaborate import collaborate
+from matchgraph.cli.route import route
 from matchgraph.drawing import Drawing
 from matchgraph.training.config import SampleConfig
 from matchgraph.training.errors import InsufficientMemory, OutOfMemory
 from matchgraph.training.memory import drawing
-from matchgraph.training.memory.drawing import drawing_plan, opened_pair_to_draw, opened_to_draw
+from matchgraph.training.memory.drawing import OTHERWISE, drawing_plan, opened_pair_to_draw, opened_to_draw
 from matchgraph.training.memory.plan import GIB, STAGES
 from matchgraph.training.sampling.generate import joined, sample_images, stream_batches
 
@@ -69,7 +74,8 @@ def test_fewer_images_at_a_time_are_the_same_images(tiny_folder):
 
 @pytest.mark.slow
 def test_a_lack_of_memory_is_one_line_that_names_the_flags(tiny_folder, monkeypatch):
-    with pytest.raises(InsufficientMemory, match=r"needs about \d\.\d GiB for .*, and there are 0\.0\."):
+    lacking = rf"needs about \d\.\d GiB for .*, and there are 0\.0\. Either {re.escape(OTHERWISE)}\.$"
+    with pytest.raises(InsufficientMemory, match=lacking):
         opened_to_draw(tiny_folder("sd"), gpu_memory=1e-3, **TINY).__enter__()
 
     def fail(*_: object, **__: object) -> None:
@@ -86,6 +92,21 @@ def test_a_lack_of_memory_is_one_line_that_names_the_flags(tiny_folder, monkeypa
         draw()
     assert str(raised.value).count("--gpu-memory") == 1
     assert "\n" not in str(raised.value)
+
+
+def test_the_flags_that_it_names_are_those_of_the_commands_that_it_names():
+    """Those that draw have the one, and those that say how have the others."""
+
+    def flags(command: click.Command) -> set[str]:
+        return {flag for parameter in command.params for flag in parameter.opts}
+
+    for group, names in ((route, ("score", "generate")), (collaborate, ("tune", "generate", "evaluate"))):
+        assert all("--gpu-memory" in flags(group.commands[name]) for name in names)
+    assert "--gpu-memory" in flags(choose)
+    for group, name in ((route, "variants"), (collaborate, "calibrate")):
+        assert f"{name}`" in OTHERWISE
+        named = set(re.findall(r"--[a-z-]+", OTHERWISE))
+        assert named == {"--resolution", "--precision"} & flags(group.commands[name])
 
 
 def test_two_that_stay_loaded_have_half_of_what_is_left_each(monkeypatch):

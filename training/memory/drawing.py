@@ -18,9 +18,14 @@ if TYPE_CHECKING:
 
 # All that a pipeline comes to that is not trained.
 STAGES = ("loading", "encoding text", "sampling", "decoding", "scoring")
+# How an image is drawn is said where a candidate is added or a student calibrated, not where it is drawn.
+OTHERWISE = (
+    "draw smaller images or in bf16 (--resolution and --precision of `route variants` or `collaborate "
+    "calibrate`), or use a GPU with more memory"
+)
 WHAT_HELPS = (
     "Give --gpu-memory with less than the GPU has, so that more of the model is offloaded to main memory, "
-    "a smaller --resolution, --precision bf16, or use a GPU with more memory"
+    f"{OTHERWISE}"
 )
 
 
@@ -126,8 +131,7 @@ def opened_to_draw(
     if plan is not None and plan.too_large:
         raise InsufficientMemory(
             f"{os.path.basename(folder)} needs about {plan.peaks[plan.heaviest] / GIB:.1f} GiB for "
-            f"{plan.heaviest}, and there are {plan.budget / GIB:.1f}. Use a smaller --resolution, "
-            "--precision bf16, or a GPU with more memory."
+            f"{plan.heaviest}, and there are {plan.budget / GIB:.1f}. Either {OTHERWISE}."
         )
     try:
         with LoadedPipeline(

@@ -26,7 +26,7 @@ class Start:
     """Pictures to begin with.
 
     Attributes:
-        latents: clean ones, in the form that the pipeline's call takes them in; float32, (n, ...).
+        latents: clean ones, in the form that the pipeline's call takes them in; (n, ...).
         strength: share of the schedule that is drawn again, above 0 and below 1: the rollback.
     """
 
