@@ -31,7 +31,7 @@ class FineTuneConfig:
         learning_rate: of AdamW; see `schedule`.
         rank: LoRA rank.
         alpha: LoRA alpha; the update is scaled by alpha / rank.
-        resolution_px: images are scaled and cut to a square of this side.
+        resolution_px: images are scaled and cut to a square of this side; see `aspect_buckets`.
         seed: decides start values, data order, timesteps, noise and which captions are dropped.
         caption_dropout: share of captions replaced by the empty one, for classifier-free guidance.
         precision: of the frozen weights and of the arithmetic, `fp32`, `bf16` or `fp16`; trained weights and

@@ -26,6 +26,11 @@ AUTO_TOLERANCE, MOST_SAMPLES = 0.05, 10_000
 # The precision of a run that leaves it to its device.
 AUTO = "auto"
 
+# What the ledger keeps of a run's question beside its settings: see `RunConfig.drawn_by_default` and
+# `ingest.runs.plan`.
+FURTHER = frozenset({"default_guidance", "default_steps", "extractors", "prompt_tokens"})
+NOT_KNOWN = "not known"
+
 # The settings of a run that decide how it is sampled and scored, and not how it is trained.
 SAMPLED = (
     "metrics", "resolution_px", "precision", "quantisation", "seed", "samples", "tolerance",
@@ -367,18 +372,21 @@ class RunConfig:
         """Return the configuration that the ledger keeps of a run.
 
         Args:
-            asked: what `asked` gave, with or without further entries.
+            asked: what `asked` gave, with or without the entries of `FURTHER`.
 
         Raises:
             ConfigChanged: this version of the program would do something else for it.
         """
         config = cls.as_recorded(asked)
         # By way of JSON, as the ledger has it.
-        for name, value in json.loads(json.dumps(config.asked())).items():
-            if name not in asked or asked[name] != value:
+        own = json.loads(json.dumps(config.asked()))
+        # A later version's setting would be left out in silence.
+        unknown = asked.keys() - {field.name for field in fields(cls)} - FURTHER
+        for name in (*own, *sorted(unknown)):
+            there, here = (said.get(name, NOT_KNOWN) for said in (asked, own))
+            if there != here:
                 raise ConfigChanged(
-                    f"The run was queued by another version of matchgraph: {name} was "
-                    f"{asked.get(name, 'not known')!r} there and is {value!r} here. Use that version, or "
-                    "cancel the run and queue it again."
+                    f"The run was queued by another version of matchgraph: {name} was {there!r} there and is "
+                    f"{here!r} here. Use that version, or cancel the run and queue it again."
                 )
         return config

@@ -44,7 +44,7 @@ def test_metrics_are_named_once(metrics: tuple[str, ...]) -> None:
 
 def test_it_comes_back_from_the_ledger_as_it_was() -> None:
     config = replace(CONFIG, metrics=("clip_fid", "kid"), guidance=2.5, batch_size=12)
-    stored = json.loads(json.dumps({**config.asked(), "extractor": "abc"}))
+    stored = json.loads(json.dumps({**config.asked(), "extractors": {"clip": "abc"}, "default_steps": 40}))
     assert RunConfig.from_asked(stored) == replace(config, precision="fp32")
 
 
@@ -128,3 +128,8 @@ def test_another_version_s_configuration_is_refused_by_name(change: dict) -> Non
     stored = {name: value for name, value in stored.items() if value is not None or name not in change}
     with pytest.raises(ConfigChanged, match=next(iter(change))):
         RunConfig.from_asked(stored)
+
+
+def test_a_setting_of_a_later_version_is_not_left_out_in_silence() -> None:
+    with pytest.raises(ConfigChanged, match="mirrored was True there and is 'not known' here"):
+        RunConfig.from_asked({**CONFIG.asked(), "mirrored": True})

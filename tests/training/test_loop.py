@@ -165,6 +165,24 @@ def test_a_compiled_denoiser_trains_the_same(pixart, dataset, tmp_path, monkeypa
 
 
 @pytest.mark.slow
+def test_every_bucket_is_compiled(pixart, mixed, tmp_path, monkeypatch):
+    # A step each, as no bucket has more images.
+    asked, shapes = config(batch_size=6, compile=True, aspect_buckets=True), set()
+
+    def backend(graph, given):
+        for each in given:
+            if isinstance(each, torch.Tensor) and each.ndim == 4 and len(each) == asked.batch_size:
+                shapes.add(tuple(each.shape[2:]))
+        return graph.forward
+
+    monkeypatch.setattr(loop, "COMPILE_BACKEND", backend)
+    # As if there were more buckets than torch compiles a network for by default.
+    monkeypatch.setattr(torch._dynamo.config, "cache_size_limit", 1)
+    assert fine_tune(pixart, mixed, asked, tmp_path).used["compiled"]
+    assert shapes == {(8, 8), (6, 10), (10, 6)}
+
+
+@pytest.mark.slow
 def test_where_compilation_fails_the_plain_denoiser_trains(pixart, dataset, tmp_path, monkeypatch):
     def broken(*_: object) -> None:
         raise RuntimeError("no compiler here\nwith a long story")

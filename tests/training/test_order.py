@@ -40,7 +40,7 @@ def test_batches_are_of_one_bucket_and_see_its_images_equally_often(size):
     order = BucketedOrder(SHAPES, size, seed=1)
     seen: Counter[int] = Counter()
     rounds: Counter[tuple[int, int]] = Counter()
-    for batch in range(1, 400):
+    for batch in range(1, 401):
         picked = order.take(size)
         assert len(picked) == size
         [shape] = {SHAPES[number] for number in picked}

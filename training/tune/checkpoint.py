@@ -62,7 +62,7 @@ class RunState:
     Attributes:
         step: steps done.
         losses: of each of them.
-        position: how far into its shuffled order the current epoch is.
+        position: images taken of the current epoch; with aspect buckets, steps taken of the run.
         skipped_steps: steps whose update was left out, since float16 overflowed in them.
         scaler: state of the loss scaler; empty but in fp16.
         seconds: wall time that all parts of the run took up to here.

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 # torch.compile's default; it needs a C++ compiler, or Triton on a GPU.
 COMPILE_BACKEND = "inductor"
+# How often torch compiles a network by default, before it goes on without, and says so in a log at most.
+COMPILED_ANEW = 8
 # Below this scale no float16 gradient overflows that float32 would not.
 SMALLEST_SCALE = 2.0**-14
 
@@ -129,6 +131,12 @@ class Training:
         order, dropout = self._order.epoch_state(), self._dropout.get_state()
         position = self._order.position
         try:
+            if self._dataset.shapes is not None:
+                from torch._dynamo import config as limits
+
+                # By the name that all versions have.
+                needed = COMPILED_ANEW + len(set(self._dataset.shapes))
+                limits.cache_size_limit = max(limits.cache_size_limit, needed)
             self._denoiser = torch.compile(plain, backend=COMPILE_BACKEND, dynamic=False)
             next(self._losses(purpose_generator(self._config.seed, "trial"))).backward()
         except Exception as error:
@@ -158,7 +166,7 @@ class Training:
 
     @property
     def position(self) -> int:
-        """How far into its order the current epoch is."""
+        """How far into its order the run is, as the order counts it."""
         return self._order.position
 
     @property

@@ -168,8 +168,8 @@ class Family(ABC):
         if longest > count * each_px:
             raise InvalidConfig(
                 f"{folder.name} has positions for sides of at most {count * each_px} pixels, and aspect "
-                f"buckets of {resolution_px} have sides of {longest}: leave --aspect-buckets out, or give a "
-                "smaller --resolution."
+                f"buckets of {resolution_px} have sides of {longest}: leave --aspect-buckets out (a "
+                "--run-file can do so for one family), or give a smaller --resolution."
             )
 
     def encode_images(
