@@ -204,6 +204,7 @@ def loaded_pair(
     oracle: Oracle,
     teacher: str | None = None,
     drawing: Drawing | None = None,
+    teacher_px: int | None = None,
 ) -> Iterator[Pair]:
     """Load the pipelines of a student and of its teacher.
 
@@ -213,6 +214,7 @@ def loaded_pair(
         oracle: says where.
         teacher: its id; by default the one that the graph has.
         drawing: how the student draws; by default as it was calibrated.
+        teacher_px: side of the teacher's images; by default that of the student's.
 
     Raises:
         NotCalibrated: the student has no teacher in the graph, or it is to draw as calibrated and is not.
@@ -240,6 +242,7 @@ def loaded_pair(
         device=oracle.device,
         gpu_memory=oracle.gpu_memory,
         resolution_px=drawing.resolution_px,
+        teacher_px=teacher_px,
         batch_size=BATCH,
         precision=drawing.precision,
     ) as (one, other):
@@ -357,7 +360,8 @@ def tune(
     """
     from matchgraph.training.files import write_json
 
-    with loaded_pair(runner, student, oracle=oracle) as pair:
+    side = corrections.teacher_resolution_px
+    with loaded_pair(runner, student, oracle=oracle, teacher_px=side) as pair:
         grid = corrections.grid((pair.calibration.drawing,), samples, seed)
         check_budget(budget_tflop, price(pair.student, pair.calibration.drawing))
         prompts = prompts_of(runner, "validation", prompts_file)
@@ -447,16 +451,19 @@ def generate(
                 "--teacher-steps."
             )
     with ExitStack() as inside:
-        pair = inside.enter_context(loaded_pair(runner, student, oracle=oracle))
+        if teacher_resolution_px is None and known is not None and known.tuned is not None:
+            teacher_resolution_px = known.tuned.teacher.resolution_px
+        pair = inside.enter_context(
+            loaded_pair(runner, student, oracle=oracle, teacher_px=teacher_resolution_px)
+        )
         if controlnet is not None:
             for loaded in (pair.student, pair.teacher):
                 inside.enter_context(controlled(loaded, controlnet))
         calibration, tuned = pair.calibration, pair.distilled.tuned
+        side = teacher_resolution_px or calibration.drawing.resolution_px
         if tuned is None:
-            side = teacher_resolution_px or calibration.drawing.resolution_px
             teacher = Drawing(teacher_steps, resolution_px=side, precision=calibration.drawing.precision)
         else:
-            side = teacher_resolution_px or tuned.teacher.resolution_px
             teacher = replace(tuned.teacher, steps=teacher_steps or tuned.teacher.steps, resolution_px=side)
             k = tuned.k if k is None else k
             rollback = tuned.rollback if rollback is None else rollback
@@ -529,7 +536,8 @@ def evaluate(
     from matchgraph.training.images import list_captioned_images, load_rgb
     from matchgraph.training.measure.extractors import load_clip
 
-    with loaded_pair(runner, student, oracle=oracle) as pair:
+    side = corrections.teacher_resolution_px
+    with loaded_pair(runner, student, oracle=oracle, teacher_px=side) as pair:
         calibration = pair.calibration
         asked = [
             prompts_of(runner, "validation", tune_prompts_file),

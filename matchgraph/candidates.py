@@ -161,7 +161,8 @@ class PromptDrawer:
         texts, numbers = self._of(rows)
         options = self._options(calibration.drawing)
         folders = (self._folders[distilled.student], self._folders[distilled.teacher])
-        with opened_pair_to_draw(*folders, **options) as (student, teacher):
+        side = tuned.teacher.resolution_px
+        with opened_pair_to_draw(*folders, teacher_px=side, **options) as (student, teacher):
             threshold: float | Callable[[Sequence[float]], float] = calibration.threshold(tuned.k)
             if candidate.adapter is not None and candidate.teacher_adapter is not None:
                 load_weights(student.pipe, student.family, candidate.adapter)

@@ -225,8 +225,9 @@ def test_the_threshold_of_a_fine_tuned_student_is_of_its_own_scores(
             ]
 
     @contextmanager
-    def opened(*folders: Path, precision: str, **_: Any) -> Any:
+    def opened(*folders: Path, precision: str, teacher_px: int, **_: Any) -> Any:
         precisions.append(precision)
+        assert teacher_px == TUNED.teacher.resolution_px
         yield [SimpleNamespace(pipe=folder.name, family="family") for folder in folders]
 
     monkeypatch.setattr("matchgraph.training.memory.drawing.opened_pair_to_draw", opened)

@@ -122,8 +122,8 @@ def test_two_that_stay_loaded_have_half_of_what_is_left_each(monkeypatch):
         def __exit__(self, *_: object) -> None:
             pass
 
-    def plan(_: object, *, budget_bytes: int, held_bytes: int, **__: object) -> None:
-        planned.append((budget_bytes / GIB, held_bytes / GIB))
+    def plan(_: object, *, budget_bytes: int, held_bytes: int, resolution_px: int, **__: object) -> None:
+        planned.append((budget_bytes / GIB, held_bytes / GIB, resolution_px))
 
     monkeypatch.setattr(drawing, "choose_device", torch.device)
     monkeypatch.setattr(drawing, "free_memory", lambda _: (22 * GIB, held[0]))
@@ -132,8 +132,8 @@ def test_two_that_stay_loaded_have_half_of_what_is_left_each(monkeypatch):
     with opened_pair_to_draw("student", "teacher", device="cuda", resolution_px=32, batch_size=1):
         pass
     with opened_pair_to_draw(
-        "student", "teacher", device="cuda", resolution_px=32, batch_size=1, gpu_memory=14
+        "student", "teacher", device="cuda", resolution_px=32, teacher_px=64, batch_size=1, gpu_memory=14
     ):
         pass
     # What scores their images stays beside either.
-    assert planned == [(12, 2), (12, 2), (13, 12), (13, 12)]
+    assert planned == [(12, 2, 32), (12, 2, 32), (13, 12, 32), (13, 12, 64)]

@@ -152,6 +152,7 @@ def opened_pair_to_draw(
     *,
     device: str,
     gpu_memory: float | None = None,
+    teacher_px: int | None = None,
     **options: Any,
 ) -> Iterator[tuple[LoadedPipeline, LoadedPipeline]]:
     """Load two pipelines that draw in turn and both stay loaded, each in half of what is left.
@@ -161,6 +162,7 @@ def opened_pair_to_draw(
         teacher: folder of the other.
         device: see `opened_to_draw`.
         gpu_memory: likewise, for both together.
+        teacher_px: side of the teacher's images, where it is another than the student's.
         options: of `opened_to_draw`, for both.
     """
     within = None
@@ -168,8 +170,9 @@ def opened_pair_to_draw(
     if (memory := memory_to_draw(device, gpu_memory)) is not None:
         budget, held = memory
         within = held + (budget - held) // 2, held
+    others = options if teacher_px is None else options | {"resolution_px": teacher_px}
     with (
         opened_to_draw(student, device=device, within=within, **options) as one,
-        opened_to_draw(teacher, device=device, within=within, **options) as other,
+        opened_to_draw(teacher, device=device, within=within, **others) as other,
     ):
         yield one, other
