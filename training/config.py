@@ -55,8 +55,9 @@ class FineTuneConfig:
             step n it is at most n / (9 + n), and 0 after the first.
         aspect_buckets: images are scaled and cut to the shape among `training.buckets.buckets` that is
             nearest to their own instead of to squares, and all images of a step are of one shape, so that it
-            stays the same step in several forward passes. No shape takes more memory than the square. With
-            `compile`, each shape is compiled.
+            stays the same step in several forward passes. No shape has a larger area than the square, so a
+            plan for that holds, but for what a U-Net rounds up as it halves sides: less than the plan's
+            margin from 256 pixels. With `compile`, each shape is compiled.
     """
 
     steps: int = setting(10_000, "Optimiser steps.", at_least=1)
