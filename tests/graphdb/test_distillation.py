@@ -16,7 +16,7 @@ from matchgraph.graphdb.repository import MatchingGraph
 from matchgraph.graphdb.runner import Runner
 
 CALIBRATION = Calibration(
-    "clip_score", "0" * 16, Drawing(4, 1.0), 200, tuple(np.linspace(-1, 1, 101).tolist())
+    "clip_score", "0" * 16, Drawing(4, 1.0, precision="bf16"), 200, tuple(np.linspace(-1, 1, 101).tolist())
 )
 TUNED = Tuned(40.0, 0.5, Drawing(10, sampler="DPMSolverMultistepScheduler"), 0.01, 0.3)
 
@@ -30,7 +30,7 @@ def students(graph: MatchingGraph, runner: Runner) -> DistillationGraph:
 @pytest.mark.parametrize("calibration", [None, CALIBRATION])
 @pytest.mark.parametrize(
     "tuned",
-    [None, TUNED, replace(TUNED, rollback=None, teacher=Drawing(2, 3.0, resolution_px=1024))],
+    [None, TUNED, replace(TUNED, rollback=None, teacher=Drawing(2, 3.0, None, 1024, precision="fp16"))],
 )
 def test_what_is_saved_comes_back(
     students: DistillationGraph, calibration: Calibration | None, tuned: Tuned | None
@@ -44,6 +44,15 @@ def test_what_is_saved_comes_back(
     students.save(distilled)
     assert students.load("student") == distilled
     assert students.load("teacher") is None
+
+
+def test_what_an_earlier_version_saved_draws_in_fp32(students: DistillationGraph, runner: Runner) -> None:
+    students.save(Distilled("student", "teacher", CALIBRATION, TUNED))
+    runner.write("MATCH ()-[d:DISTILLED_FROM]->() REMOVE d.precision, d.teacher_precision")
+    known = students.load("student")
+    assert known is not None
+    assert known.calibration == replace(CALIBRATION, drawing=Drawing(4, 1.0))
+    assert known.tuned == TUNED
 
 
 def test_a_student_has_one_teacher(students: DistillationGraph, runner: Runner) -> None:
