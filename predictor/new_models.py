@@ -18,7 +18,7 @@ from matchgraph.predictor.errors import NotEnoughResults
 from matchgraph.predictor.folds import held_out_datasets
 from matchgraph.predictor.matching import provenance
 from matchgraph.predictor.metrics import interval_as_dict
-from matchgraph.predictor.visibility import loss_matrix, without_results
+from matchgraph.predictor.visibility import LossMatrix, loss_matrix, without_results
 from matchgraph.stats.intervals import Interval, mean_interval
 
 if TYPE_CHECKING:
@@ -126,11 +126,12 @@ def evaluate_new_models(
         )
     shuffled = np.random.default_rng(seed).permutation(targets).tolist()
     quarters = [sorted(own) for fold in range(FOLDS) if (own := shuffled[fold::FOLDS])]
+    matrix = loss_matrix(snapshot)
     found = []
     for number, model in enumerate(names):
         if progress:
             progress(number, len(names), model)
-        found.append(_held_out(snapshot, matcher, model, quarters))
+        found.append(_held_out(snapshot, matrix, matcher, model, quarters))
     ordered, middle = (
         np.array([getattr(one, name) for one in found]) for name in ("ordered", "in_the_middle")
     )
@@ -148,9 +149,8 @@ def evaluate_new_models(
 
 
 def _held_out(
-    snapshot: Snapshot, matcher: Matcher, model: str, quarters: Sequence[Sequence[str]]
+    snapshot: Snapshot, matrix: LossMatrix, matcher: Matcher, model: str, quarters: Sequence[Sequence[str]]
 ) -> NewModel:
-    matrix = loss_matrix(snapshot)
     row = matrix.models.index(model)
     performs = snapshot.performs[snapshot.performs["model"] != model].reset_index(drop=True)
     others_alone = replace(snapshot, performs=performs)
@@ -172,7 +172,7 @@ def _held_out(
             if losses[row] == losses[known].min():
                 best_on += 1
                 first += bool(expected[row] == expected[known].min())
-    return NewModel(model, len(ordered), _mean(ordered), _mean(middle), best_on, first)
+    return NewModel(model, len(ordered), float(np.mean(ordered)), float(np.mean(middle)), best_on, first)
 
 
 def _rightly(predicted: np.ndarray, losses: np.ndarray, row: int) -> float:
@@ -184,7 +184,3 @@ def _rightly(predicted: np.ndarray, losses: np.ndarray, row: int) -> float:
     truth = np.sign(losses[others] - losses[row])
     said = np.sign(predicted[others] - predicted[row])
     return float((1 + truth * said).mean() / 2)
-
-
-def _mean(shares: Sequence[float]) -> float:
-    return float(np.mean(shares))
