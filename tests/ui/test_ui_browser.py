@@ -43,10 +43,11 @@ LEASE_MS = 3_600_000
 SCHEMES = ("light", "dark")
 WIDTHS = {"wide": 1280, "narrow": 400}
 ROOT = Path(__file__).parents[2]
-# A colour that is still fading would be judged as it is in between.
+# A colour that is still fading, or under the ripple of a pressed key, would be judged as it is in between.
 UNMOVED = """document.addEventListener("DOMContentLoaded", () => {
   const style = document.createElement("style")
-  style.textContent = "*, *::before, *::after { transition: none !important; animation: none !important }"
+  style.textContent = "*, *::before, *::after { transition: none !important; animation: none !important }" +
+    " .q-ripple { display: none !important }"
   document.head.append(style)
 })"""
 
