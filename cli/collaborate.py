@@ -264,6 +264,7 @@ def tune(student: str, budget_tflop: float, oracle: Oracle, as_json: bool, **opt
 @click.pass_context
 def generate(
     context: click.Context,
+    /,
     student: str,
     prompts: tuple[str, ...],
     out: Path,
@@ -330,6 +331,7 @@ def generate(
 @click.pass_context
 def evaluate(
     context: click.Context,
+    /,
     student: str,
     oracle: Oracle,
     out: Path,

@@ -16,6 +16,8 @@ from matchgraph.graphdb.defaults import NEIGHBOURS
 from matchgraph.settings import LARGEST_SEED, Setting, settings_of
 
 if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
     from matchgraph.graphdb.repository import MatchingGraph
     from matchgraph.graphdb.runner import Runner
 
@@ -23,7 +25,7 @@ PROBE_VARIABLE = "MATCHGRAPH_PROBE"
 DEFAULT_SEED = 0
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
-T = TypeVar("T")
+T = TypeVar("T", bound="DataclassInstance")
 
 
 class GivenPath(click.Path):
@@ -351,7 +353,7 @@ def _type(one: Setting) -> click.ParamType:
     if about.at_most == LARGEST_SEED:
         return SeedRange()
     if one.kind in (int, float):
-        ranged = click.IntRange if one.kind is int else FiniteRange
+        ranged: Any = click.IntRange if one.kind is int else FiniteRange
         return ranged(
             about.at_least if about.above is None else about.above,
             about.at_most if about.below is None else about.below,

@@ -288,6 +288,9 @@ def evaluate(
     """
     from matchgraph.cli import answers
     from matchgraph.predictor import workflow
+    from matchgraph.predictor.evaluation import Evaluation
+    from matchgraph.predictor.new_models import NewModels
+    from matchgraph.predictor.replay import BudgetCurve
 
     if hold_out == MODEL and (curve or removed or measure):
         raise click.UsageError(
@@ -295,6 +298,7 @@ def evaluate(
         )
     method = configuration(Method, options)
     config = ReplayConfig(shares=shares, replays=replays, seed=method.seed)
+    found: NewModels | BudgetCurve | Evaluation
     with progress_bar() as progress, opened_graph() as (graph, _):
         if hold_out == MODEL:
             found = workflow.evaluate_new_models(graph, method=method, on_progress=progress)
@@ -311,9 +315,9 @@ def evaluate(
             )
     if as_json:
         click.echo(json.dumps(found.to_dict(), allow_nan=False))
-    elif hold_out == MODEL:
+    elif isinstance(found, NewModels):
         answers.show_new_models(found)
-    elif curve:
+    elif isinstance(found, BudgetCurve):
         answers.show_curve(found)
     else:
         answers.show_evaluation(found)

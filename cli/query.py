@@ -99,7 +99,7 @@ def _command(info: queries.QueryInfo) -> click.Command:
     ]
 
     @click.pass_context
-    def callback(ctx: click.Context, as_json: bool, as_csv: bool, **given: Any) -> None:
+    def callback(ctx: click.Context, /, as_json: bool, as_csv: bool, **given: Any) -> None:
         # --json is understood on either side of the query's name.
         outer = ctx.parent.params if ctx.parent else {}
         as_json, as_csv = as_json or outer.get("as_json", False), as_csv or outer.get("as_csv", False)

@@ -90,7 +90,7 @@ def budget_options(help: str, *, required: bool = False) -> Any:
             budget = next((Budget(cost, unit) for unit, cost in given.items()), None)
             return command(*args, budget=budget, **options)
 
-        for unit in reversed(BUDGETS):
+        for unit in reversed(tuple(BUDGETS)):
             called = budget_option(f"{help} For candidates with costs in {unit}.", unit)(called)
         return called
 

@@ -202,6 +202,7 @@ def plan(
 @click.pass_context
 def run(
     ctx: click.Context,
+    /,
     workers: int | None,
     executor: str,
     queue: bool,
@@ -276,7 +277,7 @@ def run(
 @working_options
 @json_option
 @click.pass_context
-def adapter(ctx: click.Context, path: Path, as_json: bool, **options: Any) -> None:
+def adapter(ctx: click.Context, /, path: Path, as_json: bool, **options: Any) -> None:
     """Score an adapter that was trained elsewhere, and record it as the model's result on the dataset.
 
     Nothing is trained. The adapter (LoRA, LoHa, LoKr or DoRA) is sampled with the settings of the graph's
@@ -313,7 +314,7 @@ def adapter(ctx: click.Context, path: Path, as_json: bool, **options: Any) -> No
 @click.option("--forever", is_flag=True, help="Wait for new runs when none are left.")
 @json_option
 @click.pass_context
-def worker(ctx: click.Context, ids: Sequence[str], forever: bool, as_json: bool, **options: Any) -> None:
+def worker(ctx: click.Context, /, ids: Sequence[str], forever: bool, as_json: bool, **options: Any) -> None:
     """Carry out queued runs, all or those given, until none are left.
 
     Any number of workers can share the queue. A worker needs Neo4j (MATCHGRAPH_NEO4J_URI, _USER and

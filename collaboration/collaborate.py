@@ -216,7 +216,7 @@ class Collaboration:
 
     def _own(self, draft: _Draft, decision: Verdict, failure: str | None) -> Outcome:
         """The student's image as the outcome."""
-        steps, tflop = self.plan.student.steps, self.student_tflop
+        steps, tflop = self.plan.student.stated_steps, self.student_tflop
         return Outcome(draft.place, draft.image, draft.score, decision, steps, tflop, failure)
 
     def _corrected(self, drafts: Sequence[_Draft], asked: _Asked) -> Iterator[Outcome]:
@@ -241,7 +241,7 @@ class Collaboration:
             yield self._own(draft, "kept", failure)
             return
         decision: Verdict = "regenerated" if correction.rollback is None else "refined"
-        steps = plan.student.steps + correction.drawing.steps
+        steps = plan.student.stated_steps + correction.drawing.stated_steps
         for draft, image in zip(drafts, images, strict=True):
             tflop = self.student_tflop + self.teacher_tflop
             yield Outcome(draft.place, image, draft.score, decision, steps, tflop)

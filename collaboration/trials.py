@@ -250,7 +250,7 @@ class _Bench:
         tflop = price(loaded, drawing)
         return Column(
             name,
-            drawing.steps,
+            drawing.stated_steps,
             tflop,
             scores,
             tensors["features"],

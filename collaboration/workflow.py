@@ -576,7 +576,7 @@ def correction_of(name: str | None, grid: Grid) -> tuple[float | None, Drawing]:
     for teacher in grid.teachers:
         if name == f"regenerate@{teacher.name}":
             return None, teacher
-    return None, min((*grid.teachers, *grid.refiners), key=lambda drawing: drawing.steps or 0)
+    return None, min((*grid.teachers, *grid.refiners), key=lambda drawing: drawing.stated_steps)
 
 
 def measure_pair(

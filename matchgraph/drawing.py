@@ -52,6 +52,12 @@ class Drawing:
             object.__setattr__(self, "guidance", float(self.guidance))
 
     @property
+    def stated_steps(self) -> int:
+        """The steps, of a drawing whose steps have been checked to be given."""
+        assert self.steps is not None
+        return self.steps
+
+    @property
     def name(self) -> str:
         """What is not the default, without the resolution: `4`, `10-DDIM-g7.5`, `50-cache3`, `20-bf16`."""
         parts = ["default" if self.steps is None else str(self.steps)]

@@ -111,8 +111,7 @@ def dataset_features(datasets: Sequence[Dataset]) -> FeatureTable:
     embedded = [dataset for dataset in ordered if dataset.embedding is not None]
     if not embedded:
         return encode_attributes({dataset.id: dataset.properties for dataset in ordered})
-    check_comparable(embedded)
-    length = len(embedded[0].embedding)
+    length = check_comparable(embedded)
     blank = (float("nan"),) * length
     digits = len(str(length - 1))
     table: dict[str, list[float]] = {f"e{i:0{digits}d}": [] for i in range(length)}
@@ -252,14 +251,21 @@ def assemble(
     return Rows(values, tuple(parts) or ("graph",))
 
 
-def check_comparable(datasets: Sequence[Dataset]) -> None:
+def check_comparable(datasets: Sequence[Dataset]) -> int:
     """Refuse embeddings that lie in different spaces.
+
+    Args:
+        datasets: at least one; all have an embedding.
+
+    Returns:
+        How many numbers each embedding has.
 
     Raises:
         ExtractorMismatch: their lengths or their extractors differ.
     """
     kinds: dict[tuple[object, int], str] = {}
     for dataset in datasets:
+        assert dataset.embedding is not None
         kinds.setdefault((dataset.properties.get("extractor"), len(dataset.embedding)), dataset.id)
     lengths = {length for _, length in kinds}
     extractors = {extractor for extractor, _ in kinds if extractor is not None}
@@ -272,6 +278,7 @@ def check_comparable(datasets: Sequence[Dataset]) -> None:
             f"The datasets' embeddings cannot be compared ({listed}). Embed all datasets by one probe: "
             "ingest them again with the same --probe SPEC."
         )
+    return lengths.pop()
 
 
 def _items(name: str, cells: list[object]) -> list[tuple[str, list[object]]]:

@@ -78,7 +78,7 @@ class GaussianMatcher:
 
     name = "gaussian"
     needs_similarities = False
-    notes = ()
+    notes: tuple[str, ...] = ()
 
     def __init__(self, features: FeatureSet = "all", scale: Scale = "value") -> None:
         self.features: FeatureSet = features
@@ -335,11 +335,12 @@ class Process:
             for square, mean, uncertain in zip(squares, means, variances, strict=True):
                 square += weight * (variance * np.maximum(uncertain, choice.noise) + mean**2)
         predicted = []
+        nothing = np.zeros(n_models)
         for own_parts, square in zip(parts, squares, strict=True):
-            mean = sum(own_parts.values())
+            mean = sum(own_parts.values(), nothing)
             std = np.sqrt(np.maximum(square - mean**2, 1e-12))
             own_parts |= self._expected
-            predicted.append((sum(own_parts.values()), std, own_parts))
+            predicted.append((sum(own_parts.values(), nothing), std, own_parts))
         return predicted
 
 

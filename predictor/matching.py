@@ -224,7 +224,7 @@ def predict(
     else:
         target, visible = dataset.id, add_dataset(snapshot, dataset, distances or {})
     ranked = matcher.rank(visible, [target], explain=True)[target]
-    order = np.lexsort((ranked.models, -ranked.prediction.p_best, ranked.prediction.expected_rank))
+    order = np.lexsort((np.array(ranked.models), -ranked.prediction.p_best, ranked.prediction.expected_rank))
     familiar = familiarity(visible, target)
     reliability = min(reliability, familiar.reliability if familiar else 1.0)
     expected = widened(ranked.prediction, reliability) if reliability < 1 else ranked.prediction

@@ -51,7 +51,7 @@ class PaperMatcher:
     """
 
     name = "paper"
-    notes = ()
+    notes: tuple[str, ...] = ()
 
     def __init__(
         self,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from matchgraph.graphdb.errors import GdsMissing
 from matchgraph.predictor.config import Ingredients
@@ -23,7 +23,7 @@ DEFAULT_RECIPE = STACK
 WALKS = {"dimension": 64, "walk_length": 40, "iterations": 1}
 # The paper's recipe as part of the stack, where it is trained four times for one answer. Twice the trees,
 # walks and window cost twice as much and rank no better (docs/evidence/selection.md).
-STACK_TREES = {"iterations": 30, "depth": 4, "threads": 1}
+STACK_TREES: Mapping[str, Any] = {"iterations": 30, "depth": 4, "threads": 1}
 STACK_WALKS = {**WALKS, "walks_per_node": 5, "window_size": 5}
 
 
@@ -40,7 +40,7 @@ class Recipe:
     takes: frozenset[str]
 
 
-def build_recipe(name: str, runner: Runner | None = None, **ingredients: str | int) -> Matcher:
+def build_recipe(name: str, runner: Runner | None = None, **ingredients: Any) -> Matcher:
     """Put a recipe together.
 
     Args:
@@ -60,7 +60,7 @@ def build_recipe(name: str, runner: Runner | None = None, **ingredients: str | i
     return RECIPES[name].build(runner, Ingredients(**ingredients))
 
 
-def _embedder(runner: Runner | None, chosen: Ingredients, walks: Mapping[str, int]) -> Embedder | None:
+def _embedder(runner: Runner | None, chosen: Ingredients, walks: Mapping[str, Any]) -> Embedder | None:
     from matchgraph.graphdb.embedding import GdsNode2Vec, Node2VecConfig
     from matchgraph.graphdb.node2vecplus import Node2VecPlus
 

@@ -8,10 +8,14 @@ Source:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
 
 RESAMPLES = 1000
 # The mean of a few numbers is cheap to resample.
@@ -37,7 +41,7 @@ class Interval:
 
 
 def bootstrap(
-    figures: Callable[[np.ndarray], Sequence[float]],
+    figures: Callable[[np.ndarray], ArrayLike],
     count: int,
     *,
     samples: int = 1,

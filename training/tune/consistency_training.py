@@ -11,7 +11,7 @@ from matchgraph.training.pipelines.families.objectives import training_noise
 from matchgraph.training.pipelines.families.rows import repeat_row
 from matchgraph.training.pipelines.loading import LoadedPipeline
 from matchgraph.training.tune.consistency import TeacherPath
-from matchgraph.training.tune.loop import Training
+from matchgraph.training.tune.loop import Loop
 
 if TYPE_CHECKING:
     import torch
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 NO_GUIDANCE = 1.0
 
 
-class ConsistencyTraining(Training):
+class ConsistencyTraining(Loop[DistillConfig]):
     """The training loop with consistency distillation's loss, and a target that follows the student.
 
     One module serves as student, target and teacher, with three sets of its trained weights: those of now,
@@ -54,7 +54,7 @@ class ConsistencyTraining(Training):
         self._target = {name: parameter.detach().clone() for name, parameter in parameters.items()}
 
     def step(self, number: int) -> float:
-        """See `Training.step`; the target moves after it."""
+        """See `Loop.step`; the target moves after it."""
         config = self._config
         last = config.decay_share * config.steps
         share = min(1.0, (config.steps - number + 1) / last) if last else 1.0
@@ -71,11 +71,11 @@ class ConsistencyTraining(Training):
             parameter.data.copy_(self._target[name])
 
     def tensors(self) -> dict[str, torch.Tensor]:
-        """See `Training.tensors`; the target is among them."""
+        """See `Loop.tensors`; the target is among them."""
         return super().tensors() | {f"target/{name}": tensor for name, tensor in self._target.items()}
 
     def restore(self, tensors: Mapping[str, torch.Tensor], **numbers: Any) -> None:
-        """See `Training.restore`."""
+        """See `Loop.restore`."""
         super().restore(tensors, **numbers)
         for name, tensor in self._target.items():
             tensor.copy_(tensors[f"target/{name}"])

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from matchgraph.training.errors import InvalidConfig, NonFiniteLoss, first_line
 from matchgraph.training.pipelines.encoding import EncodedDataset
@@ -28,15 +29,40 @@ COMPILED_ANEW = 8
 SMALLEST_SCALE = 2.0**-14
 
 
-class Training:
-    """One run's parameters, optimiser and random numbers, a step at a time.
+class LoopSettings(Protocol):
+    """What every training loop reads of its settings; see `training.config.FineTuneConfig`."""
+
+    @property
+    def batch_size(self) -> int: ...
+    @property
+    def gradient_accumulation(self) -> int: ...
+    @property
+    def gradient_checkpointing(self) -> bool: ...
+    @property
+    def learning_rate(self) -> float: ...
+    @property
+    def weight_decay(self) -> float: ...
+    @property
+    def max_gradient_norm(self) -> float: ...
+    @property
+    def precision(self) -> str: ...
+    @property
+    def seed(self) -> int: ...
+
+
+Config = TypeVar("Config", bound=LoopSettings)
+
+
+class Loop(ABC, Generic[Config]):
+    """One run's parameters, optimiser and random numbers, a step at a time; subclasses give the loss.
 
     Args:
         loaded: the pipeline, `method` attached.
         parameters: what is trained, by name.
         dataset: what it is trained on.
         config: how.
-        denoiser: what predicts, for `Family.loss`; the pipeline's own by default.
+        optimiser: one of `training.config.OPTIMISERS`.
+        denoiser: what predicts; the pipeline's own by default.
     """
 
     def __init__(
@@ -44,7 +70,9 @@ class Training:
         loaded: LoadedPipeline,
         parameters: Mapping[str, torch.nn.Parameter],
         dataset: EncodedDataset,
-        config: FineTuneConfig,
+        config: Config,
+        *,
+        optimiser: str = "adamw",
         denoiser: Any = None,
     ) -> None:
         import torch
@@ -56,7 +84,7 @@ class Training:
         self._device = loaded.device
         self._denoiser: Any = denoiser or loaded.family.denoiser(loaded.pipe)
         self._optimiser = make_optimiser(
-            getattr(config, "optimiser", "adamw"),
+            optimiser,
             self.parameters.values(),
             learning_rate=config.learning_rate,
             weight_decay=config.weight_decay,
@@ -213,6 +241,39 @@ class Training:
     def _can_scale_down(self) -> bool:
         return self._scaler.is_enabled() and self._scaler.get_scale() > SMALLEST_SCALE
 
+    @abstractmethod
+    def _losses(self, noise: torch.Generator) -> Iterator[torch.Tensor]:
+        """The losses of a step's passes, one after another."""
+
+    def narrowed(self) -> torch.autocast:
+        """Compute in the run's precision inside."""
+        import torch
+
+        narrow = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self._config.precision)
+        return torch.autocast(self._device.type, dtype=narrow, enabled=narrow is not None)
+
+
+class Training(Loop["FineTuneConfig"]):
+    """The training loop with the family's own loss.
+
+    Args:
+        loaded: see `Loop`, as for the next two.
+        parameters: what is trained.
+        dataset: what it is trained on.
+        config: how.
+        denoiser: what predicts, for `Family.loss`; the pipeline's own by default.
+    """
+
+    def __init__(
+        self,
+        loaded: LoadedPipeline,
+        parameters: Mapping[str, torch.nn.Parameter],
+        dataset: EncodedDataset,
+        config: FineTuneConfig,
+        denoiser: Any = None,
+    ) -> None:
+        super().__init__(loaded, parameters, dataset, config, optimiser=config.optimiser, denoiser=denoiser)
+
     def _losses(self, noise: torch.Generator) -> Iterator[torch.Tensor]:
         """The losses of a step's passes, one after another.
 
@@ -237,17 +298,10 @@ class Training:
                 )
             yield loss
 
-    def narrowed(self) -> torch.autocast:
-        """Compute in the run's precision inside."""
-        import torch
-
-        narrow = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self._config.precision)
-        return torch.autocast(self._device.type, dtype=narrow, enabled=narrow is not None)
-
 
 @contextmanager
 def attached(
-    loaded: LoadedPipeline, method: Method, config: FineTuneConfig
+    loaded: LoadedPipeline, method: Method, config: LoopSettings
 ) -> Iterator[dict[str, torch.nn.Parameter]]:
     """Make a pipeline trainable inside; as it was after.
 

@@ -24,7 +24,7 @@ from matchgraph.training.tune.checkpoint import (
 
 if TYPE_CHECKING:
     from matchgraph.training.pipelines.memory import PeakMemory
-    from matchgraph.training.tune.loop import Training
+    from matchgraph.training.tune.loop import Loop
 
 
 @dataclass
@@ -70,7 +70,7 @@ class Session:
     def peak_memory_bytes(self) -> int:
         return max(self.peak_before, self.memory.bytes())
 
-    def train(self, training: Training, on_step: Callable[[int, float], None] | None) -> None:
+    def train(self, training: Loop[Any], on_step: Callable[[int, float], None] | None) -> None:
         """Make the steps that are left, and keep checkpoints of them.
 
         Raises:
@@ -86,7 +86,7 @@ class Session:
                     remove_checkpoint(self.checkpoints.resume_from)
             raise
 
-    def _train(self, training: Training, on_step: Callable[[int, float], None] | None) -> None:
+    def _train(self, training: Loop[Any], on_step: Callable[[int, float], None] | None) -> None:
         saved = self._take_up(training)
         self.compiled = self.compiling and training.compile()
         self.notes += training.notes
@@ -112,7 +112,7 @@ class Session:
         training.check_finite(last)
         self.skipped_steps = training.skipped_steps
 
-    def _take_up(self, training: Training) -> int | None:
+    def _take_up(self, training: Loop[Any]) -> int | None:
         """Restore the state that the run is to go on from, and return its step; None to start from step 1."""
         checkpoints = self.checkpoints
         if checkpoints is None:
@@ -145,7 +145,7 @@ class Session:
             return None
         return progress.step
 
-    def _save(self, training: Training) -> None:
+    def _save(self, training: Loop[Any]) -> None:
         assert self.checkpoints is not None
         # Weights that no longer are numbers would only fail again.
         training.check_finite(len(self.losses))
