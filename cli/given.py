@@ -36,7 +36,7 @@ from matchgraph.training.measure.scorers import SCORE_METRICS
     "costs",
     multiple=True,
     metavar="CANDIDATE=COST",
-    help="Cost per image of a candidate, if the file does not have it. Repeatable.",
+    help="Cost per image of a candidate, if the file does not have it or has several. Repeatable.",
 )
 @click.option(
     "--unit",

@@ -16,7 +16,7 @@ from matchgraph.routing.errors import (
     UnknownPrompt,
     UnusableEstimator,
 )
-from matchgraph.routing.score_files import column_of, read_frame
+from matchgraph.routing.table_files import is_label, read_table_file
 from matchgraph.training.measure.prompts import EncodedPrompts
 from matchgraph.training.prompt_files import PROMPT_FIELDS, read_prompt_file
 
@@ -204,16 +204,17 @@ def read_embeddings(path: Path) -> GivenPrompts:
 
 
 def _table(path: Path) -> list[tuple[str, Any]]:
-    frame = read_frame(path, "embeddings", BadEmbeddingFile)
-    prompt, vector = column_of(frame, PROMPT_FIELDS), column_of(frame, VECTOR_FIELDS)
+    table = read_table_file(path, "embeddings", BadEmbeddingFile)
+    prompt, vector = table.column(PROMPT_FIELDS), table.column(VECTOR_FIELDS)
     if prompt is None:
         raise BadEmbeddingFile(f"{path} has no column prompt.")
-    texts = [str(text).strip() for text in frame[prompt]]
+    texts = [str(row[prompt]).strip() for row in table.rows]
     if vector is not None:
-        return list(zip(texts, frame[vector], strict=True))
+        return [(text, row[vector]) for text, row in zip(texts, table.rows, strict=True)]
+    dimensions = [name for name in table.columns if name != prompt and not is_label(name)]
     try:
-        values = frame.drop(columns=prompt).to_numpy(dtype=np.float64)
-    except ValueError:
+        values = np.array([[row[name] for name in dimensions] for row in table.rows], dtype=np.float64)
+    except (TypeError, ValueError):
         raise BadEmbeddingFile(
             f"{path} has no column embedding, and other columns than prompt that are not numbers."
         ) from None

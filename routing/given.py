@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from matchgraph.graphdb.errors import GraphError
+from matchgraph.graphdb.errors import GraphError, UnknownMetric
 from matchgraph.graphdb.models import Model
 from matchgraph.graphdb.prompt_models import Prompt, Score, Variant, prompt_id
 from matchgraph.graphdb.prompts import PromptGraph
@@ -19,6 +19,7 @@ from matchgraph.routing.errors import BadScoreFile
 from matchgraph.routing.prompts import split
 from matchgraph.routing.score_files import ScoreFile, Values, read_score_file
 from matchgraph.training.measure.scorers import load_scorers
+from matchgraph.words import some
 
 if TYPE_CHECKING:
     from matchgraph.graphdb.prompt_models import Unit
@@ -90,8 +91,10 @@ def add_scores(
         BadImage: an image cannot be read.
         MixedExtractors: another encoder embedded the graph's prompts.
     """
-    found = read_score_file(file, metric, unit)
-    graph = PromptGraph(runner)
+    found = read_score_file(file, metric, unit, priced=frozenset(costs or {}))
+    graph, models = PromptGraph(runner), MatchingGraph(runner)
+    for name in found.scores:
+        _check_direction(file, name, models)
     candidates = _candidates(file, found, dict(costs or {}), unit, graph.variants())
     scorer_hash = GIVEN
     if found.images:
@@ -108,17 +111,18 @@ def add_scores(
             for text, name, embedding in zip(new, split(len(new), seed), embeddings, strict=True)
         ]
         graph.check_probes(prompts)
-    models = MatchingGraph(runner)
+    # Whatever cannot be saved is refused before the first of it is.
+    scores = [
+        Score(candidate, prompt_id(text), name, own.mean, len(own.values), own.std, scorer_hash)
+        for name, of_metric in found.scores.items()
+        for (candidate, text), own in of_metric.items()
+    ]
     there = {model.id for model in models.models()}
     models.save_models([Model(variant.model) for variant in candidates if variant.model not in there])
     graph.save_variants(candidates)
     graph.save_prompts(prompts)
-    graph.save_scores(
-        Score(candidate, prompt_id(text), name, own.mean, len(own.values), own.std, scorer_hash)
-        for name, scores in found.scores.items()
-        for (candidate, text), own in scores.items()
-    )
-    counts = {name: sum(len(own.values) for own in scores.values()) for name, scores in found.scores.items()}
+    graph.save_scores(scores)
+    counts = {name: sum(len(each.values) for each in own.values()) for name, own in found.scores.items()}
     return AddedScores(
         len(found.prompts),
         len(new),
@@ -150,6 +154,19 @@ def scored(file: ScoreFile, scorer: Scorer, on_progress: Progress = no_progress)
     return replace(file, scores={scorer.metric: {at: Values(own) for at, own in values.items()}})
 
 
+def _check_direction(file: Path, name: str, graph: MatchingGraph) -> None:
+    """Refuse a metric of which smaller is known to be better: a router would choose the worst."""
+    try:
+        metric = graph.metric(name)
+    except UnknownMetric:
+        return
+    if not metric.larger_is_better:
+        raise BadScoreFile(
+            f"{file}: of {name}, smaller is better, and a router takes what is larger: change the signs, and "
+            f"name the metric otherwise, such as less_{name}."
+        )
+
+
 def _candidates(
     file: Path, found: ScoreFile, costs: Mapping[str, float], unit: Unit | None, known: Sequence[Variant]
 ) -> list[Variant]:
@@ -158,20 +175,22 @@ def _candidates(
     if strange := sorted(costs.keys() - set(found.candidates)):
         raise BadScoreFile(f"{file} has no candidate {strange[0]!r}: it has {', '.join(found.candidates)}.")
     unit = unit or found.unit
+    if unpriced := [name for name in found.candidates if name not in {*found.costs, *costs, *there}]:
+        how = "give it" if found.wide else "add a column cost (tflop, seconds, usd), or give it"
+        numbers = " In a table of a row per prompt, each column of numbers is a candidate: delete the others."
+        raise BadScoreFile(
+            f"{file}: the cost of {some(unpriced, 8)} is missing: {how}.{numbers if found.wide else ''}"
+        )
     new = []
-    for name in found.candidates:
-        cost = costs.get(name, found.costs.get(name))
+    priced = {**found.costs, **costs}
+    for name, cost in ((name, priced[name]) for name in found.candidates if name in priced):
         old = there.get(name)
-        if old is not None and (cost is None or (cost, unit) == (old.cost, old.unit)):
+        if old is not None and (cost, unit) == (old.cost, old.unit):
             continue
         if old is not None:
             raise BadScoreFile(
                 f"{name} costs {old.cost:g} {old.unit} in the graph and {cost:g} {unit or ''} here: give the "
                 "same cost, or rename the candidate."
-            )
-        if cost is None:
-            raise BadScoreFile(
-                f"{file}: the cost of {name} is missing: add a column cost (tflop, seconds, usd), or give it."
             )
         if unit is None:
             raise BadScoreFile(f"{file}: the costs' unit is missing: TFLOP, s or USD.")

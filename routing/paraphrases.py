@@ -12,7 +12,7 @@ import numpy as np
 from matchgraph.errors import Error
 from matchgraph.graphdb.prompt_models import check_prompt
 from matchgraph.routing.errors import BadPromptPairs
-from matchgraph.routing.score_files import column_of, read_frame
+from matchgraph.routing.table_files import read_table_file
 from matchgraph.training.prompt_files import PROMPT_FIELDS
 
 if TYPE_CHECKING:
@@ -78,15 +78,15 @@ def read_paraphrases(path: Path) -> list[tuple[str, str]]:
     Raises:
         BadPromptPairs: it is no such file, or a row cannot be used.
     """
-    frame = read_frame(path, "pairs of prompts", BadPromptPairs)
-    names = [column_of(frame, fields) for fields in (PROMPT_FIELDS, PARAPHRASE_FIELDS)]
-    if None in names:
-        has = ", ".join(map(repr, frame.columns)) or "none"
-        raise BadPromptPairs(f"{path} needs columns prompt and paraphrase; it has {has}.")
+    table = read_table_file(path, "pairs of prompts", BadPromptPairs)
+    prompt, paraphrase = (table.column(fields) for fields in (PROMPT_FIELDS, PARAPHRASE_FIELDS))
+    if prompt is None or paraphrase is None:
+        raise BadPromptPairs(f"{path} needs columns prompt and paraphrase; it has {table.named()}.")
     pairs = []
-    for number, row in enumerate(frame[names].itertuples(index=False), start=1):
+    for number, row in enumerate(table.rows, start=1):
+        cells = (row[prompt], row[paraphrase])
         try:
-            text, other = (check_prompt(cell.strip() if isinstance(cell, str) else cell) for cell in row)
+            text, other = (check_prompt(cell.strip() if isinstance(cell, str) else cell) for cell in cells)
         except Error as error:
             raise BadPromptPairs(f"{path}, row {number}: {error}") from None
         pairs.append((text, other))

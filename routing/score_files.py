@@ -9,11 +9,13 @@ table without values may name the images themselves, which are then to be scored
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+import unicodedata
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from numbers import Number
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -21,11 +23,8 @@ from matchgraph.errors import Error
 from matchgraph.graphdb.checks import check_id, check_metric_name
 from matchgraph.graphdb.prompt_models import Unit, check_prompt
 from matchgraph.routing.errors import BadScoreFile
-from matchgraph.training.contents import recognise
+from matchgraph.routing.table_files import TableFile, is_label, read_table_file
 from matchgraph.training.prompt_files import PROMPT_FIELDS
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 T = TypeVar("T")
 
@@ -40,14 +39,10 @@ NAMES = {
 COSTS: Mapping[str, Unit] = {"tflop": "TFLOP", "seconds": "s", "latency_s": "s", "usd": "USD"}
 # Told apart in a long table, but of no use beyond the spread.
 SOURCES = ("rater", "annotator", "image", "seed", "sample")
-READERS = {
-    ".csv": "csv",
-    ".tsv": "csv",
-    ".jsonl": "json",
-    ".ndjson": "json",
-    ".json": "json",
-    ".parquet": "parquet",
-}
+# How tables without a value write that.
+MISSING = frozenset({"-", "--", "\u2013", "\u2014", ".", "?", "n/a", "na", "nan", "none", "null"})
+# Above this share of numbers, a column of a wide table is a candidate's, and a word in it a slip.
+NUMERIC_SHARE = 0.8
 
 
 @dataclass(frozen=True)
@@ -83,6 +78,7 @@ class ScoreFile:
         unit: of the costs; None where the file has none, or does not say of which unit they are.
         notes: columns that are not read.
         images: files by candidate and prompt, in a table without values; there are no scores then.
+        wide: whether each column of numbers was taken for a candidate's.
     """
 
     prompts: tuple[str, ...]
@@ -92,9 +88,12 @@ class ScoreFile:
     unit: Unit | None = None
     notes: tuple[str, ...] = ()
     images: Mapping[tuple[str, str], tuple[Path, ...]] = field(default_factory=dict)
+    wide: bool = False
 
 
-def read_score_file(path: Path, metric: str | None = None, unit: Unit | None = None) -> ScoreFile:
+def read_score_file(
+    path: Path, metric: str | None = None, unit: Unit | None = None, priced: Collection[str] = ()
+) -> ScoreFile:
     """Read scores.
 
     Args:
@@ -106,93 +105,128 @@ def read_score_file(path: Path, metric: str | None = None, unit: Unit | None = N
             has the paths of images, from the folder of the table.
         unit: of the costs: its own column is read, or `cost` where there is none; by default `cost`, or the
             first of the others.
+        priced: candidates whose costs are known, so that those of the file do not count.
 
     Raises:
         BadScoreFile: it is no such table, or a row cannot be used (the message has its number, from 1 below
             the header).
     """
-    frame = read_frame(path)
-    columns = {name: column_of(frame, names) for name, names in NAMES.items()}
+    table = read_table_file(path, "scores", BadScoreFile)
+    columns = {name: table.column(names) for name, names in NAMES.items()}
+    if not table.rows:
+        raise BadScoreFile(f"{path} has no rows.")
     if columns["prompt"] is None:
-        raise BadScoreFile(f"{path} has no column prompt; it has {_named(frame.columns)}.")
-    if columns["candidate"] is None:
-        return _wide(path, frame, columns["prompt"], metric or "score")
-    if columns["value"] is None and columns["image"] is None:
+        raise BadScoreFile(f"{path} has no column prompt; it has {table.named()}.")
+    if columns["candidate"] is not None:
+        if columns["value"] is None and columns["image"] is None:
+            raise BadScoreFile(
+                f"{path} has no column value (or score, rating, quality), and no column image; it has "
+                f"{table.named()}."
+            )
+        return _long(path, table, columns, metric, unit, priced)
+    if columns["value"] is not None:
         raise BadScoreFile(
-            f"{path} has no column value (or score, rating, quality), and no column image; it has "
-            f"{_named(frame.columns)}."
+            f"{path} has a column {columns['value']}, but no column candidate (or model); it has "
+            f"{table.named()}."
         )
-    return _long(path, frame, columns, metric, unit)
+    return _wide(path, table, columns["prompt"], columns["metric"], metric or "score")
 
 
 def _long(
     path: Path,
-    frame: pd.DataFrame,
+    table: TableFile,
     columns: Mapping[str, str | None],
     metric: str | None,
     unit: Unit | None,
+    priced: Collection[str],
 ) -> ScoreFile:
     prompt, candidate, value = columns["prompt"], columns["candidate"], columns["value"]
     image = columns["image"] if value is None else None
     named = [name for name, own in COSTS.items() if own == unit]
-    costs = column_of(frame, [*named, "cost", *(() if unit else COSTS)])
+    costs = table.column([*named, "cost", *(() if unit else COSTS)])
     found: dict[str, dict[tuple[str, str], list[float]]] = {}
     images: dict[tuple[str, str], tuple[Path, ...]] = {}
-    prices: dict[str, float] = {}
+    prices: dict[str, list[float]] = {}
+    other: tuple[str, str, float] | None = None
     prompts: dict[str, None] = {}
     candidates: dict[str, None] = {}
-    for number, row in enumerate(frame.to_dict("records"), start=1):
+    for number, row in enumerate(table.rows, start=1):
         where = f"{path}, row {number}"
-        text, name = _prompt(row[prompt], where), _candidate(row[candidate], where)
+        text, name = _prompt(row[str(prompt)], where), _candidate(row[str(candidate)], where)
         prompts[text] = candidates[name] = None
         if image is not None:
             images[name, text] = (*images.get((name, text), ()), _image(path, row[image], where))
         else:
             by = _checked(check_metric_name, _metric(row, columns, metric), where)
-            score = _number(row[value], f"{where}: {value}")
+            score = _number(row[str(value)], f"{where}: {value}", "delete the row")
             if score is None:
                 raise BadScoreFile(f"{where}: {value} is empty: fill it in, or delete the row.")
             found.setdefault(by, {}).setdefault((name, text), []).append(score)
-        cost = None if costs is None else _number(row[costs], f"{where}: {costs}")
-        if cost is not None and prices.setdefault(name, cost) != cost:
-            raise BadScoreFile(
-                f"{where}: {name} costs {cost:g} here and {prices[name]:g} above: give one cost."
-            )
+        cost = None if costs is None or name in priced else _number(row[costs], f"{where}: {costs}")
+        if cost is not None:
+            prices.setdefault(name, []).append(cost)
+            if cost != prices[name][0] and other is None:
+                other = where, name, cost
+    if other is not None:
+        where, name, cost = other
+        mean = math.fsum(prices[name]) / len(prices[name])
+        raise BadScoreFile(
+            f"{where}: {name} costs {cost:g} here and {prices[name][0]:g} above: give one cost; on average "
+            f"it is {mean:.6g}."
+        )
     used = {*columns.values(), costs}
     if image is not None:
         # All images are scored by one metric, which the command gives.
         used.discard(columns["metric"])
-    unread = [str(name) for name in frame.columns if name not in used and str(name).lower() not in SOURCES]
+    unread = [name for name in table.columns if name not in used and name.lower() not in SOURCES]
     known = None if costs is None else COSTS.get(costs.lower())
-    return replace(_file(path, prompts, candidates, found, prices, known, unread), images=images)
+    one = {name: own[0] for name, own in prices.items()}
+    return replace(_file(path, table, prompts, candidates, found, one, known, unread), images=images)
 
 
-def _wide(path: Path, frame: pd.DataFrame, prompt: str, metric: str) -> ScoreFile:
-    others = [str(name) for name in frame.columns if name != prompt]
-    rows = frame.to_dict("records")
-    scored = [name for name in others if _numeric(row[name] for row in rows)]
-    _checked(check_metric_name, metric, str(path))
+def _wide(path: Path, table: TableFile, prompt: str, by: str | None, metric: str) -> ScoreFile:
+    others = [name for name in table.columns if name not in (prompt, by) and name.lower() not in SOURCES]
+    scored = [name for name in others if _is_scored(name, [row[name] for row in table.rows])]
     if len(scored) < 2:
         raise BadScoreFile(
             f"{path} has no column candidate, and fewer than two columns of numbers: name the columns "
             "prompt, candidate and value, or give each candidate a column."
         )
-    found: dict[tuple[str, str], list[float]] = {}
+    found: dict[str, dict[tuple[str, str], list[float]]] = {}
     prompts: dict[str, None] = {}
-    for number, row in enumerate(rows, start=1):
+    candidates = [_candidate(name, str(path)) for name in scored]
+    for number, row in enumerate(table.rows, start=1):
         where = f"{path}, row {number}"
         text = _prompt(row[prompt], where)
         prompts[text] = None
+        own = metric if by is None else str(row[by]).strip()
+        values = found.setdefault(_checked(check_metric_name, own, where), {})
         for name in scored:
             value = _number(row[name], f"{where}: {name}")
             if value is not None:
-                found.setdefault((_candidate(name, where), text), []).append(value)
+                values.setdefault((name, text), []).append(value)
     unread = [name for name in others if name not in scored]
-    return _file(path, prompts, dict.fromkeys(scored), {metric: found}, {}, None, unread)
+    file = _file(path, table, prompts, dict.fromkeys(candidates), found, {}, None, unread)
+    return replace(file, wide=True)
+
+
+def _is_scored(name: str, cells: Sequence[Any]) -> bool:
+    """Whether a column of a wide table is a candidate's: of numbers, as far as it is filled in, by words for
+    a missing value as well, or but for slips.
+    """
+    if is_label(name) or name.lower() in ("cost", *COSTS):
+        return False
+    filled = [cell for cell in cells if not _empty(cell)]
+    numbers = sum(_parsed(cell) is not None for cell in filled)
+    missing = sum(str(cell).strip().lower() in MISSING for cell in filled)
+    # To Python, "nan" is a number.
+    finite = numbers - sum(not math.isfinite(_parsed(cell) or 0.0) for cell in filled)
+    return finite > 0 and (numbers + missing >= len(filled) or numbers >= NUMERIC_SHARE * len(filled))
 
 
 def _file(
     path: Path,
+    table: TableFile,
     prompts: Mapping[str, None],
     candidates: Mapping[str, None],
     found: Mapping[str, Mapping[tuple[str, str], Sequence[float]]],
@@ -200,52 +234,25 @@ def _file(
     unit: Unit | None,
     unread: Sequence[str],
 ) -> ScoreFile:
-    if not prompts:
-        raise BadScoreFile(f"{path} has no rows.")
     scores = {
         metric: {at: Values(tuple(values)) for at, values in own.items()} for metric, own in found.items()
     }
-    notes = (f"{path.name}: not read: {', '.join(map(repr, unread))}",) if unread else ()
-    return ScoreFile(tuple(prompts), tuple(candidates), scores, costs, unit, notes)
+    left = [*map(repr, unread), *table.nameless]
+    notes = [f"{path.name}: not read: {', '.join(left)}"] if left else []
+    notes += [
+        f"{path.name}: {' and '.join(map(ascii, names))} count as different candidates: rename them where "
+        "they are one"
+        for names in _alike(candidates)
+    ]
+    return ScoreFile(tuple(prompts), tuple(candidates), scores, costs, unit, tuple(notes))
 
 
-def read_frame(path: Path, what: str = "scores", refused: type[Error] = BadScoreFile) -> pd.DataFrame:
-    """Read a table, the cells of a CSV file as text.
-
-    Args:
-        path: CSV, TSV, JSON Lines, a JSON list of objects, or Parquet.
-        what: it should have, for messages.
-        refused: raised where it is no such file, or cannot be read.
-    """
-    import pandas as pd
-
-    kind, content = READERS.get(path.suffix.lower()), recognise(path)
-    if content is not None and content.kind not in ("json", "jsonl", "parquet"):
-        raise refused(f"{path} is {content.name}, not {what}: give one of {', '.join(READERS)}.")
-    try:
-        if kind == "csv":
-            delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
-            return pd.read_csv(path, sep=delimiter, dtype=str, keep_default_na=False, encoding="utf-8-sig")
-        if kind == "json":
-            lines = path.suffix.lower() != ".json"
-            return pd.read_json(path, lines=lines, orient="records", dtype=False, convert_dates=False)
-        if kind == "parquet":
-            return pd.read_parquet(path)
-    except ImportError as error:
-        raise refused(f"{path}: {str(error).splitlines()[0]} (pip install pyarrow).") from None
-    except (OSError, ValueError) as error:
-        raise refused(f"{path} cannot be read: {str(error).splitlines()[0]}") from None
-    raise refused(f"{path} is none of {', '.join(READERS)}: give one of these.")
-
-
-def column_of(frame: pd.DataFrame, names: Sequence[str]) -> str | None:
-    """The column that has one of some names, in any case; the first of these counts."""
-    known = {str(name).strip().lower(): str(name) for name in reversed(list(frame.columns))}
-    return next((known[name] for name in names if name in known), None)
-
-
-def _named(columns: Any) -> str:
-    return ", ".join(map(repr, columns)) or "none"
+def _alike(names: Iterable[str]) -> list[list[str]]:
+    """Names that a reader takes for the same: they differ in case or in how Unicode writes accents."""
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        groups.setdefault(unicodedata.normalize("NFKC", name).casefold(), []).append(name)
+    return [group for group in groups.values() if len(group) > 1]
 
 
 def _metric(row: Mapping[str, Any], columns: Mapping[str, str | None], metric: str | None) -> str:
@@ -261,8 +268,11 @@ def _prompt(value: Any, where: str) -> str:
 
 
 def _candidate(value: Any, where: str) -> str:
-    name = value.strip() if isinstance(value, str) else str(value)
-    _checked(partial(check_id, kind="variant"), name, where)
+    # Numbers are common names.
+    if not (_empty(value) or isinstance(value, str | int | float)):
+        raise BadScoreFile(f"{where}: the candidate is of type {type(value).__name__}: give its name.")
+    name = "" if _empty(value) else str(value).strip()
+    _checked(partial(check_id, kind="candidate"), name, where)
     return name
 
 
@@ -280,30 +290,27 @@ def _checked(check: Callable[[Any], T], value: Any, where: str) -> T:
         raise BadScoreFile(f"{where}: {error}") from None
 
 
-def _numeric(values: Any) -> bool:
-    """Whether all that is filled in are numbers, and something is."""
-    filled = [value for value in values if not _empty(value)]
-    return bool(filled) and all(_parsed(value) is not None for value in filled)
-
-
-def _number(value: Any, what: str) -> float | None:
+def _number(value: Any, what: str, otherwise: str = "leave it empty") -> float | None:
     """A finite number, None of an empty cell."""
     if _empty(value):
         return None
     number = _parsed(value)
     if number is None or not math.isfinite(number):
-        raise BadScoreFile(f"{what} is {str(value)[:40]!r}: write a finite number, or leave it empty.")
+        raise BadScoreFile(f"{what} is {str(value)[:40]!r}: write a finite number, or {otherwise}.")
     return number
 
 
 def _parsed(value: Any) -> float | None:
-    if isinstance(value, bool):
+    # Python takes 1_000 for a number.
+    if isinstance(value, bool) or not isinstance(value, str | Number) or "_" in str(value):
         return None
     try:
-        return float(value)
-    except (TypeError, ValueError):
+        return float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError, OverflowError):
         return None
 
 
 def _empty(value: Any) -> bool:
-    return value is None or value == "" or (isinstance(value, float) and math.isnan(value))
+    if isinstance(value, str):
+        return not value.strip()
+    return value is None or (isinstance(value, float) and math.isnan(value))

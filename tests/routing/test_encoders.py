@@ -68,6 +68,14 @@ def test_a_file_of_another_encoder_is_refused_by_the_prompts_that_both_have(tmp_
     assert load_encoder(path, graph(known("a bird", [0.0, 1.0], "0" * 16))).hash == "given-2"
 
 
+@pytest.mark.parametrize("header", [",text,d0,d1", "id,text,d0,d1", "Unnamed: 0,text,d0,d1"])
+def test_numbers_of_rows_are_no_dimension(header: str, tmp_path: Path) -> None:
+    rows = [f"{number},a {number},{x},{y}" for number, (x, y) in enumerate(VECTORS)]
+    (tmp_path / "vectors.csv").write_text("\n".join([header, *rows]), encoding="utf-8")
+    encoder = load_encoder(str(tmp_path / "vectors.csv"), graph())
+    assert encoder.encode(["a 0", "a 1", "a 2"]).embeddings == pytest.approx(UNIT)
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

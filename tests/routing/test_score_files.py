@@ -146,3 +146,147 @@ def test_what_cannot_be_used_is_named(tmp_path: Path, text: str, message: str) -
 def test_another_kind_of_file_is_named(tmp_path: Path, name: str, message: str) -> None:
     with pytest.raises(BadScoreFile, match=message):
         read_score_file(written(tmp_path, "x", name))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        # What lies beside the header would move each cell into the next column.
+        ("prompt,model,value\na cat, wet,A,3\na dog, wet,B,4\n", "row 1 has 4 cells under 3 columns"),
+        ("value,prompt,model\n3,a cat,A\n4,a dog\n", "row 2 has 2 cells under 3 columns"),
+        ("prompt,A,A,B\nx,1,2,3\n", "column 'A' occurs twice"),
+        ("prompt;model;value\nx;A;0,5\n", "its columns are separated by semicolons"),
+        ("prompt,model,value,\nx,A,1,2\n", "column 4 has no name"),
+        (
+            "prompt,model,value\nx,A,1_000\n",
+            "row 1: value is '1_000': write a finite number, or delete the row",
+        ),
+        ("prompt,A,B\nx,1,2\ny,-,3\n", "row 2: A is '-': write a finite number, or leave it empty"),
+        ("prompt,A,B\nx,1,2\ny,N/A,3\n", "row 2: A is 'N/A'"),
+        ("prompt,A,B\nx,1,2\ny,4,3\nz,4,3\nu,4,3\nv,1;5,3\n", "row 5: A is '1;5'"),
+        ('prompt,model,value\n"x,A,1\n', "line 2: is not CSV"),
+        ("prompt,llm,score,cost\nx,A,1,2\n", "has a column score, but no column candidate"),
+        ("", "is empty"),
+    ],
+)
+def test_a_cell_is_never_read_as_another(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(BadScoreFile) as caught:
+        read_score_file(written(tmp_path, text))
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ("prompt,model,value\na caf\u00e9,A,1\n".encode("latin-1"), "line 2: byte 0xe9 is not UTF-8"),
+        ("prompt,model,value\nx,A,1\n".encode("utf-16"), "is UTF-16"),
+    ],
+)
+def test_another_encoding_is_named(tmp_path: Path, data: bytes, message: str) -> None:
+    (tmp_path / "scores.csv").write_bytes(data)
+    with pytest.raises(BadScoreFile, match=message):
+        read_score_file(tmp_path / "scores.csv")
+
+
+@pytest.mark.parametrize("header", [",prompt,seed,A,B", "id,prompt,rater,A,B", "Unnamed: 0,prompt,usd,A,B"])
+def test_columns_that_tell_rows_apart_are_no_candidates(tmp_path: Path, header: str) -> None:
+    found = read_score_file(written(tmp_path, f"{header}\n0,x,1,3,4\n1,x,2,5,4\n"))
+    assert found.candidates == ("A", "B")
+    assert found.scores["score"]["A", "x"].values == (3.0, 5.0)
+    assert "not read: " in found.notes[0]
+
+
+def test_names_of_candidates_have_no_space_around_them(tmp_path: Path) -> None:
+    found = read_score_file(written(tmp_path, "prompt, A , B\nx, 1, 2\n,,\n"))
+    assert (found.candidates, list(found.scores["score"])) == (("A", "B"), [("A", "x"), ("B", "x")])
+
+
+def test_a_wide_table_may_have_a_column_of_metrics(tmp_path: Path) -> None:
+    found = read_score_file(written(tmp_path, "prompt,metric,A,B\nx,beauty,1,2\nx,fit,3,4\n"))
+    assert {metric: own["A", "x"].values for metric, own in found.scores.items()} == {
+        "beauty": (1.0,),
+        "fit": (3.0,),
+    }
+
+
+def test_names_that_look_alike_are_told(tmp_path: Path) -> None:
+    names = ["sdxl", "SDXL", "caf\u00e9", "cafe\u0301", "other"]
+    rows = [f"x,{name},1" for name in names]
+    found = read_score_file(written(tmp_path, "\n".join(["prompt,model,value", *rows])))
+    assert found.candidates == tuple(names)
+    assert [note.partition(" count")[0] for note in found.notes] == [
+        "scores.csv: 'sdxl' and 'SDXL'",
+        r"scores.csv: 'caf\xe9' and 'cafe\u0301'",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ('[{"prompt": "x", "model": 12, "value": 0.12345678901234566}]', "scores.json"),
+        ('{"prompt": "x", "model": 12, "value": 0.12345678901234566}\n\n', "scores.json"),
+        ('[\n{"prompt": "x", "model": "12", "value": "0.12345678901234566"}\n]', "scores.jsonl"),
+        ('\ufeff{"prompt": "x", "model": 12, "value": 0.12345678901234566}\r\n', "scores.jsonl"),
+        ('{"prompt": ["x"], "model": [12], "value": [0.12345678901234566]}', "scores.json"),
+        ('{"prompt": {"0": "x"}, "model": {"0": 12}, "value": {"0": 0.12345678901234566}}', "scores.json"),
+    ],
+)
+def test_json_is_read_to_the_last_digit_in_each_layout(tmp_path: Path, text: str, name: str) -> None:
+    found = read_score_file(written(tmp_path, text, name))
+    assert found.scores["score"]["12", "x"].values == (0.12345678901234566,)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            '{"prompt": "x", "model": "A", "value": 1}\n{"prompt": "x", "value": 1}',
+            "row 2: A candidate id is blank",
+        ),
+        ('{"prompt": "x", "model": null, "value": 1}', "row 1: A candidate id is blank"),
+        ('{"prompt": "x", "model": {"name": "A"}, "value": 1}', "row 1: the candidate is of type dict"),
+        ('{"prompt": "x", "model": "A", "value": [1, 2]}', "row 1: value is '[1, 2]'"),
+        ('{"prompt": "x", "model": "A", "value": true}', "row 1: value is 'True'"),
+        ('{"prompt": "x", "A": 1, "A": 2, "B": 1}', "'A' occurs twice in an object"),
+        ('{"prompt": "x", "model": "A", "value": 1}\n{"prompt": ', "line 2 is not JSON"),
+        ('["x", "A", 1]', "row 1 is not an object"),
+    ],
+)
+def test_json_that_cannot_be_used_is_named(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(BadScoreFile) as caught:
+        read_score_file(written(tmp_path, text, "scores.jsonl"))
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ('{"data": [{"prompt": "x", "model": "A", "value": 1}]}', "'data'"),
+        ('{"a": {"prompt": "x"}, "b": {"prompt": "x"}, "c": {}, "d": {}}', "'a', 'b', 'c' and 1 more"),
+    ],
+)
+def test_an_object_that_holds_rows_is_told_from_a_list(tmp_path: Path, text: str, names: str) -> None:
+    with pytest.raises(BadScoreFile, match=f"is an object with {names}, not a list of rows"):
+        read_score_file(written(tmp_path, text, "scores.json"))
+
+
+def test_vectors_and_missing_cells_of_parquet(tmp_path: Path) -> None:
+    path = tmp_path / "scores.parquet"
+    pd.DataFrame(
+        {"prompt": ["x", "y"], "A": [1.0, None], "B": [1, 2], "embedding": [[1, 2], [3, 4]]}
+    ).to_parquet(path)
+    found = read_score_file(path)
+    assert list(found.scores["score"]) == [("A", "x"), ("B", "x"), ("B", "y")]
+    pd.DataFrame({"prompt": ["x", "y"], "model": ["A", None], "value": [1.0, 2.0]}).to_parquet(path)
+    with pytest.raises(BadScoreFile, match="row 2: A candidate id is blank"):
+        read_score_file(path)
+    pd.DataFrame({"prompt": ["x"], "model": ["A"], "value": [[1, 2]]}).to_parquet(path)
+    with pytest.raises(BadScoreFile, match=r"row 1: value is '\[1 2\]'"):
+        read_score_file(path)
+
+
+def test_costs_that_differ_are_replaced_by_one_that_is_given(tmp_path: Path) -> None:
+    path = written(tmp_path, "prompt,model,value,usd\nx,A,1,1\ny,A,1,2\nx,B,1,3\n")
+    with pytest.raises(BadScoreFile, match=r"give one cost; on average it is 1\.5\."):
+        read_score_file(path)
+    assert read_score_file(path, priced={"A"}).costs == {"B": 3.0}
