@@ -224,7 +224,13 @@ def results(
         "new_metrics": [metric.name for metric in reading.new_metrics],
     }
     merged = f" ({count(reading.repeats, 'repeated row')} merged)" if reading.repeats else ""
-    show(f"{count(len(reading.results), 'result')} in the graph{merged}.", facts, reading.skipped, as_json)
+    facts["notes"] = [*reading.notes]
+    new = "".join(
+        f" New metric {metric.name}: {'larger' if metric.larger_is_better else 'smaller'} is better."
+        for metric in reading.new_metrics
+    )
+    line = f"{count(len(reading.results), 'result')} in the graph{merged}.{new}"
+    show(line, facts, reading.skipped, as_json, reading.notes)
 
 
 @ingest.command()

@@ -35,6 +35,8 @@ RESERVED_EDGE_NAMES = frozenset(
     }
 )
 INITIAL = "initial_"
+# Of a value: errors and times.
+NEVER_NEGATIVE = frozenset({"standard_error", "std", "training_seconds", "seconds_per_image"})
 
 
 def check_id(identifier: str, kind: str) -> str:
@@ -110,11 +112,13 @@ def check_string(value: object, what: str) -> str:
 
 def checked_provenance(provenance: Mapping[str, Any], what: str) -> Mapping[str, Property]:
     checked = checked_properties(provenance, what, {"key", "metric", "value", "weight", "band", "stage"})
-    for name in checked:
+    for name, value in checked.items():
         if not PROVENANCE_NAME.fullmatch(name):
             raise InvalidValue(
                 f"{what}: {name!r} cannot name a provenance field: use lower-case words joined by _."
             )
+        if name in NEVER_NEGATIVE and isinstance(value, int | float) and value < 0:
+            raise InvalidValue(f"{what}: {name} is {value}: it cannot be negative.")
     return checked
 
 

@@ -11,6 +11,8 @@ SECONDS_PER_HOUR = 3600
 SIGNIFICANT_DIGITS = 4
 # A list of numbers longer than this is a vector, too long for a table.
 SHORT_LIST = 8
+# How tables write, in any case, that there is no value.
+MISSING = frozenset({"-", "--", "\u2013", "\u2014", ".", "?", "n/a", "na", "nan", "none", "null"})
 
 
 def count(number: int, one: str, many: str | None = None) -> str:

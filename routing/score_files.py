@@ -9,8 +9,7 @@ table without values may name the images themselves, which are then to be scored
 from __future__ import annotations
 
 import math
-import unicodedata
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from numbers import Number
@@ -21,10 +20,12 @@ import numpy as np
 
 from matchgraph.errors import Error
 from matchgraph.graphdb.checks import check_id, check_metric_name
+from matchgraph.graphdb.names import alike
 from matchgraph.graphdb.prompt_models import Unit, check_prompt
 from matchgraph.routing.errors import BadScoreFile
 from matchgraph.routing.table_files import TableFile, is_label, read_table_file
 from matchgraph.training.prompt_files import PROMPT_FIELDS
+from matchgraph.words import MISSING
 
 T = TypeVar("T")
 
@@ -39,8 +40,6 @@ NAMES = {
 COSTS: Mapping[str, Unit] = {"tflop": "TFLOP", "seconds": "s", "latency_s": "s", "usd": "USD"}
 # Told apart in a long table, but of no use beyond the spread.
 SOURCES = ("rater", "annotator", "image", "seed", "sample")
-# How tables without a value write that.
-MISSING = frozenset({"-", "--", "\u2013", "\u2014", ".", "?", "n/a", "na", "nan", "none", "null"})
 # Above this share of numbers, a column of a wide table is a candidate's, and a word in it a slip.
 NUMERIC_SHARE = 0.8
 
@@ -239,20 +238,8 @@ def _file(
     }
     left = [*map(repr, unread), *table.nameless]
     notes = [f"{path.name}: not read: {', '.join(left)}"] if left else []
-    notes += [
-        f"{path.name}: {' and '.join(map(ascii, names))} count as different candidates: rename them where "
-        "they are one"
-        for names in _alike(candidates)
-    ]
+    notes += [f"{path.name}: {note}" for note in alike(candidates)]
     return ScoreFile(tuple(prompts), tuple(candidates), scores, costs, unit, tuple(notes))
-
-
-def _alike(names: Iterable[str]) -> list[list[str]]:
-    """Names that a reader takes for the same: they differ in case or in how Unicode writes accents."""
-    groups: dict[str, list[str]] = {}
-    for name in names:
-        groups.setdefault(unicodedata.normalize("NFKC", name).casefold(), []).append(name)
-    return [group for group in groups.values() if len(group) > 1]
 
 
 def _metric(row: Mapping[str, Any], columns: Mapping[str, str | None], metric: str | None) -> str:

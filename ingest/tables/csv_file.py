@@ -19,12 +19,15 @@ from matchgraph.graphdb.errors import InvalidId
 from matchgraph.ingest.errors import BadInput, Problem
 from matchgraph.training.contents import EXPECTED, recognise, remedy
 from matchgraph.training.files import replacing
+from matchgraph.words import MISSING
 
 Scalar = str | int | float | bool
 
 # Whole numbers that 64 bits do not hold count too, so as to be refused by name; Python reads no endless ones.
 INTEGER = re.compile(r"[+-]?\d{1,1000}", re.ASCII)
 DECIMAL = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?", re.ASCII)
+# A whole number that a reader of numbers would shorten.
+CODE = re.compile(r"0\d{1,40}", re.ASCII)
 NON_FINITE = re.compile(r"[+-]?(nan|inf|infinity)", re.IGNORECASE)
 BOOLEANS = {"true": True, "false": False}
 # Recognised by their suffix alone.
@@ -121,16 +124,23 @@ def _header_problems(
     name = str(path)
     found: list[Problem] = []
     missing = [column for column in required if column not in header]
+    reason = f"no column {', '.join(map(repr, missing))}"
+    if len(header) == 1 and (missing or not required) and (sign := re.search(r"[;\t|]", header[0])):
+        reason = f"its columns are separated by {sign[0]!r}"
+        return [Problem(name, 1, reason, "separate the columns by commas")]
     if missing:
-        hint = f"the header must name {', '.join(required)}"
-        if len(header) == 1 and re.search(r"[;\t|]", header[0]):
-            hint = "separate the columns by commas"
-        found.append(Problem(name, 1, f"no column {', '.join(map(repr, missing))}", hint))
+        each = ", one value in each row" if "value" in missing else ""
+        found.append(Problem(name, 1, reason, f"the header must name {', '.join(required)}{each}"))
+        # What is not known may be what is missing, under another name.
+        optional = None
     for position, column in enumerate(header, start=1):
         if not column:
             found.append(Problem(name, 1, f"column {position} has no name", "name it or delete it"))
         elif any(unicodedata.category(character) in FORBIDDEN_CATEGORIES for character in column):
             found.append(Problem(name, 1, f"column {column!r} holds a control character", "rename it"))
+        elif column in reserved and column == "embedding":
+            remedy = "write its numbers into columns e0, e1 and so on"
+            found.append(Problem(name, 1, f"a column cannot be called {column!r}", remedy))
         elif column in reserved:
             found.append(Problem(name, 1, f"a column cannot be called {column!r}", "rename it"))
         elif header.index(column) < position - 1:
@@ -139,6 +149,19 @@ def _header_problems(
             known = ", ".join([*required, *optional])
             found.append(Problem(name, 1, f"unknown column {column!r}", f"delete it; known are {known}"))
     return found
+
+
+def read_content(path: Path) -> bytes:
+    """The content of a file.
+
+    Raises:
+        BadInput: it cannot be read.
+    """
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        problem = Problem(str(path), 0, f"cannot be read ({error.strerror})", "check the path")
+        raise BadInput([problem], skippable=False) from error
 
 
 def read_table(
@@ -151,6 +174,7 @@ def read_table(
     verbatim: Collection[str] = (),
     wanted: str = "table",
     usual: Sequence[str] = (),
+    data: bytes | None = None,
 ) -> Table:
     """Read a UTF-8 CSV file with a header.
 
@@ -163,6 +187,7 @@ def read_table(
         verbatim: columns whose cells keep the space around them.
         wanted: what the file could be instead, for errors: "model" or "dataset" where a folder would do.
         usual: columns that the error of an empty file names where none is required.
+        data: its content, where it has been read: a pipe can be read once.
 
     Returns:
         The table. Rows of a wrong length are in its problems and not among its rows.
@@ -171,18 +196,15 @@ def read_table(
         BadInput: the file cannot be read as a table at all (missing, not UTF-8, bad header, broken quoting);
             no row of it can be trusted then, so `--skip-bad` does not help.
     """
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        problem = Problem(str(path), 0, f"cannot be read ({error.strerror})", "check the path")
-        raise BadInput([problem], skippable=False) from error
+    data = read_content(path) if data is None else data
     check_table(path, data, wanted)
     reader = csv.reader(io.StringIO(_decode(path, data), newline=""), strict=True)
     records: list[tuple[int, list[str]]] = []
     line = 1
     try:
         for record in reader:
-            if len(record) > 1 or any(cell.strip() for cell in record):
+            # Spreadsheets write blank rows as separators alone.
+            if any(cell.strip() for cell in record):
                 records.append((line, record))
             line = reader.line_num + 1
     except csv.Error as error:
@@ -305,17 +327,20 @@ def number_problem(text: str) -> tuple[str, str]:
 
 
 def typed_columns(
-    table: Table, columns: Sequence[str], *, text: Collection[str] = ()
+    table: Table, columns: Sequence[str], *, text: Collection[str] = (), exact: bool = False
 ) -> dict[int, dict[str, Scalar]]:
     """Type attribute columns as a whole: all integers, all numbers, all booleans, else text.
 
-    Empty cells are absent. A column that is numbers in at least four of five cells and something else in the
-    rest is taken for a numeric one with slips, and the slips are problems unless it is named in `text`.
+    Empty cells are absent. A column of numbers of which one begins with a needless 0 is of codes, so text. A
+    column that is numbers in at least four of five cells and something else in the rest, or numbers and words
+    for a missing value, is taken for a numeric one with slips, and the slips are problems unless it is named
+    in `text`.
 
     Args:
         table: the table; problems are noted in it.
         columns: the attribute columns.
         text: columns to be kept as text whatever they look like.
+        exact: take words for a missing value as any other word.
 
     Returns:
         Attributes by row line.
@@ -335,16 +360,23 @@ def typed_columns(
         elif filled and all(cell.lower() in BOOLEANS for _, cell in filled):
             values_of = {line: BOOLEANS[cell.lower()] for line, cell in filled}
         else:
-            values_of = _numbers_or_text(table, column, filled)
+            values_of = _numbers_or_text(table, column, filled, frozenset() if exact else MISSING)
         for line, value in values_of.items():
             values[line][column] = value
     return values
 
 
-def _numbers_or_text(table: Table, column: str, filled: Sequence[tuple[int, str]]) -> dict[int, Scalar]:
+def _numbers_or_text(
+    table: Table, column: str, filled: Sequence[tuple[int, str]], missing: Collection[str]
+) -> dict[int, Scalar]:
     numbers = sum(1 for _, cell in filled if DECIMAL.fullmatch(cell))
     spoken = sum(1 for _, cell in filled if NON_FINITE.fullmatch(cell))
-    if not numbers or numbers + spoken < NUMERIC_SHARE * len(filled):
+    absent = sum(1 for _, cell in filled if cell.lower() in missing and not NON_FINITE.fullmatch(cell))
+    if (
+        not numbers
+        or (numbers + spoken < NUMERIC_SHARE * len(filled) and numbers + spoken + absent < len(filled))
+        or any(CODE.fullmatch(cell) for _, cell in filled)
+    ):
         return dict(filled)
     whole = all(INTEGER.fullmatch(cell) for _, cell in filled if DECIMAL.fullmatch(cell))
     values: dict[int, Scalar] = {}
@@ -352,6 +384,7 @@ def _numbers_or_text(table: Table, column: str, filled: Sequence[tuple[int, str]
         value = parse_number(cell)
         if value is None:
             reason, remedy = number_problem(cell)
+            remedy = "leave the cell empty" if cell.lower() in missing else remedy
             remedy += f", or keep the column as text with --text {column}"
             table.problem(line, f"column {column!r}: {reason}", remedy)
         elif whole and int(cell) not in INTEGER_RANGE:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from matchgraph.graphdb.defaults import NEIGHBOURS
 from matchgraph.graphdb.errors import ContentChanged
 from matchgraph.graphdb.models import Dataset
+from matchgraph.graphdb.names import alike
 from matchgraph.ingest.errors import BadInput, Problem
 from matchgraph.ingest.tables.comparison import Comparison
 from matchgraph.ingest.tables.csv_file import (
@@ -34,6 +35,9 @@ if TYPE_CHECKING:
     from matchgraph.training.measure.extractors import CaptionExtractor, Extractor
 
 
+# As others call the dimensions of an embedding, of which there are more than of numbered attributes.
+NUMBERED_COLUMN = re.compile(r"(\D*)\d+", re.ASCII)
+FEWEST_DIMENSIONS = 8
 EMBEDDING_COLUMN = re.compile(r"e(0|[1-9]\d*)", re.ASCII)
 
 
@@ -95,7 +99,7 @@ def read_dataset_table(
     attributes = [column for column in table.columns if column != "dataset" and column not in embedding]
     check_ids(table, {"dataset": "dataset"})
     check_unique(table, "dataset")
-    values = typed_columns(table, attributes, text=text)
+    values = typed_columns(table, attributes, text=text, exact=exact)
     vectors = {row.line: _vector(table, row, embedding) for row in table.rows}
     skipped = table.finish(skip_bad=skip_bad)
     datasets = tuple(
@@ -144,8 +148,27 @@ def ingest_dataset_table(
         BadInput: the file has problems; nothing was written.
     """
     datasets, skipped = read_dataset_table(path, text=text, skip_bad=skip_bad)
+    names = tuple(dataset.id for dataset in datasets)
+    notes = [*alike(names, (dataset.id for dataset in graph.datasets())), *_likely_embeddings(datasets)]
     graph.save_datasets(datasets, merge=True)
-    return DatasetsReport(tuple(dataset.id for dataset in datasets), (), 0, skipped)
+    return DatasetsReport(names, (), 0, skipped, tuple(f"{path.name}: {note}" for note in notes))
+
+
+def _likely_embeddings(datasets: Sequence[Dataset]) -> list[str]:
+    """That numbered columns of numbers are attributes, in a table without an embedding."""
+    if any(dataset.embedding is not None for dataset in datasets):
+        return []
+    found: dict[str, list[str]] = {}
+    for name in dict.fromkeys(name for dataset in datasets for name in dataset.properties):
+        numbered = NUMBERED_COLUMN.fullmatch(name)
+        values = (dataset.properties.get(name, 0) for dataset in datasets)
+        if numbered and all(isinstance(value, int | float) for value in values):
+            found.setdefault(numbered[1], []).append(name)
+    return [
+        f"{names[0]} to {names[-1]} are attributes: for an embedding, call them e0 to e{len(names) - 1}."
+        for names in found.values()
+        if len(names) >= FEWEST_DIMENSIONS
+    ]
 
 
 def ingest_image_folders(

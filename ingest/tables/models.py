@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from matchgraph.graphdb.connection import settings_from_environment
 from matchgraph.graphdb.errors import ContentChanged
 from matchgraph.graphdb.models import Model
+from matchgraph.graphdb.names import alike
 from matchgraph.ingest.errors import BadInput, Problem
 from matchgraph.ingest.tables.checkpoints import pipeline_of_checkpoint
 from matchgraph.ingest.tables.csv_file import check_ids, check_unique, read_table, typed_columns
@@ -54,7 +55,7 @@ def read_model_table(
     attributes = [column for column in table.columns if column != "model"]
     check_ids(table, {"model": "model"})
     check_unique(table, "model")
-    values = typed_columns(table, attributes, text=text)
+    values = typed_columns(table, attributes, text=text, exact=exact)
     skipped = table.finish(skip_bad=skip_bad)
     models = tuple(
         Model(name, values[row.line] if exact else {"name": name, **values[row.line]})
@@ -134,8 +135,10 @@ def ingest_models(
             problem = Problem(str(path), 0, "is not a pipeline folder", "leave the id to the table's rows")
             raise BadInput([problem], skippable=False)
         models, skipped = read_model_table(path, text=text, skip_bad=skip_bad)
+        names = tuple(model.id for model in models)
+        similar = alike(names, (model.id for model in graph.models()))
         graph.save_models(models, merge=True)
-        return ModelsReport(tuple(model.id for model in models), skipped, (), {})
+        return ModelsReport(names, skipped, tuple(f"{path.name}: {note}" for note in similar), {})
     if facts is not None:
         check_device(facts)
     reading = read_pipelines(path, model_id=model_id)

@@ -107,7 +107,8 @@ def _read_prompts(folder: Path) -> tuple[Prompt, ...]:
     probes = Counter(probe for row in table.rows if (probe := row.cells["probe"]))
     for row in table.rows:
         _check_prompt_row(table, row, max(probes, key=probes.__getitem__, default=""))
-    properties = typed_columns(table, [name for name in table.columns if name not in PROMPT_COLUMNS])
+    attributes = [name for name in table.columns if name not in PROMPT_COLUMNS]
+    properties = typed_columns(table, attributes, exact=True)
     embeddings = _read_embeddings(folder / EMBEDDINGS)
     for row in table.rows:
         if row.cells["id"] not in embeddings:

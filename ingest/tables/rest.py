@@ -53,7 +53,7 @@ def kept_by_table(rows: Sequence[Mapping[str, Any]], taken: Callable[[str], bool
         table = Table(
             Path(), (name,), [Row(line, {name: str(cell_of(value))}) for line, value in values.items()]
         )
-        read = typed_columns(table, [name])
+        read = typed_columns(table, [name], exact=True)
         if not table.problems and all(is_same(read[line].get(name), was) for line, was in values.items()):
             kept.add(name)
     return kept

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from matchgraph.graphdb.checks import check_metric_name
+from matchgraph.graphdb.checks import NEVER_NEGATIVE, check_metric_name
 from matchgraph.graphdb.errors import GraphError, InvalidValue, UnknownMetric
 from matchgraph.graphdb.models import Metric, Result, Stage
-from matchgraph.graphdb.names import nearest_ids
+from matchgraph.graphdb.names import in_quotes, nearest_ids
+from matchgraph.graphdb.queries import load
 from matchgraph.ingest.errors import Problem
 from matchgraph.ingest.tables.csv_file import (
     INTEGER,
@@ -20,9 +21,11 @@ from matchgraph.ingest.tables.csv_file import (
     check_ids,
     number_problem,
     parse_number,
+    read_content,
     read_table,
 )
 from matchgraph.ingest.tables.trackers import COLUMNS, TrackedColumns, read_tracked
+from matchgraph.words import count
 
 if TYPE_CHECKING:
     from matchgraph.graphdb.repository import MatchingGraph
@@ -37,6 +40,8 @@ LISTS = ("seeds",)
 TEXTS = ("run", "extractor", "extractor_name", "resize", "version")
 DEFAULT_STAGE: Stage = "finetuned"
 STAGES: Mapping[str, Stage] = {"initial": "initial", "finetuned": "finetuned"}
+# The maximum of metrics that may be shares or percentages.
+PERCENT = 100
 # Among ten thousand known names, looking for what an unknown one may have meant takes some hundredths of a
 # second: too long for thousands of them.
 NAMES_WITH_HINT = 20
@@ -51,12 +56,14 @@ class ResultsReading:
         new_metrics: metrics that the graph does not know yet.
         skipped: problems of the rows left out.
         repeats: how many rows were merged into others.
+        notes: what may not be meant.
     """
 
     results: tuple[Result, ...]
     new_metrics: tuple[Metric, ...]
     skipped: tuple[Problem, ...]
     repeats: int
+    notes: tuple[str, ...] = ()
 
 
 def read_results(
@@ -94,13 +101,15 @@ def read_results(
     Raises:
         BadInput: the file has problems.
     """
-    table = None if exact else read_tracked(path, columns or TrackedColumns(), metric)
+    data = read_content(path)
+    table = None if exact else read_tracked(path, columns or TrackedColumns(), metric, data)
     if table is None:
         table = read_table(
             path,
             required=COLUMNS,
             optional=("stage", *COUNTS, *NUMBERS, *LISTS, *TEXTS),
             verbatim=("model", "dataset") if exact else (),
+            data=data,
         )
     check_ids(table, {"model": "model", "dataset": "dataset"})
     check_known(table, "model", "model", models)
@@ -158,7 +167,20 @@ def ingest_results(
         graph.save_metric(new)
     if reading.results:
         graph.save_results(reading.results)
-    return reading
+    used = [graph.metric(name) for name in sorted({result.metric for result in reading.results})]
+    notes = (note for metric in used if metric.maximum == PERCENT for note in _scales(graph, metric.name))
+    return replace(reading, notes=tuple(notes))
+
+
+def _scales(graph: MatchingGraph, metric: str) -> list[str]:
+    """That values of the graph may be shares or percentages, where some look like either."""
+    [row] = graph.runner.read(load("read/scales"), metric=metric)
+    if not (row["shares"] and row["others"]):
+        return []
+    return [
+        f"{metric}: {count(row['shares'], 'value')} of 1 or less and {row['others']:,} above 1 in the graph. "
+        "Where the former are shares and the latter percentages, write all as one of them."
+    ]
 
 
 def check_known(table: Table, column: str, kind: str, known: Collection[str]) -> None:
@@ -178,7 +200,11 @@ def check_known(table: Table, column: str, kind: str, known: Collection[str]) ->
             lines.setdefault(name, []).append(row.line)
     for number, (name, (line, *others)) in enumerate(lines.items()):
         near = nearest_ids(name, known) if number < NAMES_WITH_HINT else []
-        hint = f"did you mean {' or '.join(map(repr, near))}? If not, add" if near else "add"
+        hint = (
+            f"did you mean {' or '.join(in_quotes(one, name) for one in near)}? If not, add"
+            if near
+            else "add"
+        )
         reason = f"{kind} {name[:80]!r} is not in the graph{_further(others)}"
         table.problem(line, reason, f"{hint} it with `matchgraph ingest {kind}s`", also=others)
 
@@ -223,7 +249,12 @@ def find_metrics(
             reason = (
                 f"--{given}-is-better contradicts metric {name!r}, where {stored} is better{_further(others)}"
             )
-            table.problem(line, reason, "leave the option out, or use another name", also=others)
+            table.problem(
+                line,
+                reason,
+                "leave the option out, use another name, or give these rows in a file of their own",
+                also=others,
+            )
             del found[name]
     return found, new
 
@@ -267,6 +298,10 @@ def parse_provenance(
             provenance[column] = parse_number(text)
             if provenance[column] is None:
                 table.problem(row.line, f"{column} is {text[:40]!r}", "write a number, or leave it empty")
+            elif column in NEVER_NEGATIVE and provenance[column] < 0:
+                table.problem(
+                    row.line, f"{column} is {text[:40]}", "it cannot be negative: correct or empty it"
+                )
     provenance.update({column: row.cells[column] for column in texts if row.cells.get(column)})
     return provenance
 

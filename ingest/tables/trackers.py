@@ -45,13 +45,16 @@ class TrackedColumns:
     metrics: tuple[str, ...] = ()
 
 
-def read_tracked(path: Path, columns: TrackedColumns, metric: Callable[[str], Metric]) -> Table | None:
+def read_tracked(
+    path: Path, columns: TrackedColumns, metric: Callable[[str], Metric], data: bytes
+) -> Table | None:
     """Read an export of MLflow or W&B, as CSV or JSON.
 
     Args:
         path: the file.
         columns: which columns are what.
         metric: finds a metric by name and raises UnknownMetric.
+        data: the file's content.
 
     Returns:
         A table with the columns model, dataset, metric, value and run, a row for each value; rows of JSON
@@ -62,10 +65,10 @@ def read_tracked(path: Path, columns: TrackedColumns, metric: Callable[[str], Me
         BadInput: it cannot be read or lacks a column, or two metrics are of one column or the reverse.
     """
     if path.suffix.lower() == ".json":
-        exported = _from_json(path)
+        exported = _from_json(path, data)
     else:
         # pandas gives its numbers of rows no name.
-        exported = read_table(path, required=(), aliases={"": "row"}, usual=COLUMNS)
+        exported = read_table(path, required=(), aliases={"": "row"}, usual=COLUMNS, data=data)
     asked = columns != TrackedColumns()
     if not asked and not any(mark <= _stems(exported) for mark in MARKS):
         return None
@@ -147,10 +150,10 @@ def _is_known(name: str, metric: Callable[[str], Metric]) -> bool:
     return True
 
 
-def _from_json(path: Path) -> Table:
+def _from_json(path: Path, data: bytes) -> Table:
     try:
-        records = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        records = json.loads(data.decode("utf-8-sig"))
+    except (ValueError, RecursionError) as error:
         problem = Problem(str(path), 0, f"cannot be read as JSON ({error})", "export it again")
         raise BadInput([problem], skippable=False) from error
     if not isinstance(records, list) or not records or not all(isinstance(one, dict) for one in records):

@@ -544,3 +544,18 @@ def test_pipelines_are_named_where_images_are_expected(tmp_path: Path) -> None:
     (tmp_path / "model_index.json").write_text("{}")
     with pytest.raises(BadInput, match="is a pipeline, not images"):
         read_folders(tmp_path)
+
+
+def test_numbered_features_under_another_name_and_names_alike_are_told(
+    graph: MatchingGraph, tmp_path: Path
+) -> None:
+    numbers = ",".join(map(str, range(9)))
+    table = tmp_path / "features.csv"
+    table.write_text(f"dataset,size1,{','.join(f'f{n}' for n in range(9))}\ncats,5,{numbers}\n")
+    assert ingest_dataset_table(graph, table).notes == (
+        "features.csv: f0 to f8 are attributes: for an embedding, call them e0 to e8.",
+    )
+    table.write_text("dataset,e0\nCats,5\n")
+    assert ingest_dataset_table(graph, table).notes == (
+        "features.csv: 'Cats' and 'cats' count as different: rename them where they are one.",
+    )

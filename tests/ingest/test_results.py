@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
+from matchgraph.graphdb.errors import InvalidValue
 from matchgraph.graphdb.metrics import KNOWN_METRICS
-from matchgraph.graphdb.models import Dataset, Metric, Model
+from matchgraph.graphdb.models import Dataset, Metric, Model, Result
 from matchgraph.graphdb.repository import MatchingGraph
 from matchgraph.graphdb.runner import Runner
 from matchgraph.ingest.errors import BadInput
@@ -235,3 +237,31 @@ def test_values_of_different_extractors_are_not_made_one(tmp_path: Path, how: st
     with pytest.raises(BadInput, match="different extractors, aaaa and bbbb"):
         read_results(path, on_duplicate=how, **arguments)
     assert read_results(path, on_duplicate="first", **arguments).results[0].provenance["extractor"] == "aaaa"
+
+
+@pytest.mark.parametrize("column", ["standard_error", "std", "training_seconds", "seconds_per_image"])
+def test_errors_and_times_are_never_negative(zoo: MatchingGraph, table: Path, column: str) -> None:
+    fill(table, "sdxl,cats,clip_fid,1,-1", header=f"{HEADER},{column}")
+    with pytest.raises(BadInput, match=f"csv:2: {column} is -1; it cannot be negative"):
+        ingest_results(zoo, table)
+    with pytest.raises(InvalidValue, match=f"{column} is -1.0: it cannot be negative"):
+        Result("sdxl", "cats", "clip_fid", 1.0, "finetuned", {column: -1.0})
+    # What the number of images adds may be either.
+    ingest_results(zoo, fill(table, "sdxl,cats,clip_fid,1,-1", header=f"{HEADER},bias"))
+
+
+def test_shares_beside_percentages_are_told(zoo: MatchingGraph, table: Path) -> None:
+    assert ingest_results(zoo, fill(table, "sdxl,cats,accuracy,0.85", "sdxl,dogs,accuracy,0")).notes == ()
+    [note] = ingest_results(zoo, fill(table, "a/b`c,cats,accuracy,85", "a/b`c,cats,clip_fid,0.5")).notes
+    assert note.startswith("accuracy: 1 value of 1 or less and 1 above 1 in the graph. Where")
+    assert ingest_results(zoo, fill(table, "sdxl,cats,accuracy,86")).notes == ()
+
+
+def test_a_pipe_is_read_once(zoo: MatchingGraph) -> None:
+    here, there = os.pipe()
+    os.write(there, f"{HEADER}\nsdxl,cats,accuracy,85\n".encode())
+    os.close(there)
+    try:
+        assert len(ingest_results(zoo, Path(f"/dev/fd/{here}")).results) == 1
+    finally:
+        os.close(here)

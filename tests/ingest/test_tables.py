@@ -44,7 +44,10 @@ def test_alias_stands_for_the_required_column(tmp_path: Path) -> None:
     ("text", "options", "expected"),
     [
         ("model,score\na,1\n", {}, ["table.csv:1: no column 'value'"]),
-        ("model;value\na;1\n", {}, ["no column 'model', 'value'; separate the columns by commas"]),
+        ("model;value\na;1\n", {}, ["are separated by ';'; separate the columns by commas"]),
+        ("model\tvalue\na\t1\n", {}, ["are separated by '\\t'; separate"]),
+        ("model,a,b,c\nx,1,2,3\n", {"optional": []}, ["must name model, value, one value in each row"]),
+        ("model,value,embedding\na,1,2\n", {"reserved": ["embedding"]}, ["into columns e0, e1 and so on"]),
         ("model,value,extra\na,1,2\n", {"optional": ["stage"]}, ["1: unknown column 'extra'", "stage"]),
         ("model,value,\na,1,2\n", {}, ["1: column 3 has no name"]),
         ("model,value,value\na,1,2\n", {}, ["1: column 'value' occurs twice"]),
@@ -136,3 +139,28 @@ def test_a_slip_in_a_column_of_numbers_is_a_problem(tmp_path: Path, slip: str) -
 def test_a_number_of_more_digits_than_python_reads_is_still_one(tmp_path: Path) -> None:
     table = read_table(write(tmp_path, f"model,n\na,{'0' * 5000}1\n"), required=("model",))
     assert typed_columns(table, ["n"]) == {2: {"n": 1.0}}
+
+
+def test_blank_rows_of_spreadsheets_and_a_pipe_are_read(tmp_path: Path) -> None:
+    table = read_table(tmp_path / "gone.csv", required=("model",), data=b"model,n\na,1\n,\n , \nb,2\n,3\n")
+    assert [(row.line, row.cells["model"]) for row in table.rows] == [(2, "a"), (5, "b"), (6, "")]
+
+
+@pytest.mark.parametrize("word", ["-", "N/A", "none", "?"])
+def test_a_word_for_a_missing_value_makes_no_text_of_numbers(tmp_path: Path, word: str) -> None:
+    path = write(tmp_path, f"model,params,name\na,1,{word}\nb,2,x\nc,{word},y\nd,{word},z\n")
+    table = read_table(path, required=("model",))
+    values = typed_columns(table, ["params", "name"])
+    assert [problem.line for problem in table.problems] == [4, 5]
+    assert "leave the cell empty, or keep the column as text with --text params" in str(table.problems[0])
+    assert values[2] == {"params": 1, "name": word}
+    # Records hold what was meant.
+    table = read_table(path, required=("model",))
+    assert typed_columns(table, ["params"], exact=True)[4] == {"params": word}
+    assert not table.problems
+
+
+def test_codes_that_begin_with_0_stay_as_they_are(tmp_path: Path) -> None:
+    table = read_table(write(tmp_path, "model,code,share\na,0012,0.5\nb,12,0\n"), required=("model",))
+    values = typed_columns(table, ["code", "share"])
+    assert values == {2: {"code": "0012", "share": 0.5}, 3: {"code": "12", "share": 0.0}}

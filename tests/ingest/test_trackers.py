@@ -64,6 +64,7 @@ API = [
         ("runs.csv", MLFLOW, ["a1", "c3"]),
         ("runs.csv", WANDB, ["calm-sky-1", "red-leaf-2"]),
         ("runs.json", json.dumps(API), ["calm-sky-1", "red-leaf-2"]),
+        ("runs.json", f"\ufeff{json.dumps(API)}", ["calm-sky-1", "red-leaf-2"]),
     ],
 )
 def test_an_export_gives_a_result_for_each_value_of_a_known_metric(

@@ -215,8 +215,8 @@ def test_names_that_look_alike_are_told(tmp_path: Path) -> None:
     found = read_score_file(written(tmp_path, "\n".join(["prompt,model,value", *rows])))
     assert found.candidates == tuple(names)
     assert [note.partition(" count")[0] for note in found.notes] == [
-        "scores.csv: 'sdxl' and 'SDXL'",
-        r"scores.csv: 'caf\xe9' and 'cafe\u0301'",
+        "scores.csv: 'SDXL' and 'sdxl'",
+        r"scores.csv: 'cafe\u0301' and 'caf\xe9'",
     ]
 
 
