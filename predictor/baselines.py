@@ -8,7 +8,7 @@ Equal losses are ties, settled by expectation in `predictor.metrics`.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,6 +16,7 @@ import numpy as np
 from matchgraph.predictor.features import dataset_features
 from matchgraph.predictor.ranks import MAX_CLASSES, RankClasses
 from matchgraph.predictor.visibility import LossMatrix, loss_matrix, similarities_of, similarity_weights
+from matchgraph.words import some
 
 if TYPE_CHECKING:
     from matchgraph.graphdb.models import Snapshot
@@ -93,7 +94,7 @@ def average_loss(matrix: LossMatrix) -> np.ndarray:
     solution = mean - links @ easy / per_model
     # Groups of models that share no dataset are each known but for a constant: of all solutions the smallest
     # is taken, where a constant moved from the models of a group to its datasets makes neither larger.
-    group = _groups(links)
+    group = groups(links)
     for each in np.unique(group):
         mine, theirs = group[: len(known)] == each, group[len(known) :] == each
         solution[mine] += (easy[theirs].sum() - solution[mine].sum()) / (mine.sum() + theirs.sum())
@@ -102,7 +103,29 @@ def average_loss(matrix: LossMatrix) -> np.ndarray:
     return effects
 
 
-def _groups(links: np.ndarray) -> np.ndarray:
+def groups_note(snapshot: Snapshot, dataset: str) -> str | None:
+    """That some models were never measured where others were, so that nothing orders the one by the other.
+
+    Args:
+        snapshot: the graph.
+        dataset: whose results are not used.
+    """
+    others = snapshot.performs[snapshot.performs["dataset"] != dataset]
+    matrix = loss_matrix(replace(snapshot, performs=others))
+    measured = ~np.isnan(matrix.losses)
+    known = np.flatnonzero(measured.any(axis=1))
+    of_model = groups(measured[known].astype(np.float64))[: len(known)]
+    found = [[matrix.models[row] for row in known[of_model == each]] for each in np.unique(of_model)]
+    if len(found) < 2:
+        return None
+    shown = "; ".join(some(models) for models in sorted(found, key=len, reverse=True)[:3])
+    return (
+        f"The models are in {len(found)} groups that no results join ({shown}): how those of one compare "
+        "with those of another is not known. Measure one of each on the same dataset."
+    )
+
+
+def groups(links: np.ndarray) -> np.ndarray:
     """Which models and datasets are joined by results, directly or through others.
 
     Args:

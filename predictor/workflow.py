@@ -15,6 +15,7 @@ from matchgraph.graphdb.snapshot import NOT_RECORDED
 from matchgraph.predictor import evaluation, matching, new_models, replay, samples
 from matchgraph.predictor.active import pair_hours
 from matchgraph.predictor.answer import Answer
+from matchgraph.predictor.baselines import groups_note
 from matchgraph.predictor.confidence import cluster_folds, confidence_of, other_folds
 from matchgraph.predictor.config import ReplayConfig
 from matchgraph.predictor.costs import load_costs
@@ -144,6 +145,8 @@ def predict(
         notes = notes if note is None else (*notes, note)
     if missing := missing_pairs_note(snapshot, name, compared - {name}):
         notes = (*notes, missing)
+    if apart := groups_note(snapshot, name):
+        notes = (*notes, apart)
     prediction = matching.predict(
         snapshot, dataset, matcher, distances=distances, costs=costs, reliability=reliability
     )

@@ -13,6 +13,7 @@ from matchgraph.predictor.baselines import (
     average_loss,
     average_rank,
     direct_classifier,
+    groups_note,
     neighbour_rank,
 )
 from matchgraph.predictor.visibility import LossMatrix, hide_results, loss_matrix
@@ -142,3 +143,20 @@ def test_the_matrix_keeps_the_order_of_the_zoo(zoo):
     shuffled = replace(snapshot, performs=snapshot.performs.sample(frac=1, random_state=1))
     assert np.array_equal(loss_matrix(snapshot).losses, loss_matrix(shuffled).losses)
     assert isinstance(shuffled.performs, pd.DataFrame)
+
+
+def test_models_that_no_dataset_joins_are_told(zoo):
+    snapshot = zoo()
+    assert groups_note(snapshot, "d00") is None
+    performs = snapshot.performs
+    first = performs["model"].isin(["m0", "m1"])
+    early = performs["dataset"] < "d02"
+    apart = replace(snapshot, performs=performs[first == early])
+    note = groups_note(apart, "d03")
+    assert note.startswith(
+        "The models are in 2 groups that no results join (m2, m3, m4 and 1 more; m0, m1): "
+    )
+    # One dataset that both have joins them, unless it is the one whose results are not used.
+    joined = replace(snapshot, performs=performs[(first == early) | (performs["dataset"] == "d03")])
+    assert groups_note(joined, "d00") is None
+    assert groups_note(joined, "d03") == note
