@@ -32,7 +32,8 @@ from matchgraph.cli.options import (
     with_options,
 )
 from matchgraph.cli.route import Numbers, budget_option
-from matchgraph.collaboration.workflow import Corrections, Oracle
+from matchgraph.collaboration.corrections import Corrections
+from matchgraph.collaboration.pairs import Oracle
 from matchgraph.drawing import Drawing
 from matchgraph.training.measure.scorers import SCORE_METRICS
 

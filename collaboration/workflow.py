@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 from matchgraph.collaboration.calibration import calibrate as calibrate_student
 from matchgraph.collaboration.calibration import check_calibrated, check_enough
 from matchgraph.collaboration.collaborate import Collaboration, Outcome
+from matchgraph.collaboration.corrections import Corrections, correction_of
 from matchgraph.collaboration.errors import InvalidPlan, NotCalibrated, NoTrials
 from matchgraph.collaboration.evaluation import Study
 from matchgraph.collaboration.evaluation import evaluate as evaluate_trials
+from matchgraph.collaboration.pairs import FOLDER, Oracle, calibration_of, loaded_pair, measure_pair
 from matchgraph.collaboration.plan import Correction, Plan, price
-from matchgraph.collaboration.trials import BATCH, Grid, Trials, measure
 from matchgraph.collaboration.tuning import Choice, best_for, check_budget, choices, frontier
 from matchgraph.drawing import Drawing
 from matchgraph.graphdb.distillation import Calibration, DistillationGraph, Distilled, Tuned
@@ -23,130 +24,12 @@ from matchgraph.graphdb.prompt_models import check_prompt, prompt_id
 from matchgraph.graphdb.prompts import PromptGraph
 from matchgraph.graphdb.repository import MatchingGraph
 from matchgraph.progress import OnWork, Pace, Progress, Work, no_progress, no_work
-from matchgraph.settings import check_settings, same_setting, setting
 from matchgraph.training.prompt_files import read_prompts
 
 if TYPE_CHECKING:
     from matchgraph.graphdb.prompt_models import Split
     from matchgraph.graphdb.runner import Runner
     from matchgraph.training.images import DatasetFolder
-    from matchgraph.training.measure.quality import Scorer
-    from matchgraph.training.pipelines.loading import LoadedPipeline
-
-# Below the data folder: measured trials and frontiers, by student.
-FOLDER = "collaboration"
-
-
-@dataclass(frozen=True)
-class Oracle:
-    """What scores images.
-
-    Attributes:
-        probe: the CLIP, see `training.measure.extractors.load_clip`.
-        weights: of metrics that need them, see `training.measure.scorers.load_scorers`.
-        device: `auto` or a torch device name; of the pipelines too.
-        gpu_memory: GiB of the GPU for the pipelines to stay within; by default what is free.
-    """
-
-    probe: str
-    weights: Mapping[str, Path | None] | None = None
-    device: str = "auto"
-    gpu_memory: float | None = None
-
-    def scorers(self, *metrics: str) -> list[Scorer]:
-        """The scorers of some metrics."""
-        from matchgraph.training.measure.scorers import load_scorers
-
-        return load_scorers(metrics, self.probe, weights=self.weights, device=self.device)
-
-
-@dataclass(frozen=True)
-class Corrections:
-    """The corrections by the teacher to compare.
-
-    Attributes:
-        teacher_steps: denoising steps of the teacher alone and when it draws from noise.
-        refine_steps: denoising steps of the teacher when it refines.
-        rollbacks: shares of the teacher's schedule that refinement repeats.
-        teacher_guidance: guidance scale; None for the pipeline's own.
-        teacher_sampler: class of diffusers' scheduler; None for the pipeline's own.
-        teacher_resolution_px: side of the teacher's images; None for the student's.
-    """
-
-    teacher_steps: tuple[int, ...] = setting(
-        (4, 10, 20), "Step counts of the teacher, alone and when it regenerates.", at_least=1
-    )
-    refine_steps: tuple[int, ...] = setting(
-        (2, 4, 8), "Step counts of the teacher when it refines.", at_least=1
-    )
-    rollbacks: tuple[float, ...] = setting(
-        (0.3, 0.5, 0.7, 0.9), "Shares of the teacher's schedule that refinement repeats."
-    )
-    teacher_guidance: float | None = same_setting(
-        Drawing, "guidance", help="Guidance scale of the teacher; by default the pipeline's own."
-    )
-    teacher_sampler: str | None = same_setting(
-        Drawing, "sampler", help="Scheduler of the teacher; by default the pipeline's own."
-    )
-    teacher_resolution_px: int | None = setting(
-        None,
-        "Side of the teacher's images, in pixels; by default the student's. What it refines is scaled.",
-        at_least=8,
-        option="--teacher-resolution",
-    )
-
-    def __post_init__(self) -> None:
-        check_settings(self, InvalidPlan)
-
-    def grid(self, students: tuple[Drawing, ...], samples: int, seed: int) -> Grid:
-        """All of them with some drawings of the student, in the precision of the first.
-
-        Args:
-            students: the first is corrected, the others are compared with.
-            samples: images of each prompt.
-            seed: of the noise.
-        """
-        side = self.teacher_resolution_px or students[0].resolution_px
-        teacher = Drawing(
-            None, self.teacher_guidance, self.teacher_sampler, side, precision=students[0].precision
-        )
-        teachers, refiners = (
-            tuple(replace(teacher, steps=steps) for steps in some)
-            for some in (self.teacher_steps, self.refine_steps)
-        )
-        return Grid(students, teachers, self.rollbacks, refiners, samples, seed)
-
-
-@dataclass(frozen=True)
-class Pair:
-    """A student and its teacher, loaded."""
-
-    distilled: Distilled
-    student: LoadedPipeline
-    teacher: LoadedPipeline
-
-    @property
-    def calibration(self) -> Calibration:
-        """The student's.
-
-        Raises:
-            NotCalibrated: it has none.
-        """
-        return calibration_of(self.distilled)
-
-
-def calibration_of(distilled: Distilled) -> Calibration:
-    """A student's calibration.
-
-    Raises:
-        NotCalibrated: it has none.
-    """
-    if distilled.calibration is None:
-        raise NotCalibrated(
-            f"{distilled.student!r} is not calibrated: run `matchgraph collaborate calibrate "
-            f"{distilled.student} {distilled.teacher}`."
-        )
-    return distilled.calibration
 
 
 @dataclass(frozen=True)
@@ -194,59 +77,6 @@ class Evaluation:
 
     study: Study
     facts: Mapping[str, Any]
-
-
-@contextmanager
-def loaded_pair(
-    runner: Runner,
-    student: str,
-    *,
-    oracle: Oracle,
-    teacher: str | None = None,
-    drawing: Drawing | None = None,
-    teacher_px: int | None = None,
-) -> Iterator[Pair]:
-    """Load the pipelines of a student and of its teacher.
-
-    Args:
-        runner: the connection.
-        student: its id.
-        oracle: says where.
-        teacher: its id; by default the one that the graph has.
-        drawing: how the student draws; by default as it was calibrated.
-        teacher_px: side of the teacher's images; by default that of the student's.
-
-    Raises:
-        NotCalibrated: the student has no teacher in the graph, or it is to draw as calibrated and is not.
-        InvalidPlan: one of the two has no pipeline folder.
-    """
-    from matchgraph.training.memory.drawing import opened_pair_to_draw
-
-    known = DistillationGraph(runner).load(student)
-    folders = MatchingGraph(runner).model_folders()
-    if teacher is not None and (known is None or known.teacher != teacher):
-        known = Distilled(student, teacher)
-    if known is None:
-        raise NotCalibrated(
-            f"{student!r} has no teacher in the graph: run "
-            "`matchgraph collaborate calibrate STUDENT TEACHER`."
-        )
-    for model in (known.student, known.teacher):
-        if model not in folders:
-            raise InvalidPlan(f"There is no pipeline folder of {model!r}: ingest one.")
-    if drawing is None:
-        drawing = calibration_of(known).drawing
-    with opened_pair_to_draw(
-        folders[known.student],
-        folders[known.teacher],
-        device=oracle.device,
-        gpu_memory=oracle.gpu_memory,
-        resolution_px=drawing.resolution_px,
-        teacher_px=teacher_px,
-        batch_size=BATCH,
-        precision=drawing.precision,
-    ) as (one, other):
-        yield Pair(known, one, other)
 
 
 def prompts_of(runner: Runner, split: Split, file: Path | None = None) -> list[str]:
@@ -566,39 +396,3 @@ def evaluate(
         "versions": {name: version(name) for name in ("matchgraph", "torch", "diffusers", "numpy")},
     }
     return Evaluation(study, facts)
-
-
-def correction_of(name: str | None, grid: Grid) -> tuple[float | None, Drawing]:
-    """Rollback and drawing of a correction by its id; without one, the teacher's fewest steps."""
-    for refinement in grid.refinements:
-        if refinement.id == name:
-            return refinement.rollback, refinement.drawing
-    for teacher in grid.teachers:
-        if name == f"regenerate@{teacher.name}":
-            return None, teacher
-    return None, min((*grid.teachers, *grid.refiners), key=lambda drawing: drawing.stated_steps)
-
-
-def measure_pair(
-    pair: Pair,
-    prompts: Sequence[str],
-    grid: Grid,
-    oracle: Oracle,
-    home: Path,
-    on_progress: Progress = no_progress,
-    on_work: OnWork = no_work,
-) -> Trials:
-    """Trials of a pair, kept in the data folder; by the oracle, CLIPScore and sharpness.
-
-    Raises:
-        CalibrationDiffers: the student was calibrated under other settings.
-    """
-    from matchgraph.training.measure.extractors import load_clip
-
-    scorers = oracle.scorers(pair.calibration.metric, "clip_score", "sharpness")
-    check_calibrated(pair.calibration, scorers[0], grid.students[0])
-    extractor = load_clip(oracle.probe, device=oracle.device)
-    folder = home / FOLDER / pair.distilled.student
-    return measure(
-        pair.student, pair.teacher, scorers, extractor, prompts, grid, folder, on_progress, on_work
-    )

@@ -151,7 +151,7 @@ def graph(settings: Settings, runner: Runner) -> Iterator[MatchingGraph]:
     """The matching graph, empty, and no router, calibration or run of an earlier test in the data folder.
     A GDS projection that a test leaves behind fails it.
     """
-    from matchgraph.collaboration.workflow import FOLDER as CALIBRATIONS_FOLDER
+    from matchgraph.collaboration.pairs import FOLDER as CALIBRATIONS_FOLDER
     from matchgraph.graphdb.repository import MatchingGraph
     from matchgraph.ingest.runs.artefacts import RUNS_FOLDER
     from matchgraph.routing.store import FOLDER as ROUTERS_FOLDER

@@ -34,7 +34,7 @@ class Collaboration:
         device: str,
         following: Callable[[], AbstractContextManager[Progress]],
     ) -> None:
-        from matchgraph.collaboration.workflow import Oracle
+        from matchgraph.collaboration.pairs import Oracle
 
         self.student = student
         self._runner, self._following = runner, following

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
+from matchgraph.collaboration.corrections import Corrections, correction_of
 from matchgraph.collaboration.errors import InvalidPlan
 from matchgraph.collaboration.plan import Correction, Plan, price
 from matchgraph.collaboration.trials import Grid
-from matchgraph.collaboration.workflow import Corrections, correction_of
 from matchgraph.drawing import Drawing
 
 STUDENT, TEACHER = Drawing(2, 1.0, resolution_px=32), Drawing(10, 7.5, "DDIMScheduler", 32)
