@@ -143,7 +143,8 @@ def plan(
     datasets evenly.
     """
     from matchgraph.graphdb.connection import settings_from_environment
-    from matchgraph.ingest.runs.workflow import missing_runs, plan_runs
+    from matchgraph.ingest.runs.candidates import missing_runs
+    from matchgraph.ingest.runs.workflow import plan_runs
 
     if budget_hours is None and out is not None:
         raise click.UsageError("--out writes what --budget-hours proposes: give --budget-hours as well.")

@@ -25,7 +25,7 @@ from click.testing import CliRunner
 import matchgraph as package
 from matchgraph import api
 from matchgraph.cli.main import matchgraph
-from matchgraph.ingest.runs.workflow import Measurable, measurable_models
+from matchgraph.ingest.runs.candidates import Measurable, measurable_models
 from matchgraph.minizoo import ROOT as ZOO
 from matchgraph.training.pipelines.families import FAMILIES
 

@@ -11,10 +11,10 @@ from matchgraph import shortlist
 from matchgraph.graphdb.connection import Settings
 from matchgraph.graphdb.models import Dataset, Model, Result, Similar
 from matchgraph.graphdb.repository import MatchingGraph
+from matchgraph.ingest.runs.candidates import measurable_models
 from matchgraph.ingest.runs.config import RunConfig, Selection
 from matchgraph.ingest.runs.estimates import UNMEASURED, Estimate
 from matchgraph.ingest.runs.reporter import Reporter
-from matchgraph.ingest.runs.workflow import measurable_models
 from matchgraph.predictor.recipes import Method
 from matchgraph.shortlist import NothingMeasured, Shortlisted, measure_and_decide
 

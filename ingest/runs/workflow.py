@@ -5,23 +5,17 @@ The command line and the Python API call these functions, which print nothing.
 
 from __future__ import annotations
 
-import platform
 import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from statistics import median
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
-from matchgraph.errors import Error
-from matchgraph.ingest.errors import IngestError
-from matchgraph.ingest.instruments import extractor_specs, load_instruments
 from matchgraph.ingest.runs import local
 from matchgraph.ingest.runs.artefacts import remove_run
 from matchgraph.ingest.runs.choices import check_replicates, check_unfinished
 from matchgraph.ingest.runs.config import Execution, RunConfig, Selection
-from matchgraph.ingest.runs.estimates import ASSUMED, UNMEASURED, Estimate, Estimator
 from matchgraph.ingest.runs.ledger import (
     CANCELLED,
     DONE,
@@ -31,43 +25,24 @@ from matchgraph.ingest.runs.ledger import (
     RUNNING,
     Ledger,
     Run,
-    finished,
     select_runs,
 )
-from matchgraph.ingest.runs.memory import (
-    FOOTPRINTS_FOLDER,
-    ModelMemory,
-    memory_of_models,
-    narrowed,
-    quantised_to_fit,
-)
-from matchgraph.ingest.runs.plan import (
-    Plan,
-    PlannedRun,
-    make_plan,
-    queue_plan,
-    select_pairs,
-    survey,
-)
+from matchgraph.ingest.runs.memory import ModelMemory, memory_of_models
+from matchgraph.ingest.runs.plan import Plan, PlannedRun, queue_plan, survey
+from matchgraph.ingest.runs.planning import Families, on_gpu, planned
 from matchgraph.ingest.runs.repeats import write_means
 from matchgraph.ingest.runs.reporter import Reporter
 from matchgraph.ingest.runs.status import RunsStatus, recorded_adapters
 from matchgraph.ingest.runs.worker import WorkerOptions, WorkSummary, local_executor, summarise, work
-from matchgraph.training.files import folder_name
-from matchgraph.training.measure.extractors import require_images
-from matchgraph.training.measure.scoring import needed_extractors
-from matchgraph.words import SECONDS_PER_HOUR, some
+from matchgraph.words import SECONDS_PER_HOUR
 
 if TYPE_CHECKING:
     from matchgraph.graphdb.connection import Settings
-    from matchgraph.graphdb.models import Snapshot
     from matchgraph.graphdb.repository import MatchingGraph
     from matchgraph.ingest.runs.ray_executor import ClusterOptions
     from matchgraph.training.measure.extractors import Extractor
 
 WATCH_S = 2.0
-# Settings of runs that differ for models of some families: by the family's name, by theirs.
-Families: TypeAlias = Mapping[str, Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -136,41 +111,6 @@ class ChangedRuns:
     unchanged: tuple[Run, ...]
 
 
-@dataclass(frozen=True)
-class Candidates:
-    """Pairs that could be measured, and what each costs.
-
-    Args:
-        snapshot: the graph with its results by the first metric asked for.
-        pairs: those selected that no run of the ledger is at.
-        hours: of one device for a pair under all its seeds, by model.
-        note: why a budget in hours cannot be kept to; empty where it can.
-    """
-
-    snapshot: Snapshot
-    pairs: frozenset[tuple[str, str]]
-    hours: Mapping[str, float]
-    note: str = ""
-
-
-@dataclass(frozen=True)
-class Measurable:
-    """A model that can be fine-tuned on a dataset.
-
-    Args:
-        config: as the newest run of the model was done or, where there is none, the newest run of all.
-        estimate: how long it takes on one device, and what that is estimated from.
-    """
-
-    config: RunConfig
-    estimate: Estimate
-
-    @property
-    def hours(self) -> float | None:
-        """How long it takes on one device; None where nothing is known of it."""
-        return self.estimate.hours
-
-
 def plan_runs(
     graph: MatchingGraph,
     config: RunConfig,
@@ -213,88 +153,6 @@ def plan_runs(
     models = {run.model: plan.models[run.model] for run in runs if run.state != DONE}
     memory = memory_of_models(plan.sources, models, plan.configs, execution, home)
     return PlanSummary(tuple(runs), hours, len(seconds) - len(known), plan.notes, memory)
-
-
-def missing_runs(
-    graph: MatchingGraph,
-    config: RunConfig,
-    selection: Selection,
-    execution: Execution | None = None,
-    families: Families | None = None,
-) -> Candidates:
-    """Find the pairs that a proposal may choose from; writes nothing and looks into no folder.
-
-    Args:
-        graph: the graph.
-        config: what each run would do; results are those by its first metric.
-        selection: which pairs.
-        execution: how they would be carried out.
-        families: see `plan_runs`.
-
-    Raises:
-        NothingToDo: a model or dataset is unknown, or none has a folder.
-        BadInput: the file of pairs has problems.
-    """
-    snapshot = graph.snapshot(config.metrics[0])
-    models = {model.id: model for model in snapshot.models}
-    datasets = {dataset.id: dataset for dataset in snapshot.datasets}
-    runs = Ledger(graph.runner).runs()
-    unfinished = {(run.model, run.dataset) for run in runs if run.status != DONE}
-    pairs = frozenset(select_pairs(models, datasets, selection)) - unfinished
-    execution = execution or Execution()
-    configs = {
-        name: narrowed(
-            replace(config, **(families or {}).get(str(model.properties.get("family")), {})), execution
-        ).asked()
-        for name, model in models.items()
-    }
-
-    def estimated(gpu: bool) -> dict[str, float | None]:
-        estimator = Estimator(runs, models, gpu=gpu, host=platform.node())
-        return {name: estimator.whole(name, asked).hours for name, asked in configs.items()}
-
-    hours, because = estimated(on_gpu(execution)), ""
-    if not any(hours.values()):
-        # Which model takes longer than which is known all the same.
-        hours, because = estimated(gpu=True), f"{UNMEASURED}; times are those of {ASSUMED}"
-    known = [each for each in hours.values() if each]
-    # A model of which nothing is known may cost as much as any.
-    usual = median(known) if known else 1.0
-    costs = {model: (each or usual) * selection.repeats for model, each in hours.items()}
-    if unknown := sorted({model for model, _ in pairs if not hours[model]}):
-        because = f"the time of {some(unknown)} is not known, and counts as {costs[unknown[0]]:.3g} h"
-    note = f"The budget cannot be kept to: {because}." if because else ""
-    return Candidates(snapshot, pairs, costs, note)
-
-
-def measurable_models(graph: MatchingGraph, dataset: str | None, metric: str) -> dict[str, Measurable]:
-    """Find the models that can be measured on a dataset as the graph's results were; writes nothing.
-
-    Args:
-        graph: the graph.
-        dataset: id of one of its datasets; None for one that it does not have yet.
-        metric: what is measured.
-
-    Returns:
-        By id, those that have a folder.
-
-    Raises:
-        NodeNotFound: the dataset is not in the graph.
-    """
-    if dataset is not None:
-        graph.require("dataset", dataset)
-    models = {model.id: model for model in graph.models()}
-    runs = Ledger(graph.runner).runs()
-    done = [run for run in finished(runs) if metric in run.config["metrics"]]
-    newest = {run.model: run for run in done}
-    estimator = Estimator(runs, models, gpu=on_gpu(Execution()), host=platform.node())
-    found = {}
-    for model in sorted(name for name, node in models.items() if node.properties.get("source")):
-        like = newest.get(model, done[-1] if done else None)
-        config = RunConfig() if like is None else RunConfig.as_recorded(like.config)
-        config = replace(config, metrics=(metric,), initial=True)
-        found[model] = Measurable(config, estimator.whole(model, config.asked()))
-    return found
 
 
 def queue_runs(
@@ -520,78 +378,6 @@ def cancel_runs(graph: MatchingGraph, ids: Sequence[str] = (), *, home: Path) ->
         if run.id in cancelled and run.status == QUEUED:
             remove_run(home, run.id)
     return _changed(ids, chosen, cancelled)
-
-
-def planned(
-    graph: MatchingGraph,
-    config: RunConfig,
-    selection: Selection,
-    device: str,
-    execution: Execution,
-    home: Path,
-    families: Families | None = None,
-    *,
-    retry_failed: bool = False,
-) -> tuple[Plan, dict[str, Extractor]]:
-    """The plan, and the extractors that it was made with, by name."""
-    specs = extractor_specs(selection.probe, selection.extractors)
-    needed = needed_extractors(config.metrics)
-    loaded = load_instruments(specs, needed, device)
-    instruments = {name: require_images(found, name) for name, found in loaded.items()}
-    located = {name: specs[name].located() for name in needed}
-    weights = {name: f"{spec.kind}:{spec.weights}" for name, spec in located.items()}
-    kept = home / FOOTPRINTS_FOLDER
-    plan = make_plan(
-        graph,
-        config,
-        instruments,
-        selection,
-        weights=weights,
-        own=lambda folder, asked: of_family(folder, asked, families or {}),
-        fitted=lambda folder, asked: quantised_to_fit(folder, narrowed(asked, execution), execution, kept),
-        runs=Ledger(graph.runner).runs(),
-        retry_failed=retry_failed,
-    )
-    return plan, instruments
-
-
-def of_family(folder: Path, config: RunConfig, families: Families) -> RunConfig:
-    """The configuration with what differs for the family of a model's folder.
-
-    Raises:
-        IngestError: the settings do not go together, the family has no min-SNR weights, or the model no
-            positions for aspect buckets.
-    """
-    from matchgraph.training.errors import UnknownFamily
-    from matchgraph.training.pipelines.families import family_of
-    from matchgraph.training.pipelines.loading import read_model_index
-
-    if not families and config.snr_gamma is None and not config.aspect_buckets:
-        return config
-    try:
-        own = family_of(read_model_index(folder))
-    except UnknownFamily:
-        return config
-    settings = families.get(own.name, {})
-    try:
-        found = replace(config, **settings)
-        # What fine-tuning refuses.
-        found.fine_tuning(Execution())
-        if found.aspect_buckets:
-            own.check_buckets(folder, found.resolution_px)
-    except Error as error:
-        raise IngestError(f"{own.name}: {error}") from error
-    if found.snr_gamma is not None and not own.has_min_snr(folder):
-        raise IngestError(
-            f"{folder_name(folder)} is of the family {own.name}, which has no min-SNR weights: leave "
-            "--snr-gamma out, or set it in a --run-file for other families only."
-        )
-    return found
-
-
-def on_gpu(execution: Execution) -> bool:
-    """Whether runs are for a GPU: one that is here, or one whose memory the user names."""
-    return execution.gpu_memory is not None or bool(local.visible_gpus(execution.device))
 
 
 def _changed(named: Sequence[str], chosen: Sequence[Run], changed: Sequence[str]) -> ChangedRuns:

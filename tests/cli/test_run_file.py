@@ -14,7 +14,7 @@ from matchgraph.cli.run_file import family_settings
 from matchgraph.cli.runs import _given, planning_options, run, run_config
 from matchgraph.ingest.errors import IngestError
 from matchgraph.ingest.runs.config import RunConfig
-from matchgraph.ingest.runs.workflow import of_family
+from matchgraph.ingest.runs.planning import of_family
 
 ZOO = Path(__file__).parents[2] / "zoo"
 FILE = """

@@ -14,6 +14,7 @@ from matchgraph.graphdb.models import Dataset, Model
 from matchgraph.graphdb.repository import MatchingGraph
 from matchgraph.ingest.errors import BadInput, ConfigChanged, ExtractorMismatch, NothingToDo, SourceChanged
 from matchgraph.ingest.runs import memory
+from matchgraph.ingest.runs.candidates import missing_runs
 from matchgraph.ingest.runs.choices import check_unfinished, chosen
 from matchgraph.ingest.runs.config import Execution, RunConfig, Selection
 from matchgraph.ingest.runs.ledger import CANCELLED, DONE, FAILED, QUEUED, RUNNING, RunRequest
@@ -21,7 +22,6 @@ from matchgraph.ingest.runs.memory import narrowed, quantised_to_fit
 from matchgraph.ingest.runs.plan import make_plan
 from matchgraph.ingest.runs.run import make_job
 from matchgraph.ingest.runs.sampling import drawing_hash
-from matchgraph.ingest.runs.workflow import missing_runs
 from matchgraph.ingest.tables.models import ingest_models
 from tests.ingest.stub import CONFIG, EXTRACTOR, ZOO, elsewhere, plan
 

@@ -17,7 +17,7 @@ from matchgraph.graphdb.models import Result as Measured
 from matchgraph.graphdb.repository import MatchingGraph
 from matchgraph.graphdb.runner import Runner
 from matchgraph.ingest.errors import ConfigChanged, IngestError, NothingToDo, UnknownRun
-from matchgraph.ingest.runs import workflow
+from matchgraph.ingest.runs import local
 from matchgraph.ingest.runs.ledger import Ledger, Run, RunProgress
 from matchgraph.ingest.runs.owner import Owner
 from matchgraph.ingest.tables.models import ingest_models
@@ -116,11 +116,11 @@ def test_a_plan_says_what_there_is_and_what_the_rest_costs(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     before = dump(runner)
-    monkeypatch.setattr(workflow, "on_gpu", lambda _: False)
+    monkeypatch.setattr(local, "visible_gpus", lambda _: [])
     assert "\nThe time of 4 runs cannot be estimated; --gpu-memory" in invoke("plan", *zoo).stdout
     # No price is known, which is another thing than none.
     assert answer(invoke("plan", *zoo, "--price-per-hour", 3, "--json"))["cost"] is None
-    monkeypatch.setattr(workflow, "on_gpu", lambda _: True)
+    monkeypatch.setattr(local, "visible_gpus", lambda _: ["0"])
     first = answer(invoke("plan", *zoo, "--price-per-hour", 3, "--json"))
     assert dump(runner) == before
     assert first == answer(invoke("run", *zoo, "--price-per-hour", 3, "--dry-run", "--json"))
@@ -437,10 +437,10 @@ def test_a_budget_is_spent_on_missing_pairs_that_run_takes(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(workflow, "on_gpu", lambda _: True)
+    monkeypatch.setattr(local, "visible_gpus", lambda _: ["0"])
     whole = answer(invoke("plan", *zoo, "--json"))
     # On a CPU the same hours, and what they are worth.
-    monkeypatch.setattr(workflow, "on_gpu", lambda _: False)
+    monkeypatch.setattr(local, "visible_gpus", lambda _: [])
     seconds = {run["model"]: run["estimate"]["seconds"] for run in whole["runs"]}
     graph.save_results([Measured("sd-1.5", "cats", "clip_fid", 5.0)])
     before = dump(runner)
