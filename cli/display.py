@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from matchgraph.ingest.runs.ledger import LONG_STAGES, RunProgress
+from matchgraph.ingest.runs.entries import LONG_STAGES, RunProgress
 from matchgraph.ingest.runs.reporter import Reporter
 from matchgraph.ingest.runs.status import attempt_words
 from matchgraph.words import count, duration
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress
     from rich.table import Table
 
-    from matchgraph.ingest.runs.ledger import Run
+    from matchgraph.ingest.runs.entries import Run
     from matchgraph.ingest.runs.status import RunsStatus
     from matchgraph.progress import Progress as OnProgress
     from matchgraph.progress import Work

@@ -17,7 +17,7 @@ from matchgraph.words import SECONDS_PER_HOUR, count, duration
 
 if TYPE_CHECKING:
     from matchgraph.ingest.runs.adapters import AdaptersReport
-    from matchgraph.ingest.runs.ledger import Run
+    from matchgraph.ingest.runs.entries import Run
     from matchgraph.ingest.runs.plan import PlannedRun
     from matchgraph.ingest.runs.status import RunsStatus
     from matchgraph.ingest.runs.worker import WorkSummary

@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any
 from matchgraph.errors import Error
 from matchgraph.ingest.runs.candidates import Measurable, measurable_models
 from matchgraph.ingest.runs.config import Selection
+from matchgraph.ingest.runs.entries import DONE, Run
 from matchgraph.ingest.runs.estimates import bases
-from matchgraph.ingest.runs.ledger import DONE, Ledger, Run
+from matchgraph.ingest.runs.ledger import Ledger
 from matchgraph.ingest.runs.reporter import Reporter
 from matchgraph.ingest.runs.workflow import queue_runs, run_pairs
 from matchgraph.predictor.decision import Decision, decide, outcomes

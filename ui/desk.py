@@ -19,7 +19,8 @@ from matchgraph.errors import Error
 from matchgraph.graphdb.queries import load
 from matchgraph.graphdb.repository import MatchingGraph
 from matchgraph.ingest.runs.candidates import Measurable, measurable_models
-from matchgraph.ingest.runs.ledger import Ledger, Run
+from matchgraph.ingest.runs.entries import Run
+from matchgraph.ingest.runs.ledger import Ledger
 from matchgraph.ingest.runs.workflow import ChangedRuns, cancel_runs, retry_runs, runs_status
 from matchgraph.ingest.tables.new_dataset import NewFolder
 from matchgraph.predictor.recipes import Method

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from matchgraph.graphdb.models import Dataset
-    from matchgraph.ingest.runs.ledger import Run
+    from matchgraph.ingest.runs.entries import Run
 
 SIDE_PX = 128
 SHOWN = 6

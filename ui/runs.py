@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 from matchgraph.graphdb.metrics import KNOWN_METRICS
 from matchgraph.ingest.runs.curves import finite_losses, moving_mean
-from matchgraph.ingest.runs.ledger import CANCELLED, DONE, FAILED, QUEUED, RUNNING
+from matchgraph.ingest.runs.entries import CANCELLED, DONE, FAILED, QUEUED, RUNNING
 from matchgraph.ingest.runs.status import attempt_words
 from matchgraph.ui.parts import answered, image, notice, table, tagged
 from matchgraph.words import count, duration
 
 if TYPE_CHECKING:
-    from matchgraph.ingest.runs.ledger import Run
+    from matchgraph.ingest.runs.entries import Run
     from matchgraph.ingest.runs.status import RunsStatus
     from matchgraph.ingest.runs.workflow import ChangedRuns
     from matchgraph.ui.desk import Desk

@@ -14,7 +14,8 @@ from matchgraph.graphdb.queries import load
 from matchgraph.ingest.errors import BadInput, IngestError, Problem
 from matchgraph.ingest.runs.artefacts import CHECKPOINT_FOLDER, RECORD_FILE
 from matchgraph.ingest.runs.config import SAMPLED, RunConfig, Selection
-from matchgraph.ingest.runs.ledger import Ledger, Run, finished
+from matchgraph.ingest.runs.entries import Run, finished
+from matchgraph.ingest.runs.ledger import Ledger
 from matchgraph.ingest.runs.planning import planned
 from matchgraph.ingest.runs.run import Job, results_of
 from matchgraph.ingest.runs.worker import WorkerOptions, local_executor

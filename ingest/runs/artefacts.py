@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from matchgraph.ingest.errors import UnknownRun
-from matchgraph.ingest.runs.ledger import CANCELLED, DONE, Run
+from matchgraph.ingest.runs.entries import CANCELLED, DONE, Run
 from matchgraph.ingest.runs.owner import machine_id
 from matchgraph.training.files import file_hash
 

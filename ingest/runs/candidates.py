@@ -9,8 +9,9 @@ from statistics import median
 from typing import TYPE_CHECKING
 
 from matchgraph.ingest.runs.config import Execution, RunConfig, Selection
+from matchgraph.ingest.runs.entries import DONE, finished
 from matchgraph.ingest.runs.estimates import ASSUMED, UNMEASURED, Estimate, Estimator
-from matchgraph.ingest.runs.ledger import DONE, Ledger, finished
+from matchgraph.ingest.runs.ledger import Ledger
 from matchgraph.ingest.runs.memory import narrowed
 from matchgraph.ingest.runs.plan import select_pairs
 from matchgraph.ingest.runs.planning import Families, on_gpu

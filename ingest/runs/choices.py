@@ -11,7 +11,7 @@ from typing import Any
 
 from matchgraph.ingest.errors import ConfigChanged, NothingToDo
 from matchgraph.ingest.runs.config import AUTO, RunConfig
-from matchgraph.ingest.runs.ledger import DONE, FAILED, QUEUED, RUNNING, Run, RunRequest, finished
+from matchgraph.ingest.runs.entries import DONE, FAILED, QUEUED, RUNNING, Run, RunRequest, finished
 from matchgraph.training.config import EXACT
 
 # Statuses of runs that are kept, the furthest first; then those without a run.

@@ -15,7 +15,7 @@ from statistics import median
 from typing import Any
 
 from matchgraph.graphdb.models import Model
-from matchgraph.ingest.runs.ledger import AFTER, BEFORE, DONE, TRAINING, Run
+from matchgraph.ingest.runs.entries import AFTER, BEFORE, DONE, TRAINING, Run
 from matchgraph.words import SECONDS_PER_HOUR
 
 # Backward costs about two forwards, so a training step is three: Kaplan et al. (2020), section 2.1.

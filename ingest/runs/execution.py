@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from matchgraph.ingest.errors import ExtractorMismatch
 from matchgraph.ingest.runs.config import Execution
-from matchgraph.ingest.runs.ledger import AFTER, BEFORE, TRAINING
+from matchgraph.ingest.runs.entries import AFTER, BEFORE, TRAINING
 from matchgraph.ingest.runs.memory import WHAT_HELPS, MemoryPlans, carried_out, check_fits, in_words
 from matchgraph.ingest.runs.pages import GRID_BEFORE_FILE, GRID_FILE, GRID_REAL_FILE
 from matchgraph.ingest.runs.run import Job, OnStep, Outcome

@@ -19,7 +19,8 @@ from typing import IO, TYPE_CHECKING, Any
 
 import matchgraph.errors
 from matchgraph.ingest.errors import WorkerFailed
-from matchgraph.ingest.runs.ledger import Ledger, Run
+from matchgraph.ingest.runs.entries import Run
+from matchgraph.ingest.runs.ledger import Ledger
 from matchgraph.ingest.runs.worker import WorkerOptions
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from matchgraph.training.measure.scoring import parse_metric
 from matchgraph.words import some
 
 if TYPE_CHECKING:
-    from matchgraph.ingest.runs.ledger import RunRequest
+    from matchgraph.ingest.runs.entries import RunRequest
     from matchgraph.training.measure.extractors import Extractor
 
 

@@ -21,8 +21,9 @@ from matchgraph.ingest.errors import (
 from matchgraph.ingest.runs.artefacts import has_artefact
 from matchgraph.ingest.runs.choices import as_measured, check_replicates, check_unfinished, chosen, kept_runs
 from matchgraph.ingest.runs.config import RunConfig, Selection
+from matchgraph.ingest.runs.entries import DONE, FAILED, QUEUED, RUNNING, Run, RunRequest
 from matchgraph.ingest.runs.estimates import Estimate, Estimator
-from matchgraph.ingest.runs.ledger import DONE, FAILED, MAX_ATTEMPTS, QUEUED, RUNNING, Ledger, Run, RunRequest
+from matchgraph.ingest.runs.ledger import MAX_ATTEMPTS, Ledger
 from matchgraph.ingest.runs.notes import few_samples, in_bf16, quantised, without_captions
 from matchgraph.ingest.runs.sources import Sources
 from matchgraph.ingest.tables.csv_file import check_ids, read_table, write_table

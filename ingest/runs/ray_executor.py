@@ -21,7 +21,8 @@ from urllib.parse import urlsplit
 
 from matchgraph.errors import Error
 from matchgraph.ingest.errors import ClusterUnusable, IngestError, RayMissing, WorkerFailed
-from matchgraph.ingest.runs.ledger import RUNNING, Ledger, Run
+from matchgraph.ingest.runs.entries import RUNNING, Run
+from matchgraph.ingest.runs.ledger import Ledger
 from matchgraph.ingest.runs.worker import PATIENCE_S, WorkerOptions, stopped_by_signals, work_queue
 from matchgraph.settings import check_settings, setting
 from matchgraph.training.errors import first_line

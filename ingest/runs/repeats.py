@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 from matchgraph.graphdb.checks import INITIAL
 from matchgraph.graphdb.errors import GraphChanged
 from matchgraph.graphdb.models import Result, Stage
-from matchgraph.ingest.runs.ledger import DONE, QUEUED, RUNNING, Ledger, Run
+from matchgraph.ingest.runs.entries import DONE, QUEUED, RUNNING, Run
+from matchgraph.ingest.runs.ledger import Ledger
 
 if TYPE_CHECKING:
     from matchgraph.graphdb.repository import MatchingGraph

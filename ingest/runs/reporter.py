@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from matchgraph.ingest.runs.ledger import Run
+    from matchgraph.ingest.runs.entries import Run
     from matchgraph.ingest.runs.status import RunsStatus
 
 

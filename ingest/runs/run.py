@@ -47,7 +47,8 @@ from matchgraph.ingest.runs.artefacts import (
 )
 from matchgraph.ingest.runs.cards import write_model_card
 from matchgraph.ingest.runs.config import RunConfig
-from matchgraph.ingest.runs.ledger import CANCELLED, DONE, Ledger, Run, RunProgress
+from matchgraph.ingest.runs.entries import CANCELLED, DONE, Run, RunProgress
+from matchgraph.ingest.runs.ledger import Ledger
 from matchgraph.ingest.runs.owner import machine_id
 from matchgraph.ingest.runs.pages import write_run_page
 from matchgraph.ingest.runs.repeats import COST, averaged, results_of_run
@@ -158,7 +159,7 @@ class OnStep(Protocol):
         """Take note.
 
         Args:
-            stage: what the run is at, see `ingest.runs.ledger.LONG_STAGES` for those that take long.
+            stage: what the run is at, see `ingest.runs.entries.LONG_STAGES` for those that take long.
             done: how much of the stage is done.
             of: of how much.
             loss: the training loss, if there is one.

@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from matchgraph.graphdb.queries import load
+from matchgraph.ingest.runs.entries import CANCELLED, DONE, FAILED, QUEUED, RUNNING, STATUSES, Run
 from matchgraph.ingest.runs.estimates import Estimator
-from matchgraph.ingest.runs.ledger import CANCELLED, DONE, FAILED, QUEUED, RUNNING, STATUSES, Run
 
 if TYPE_CHECKING:
     from matchgraph.graphdb.models import Model

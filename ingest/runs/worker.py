@@ -19,19 +19,9 @@ from matchgraph.ingest.errors import ExtractorMismatch, RunOutdated
 from matchgraph.ingest.instruments import FEATURES_FOLDER
 from matchgraph.ingest.runs.artefacts import sweep
 from matchgraph.ingest.runs.config import Execution
+from matchgraph.ingest.runs.entries import CANCELLED, DONE, FAILED, QUEUED, RUNNING, Run, select_runs
 from matchgraph.ingest.runs.execution import CHECKPOINT_STEPS, LoraExecutor
-from matchgraph.ingest.runs.ledger import (
-    CANCELLED,
-    DONE,
-    FAILED,
-    HEARTBEAT_S,
-    LEASE_MS,
-    QUEUED,
-    RUNNING,
-    Ledger,
-    Run,
-    select_runs,
-)
+from matchgraph.ingest.runs.ledger import HEARTBEAT_S, LEASE_MS, Ledger
 from matchgraph.ingest.runs.memory import FOOTPRINTS_FOLDER
 from matchgraph.ingest.runs.owner import Owner
 from matchgraph.ingest.runs.reporter import Reporter

@@ -16,17 +16,8 @@ from matchgraph.ingest.runs import local
 from matchgraph.ingest.runs.artefacts import remove_run
 from matchgraph.ingest.runs.choices import check_replicates, check_unfinished
 from matchgraph.ingest.runs.config import Execution, RunConfig, Selection
-from matchgraph.ingest.runs.ledger import (
-    CANCELLED,
-    DONE,
-    FAILED,
-    MAX_ATTEMPTS,
-    QUEUED,
-    RUNNING,
-    Ledger,
-    Run,
-    select_runs,
-)
+from matchgraph.ingest.runs.entries import CANCELLED, DONE, FAILED, QUEUED, RUNNING, Run, select_runs
+from matchgraph.ingest.runs.ledger import MAX_ATTEMPTS, Ledger
 from matchgraph.ingest.runs.memory import ModelMemory, memory_of_models
 from matchgraph.ingest.runs.plan import Plan, PlannedRun, queue_plan, survey
 from matchgraph.ingest.runs.planning import Families, on_gpu, planned

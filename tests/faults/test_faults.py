@@ -23,7 +23,8 @@ from matchgraph.graphdb.connection import Settings, connect
 from matchgraph.graphdb.repository import MatchingGraph
 from matchgraph.graphdb.runner import Runner
 from matchgraph.graphdb.server.managed import ManagedServer
-from matchgraph.ingest.runs.ledger import DONE, FAILED, QUEUED, RUNNING, Ledger
+from matchgraph.ingest.runs.entries import DONE, FAILED, QUEUED, RUNNING
+from matchgraph.ingest.runs.ledger import Ledger
 from matchgraph.ingest.runs.worker import CACHE_FOLDER
 from matchgraph.ingest.tables.datasets import ingest_image_folders
 from matchgraph.ingest.tables.models import ingest_models

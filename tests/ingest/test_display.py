@@ -12,7 +12,7 @@ from rich.live import Live
 from matchgraph.cli import display
 from matchgraph.cli.display import JointDisplay, progress_words, runs_table, status_line
 from matchgraph.graphdb.models import Model
-from matchgraph.ingest.runs.ledger import Pace, Run, RunProgress
+from matchgraph.ingest.runs.entries import Pace, Run, RunProgress
 from matchgraph.ingest.runs.status import RunsStatus
 from matchgraph.words import duration
 from tests.ingest.test_estimates import run

@@ -10,6 +10,7 @@ import pytest
 
 from matchgraph.graphdb.models import Model
 from matchgraph.ingest.runs import estimates
+from matchgraph.ingest.runs.entries import TRAINING, Pace, Run, RunProgress
 from matchgraph.ingest.runs.estimates import (
     ASSUMED,
     ASSUMED_TFLOP_PER_S,
@@ -18,7 +19,6 @@ from matchgraph.ingest.runs.estimates import (
     Estimator,
     bases,
 )
-from matchgraph.ingest.runs.ledger import TRAINING, Pace, Run, RunProgress
 
 CONFIG = {
     "steps": 100,

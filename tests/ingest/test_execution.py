@@ -14,9 +14,10 @@ from matchgraph.graphdb.repository import MatchingGraph
 from matchgraph.graphdb.runner import Runner
 from matchgraph.ingest.errors import ExtractorMismatch
 from matchgraph.ingest.runs.config import Execution
+from matchgraph.ingest.runs.entries import DONE
 from matchgraph.ingest.runs.estimates import AFTER, TRAINING
 from matchgraph.ingest.runs.execution import LoraExecutor
-from matchgraph.ingest.runs.ledger import DONE, Ledger
+from matchgraph.ingest.runs.ledger import Ledger
 from matchgraph.ingest.runs.reporter import Reporter
 from matchgraph.ingest.runs.worker import PRETRAINED_FOLDER, work
 from tests.ingest.conftest import Invoke, answer, edge, ingested

@@ -15,7 +15,7 @@ from matchgraph.graphdb.queries import load
 from matchgraph.graphdb.repository import MatchingGraph
 from matchgraph.graphdb.runner import Runner
 from matchgraph.ingest.errors import IngestError, RunOutdated, StaleFence, UnknownRun
-from matchgraph.ingest.runs.ledger import (
+from matchgraph.ingest.runs.entries import (
     BEFORE,
     CANCELLED,
     DONE,
@@ -23,11 +23,11 @@ from matchgraph.ingest.runs.ledger import (
     QUEUED,
     RUNNING,
     TRAINING,
-    Ledger,
     Run,
     RunProgress,
     RunRequest,
 )
+from matchgraph.ingest.runs.ledger import Ledger
 from matchgraph.ingest.runs.owner import Owner
 
 LONG_MS = 60_000
@@ -181,7 +181,8 @@ def test_a_heartbeat_keeps_the_run(ledger: Ledger, runner: Runner) -> None:
 def test_lost_workers_are_no_failed_attempts_until_too_many_were_lost(
     ledger: Ledger, runner: Runner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("matchgraph.ingest.runs.ledger.MOST_LOST", 3)
+    for module in ("entries", "ledger"):
+        monkeypatch.setattr(f"matchgraph.ingest.runs.{module}.MOST_LOST", 3)
     (run,) = ledger.enqueue([request()], max_attempts=1)
     short = Ledger(runner, lease_ms=SHORT_MS)
     claim(short, run)

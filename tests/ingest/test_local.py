@@ -22,8 +22,9 @@ from matchgraph.graphdb.runner import Runner
 from matchgraph.ingest.errors import WorkerFailed
 from matchgraph.ingest.runs import local
 from matchgraph.ingest.runs.config import Execution, RunConfig, Selection
+from matchgraph.ingest.runs.entries import AFTER, QUEUED, RUNNING, TRAINING, Run
 from matchgraph.ingest.runs.execution import LoraExecutor
-from matchgraph.ingest.runs.ledger import AFTER, QUEUED, RUNNING, TRAINING, Ledger, Run
+from matchgraph.ingest.runs.ledger import Ledger
 from matchgraph.ingest.runs.plan import Plan, make_plan, queue_plan
 from matchgraph.ingest.runs.worker import WorkerOptions, work
 from matchgraph.ingest.runs.worker_process import ordered_options

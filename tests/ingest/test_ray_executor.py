@@ -21,8 +21,9 @@ from matchgraph.graphdb.repository import MatchingGraph
 from matchgraph.graphdb.runner import Runner
 from matchgraph.ingest.errors import ClusterUnusable, RayMissing, WorkerFailed
 from matchgraph.ingest.runs.config import Execution, RunConfig, Selection
+from matchgraph.ingest.runs.entries import DONE, QUEUED, RUNNING, TRAINING, Run
 from matchgraph.ingest.runs.execution import LoraExecutor
-from matchgraph.ingest.runs.ledger import DONE, QUEUED, RUNNING, TRAINING, Ledger, Run
+from matchgraph.ingest.runs.ledger import Ledger
 from matchgraph.ingest.runs.owner import Owner
 from matchgraph.ingest.runs.plan import make_plan, queue_plan
 from matchgraph.ingest.runs.ray_executor import (

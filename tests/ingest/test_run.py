@@ -15,7 +15,8 @@ from matchgraph.graphdb.errors import ServerUnreachable
 from matchgraph.graphdb.models import Result
 from matchgraph.graphdb.repository import MatchingGraph
 from matchgraph.graphdb.runner import Runner
-from matchgraph.ingest.runs.ledger import CANCELLED, DONE, FAILED, QUEUED, RUNNING, Ledger, Run
+from matchgraph.ingest.runs.entries import CANCELLED, DONE, FAILED, QUEUED, RUNNING, Run
+from matchgraph.ingest.runs.ledger import Ledger
 from matchgraph.ingest.runs.owner import Owner
 from matchgraph.ingest.runs.run import Job, OnStep
 from matchgraph.training.errors import BadAdapter, NonFiniteLoss

@@ -18,7 +18,8 @@ from matchgraph.graphdb.repository import MatchingGraph
 from matchgraph.graphdb.runner import Runner
 from matchgraph.ingest.errors import ConfigChanged, IngestError, NothingToDo, UnknownRun
 from matchgraph.ingest.runs import local
-from matchgraph.ingest.runs.ledger import Ledger, Run, RunProgress
+from matchgraph.ingest.runs.entries import Run, RunProgress
+from matchgraph.ingest.runs.ledger import Ledger
 from matchgraph.ingest.runs.owner import Owner
 from matchgraph.ingest.tables.models import ingest_models
 from matchgraph.predictor.errors import NothingToPropose

@@ -14,8 +14,8 @@ from PIL import Image
 from matchgraph.ingest.errors import TrackerUnavailable
 from matchgraph.ingest.runs import tracking
 from matchgraph.ingest.runs.config import Execution
+from matchgraph.ingest.runs.entries import TRAINING
 from matchgraph.ingest.runs.execution import LoraExecutor
-from matchgraph.ingest.runs.ledger import TRAINING
 from matchgraph.ingest.runs.tracking import Tracked, tracked
 from matchgraph.training.tune import finetune
 from tests.ingest.stub import CONFIG

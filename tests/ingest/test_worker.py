@@ -17,7 +17,8 @@ from matchgraph.graphdb.models import Dataset, Model, Result
 from matchgraph.graphdb.repository import MatchingGraph
 from matchgraph.graphdb.runner import Runner
 from matchgraph.ingest.errors import NothingToDo
-from matchgraph.ingest.runs.ledger import FAILED, QUEUED, Ledger, Run
+from matchgraph.ingest.runs.entries import FAILED, QUEUED, Run
+from matchgraph.ingest.runs.ledger import Ledger
 from matchgraph.ingest.runs.owner import Owner
 from matchgraph.ingest.runs.plan import queue_plan
 from matchgraph.ingest.runs.repeats import averaged, mean_error, write_means

@@ -15,7 +15,8 @@ from matchgraph.graphdb.connection import Settings
 from matchgraph.graphdb.models import Dataset, Model
 from matchgraph.graphdb.repository import MatchingGraph
 from matchgraph.ingest.runs import local
-from matchgraph.ingest.runs.ledger import Ledger, RunRequest
+from matchgraph.ingest.runs.entries import RunRequest
+from matchgraph.ingest.runs.ledger import Ledger
 from matchgraph.ingest.tables.image_folders import listed_hash
 from matchgraph.shortlist import NothingMeasured
 from matchgraph.ui import desk as services
@@ -85,7 +86,7 @@ def test_only_pictures_that_the_graph_knows_are_shown(desk: Desk, images: Path):
 
 
 def test_losses_are_those_written_and_those_heard_of_since(desk: Desk):
-    from matchgraph.ingest.runs.ledger import RunProgress
+    from matchgraph.ingest.runs.entries import RunProgress
     from matchgraph.ingest.runs.owner import Owner
 
     ledger = Ledger(desk.runner)

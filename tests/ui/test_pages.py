@@ -8,7 +8,8 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from matchgraph.graphdb.errors import ServerUnreachable
-from matchgraph.ingest.runs.ledger import Ledger, RunRequest
+from matchgraph.ingest.runs.entries import RunRequest
+from matchgraph.ingest.runs.ledger import Ledger
 from matchgraph.ui.app import CHOOSE, GRAPH, PROMPT, RUNS, show_page
 from matchgraph.ui.choose import FOLDER
 from matchgraph.ui.desk import Desk

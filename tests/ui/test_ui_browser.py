@@ -24,7 +24,8 @@ from matchgraph.graphdb.connection import HOME_VARIABLE, Settings
 from matchgraph.graphdb.models import Result
 from matchgraph.graphdb.repository import MatchingGraph
 from matchgraph.ingest.runs.artefacts import RECORD_FILE, claim_folder
-from matchgraph.ingest.runs.ledger import Ledger, Run, RunProgress, RunRequest
+from matchgraph.ingest.runs.entries import Run, RunProgress, RunRequest
+from matchgraph.ingest.runs.ledger import Ledger
 from matchgraph.ingest.runs.owner import Owner
 from matchgraph.routing.given import add_scores
 from matchgraph.routing.store import RouterStore
