@@ -181,9 +181,11 @@ def pair_of(
         seconds: that an image of either takes; by default its cost where that is in seconds.
 
     Raises:
-        InvalidPlan: a candidate is not known, or their costs are of different units.
+        InvalidPlan: a candidate is not known, both are one, or their costs are of different units.
         NoTrials: no prompt has all three scores.
     """
+    if student == teacher:
+        raise InvalidPlan(f"{student} is both student and teacher: name two candidates.")
     column = {variant.id: number for number, variant in enumerate(quality.variants)}
     for name in (student, teacher):
         if name not in column:

@@ -23,6 +23,7 @@ from matchgraph.graphdb.prompt_models import ScoreTable, Variant
 from matchgraph.progress import Progress, no_progress
 from matchgraph.routing.chances import Reliability, reliability
 from matchgraph.routing.curves import Comparison, DeferralCurve, compare, oracle, random_mixing, routed
+from matchgraph.routing.errors import NotEnoughScores
 from matchgraph.routing.policy import choose
 from matchgraph.routing.robustness import TOPICS, Rewording, World, another_world, rewording
 from matchgraph.routing.standing import Standing, standing
@@ -125,7 +126,15 @@ def evaluate(
         folds: turns of rotation, see `routing.turns.rotated`; 1 for the table's own split alone.
         seed: of the rotation, of the network and of the bootstrap.
         on_progress: called with the metric, parts done and all parts.
+
+    Raises:
+        NotEnoughScores: there are fewer prompts than turns.
     """
+    if len(table.prompts) < folds:
+        raise NotEnoughScores(
+            f"{len(table.prompts)} prompts with scores of all candidates are too few to judge a router by: "
+            f"score at least {folds}."
+        )
     tables = [table] if folds == 1 else [rotated(table, turn, folds, seed) for turn in range(folds)]
     done = 0
 

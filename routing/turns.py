@@ -51,14 +51,29 @@ def complete(table: ScoreTable) -> ScoreTable:
     )
     for name in ("train", "validation", "test"):
         if not len(kept.rows(name)):
-            raise NotEnoughScores(
-                f"No {name} prompt is scored by {table.metric} for every candidate: run `matchgraph route "
-                "score`."
-            )
+            raise NotEnoughScores(_gap(table, name, columns))
     one_unit(kept.variants)
+    if len(kept.variants) == 1:
+        raise NotEnoughScores(f"Only {kept.variants[0].id} is scored by {table.metric}: score another one.")
     if not np.ptp(kept.cost):
         raise NotEnoughScores("All scored candidates cost the same: score one with another cost.")
     return kept
+
+
+def _gap(table: ScoreTable, split: Split, columns: np.ndarray) -> str:
+    """Why no prompt of a split has a score of each candidate among `columns`."""
+    rows = table.rows(split)
+    how = "with `matchgraph route scores`, or draw them with `matchgraph route score`"
+    if not len(rows) or not len(columns):
+        return f"No {split} prompt is scored by {table.metric}: add scores of more prompts {how}."
+    scored = (~np.isnan(table.mean[np.ix_(rows, columns)])).sum(axis=0)
+    least = int(scored.argmin())
+    variant = table.variants[columns[least]]
+    without = f"; or go without it: `matchgraph graph remove model {variant.model}`"
+    return (
+        f"No {split} prompt is scored by {table.metric} for every candidate: {variant.id} is on "
+        f"{scored[least]} of {len(rows)}. Add scores {how}{without if variant.drawing is None else ''}."
+    )
 
 
 def best_neighbours(table: ScoreTable, encoded: EncodedPrompts) -> int:

@@ -106,6 +106,8 @@ def test_prompts_with_all_three_scores_count() -> None:
         pair_of(sure, table, "m-9", "m-20", "test")
     with pytest.raises(NoTrials, match="No test prompt has sure of m-20 and quality of both"):
         pair_of(sure, table, "m-20", "m-1", "test")
+    with pytest.raises(InvalidPlan, match="m-1 is both student and teacher"):
+        pair_of(sure, table, "m-1", "m-1", "test")
     seconds = tuple(Variant(own.id, own.model, own.drawing, own.cost, "s") for own in table.variants)
     timed = replace(table, variants=seconds)
     assert pair_of(sure, timed, "m-1", "m-4", "test").teacher == Price(4.0, 4.0)

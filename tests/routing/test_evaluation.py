@@ -12,7 +12,7 @@ import pytest
 from click import ClickException
 
 from bench.routing import BEGIN, END, with_tables
-from matchgraph.graphdb.prompt_models import ScoreTable
+from matchgraph.graphdb.prompt_models import ScoreTable, Variant
 from matchgraph.report.routing import TITLES, write_report
 from matchgraph.routing import evaluation
 from matchgraph.routing.chances import Reliability
@@ -112,11 +112,39 @@ def test_only_prompts_scored_for_every_candidate_are_compared(
     unscored[:, 0] = np.nan
     assert [variant.id for variant in complete(replace(table, mean=unscored)).variants] == ["m-4", "m-20"]
     unscored[:, 1] = np.nan
-    with pytest.raises(NotEnoughScores, match="cost the same"):
+    with pytest.raises(NotEnoughScores, match="Only m-20 is scored by clip_score: score another one"):
         complete(replace(table, mean=unscored))
-    mean[table.rows("test"), 2] = np.nan
-    with pytest.raises(NotEnoughScores, match="No test prompt"):
+    same = tuple(replace(variant, cost=1.0) for variant in table.variants)
+    with pytest.raises(NotEnoughScores, match="cost the same"):
+        complete(replace(table, variants=same))
+
+
+def test_a_gap_in_the_scores_is_named(scored: tuple[ScoreTable, EncodedPrompts]) -> None:
+    table, _ = scored
+    mean = table.mean.copy()
+    rows = table.rows("test")
+    mean[rows[:-2], 1] = mean[rows[-2:], 2] = np.nan
+    gap = f"No test prompt is scored by clip_score for every candidate: m-4 is on 2 of {len(rows)}."
+    with pytest.raises(NotEnoughScores, match=gap) as caught:
         complete(replace(table, mean=mean))
+    assert "remove model" not in str(caught.value)
+    given = tuple(Variant(own.id, own.id, None, own.cost) for own in table.variants)
+    with pytest.raises(NotEnoughScores, match="go without it: `matchgraph graph remove model m-4`"):
+        complete(replace(table, mean=mean, variants=given))
+    early = replace(table, prompts=tuple(replace(prompt, split="train") for prompt in table.prompts))
+    with pytest.raises(
+        NotEnoughScores, match="No validation prompt is scored by clip_score: add scores of more"
+    ):
+        complete(early)
+
+
+def test_fewer_prompts_than_turns_are_too_few(scored: tuple[ScoreTable, EncodedPrompts]) -> None:
+    table, encoded = scored
+    few = replace(table, prompts=table.prompts[:8], mean=table.mean[:8])
+    with pytest.raises(
+        NotEnoughScores, match=r"8 prompts with scores of all candidates are too few .* at least 10"
+    ):
+        evaluate(few, encoded.part(np.arange(8)))
 
 
 def test_typical_words_are_those_that_go_together() -> None:
