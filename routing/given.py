@@ -42,7 +42,7 @@ class AddedScores:
         splits: how many of the new ones each split got.
         candidates: in file order.
         values: number of values by metric, each rater's and image's counted.
-        notes: columns that are not read.
+        notes: columns that are not read, names that look alike, and prompts that are cut.
     """
 
     prompts: int
@@ -102,10 +102,11 @@ def add_scores(
         found, scorer_hash = scored(found, scorer, on_progress), scorer.hash
     known = {prompt.text: prompt for prompt in graph.prompts()}
     new = [text for text in found.prompts if text not in known]
-    prompts = []
+    prompts, notes = [], [*found.notes]
     if new:
         encoder = load_encoder(probe, graph)
-        embeddings = encoder.encode(new).embeddings
+        read = encoder.encode(new)
+        embeddings, notes = read.embeddings, [*notes, *read.notes()]
         prompts = [
             Prompt(text, name, encoder.hash, embedding)
             for text, name, embedding in zip(new, split(len(new), seed), embeddings, strict=True)
@@ -129,7 +130,7 @@ def add_scores(
         dict(Counter(prompt.split for prompt in prompts)),
         found.candidates,
         counts,
-        found.notes,
+        tuple(notes),
     )
 
 

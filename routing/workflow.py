@@ -40,7 +40,7 @@ class AddedPrompts:
         kept: those that are not too similar to an earlier one.
         splits: how many of them each split got.
         left_out: those that are too similar, each with the similarity to the most similar one kept.
-        notes: fields of the file that are not read.
+        notes: fields of the file that are not read, and that prompts are cut.
     """
 
     read: int
@@ -90,7 +90,8 @@ def add_prompts(
     texts = found.texts
     graph = PromptGraph(runner)
     encoder = load_encoder(probe, graph)
-    embeddings = encoder.encode(texts).embeddings
+    read = encoder.encode(texts)
+    embeddings = read.embeddings
     kept = unlike(embeddings, largest_similarity)
     names = split(len(kept), seed)
     graph.save_prompts(
@@ -102,7 +103,7 @@ def add_prompts(
     out = np.setdiff1d(np.arange(len(texts)), kept)
     nearest = most_similar(embeddings[out], embeddings[kept])
     left_out = tuple((texts[row], float(value)) for row, value in zip(out, nearest, strict=True))
-    return AddedPrompts(len(texts), len(kept), Counter(names), left_out, found.notes)
+    return AddedPrompts(len(texts), len(kept), Counter(names), left_out, (*found.notes, *read.notes()))
 
 
 def add_variants(

@@ -213,6 +213,17 @@ def test_a_sentence_model_reads_prompts(weights):
     assert (encoder.hash, found.tokens) == (load("t5", weights["t5"]).hash, None)
 
 
+def test_prompts_that_are_longer_than_what_is_read_are_told(weights):
+    encoder = load_prompt_encoder(weights["t5"])
+    length = encoder.encode(["a"]).length
+    found = encoder.encode(["a cat", "a " * 2 * length, "cat"])
+    assert found.cut.tolist() == [False, True, False]
+    assert found.notes() == [
+        f"longer than the {length} tokens that the encoder reads: 1 of 3 prompts; their ends do not count"
+    ]
+    assert found.part(np.array([0, 2])).notes() == []
+
+
 def test_a_sentence_model_without_its_library_says_what_to_install(weights, monkeypatch):
     monkeypatch.setitem(sys.modules, "sentence_transformers", None)
     with pytest.raises(MissingLibrary, match=r"matchgraph\[probes\]"):

@@ -69,6 +69,20 @@ def test_clip_score_is_the_cosine_and_knows_a_caption() -> None:
     assert own[0] == pytest.approx(one @ text / np.linalg.norm(one), abs=1e-5)
 
 
+def test_a_clip_says_which_prompts_it_cuts() -> None:
+    encoder = load_prompt_encoder(CLIP)
+    length = encoder.encode(["a"]).length
+    assert length is not None
+    # Two tokens mark the ends; a prompt that just fits is not cut.
+    words = ["cat", "cat " * (length - 2), "cat " * (length - 1), "cat " * 200]
+    found = encoder.encode(words)
+    assert found.cut is not None
+    assert found.cut.tolist() == [False, False, True, True]
+    assert found.notes() == [
+        f"longer than the {length} tokens that the encoder reads: 2 of 4 prompts; their ends do not count"
+    ]
+
+
 def layers(path: Path, widths: list[int]) -> Path:
     generator = np.random.default_rng(0)
     path.parent.mkdir(exist_ok=True)

@@ -15,6 +15,7 @@ from matchgraph.training.errors import ExtractorUnavailable, first_line
 from matchgraph.training.measure.extractors import captions
 from matchgraph.training.measure.extractors.clip import OpenedClip, open_weights
 from matchgraph.training.products import whole_products
+from matchgraph.words import count
 
 if TYPE_CHECKING:
     import torch
@@ -36,19 +37,34 @@ class EncodedPrompts:
             gives none.
         mask: which positions hold tokens of the prompt, start and end included; bool, (n, length). None
             without tokens.
+        cut: which prompts are longer than what is read of them; bool, (n,). None where it is not known.
+        length: tokens that are read of a prompt at most; None where it is not known.
     """
 
     embeddings: np.ndarray
     tokens: np.ndarray | None = None
     mask: np.ndarray | None = None
+    cut: np.ndarray | None = None
+    length: int | None = None
 
     def __len__(self) -> int:
         return len(self.embeddings)
 
     def part(self, rows: np.ndarray) -> EncodedPrompts:
         """Some of them, by number."""
-        tokens, mask = (None if each is None else each[rows] for each in (self.tokens, self.mask))
-        return EncodedPrompts(self.embeddings[rows], tokens, mask)
+        tokens, mask, cut = (
+            None if each is None else each[rows] for each in (self.tokens, self.mask, self.cut)
+        )
+        return EncodedPrompts(self.embeddings[rows], tokens, mask, cut, self.length)
+
+    def notes(self) -> list[str]:
+        """That the ends of some are not read."""
+        if self.cut is None or not self.cut.any():
+            return []
+        share = f"{int(self.cut.sum()):,} of {count(len(self), 'prompt')}"
+        return [
+            f"longer than the {self.length} tokens that the encoder reads: {share}; their ends do not count"
+        ]
 
 
 class PromptEncoder(Protocol):
@@ -87,7 +103,15 @@ class SentencePrompts:
     def encode(self, prompts: Sequence[str]) -> EncodedPrompts:
         """See `PromptEncoder.encode`."""
         found = self._model.features(prompts)
-        return EncodedPrompts((found / np.linalg.norm(found, axis=1, keepdims=True)).astype(np.float32))
+        found = (found / np.linalg.norm(found, axis=1, keepdims=True)).astype(np.float32)
+        length, tokens = self._model.length, self._model.tokens
+        if length is None or tokens is None:
+            return EncodedPrompts(found)
+        cut = np.zeros(len(prompts), dtype=bool)
+        # No token has less than a byte, but for the few that mark the ends.
+        if long := [number for number, prompt in enumerate(prompts) if len(prompt.encode()) + 4 > length]:
+            cut[long] = np.array(tokens([prompts[number] for number in long])) > length
+        return EncodedPrompts(found, cut=cut, length=length)
 
 
 class ClipPrompts:
@@ -138,7 +162,8 @@ class ClipPrompts:
     def encode(self, prompts: Sequence[str]) -> EncodedPrompts:
         """See `PromptEncoder.encode`."""
         parts = [self._encode(prompts[start : start + BATCH]) for start in range(0, len(prompts), BATCH)]
-        return EncodedPrompts(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
+        embeddings, tokens, mask, cut = (np.concatenate(own) for own in zip(*parts, strict=True))
+        return EncodedPrompts(embeddings, tokens, mask, cut, mask.shape[1])
 
     def _encode(self, prompts: Sequence[str]) -> tuple[np.ndarray, ...]:
         import torch
@@ -151,7 +176,19 @@ class ClipPrompts:
         # The end of text has the largest number of all tokens, and padding follows it.
         end = ids.argmax(dim=1)
         mask = torch.arange(ids.shape[1], device=ids.device) <= end[:, None]
-        return embeddings, tokens.float().cpu().numpy(), mask.cpu().numpy()
+        return embeddings, tokens.float().cpu().numpy(), mask.cpu().numpy(), self._cut(prompts, ids)
+
+    def _cut(self, prompts: Sequence[str], ids: torch.Tensor) -> np.ndarray:
+        """Which prompts go on behind the tokens that are read."""
+        length = ids.shape[1]
+        padding = self._tokenizer([""], context_length=length + 1)[0, -1]
+        cut = np.zeros(len(prompts), dtype=bool)
+        full = np.flatnonzero((ids[:, -1].cpu() != padding).numpy())
+        if len(full):
+            longer = self._tokenizer([prompts[row] for row in full.tolist()], context_length=length + 1)
+            # A longer reading has more than padding there.
+            cut[full] = (longer[:, -1] != padding).numpy()
+        return cut
 
 
 def load_prompt_encoder(weights: str | os.PathLike[str], *, device: str = "auto") -> PromptEncoder:

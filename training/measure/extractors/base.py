@@ -146,6 +146,9 @@ class CaptionExtractor(Instrument):
         dimension: length of a feature vector.
         encode: from captions to features (n, dimension).
         resize: says that there are no images.
+        length: tokens that are read of a caption; None for all.
+        tokens: how many tokens each caption has, those that mark its ends included; None where it is not
+            known.
     """
 
     name: str
@@ -153,6 +156,8 @@ class CaptionExtractor(Instrument):
     dimension: int
     encode: Callable[[list[str]], np.ndarray]
     resize: str = CAPTIONS
+    length: int | None = None
+    tokens: Callable[[list[str]], list[int]] | None = None
 
     def _embed(self, batch: list[str]) -> np.ndarray:
         with whole_products():

@@ -79,7 +79,11 @@ def load(weights: str, device: str) -> CaptionExtractor:
             captions, batch_size=len(captions), convert_to_numpy=True, show_progress_bar=False
         )
 
-    return CaptionExtractor(name, digest, dimension, encode)
+    def tokens(captions: list[str]) -> list[int]:
+        return [len(ids) for ids in model.tokenizer(captions, truncation=False, verbose=False)["input_ids"]]
+
+    length = None if model.max_seq_length is None else int(model.max_seq_length)
+    return CaptionExtractor(name, digest, dimension, encode, length=length, tokens=tokens)
 
 
 def _checked_weights(folder: Path) -> list[Path]:
