@@ -33,6 +33,9 @@ demo clean: export MATCHGRAPH_HOME := $(CURDIR)/.demo
 records report: export MATCHGRAPH_HOME := $(CURDIR)/.records
 demo records: export MATCHGRAPH_PROBE := $(CURDIR)/$(ZOO)/probes/clip
 demo records report: export OMP_NUM_THREADS := 1
+# By default glibc gives large tensors back after each use; to fetch them again takes up to a third of the time.
+records: export MALLOC_MMAP_THRESHOLD_ := 4294967296
+records: export MALLOC_TRIM_THRESHOLD_ := 8589934592
 # Bytecode is kept when a module is first loaded, and not made of all that is installed, which takes minutes.
 export PYTHONDONTWRITEBYTECODE :=
 

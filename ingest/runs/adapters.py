@@ -15,9 +15,10 @@ from matchgraph.ingest.errors import BadInput, IngestError, Problem
 from matchgraph.ingest.runs.artefacts import CHECKPOINT_FOLDER, RECORD_FILE
 from matchgraph.ingest.runs.config import SAMPLED, RunConfig, Selection
 from matchgraph.ingest.runs.entries import Run, finished
+from matchgraph.ingest.runs.jobs import Job
 from matchgraph.ingest.runs.ledger import Ledger
 from matchgraph.ingest.runs.planning import planned
-from matchgraph.ingest.runs.run import Job, results_of
+from matchgraph.ingest.runs.recording import results_of
 from matchgraph.ingest.runs.worker import WorkerOptions, local_executor
 from matchgraph.ingest.tables.checkpoints import INDEX, pipeline_of_checkpoint
 from matchgraph.ingest.tables.comparison import define_metric

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 from matchgraph.ingest.errors import ExtractorMismatch
 from matchgraph.ingest.runs.config import Execution
 from matchgraph.ingest.runs.entries import AFTER, BEFORE, TRAINING
+from matchgraph.ingest.runs.jobs import Job, OnStep, Outcome
 from matchgraph.ingest.runs.memory import WHAT_HELPS, MemoryPlans, carried_out, check_fits, in_words
 from matchgraph.ingest.runs.pages import GRID_BEFORE_FILE, GRID_FILE, GRID_REAL_FILE
-from matchgraph.ingest.runs.run import Job, OnStep, Outcome
 from matchgraph.ingest.runs.sampling import GRID_SIDE, Sampling, drawing_hash, save_grid
 from matchgraph.ingest.runs.tracking import Tracked, tracked
 from matchgraph.training.errors import OutOfMemory
@@ -70,7 +70,7 @@ class LoraExecutor:
         self._plans = MemoryPlans(self.execution, self.footprints)
 
     def execute(self, job: Job, on_step: OnStep) -> Outcome:
-        """Score the pretrained model, fine-tune it, and score it again; see `ingest.runs.run.Executor`.
+        """Score the pretrained model, fine-tune it, and score it again; see `ingest.runs.jobs.Executor`.
 
         Where a stage runs out of memory, the run goes on by the next smaller plan.
 

@@ -12,12 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from matchgraph.graphdb.models import Dataset, Model
-from matchgraph.ingest.errors import (
-    BadInput,
-    ExtractorMismatch,
-    IngestError,
-    NothingToDo,
-)
+from matchgraph.ingest.errors import BadInput, ExtractorMismatch, IngestError, NothingToDo
 from matchgraph.ingest.runs.artefacts import has_artefact
 from matchgraph.ingest.runs.choices import as_measured, check_replicates, check_unfinished, chosen, kept_runs
 from matchgraph.ingest.runs.config import RunConfig, Selection

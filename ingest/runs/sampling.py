@@ -24,7 +24,7 @@ from matchgraph.training.sampling.plain import check_looks, looks
 if TYPE_CHECKING:
     from PIL import Image
 
-    from matchgraph.ingest.runs.run import Job, OnStep
+    from matchgraph.ingest.runs.jobs import Job, OnStep
     from matchgraph.training.pipelines.cache import EncodingCache
     from matchgraph.training.pipelines.loading import LoadedPipeline
 

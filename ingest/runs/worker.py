@@ -21,11 +21,12 @@ from matchgraph.ingest.runs.artefacts import sweep
 from matchgraph.ingest.runs.config import Execution
 from matchgraph.ingest.runs.entries import CANCELLED, DONE, FAILED, QUEUED, RUNNING, Run, select_runs
 from matchgraph.ingest.runs.execution import CHECKPOINT_STEPS, LoraExecutor
+from matchgraph.ingest.runs.jobs import Executor, Job, make_job
 from matchgraph.ingest.runs.ledger import HEARTBEAT_S, LEASE_MS, Ledger
 from matchgraph.ingest.runs.memory import FOOTPRINTS_FOLDER
 from matchgraph.ingest.runs.owner import Owner
 from matchgraph.ingest.runs.reporter import Reporter
-from matchgraph.ingest.runs.run import DONE_OUTCOME, Executor, Job, NotHere, Unforeseen, carry_out, make_job
+from matchgraph.ingest.runs.run import DONE_OUTCOME, NotHere, Unforeseen, carry_out
 from matchgraph.ingest.runs.sources import Sources
 from matchgraph.ingest.runs.tracking import TRACKING_FOLDER
 from matchgraph.ingest.tables.comparison import define_metric

@@ -282,7 +282,7 @@ FULL_AT = (
     f"{KEEP}:2:raise",
     "matchgraph.training.tune.session:write_checkpoint:1:raise",
     "diffusers:StableDiffusionPipeline.save_lora_weights:1:raise",
-    "matchgraph.ingest.runs.run:write_json:1:raise",
+    "matchgraph.ingest.runs.recording:write_json:1:raise",
 )
 
 

@@ -13,10 +13,10 @@ import numpy as np
 from matchgraph.graphdb.models import Dataset, Model, Statistics
 from matchgraph.graphdb.repository import MatchingGraph
 from matchgraph.ingest.runs.config import RunConfig, Selection
+from matchgraph.ingest.runs.jobs import Job, OnStep, Outcome
 from matchgraph.ingest.runs.ledger import Ledger
 from matchgraph.ingest.runs.plan import Plan, make_plan, queue_plan
 from matchgraph.ingest.runs.reporter import Reporter
-from matchgraph.ingest.runs.run import Job, OnStep, Outcome
 from matchgraph.ingest.runs.worker import WorkSummary, work
 from matchgraph.ingest.tables.image_folders import listed_hash
 from matchgraph.ingest.tables.models import ingest_models

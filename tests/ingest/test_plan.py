@@ -18,9 +18,9 @@ from matchgraph.ingest.runs.candidates import missing_runs
 from matchgraph.ingest.runs.choices import check_unfinished, chosen
 from matchgraph.ingest.runs.config import Execution, RunConfig, Selection
 from matchgraph.ingest.runs.entries import CANCELLED, DONE, FAILED, QUEUED, RUNNING, RunRequest
+from matchgraph.ingest.runs.jobs import make_job
 from matchgraph.ingest.runs.memory import narrowed, quantised_to_fit
 from matchgraph.ingest.runs.plan import make_plan
-from matchgraph.ingest.runs.run import make_job
 from matchgraph.ingest.runs.sampling import drawing_hash
 from matchgraph.ingest.tables.models import ingest_models
 from tests.ingest.stub import CONFIG, EXTRACTOR, ZOO, elsewhere, plan

@@ -16,9 +16,9 @@ from matchgraph.graphdb.models import Result
 from matchgraph.graphdb.repository import MatchingGraph
 from matchgraph.graphdb.runner import Runner
 from matchgraph.ingest.runs.entries import CANCELLED, DONE, FAILED, QUEUED, RUNNING, Run
+from matchgraph.ingest.runs.jobs import Job, OnStep
 from matchgraph.ingest.runs.ledger import Ledger
 from matchgraph.ingest.runs.owner import Owner
-from matchgraph.ingest.runs.run import Job, OnStep
 from matchgraph.training.errors import BadAdapter, NonFiniteLoss
 from tests.ingest.dump import dump
 from tests.ingest.stub import CONFIG, Silent, StubExecutor, do, failing, plan
@@ -272,7 +272,7 @@ def test_a_database_that_comes_back_gets_its_result(
     monkeypatch: pytest.MonkeyPatch,
     commit: bool,
 ) -> None:
-    monkeypatch.setattr("matchgraph.ingest.runs.run.RETRY_S", 0.01)
+    monkeypatch.setattr("matchgraph.ingest.runs.recording.RETRY_S", 0.01)
     ledger = Flaky(runner, commit=commit)
     assert do(zoo, ledger, home, StubExecutor()).done == 4
     assert ledger.failures == 2

@@ -18,11 +18,11 @@ from matchgraph.graphdb.repository import MatchingGraph
 from matchgraph.graphdb.runner import Runner
 from matchgraph.ingest.errors import NothingToDo
 from matchgraph.ingest.runs.entries import FAILED, QUEUED, Run
+from matchgraph.ingest.runs.jobs import Job, OnStep
 from matchgraph.ingest.runs.ledger import Ledger
 from matchgraph.ingest.runs.owner import Owner
 from matchgraph.ingest.runs.plan import queue_plan
 from matchgraph.ingest.runs.repeats import averaged, mean_error, write_means
-from matchgraph.ingest.runs.run import Job, OnStep
 from matchgraph.ingest.runs.worker import WorkerOptions, stopped_by_signals, work, work_queue
 from tests.ingest.dump import RUN_TIMES, dump
 from tests.ingest.stub import CONFIG, Silent, StubExecutor, do, elsewhere, failing, plan
