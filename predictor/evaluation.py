@@ -214,13 +214,16 @@ def evaluate(
         hidden = [dataset for dataset, its in groups.items() if its == group]
         folds += hold_out_together(snapshot, own, hidden, matcher, baselines, seed, removed, measure)
     titles = {METHOD: METHOD_TITLE, **{baseline.key: baseline.title for baseline in baselines}}
-    details = provenance(snapshot, held_out[0], matcher)
-    details.pop("extractor")
     return Evaluation(
         tuple(_summarised(key, title, folds, seed) for key, title in titles.items()),
         tuple(folds),
         skipped,
-        {**details, "seed": seed, "removed": removed, "hold_out": hold_out or "dataset"},
+        {
+            **provenance(snapshot, matcher),
+            "seed": seed,
+            "removed": removed,
+            "hold_out": hold_out or "dataset",
+        },
         time.perf_counter() - started,
         _notes(snapshot, held_out),
         tuple(_shortlist(key, title, measure, folds, seed) for key, title in titles.items() if measure),

@@ -240,7 +240,8 @@ def predict(
         )
         for row in order
     )
-    source = {**provenance(visible, target, matcher), **ranked.details}
+    extractor = next(known for known in visible.datasets if known.id == target).properties.get("extractor")
+    source = {**provenance(visible, matcher), "extractor": extractor, **ranked.details}
     return Prediction(target, ranking, evidence(visible, target), source, ranked.rehearsed, familiar)
 
 
@@ -306,9 +307,8 @@ def _count(value: object) -> int | None:
     return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 
-def provenance(visible: Snapshot, dataset: str, matcher: Matcher) -> dict[str, Any]:
-    """What a prediction was computed from and with, ready for JSON."""
-    target = next(known for known in visible.datasets if known.id == dataset)
+def provenance(visible: Snapshot, matcher: Matcher) -> dict[str, Any]:
+    """What predictions were computed from and with, ready for JSON."""
     return {
         "metric": visible.metric.name,
         "larger_is_better": visible.metric.larger_is_better,
@@ -317,7 +317,6 @@ def provenance(visible: Snapshot, dataset: str, matcher: Matcher) -> dict[str, A
         "models": len(visible.models),
         "datasets": len(visible.datasets),
         "results": int(visible.performs["value"].notna().sum()),
-        "extractor": target.properties.get("extractor"),
         "recipe": matcher.name,
         **matcher.describe(),
         "versions": {name: importlib.metadata.version(name) for name in LIBRARIES},

@@ -135,15 +135,13 @@ def evaluate_new_models(
     ordered, middle = (
         np.array([getattr(one, name) for one in found]) for name in ("ordered", "in_the_middle")
     )
-    details = provenance(snapshot, targets[0], matcher)
-    details.pop("extractor")
     return NewModels(
         tuple(found),
         mean_interval(ordered, seed=seed),
         mean_interval(middle, seed=seed),
         mean_interval(ordered - middle, seed=seed),
         skipped,
-        {**details, "seed": seed, "hold_out": "model"},
+        {**provenance(snapshot, matcher), "seed": seed, "hold_out": "model"},
         time.perf_counter() - started,
     )
 

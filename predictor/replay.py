@@ -225,8 +225,6 @@ def budget_curve(
         shuffled_targets = np.random.default_rng(seed).permutation(targets)
         for fold in range(config.folds):
             replay.run_fold(sorted(shuffled_targets[fold :: config.folds].tolist()), seed)
-    details = provenance(snapshot, targets[0], matcher)
-    details.pop("extractor")
     curves, everything, total = replay.summarised(targets)
     return BudgetCurve(
         curves,
@@ -235,7 +233,7 @@ def budget_curve(
         hours_from,
         len(targets),
         replay.trainings,
-        {**details, **asdict(config)},
+        {**provenance(snapshot, matcher), **asdict(config)},
         time.perf_counter() - started,
     )
 
