@@ -30,7 +30,7 @@ def extractor_specs(probe: str | None, extractors: Iterable[str]) -> dict[str, E
         InvalidConfig: one cannot be read.
     """
     from matchgraph.training.measure.extractors import ExtractorSpec, parse_extractors
-    from matchgraph.training.measure.scoring import PROBE
+    from matchgraph.training.measure.names import PROBE
 
     specs = parse_extractors(extractors)
     if probe is not None:
@@ -57,7 +57,7 @@ def load_instruments(
         ExtractorUnavailable: the weights of one cannot be had or read.
     """
     from matchgraph.training.measure.extractors import load_extractor
-    from matchgraph.training.measure.scoring import PROBE
+    from matchgraph.training.measure.names import PROBE
 
     wanted = list(dict.fromkeys(names))
     for name in wanted:

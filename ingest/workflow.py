@@ -25,7 +25,8 @@ from matchgraph.ingest.tables.records import read_records, save_records
 from matchgraph.ingest.tables.results import ingest_results
 from matchgraph.ingest.tables.similarities import ingest_similarities
 from matchgraph.progress import Progress, no_progress
-from matchgraph.training.measure.scoring import PROBE, Scorer, needed_extractors
+from matchgraph.training.measure.names import PROBE, needed_extractors
+from matchgraph.training.measure.scoring import Scorer
 from matchgraph.training.pipelines.hub import cached_dataset, is_hub_name
 
 if TYPE_CHECKING:

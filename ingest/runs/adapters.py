@@ -27,7 +27,7 @@ from matchgraph.ingest.tables.image_folders import source_of
 from matchgraph.progress import Progress, no_progress
 from matchgraph.training.errors import TrainingError
 from matchgraph.training.files import file_hash, json_hash, write_json
-from matchgraph.training.measure.scoring import PROBE, parse_metric
+from matchgraph.training.measure.names import PROBE, parse_metric
 from matchgraph.training.pipelines.adapters import left_out
 from matchgraph.training.pipelines.families import family_of
 from matchgraph.training.pipelines.loading import read_model_index

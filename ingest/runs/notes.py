@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from matchgraph.graphdb.models import Dataset
 from matchgraph.ingest.runs.config import AUTO, RunConfig
 from matchgraph.training.config import EXACT
-from matchgraph.training.measure.scoring import parse_metric
+from matchgraph.training.measure.names import parse_metric
 from matchgraph.words import some
 
 if TYPE_CHECKING:

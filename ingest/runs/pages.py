@@ -182,7 +182,7 @@ def _verdict(before: Mapping[str, Any] | None, after: Mapping[str, Any], larger:
 
 def larger_is_better(metric: str) -> bool | None:
     """The direction of a metric that a run measures; None of one that is none of ours."""
-    from matchgraph.training.measure.scoring import DISTANCES
+    from matchgraph.training.measure.names import DISTANCES
 
     if metric in KNOWN_METRICS:
         return KNOWN_METRICS[metric].larger_is_better

@@ -23,7 +23,7 @@ from matchgraph.ingest.runs.notes import few_samples, in_bf16, quantised, withou
 from matchgraph.ingest.runs.sources import Sources
 from matchgraph.ingest.tables.csv_file import check_ids, read_table, write_table
 from matchgraph.ingest.tables.results import check_known
-from matchgraph.training.measure.scoring import PROBE
+from matchgraph.training.measure.names import PROBE
 
 if TYPE_CHECKING:
     from matchgraph.graphdb.repository import MatchingGraph

@@ -17,7 +17,7 @@ from matchgraph.ingest.runs.memory import FOOTPRINTS_FOLDER, narrowed, quantised
 from matchgraph.ingest.runs.plan import Plan, make_plan
 from matchgraph.training.files import folder_name
 from matchgraph.training.measure.extractors import require_images
-from matchgraph.training.measure.scoring import needed_extractors
+from matchgraph.training.measure.names import needed_extractors
 
 if TYPE_CHECKING:
     from matchgraph.graphdb.repository import MatchingGraph

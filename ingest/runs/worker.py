@@ -32,7 +32,7 @@ from matchgraph.ingest.runs.tracking import TRACKING_FOLDER
 from matchgraph.ingest.tables.comparison import define_metric
 from matchgraph.ingest.tables.image_folders import source_of
 from matchgraph.settings import setting
-from matchgraph.training.measure.scoring import PROBE, parse_metric
+from matchgraph.training.measure.names import PROBE, parse_metric
 
 if TYPE_CHECKING:
     from matchgraph.graphdb.connection import Settings

@@ -15,14 +15,16 @@ from matchgraph.graphdb.models import Dataset, Metric, Similar, Statistics
 from matchgraph.ingest.tables.image_folders import ImageFolder, listed_hash, source_of
 from matchgraph.ingest.tables.nearest import KnownSamples
 from matchgraph.training.measure.kernels import Distance
-from matchgraph.training.measure.scoring import OF_FEATURES, PROBE, Scorer
+from matchgraph.training.measure.names import OF_FEATURES, PROBE
+from matchgraph.training.measure.scoring import Scorer
 
 if TYPE_CHECKING:
     from PIL import Image
 
     from matchgraph.graphdb.repository import MatchingGraph
     from matchgraph.training.measure.extractors import CaptionExtractor, Extractor
-    from matchgraph.training.measure.scoring import Measure, Reference, Sample
+    from matchgraph.training.measure.names import Measure
+    from matchgraph.training.measure.scoring import Reference, Sample
 
 METRIC = "clip_fid"
 

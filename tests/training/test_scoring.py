@@ -17,14 +17,8 @@ from matchgraph.training.images import load_rgb
 from matchgraph.training.measure.extractors import ExtractorSpec, load_clip, load_extractor
 from matchgraph.training.measure.frechet import frechet_distance, gaussian_statistics
 from matchgraph.training.measure.kernels import cmmd, kid
-from matchgraph.training.measure.scoring import (
-    Measure,
-    Reference,
-    Sample,
-    Scorer,
-    needed_extractors,
-    parse_metric,
-)
+from matchgraph.training.measure.names import Measure, needed_extractors, parse_metric
+from matchgraph.training.measure.scoring import Reference, Sample, Scorer
 from tests.training import tiny
 
 METRICS = ("clip_fid", "cmmd", "dinov2_fid", "dinov2_kid")
