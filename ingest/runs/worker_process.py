@@ -43,6 +43,10 @@ def carry_out_order(order: dict[str, Any]) -> int:
         except KeyboardInterrupt:
             return INTERRUPTED
         except Exception as error:
+            # An import that is interrupted may fail by an error of its own.
+            if stop.is_set():
+                print(f"Interrupted: {type(error).__name__}: {error}", file=sys.stderr)
+                return INTERRUPTED
             if not isinstance(error, Error):
                 raise
             print(f"Error: {error}", file=sys.stderr)

@@ -20,7 +20,7 @@ from matchgraph.graphdb.connection import Settings
 from matchgraph.graphdb.repository import MatchingGraph
 from matchgraph.graphdb.runner import Runner
 from matchgraph.ingest.errors import WorkerFailed
-from matchgraph.ingest.runs import local
+from matchgraph.ingest.runs import local, worker_process
 from matchgraph.ingest.runs.config import Execution, RunConfig, Selection
 from matchgraph.ingest.runs.entries import AFTER, QUEUED, RUNNING, TRAINING, Run
 from matchgraph.ingest.runs.execution import LoraExecutor
@@ -175,6 +175,25 @@ def test_a_child_ends_with_its_parent(settings: Settings, environment: Mapping[s
     finally:
         child.kill()
     assert child.returncode == 130, errors
+
+
+def test_what_an_interrupt_breaks_is_no_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An import that is interrupted after the time of grace may raise anything."""
+    order = local.order(Settings(home=tmp_path), [], [], WorkerOptions(device="cpu"), {})
+    asked_to_end = False
+
+    def failing(*_: object, stop: threading.Event, **__: object) -> None:
+        if asked_to_end:
+            signal.raise_signal(signal.SIGTERM)
+        assert stop.is_set() == asked_to_end
+        raise ImportError("numpy")
+
+    monkeypatch.setattr(worker_process, "_follow_parent", lambda: None)
+    monkeypatch.setattr(worker_process, "work_queue", failing)
+    with pytest.raises(ImportError):
+        worker_process.carry_out_order(order)
+    asked_to_end = True
+    assert worker_process.carry_out_order(order) == worker_process.INTERRUPTED
 
 
 @pytest.mark.slow
