@@ -112,15 +112,15 @@ def read_results(
             data=data,
         )
     check_ids(table, {"model": "model", "dataset": "dataset"})
-    check_known(table, "model", "model", models)
-    check_known(table, "dataset", "dataset", datasets)
+    check_known(table, "model", "model", models, exact=exact)
+    check_known(table, "dataset", "dataset", datasets, exact=exact)
     metrics, new_metrics = find_metrics(table, metric, larger_is_better)
     parsed: list[tuple[Row, Result]] = []
     for row in table.rows:
         result = _parse(table, row, metrics)
         if result is not None and row.line not in table.bad_lines:
             parsed.append((row, result))
-    results, repeats = _merge(table, parsed, metrics, on_duplicate)
+    results, repeats = _merge(table, parsed, metrics, on_duplicate, exact=exact)
     skipped = table.finish(skip_bad=skip_bad)
     used = {result.metric for result in results}
     return ResultsReading(
@@ -183,7 +183,7 @@ def _scales(graph: MatchingGraph, metric: str) -> list[str]:
     ]
 
 
-def check_known(table: Table, column: str, kind: str, known: Collection[str]) -> None:
+def check_known(table: Table, column: str, kind: str, known: Collection[str], *, exact: bool = False) -> None:
     """Note the rows that name a node which the graph does not hold; each name is reported once, and the first
     ones with the known name that is nearest.
 
@@ -192,7 +192,10 @@ def check_known(table: Table, column: str, kind: str, known: Collection[str]) ->
         column: the column with the ids.
         kind: "model" or "dataset".
         known: ids of that kind in the graph.
+        exact: whether they are those of a table beside this one instead, as in records.
     """
+    place = f"{kind}s.csv" if exact else "the graph"
+    adding = "it there, or delete the row" if exact else f"it with `matchgraph ingest {kind}s`"
     lines: dict[str, list[int]] = {}
     for row in table.rows:
         name = row.cells[column]
@@ -205,8 +208,8 @@ def check_known(table: Table, column: str, kind: str, known: Collection[str]) ->
             if near
             else "add"
         )
-        reason = f"{kind} {name[:80]!r} is not in the graph{_further(others)}"
-        table.problem(line, reason, f"{hint} it with `matchgraph ingest {kind}s`", also=others)
+        reason = f"{kind} {name[:80]!r} is not in {place}{_further(others)}"
+        table.problem(line, reason, f"{hint} {adding}", also=others)
 
 
 def find_metrics(
@@ -334,6 +337,8 @@ def _merge(
     parsed: Sequence[tuple[Row, Result]],
     metrics: Mapping[str, Metric],
     on_duplicate: OnDuplicate,
+    *,
+    exact: bool,
 ) -> tuple[list[Result], int]:
     groups: dict[tuple[str, str, str, str], list[tuple[Row, Result]]] = {}
     for row, result in parsed:
@@ -369,7 +374,9 @@ def _merge(
                 f"{stage} {name} of model {model!r} on {dataset!r} is {other.cells['value']} here and "
                 f"{rows[0].cells['value']} in line {rows[0].line}{_further(unnamed)}"
             )
-            remedy = "keep one row, or say --on-duplicate mean, first, last or best"
+            remedy = (
+                "keep one row" if exact else "keep one row, or say --on-duplicate mean, first, last or best"
+            )
             table.problem(other.line, reason, remedy, also=[row.line for row in rows])
     return results, len(parsed) - len(groups)
 

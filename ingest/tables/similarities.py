@@ -77,8 +77,8 @@ def read_similarities(
         verbatim=("dataset", "other") if exact else (),
     )
     check_ids(table, {"dataset": "dataset", "other": "dataset"})
-    check_known(table, "dataset", "dataset", datasets)
-    check_known(table, "other", "dataset", datasets)
+    check_known(table, "dataset", "dataset", datasets, exact=exact)
+    check_known(table, "other", "dataset", datasets, exact=exact)
     metrics, new_metrics = find_metrics(table, metric, larger_is_better)
     pairs: dict[tuple[str, str, str], tuple[Row, Similar]] = {}
     ignored = repeats = 0

@@ -15,6 +15,7 @@ from hypothesis import settings as limits
 from hypothesis import strategies as st
 
 from matchgraph.cli.main import matchgraph
+from matchgraph.graphdb.checks import NEVER_NEGATIVE
 from matchgraph.graphdb.distillation import DistillationGraph, Distilled
 from matchgraph.graphdb.errors import ContentChanged
 from matchgraph.graphdb.models import Dataset, Metric, Model, Result, Similar, Statistics
@@ -60,7 +61,13 @@ facts = st.sampled_from(
         *("seeds", "standard_error", "bias"),
     ]
 )
-provenance = st.dictionaries(facts, values, max_size=4)
+provenance = st.dictionaries(facts, values, max_size=4).map(
+    lambda found: {
+        name: value
+        for name, value in found.items()
+        if name not in NEVER_NEGATIVE or not isinstance(value, int | float) or value >= 0
+    }
+)
 finite = st.floats(allow_nan=False, allow_infinity=False)
 IDS = ("a", " padded ", "c,d")
 

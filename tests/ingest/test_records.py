@@ -143,7 +143,18 @@ def test_a_dataset_left_out_leaves_nothing_behind(measured, runner, tmp_path, in
     [
         (records.RUNS, '"{""', '"[{""', "config is not a JSON object"),
         (records.METRICS, "taste,true", "taste,up", "larger_is_better is 'up'"),
-        (records.RESULTS, "kolors,cats", "colours,cats", "'colours' is not in the graph"),
+        (
+            records.RESULTS,
+            "kolors,cats",
+            "colours,cats",
+            r"'colours' is not in models\.csv; did you mean .* add it there",
+        ),
+        (
+            records.SIMILARITIES,
+            "cats,dogs",
+            "cats,dags",
+            r"'dags' is not in datasets\.csv; did you mean 'dogs'",
+        ),
         (records.RUNS, "kolors,cats", "colours,cats", "its model or dataset is not among the records"),
         (records.SIMILARITIES, "0.25", "a lot", "std is 'a lot'"),
     ],

@@ -265,3 +265,16 @@ def test_a_pipe_is_read_once(zoo: MatchingGraph) -> None:
         assert len(ingest_results(zoo, Path(f"/dev/fd/{here}")).results) == 1
     finally:
         os.close(here)
+
+
+def test_records_take_no_options(table: Path) -> None:
+    fill(table, "sdxl,cats,accuracy,1", "sdxl,cats,accuracy,2")
+    with pytest.raises(BadInput, match=r"is 2 here and 1 in line 2; keep one row\n"):
+        read_results(
+            table,
+            models={"sdxl"},
+            datasets={"cats"},
+            metric=KNOWN_METRICS.__getitem__,
+            exact=True,
+            skip_bad=False,
+        )
