@@ -224,17 +224,15 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _parquet(path: Path) -> TableFile:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
+    import pandas as pd
 
     with path.open("rb") as file:
-        table = pq.read_table(file)
+        # With NumPy's own types, whole numbers beside a missing one would become decimal ones.
+        frame = pd.read_parquet(file, dtype_backend="numpy_nullable")
+    named = [name for name in frame.index.names if name is not None]
+    frame = frame.reset_index(level=named) if named else frame
     columns = [
-        # Vectors as arrays: as lists of numbers they would take many times the memory.
-        [own.values.to_numpy(zero_copy_only=False) if own.is_valid else None for own in column]
-        if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
-        else column.to_pylist()
-        for column, kind in zip(table.columns, table.schema.types, strict=True)
+        [None if value is pd.NA else value for value in frame.iloc[:, place].tolist()]
+        for place in range(frame.shape[1])
     ]
-    header = [str(name).strip() for name in table.column_names]
-    return _table(header, zip(*columns, strict=True))
+    return _table([str(name).strip() for name in frame.columns], list(zip(*columns, strict=True)))

@@ -280,6 +280,14 @@ def test_vectors_and_missing_cells_of_parquet(tmp_path: Path) -> None:
     pd.DataFrame({"prompt": ["x", "y"], "model": ["A", None], "value": [1.0, 2.0]}).to_parquet(path)
     with pytest.raises(BadScoreFile, match="row 2: A candidate id is blank"):
         read_score_file(path)
+    # Of whole numbers, one may be missing where it is not needed; the index of a frame is a column.
+    numbers = pd.array([1, None], dtype="Int64")
+    frame = pd.DataFrame(
+        {"model": [7, 8], "value": [1, 2], "usd": numbers}, index=pd.Index(["x", "y"], name="prompt")
+    )
+    frame.to_parquet(path)
+    found = read_score_file(path)
+    assert (list(found.scores["score"]), found.costs) == ([("7", "x"), ("8", "y")], {"7": 1.0})
     pd.DataFrame({"prompt": ["x"], "model": ["A"], "value": [[1, 2]]}).to_parquet(path)
     with pytest.raises(BadScoreFile, match=r"row 1: value is '\[1 2\]'"):
         read_score_file(path)
