@@ -219,7 +219,8 @@ def reset(ctx: click.Context, yes: bool, as_json: bool) -> None:
     """Delete the whole graph; other applications' nodes in the same database stay.
 
     The files of the managed Neo4j are deleted as well, so that the next start sets up a new database, unless
-    other applications' nodes are in it. A database that does not start is moved aside.
+    other applications' nodes are in it. A database that does not start is moved aside. Routers fitted on the
+    graph are deleted too.
     """
     settings = settings_from_environment()
     place = settings.home if settings.managed else settings.uri
@@ -230,8 +231,10 @@ def reset(ctx: click.Context, yes: bool, as_json: bool) -> None:
             click.echo("Nothing was deleted.", err=True)
             ctx.exit(DECLINED_EXIT)
     from matchgraph.graphdb.reset import reset as reset_graph
+    from matchgraph.routing.store import RouterStore
 
     done = reset_graph(settings)
+    RouterStore(settings.home).clear()
     text = f"The graph in {done.place} is empty."
     if done.foreign_nodes:
         nodes, relationships = (

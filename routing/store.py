@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -109,6 +110,10 @@ class RouterStore:
             raise UnusableEstimator(
                 f"{path} cannot be read ({error}): fit it again with `matchgraph route fit`."
             ) from None
+
+    def clear(self) -> None:
+        """Forget all fitted routers."""
+        shutil.rmtree(self._folder, ignore_errors=True)
 
     def metrics(self) -> list[str]:
         """Metrics that a router is fitted for, sorted."""

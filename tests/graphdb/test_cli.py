@@ -23,6 +23,7 @@ from matchgraph.graphdb.repository import MatchingGraph
 from matchgraph.graphdb.runner import Runner
 from matchgraph.graphdb.server.managed import ManagedServer
 from matchgraph.graphdb.server.releases import chosen_release
+from matchgraph.routing.store import Fitted, RouterStore
 
 
 def invoke(arguments: Sequence[str], environment: Mapping[str, str]) -> Result:
@@ -154,13 +155,18 @@ def test_reset_does_nothing_where_the_answer_is_no(
     assert [model.id for model in graph.models()] == ["m"]
 
 
-def test_reset_deletes_the_managed_database_but_no_other_file(elsewhere: Mapping[str, str]):
+def test_reset_deletes_the_managed_database_and_routers_but_no_other_file(elsewhere: Mapping[str, str]):
     home = Path(elsewhere[HOME_VARIABLE])
     server = ManagedServer(home)
     (server.data / "databases").mkdir(parents=True)
     (home / "adapters").mkdir()
     server.password_file.write_text("x")
+    # What prompts would be answered from after other scores of the same candidates have come in.
+    routers = RouterStore(home)
+    routers.save(Fitted("taste", "knn", "probe", ("a", "b"), (0.1, 0.2), 0.5))
+    assert routers.metrics() == ["taste"]
     output(["reset", "--yes"], elsewhere)
+    assert routers.metrics() == []
     assert not server.data.exists()
     assert not server.password_file.exists()
     assert (home / "adapters").exists()
