@@ -1,5 +1,5 @@
 // How many values of a metric, before and after fine-tuning, are shares if they are of 1 or less.
-MATCH (:Model)-[edge:PERFORMS]->(:Dataset)
+MATCH (:MatchGraphModel)-[edge:PERFORMS]->(:MatchGraphDataset)
 UNWIND [edge[$metric], edge['initial_' + $metric]] AS value
 WITH value WHERE value > 0
 RETURN count(CASE WHEN value <= 1 THEN 1 END) AS shares, count(CASE WHEN value > 1 THEN 1 END) AS others
