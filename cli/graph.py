@@ -222,20 +222,25 @@ def reset(ctx: click.Context, yes: bool, as_json: bool) -> None:
     other applications' nodes are in it. A database that does not start is moved aside. Routers fitted on the
     graph are deleted too.
     """
+    from matchgraph.routing.store import RouterStore
+
     settings = settings_from_environment()
+    routers = RouterStore(settings.home)
     place = settings.home if settings.managed else settings.uri
     if not yes:
         if not at_terminal():
             raise click.UsageError("This deletes the whole graph. Pass --yes to confirm without a terminal.")
-        if not click.confirm(f"Delete the whole graph in {place}?", err=True):
+        too = f", and the routers fitted in {settings.home}" if routers.metrics() else ""
+        if not click.confirm(f"Delete the whole graph in {place}{too}?", err=True):
             click.echo("Nothing was deleted.", err=True)
             ctx.exit(DECLINED_EXIT)
     from matchgraph.graphdb.reset import reset as reset_graph
-    from matchgraph.routing.store import RouterStore
 
-    done = reset_graph(settings)
-    RouterStore(settings.home).clear()
+    done, fitted = reset_graph(settings), routers.metrics()
+    routers.clear()
     text = f"The graph in {done.place} is empty."
+    if fitted:
+        text += f" The routers fitted on it ({', '.join(fitted)}) were deleted."
     if done.foreign_nodes:
         nodes, relationships = (
             count(done.foreign_nodes, "node"),
@@ -249,6 +254,7 @@ def reset(ctx: click.Context, yes: bool, as_json: bool) -> None:
         "foreign_nodes": done.foreign_nodes,
         "foreign_relationships": done.foreign_relationships,
         "moved_to": str(done.moved_to) if done.moved_to else None,
+        "routers": fitted,
     }
     show_fact(fact, text, as_json)
 

@@ -52,7 +52,7 @@ def alike(new: Iterable[str], known: Iterable[str] = ()) -> list[str]:
         groups.setdefault(as_read(name), {})[name] = None
     found = [group for group in groups.values() if len(group) > 1 and added & group.keys()]
     return [
-        f"{' and '.join(map(ascii, group))} count as different: rename them where they are one."
+        f"{' and '.join(map(ascii, group))} are different names here: rename one if both mean the same."
         for group in found
     ]
 

@@ -120,8 +120,8 @@ def groups_note(snapshot: Snapshot, dataset: str) -> str | None:
         return None
     shown = "; ".join(some(models) for models in sorted(found, key=len, reverse=True)[:3])
     return (
-        f"The models are in {len(found)} groups that no results join ({shown}): how those of one compare "
-        "with those of another is not known. Measure one of each on the same dataset."
+        f"The models are in {len(found)} groups that no results of theirs join ({shown}): how those of one "
+        "compare with those of another is not known. Measure one of each on the same dataset."
     )
 
 

@@ -135,18 +135,17 @@ def predict(
         matcher = Remembering(matcher, home / FOLDER)
     costs = load_costs(graph, snapshot, without=name)
     on_progress("ranking models", 0, 0)
+    apart = groups_note(snapshot, name)
     snapshot, part = nearby(snapshot, dataset, distances)
     left = {known.id for known in snapshot.datasets}
     distances = {other: value for other, value in distances.items() if other in left}
-    reliability, notes = 1.0, (*matcher.notes, *folder_notes, *([part] if part else []))
+    reliability, notes = 1.0, (*matcher.notes, *folder_notes, *filter(None, (part, apart)))
     if statistics is not None:
         reliability = samples.reliability(statistics, snapshot.datasets)
         note = samples.few_images_note(name, statistics.n, statistics.mean.size)
         notes = notes if note is None else (*notes, note)
     if missing := missing_pairs_note(snapshot, name, compared - {name}):
         notes = (*notes, missing)
-    if apart := groups_note(snapshot, name):
-        notes = (*notes, apart)
     prediction = matching.predict(
         snapshot, dataset, matcher, distances=distances, costs=costs, reliability=reliability
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -112,8 +113,13 @@ class RouterStore:
             ) from None
 
     def clear(self) -> None:
-        """Forget all fitted routers."""
-        shutil.rmtree(self._folder, ignore_errors=True)
+        """Forget all fitted routers.
+
+        Raises:
+            OSError: a file cannot be deleted.
+        """
+        with suppress(FileNotFoundError):
+            shutil.rmtree(self._folder)
 
     def metrics(self) -> list[str]:
         """Metrics that a router is fitted for, sorted."""

@@ -1,4 +1,4 @@
-// How many values of a metric, before and after fine-tuning, are shares if they are of 1 or less.
+// How many values of a metric, before and after fine-tuning, are at most 1, as shares are, and how many above.
 MATCH (:MatchGraphModel)-[edge:PERFORMS]->(:MatchGraphDataset)
 UNWIND [edge[$metric], edge['initial_' + $metric]] AS value
 WITH value WHERE value > 0

@@ -12,6 +12,7 @@ import unicodedata
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from matchgraph.graphdb.checks import FORBIDDEN_CATEGORIES, INTEGER_RANGE, MAX_ID_LENGTH, check_id
@@ -119,7 +120,7 @@ def _header_problems(
     header: Sequence[str],
     required: Sequence[str],
     optional: Collection[str] | None,
-    reserved: Collection[str],
+    reserved: Mapping[str, str],
 ) -> list[Problem]:
     name = str(path)
     found: list[Problem] = []
@@ -138,11 +139,8 @@ def _header_problems(
             found.append(Problem(name, 1, f"column {position} has no name", "name it or delete it"))
         elif any(unicodedata.category(character) in FORBIDDEN_CATEGORIES for character in column):
             found.append(Problem(name, 1, f"column {column!r} holds a control character", "rename it"))
-        elif column in reserved and column == "embedding":
-            remedy = "write its numbers into columns e0, e1 and so on"
-            found.append(Problem(name, 1, f"a column cannot be called {column!r}", remedy))
         elif column in reserved:
-            found.append(Problem(name, 1, f"a column cannot be called {column!r}", "rename it"))
+            found.append(Problem(name, 1, f"a column cannot be called {column!r}", reserved[column]))
         elif header.index(column) < position - 1:
             found.append(Problem(name, 1, f"column {column!r} occurs twice", "delete or rename one"))
         elif optional is not None and column not in required and column not in optional:
@@ -170,7 +168,7 @@ def read_table(
     required: Sequence[str],
     optional: Collection[str] | None = None,
     aliases: Mapping[str, str] | None = None,
-    reserved: Collection[str] = (),
+    reserved: Mapping[str, str] = MappingProxyType({}),
     verbatim: Collection[str] = (),
     wanted: str = "table",
     usual: Sequence[str] = (),
@@ -183,7 +181,7 @@ def read_table(
         required: columns that must be there.
         optional: columns that may be there; None lets any other column through.
         aliases: other names for required columns, alias to name.
-        reserved: names that no column may have.
+        reserved: names that no column may have, each with what to do about it.
         verbatim: columns whose cells keep the space around them.
         wanted: what the file could be instead, for errors: "model" or "dataset" where a folder would do.
         usual: columns that the error of an empty file names where none is required.

@@ -87,7 +87,7 @@ def read_dataset_table(
         path,
         required=("dataset",),
         aliases={"id": "dataset"},
-        reserved=("embedding",),
+        reserved={"embedding": "write its numbers into columns e0, e1 and so on"},
         verbatim=("dataset",) if exact else (),
         wanted="dataset",
     )

@@ -102,7 +102,9 @@ def read_prompt_records(folder: Path, models: Collection[str]) -> PromptRecords:
 
 
 def _read_prompts(folder: Path) -> tuple[Prompt, ...]:
-    table = read_table(folder / PROMPTS, required=PROMPT_COLUMNS, reserved=("embedding",), verbatim=("text",))
+    table = read_table(
+        folder / PROMPTS, required=PROMPT_COLUMNS, reserved={"embedding": "rename it"}, verbatim=("text",)
+    )
     check_unique(table, "id")
     probes = Counter(probe for row in table.rows if (probe := row.cells["probe"]))
     for row in table.rows:

@@ -165,7 +165,7 @@ def test_reset_deletes_the_managed_database_and_routers_but_no_other_file(elsewh
     routers = RouterStore(home)
     routers.save(Fitted("taste", "knn", "probe", ("a", "b"), (0.1, 0.2), 0.5))
     assert routers.metrics() == ["taste"]
-    output(["reset", "--yes"], elsewhere)
+    assert output(["reset", "--yes"], elsewhere)["routers"] == ["taste"]
     assert routers.metrics() == []
     assert not server.data.exists()
     assert not server.password_file.exists()

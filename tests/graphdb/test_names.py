@@ -30,9 +30,9 @@ def test_case_and_the_code_points_of_accents_are_the_nearest_of_all() -> None:
 
 def test_new_names_that_look_like_others_are_told() -> None:
     assert alike(["SDXL", "flux"], ["sdxl", "a", "A"]) == [
-        "'SDXL' and 'sdxl' count as different: rename them where they are one."
+        "'SDXL' and 'sdxl' are different names here: rename one if both mean the same."
     ]
     assert alike(["caf\u00e9", "cafe\u0301"]) == [
-        r"'cafe\u0301' and 'caf\xe9' count as different: rename them where they are one."
+        r"'cafe\u0301' and 'caf\xe9' are different names here: rename one if both mean the same."
     ]
     assert alike(["sdxl"], ["sdxl"]) == []

@@ -557,5 +557,5 @@ def test_numbered_features_under_another_name_and_names_alike_are_told(
     )
     table.write_text("dataset,e0\nCats,5\n")
     assert ingest_dataset_table(graph, table).notes == (
-        "features.csv: 'Cats' and 'cats' count as different: rename them where they are one.",
+        "features.csv: 'Cats' and 'cats' are different names here: rename one if both mean the same.",
     )

@@ -154,7 +154,7 @@ def test_models_that_no_dataset_joins_are_told(zoo):
     apart = replace(snapshot, performs=performs[first == early])
     note = groups_note(apart, "d03")
     assert note.startswith(
-        "The models are in 2 groups that no results join (m2, m3, m4 and 1 more; m0, m1): "
+        "The models are in 2 groups that no results of theirs join (m2, m3, m4 and 1 more; m0, m1): "
     )
     # One dataset that both have joins them, unless it is the one whose results are not used.
     joined = replace(snapshot, performs=performs[(first == early) | (performs["dataset"] == "d03")])
