@@ -559,3 +559,6 @@ def test_numbered_features_under_another_name_and_names_alike_are_told(
     assert ingest_dataset_table(graph, table).notes == (
         "features.csv: 'Cats' and 'cats' are different names here: rename one if both mean the same.",
     )
+    table.write_text('dataset,embedding\ndogs,"[5, 1]"\n')
+    with pytest.raises(BadInput, match="write its numbers into columns e0, e1 and so on"):
+        ingest_dataset_table(graph, table)
