@@ -224,6 +224,14 @@ def test_prompts_that_are_longer_than_what_is_read_are_told(weights):
     assert found.part(np.array([0, 2])).notes() == []
 
 
+def test_a_static_model_reads_texts_of_any_length(tmp_path):
+    folder = tiny.save_static_model(tmp_path / "static")
+    encoder = load_prompt_encoder(folder)
+    found = encoder.encode(["a cat", "a " * 1000])
+    assert found.embeddings.shape == (2, 16)
+    assert (found.cut, found.length, found.notes()) == (None, None, [])
+
+
 def test_a_sentence_model_without_its_library_says_what_to_install(weights, monkeypatch):
     monkeypatch.setitem(sys.modules, "sentence_transformers", None)
     with pytest.raises(MissingLibrary, match=r"matchgraph\[probes\]"):

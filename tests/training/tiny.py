@@ -939,12 +939,9 @@ def save_sentence_model(folder: Path, seed: int = 0) -> Path:
     """Write a random Sentence-T5 (mean over tokens, projection, length 1) as sentence-transformers does."""
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.models import Dense, Normalize, Pooling, Transformer
-    from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast, T5Config, T5EncoderModel
 
-    words = ["<pad>", "</s>", "<unk>", "a", "cat", "dog", "of", "the", "sea", "b", "c", "trees"]
-    tokens = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
-    tokens.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokens = _words()
     torch.manual_seed(seed)
     encoder = folder.with_name(f"{folder.name}-encoder")
     config = T5Config(vocab_size=12, d_model=16, d_kv=8, d_ff=32, num_layers=2, num_heads=2)
@@ -959,6 +956,26 @@ def save_sentence_model(folder: Path, seed: int = 0) -> Path:
     parts = [Transformer(str(encoder)), Pooling(16, "mean"), Dense(16, 12, bias=False), Normalize()]
     SentenceTransformer(modules=parts, device="cpu").save_pretrained(str(folder))
     return folder
+
+
+def save_static_model(folder: Path, seed: int = 0) -> Path:
+    """Write random vectors of words, whose mean is a text's, as sentence-transformers does."""
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.models import StaticEmbedding
+
+    torch.manual_seed(seed)
+    vectors = StaticEmbedding(_words(), embedding_dim=16)
+    SentenceTransformer(modules=[vectors], device="cpu").save_pretrained(str(folder))
+    return folder
+
+
+def _words() -> Any:
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    words = ["<pad>", "</s>", "<unk>", "a", "cat", "dog", "of", "the", "sea", "b", "c", "trees"]
+    tokens = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
+    tokens.pre_tokenizer = pre_tokenizers.Whitespace()
+    return tokens
 
 
 def save_segmenter(folder: Path, labels: int = 5, seed: int = 0) -> Path:

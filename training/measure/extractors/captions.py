@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -80,9 +81,12 @@ def load(weights: str, device: str) -> CaptionExtractor:
         )
 
     def tokens(captions: list[str]) -> list[int]:
-        return [len(ids) for ids in model.tokenizer(captions, truncation=False, verbose=False)["input_ids"]]
+        return [len(ids) for ids in tokenizer(captions, truncation=False, verbose=False)["input_ids"]]
 
-    length = None if model.max_seq_length is None else int(model.max_seq_length)
+    tokenizer, longest = model.tokenizer, model.max_seq_length
+    # A static model reads all of a text, of a length that it calls infinite.
+    limited = longest is not None and math.isfinite(longest) and callable(tokenizer)
+    length = int(longest) if limited else None
     return CaptionExtractor(name, digest, dimension, encode, length=length, tokens=tokens)
 
 
