@@ -68,7 +68,9 @@ def test_who_measures_never_uses_tf32(kind: type, before: tuple[str, bool]) -> N
         bare(
             ClipPrompts,
             device=cpu,
-            _tokenizer=lambda _, context_length=2: torch.zeros(1, context_length, dtype=torch.long),
+            _tokenizer=lambda texts, context_length=2: torch.zeros(
+                len(texts), context_length, dtype=torch.long
+            ),
             _model=SimpleNamespace(encode_text=network),
             _seen=torch.zeros(1, 2, 3),
             _alone=threading.Lock(),

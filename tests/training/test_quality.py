@@ -83,6 +83,22 @@ def test_a_clip_says_which_prompts_it_cuts() -> None:
     ]
 
 
+def test_a_clip_whose_padding_is_the_end_of_text_says_which_prompts_it_cuts() -> None:
+    encoder = load_prompt_encoder(CLIP)
+    own = encoder._tokenizer
+    end = own([""], context_length=3)[0, 1]
+    encoder._tokenizer = lambda *texts, **options: own(*texts, **options).masked_fill_(
+        own(*texts, **options) == 0, end
+    )
+    length = encoder.encode(["a"]).length
+    words = ["cat", "cat " * (length - 2), "cat " * (length - 1), "cat " * 200]
+    assert encoder.encode(words).cut.tolist() == [False, False, True, True]
+    # A tokenizer that fills all with one number tells nothing.
+    encoder._tokenizer = lambda *texts, **options: own(*texts, **options).fill_(end)
+    found = encoder.encode(words)
+    assert (found.cut, found.notes()) == (None, [])
+
+
 def layers(path: Path, widths: list[int]) -> Path:
     generator = np.random.default_rng(0)
     path.parent.mkdir(exist_ok=True)

@@ -162,10 +162,12 @@ class ClipPrompts:
     def encode(self, prompts: Sequence[str]) -> EncodedPrompts:
         """See `PromptEncoder.encode`."""
         parts = [self._encode(prompts[start : start + BATCH]) for start in range(0, len(prompts), BATCH)]
-        embeddings, tokens, mask, cut = (np.concatenate(own) for own in zip(*parts, strict=True))
+        *read, cuts = zip(*parts, strict=True)
+        embeddings, tokens, mask = (np.concatenate(own) for own in read)
+        cut = None if cuts[0] is None else np.concatenate(cuts)
         return EncodedPrompts(embeddings, tokens, mask, cut, mask.shape[1])
 
-    def _encode(self, prompts: Sequence[str]) -> tuple[np.ndarray, ...]:
+    def _encode(self, prompts: Sequence[str]) -> tuple[Any, ...]:
         import torch
 
         ids = self._tokenizer(list(prompts)).to(self.device)
@@ -178,16 +180,21 @@ class ClipPrompts:
         mask = torch.arange(ids.shape[1], device=ids.device) <= end[:, None]
         return embeddings, tokens.float().cpu().numpy(), mask.cpu().numpy(), self._cut(prompts, ids)
 
-    def _cut(self, prompts: Sequence[str], ids: torch.Tensor) -> np.ndarray:
-        """Which prompts go on behind the tokens that are read."""
+    def _cut(self, prompts: Sequence[str], ids: torch.Tensor) -> np.ndarray | None:
+        """Which prompts go on behind the tokens that are read; None where the padding does not tell."""
         length = ids.shape[1]
-        padding = self._tokenizer([""], context_length=length + 1)[0, -1]
+        empty, filled = self._tokenizer(["", "a " * 2 * length], context_length=length + 1)
+        padding = empty[-1]
+        # Where the end of text is the padding as well (SigLIP), the token before it tells.
+        place = next((place for place in (-1, -2) if filled[place] != padding), None)
+        if place is None:
+            return None
         cut = np.zeros(len(prompts), dtype=bool)
-        full = np.flatnonzero((ids[:, -1].cpu() != padding).numpy())
+        full = np.flatnonzero((ids[:, place].cpu() != padding).numpy())
         if len(full):
             longer = self._tokenizer([prompts[row] for row in full.tolist()], context_length=length + 1)
             # A longer reading has more than padding there.
-            cut[full] = (longer[:, -1] != padding).numpy()
+            cut[full] = (longer[:, place] != padding).numpy()
         return cut
 
 
