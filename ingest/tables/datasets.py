@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 
 # As others call the dimensions of an embedding, of which there are more than of numbered attributes.
-NUMBERED_COLUMN = re.compile(r"(\D*)\d+", re.ASCII)
+NUMBERED_COLUMN = re.compile(r"(\D+)\d+", re.ASCII)
 FEWEST_DIMENSIONS = 8
 EMBEDDING_COLUMN = re.compile(r"e(0|[1-9]\d*)", re.ASCII)
 
@@ -161,8 +161,8 @@ def _likely_embeddings(datasets: Sequence[Dataset]) -> list[str]:
     found: dict[str, list[str]] = {}
     for name in dict.fromkeys(name for dataset in datasets for name in dataset.properties):
         numbered = NUMBERED_COLUMN.fullmatch(name)
-        values = (dataset.properties.get(name, 0) for dataset in datasets)
-        if numbered and all(isinstance(value, int | float) for value in values):
+        kinds = {type(dataset.properties.get(name, 0)) for dataset in datasets}
+        if numbered and kinds <= {int, float}:
             found.setdefault(numbered[1], []).append(name)
     return [
         f"{names[0]} to {names[-1]} are attributes: for an embedding, call them e0 to e{len(names) - 1}."

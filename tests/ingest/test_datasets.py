@@ -555,6 +555,10 @@ def test_numbered_features_under_another_name_and_names_alike_are_told(
     assert ingest_dataset_table(graph, table).notes == (
         "features.csv: f0 to f8 are attributes: for an embedding, call them e0 to e8.",
     )
+    for column, value in (("f", "true"), ("20", "7")):
+        names = ",".join(f"{column}{n}" for n in range(10, 20))
+        table.write_text(f"dataset,{names}\ncats{','.join(['', *[value] * 10])}\n")
+        assert ingest_dataset_table(graph, table).notes == ()
     table.write_text("dataset,e0\nCats,5\n")
     assert ingest_dataset_table(graph, table).notes == (
         "features.csv: 'Cats' and 'cats' are different names here: rename one if both mean the same.",
