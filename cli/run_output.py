@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -129,7 +130,8 @@ def show_proposal(
         f"far: {proposal.basis})."
     )
     if out is not None:
-        click.echo(f"Written to {out}; run them with `matchgraph ingest run --pairs {out}`.")
+        command = shlex.join(["matchgraph", "ingest", "run", "--pairs", str(out)])
+        click.echo(f"Written to {out}; run them with `{command}`.")
 
 
 def show_queued(found: QueuedRuns, as_json: bool) -> None:

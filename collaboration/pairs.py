@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -75,7 +76,7 @@ def calibration_of(distilled: Distilled) -> Calibration:
     if distilled.calibration is None:
         raise NotCalibrated(
             f"{distilled.student!r} is not calibrated: run `matchgraph collaborate calibrate "
-            f"{distilled.student} {distilled.teacher}`."
+            f"{shlex.join((distilled.student, distilled.teacher))}`."
         )
     return distilled.calibration
 

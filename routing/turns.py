@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeVar
@@ -69,7 +70,7 @@ def _gap(table: ScoreTable, split: Split, columns: np.ndarray) -> str:
     scored = (~np.isnan(table.mean[np.ix_(rows, columns)])).sum(axis=0)
     least = int(scored.argmin())
     variant = table.variants[columns[least]]
-    without = f"; or go without it: `matchgraph graph remove model {variant.model}`"
+    without = f"; or go without it: `matchgraph graph remove model {shlex.quote(variant.model)}`"
     return (
         f"No {split} prompt is scored by {table.metric} for every candidate: {variant.id} is on "
         f"{scored[least]} of {len(rows)}. Add scores {how}{without if variant.drawing is None else ''}."

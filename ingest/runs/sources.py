@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -96,7 +97,7 @@ def _check(kind: str, node: Model | Dataset, found: str) -> None:
     if node.properties.get("content_hash") != found:
         raise SourceChanged(
             f"The folder of {kind} {node.id!r} has changed since it was ingested; run "
-            f"`matchgraph ingest {kind}s {node.properties['source']}` again."
+            f"`matchgraph ingest {kind}s {shlex.quote(str(node.properties['source']))}` again."
         )
 
 

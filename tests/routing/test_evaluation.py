@@ -131,6 +131,9 @@ def test_a_gap_in_the_scores_is_named(scored: tuple[ScoreTable, EncodedPrompts])
     given = tuple(Variant(own.id, own.id, None, own.cost) for own in table.variants)
     with pytest.raises(NotEnoughScores, match="go without it: `matchgraph graph remove model m-4`"):
         complete(replace(table, mean=mean, variants=given))
+    spaced = tuple(replace(own, model=f"my {own.id}") for own in given)
+    with pytest.raises(NotEnoughScores, match="`matchgraph graph remove model 'my m-4'`"):
+        complete(replace(table, mean=mean, variants=spaced))
     early = replace(table, prompts=tuple(replace(prompt, split="train") for prompt in table.prompts))
     with pytest.raises(
         NotEnoughScores, match="No validation prompt is scored by clip_score: add scores of more"
