@@ -177,7 +177,8 @@ def _candidates(
         raise BadScoreFile(f"{file} has no candidate {strange[0]!r}: it has {', '.join(found.candidates)}.")
     unit = unit or found.unit
     if unpriced := [name for name in found.candidates if name not in {*found.costs, *costs, *there}]:
-        how = "give it" if found.wide else "add a column cost (tflop, seconds, usd), or give it"
+        how = "give each with --cost CANDIDATE=COST"
+        how = how if found.wide else f"add a column cost (tflop, seconds, usd), or {how}"
         numbers = " In a table of a row per prompt, each column of numbers is a candidate: delete the others."
         raise BadScoreFile(
             f"{file}: the cost of {some(unpriced, 8)} is missing: {how}.{numbers if found.wide else ''}"

@@ -66,8 +66,16 @@ def table(folder: Path, text: str) -> tuple[Path, str]:
         # A router takes what is larger.
         ("prompt,model,value,metric\nx,A,1,beauty\nx,A,1,lpips\n", {"A": 1}, "of lpips, smaller is better"),
         ("prompt,model,value,metric\nx,A,1,own_error\n", {"A": 1}, "of own_error, smaller is better"),
-        ("prompt,A,B,level\nx,1,2,3\n", {"A": 1}, "the cost of B, level is missing: give it. In a table"),
-        ("prompt,model,value\nx,A,1\n", {}, "the cost of A is missing: add a column cost"),
+        (
+            "prompt,A,B,level\nx,1,2,3\n",
+            {"A": 1},
+            "the cost of B, level is missing: give each with --cost CANDIDATE=COST. In a",
+        ),
+        (
+            "prompt,model,value\nx,A,1\n",
+            {},
+            r"the cost of A is missing: add a column cost \(tflop, seconds, usd\), or give each with --cost",
+        ),
         ("prompt,model,value,usd\nx,A,1,0\n", {}, "cost is 0: it must be above 0"),
         ("prompt,model,value\nx,A,1e308\nx,A,-1e308\n", {"A": 1}, "std is inf"),
         ("prompt,model,value\nunheard,A,1\n", {"A": 1}, "no embedding of 'unheard'"),
