@@ -125,7 +125,8 @@ def read_score_file(
         return _long(path, table, columns, metric, unit, priced)
     if columns["value"] is not None:
         raise BadScoreFile(
-            f"{path} has a column {columns['value']}, but no column candidate (or model); it has "
+            f"{path} has a column {columns['value']}, but no column candidate (or model): name a column "
+            f"candidate, or, where each candidate has a column, delete or rename {columns['value']}; it has "
             f"{table.named()}."
         )
     return _wide(path, table, columns["prompt"], columns["metric"], metric or "score")
@@ -147,6 +148,8 @@ def _long(
     images: dict[tuple[str, str], tuple[Path, ...]] = {}
     prices: dict[str, list[float]] = {}
     other: tuple[str, str, float] | None = None
+    header = str(value).lower()
+    own = metric or ("score" if header == "value" else header)
     prompts: dict[str, None] = {}
     candidates: dict[str, None] = {}
     for number, row in enumerate(table.rows, start=1):
@@ -156,7 +159,7 @@ def _long(
         if image is not None:
             images[name, text] = (*images.get((name, text), ()), _image(path, row[image], where))
         else:
-            by = _checked(check_metric_name, _metric(row, columns, metric), where)
+            by = _metric(row, columns["metric"], own, where)
             score = _number(row[str(value)], f"{where}: {value}", "delete the row")
             if score is None:
                 raise BadScoreFile(f"{where}: {value} is empty: fill it in, or delete the row.")
@@ -198,8 +201,7 @@ def _wide(path: Path, table: TableFile, prompt: str, by: str | None, metric: str
         where = f"{path}, row {number}"
         text = _prompt(row[prompt], where)
         prompts[text] = None
-        own = metric if by is None else str(row[by]).strip()
-        values = found.setdefault(_checked(check_metric_name, own, where), {})
+        values = found.setdefault(_metric(row, by, metric, where), {})
         for name in scored:
             value = _number(row[name], f"{where}: {name}")
             if value is not None:
@@ -210,17 +212,20 @@ def _wide(path: Path, table: TableFile, prompt: str, by: str | None, metric: str
 
 
 def _is_scored(name: str, cells: Sequence[Any]) -> bool:
-    """Whether a column of a wide table is a candidate's: of numbers, as far as it is filled in, by words for
-    a missing value as well, or but for slips.
+    """Whether a column of a wide table is a candidate's: of numbers, but for empty cells, words for a missing
+    value, and slips.
     """
     if is_label(name) or name.lower() in ("cost", *COSTS):
         return False
-    filled = [cell for cell in cells if not _empty(cell)]
-    numbers = sum(_parsed(cell) is not None for cell in filled)
-    missing = sum(str(cell).strip().lower() in MISSING for cell in filled)
-    # To Python, "nan" is a number.
-    finite = numbers - sum(not math.isfinite(_parsed(cell) or 0.0) for cell in filled)
-    return finite > 0 and (numbers + missing >= len(filled) or numbers >= NUMERIC_SHARE * len(filled))
+    finite = slips = 0
+    for cell in cells:
+        number = _parsed(cell)
+        if number is not None:
+            # To Python, "nan" is a number.
+            finite += math.isfinite(number)
+        elif not (_empty(cell) or (isinstance(cell, str) and cell.strip().lower() in MISSING)):
+            slips += 1
+    return finite > 0 and finite >= NUMERIC_SHARE * (finite + slips)
 
 
 def _file(
@@ -242,11 +247,13 @@ def _file(
     return ScoreFile(tuple(prompts), tuple(candidates), scores, costs, unit, tuple(notes))
 
 
-def _metric(row: Mapping[str, Any], columns: Mapping[str, str | None], metric: str | None) -> str:
-    if columns["metric"] is not None:
-        return str(row[columns["metric"]]).strip()
-    own = str(columns["value"]).strip().lower()
-    return metric or ("score" if own == "value" else own)
+def _metric(row: Mapping[str, Any], column: str | None, otherwise: str, where: str) -> str:
+    """The metric of a row: `otherwise` where no column has it."""
+    if column is None:
+        return str(_checked(check_metric_name, otherwise, where))
+    if _empty(row[column]):
+        raise BadScoreFile(f"{where}: {column} is empty: fill it in.")
+    return str(_checked(check_metric_name, str(row[column]).strip(), where))
 
 
 def _prompt(value: Any, where: str) -> str:

@@ -28,6 +28,9 @@ ROW_NUMBERS = re.compile(r"|Unnamed: \d+(_level_\d+)?|__index_level_\d+__", re.A
 # Columns that tell rows apart in any data; none of them holds a measurement.
 LABELS = re.compile(r"(.*[ _.-])?(id|idx|index)", re.ASCII | re.IGNORECASE)
 SHOWN = 20
+# A list of 8,000 numbers in one cell is longer than the 131,072 characters that csv allows. The limit is the
+# process's; this is the largest that it can be everywhere.
+csv.field_size_limit(2**31 - 1)
 
 
 @dataclass(frozen=True)
@@ -167,11 +170,17 @@ def _json(text: str, *, by_line: bool) -> TableFile:
     if text.lstrip().startswith("[") or len(lines) == 1:
         value = _parsed(text, "the file")
     else:
+        number, first = lines[0] if lines else (1, "[]")
         try:
+            _parsed(first, f"line {number}")
+        except ValueError as fault:
             # The first line of a value over several lines is none by itself.
-            _parsed(lines[0][1] if lines else "[]", "")
-        except ValueError:
-            value = _parsed(text, "the file")
+            try:
+                value = _parsed(text, "the file")
+            except ValueError:
+                if by_line or first.rstrip().endswith("}"):
+                    raise fault from None
+                raise
         else:
             value = [_parsed(line, f"line {number}") for number, line in lines]
     if isinstance(value, dict):
@@ -189,12 +198,15 @@ def _by_column(value: dict[str, Any]) -> list[dict[str, Any]] | None:
     """Rows of an object that has of each column a list, or an object by the number of the row, as pandas
     writes them by default; None of a row.
     """
-    columns = [
-        list(own.values())
-        if isinstance(own, dict) and list(own) == [str(n) for n in range(len(own))]
-        else own
-        for own in value.values()
-    ]
+    columns = list(value.values())
+    first = columns[0] if columns else None
+    if (
+        isinstance(first, dict)
+        and all(number.isdecimal() for number in first)
+        and all(isinstance(own, dict) and own.keys() == first.keys() for own in columns)
+    ):
+        # Of some rows of a frame, or of shuffled ones, the numbers have gaps or no order.
+        columns = [[own[number] for number in first] for own in columns]
     if any(isinstance(own, dict) for own in columns) or any(
         isinstance(cell, dict) for own in columns if isinstance(own, list) for cell in own
     ):

@@ -166,6 +166,12 @@ def test_another_kind_of_file_is_named(tmp_path: Path, name: str, message: str) 
         ("prompt,A,B\nx,1,2\ny,4,3\nz,4,3\nu,4,3\nv,1;5,3\n", "row 5: A is '1;5'"),
         ('prompt,model,value\n"x,A,1\n', "line 2: is not CSV"),
         ("prompt,llm,score,cost\nx,A,1,2\n", "has a column score, but no column candidate"),
+        (
+            "prompt,A,B,quality\nx,1,2,3\n",
+            "name a column candidate, or, where each candidate has a column, delete or rename quality",
+        ),
+        ("prompt,metric,A,B\nx,beauty,1,2\nx,,3,4\n", "row 2: metric is empty: fill it in"),
+        ("prompt,model,Metric,value\nx,A, ,1\n", "row 1: Metric is empty: fill it in"),
         ("", "is empty"),
     ],
 )
@@ -229,11 +235,39 @@ def test_names_that_look_alike_are_told(tmp_path: Path) -> None:
         ('\ufeff{"prompt": "x", "model": 12, "value": 0.12345678901234566}\r\n', "scores.jsonl"),
         ('{"prompt": ["x"], "model": [12], "value": [0.12345678901234566]}', "scores.json"),
         ('{"prompt": {"0": "x"}, "model": {"0": 12}, "value": {"0": 0.12345678901234566}}', "scores.json"),
+        ('{"prompt": {"7": "x"}, "model": {"7": 12}, "value": {"7": 0.12345678901234566}}', "scores.json"),
     ],
 )
 def test_json_is_read_to_the_last_digit_in_each_layout(tmp_path: Path, text: str, name: str) -> None:
     found = read_score_file(written(tmp_path, text, name))
     assert found.scores["score"]["12", "x"].values == (0.12345678901234566,)
+
+
+def test_a_part_of_a_frame_is_read_by_the_numbers_of_its_rows(tmp_path: Path) -> None:
+    columns = {"prompt": {"5": "x", "2": "y"}, "A": {"2": 1, "5": 2}, "B": {"5": 3, "2": 4}}
+    found = read_score_file(written(tmp_path, json.dumps(columns), "scores.json"))
+    values = {at: own.mean for at, own in found.scores["score"].items()}
+    assert values == {("A", "x"): 2, ("B", "x"): 3, ("A", "y"): 1, ("B", "y"): 4}
+
+
+def test_a_fault_in_json_over_several_lines_is_named_by_its_own_line(tmp_path: Path) -> None:
+    path = written(tmp_path, '{\n"prompt": ["x"],\n"A": [1,]\n}', "scores.json")
+    with pytest.raises(BadScoreFile, match=r"the file is not JSON \(.*line 3"):
+        read_score_file(path)
+
+
+def test_remarks_with_missing_ones_are_not_read(tmp_path: Path) -> None:
+    rows = [f"{number},1,2,{note}" for number, note in enumerate(["nan", "NaN", "n/a", "blurry", 3])]
+    found = read_score_file(written(tmp_path, "\n".join(["prompt,A,B,notes", *rows])))
+    assert (found.candidates, found.notes) == (("A", "B"), ("scores.csv: not read: 'notes'",))
+
+
+@pytest.mark.parametrize("name", ["scores.csv", "scores.tsv"])
+def test_a_cell_may_be_long(tmp_path: Path, name: str) -> None:
+    rows = [["prompt", "model", "value", "response"], ["x", "A", "1", "a" * 200_000]]
+    sign = "," if name == "scores.csv" else "\t"
+    found = read_score_file(written(tmp_path, "\n".join(map(sign.join, rows)), name))
+    assert found.candidates == ("A",)
 
 
 @pytest.mark.parametrize(
@@ -250,6 +284,9 @@ def test_json_is_read_to_the_last_digit_in_each_layout(tmp_path: Path, text: str
         ('{"prompt": "x", "A": 1, "A": 2, "B": 1}', "'A' occurs twice in an object"),
         ('{"prompt": "x", "model": "A", "value": 1}\n{"prompt": ', "line 2 is not JSON"),
         ('["x", "A", 1]', "row 1 is not an object"),
+        ('{"prompt": "x", "metric": null, "A": 1, "B": 2}', "row 1: metric is empty: fill it in"),
+        ('{"prompt": "x", "model": "A", "metric": NaN, "value": 2}', "row 1: metric is empty: fill it in"),
+        ('{"prompt": "x", "model": \n{"prompt": "y", "A": 1}', "line 1 is not JSON"),
     ],
 )
 def test_json_that_cannot_be_used_is_named(tmp_path: Path, text: str, message: str) -> None:
