@@ -208,12 +208,13 @@ def _table(path: Path) -> list[tuple[str, Any]]:
     prompt, vector = table.column(PROMPT_FIELDS), table.column(VECTOR_FIELDS)
     if prompt is None:
         raise BadEmbeddingFile(f"{path} has no column prompt.")
-    texts = [str(row[prompt]).strip() for row in table.rows]
+    texts = [str(cell).strip() for cell in table.cells[prompt]]
     if vector is not None:
-        return [(text, row[vector]) for text, row in zip(texts, table.rows, strict=True)]
+        return list(zip(texts, table.cells[vector], strict=True))
     dimensions = [name for name in table.columns if name != prompt and not is_label(name)]
     try:
-        values = np.array([[row[name] for name in dimensions] for row in table.rows], dtype=np.float64)
+        values = np.array([table.cells[name] for name in dimensions], dtype=np.float64)
+        values = values.reshape(len(dimensions), len(table)).T
     except (TypeError, ValueError):
         raise BadEmbeddingFile(
             f"{path} has no column embedding, and other columns than prompt that are not numbers."

@@ -83,7 +83,7 @@ def read_paraphrases(path: Path) -> list[tuple[str, str]]:
     if prompt is None or paraphrase is None:
         raise BadPromptPairs(f"{path} needs columns prompt and paraphrase; it has {table.named()}.")
     pairs = []
-    for number, row in enumerate(table.rows, start=1):
+    for number, row in enumerate(table.rows(), start=1):
         cells = (row[prompt], row[paraphrase])
         try:
             text, other = (check_prompt(cell.strip() if isinstance(cell, str) else cell) for cell in cells)

@@ -112,7 +112,7 @@ def read_score_file(
     """
     table = read_table_file(path, "scores", BadScoreFile)
     columns = {name: table.column(names) for name, names in NAMES.items()}
-    if not table.rows:
+    if not len(table):
         raise BadScoreFile(f"{path} has no rows.")
     if columns["prompt"] is None:
         raise BadScoreFile(f"{path} has no column prompt; it has {table.named()}.")
@@ -152,7 +152,7 @@ def _long(
     own = metric or ("score" if header == "value" else header)
     prompts: dict[str, None] = {}
     candidates: dict[str, None] = {}
-    for number, row in enumerate(table.rows, start=1):
+    for number, row in enumerate(table.rows(), start=1):
         where = f"{path}, row {number}"
         text, name = _prompt(row[str(prompt)], where), _candidate(row[str(candidate)], where)
         prompts[text] = candidates[name] = None
@@ -188,7 +188,7 @@ def _long(
 
 def _wide(path: Path, table: TableFile, prompt: str, by: str | None, metric: str) -> ScoreFile:
     others = [name for name in table.columns if name not in (prompt, by) and name.lower() not in SOURCES]
-    scored = [name for name in others if _is_scored(name, [row[name] for row in table.rows])]
+    scored = [name for name in others if _is_scored(name, table.cells[name])]
     if len(scored) < 2:
         raise BadScoreFile(
             f"{path} has no column candidate, and fewer than two columns of numbers: name the columns "
@@ -197,7 +197,7 @@ def _wide(path: Path, table: TableFile, prompt: str, by: str | None, metric: str
     found: dict[str, dict[tuple[str, str], list[float]]] = {}
     prompts: dict[str, None] = {}
     candidates = [_candidate(name, str(path)) for name in scored]
-    for number, row in enumerate(table.rows, start=1):
+    for number, row in enumerate(table.rows(), start=1):
         where = f"{path}, row {number}"
         text = _prompt(row[prompt], where)
         prompts[text] = None
@@ -211,7 +211,7 @@ def _wide(path: Path, table: TableFile, prompt: str, by: str | None, metric: str
     return replace(file, wide=True)
 
 
-def _is_scored(name: str, cells: Sequence[Any]) -> bool:
+def _is_scored(name: str, cells: Sequence[Any] | np.ndarray) -> bool:
     """Whether a column of a wide table is a candidate's: of numbers, but for empty cells, words for a missing
     value, and slips.
     """

@@ -6,14 +6,19 @@ import csv
 import io
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from matchgraph.errors import Error
 from matchgraph.training.contents import recognise
 from matchgraph.words import count, some
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 READERS = {
     ".csv": "csv",
@@ -38,15 +43,27 @@ class TableFile:
     """A table.
 
     Attributes:
-        columns: their names without space around them, in file order.
-        rows: each a cell for each column: text in CSV, else what the file has; None where a row of JSON lacks
-            it.
+        cells: of each column by its name, without space around it, in file order: text in CSV, else what the
+            file has; None where a row of JSON lacks it. An array where Parquet has numbers alone, which as
+            objects would take several times the memory.
         nameless: columns that are left out because they are numbers of rows, or empty.
     """
 
-    columns: tuple[str, ...]
-    rows: tuple[dict[str, Any], ...]
+    cells: Mapping[str, Sequence[Any] | np.ndarray]
     nameless: tuple[str, ...] = ()
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns' names."""
+        return tuple(self.cells)
+
+    def __len__(self) -> int:
+        return len(next(iter(self.cells.values()), ()))
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """Each row as a cell for each column."""
+        columns = [own.tolist() if isinstance(own, np.ndarray) else own for own in self.cells.values()]
+        return (dict(zip(self.cells, row, strict=True)) for row in zip(*columns, strict=True))
 
     def column(self, names: Sequence[str]) -> str | None:
         """The column that has one of some names, in any case; the first of these counts."""
@@ -131,7 +148,7 @@ def _separated(text: str, delimiter: str) -> TableFile:
         raise ValueError(f"line {line}: is not CSV ({error}): check the quotes from there on.") from None
     if header is None:
         raise ValueError("the file is empty: start it with a header.")
-    return _table(header, rows)
+    return _table(header, [[row[place] for row in rows] for place in range(len(header))])
 
 
 def _check_separator(header: Sequence[str], wanted: str) -> None:
@@ -141,12 +158,11 @@ def _check_separator(header: Sequence[str], wanted: str) -> None:
         raise ValueError(f"its columns are separated by {found[0]}: separate them by {wanted}.")
 
 
-def _table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> TableFile:
-    """A table of cells in the order of a header, without the columns that are numbers of rows."""
-    rows = list(rows)
+def _table(header: Sequence[str], cells: Sequence[Sequence[Any] | np.ndarray]) -> TableFile:
+    """A table of columns in the order of a header, without those that are numbers of rows."""
     kept = [place for place, name in enumerate(header) if not ROW_NUMBERS.fullmatch(name)]
     for place, name in enumerate(header):
-        if place and not name and any(row[place] not in ("", None) for row in rows):
+        if place and not name and any(cell not in ("", None) for cell in cells[place]):
             raise ValueError(f"column {place + 1} has no name: name it, or delete it.")
     names = [header[place] for place in kept]
     if twice := next((name for place, name in enumerate(names) if name in names[:place]), None):
@@ -156,11 +172,7 @@ def _table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> TableFile:
         for place, name in enumerate(header)
         if place not in kept
     )
-    return TableFile(
-        tuple(names),
-        tuple(dict(zip(names, [row[place] for place in kept], strict=True)) for row in rows),
-        nameless,
-    )
+    return TableFile({header[place]: cells[place] for place in kept}, nameless)
 
 
 def _json(text: str, *, by_line: bool) -> TableFile:
@@ -191,7 +203,7 @@ def _json(text: str, *, by_line: bool) -> TableFile:
         if not isinstance(row, dict):
             raise ValueError(f"row {number} is not an object with named values: write it as one.")
     names = {name: None for row in value for name in row}
-    return _table([name.strip() for name in names], ([row.get(name) for name in names] for row in value))
+    return _table([name.strip() for name in names], [[row.get(name) for row in value] for name in names])
 
 
 def _by_column(value: dict[str, Any]) -> list[dict[str, Any]] | None:
@@ -243,8 +255,13 @@ def _parquet(path: Path) -> TableFile:
         frame = pd.read_parquet(file, dtype_backend="numpy_nullable")
     named = [name for name in frame.index.names if name is not None]
     frame = frame.reset_index(level=named) if named else frame
-    columns = [
-        [None if value is pd.NA else value for value in frame.iloc[:, place].tolist()]
-        for place in range(frame.shape[1])
-    ]
-    return _table([str(name).strip() for name in frame.columns], list(zip(*columns, strict=True)))
+    columns = [_column(frame.iloc[:, place]) for place in range(frame.shape[1])]
+    return _table([str(name).strip() for name in frame.columns], columns)
+
+
+def _column(cells: pd.Series[Any]) -> Sequence[Any] | np.ndarray:
+    import pandas as pd
+
+    if isinstance(cells.dtype, pd.Int64Dtype | pd.Float64Dtype | pd.Float32Dtype) and not cells.isna().any():
+        return cells.to_numpy(dtype=cells.dtype.numpy_dtype)
+    return [None if cell is pd.NA else cell for cell in cells.tolist()]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -43,10 +44,13 @@ def written(folder: Path, kind: str) -> Path:
             frame.assign(embedding=[json.dumps(row) for row in VECTORS.tolist()]).to_csv(path, index=False)
         case "wide.csv":
             pd.DataFrame({"text": TEXTS, "d0": VECTORS[:, 0], "d1": VECTORS[:, 1]}).to_csv(path, index=False)
+        case "wide.parquet":
+            columns = {"text": TEXTS, "d0": VECTORS[:, 0].astype(int), "d1": VECTORS[:, 1].astype("float32")}
+            pd.DataFrame(columns).to_parquet(path)
     return path
 
 
-@pytest.mark.parametrize("kind", ["npy", "parquet", "jsonl", "csv", "wide.csv"])
+@pytest.mark.parametrize("kind", ["npy", "parquet", "jsonl", "csv", "wide.csv", "wide.parquet"])
 def test_every_format_reads_alike(kind: str, tmp_path: Path) -> None:
     encoder = load_encoder(str(written(tmp_path, kind)), graph())
     found = encoder.encode([TEXTS[2], TEXTS[0]])
@@ -99,6 +103,21 @@ def test_what_cannot_be_used_is_named(text: str, message: str, tmp_path: Path) -
     with pytest.raises(BadEmbeddingFile) as caught:
         read_embeddings(path)
     assert message in str(caught.value)
+
+
+def test_columns_of_numbers_do_not_become_objects(tmp_path: Path) -> None:
+    rng, path = np.random.default_rng(0), tmp_path / "vectors.parquet"
+    frame = pd.DataFrame(rng.normal(size=(2000, 256))).add_prefix("d")
+    frame.insert(0, "prompt", [f"a {number}" for number in range(2000)])
+    frame.to_parquet(path)
+    tracemalloc.start()
+    try:
+        read_embeddings(path)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    # The frame, the vectors, and those of length 1.
+    assert peak < 3.5 * frame.memory_usage().sum()
 
 
 def test_an_array_needs_its_prompts_beside_it(tmp_path: Path) -> None:

@@ -9,8 +9,10 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from matchgraph.routing import score_files
 from matchgraph.routing.errors import BadScoreFile
 from matchgraph.routing.score_files import ScoreFile, read_score_file
+from matchgraph.routing.table_files import TableFile
 
 LONG = [
     {"prompt": "a cat", "model": "A", "rating": 4, "rater": "x", "usd": 0.04},
@@ -220,7 +222,7 @@ def test_names_that_look_alike_are_told(tmp_path: Path) -> None:
     rows = [f"x,{name},1" for name in names]
     found = read_score_file(written(tmp_path, "\n".join(["prompt,model,value", *rows])))
     assert found.candidates == tuple(names)
-    assert [note.partition(" count")[0] for note in found.notes] == [
+    assert [note.partition(" are")[0] for note in found.notes] == [
         "scores.csv: 'SDXL' and 'sdxl'",
         r"scores.csv: 'cafe\u0301' and 'caf\xe9'",
     ]
@@ -260,6 +262,16 @@ def test_remarks_with_missing_ones_are_not_read(tmp_path: Path) -> None:
     rows = [f"{number},1,2,{note}" for number, note in enumerate(["nan", "NaN", "n/a", "blurry", 3])]
     found = read_score_file(written(tmp_path, "\n".join(["prompt,A,B,notes", *rows])))
     assert (found.candidates, found.notes) == (("A", "B"), ("scores.csv: not read: 'notes'",))
+
+
+def test_vectors_of_a_wide_table_are_not_written_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Vector(list[float]):
+        def __str__(self) -> str:
+            raise AssertionError
+
+    table = TableFile({"prompt": ["x"], "A": [1], "B": [2], "embedding": [Vector()]})
+    monkeypatch.setattr(score_files, "read_table_file", lambda *_: table)
+    assert read_score_file(tmp_path / "scores.parquet").candidates == ("A", "B")
 
 
 @pytest.mark.parametrize("name", ["scores.csv", "scores.tsv"])
