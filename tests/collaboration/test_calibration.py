@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 
 from matchgraph.collaboration.calibration import calibrate, check_calibrated, check_enough
-from matchgraph.collaboration.errors import CalibrationDiffers, NoTrials
+from matchgraph.collaboration.errors import CalibrationDiffers, NotCalibrated, NoTrials
+from matchgraph.collaboration.pairs import calibration_of
 from matchgraph.drawing import Drawing
-from matchgraph.graphdb.distillation import Calibration
+from matchgraph.graphdb.distillation import Calibration, Distilled
 from matchgraph.graphdb.prompt_models import prompt_id
 
 DRAWING = Drawing(2, 1.0, resolution_px=32)
@@ -116,3 +117,8 @@ def test_images_without_a_score_do_not_count() -> None:
         calibrate(STUDENT, Scores(values), ["b"], DRAWING, seed=0)
     with pytest.raises(NoTrials, match="no prompts"):
         calibrate(STUDENT, Scores({}), [], DRAWING, seed=0)
+
+
+def test_the_command_that_calibrates_has_names_with_spaces_in_quotes() -> None:
+    with pytest.raises(NotCalibrated, match="`matchgraph collaborate calibrate 'my student' teacher`"):
+        calibration_of(Distilled("my student", "teacher"))

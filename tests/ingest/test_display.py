@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from rich.console import Console
@@ -11,9 +12,11 @@ from rich.live import Live
 
 from matchgraph.cli import display
 from matchgraph.cli.display import JointDisplay, progress_words, runs_table, status_line
+from matchgraph.cli.run_output import show_proposal
 from matchgraph.graphdb.models import Model
 from matchgraph.ingest.runs.entries import Pace, Run, RunProgress
 from matchgraph.ingest.runs.status import RunsStatus
+from matchgraph.predictor.active import Proposal
 from matchgraph.words import duration
 from tests.ingest.test_estimates import run
 
@@ -157,3 +160,8 @@ def test_a_step_is_announced_before_its_first_part_and_then_says_how_long_the_re
         "Saving: 1,000 of 4,000 rows; about 30 s left.",
         "Saving: 3,000 of 4,000 rows; about 10 s left.",
     ]
+
+
+def test_the_command_that_runs_a_proposal_has_its_path_in_quotes(capsys: pytest.CaptureFixture[str]) -> None:
+    show_proposal(Proposal((), 0.0, 0, 1.0, "nothing"), 1.0, None, Path("my pairs.csv"), as_json=False)
+    assert "run them with `matchgraph ingest run --pairs 'my pairs.csv'`." in capsys.readouterr().out

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from matchgraph.graphdb.models import Dataset, Model
 from matchgraph.graphdb.repository import MatchingGraph
@@ -22,6 +23,7 @@ from matchgraph.ingest.runs.jobs import make_job
 from matchgraph.ingest.runs.memory import narrowed, quantised_to_fit
 from matchgraph.ingest.runs.plan import make_plan
 from matchgraph.ingest.runs.sampling import drawing_hash
+from matchgraph.ingest.runs.sources import Sources
 from matchgraph.ingest.tables.models import ingest_models
 from tests.ingest.stub import CONFIG, EXTRACTOR, ZOO, elsewhere, plan
 
@@ -276,3 +278,11 @@ def test_a_model_that_is_drawn_otherwise_than_before_asks_another_question(
     run.config = {name: value for name, value in request.config.items() if name != "default_guidance"}
     with pytest.raises(ConfigChanged, match="default_guidance is 3 here"):
         make_job(run, folder, Path(), [], None, tmp_path / "out")
+
+
+def test_the_command_that_ingests_a_folder_again_has_its_path_in_quotes(tmp_path: Path) -> None:
+    folder = tmp_path / "my cats"
+    folder.mkdir()
+    Image.new("RGB", (8, 8)).save(folder / "0.png")
+    with pytest.raises(SourceChanged, match=f"`matchgraph ingest datasets '{folder}'` again"):
+        Sources().images(Dataset("cats", properties={"source": str(folder), "content_hash": "0"}))
