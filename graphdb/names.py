@@ -57,10 +57,12 @@ def alike(new: Iterable[str], known: Iterable[str] = ()) -> list[str]:
     ]
 
 
-def in_quotes(near: str, name: str) -> str:
-    """A known id, for a message about `name`: where the two look the same, in ASCII."""
-    same = unicodedata.normalize("NFKC", near) == unicodedata.normalize("NFKC", name)
-    return ascii(near) if same else repr(near)
+def listed(near: Iterable[str], name: str) -> str:
+    """Known ids, for a message about `name`: `'a' or 'b'`; in ASCII those that look the same as it."""
+    shown = unicodedata.normalize("NFKC", name)
+    return " or ".join(
+        ascii(one) if unicodedata.normalize("NFKC", one) == shown else repr(one) for one in near
+    )
 
 
 def _owner(name: str) -> str:

@@ -15,7 +15,7 @@ from importlib.resources.abc import Traversable
 from typing import Any
 
 from matchgraph.graphdb.errors import ParameterInvalid, QueryNotFound
-from matchgraph.graphdb.names import in_quotes, nearest_ids
+from matchgraph.graphdb.names import listed, nearest_ids
 
 EXPLORE = "explore"
 # The last three are strings that name something in the graph.
@@ -157,7 +157,7 @@ def catalogue() -> list[QueryInfo]:
 def did_you_mean(word: str, known: Sequence[str] | Mapping[str, Any]) -> str:
     """The remark ` (did you mean 'X'?)` for a message about `word`, nothing where no known word is near."""
     near = nearest_ids(word, known, cutoff=0.5)
-    return f" (did you mean {' or '.join(in_quotes(one, word) for one in near)}?)" if near else ""
+    return f" (did you mean {listed(near, word)}?)" if near else ""
 
 
 def _parameter(line: str, query: str) -> Parameter:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from matchgraph.graphdb.checks import NEVER_NEGATIVE, check_metric_name
 from matchgraph.graphdb.errors import GraphError, InvalidValue, UnknownMetric
 from matchgraph.graphdb.models import Metric, Result, Stage
-from matchgraph.graphdb.names import in_quotes, nearest_ids
+from matchgraph.graphdb.names import listed, nearest_ids
 from matchgraph.graphdb.queries import load
 from matchgraph.ingest.errors import Problem
 from matchgraph.ingest.tables.csv_file import (
@@ -203,11 +203,7 @@ def check_known(table: Table, column: str, kind: str, known: Collection[str], *,
             lines.setdefault(name, []).append(row.line)
     for number, (name, (line, *others)) in enumerate(lines.items()):
         near = nearest_ids(name, known) if number < NAMES_WITH_HINT else []
-        hint = (
-            f"did you mean {' or '.join(in_quotes(one, name) for one in near)}? If not, add"
-            if near
-            else "add"
-        )
+        hint = f"did you mean {listed(near, name)}? If not, add" if near else "add"
         reason = f"{kind} {name[:80]!r} is not in {place}{_further(others)}"
         table.problem(line, reason, f"{hint} {adding}", also=others)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from matchgraph.graphdb.names import alike, in_quotes, nearest_ids
+from matchgraph.graphdb.names import alike, listed, nearest_ids
 
 KNOWN = ["bob/sdxl-cute", "alice/flux-dev", "carol/flux-dev", "sd-1.5"]
 
@@ -24,8 +24,8 @@ def test_a_name_without_its_owner_may_mean_those_of_all_owners() -> None:
 def test_case_and_the_code_points_of_accents_are_the_nearest_of_all() -> None:
     assert nearest_ids("SD-1.5", ["sd-1.5", "SD-1.6"]) == ["sd-1.5"]
     assert nearest_ids("cafe\u0301", ["caf\u00e9", "cafe"]) == ["caf\u00e9"]
-    assert in_quotes("caf\u00e9", "cafe\u0301") == r"'caf\xe9'"
-    assert in_quotes("caf\u00e9", "cafe") == "'caf\u00e9'"
+    assert listed(["caf\u00e9"], "cafe\u0301") == r"'caf\xe9'"
+    assert listed(["caf\u00e9"], "cafe") == "'caf\u00e9'"
 
 
 def test_new_names_that_look_like_others_are_told() -> None:
