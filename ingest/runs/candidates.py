@@ -6,7 +6,7 @@ import platform
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from statistics import median
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from matchgraph.ingest.runs.config import Execution, RunConfig, Selection
 from matchgraph.ingest.runs.entries import DONE, finished
@@ -93,7 +93,7 @@ def missing_runs(
 
     def estimated(gpu: bool) -> dict[str, float | None]:
         estimator = Estimator(runs, models, gpu=gpu, host=platform.node())
-        return {name: estimator.whole(name, asked).hours for name, asked in configs.items()}
+        return {name: _hours(estimator, name, asked, selection.repeats) for name, asked in configs.items()}
 
     hours, because = estimated(on_gpu(execution)), ""
     if not any(hours.values()):
@@ -102,7 +102,7 @@ def missing_runs(
     known = [each for each in hours.values() if each]
     # A model of which nothing is known may cost as much as any.
     usual = median(known) if known else 1.0
-    costs = {model: (each or usual) * selection.repeats for model, each in hours.items()}
+    costs = {model: each or usual for model, each in hours.items()}
     if unknown := sorted({model for model, _ in pairs if not hours[model]}):
         because = f"the time of {some(unknown)} is not known, and counts as {costs[unknown[0]]:.3g} h"
     note = f"The budget cannot be kept to: {because}." if because else ""
@@ -137,3 +137,10 @@ def measurable_models(graph: MatchingGraph, dataset: str | None, metric: str) ->
         config = replace(config, metrics=(metric,), initial=True)
         found[model] = Measurable(config, estimator.whole(model, config.asked()))
     return found
+
+
+def _hours(estimator: Estimator, model: str, asked: Mapping[str, Any], repeats: int) -> float | None:
+    """Under all seeds, see `choices.repeated`."""
+    first = estimator.whole(model, asked).hours
+    further = estimator.whole(model, {**asked, "initial": False}).hours if repeats > 1 else 0.0
+    return None if first is None or further is None else first + (repeats - 1) * further

@@ -62,6 +62,29 @@ def chosen(
     return known if place(known) < KEPT.index(FAILED) else min((fitted(), known), key=place)
 
 
+def repeated(
+    found: RunConfig, repeats: int, request: Callable[[RunConfig], RunRequest], kept: Mapping[str, str]
+) -> list[RunRequest]:
+    """Return what a pair is asked under each seed.
+
+    The pretrained model is not trained under a seed, so it is scored under the first one alone: to draw its
+    images again takes longer than fine-tuning, and only lowers the error of sampling. A run that scores it
+    under a further seed, and is in the ledger already, is kept.
+
+    Args:
+        found: what the pair is asked under the first seed.
+        repeats: how many seeds.
+        request: makes a configuration the pair's request.
+        kept: see `kept_runs`.
+    """
+    first, *seeds = range(found.seed, found.seed + repeats)
+    requests = [request(replace(found, seed=first))]
+    for seed in seeds:
+        both = request(replace(found, seed=seed))
+        requests.append(both if both.id in kept else request(replace(found, seed=seed, initial=False)))
+    return requests
+
+
 def as_measured(asked: RunConfig, model: str, dataset: str, runs: Sequence[Run]) -> RunConfig:
     """Return what a replicate asks: what the pair's newest measurement did, where the user leaves it open.
 

@@ -50,7 +50,7 @@ class Selection:
         extractors: where other extractors are, each `NAME=WEIGHTS` or `NAME=KIND:WEIGHTS`.
         replicate: measure again under another seed, to estimate the noise; the edges stay as they are.
         repeats: how many seeds each pair is measured under, `RunConfig.seed` and those after it; the edge has
-            the mean over those that are done.
+            the mean over those that are done. The pretrained model is scored under the first seed alone.
         also: run these even if unfinished runs of the same pairs and seed have other settings.
 
     Raises:
@@ -77,7 +77,7 @@ class Selection:
     repeats: int = setting(
         1,
         "Seeds per pair: --seed and those after it, each a run of its own; the graph has their mean, with a "
-        "standard error that counts their spread.",
+        "standard error that counts their spread. The pretrained model is scored under the first one.",
         at_least=1,
         metavar="N",
     )

@@ -56,10 +56,13 @@ class RunRequest:
 
     @property
     def average(self) -> str | None:
-        """16 hex digits that are the same for a question under any seed; None for what is in no mean."""
+        """16 hex digits that are the same for a question under any seed, with the pretrained model scored or
+        without; None for what is in no mean.
+        """
         if not self.repeat:
             return None
-        return self._hash({name: value for name, value in self.config.items() if name != "seed"}, "average")
+        common = {name: value for name, value in self.config.items() if name not in {"seed", "initial"}}
+        return self._hash(common, "average")
 
     def _hash(self, config: Mapping[str, Any], kind: str | None) -> str:
         parts = [self.model, self.dataset, config, self.model_fingerprint, self.dataset_fingerprint]
@@ -159,9 +162,14 @@ class Run:
 
 
 def finished(runs: Sequence[Run]) -> list[Run]:
-    """The runs that are done, replicates left out, the newest last."""
+    """The runs that are done, the newest last: no replicates, and of a mean that under the first seed."""
     done = [run for run in runs if run.status == DONE and not run.replicate]
-    return sorted(done, key=lambda run: (run.properties.get("ended_at") or 0, run.id))
+    seeds: dict[str, int] = {}
+    for run in done:
+        if run.average is not None:
+            seeds[run.average] = min(run.config["seed"], seeds.get(run.average, run.config["seed"]))
+    firsts = [run for run in done if run.average is None or run.config["seed"] == seeds[run.average]]
+    return sorted(firsts, key=lambda run: (run.properties.get("ended_at") or 0, run.id))
 
 
 def select_runs(runs: Sequence[Run], ids: Sequence[str]) -> list[Run]:

@@ -14,7 +14,14 @@ from typing import TYPE_CHECKING, Any
 from matchgraph.graphdb.models import Dataset, Model
 from matchgraph.ingest.errors import BadInput, ExtractorMismatch, IngestError, NothingToDo
 from matchgraph.ingest.runs.artefacts import has_artefact
-from matchgraph.ingest.runs.choices import as_measured, check_replicates, check_unfinished, chosen, kept_runs
+from matchgraph.ingest.runs.choices import (
+    as_measured,
+    check_replicates,
+    check_unfinished,
+    chosen,
+    kept_runs,
+    repeated,
+)
 from matchgraph.ingest.runs.config import RunConfig, Selection
 from matchgraph.ingest.runs.entries import DONE, FAILED, QUEUED, RUNNING, Run, RunRequest
 from matchgraph.ingest.runs.estimates import Estimate, Estimator
@@ -195,8 +202,10 @@ def make_plan(
             found = as_measured(found, model, place, runs)
         if found == asked[model]:
             found = chosen(found, ask, partial(fit, model), kept)
-        seeds = range(found.seed, found.seed + selection.repeats)
-        seeded = [replace(ask(replace(found, seed=s)), repeat=selection.repeats > 1) for s in seeds]
+        seeded = [
+            replace(one, repeat=selection.repeats > 1)
+            for one in repeated(found, selection.repeats, ask, kept)
+        ]
         requests += seeded
         # What is done takes no memory any more.
         if model not in configs or any(kept.get(request.id) != DONE for request in seeded):

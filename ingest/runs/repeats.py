@@ -49,19 +49,19 @@ def averaged(runs: Sequence[Sequence[Result]]) -> list[Result]:
     """Return the means over runs of one question under several seeds.
 
     Args:
-        runs: results of each. Those of the last are averaged with what the same instrument measured.
+        runs: results of each, the last one's counting most: by metric and stage, the last is averaged with
+            what the same instrument measured. Of two under one seed, which differ in whether the pretrained
+            model was scored too, the later counts.
     """
-    return [
-        _mean(
-            [
-                result
-                for results in runs
-                for result in results
-                if (result.metric, result.stage) == (last.metric, last.stage) and _comparable(result, last)
-            ]
-        )
-        for last in runs[-1]
-    ]
+    by_seed: dict[tuple[str, str], dict[str, Result]] = {}
+    for result in (result for results in runs for result in results):
+        own = by_seed.setdefault((result.metric, result.stage), {})
+        seed = str(result.provenance["seeds"])
+        # Taken out first, so that the last one stands last.
+        own.pop(seed, None)
+        own[seed] = result
+    found = [list(own.values()) for own in by_seed.values()]
+    return [_mean([one for one in same if _comparable(one, same[-1])]) for same in found]
 
 
 def write_means(graph: MatchingGraph, ledger: Ledger, runs: Sequence[Run]) -> None:

@@ -90,7 +90,8 @@ def elsewhere(graph: MatchingGraph, model: str, folder: Path) -> Path:
 def plan(graph: MatchingGraph, config: RunConfig = CONFIG, **selection: Any) -> Plan:
     weights = selection.pop("weights", None)
     given = {name: tuple(v) if isinstance(v, list) else v for name, v in selection.items()}
-    return make_plan(graph, config, {"clip": EXTRACTOR}, Selection(**given), weights=weights)
+    runs = Ledger(graph.runner).runs()
+    return make_plan(graph, config, {"clip": EXTRACTOR}, Selection(**given), weights=weights, runs=runs)
 
 
 def do(

@@ -177,13 +177,21 @@ def test_adapters_are_sampled_as_the_newest_run_of_their_dataset() -> None:
     from types import SimpleNamespace
 
     def run(name: str, dataset: str, ended: int, samples: int, **own: Any) -> Any:
-        facts = {"status": "DONE", "replicate": False, "properties": {"ended_at": ended}} | own
-        config = RunConfig(samples=samples, guidance=2.0).asked()
+        facts = {
+            "status": "DONE",
+            "replicate": False,
+            "properties": {"ended_at": ended},
+            "average": None,
+        } | own
+        config = RunConfig(samples=samples, guidance=2.0, seed=facts.pop("seed", 0)).asked()
         return SimpleNamespace(id=name, dataset=dataset, config=config, **facts)
 
     runs = [run("old", "cats", 1, 10), run("new", "cats", 2, 20), run("other", "dogs", 3, 30)]
     runs.append(run("failed", "cats", 4, 40, status="FAILED"))
     runs.append(run("again", "cats", 5, 50, replicate=True))
+    # Of a mean, that under the first seed.
+    runs += [run("other", "dogs", 6, 30, average="m"), run("repeat", "dogs", 7, 30, average="m", seed=1)]
+    assert sampled_as(runs, "dogs", {})[0].seed == 0
     config, words = sampled_as(runs, "cats", {"guidance": 3.0})
     assert (config.samples, config.guidance, words) == (20, 3.0, "as run new was")
     assert sampled_as(runs, "trees", {})[0].samples == 30
