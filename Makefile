@@ -14,14 +14,10 @@ FLUX   := --model tiny-flux --guidance 3.5
 OTHERS := $(foreach model,$(filter-out tiny-flux,$(notdir $(wildcard $(ZOO)/models/*))),--model $(model)) $(GUIDED)
 PROBES := --probe $(ZOO)/probes/clip --extractor dinov2=$(ZOO)/probes/dinov2 --extractor siglip=$(ZOO)/probes/siglip
 FIGURES := --metric clip_fid --metric cmmd --metric dinov2_fid --metric dinov2_kid --metric siglip_fid
-# Measured one after the other, so that what there is at any time is whole for some datasets.
-CATEGORIES := animals food objects smileys symbols travel people
-IN_CATEGORY = $(foreach name,$(notdir $(wildcard $(ZOO)/datasets/*-$(1))),--dataset $(name))
-# What is measured so far, in git: `make records` goes on from there on any machine.
-SO_FAR := $(ZOO)/remeasured
-# The models close to the best of a dataset are measured under three seeds: pairs of models other than tiny-flux, and of it.
+# The models close to the best of a dataset, and all models on $(NEW), are measured under three seeds.
 REPEATED := --repeats 3
-CONTENDERS := python -m matchgraph.minizoo.build.contenders $(SO_FAR)
+ONCE := .records/once
+CONTENDERS := $(BIN)/python -m matchgraph.minizoo.build.contenders $(ONCE)
 MEASURE = $(MATCHGRAPH) ingest run $(SMALL) $(PROBES) $(FIGURES) $(WORKERS)
 # Candidates of routing at 25 steps.
 LONG   := tiny-sd15 tiny-vega tiny-pixart tiny-sana-small tiny-sd3
@@ -70,19 +66,21 @@ demo: $(VENV)/.installed
 	$(MATCHGRAPH) query repeated-runs --dataset $(NEW)
 	$(MATCHGRAPH) graph open --no-launch
 
-# Measures the whole matrix again: a day on two cores. Stop it at any time; another call resumes it. What is measured so far is
-# in minizoo/remeasured, a folder for `matchgraph ingest records`, and is not measured again.
+# Measures the whole matrix again: about five hours on two idle cores of a current server. Stop it at any time; another call resumes it.
 records: $(VENV)/.installed
 	$(MATCHGRAPH) graph start
-	[ ! -d $(SO_FAR) ] || $(MATCHGRAPH) ingest records $(SO_FAR)
 	$(MATCHGRAPH) ingest models $(ZOO)/models --no-throughput
 	$(MATCHGRAPH) ingest datasets $(ZOO)/datasets $(PROBES) $(FIGURES)
-	$(foreach category,$(CATEGORIES),$(MEASURE) $(OTHERS) $(call IN_CATEGORY,$(category)) && \
-		$(MEASURE) $(FLUX) $(call IN_CATEGORY,$(category)) && $(MATCHGRAPH) graph export --shareable $(SO_FAR) &&) true
-	$(BIN)/$(CONTENDERS) $(filter-out --guidance $(word 2,$(GUIDED)),$(OTHERS)) --out .records/contenders.csv
-	$(BIN)/$(CONTENDERS) --model tiny-flux --out .records/contenders-flux.csv
+	$(MEASURE) $(OTHERS)
+	$(MEASURE) $(FLUX)
+	# Chosen by the first seed alone, whenever this is resumed.
+	[ -d $(ONCE) ] || $(MATCHGRAPH) graph export --shareable $(ONCE)
+	$(CONTENDERS) $(filter --model tiny-%,$(OTHERS)) --out .records/contenders.csv
+	$(CONTENDERS) --model tiny-flux --out .records/contenders-flux.csv
 	$(MEASURE) $(GUIDED) $(REPEATED) --pairs .records/contenders.csv
 	$(MEASURE) --guidance 3.5 $(REPEATED) --pairs .records/contenders-flux.csv
+	$(MEASURE) $(OTHERS) $(REPEATED) --dataset $(NEW)
+	$(MEASURE) $(FLUX) $(REPEATED) --dataset $(NEW)
 	$(MATCHGRAPH) route prompts $(ZOO)/prompts.txt
 	$(MATCHGRAPH) route variants --steps 1,2,4,10 $(OTHERS)
 	$(MATCHGRAPH) route variants --steps 25 $(GUIDED) $(foreach model,$(LONG),--model $(model))

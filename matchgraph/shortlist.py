@@ -25,6 +25,7 @@ from matchgraph.ingest.runs.workflow import queue_runs, run_pairs
 from matchgraph.predictor.decision import Decision, decide, outcomes
 from matchgraph.predictor.errors import NotEnoughResults, UnknownMetricName
 from matchgraph.predictor.recipes import Method
+from matchgraph.predictor.seeds import read_replicates, seed_noise
 from matchgraph.predictor.starting import RANK
 from matchgraph.predictor.visibility import part_of
 from matchgraph.predictor.workflow import predict, save_dataset
@@ -143,7 +144,8 @@ def measure_and_decide(
         snapshot = graph.snapshot(method.metric, None, method.measured_with)
         if method.models:
             snapshot = part_of(snapshot, models=method.models)
-        known = outcomes(snapshot, dataset)
+        noise = seed_noise(snapshot, read_replicates(graph.runner, snapshot))
+        known = outcomes(snapshot, dataset, noise)
         if model is not None and all(outcome.model != model for outcome in known):
             failed.setdefault(model, "its result was not measured by the extractor asked for")
         decision = None

@@ -14,6 +14,7 @@ from matchgraph.predictor.ranks import summarise_normal
 
 if TYPE_CHECKING:
     from matchgraph.graphdb.models import Snapshot
+    from matchgraph.predictor.seeds import SeedNoise
 
 # Of the values' range, in place of a standard error of 0.
 LEAST_ERROR = 1e-6
@@ -26,7 +27,8 @@ class Outcome:
     Attributes:
         model: its id.
         value: after fine-tuning.
-        standard_error: of that value; None where it is not recorded.
+        standard_error: of that value, with what another training seed does where that is known; None where
+            nothing is.
         initial: of the pretrained model; None where it was not measured.
         initial_standard_error: of that value.
     """
@@ -68,21 +70,25 @@ class Decision:
         return {**asdict(self), "measured": [asdict(outcome) for outcome in self.measured]}
 
 
-def outcomes(snapshot: Snapshot, dataset: str) -> list[Outcome]:
+def outcomes(snapshot: Snapshot, dataset: str, noise: SeedNoise | None = None) -> list[Outcome]:
     """What the graph has of a dataset, by model.
 
     Args:
         snapshot: the graph by one metric.
         dataset: its id.
+        noise: what another training seed does. A standard error that is recorded is of sampling, or of a few
+            seeds that may agree by chance, so a larger one by this counts in its place.
     """
     own = snapshot.performs[snapshot.performs["dataset"] == dataset]
     columns = ("value", "standard_error", "initial", "initial_standard_error")
     rows = zip(own["model"], *(map(_known, own[column]) for column in columns), strict=True)
-    return [
-        Outcome(model, value, error, initial, initial_error)
-        for model, value, error, initial, initial_error in rows
-        if value is not None
-    ]
+    found = []
+    for model, value, error, initial, initial_error in rows:
+        if value is not None:
+            between = math.nan if noise is None else noise.error(model, dataset, value)
+            known = [one for one in (error, _known(between)) if one is not None]
+            found.append(Outcome(model, value, max(known, default=None), initial, initial_error))
+    return found
 
 
 def decide(

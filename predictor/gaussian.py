@@ -164,16 +164,13 @@ def scores(matrix: LossMatrix, metric: Metric) -> np.ndarray:
 
     Args:
         matrix: the losses.
-        metric: what they were measured by. Values of a metric that is smaller for the better and cannot be
-            negative are compared by their ratios, as long as all are above 0; others, such as accuracies or
-            unbiased estimates of a distance, by their differences.
+        metric: what they were measured by.
 
     Returns:
         float64, (n_models, n_datasets), NaN where not measured.
     """
     values = matrix.losses
-    distance = not metric.larger_is_better and metric.minimum is not None and metric.minimum >= 0
-    if distance and np.nanmin(values) > 0:
+    if compared_by_ratio(values, metric):
         values = np.log(values)
     values = values - np.nanmedian(values, axis=0)
     # 1.4826 median absolute deviations are a standard deviation of normal values.
@@ -181,6 +178,16 @@ def scores(matrix: LossMatrix, metric: Metric) -> np.ndarray:
     usual = np.median(spread[spread > 0]) if (spread > 0).any() else (np.nanmax(np.abs(values)) or 1.0)
     farthest = FARTHEST * np.maximum(spread, usual)
     return np.clip(values, -farthest, farthest) / usual
+
+
+def compared_by_ratio(values: np.ndarray, metric: Metric) -> bool:
+    """Whether values of a metric are compared by their ratios.
+
+    That is so where smaller is better and no value can be negative, as long as all are above 0. Others, such
+    as accuracies or unbiased estimates of a distance, are compared by their differences.
+    """
+    distance = not metric.larger_is_better and metric.minimum is not None and metric.minimum >= 0
+    return distance and bool(np.nanmin(values) > 0)
 
 
 def rank_scores(matrix: LossMatrix) -> np.ndarray:

@@ -36,6 +36,10 @@ TOLERANCE = 0.5
 LEAST_ERROR = 1e-3
 # Deviations of a model's true place from its standardised score.
 DEVIATIONS = (0.25, 0.5, 1.0, 2.0, 4.0)
+# Of a model's chance, the share that is how often it was the best on the known datasets; and how many of
+# these the prior, which favours no model, counts for. Measured in docs/evidence/prediction.md.
+SHARES = np.array([0.0, 0.1, 0.25, 0.5, 0.75])
+PRIOR_DATASETS = 2.0
 ROUNDING = 9
 LEAST_SPREAD = 1e-12
 
@@ -140,27 +144,38 @@ def learn(left_out: Sequence[np.ndarray], losses: np.ndarray, simple: Sequence[i
 class Chances:
     """How far the true places of models lie from their scores, from which were best on the known datasets.
 
-    Each of `DEVIATIONS` is as likely as it makes these models, on an even prior; predictions are averaged
-    over them.
+    Each of `DEVIATIONS`, with each of `SHARES` of the chance taken from how often a model was the best, is as
+    likely as it makes these models, on an even prior; predictions are averaged over them. Scores alone would
+    doubt a model that is nearly always the best as much as any that leads by as little.
 
     Args:
         learned: the mixture, with its scores for known datasets.
         losses: float64, (n_models, n_known), what was measured.
+
+    Attributes:
+        weights: float64, (n_deviations, n_shares), sum 1.
+        rehearsed: by number of the known dataset, the prediction made without its results.
     """
 
     def __init__(self, learned: Learned, losses: np.ndarray) -> None:
         each = [_by_deviation(scores) for scores in learned.scores]
-        logarithms = np.zeros(len(DEVIATIONS))
+        wins = Wins(losses)
+        logarithms = np.zeros((len(DEVIATIONS), len(SHARES)))
         for predictions, column in zip(each, learned.chosen, strict=True):
-            truth = losses[:, column]
-            best, measured = truth == np.nanmin(truth), ~np.isnan(truth)
+            best, measured = wins.best[:, column] > 0, ~np.isnan(losses[:, column])
+            frequency = wins.frequency(without=column)
             for place, one in enumerate(predictions):
-                chance = one.p_best[best].mean() / max(one.p_best[measured].sum(), LEAST_SPREAD)
-                logarithms[place] += np.log(max(chance, LEAST_SPREAD))
+                mixed = one.p_best + np.outer(SHARES, frequency - one.p_best)
+                chances = mixed[:, best].mean(axis=1) / np.maximum(
+                    mixed[:, measured].sum(axis=1), LEAST_SPREAD
+                )
+                logarithms[place] += np.log(np.maximum(chances, LEAST_SPREAD))
         weights = np.exp(logarithms - logarithms.max())
         self.weights = weights / weights.sum()
+        self._frequency = wins.frequency()
         self.rehearsed = {
-            int(column): self._mixed(own) for own, column in zip(each, learned.chosen, strict=True)
+            int(column): self._mixed(own, wins.frequency(without=column))
+            for own, column in zip(each, learned.chosen, strict=True)
         }
 
     def predict(self, scores: np.ndarray, spread: np.ndarray) -> RankPrediction:
@@ -170,13 +185,45 @@ class Chances:
             scores: float64, (n_models,), smaller is better.
             spread: float64, (n_models,), of each score, as a multiple of the usual deviation.
         """
-        return self._mixed(_by_deviation(scores, spread))
+        return self._mixed(_by_deviation(scores, spread), self._frequency)
 
-    def _mixed(self, each: Sequence[RankPrediction]) -> RankPrediction:
-        expected = self.weights @ np.stack([one.expected_rank for one in each])
-        square = self.weights @ np.stack([one.rank_std**2 + one.expected_rank**2 for one in each])
-        best = self.weights @ np.stack([one.p_best for one in each])
+    def _mixed(self, each: Sequence[RankPrediction], frequency: np.ndarray) -> RankPrediction:
+        deviations, shares = self.weights.sum(axis=1), self.weights @ SHARES
+        expected = deviations @ np.stack([one.expected_rank for one in each])
+        square = deviations @ np.stack([one.rank_std**2 + one.expected_rank**2 for one in each])
+        best = (deviations - shares) @ np.stack([one.p_best for one in each]) + shares.sum() * frequency
         return RankPrediction(expected, np.sqrt(np.maximum(square - expected**2, 0.0)), best)
+
+
+class Wins:
+    """How often each model was the best of a dataset.
+
+    Args:
+        losses: float64, (n_models, n_known), NaN where not measured.
+
+    Attributes:
+        best: float64, of the same shape: 1 for the best model of a dataset, shared by those that tie.
+    """
+
+    def __init__(self, losses: np.ndarray) -> None:
+        self._measured = ~np.isnan(losses)
+        best = losses == np.nanmin(losses, axis=0)
+        self.best = best / best.sum(axis=0)
+
+    def frequency(self, without: int | None = None) -> np.ndarray:
+        """Of the datasets that a model was measured on, the share where it was the best.
+
+        Args:
+            without: number of a dataset to leave out.
+
+        Returns:
+            float64, (n_models,), scaled to sum 1; that of all models for one that was never measured.
+        """
+        kept = np.arange(self.best.shape[1]) != (-1 if without is None else without)
+        even = PRIOR_DATASETS / len(self.best)
+        wins = self.best[:, kept].sum(axis=1) + even
+        share: np.ndarray = wins / (self._measured[:, kept].sum(axis=1) + PRIOR_DATASETS)
+        return share / share.sum()
 
 
 def _by_deviation(scores: np.ndarray, spread: np.ndarray | None = None) -> list[RankPrediction]:

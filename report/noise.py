@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from matchgraph.predictor.metrics import optimal_selection, weighted_tau
+from matchgraph.predictor.seeds import Replicate, seed_noise
 from matchgraph.predictor.visibility import loss_matrix
 from matchgraph.report.config import section_of, without_data
 from matchgraph.report.page import Section
@@ -18,7 +19,6 @@ from matchgraph.report.tables import Column, Table, cell, table
 
 if TYPE_CHECKING:
     from matchgraph.graphdb.models import Snapshot
-    from matchgraph.report.sources import Replicate
 
 # Measurements simulated to find how often the best model stays the best.
 CEILING_DRAWS = 2_000
@@ -31,6 +31,8 @@ class Noise:
     Attributes:
         pairs: (model, dataset) pairs measured under several seeds.
         measurements: of these pairs, the recorded ones included.
+        ratios: whether values are compared by their ratios, see `predictor.gaussian.compared_by_ratio`: the
+            two deviations are then those of logarithms.
         deviation: standard deviation between seeds, pooled over pairs.
         between_models: standard deviation between the models of a dataset, pooled over datasets.
         compared: how often the best model could be compared between two seeds.
@@ -38,12 +40,13 @@ class Noise:
         datasets: datasets of these comparisons.
         repeated_tau: weighted tau of the order by the mean over the other seeds, against that of one seed.
         repeated_osr: how often the best by that mean was the best of the one seed.
-        ceiling: share of datasets whose best model would stay the best if all were measured again: about the
-            highest OSR that any method can reach.
+        ceiling: share of datasets whose best model would stay the best if all were measured again, under as
+            many seeds: about the highest OSR that any method can reach.
     """
 
     pairs: int
     measurements: int
+    ratios: bool
     deviation: float
     between_models: float
     compared: int
@@ -66,30 +69,14 @@ def noise(snapshot: Snapshot, replicates: Sequence[Replicate]) -> Noise:
         The figures. Where models of one dataset were repeated under the same seeds, their order is compared
         between seeds, and each seed's order is predicted by the mean of the others: what a method would
         reach that fine-tunes every model on the dataset itself, once for each other seed. The
-        ceiling is simulated for all datasets, with the pooled deviation on top of the recorded values; these
-        are noisy themselves and lie farther apart than the truth, so it errs high.
+        ceiling is simulated for all datasets, with the pooled deviation, of a mean less by the root of its
+        seeds, on top of the recorded values; these are noisy themselves and lie farther apart than the
+        truth, so it errs high.
     """
     matrix = loss_matrix(snapshot)
-    sign = -1.0 if snapshot.metric.larger_is_better else 1.0
-    recorded = {
-        (model, dataset): matrix.losses[i, j]
-        for i, model in enumerate(matrix.models)
-        for j, dataset in enumerate(matrix.datasets)
-        if not np.isnan(matrix.losses[i, j])
-    }
-    runs: dict[tuple[str, str], dict[str, float]] = {}
-    means = set()
-    for model, dataset, run_seed, value, in_mean in replicates:
-        runs.setdefault((model, dataset), {})[run_seed] = sign * value
-        if in_mean:
-            means.add((model, dataset))
-    for pair, by_seed in runs.items():
-        if pair in recorded and pair not in means:
-            by_seed["recorded"] = recorded[pair]
-    runs = {pair: by_seed for pair, by_seed in runs.items() if len(by_seed) > 1}
-    squares = sum(float(np.var(list(v.values())) * len(v)) for v in runs.values())
-    freedom = sum(len(v) - 1 for v in runs.values())
-    deviation = float(np.sqrt(squares / freedom)) if freedom else float("nan")
+    seeds = seed_noise(snapshot, replicates)
+    runs, deviation = seeds.by_seed, seeds.deviation
+    losses = np.log(matrix.losses) if seeds.ratios else matrix.losses
     compared = changed = 0
     datasets = sorted({dataset for _, dataset in runs})
     used: set[str] = set()
@@ -100,22 +87,22 @@ def noise(snapshot: Snapshot, replicates: Sequence[Replicate]) -> Noise:
         if len(own) < 2 or len(common) < 2:
             continue
         used.add(dataset)
-        losses = np.array([[own[model][s] for s in common] for model in sorted(own)])
-        for first, second in combinations(losses.argmin(axis=0), 2):
+        by_seeds = np.array([[own[model][s] for s in common] for model in sorted(own)])
+        for first, second in combinations(by_seeds.argmin(axis=0), 2):
             compared += 1
             changed += int(first != second)
-        for column, truth in enumerate(losses.T):
-            others = np.delete(losses, column, axis=1).mean(axis=1)
+        for column, truth in enumerate(by_seeds.T):
+            others = np.delete(by_seeds, column, axis=1).mean(axis=1)
             predicted.append((weighted_tau(others, truth), optimal_selection(others, truth)))
-    within = [matrix.losses[~np.isnan(column), j] for j, column in enumerate(matrix.losses.T)]
-    within = [values for values in within if len(values) > 1]
-    between = (
-        float(np.sqrt(np.mean([np.var(values, ddof=1) for values in within]))) if within else float("nan")
-    )
+    in_mean = np.array([[max(seeds.in_mean[m, d], 1) for d in matrix.datasets] for m in matrix.models])
+    several = [column for column in range(losses.shape[1]) if (~np.isnan(losses[:, column])).sum() > 1]
+    squares_between = [np.nanvar(losses[:, column], ddof=1) for column in several]
+    between = float(np.sqrt(np.mean(squares_between))) if several else float("nan")
     tau, osr = np.mean(predicted, axis=0).tolist() if predicted else (float("nan"), float("nan"))
     return Noise(
         len(runs),
         sum(len(v) for v in runs.values()),
+        seeds.ratios,
         deviation,
         between,
         compared,
@@ -123,23 +110,22 @@ def noise(snapshot: Snapshot, replicates: Sequence[Replicate]) -> Noise:
         len(used),
         tau,
         osr,
-        _ceiling(within, deviation),
+        _ceiling(losses[:, several], deviation / np.sqrt(in_mean[:, several])),
     )
 
 
-def _ceiling(within: Sequence[np.ndarray], deviation: float) -> float:
-    """How often the best of a dataset stays the best in another measurement, simulated."""
-    if np.isnan(deviation) or not within:
+def _ceiling(losses: np.ndarray, deviations: np.ndarray) -> float:
+    """How often the best of a dataset stays the best in another measurement, simulated.
+
+    Args:
+        losses: float64, (n_models, n_datasets), NaN where not measured.
+        deviations: of the same shape.
+    """
+    if not losses.size or np.isnan(deviations).any():
         return float("nan")
     rng = np.random.default_rng(0)
-    kept = [
-        (
-            (values + deviation * rng.normal(size=(CEILING_DRAWS, len(values)))).argmin(axis=1)
-            == values.argmin()
-        ).mean()
-        for values in within
-    ]
-    return float(np.mean(kept))
+    again = losses + deviations * rng.normal(size=(CEILING_DRAWS, *losses.shape))
+    return float((np.nanargmin(again, axis=1) == np.nanargmin(losses, axis=0)).mean())
 
 
 def noise_section(study: Noise) -> Section:
@@ -150,8 +136,12 @@ def noise_section(study: Noise) -> Section:
             "No measurement was repeated under another seed, so the noise is not known: measure it with "
             "`matchgraph ingest run --replicate` or `--repeats`.",
         )
-    lead = f"Measured again under another seed, a value moves by {study.deviation:.3g} (standard deviation)"
-    lead += f", while models of one dataset differ by {study.between_models:.3g}."
+    factor, unit = (100, " %") if study.ratios else (1, "")
+    seeds, models = (f"{factor * one:.3g}{unit}" for one in (study.deviation, study.between_models))
+    lead = (
+        f"Measured again under another seed, a value moves by {seeds} (standard deviation), while models of "
+    )
+    lead += f"one dataset differ by {models}."
     if study.compared:
         lead += (
             f" The best model changed in {study.changed} of {study.compared} comparisons between two "
@@ -161,7 +151,8 @@ def noise_section(study: Noise) -> Section:
         )
     if not math.isnan(study.ceiling):
         lead += (
-            f" If all were measured again, {100 * study.ceiling:.0f} % of the best models would stay best."
+            f" If all were measured again, under as many seeds, {100 * study.ceiling:.0f} % of the best "
+            "models would stay best."
         )
     return section_of(
         "noise",
@@ -177,11 +168,12 @@ def noise_section(study: Noise) -> Section:
 
 def noise_table(study: Noise) -> Table:
     """The noise of the measurements, one fact in each row."""
+    of = " of logarithms" if study.ratios else ""
     facts = [
         ("pairs measured under several seeds", study.pairs, "count"),
         ("measurements of them", study.measurements, "count"),
-        ("standard deviation between seeds", study.deviation, "number"),
-        ("standard deviation between the models of a dataset", study.between_models, "number"),
+        (f"standard deviation{of} between seeds", study.deviation, "number"),
+        (f"standard deviation{of} between the models of a dataset", study.between_models, "number"),
         ("comparisons of the best model between two seeds", study.compared, "count"),
         ("of which the best model differed", study.changed, "count"),
         ("weighted tau of the mean of the other seeds", study.repeated_tau, "number"),

@@ -4,17 +4,17 @@ the measurements that were repeated.
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from matchgraph.graphdb import queries
 from matchgraph.graphdb.errors import InvalidValue, MixedExtractors
 from matchgraph.graphdb.metrics import KNOWN_METRICS
+from matchgraph.predictor.seeds import Replicate, read_replicates
 from matchgraph.report.variants import MAIN_VIEW
 
 if TYPE_CHECKING:
@@ -40,24 +40,6 @@ class View:
     title: str
     paper: str = ""
     note: str = ""
-
-
-class Replicate(NamedTuple):
-    """A value that was measured under several seeds.
-
-    Attributes:
-        model: the model's id.
-        dataset: the dataset's id.
-        seed: the seed.
-        value: the value.
-        in_mean: whether the recorded value is a mean with this one.
-    """
-
-    model: str
-    dataset: str
-    seed: str
-    value: float
-    in_mean: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,7 +103,7 @@ def read_sources(graph: MatchingGraph, main: Snapshot, extractors: Sequence[str]
         probes.append(view)
         if seen is not None:
             snapshots[view.key] = seen
-    return Sources(snapshots, tuple(metrics), tuple(probes), _replicates(runner, main))
+    return Sources(snapshots, tuple(metrics), tuple(probes), read_replicates(runner, main))
 
 
 def _by_metric(
@@ -194,23 +176,6 @@ def _other_features(runner: Runner, main: Snapshot) -> list[tuple[View, Snapshot
         title = f"features of extractor {extractor[:HASH_SHOWN]}"
         views.append((View(f"features:{extractor}", title), replace(main, datasets=datasets)))
     return views
-
-
-def _replicates(runner: Runner, main: Snapshot) -> tuple[Replicate, ...]:
-    rows = runner.read(queries.load("predict/replicates"), metric=main.metric.name)
-    models, datasets = {model.id for model in main.models}, {dataset.id for dataset in main.datasets}
-    return tuple(
-        Replicate(row["model"], row["dataset"], _seed_of(row["config"]), float(row["value"]), row["in_mean"])
-        for row in rows
-        if row["model"] in models and row["dataset"] in datasets
-    )
-
-
-def _seed_of(config: str | None) -> str:
-    try:
-        return str(json.loads(config or "{}").get("seed", "another"))
-    except (ValueError, AttributeError):
-        return "another"
 
 
 def _probe_title(main: Snapshot) -> str:

@@ -6,7 +6,7 @@ import csv
 import json
 import os
 import random
-from collections import Counter
+from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from click.testing import CliRunner
 
 from matchgraph.cli.main import matchgraph
 from matchgraph.minizoo import ROOT
+from matchgraph.minizoo.build.contenders import contenders
 from matchgraph.minizoo.build.datasets import ICON_SETS
 from matchgraph.minizoo.build.zoo import ZOO
 
@@ -63,12 +64,25 @@ def test_every_result_names_the_run_that_measured_it() -> None:
         assert (run["model"], run["dataset"], run["replicate"]) == (row["model"], row["dataset"], "false")
 
 
-def test_models_close_to_the_best_were_measured_under_further_seeds() -> None:
-    repeated = [row for row in table("runs.csv") if row["replicate"] == "true"]
-    pairs = {(row["model"], row["dataset"], json.loads(row["config"])["seed"]) for row in repeated}
-    assert len(pairs) == len(repeated) >= 80
-    seeds = Counter((model, dataset) for model, dataset, _ in pairs)
-    assert set(seeds.values()) == {2}  # with the records' own, three
+def under(seed: int) -> list[dict[str, str]]:
+    return [row for row in table("runs.csv") if json.loads(row["config"])["seed"] == seed]
+
+
+def test_models_close_to_the_best_are_means_over_three_seeds() -> None:
+    values: dict[tuple[str, str], list[float]] = defaultdict(list)
+    for run in table("runs.csv"):
+        values[run["model"], run["dataset"]].append(float(run["clip_fid"]))
+    repeated = set()
+    for row in table("results.csv"):
+        pair = row["model"], row["dataset"]
+        if (row["metric"], row["stage"]) == ("clip_fid", "finetuned"):
+            assert float(row["value"]) == pytest.approx(sum(values[pair]) / len(values[pair]))
+            assert len(row["seeds"].split()) == len(values[pair])
+            repeated |= {pair} if row["seeds"] == "42 43 44" else set()
+    first = [
+        {**run, "metric": "clip_fid", "stage": "finetuned", "value": run["clip_fid"]} for run in under(42)
+    ]
+    assert repeated == {*contenders(first), *((model, "noto-food") for model in SHIPPED)}
 
 
 def test_no_single_model_wins_everywhere() -> None:
@@ -81,10 +95,11 @@ def test_no_single_model_wins_everywhere() -> None:
 
 
 def drawn_pair() -> dict[str, str]:
-    """Of the model that takes least time."""
-    runs = [row for row in table("runs.csv") if row["replicate"] == "false"]
-    quickest = min(runs, key=lambda row: float(row["training_seconds"]))["model"]
-    return random.Random(5).choice([row for row in runs if row["model"] == quickest])
+    """Of the model that takes least time, measured under one seed."""
+    quickest = min(under(42), key=lambda row: float(row["training_seconds"]))["model"]
+    repeated = {row["dataset"] for row in under(43) if row["model"] == quickest}
+    own = [row for row in under(42) if row["model"] == quickest and row["dataset"] not in repeated]
+    return random.Random(5).choice(own)
 
 
 @pytest.fixture(scope="module")
@@ -98,13 +113,12 @@ def invoke(settings: Any) -> Any:
     return invoke
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("graph")
 def test_a_run_done_again_gives_its_record(invoke: Any, tmp_path: Path) -> None:
     recorded = drawn_pair()
     model, dataset = recorded["model"], recorded["dataset"]
     config = json.loads(recorded["config"])
-    if "gradient_accumulation" in config:
-        pytest.skip("the records were measured before runs were identified by what decides their result")
     metrics = [word for name in config["metrics"] for word in ("--metric", name)]
     probes = ["--probe", str(PROBES / "clip")]
     probes += [word for name in EXTRACTORS for word in ("--extractor", f"{name}={PROBES / name}")]

@@ -6,10 +6,14 @@ from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 
+from matchgraph.graphdb.models import Metric
 from matchgraph.predictor.decision import Outcome, decide, outcomes
+from matchgraph.predictor.seeds import Replicate, seed_noise
+from tests.predictor.zoos import measured_zoo
 
 PREDICTED = {"a": 0.5, "b": 0.3, "c": 0.2}
 NAN = float("nan")
@@ -25,6 +29,27 @@ def test_outcomes_are_the_fine_tuned_values_of_one_dataset():
     ]
     snapshot: Any = SimpleNamespace(performs=pd.DataFrame(rows, columns=columns))
     assert outcomes(snapshot, "d") == [Outcome("a", 5.0, 0.1, 6.0, 0.2), Outcome("c", 4.0)]
+
+
+@pytest.mark.parametrize("metric", ["clip_fid", "accuracy"])
+def test_what_another_seed_does_is_part_of_the_error(metric: str) -> None:
+    snapshot = measured_zoo(3, n_datasets=2, n_models=3)
+    distance = metric == "clip_fid"
+    rows = [("m000", "d000", 4.0, 0.1), ("m001", "d000", 8.0, 0.1), ("m002", "d000", 8.0, 3.0)]
+    performs = pd.DataFrame(rows, columns=["model", "dataset", "value", "standard_error"])
+    performs = performs.assign(initial=NAN, initial_standard_error=NAN)
+    measured = replace(snapshot, metric=Metric(metric, not distance, 0.0), performs=performs)
+    assert [one.standard_error for one in outcomes(measured, "d000", seed_noise(measured, []))] == [
+        0.1,
+        0.1,
+        3.0,
+    ]
+    # The second is the mean over two of its seeds.
+    seeds = [Replicate("m001", "d000", seed, value, True) for seed, value in (("0", 6.0), ("1", 10.0))]
+    deviation = float(np.std(np.log([6, 10]) if distance else [6.0, 10.0], ddof=1))
+    expected = [deviation * (4 if distance else 1), deviation * (8 if distance else 1) / 2**0.5, 3.0]
+    found = outcomes(measured, "d000", seed_noise(measured, seeds))
+    assert [one.standard_error for one in found] == pytest.approx(expected)
 
 
 def test_the_best_measured_one_has_the_chances_of_all_that_it_beat():

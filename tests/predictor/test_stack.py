@@ -142,6 +142,31 @@ def test_gaps_ties_and_models_without_results(without_paper):
     assert sum(model.p_best for model in prediction.ranking) == pytest.approx(1)
 
 
+def test_how_often_a_model_was_the_best() -> None:
+    losses = np.array([[1.0, 1.0, 3.0, 1.0], [2.0, 1.0, 2.0, np.nan], [np.nan, 5.0, 4.0, 2.0], [np.nan] * 4])
+    wins = mixture.Wins(losses)
+    # Of 4, 3, 3 and 0 datasets: the second is shared.
+    expected = np.array([2.5 + 0.5, 1.5 + 0.5, 0.5, 0.5]) / (np.array([4, 3, 3, 0]) + mixture.PRIOR_DATASETS)
+    assert wins.frequency() == pytest.approx(expected / expected.sum())
+    expected = np.array([1.5 + 0.5, 1.5 + 0.5, 0.5, 0.5]) / (np.array([3, 3, 2, 0]) + mixture.PRIOR_DATASETS)
+    assert wins.frequency(without=3) == pytest.approx(expected / expected.sum())
+
+
+def test_a_model_that_is_always_the_best_is_surer_than_its_scores() -> None:
+    """Scores in which it leads by little; where another leads as little as often, they decide alone."""
+    rng = np.random.default_rng(1)
+    columns = tuple(mixture.standardised(rng.normal(size=5) - np.eye(5)[0]) for _ in range(40))
+    found = {}
+    for name in ("always", "as scored"):
+        best = [0 if name == "always" else int(own.argmin()) for own in columns]
+        losses = 1.0 - np.eye(5)[:, best]
+        learned = mixture.Learned(np.ones(1), np.arange(40), columns, 0.0, 0.0, False)
+        chances = mixture.Chances(learned, losses)
+        assert {round(float(own.p_best.sum()), 9) for own in chances.rehearsed.values()} == {1.0}
+        found[name] = chances.predict(np.array([0.0, 0.1, 0.1, 0.1, 0.1]), np.ones(5)).p_best[0]
+    assert found["always"] > 0.6 > 0.5 > found["as scored"]
+
+
 def test_chances_fit_how_often_the_first_was_best():
     """Scores that say nothing make chances even; scores that say all make them sure."""
     rng = np.random.default_rng(0)

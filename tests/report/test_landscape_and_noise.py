@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.stats import norm
 
+from matchgraph.graphdb.metrics import KNOWN_METRICS
 from matchgraph.graphdb.models import Dataset, Metric, Model, Snapshot
+from matchgraph.predictor.seeds import Replicate
 from matchgraph.report.landscape import landscape, landscape_section
 from matchgraph.report.noise import noise, noise_section
-from matchgraph.report.sources import Replicate
 from tests.report.conftest import rows_of
 
 NAN = float("nan")
@@ -103,6 +107,22 @@ def test_a_mean_is_no_measurement_beside_those_that_it_is_over():
     again = replicates(("a", "x", "0", 1.0, True), ("a", "x", "1", 3.0, True), ("a", "x", "7", 2.0))
     study = noise(snapshot([("a", "x", 2.0, NAN), ("b", "x", 9.0, NAN)]), again)
     assert (study.pairs, study.measurements, study.deviation) == (1, 3, 1.0)
+
+
+def test_distances_are_compared_by_their_ratios_and_means_vary_less():
+    rows = [("a", "x", 1.0, NAN), ("b", "x", 1.5, NAN), ("c", "x", 50.0, NAN)]
+    measured = replace(snapshot(rows), metric=KNOWN_METRICS["clip_fid"])
+    twice = [(model, "x", seed, value * factor, True) for model, _, value, _ in rows[:2]
+             for seed, factor in (("0", 1.25), ("1", 0.8))]  # fmt: skip
+    study = noise(measured, replicates(*twice))
+    assert study.deviation == pytest.approx(np.log(1.25) * 2**0.5)
+    # A mean over two seeds varies as much as one, by the root of two: log 1.5 apart, with log 1.25 each.
+    assert study.ceiling == pytest.approx(norm.cdf(np.log(1.5) / np.log(1.25) / 2**0.5), abs=0.02)
+    section = noise_section(study)
+    assert section.lead.startswith("Measured again under another seed, a value moves by 31.6 % ")
+    assert "standard deviation of logarithms between seeds" in {
+        row["fact"] for row in rows_of(section.tables[0])
+    }
 
 
 def test_without_replicates_nothing_is_known():

@@ -9,7 +9,8 @@ import numpy as np
 
 from matchgraph.graphdb.models import Metric, Result, Similar, Statistics
 from matchgraph.graphdb.repository import MatchingGraph
-from matchgraph.report.sources import Replicate, read_sources
+from matchgraph.predictor.seeds import Replicate
+from matchgraph.report.sources import read_sources
 from matchgraph.report.variants import MAIN_VIEW
 
 REPEATED = """

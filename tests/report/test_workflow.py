@@ -18,8 +18,9 @@ import matchgraph.report.sparsity as sparsity
 import matchgraph.report.variants as variants
 from matchgraph.graphdb.models import Dataset, Model
 from matchgraph.predictor.errors import InvalidRows, NotEnoughResults
+from matchgraph.predictor.seeds import Replicate
 from matchgraph.report.config import STUDIES, ReportConfig
-from matchgraph.report.sources import Replicate, Sources, View
+from matchgraph.report.sources import Sources, View
 from matchgraph.report.studies import MAKERS
 from matchgraph.report.variants import MAIN_VIEW
 from matchgraph.report.workflow import report_of
