@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from matchgraph.csv_text import NotCsv, csv_records
 from matchgraph.errors import Error
 from matchgraph.training.contents import recognise
 from matchgraph.words import count, some
@@ -33,9 +32,6 @@ ROW_NUMBERS = re.compile(r"|Unnamed: \d+(_level_\d+)?|__index_level_\d+__", re.A
 # Columns that tell rows apart in any data; none of them holds a measurement.
 LABELS = re.compile(r"(.*[ _.-])?(id|idx|index)", re.ASCII | re.IGNORECASE)
 SHOWN = 20
-# A list of 8,000 numbers in one cell is longer than the 131,072 characters that csv allows. The limit is the
-# process's; this is the largest that it can be everywhere.
-csv.field_size_limit(2**31 - 1)
 
 
 @dataclass(frozen=True)
@@ -123,31 +119,22 @@ def _text(path: Path) -> str:
 
 
 def _separated(text: str, delimiter: str) -> TableFile:
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     sign = "tabs" if delimiter == "\t" else "commas"
-    line = 1
-    header: list[str] | None = None
-    rows: list[list[str]] = []
     try:
-        for cells in reader:
-            if header is None:
-                if any(cells):
-                    header = [cell.strip() for cell in cells]
-                    _check_separator(header, sign)
-            # Spreadsheets write blank rows as separators alone.
-            elif any(cell.strip() for cell in cells):
-                if len(cells) != len(header):
-                    found, wanted = count(len(cells), "cell"), count(len(header), "column")
-                    raise ValueError(
-                        f"row {len(rows) + 1} has {found} under {wanted}: write one for each, and quote a "
-                        f"text that has {sign}."
-                    )
-                rows.append(cells)
-            line = reader.line_num + 1
-    except csv.Error as error:
-        raise ValueError(f"line {line}: is not CSV ({error}): check the quotes from there on.") from None
-    if header is None:
+        records = [cells for _, cells in csv_records(text, delimiter=delimiter)]
+    except NotCsv as error:
+        raise ValueError(f"line {error.line}: {error}: check the quotes from there on.") from None
+    if not records:
         raise ValueError("the file is empty: start it with a header.")
+    header, rows = [cell.strip() for cell in records[0]], records[1:]
+    _check_separator(header, sign)
+    for number, cells in enumerate(rows, 1):
+        if len(cells) != len(header):
+            found, wanted = count(len(cells), "cell"), count(len(header), "column")
+            raise ValueError(
+                f"row {number} has {found} under {wanted}: write one for each, and quote a text that has "
+                f"{sign}."
+            )
     return _table(header, [[row[place] for row in rows] for place in range(len(header))])
 
 

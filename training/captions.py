@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import re
 import stat
@@ -12,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from matchgraph.csv_text import NotCsv, csv_records
 from matchgraph.training.errors import BadDataset
 
 METADATA_FILES = ("metadata.jsonl", "metadata.csv")
@@ -249,21 +248,17 @@ def _json_rows(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def _csv_rows(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    reader = csv.reader(io.StringIO(_read_text(file), newline=""), strict=True)
     header: list[str] = []
-    line = 1
     try:
-        for cells in reader:
-            if any(cell.strip() for cell in cells):
-                if not header:
-                    header = [cell.strip() for cell in cells]
-                elif len(cells) != len(header):
-                    raise BadDataset(
-                        f"{file}, line {line}: {len(cells)} values under {len(header)} columns; write one "
-                        "value for each column."
-                    )
-                else:
-                    yield line, dict(zip(header, cells, strict=True))
-            line = reader.line_num + 1
-    except csv.Error as error:
-        raise BadDataset(f"{file}, line {line}: is not CSV ({error}).") from None
+        for line, cells in csv_records(_read_text(file)):
+            if not header:
+                header = [cell.strip() for cell in cells]
+            elif len(cells) != len(header):
+                raise BadDataset(
+                    f"{file}, line {line}: {len(cells)} values under {len(header)} columns; write one value "
+                    "for each column."
+                )
+            else:
+                yield line, dict(zip(header, cells, strict=True))
+    except NotCsv as error:
+        raise BadDataset(f"{file}, line {error.line}: {error}.") from None

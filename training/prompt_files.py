@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
+from matchgraph.csv_text import NotCsv, csv_records
 from matchgraph.errors import Error
 from matchgraph.training.contents import recognise
 from matchgraph.training.errors import BadPromptFile
@@ -117,13 +116,10 @@ def _is_object(line: str) -> bool:
 
 
 def _table(path: Path, text: str, delimiter: str) -> list[tuple[int, Mapping[str, str]]]:
-    quoting: Literal[0, 3] = csv.QUOTE_NONE if delimiter == "\t" else csv.QUOTE_MINIMAL
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, quoting=quoting, strict=True)
     rows: list[tuple[int, Mapping[str, str]]] = []
     header: list[str] = []
-    line = 1
     try:
-        for cells in reader:
+        for line, cells in csv_records(text, delimiter=delimiter, quoted=delimiter != "\t"):
             if not header:
                 header = [cell.strip() for cell in cells]
             elif len(cells) > len(header):
@@ -131,11 +127,10 @@ def _table(path: Path, text: str, delimiter: str) -> list[tuple[int, Mapping[str
                     f"{path}, line {line}: {len(cells)} values under {len(header)} columns; quote "
                     "a prompt that has commas."
                 )
-            elif cells:
+            else:
                 rows.append((line, dict(zip(header, cells, strict=False))))
-            line = reader.line_num + 1
-    except csv.Error as error:
-        raise BadPromptFile(f"{path}, line {line}: is not CSV ({error}).") from None
+    except NotCsv as error:
+        raise BadPromptFile(f"{path}, line {error.line}: {error}.") from None
     if header and _field(header) is None:
         raise BadPromptFile(_without_field(path, header))
     return rows

@@ -5,7 +5,6 @@ graph; and written whole or not at all.
 from __future__ import annotations
 
 import csv
-import io
 import math
 import re
 import unicodedata
@@ -15,6 +14,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from matchgraph.csv_text import NotCsv, csv_records
 from matchgraph.graphdb.checks import FORBIDDEN_CATEGORIES, INTEGER_RANGE, MAX_ID_LENGTH, check_id
 from matchgraph.graphdb.errors import InvalidId
 from matchgraph.ingest.errors import BadInput, Problem
@@ -196,17 +196,10 @@ def read_table(
     """
     data = read_content(path) if data is None else data
     check_table(path, data, wanted)
-    reader = csv.reader(io.StringIO(_decode(path, data), newline=""), strict=True)
-    records: list[tuple[int, list[str]]] = []
-    line = 1
     try:
-        for record in reader:
-            # Spreadsheets write blank rows as separators alone.
-            if any(cell.strip() for cell in record):
-                records.append((line, record))
-            line = reader.line_num + 1
-    except csv.Error as error:
-        problem = Problem(str(path), line, f"is not CSV ({error})", "check the quotes from this line on")
+        records = list(csv_records(_decode(path, data)))
+    except NotCsv as error:
+        problem = Problem(str(path), error.line, str(error), "check the quotes from this line on")
         raise BadInput([problem], skippable=False) from error
     if not records:
         remedy = f"start it with a header naming {', '.join(required or usual)}"
