@@ -39,11 +39,8 @@ def test_what_another_seed_does_is_part_of_the_error(metric: str) -> None:
     performs = pd.DataFrame(rows, columns=["model", "dataset", "value", "standard_error"])
     performs = performs.assign(initial=NAN, initial_standard_error=NAN)
     measured = replace(snapshot, metric=Metric(metric, not distance, 0.0), performs=performs)
-    assert [one.standard_error for one in outcomes(measured, "d000", seed_noise(measured, []))] == [
-        0.1,
-        0.1,
-        3.0,
-    ]
+    found = outcomes(measured, "d000", seed_noise(measured, []))
+    assert [one.standard_error for one in found] == [0.1, 0.1, 3.0]
     # The second is the mean over two of its seeds.
     seeds = [Replicate("m001", "d000", seed, value, True) for seed, value in (("0", 6.0), ("1", 10.0))]
     deviation = float(np.std(np.log([6, 10]) if distance else [6.0, 10.0], ddof=1))
