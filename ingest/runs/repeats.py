@@ -131,7 +131,6 @@ def _mean(same: Sequence[Result]) -> Result:
     provenance |= {
         "run": by_seed[0].provenance["run"],
         "seeds": sorted(seed for seeds in known["seeds"] for seed in seeds),
-        "repeats": len(same),
         "standard_error": mean_error(values, known.get("standard_error", ())),
     }
     return replace(by_seed[0], value=statistics.fmean(values), provenance=provenance)

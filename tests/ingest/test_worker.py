@@ -226,7 +226,7 @@ def test_an_edge_is_the_mean_over_its_seeds(
         values = [properties[name] for properties in measured if name in properties]
         assert edge[name] == pytest.approx(np.mean(values))
         assert edge[f"{name}__standard_error"] == pytest.approx(np.std(values, ddof=1) / len(seeds) ** 0.5)
-        assert (edge[f"{name}__seeds"], edge[f"{name}__repeats"]) == (seeds, len(seeds))
+        assert edge[f"{name}__seeds"] == seeds
         assert edge[f"{name}__run"] == next(iter(repeated.requests))
     # A further seed is one more run, from wherever they are counted, and no replicate.
     assert do(zoo, ledger, home, StubExecutor(), plan(zoo, repeats=4, **chosen)).done == 1
@@ -279,7 +279,6 @@ def test_a_mean_keeps_what_all_agree_on_and_mixes_no_versions() -> None:
     assert found.provenance == {
         "run": "r1",
         "seeds": [1, 2],
-        "repeats": 2,
         "version": "2",
         "extractor": "abc",
         "bias": pytest.approx(0.2),
