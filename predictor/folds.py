@@ -15,6 +15,7 @@ import numpy as np
 
 from matchgraph.predictor.baselines import BASELINES, Baseline, average_loss
 from matchgraph.predictor.errors import NoSimilarity, NotEnoughResults
+from matchgraph.predictor.familiarity import familiarity
 from matchgraph.predictor.metrics import (
     O2B,
     O2O,
@@ -30,6 +31,7 @@ from matchgraph.predictor.metrics import (
     weighted_tau,
 )
 from matchgraph.predictor.ranks import RankPrediction, no_preference
+from matchgraph.predictor.samples import widened
 from matchgraph.predictor.visibility import (
     initial_losses,
     loss_matrix,
@@ -165,7 +167,10 @@ def hold_out_together(
             if measure:
                 figures[FOUND], figures[REGRET] = after_measuring(own, truth, measure)
             scores[key] = Score(tuple(models[selected(own)].tolist()), figures)
-        folds.append(_fold(dataset, matrix.models, column, predictions[dataset], scores))
+        # As `predict` answers: off the zoo chances are widened, which leaves the order as it is.
+        familiar = familiarity(visible, dataset)
+        told = widened(predictions[dataset], familiar.reliability if familiar else 1.0)
+        folds.append(_fold(dataset, matrix.models, column, told, scores))
     return folds
 
 

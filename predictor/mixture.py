@@ -2,9 +2,10 @@
 
 Every candidate mixture of the parts' standardised scores (`candidates`) ranks each known dataset from scores
 that were made without its results. Its merit is the mean weighted tau there. Candidates are averaged, each
-weighted by exp(-shortfall / half a standard error): those as good as the best within the noise count nearly
-alike, so that noise does not choose among them. Where the average of them does not beat the best simple part
-by half a standard error, judged on datasets that its weights did not see, that part alone is used.
+weighted by exp(-shortfall / a quarter of a standard error): those as good as the best within the noise count
+nearly alike, so that noise does not choose among them. Where the average of them does not beat the best
+simple part by half a standard error, judged on datasets that its weights did not see, that part alone is
+used.
 
 Source:
     Stacking: Wolpert 1992, "Stacked generalization"; that weights are of whole mixtures and shrink to an even
@@ -30,9 +31,9 @@ MOST_MODELS = 100
 FEWEST_DATASETS = 3
 # By how many standard errors the mixture has to beat the simple part.
 LEAST_LEAD = 0.5
-# A mixture behind the best by that many standard errors gets 1/e of the best one's weight. With 1, mediocre
-# mixtures, of which there are many, outweighed the best ones; measured in docs/evidence/prediction.md.
-TOLERANCE = 0.5
+# A mixture behind the best by that many standard errors gets 1/e of the best one's weight. With more,
+# mediocre mixtures, of which there are many, outweigh the best ones; measured in docs/evidence/prediction.md.
+TOLERANCE = 0.25
 LEAST_ERROR = 1e-3
 # Deviations of a model's true place from its standardised score.
 DEVIATIONS = (0.25, 0.5, 1.0, 2.0, 4.0)

@@ -1,13 +1,15 @@
 // Models of a dataset by their mean over repeated runs
 // How much a result changes when only the seed does: the mean of the finished runs, their standard deviation, and the lowest and
-// highest value. Runs whose settings differ in more than the seed are rows of their own. A single run has no deviation.
+// highest value. Runs whose settings differ in more than the seed, or in whether the pretrained model was scored too, are rows of
+// their own. A single run has no deviation.
 // :param dataset dataset -- id of the dataset
 // :param metric metric clip_fid -- metric of the results
 MATCH (graph:MatchGraph)
 WITH CASE WHEN $metric IN graph.larger_is_better THEN -1 ELSE 1 END AS sign
 MATCH (m:MatchGraphModel)<-[:OF]-(run:MatchGraphRun)-[:ON]->(:MatchGraphDataset {id: $dataset})
 WHERE run.status = 'DONE' AND run[$metric] IS NOT NULL
-WITH sign, m.id AS model, run[$metric] AS value, split(run.config, '"seed": ') AS config
+WITH sign, m.id AS model, run[$metric] AS value,
+     split(replace(run.config, '"initial": false', '"initial": true'), '"seed": ') AS config
 // The configuration is one text: what stands before the seed, and what stands behind it.
 WITH sign, model, value, [config[0]] + tail(split(coalesce(config[1], ''), ',')) AS settings
 WITH sign, model, settings, count(value) AS runs, avg(value) AS mean, stDev(value) AS deviation, min(value) AS lowest,
