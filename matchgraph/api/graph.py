@@ -457,7 +457,7 @@ class Graph:
         Example:
             >>> found = graph.decide("noto-food", measure=3)
             >>> found.decision.model
-            'tiny-pixart'
+            'tiny-sdxl'
         """
         from matchgraph.ingest.tables.new_dataset import target as target_of
         from matchgraph.shortlist import measure_and_decide
@@ -558,7 +558,7 @@ class Graph:
 
         Example:
             >>> graph.query("best-models", dataset="noto-food").loc[0, "model"]
-            'tiny-pixart'
+            'tiny-sdxl'
         """
         return _frame(explore(self._runner, name, parameters))
 
