@@ -2,10 +2,10 @@
 
     python -m bench.held_out RECORDS --metric clip_fid --metric siglip_fid
 
-Prints the tables of docs/evidence/prediction.md: as `matchgraph evaluate`, with node2vec+ in place of Graph
+Prints tables of docs/evidence/prediction.md: as `matchgraph evaluate`, with node2vec+ in place of Graph
 Data Science, so that no database is needed, and with what that leaves out: the calibration error of P(best),
 and how often prediction sets contain the best model, each calibrated on the other groups. What is computed
-stays in `results/held_out.json` by graph and question; remove it to compute it again.
+stays in `results/held_out.json` by graph, code and question.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from matchgraph.predictor.groups import GROUP_KINDS, groups_of
 from matchgraph.predictor.metrics import interval_as_dict
 from matchgraph.predictor.new_models import evaluate_new_models
 from matchgraph.predictor.recipes import RECIPES, build_recipe
+from matchgraph.predictor.remembered import CODE
 from matchgraph.predictor.visibility import graph_hash
 from matchgraph.stats.intervals import mean_interval
 
@@ -160,20 +161,19 @@ class Kept:
         self._snapshot, self._note = snapshot, note
 
     def ask(self, compute: Callable[..., dict[str, Any]], *question: str) -> Figures:
-        """What a function says of the matrix and some words."""
-        key = " ".join([graph_hash(self._snapshot), self._snapshot.metric.name, compute.__name__, *question])
+        """What a function says of the matrix and some words, by the present code."""
+        words = [self._snapshot.metric.name, compute.__name__, *question]
+        key = " ".join([graph_hash(self._snapshot), CODE, *words])
         if key not in self._known():
-            found = compute(self._snapshot, *question)
+            found = compute(self._snapshot, *question) | provenance(PACKAGES, self._note)
             # Read again, as another process may have written meanwhile.
-            kept = {**self._known(), key: found}
-            text = json.dumps({"kept": kept, **provenance(PACKAGES, self._note)}, indent=1)
-            RESULTS.write_text(text + "\n")
-            click.echo(" ".join(key.split()[1:]), err=True)
+            RESULTS.write_text(json.dumps({**self._known(), key: found}, indent=1) + "\n")
+            click.echo(" ".join(words), err=True)
         return self._known()[key]
 
     @staticmethod
     def _known() -> dict[str, Figures]:
-        return json.loads(RESULTS.read_text())["kept"] if RESULTS.is_file() else {}
+        return json.loads(RESULTS.read_text()) if RESULTS.is_file() else {}
 
 
 def page(metric: str, kept: Kept) -> list[str]:

@@ -120,7 +120,7 @@ def decision_text(found: Shortlisted, metric: str) -> str:
         lines.append(
             f"Fine-tuning pays with a probability of {min(decision.tuning_pays * PERCENT, 99):.0f} %"
             f"{' or more' if decision.tuning_pays > 0.99 else ''}, given the standard errors, "
-            "which count what another seed does if the graph has pairs measured with --repeats."
+            "which count what another seed does if the graph has pairs measured under several."
         )
     if found.answer is None and len(decision.chances) > 1:
         lines.append(

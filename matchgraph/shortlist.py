@@ -136,7 +136,10 @@ def measure_and_decide(
     answer, chances = _predicted(graph, dataset, method, on_progress)
     hours = {model: found.hours for model, found in able.items()}
     ranks = {model.id: model.properties.get(RANK, math.inf) for model in graph.models()}
-    order = tuple(sorted(able, key=lambda model: (-chances[model], ranks[model], hours[model] or 0.0, model)))
+    places = {} if answer is None else {own.model: place for place, own in enumerate(answer.ranking)}
+    order = tuple(
+        sorted(able, key=lambda model: (places.get(model, 0), ranks[model], hours[model] or 0.0, model))
+    )
     failed: dict[str, str] = {}
     model = None
     started = time.monotonic()

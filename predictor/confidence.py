@@ -164,5 +164,6 @@ def _folds(
     snapshot: Snapshot, asked: Sequence[str], hidden: Sequence[str], matcher: Matcher
 ) -> tuple[Fold, ...]:
     """Rank for some of the datasets that are hidden together."""
-    ranked = matcher.rank(without_results(snapshot, hidden), asked)
-    return rehearsed_folds(snapshot, {dataset: own.prediction for dataset, own in ranked.items()})
+    visible = without_results(snapshot, hidden)
+    predicted = {dataset: own.prediction for dataset, own in matcher.rank(visible, asked).items()}
+    return rehearsed_folds(snapshot, predicted, visible)

@@ -15,7 +15,7 @@ import numpy as np
 
 from matchgraph.predictor.baselines import BASELINES, Baseline, average_loss
 from matchgraph.predictor.errors import NoSimilarity, NotEnoughResults
-from matchgraph.predictor.familiarity import familiarity
+from matchgraph.predictor.familiarity import Nearness
 from matchgraph.predictor.metrics import (
     O2B,
     O2O,
@@ -31,7 +31,6 @@ from matchgraph.predictor.metrics import (
     weighted_tau,
 )
 from matchgraph.predictor.ranks import RankPrediction, no_preference
-from matchgraph.predictor.samples import widened
 from matchgraph.predictor.visibility import (
     initial_losses,
     loss_matrix,
@@ -139,6 +138,7 @@ def hold_out_together(
         visible = remove_results(visible, removed, zlib.crc32(f"{seed} {' '.join(datasets)}".encode()))
     predictions = _ranked(matcher, visible, datasets, may_be_too_few=removed > 0)
     matrix, average = loss_matrix(snapshot), average_loss(loss_matrix(visible))
+    near = Nearness(visible)
     folds = []
     for dataset in datasets:
         predicted = {METHOD: predictions[dataset].expected_rank}
@@ -167,25 +167,26 @@ def hold_out_together(
             if measure:
                 figures[FOUND], figures[REGRET] = after_measuring(own, truth, measure)
             scores[key] = Score(tuple(models[selected(own)].tolist()), figures)
-        # As `predict` answers: off the zoo chances are widened, which leaves the order as it is.
-        familiar = familiarity(visible, dataset)
-        told = widened(predictions[dataset], familiar.reliability if familiar else 1.0)
+        told = near.told(dataset, predictions[dataset])
         folds.append(_fold(dataset, matrix.models, column, told, scores))
     return folds
 
 
-def rehearsed_folds(snapshot: Snapshot, rehearsed: Mapping[str, RankPrediction]) -> tuple[Fold, ...]:
+def rehearsed_folds(
+    snapshot: Snapshot, rehearsed: Mapping[str, RankPrediction], visible: Snapshot | None = None
+) -> tuple[Fold, ...]:
     """Folds from what a method predicted on its way for other datasets, see `Ranked.rehearsed`; no figures.
 
     Args:
         snapshot: the graph, with the truth.
         rehearsed: predictions by dataset.
+        visible: what the method saw; by default all but the results of the one dataset.
     """
-    matrix = loss_matrix(snapshot)
+    matrix, near = loss_matrix(snapshot), Nearness(snapshot if visible is None else visible)
     folds = []
     for dataset, prediction in rehearsed.items():
         truth = matrix.losses[:, matrix.datasets.index(dataset)]
-        folds.append(_fold(dataset, matrix.models, truth, prediction, {}))
+        folds.append(_fold(dataset, matrix.models, truth, near.told(dataset, prediction), {}))
     return tuple(folds)
 
 

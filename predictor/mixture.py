@@ -1,9 +1,9 @@
 """How far each ranking can be trusted on a graph, and the mixture of them that is used there.
 
-Every candidate mixture of the parts' standardised scores (`candidates`) ranks each known dataset from scores
-that were made without its results. Its merit is the mean weighted tau there. Candidates are averaged, each
-weighted by exp(-shortfall / a quarter of a standard error): those as good as the best within the noise count
-nearly alike, so that noise does not choose among them. Where the average of them does not beat the best
+Every candidate mixture of the parts' standardised scores (`candidates`) ranks each known dataset from
+scores that were made without its results. Its merit is the mean weighted tau there. Candidates are
+averaged, each weighted by exp(-shortfall / a quarter of a standard error), so that several share the weight
+where the best ones are nearly as good; see `TOLERANCE`. Where the average of them does not beat the best
 simple part by half a standard error, judged on datasets that its weights did not see, that part alone is
 used.
 

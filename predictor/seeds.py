@@ -71,14 +71,15 @@ def read_replicates(runner: Runner, snapshot: Snapshot) -> tuple[Replicate, ...]
 
     Args:
         runner: of the database.
-        snapshot: the graph by one metric; of other models and datasets than its own nothing is read.
+        snapshot: the graph by one metric; of pairs without a result in it nothing is read.
     """
     rows = runner.read(queries.load("predict/replicates"), metric=snapshot.metric.name)
-    models, datasets = {model.id for model in snapshot.models}, {dataset.id for dataset in snapshot.datasets}
+    measured = snapshot.performs[snapshot.performs["value"].notna()]
+    pairs = set(zip(measured["model"], measured["dataset"], strict=True))
     return tuple(
         Replicate(row["model"], row["dataset"], _seed_of(row["config"]), float(row["value"]), row["in_mean"])
         for row in rows
-        if row["model"] in models and row["dataset"] in datasets
+        if (row["model"], row["dataset"]) in pairs
     )
 
 
@@ -97,8 +98,10 @@ def seed_noise(snapshot: Snapshot, replicates: Sequence[Replicate]) -> SeedNoise
     by_seed: dict[Pair, dict[str, float]] = {}
     in_mean: Counter[Pair] = Counter()
     for one, loss in zip(replicates, np.log(measured) if ratios else measured, strict=True):
-        by_seed.setdefault((one.model, one.dataset), {})[one.seed] = float(loss)
-        in_mean[one.model, one.dataset] += one.in_mean
+        own = by_seed.setdefault((one.model, one.dataset), {})
+        # A seed may have two runs, of which one scored the pretrained model too.
+        in_mean[one.model, one.dataset] += one.in_mean and one.seed not in own
+        own[one.seed] = float(loss)
     rows = {model: row for row, model in enumerate(matrix.models)}
     columns = {dataset: column for column, dataset in enumerate(matrix.datasets)}
     for (model, dataset), own in by_seed.items():

@@ -120,14 +120,17 @@ def _text(path: Path) -> str:
 
 def _separated(text: str, delimiter: str) -> TableFile:
     sign = "tabs" if delimiter == "\t" else "commas"
+    records = csv_records(text, delimiter=delimiter)
     try:
-        records = [cells for _, cells in csv_records(text, delimiter=delimiter)]
+        _, first = next(records, (0, []))
+        if not first:
+            raise ValueError("the file is empty: start it with a header.")
+        header = [cell.strip() for cell in first]
+        # Before the rows, whose quotes look broken by another separator.
+        _check_separator(header, sign)
+        rows = [cells for _, cells in records]
     except NotCsv as error:
         raise ValueError(f"line {error.line}: {error}: check the quotes from there on.") from None
-    if not records:
-        raise ValueError("the file is empty: start it with a header.")
-    header, rows = [cell.strip() for cell in records[0]], records[1:]
-    _check_separator(header, sign)
     for number, cells in enumerate(rows, 1):
         if len(cells) != len(header):
             found, wanted = count(len(cells), "cell"), count(len(header), "column")

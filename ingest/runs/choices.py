@@ -69,7 +69,7 @@ def repeated(
 
     The pretrained model is not trained under a seed, so it is scored under the first one alone: to draw its
     images again takes longer than fine-tuning, and only lowers the error of sampling. A run that scores it
-    under a further seed, and is in the ledger already, is kept.
+    under a further seed, and is further in the ledger than one that does not, goes on.
 
     Args:
         found: what the pair is asked under the first seed.
@@ -77,11 +77,15 @@ def repeated(
         request: makes a configuration the pair's request.
         kept: see `kept_runs`.
     """
+
+    def place(asked: RunRequest) -> int:
+        return KEPT.index(kept[asked.id]) if asked.id in kept else len(KEPT)
+
     first, *seeds = range(found.seed, found.seed + repeats)
     requests = [request(replace(found, seed=first))]
     for seed in seeds:
-        both = request(replace(found, seed=seed))
-        requests.append(both if both.id in kept else request(replace(found, seed=seed, initial=False)))
+        meanings = [replace(found, seed=seed, initial=False), replace(found, seed=seed)]
+        requests.append(min(map(request, meanings), key=place))
     return requests
 
 

@@ -37,7 +37,8 @@ class RunRequest:
         extractors: where each extractor's weights are, by its name; no part of the question, which names the
             weights by their hash.
         repeat: whether the edge is to be the mean over it and the repeats that differ from it in the seed
-            alone; no part of the question, so that a run that is done already joins them.
+            and in whether the pretrained model is scored; no part of the question, so that a run that is done
+            already joins them.
     """
 
     model: str

@@ -1,7 +1,7 @@
 """Several seeds of a pair as one result: the mean of their values, with an error that counts their spread.
 
-A mean is over the runs, done, that were asked for with `--repeats` and differ in nothing but the seed; see
-`RunRequest.average`.
+A mean is over the runs, done, that were asked for with `--repeats` and differ in nothing but the seed, and in
+whether the pretrained model is scored; see `RunRequest.average`.
 """
 
 from __future__ import annotations

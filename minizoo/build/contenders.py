@@ -1,7 +1,7 @@
 """Which pairs to measure under more seeds: the models that may be the best on a dataset.
 
 `python -m matchgraph.minizoo.build.contenders RECORDS --model M... --out PAIRS.csv` reads a folder that
-`matchgraph graph export` wrote and writes the table that `matchgraph ingest run --replicate --pairs` takes.
+`matchgraph graph export` wrote and writes the table that `matchgraph ingest run --repeats 3 --pairs` takes.
 """
 
 from __future__ import annotations
