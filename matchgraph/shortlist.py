@@ -101,7 +101,7 @@ def measure_and_decide(
     reporter: Reporter | None = None,
     stop: threading.Event | None = None,
 ) -> Shortlisted:
-    """Rank the models for a dataset, fine-tune and measure the likeliest in turn, and decide.
+    """Rank the models for a dataset, fine-tune and measure the first ones in turn, and decide.
 
     Each is measured as the graph's results were. It ends when enough models are measured, when the next one
     does not fit the budget, or when the leader is the best with a chance of 95 %. What the graph has of the

@@ -91,6 +91,9 @@ def test_the_likeliest_are_measured_until_there_are_enough(
 ) -> None:
     found = decided({"good": (30.0, 20.0), "fair": (30.0, 12.0)}, measure=2)
     assert runs == ["good", "fair"] == list(found.order[:2])
+    # As the answer ranks them.
+    assert found.answer is not None
+    assert found.order == tuple(own.model for own in found.answer.ranking if own.model in found.order)
     assert (found.decision.model, found.decision.tuned, found.decision.value) == ("fair", True, 12.0)
     assert "2 measured" in found.stopped
     # What is measured counts: the same question again runs nothing.

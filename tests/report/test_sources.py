@@ -53,7 +53,7 @@ def test_views_and_replicates_of_a_real_graph(graph: MatchingGraph, runner, zoo,
     )  # fmt: skip
 
     # An edge that is the mean over two runs of the ledger.
-    graph.save_results([Result("m1", "d01", "clip_fid", 5.0, provenance={"run": "5"})])
+    graph.save_results([Result("m1", "d01", "clip_fid", 5.0, provenance={"run": "5", "version": "1"})])
     runner.write(
         REPEATED + "SET run.average = row.average",
         rows=[
@@ -62,6 +62,13 @@ def test_views_and_replicates_of_a_real_graph(graph: MatchingGraph, runner, zoo,
             for i, average in enumerate(["a", "another", "a"])
         ],
     )  # fmt: skip
+    # One of another version of the metric than the edge's value.
+    runner.write(
+        "MATCH (run:MatchGraphRun {id: '5'})-[:OF]->(m), (run)-[:ON]->(d) "
+        "CREATE (again:MatchGraphRun {id: '9', status: 'DONE', replicate: false, average: run.average}) "
+        "SET again.config = '{\"seed\": 9}', again.clip_fid = 99.0, again.clip_fid__version = '0' "
+        "CREATE (again)-[:OF]->(m), (again)-[:ON]->(d)"
+    )
 
     sources = read_sources(graph, graph.snapshot("clip_fid"))
 

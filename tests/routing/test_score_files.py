@@ -158,6 +158,7 @@ def test_another_kind_of_file_is_named(tmp_path: Path, name: str, message: str) 
         ("value,prompt,model\n3,a cat,A\n4,a dog\n", "row 2 has 2 cells under 3 columns"),
         ("prompt,A,A,B\nx,1,2,3\n", "column 'A' occurs twice"),
         ("prompt;model;value\nx;A;0,5\n", "its columns are separated by semicolons"),
+        ('prompt;model;value\n"x";A;0,5\n', "its columns are separated by semicolons"),
         ("prompt,model,value,\nx,A,1,2\n", "column 4 has no name"),
         (
             "prompt,model,value\nx,A,1_000\n",
