@@ -59,7 +59,7 @@ demo: $(VENV)/.installed
 	$(MATCHGRAPH) query average-rank
 	# The question: which model for the images in $(ZOO)/datasets/$(NEW)?
 	$(MATCHGRAPH) predict $(ZOO)/datasets/$(NEW) --confidence 0.9
-	# The two likeliest are fine-tuned on them and measured.
+	# The first two are fine-tuned on them and measured.
 	$(MATCHGRAPH) predict $(ZOO)/datasets/$(NEW) --measure 2
 	# The truth, which a user would not pay for: all ten fine-tuned on it, those close to the best under three seeds.
 	$(MATCHGRAPH) ingest minizoo

@@ -87,7 +87,7 @@ class Shares(click.ParamType):
     "--measure",
     type=click.IntRange(min=1),
     metavar="K",
-    help="Fine-tune and measure the K likeliest models in turn, then decide; the results stay in the graph.",
+    help="Fine-tune and measure the first K models in turn, then decide; the results stay in the graph.",
 )
 @click.option(
     "--budget-hours",

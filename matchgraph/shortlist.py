@@ -56,7 +56,7 @@ class Shortlisted:
     Attributes:
         dataset: id of the dataset, which is in the graph now.
         answer: the ranking before; None where the graph has no results to learn from.
-        order: models in the order in which they are measured, the likeliest first.
+        order: models in the order in which they are measured, as ranked.
         decision: by what was measured.
         adapter: weights of the model to take, in the data folder; None where it is not to be tuned, or where
             it was measured elsewhere.

@@ -35,7 +35,7 @@ class Verdict:
             the method was not tried on three other datasets.
         judged_on: on how many other datasets the chances and that loss were measured; 0 for none.
         familiarity: how far the dataset is from the known ones; None where that is not known.
-        measure: the models whose measurement would change the answer most: the likeliest to be the best.
+        measure: the models whose measurement would change the answer most: the first ones.
     """
 
     model: str
@@ -76,6 +76,5 @@ def verdict(
     expected = None
     if len(folds) >= FEWEST and np.sum(doubts) > 0:
         expected = float((1 - first.p_best) * np.sum(losses) / np.sum(doubts))
-    likeliest = sorted(ranking, key=lambda model: -model.p_best)[:SHORTLIST]
-    names = tuple(dict.fromkeys([first.model, *(model.model for model in likeliest)]))[:SHORTLIST]
+    names = tuple(model.model for model in ranking[:SHORTLIST])
     return Verdict(first.model, first.p_best, expected, len(folds), familiar, names)
