@@ -91,14 +91,27 @@ def test_the_likeliest_are_measured_until_there_are_enough(
 ) -> None:
     found = decided({"good": (30.0, 20.0), "fair": (30.0, 12.0)}, measure=2)
     assert runs == ["good", "fair"] == list(found.order[:2])
-    # As the answer ranks them.
-    assert found.answer is not None
-    assert found.order == tuple(own.model for own in found.answer.ranking if own.model in found.order)
     assert (found.decision.model, found.decision.tuned, found.decision.value) == ("fair", True, 12.0)
     assert "2 measured" in found.stopped
     # What is measured counts: the same question again runs nothing.
     assert decided({}, measure=2).decision == found.decision
     assert len(runs) == 2
+
+
+def test_models_are_measured_as_they_are_ranked_whichever_is_likelier_to_be_the_best(
+    decided: Callable[..., Shortlisted], runs: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    predicted = shortlist._predicted
+
+    def turned(*arguments: Any) -> Any:
+        answer, chances = predicted(*arguments)
+        assert answer is not None
+        first, second = (own.model for own in answer.ranking[:2])
+        return answer, {**chances, first: chances[second], second: chances[first]}
+
+    monkeypatch.setattr(shortlist, "_predicted", turned)
+    decided({"good": (30.0, 20.0), "fair": (30.0, 12.0)}, measure=2)
+    assert runs == ["good", "fair"]
 
 
 def test_a_failure_is_named_and_the_next_one_is_measured(
