@@ -34,7 +34,6 @@ from matchgraph.stats.intervals import mean_interval
 if TYPE_CHECKING:
     from matchgraph.graphdb.models import Snapshot
     from matchgraph.predictor.config import FeatureSet
-    from matchgraph.predictor.evaluation import Evaluation
 
 RESULTS = Path(__file__).parent / "results" / "held_out.json"
 PACKAGES = ("matchgraph", "catboost", "gensim", "numpy", "scipy")
@@ -61,6 +60,10 @@ def held_out(snapshot: Snapshot, recipe: str, kind: str, features: FeatureSet = 
     found = evaluate(snapshot, matcher, hold_out=group, measure=MEASURED)
     groups = groups_of(snapshot, kind) if group else None
     shares = [one.scores[METHOD].figures[REGRET] / abs(min(one.losses.values())) for one in found.folds]
+    first = {
+        one.key: {FOUND: interval_as_dict(one.osr), REGRET: interval_as_dict(one.regret)}
+        for one in found.shortlists
+    }
     sets = {f"{own:.0%}": conformal_coverage(found.folds, own, groups).coverage for own in SETS}
     return {
         "methods": {
@@ -68,24 +71,13 @@ def held_out(snapshot: Snapshot, recipe: str, kind: str, features: FeatureSet = 
                 "title": summary.title,
                 **{key: interval_as_dict(own) for key, own in summary.figures.items()},
                 "p": dict(summary.p_value),
-                **measured(found, summary.key),
+                **first.get(summary.key, {}),
             }
             for summary in found.summaries
         },
         REGRET_SHARE: interval_as_dict(mean_interval(np.array(shares))),
         "ece": interval_as_dict(expected_calibration_error(found.folds)),
         "sets": {name: interval_as_dict(own) for name, own in sets.items()},
-    }
-
-
-def measured(found: Evaluation, key: str) -> dict[str, Any]:
-    """What measuring the first models of a method gives."""
-    return {
-        name: interval_as_dict(
-            mean_interval(np.array([one.scores[key].figures[name] for one in found.folds]))
-        )
-        for name in (FOUND, REGRET)
-        if all(key in one.scores for one in found.folds)
     }
 
 

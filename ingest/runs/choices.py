@@ -54,8 +54,7 @@ def chosen(
     """
 
     def place(config: RunConfig) -> int:
-        status = kept.get(request(config).id)
-        return len(KEPT) if status is None else KEPT.index(status)
+        return _place(request(config), kept)
 
     meanings = [asked, replace(asked, precision="bf16")] if asked.precision == AUTO else [asked]
     known = min(meanings, key=place)
@@ -77,16 +76,18 @@ def repeated(
         request: makes a configuration the pair's request.
         kept: see `kept_runs`.
     """
-
-    def place(asked: RunRequest) -> int:
-        return KEPT.index(kept[asked.id]) if asked.id in kept else len(KEPT)
-
     first, *seeds = range(found.seed, found.seed + repeats)
     requests = [request(replace(found, seed=first))]
     for seed in seeds:
         meanings = [replace(found, seed=seed, initial=False), replace(found, seed=seed)]
-        requests.append(min(map(request, meanings), key=place))
+        requests.append(min(map(request, meanings), key=lambda one: _place(one, kept)))
     return requests
+
+
+def _place(request: RunRequest, kept: Mapping[str, str]) -> int:
+    """How far a request's run is, 0 for the furthest."""
+    status = kept.get(request.id)
+    return len(KEPT) if status is None else KEPT.index(status)
 
 
 def as_measured(asked: RunConfig, model: str, dataset: str, runs: Sequence[Run]) -> RunConfig:
